@@ -1,0 +1,253 @@
+"""prefloop.toml and --set key=value, resolved to frozen models. An unknown key is an error with a suggestion.
+
+No torch here: configuration is read by every command, and by people on machines that cannot train. The options of the
+algorithms themselves (`[algorithms.ppo]` ...) are kept as given and checked by `prefloop.algorithms.registry`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prefloop.errors import ConfigError
+
+CONFIG_NAME = "prefloop.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Project(_Section):
+    name: str = "project"
+    seed: int = Field(0, ge=0, description="one number that every random choice derives from")
+    store: str = Field("sqlite:///prefloop.db", description="SQLAlchemy URL; SQLite paths are relative to the project")
+    threads: int = Field(0, ge=0, description="CPU threads for tensors; 0 = all cores")
+    device: str = Field("auto", description='"auto", "cpu" or "cuda"')
+
+
+class Model(_Section):
+    init: Literal["pretrained", "scratch"] = "pretrained"
+    path: str = Field("", description="a Hugging Face folder (relative to the project) or hub id")
+    revision: str | None = Field(None, description="hub revision; pin a commit")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    trust_remote_code: bool = Field(False, description="run code shipped inside a model folder: only if you trust it")
+    chat: Literal["auto", "none"] = Field("auto", description='"auto": the chat template, where the model has one')
+    # scratch only
+    text: tuple[str, ...] = Field((), description="text files the tokenizer learns from, beside the demonstrations")
+    vocab_size: int = Field(2048, ge=64)
+    hidden_size: int = Field(192, ge=8)
+    layers: int = Field(6, ge=1)
+    heads: int = Field(6, ge=1)
+    context: int = Field(512, ge=16, description="longest sequence in tokens")
+
+
+class Data(_Section):
+    heldout: float = Field(0.1, ge=0, lt=1, description="share of prompts kept out of all training, by prompt hash")
+    max_line_bytes: int = Field(8_000_000, ge=1000, description="a longer line of a JSONL file is rejected, unread")
+
+
+class Optimiser(_Section):
+    """Settings every training stage shares."""
+
+    lr: float = Field(3e-4, gt=0)
+    warmup: float = Field(0.05, ge=0, le=1, description="share of steps with a rising learning rate")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0, description="global gradient norm is cut to this")
+    token_budget: int = Field(8192, ge=64, description="padded tokens in one forward pass; changes speed, not results")
+
+
+class Sft(Optimiser):
+    epochs: float = Field(3, gt=0)
+    batch: int = Field(32, ge=1, description="demonstrations a step")
+    max_tokens: int = Field(512, ge=4, description="longer demonstrations are left out, and counted")
+    limit: int | None = Field(None, ge=1, description="use only this many demonstrations")
+    eval_every: int = Field(50, ge=1, description="steps between held-out evaluations")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+
+
+class Sample(_Section):
+    k: int = Field(4, ge=1, le=64, description="completions a prompt")
+    prompts: int | None = Field(None, ge=1, description="how many prompts; none = all training prompts")
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(128, ge=1)
+    avoid_duplicates: bool = Field(True, description="resample completions nearly equal to another of their list")
+    batch: int = Field(128, ge=1, description="rows sampled at once")
+
+
+class Crowd(_Section):
+    scorer: str = Field("", description='hidden true quality: a name ("demo", "length", ...) or "file.py:function"')
+    criterion: str = "quality"
+    annotators: int = Field(20, ge=1)
+    overlap: int = Field(1, ge=1, description="how many annotators rank each item")
+    quality_sd: float = Field(2.4, gt=0, description="sd of the quality gap in logits; 2.4 = 73 % agreement")
+    careful: float = Field(0.70, ge=0, le=1)
+    weak: float = Field(0.20, ge=0, le=1)
+    coin: float = Field(0.05, ge=0, le=1)
+    display_order: float = Field(0.03, ge=0, le=1)
+    inverted: float = Field(0.02, ge=0, le=1)
+    length_bias: float = Field(0.5, description="utility per unit of log length")
+    position_bias: float = Field(0.1, description="utility of being shown first, falling as 1/position")
+    tie_threshold: float = Field(0.3, ge=0, description="neighbours closer than this in utility are tied")
+
+
+class Reward(Optimiser):
+    objective: str = Field("plackett_luce", description='"plackett_luce" or "bradley_terry"')
+    start: str = Field("policy", description='"policy" or any Hugging Face folder or hub id')
+    criteria: tuple[str, ...] = Field((), description="one model for each; none = every criterion in the store")
+    epochs: float = Field(2, gt=0)
+    batch: int = Field(16, ge=1, description="lists a step")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    max_tokens: int = Field(512, ge=4)
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is saved; 0 = last weights")
+    eval_every: int = Field(50, ge=1)
+    checkpoint_every: int = Field(50, ge=1)
+    normalise_prompts: int = Field(128, ge=2, description="prompts sampled to set reward mean 0 and sd 1")
+
+
+class Align(Optimiser):
+    algorithm: str = Field("ppo", description="a name of the algorithm registry: ppo, grpo, rloo, dpo")
+    lr: float = Field(1e-4, gt=0)
+    critic_lr: float | None = Field(None, gt=0, description="none = lr")
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    warmup: float = Field(0.0, ge=0, le=1)
+    steps: int = Field(60, ge=1, description="rollout batches (online) or optimiser steps (dpo)")
+    prompts: int = Field(32, ge=1, description="prompts a step")
+    k: int = Field(2, ge=1, description="completions a prompt in each step")
+    epochs: int = Field(1, ge=1, description="passes over one rollout batch")
+    minibatches: int = Field(2, ge=1, description="optimiser steps a pass")
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(128, ge=1)
+    missing_eos: Literal["subtract", "replace", "off"] = Field("subtract", description="what a cut-off answer costs")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="in units of the normalised reward")
+    kl_budget: float = Field(25.0, gt=0, description="nats a sequence from the reference on held-out prompts; then stop")
+    eval_every: int = Field(10, ge=1)
+    eval_prompts: int = Field(64, ge=1)
+    checkpoint_every: int = Field(10, ge=1)
+    reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
+
+
+class Evaluate(_Section):
+    prompts: int | None = Field(200, ge=1, description="held-out prompts")
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(128, ge=1)
+    bootstrap: int = Field(2000, ge=100, description="resamples over prompts for the 95 % interval")
+    scorer: str = Field("", description='an independent judge beside the reward model: a name or "file.py:function"')
+    show: int = Field(10, ge=0, description="before/after samples in the report")
+
+
+class Run(_Section):
+    rounds: int = Field(1, ge=1)
+    stages: tuple[str, ...] = ("sft", "sample", "crowd", "reward", "align", "evaluate", "report")
+    imports: tuple[str, ...] = Field((), description="files to import first; relative to the TOML file")
+
+
+class Config(_Section):
+    """Everything a project can be told. `docs/config.md` lists each key with its default."""
+
+    project: Project = Project()
+    model: Model = Model()
+    data: Data = Data()
+    sft: Sft = Sft()
+    sample: Sample = Sample()
+    crowd: Crowd = Crowd()
+    reward: Reward = Reward()
+    align: Align = Align()
+    evaluate: Evaluate = Evaluate()
+    run: Run = Run()
+    algorithms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of each algorithm")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply `key=value` overrides.
+
+    Raises ConfigError naming the file, the key and, for a misspelt key, the nearest right one.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Make a project with: prefloop init DIR --model PATH_OR_HUB_ID") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        apply_override(table, override)
+    return make_config(table, where=str(path))
+
+
+def make_config(table: Mapping[str, Any], where: str = "configuration") -> Config:
+    """Check a table of settings. Raises ConfigError with every problem found, one a line."""
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Apply one `section.key=value`; the value is TOML, or a bare string where it is not."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: write section.key=value, for example --set align.steps=20")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {part} is a value, not a section")
+    table[parts[-1]] = value
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """' Did you mean "x"?' for a near miss, else the list of what exists."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f' Did you mean "{near[0]}"?' if near else f" Known: {', '.join(sorted(known))}."
+
+
+def _explain(error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return f'  unknown key "{key}".{suggest(location[-1], _known_keys(location[:-1]))}'
+    return f"  {key}: {error['msg']} (got {error['input']!r})"
+
+
+def _known_keys(section: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for name in section:
+        annotation = model.model_fields[name].annotation
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def describe(model: type[BaseModel] = Config) -> list[tuple[str, str, str, str]]:
+    """(key, type, default, meaning) of every setting, for docs and help."""
+    rows: list[tuple[str, str, str, str]] = []
+    for section, section_field in model.model_fields.items():
+        annotation = section_field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            for name, field in annotation.model_fields.items():
+                default = field.get_default(call_default_factory=True)
+                rows.append((f"{section}.{name}", _type_name(field.annotation), repr(default), field.description or ""))
+    return rows
+
+
+def _type_name(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(repr(value) for value in typing.get_args(annotation))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type_name(a) for a in typing.get_args(annotation))
+    return "none" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,59 @@
+"""One tree of errors. Each message says what happened, where, and what to do about it.
+
+    PrefloopError              anything a user can put right; the command line prints it without a traceback
+    ├── ConfigError            prefloop.toml, --set, or options that contradict each other
+    ├── DataError              a file, row or ranking that cannot be used
+    ├── ModelError             a model folder or hub id that cannot be used
+    ├── StoreError             the database: missing, newer than this program, damaged
+    ├── BusyError              somebody else is writing to this project
+    ├── TrainingError          a run that cannot go on (NaN, nothing to learn from)
+    └── NothingToDoError       a stage whose input does not exist yet
+"""
+
+
+class PrefloopError(Exception):
+    """Base class: a problem the user can put right. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class ConfigError(PrefloopError):
+    """A setting is missing, misspelt, of the wrong type, or contradicts another."""
+
+    exit_code = 2
+
+
+class DataError(PrefloopError):
+    """A file, row or ranking cannot be used."""
+
+    exit_code = 3
+
+
+class ModelError(PrefloopError):
+    """A model folder or hub id cannot be loaded or does not fit."""
+
+    exit_code = 4
+
+
+class StoreError(PrefloopError):
+    """The store is missing, damaged, or newer than this program."""
+
+    exit_code = 5
+
+
+class BusyError(PrefloopError):
+    """Another process is working on this project."""
+
+    exit_code = 6
+
+
+class TrainingError(PrefloopError):
+    """A run cannot go on; the last good checkpoint is kept."""
+
+    exit_code = 7
+
+
+class NothingToDoError(PrefloopError):
+    """A stage's input does not exist yet; the message names the command that makes it."""
+
+    exit_code = 8

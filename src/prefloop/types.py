@@ -1,0 +1,196 @@
+"""The few nouns of the product. Standard library only; every record is frozen.
+
+A *prompt* is asked; *completions* answer it; an *item* is one prompt with the list of completions shown together;
+a *ranking* is one person's tiers over an item. Comparisons are always derived from rankings, never stored.
+
+Identifiers are hashes of content, so that importing the same file twice adds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length"]
+Split = Literal["train", "heldout"]
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat, as in the chat templates of Hugging Face models."""
+
+    role: str
+    content: str
+
+
+Content = str | tuple[Message, ...]
+
+
+def digest(*parts: object) -> str:
+    """The first 16 hex digits of SHA-256 over canonical JSON: stable across runs and machines."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=_plain, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Message):
+        return {"role": value.role, "content": value.content}
+    raise TypeError(f"cannot hash a {type(value).__name__}")
+
+
+def content_to_json(content: Content) -> str | list[dict[str, str]]:
+    """A prompt as it is written to JSON: a string, or a list of `{role, content}`."""
+    if isinstance(content, str):
+        return content
+    return [{"role": m.role, "content": m.content} for m in content]
+
+
+def content_from_json(value: str | Sequence[Mapping[str, str]]) -> Content:
+    """The inverse of `content_to_json`."""
+    if isinstance(value, str):
+        return value
+    return tuple(Message(m["role"], m["content"]) for m in value)
+
+
+def content_text(content: Content) -> str:
+    """A prompt as plain text, for people and for scorers that read text."""
+    if isinstance(content, str):
+        return content
+    return "\n\n".join(f"{m.role}: {m.content}" for m in content)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked. `content` is text, or the messages of a chat; `id` is a hash of content and system."""
+
+    content: Content
+    system: str | None = None
+    metadata: Json = field(default_factory=dict, hash=False, compare=False)
+    split: Split | None = None  # None: decided by the project's held-out share
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", digest("prompt", content_to_json(self.content), self.system))
+
+    @property
+    def text(self) -> str:
+        return content_text(self.content)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A completion somebody wrote to show how it is done."""
+
+    prompt: Prompt
+    text: str
+    metadata: Json = field(default_factory=dict, hash=False, compare=False)
+    ordinal: int = 0  # tells equal texts for one prompt apart
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", digest("demonstration", self.prompt.id, self.text, self.ordinal))
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer. Sampled ones keep their token ids and logprobs: retokenising text is a source of bugs.
+
+    `logprobs` are the sampler's, per token of `token_ids`, in nats. `tokenizer` is the fingerprint of the tokenizer
+    that made `token_ids`; ids are only trusted by a model with the same one. `policy_version` names the weights.
+    """
+
+    id: str
+    text: str
+    model: str | None = None
+    policy_version: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    finish_reason: FinishReason | None = None
+    sampling: Json | None = field(default=None, hash=False, compare=False)
+    tokenizer: str | None = None
+    metadata: Json = field(default_factory=dict, hash=False, compare=False)
+
+    @property
+    def local_id(self) -> str:
+        """The id inside its item ("c0"), as in the canonical ranking record."""
+        return self.id.split(":", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One event: one annotator, one item, one criterion. The source of truth; append-only; an edit supersedes.
+
+    tiers:           best first; ids in one tier tie; ids in no tier were left unranked. *Completion* ids.
+    unacceptable:    completion ids marked unacceptable.
+    shown:           completion ids in the order presented.
+    ratings:         {completion id: {attribute: number}}.
+    """
+
+    item_id: str
+    annotator: str
+    criterion: str
+    tiers: tuple[tuple[str, ...], ...]
+    unacceptable: tuple[str, ...] = ()
+    none_acceptable: bool = False
+    ratings: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
+    comment: str | None = None
+    flags: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
+    duration_s: float | None = None
+    created_at: str | None = None
+    supersedes: str | None = None
+    simulated: bool = False
+    metadata: Json = field(default_factory=dict, hash=False, compare=False)
+    ordinal: int = 0  # place in its record: tells equal events apart
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            key = digest("ranking", self.item_id, self.annotator, self.criterion, self.tiers, self.created_at, self.ordinal)
+            object.__setattr__(self, "id", key)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt, the completions shown together, and what people said about them (the canonical ranking record).
+
+    `external_id` is the record's own id in the file it came from. Completion ids are "<item id>:<local id>".
+    `round` counts trips round the loop; `source` says where the item came from ("import", "sample").
+    """
+
+    id: str
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    rankings: tuple[Ranking, ...] = ()
+    external_id: str | None = None
+    round: int = 0
+    source: str = "import"
+    metadata: Json = field(default_factory=dict, hash=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A derived pair: `better` beats `worse` with probability `p` (1 = strict, 0.5 = tie), counting `weight`."""
+
+    better: str
+    worse: str
+    p: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Exactly what a model was trained on: sorted ids and their hash."""
+
+    kind: Literal["demonstrations", "rankings", "prompts"]
+    ids: tuple[str, ...]
+
+    @property
+    def hash(self) -> str:
+        return digest(self.kind, self.ids)
