@@ -1,0 +1,231 @@
+"""One person's tiers: check them, derive comparisons and choices from them, merge several people's.
+
+Plackett-Luce: Plackett 1975, Luce 1959. Ties are not modelled as an outcome of their own (unlike Davidson or
+Rao-Kupper); a tie says only that the person gave no order, so its nll is averaged over the orders it leaves open.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from prefloop.errors import DataError
+from prefloop.types import Comparison, Ranking
+
+LARGEST_EXACT_TIER = 8  # 2^8 - 1 = 255 choices; a larger tier uses m(m-1)+1 of its 2^m - 1
+
+
+def check(ranking: Ranking, completion_ids: Sequence[str], *, allow_partial: bool = True) -> None:
+    """Raise DataError unless `ranking` is a usable answer about `completion_ids`.
+
+    allow_partial: whether completions may stay unranked; if not, each must have a tier or be marked unacceptable.
+    A ranking that places fewer than two says nothing about preference, so it must say something else: that none is
+    acceptable, or which are not.
+    """
+    where = f"ranking of item {ranking.item_id} by {ranking.annotator} ({ranking.criterion})"
+    ranked = [id for tier in ranking.tiers for id in tier]
+    named = {"tiers": ranked, "unacceptable": ranking.unacceptable, "shown": ranking.shown, "ratings": ranking.ratings}
+    for part, ids in named.items():
+        _check_ids(list(ids), completion_ids, f"{where}: {part}")
+    if not all(ranking.tiers):
+        raise DataError(f"{where}: tier {ranking.tiers.index(()) + 1} is empty. Leave empty tiers out.")
+    if len(ranked) < 2 and not (ranking.none_acceptable or ranking.unacceptable):
+        raise DataError(
+            f"{where}: {len(ranked)} of {len(completion_ids)} completions ranked, which compares nothing. "
+            "Rank at least two, or say which are unacceptable."
+        )
+    placed = {*ranked, *ranking.unacceptable}
+    unplaced = [id for id in completion_ids if id not in placed]
+    if unplaced and not allow_partial and not (ranking.none_acceptable and not ranked):
+        raise DataError(
+            f"{where}: no place for {', '.join(unplaced)}. Place every completion, or allow partial rankings."
+        )
+
+
+def _check_ids(ids: Sequence[str], known: Sequence[str], where: str) -> None:
+    seen: set[str] = set()
+    for id in ids:
+        if id not in known:
+            raise DataError(f"{where}: no completion has the id {id!r}. The item's ids are {', '.join(known)}.")
+        if id in seen:
+            raise DataError(f"{where}: {id!r} is named twice. Name each completion once.")
+        seen.add(id)
+
+
+def current(rankings: Sequence[Ranking]) -> list[Ranking]:
+    """The rankings that no other one of them supersedes, in order: an edit replaces what it edits."""
+    superseded = {r.supersedes for r in rankings if r.supersedes}
+    return [r for r in rankings if r.id not in superseded]
+
+
+def comparisons(ranking: Ranking) -> list[Comparison]:
+    """All pairs of ranked ids, better first; p = 0.5 for a tie. The weights sum to one, whatever the list's length."""
+    ranked = [(id, tier) for tier, ids in enumerate(ranking.tiers) for id in ids]
+    pairs = list(itertools.combinations(ranked, 2))
+    return [Comparison(a, b, p=1.0 if i < j else 0.5, weight=1.0 / len(pairs)) for (a, i), (b, j) in pairs]
+
+
+@dataclass(frozen=True)
+class ChoiceSets:
+    """The Plackett-Luce likelihood of one ranking as a weighted set of choices.
+
+    nll(s) = sum_d weight[d] * logsumexp(s[mask[d]]) - sum_k numerator[k] * s[k]
+
+    ids:       [K] the completion of each column.
+    mask:      [D, K] bool: who is chosen from in each choice; at least two, never an unranked completion.
+    weight:    [D] sums to (ranked completions - 1).
+    numerator: [K] how often each is chosen, in expectation; sums to the same, so a shift of all scores changes nothing.
+    """
+
+    ids: tuple[str, ...]
+    mask: NDArray[np.bool_]
+    weight: NDArray[np.float64]
+    numerator: NDArray[np.float64]
+
+    @property
+    def members(self) -> list[tuple[int, ...]]:
+        """The columns of each choice: the mask as D tuples of indices."""
+        return [tuple(int(k) for k in np.flatnonzero(row)) for row in self.mask]
+
+    def nll(self, scores: NDArray[np.float64]) -> float:
+        """Negative log-likelihood in nats at scores [K]. The slow twin of the loss in `ops`."""
+        denominators = [w * float(logsumexp(scores[m])) for w, m in zip(self.weight, self.mask, strict=True)]
+        chosen = np.where(self.numerator > 0, self.numerator * scores, 0.0)
+        return math.fsum(denominators) - float(chosen.sum())
+
+
+def choice_sets(tiers: Sequence[Sequence[str]], columns: Sequence[str] | None = None) -> ChoiceSets:
+    """The choices that tiers, best first, amount to: the expected Plackett-Luce nll over all orders they leave open.
+
+    columns: ids in the order wanted for K; unranked ones are in no choice. None: the ranked ids as listed.
+    A tier of m items with the set R of strictly worse ones: drawn in random order, every remainder S of the tier with
+    |S| = n is equally likely, so the choice from S and R has weight 1/C(m, n). Tiers of more than
+    `LARGEST_EXACT_TIER` take the m rotations of their column order instead of all m! orders: S runs over the cyclic
+    intervals, m of each length. For two completions: Bradley-Terry, and a tie is half a win and half a loss.
+    """
+    ids = tuple(columns) if columns is not None else tuple(id for tier in tiers for id in tier)
+    column = {id: k for k, id in enumerate(ids)}
+    choices: dict[frozenset[int], float] = {}
+    numerator = np.zeros(len(ids))
+    worse: frozenset[int] = frozenset()
+    for tier in reversed(tiers):
+        members = sorted(column[id] for id in tier)
+        numerator[members] = 1.0
+        for remainder, weight in _remainders(members):
+            choice = worse | remainder
+            if len(choice) > 1:
+                choices[choice] = weight
+            else:  # choosing from one: certain, so it and its numerator cancel
+                numerator[members] -= weight * np.isin(members, list(choice))
+        worse = worse | frozenset(members)
+    mask = np.zeros((len(choices), len(ids)), dtype=bool)
+    for d, choice in enumerate(choices):
+        mask[d, list(choice)] = True
+    return ChoiceSets(ids, mask, np.array(list(choices.values()), dtype=np.float64), numerator)
+
+
+def _remainders(members: Sequence[int]) -> Iterator[tuple[frozenset[int], float]]:
+    """What may be left of a tier while it is drawn from, with its expected count."""
+    m = len(members)
+    if m <= LARGEST_EXACT_TIER:
+        for size in range(m, 0, -1):
+            for subset in itertools.combinations(members, size):
+                yield frozenset(subset), 1.0 / math.comb(m, size)
+        return
+    yield frozenset(members), 1.0
+    for size in range(m - 1, 0, -1):
+        for start in range(m):
+            yield frozenset(members[(start + i) % m] for i in range(size)), 1.0 / m
+
+
+def mid_ranks(tiers: Sequence[Sequence[str]]) -> dict[str, float]:
+    """1 = best; the ids of a tier share the mean of the ranks they take up."""
+    ranks: dict[str, float] = {}
+    for tier in tiers:
+        rank = len(ranks) + (len(tier) + 1) / 2
+        ranks.update(dict.fromkeys(tier, rank))
+    return ranks
+
+
+def mean_rank(rankings: Sequence[Ranking]) -> dict[str, float]:
+    """Mid-ranks averaged over the rankings that placed each id. One item, one criterion; DataError otherwise.
+
+    Rank 2 of 2 and rank 2 of 5 count alike: for partial rankings prefer `consensus_pairs`.
+    """
+    ranks: dict[str, list[float]] = {}
+    for ranking in _one_question(rankings):
+        for id, rank in mid_ranks(ranking.tiers).items():
+            ranks.setdefault(id, []).append(rank)
+    return {id: sum(values) / len(values) for id, values in ranks.items()}
+
+
+@dataclass(frozen=True)
+class ConsensusPair:
+    """`better` beats `worse` by `margin` mean ranks over `judges` people who placed both."""
+
+    better: str
+    worse: str
+    margin: float
+    judges: int
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What several people say together: the decided pairs, and the pairs they leave equal."""
+
+    pairs: tuple[ConsensusPair, ...]
+    ties: tuple[tuple[str, str], ...]
+
+
+def consensus_pairs(rankings: Sequence[Ranking]) -> Consensus:
+    """All pairs of one item by mean rank over the people who placed both; one criterion, DataError otherwise.
+
+    With complete rankings that is the difference of `mean_rank`. A pair that nobody placed both of is in neither list.
+    """
+    ranks = [mid_ranks(ranking.tiers) for ranking in _one_question(rankings)]
+    ids = list(dict.fromkeys(id for placed in ranks for id in placed))
+    pairs: list[ConsensusPair] = []
+    ties: list[tuple[str, str]] = []
+    for a, b in itertools.combinations(ids, 2):
+        gaps = [placed[b] - placed[a] for placed in ranks if a in placed and b in placed]
+        if not gaps:
+            continue
+        total = sum(gaps)  # multiples of a half: exact, so equality is safe
+        if total == 0:
+            ties.append((a, b))
+        else:
+            better, worse = (a, b) if total > 0 else (b, a)
+            pairs.append(ConsensusPair(better, worse, abs(total) / len(gaps), len(gaps)))
+    return Consensus(tuple(pairs), tuple(ties))
+
+
+def _one_question(rankings: Sequence[Ranking]) -> Sequence[Ranking]:
+    asked = sorted({(r.item_id, r.criterion) for r in rankings})
+    if len(asked) > 1:
+        raise DataError(f"cannot merge rankings of different items or criteria: {asked[0]} and {asked[1]}. Group them.")
+    return rankings
+
+
+def tiers_from_scores(scores: Mapping[str, float], tie_threshold: float = 0.0) -> tuple[tuple[str, ...], ...]:
+    """Best first; neighbours tie where their scores are equal or closer than `tie_threshold`.
+
+    Ties chain: a tier may span more than the threshold. Raises DataError naming an id whose score is not finite.
+    """
+    for id, score in scores.items():
+        if not math.isfinite(score):
+            raise DataError(f"the score of {id} is {score}. Give each completion a finite score, or leave it out.")
+    tiers: list[list[str]] = []
+    last = math.inf
+    for id, score in sorted(scores.items(), key=lambda pair: -pair[1]):
+        if tiers and (score == last or last - score < tie_threshold):
+            tiers[-1].append(id)
+        else:
+            tiers.append([id])
+        last = score
+    return tuple(tuple(tier) for tier in tiers)
