@@ -1,0 +1,300 @@
+"""Run folders: what was asked, what happened step by step, what came out. Standard library only.
+
+    runs/reward-001/manifest.json   stage, fingerprint, status, resolved config, versions, seed, inputs
+                    metrics.jsonl   one line a step; the same run gives the same bytes, interrupted or not
+                    timings.jsonl   wall-clock seconds, apart because they never repeat
+                    result.json     written once, at the end
+
+A kill at any moment leaves either no run folder or one with a whole manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import prefloop
+
+RUNS = "runs"
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "sqlalchemy", "alembic")
+_NEW = ".new-"  # folders not yet renamed to their number
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt at one stage. `resumed`: an earlier process began it; rewind to its last checkpoint."""
+
+    path: Path
+    resumed: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return _read(self.path / "manifest.json")
+
+    @property
+    def status(self) -> str:
+        """ "running", "done" or "failed"."""
+        return str(self.manifest["status"])
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What `finish` was given; {} before that."""
+        path = self.path / "result.json"
+        return _read(path) if path.exists() else {}
+
+    def metric(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line: sorted keys, shortest exact floats, null for NaN and infinities. On disk when it returns."""
+        line: dict[str, object] = {"step": step}
+        line |= {key: _plain(values[key]) for key in sorted(values)}
+        _append(self.path / "metrics.jsonl", line, sync=True)
+
+    def timing(self, step: int, seconds: Mapping[str, float]) -> None:
+        """Append wall-clock seconds of a step."""
+        _append(self.path / "timings.jsonl", {"step": step} | {key: round(seconds[key], 4) for key in sorted(seconds)})
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every whole line of metrics.jsonl."""
+        return list(_lines(self.path / "metrics.jsonl"))
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after a step, and the torn last line of a killed process; the files change atomically."""
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            path = self.path / name
+            if path.exists():
+                kept = [line for line in _lines(path) if line["step"] <= step]
+                write_atomic(path, "".join(_line(line) for line in kept).encode())
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, then mark the run done: a done run always has its result."""
+        write_json_atomic(self.path / "result.json", result)
+        self._mark(status="done", finished_at=_now())
+
+    def fail(self, reason: str) -> None:
+        """Mark the run failed. The same stage with the same fingerprint takes it up again."""
+        self._mark(status="failed", reason=reason, finished_at=_now())
+
+    def _mark(self, **changes: object) -> None:
+        write_json_atomic(self.path / "manifest.json", self.manifest | changes)
+
+
+def begin_run(
+    root: Path, stage: str, fingerprint: str, config: Mapping[str, Any], *, inputs: Mapping[str, Any], seed: int
+) -> Run:
+    """Take up the unfinished run of this stage and fingerprint, or make runs/<stage>-NNN with the next number.
+
+    fingerprint: a hash of all that decides the outcome; a run is only resumed where nothing has changed.
+    """
+    for run in reversed(runs(root)):
+        manifest = run.manifest
+        if (manifest["stage"], manifest["fingerprint"]) == (stage, fingerprint) and manifest["status"] != "done":
+            again = Run(run.path, resumed=True)
+            again.rewind(sys.maxsize)
+            again._mark(status="running", reason=None, finished_at=None, resumed_at=_now(), command=_command())
+            return again
+    manifest = {
+        "stage": stage,
+        "fingerprint": fingerprint,
+        "status": "running",
+        "config": config,
+        "inputs": inputs,
+        "seed": seed,
+        "versions": versions(),
+        "git": git_commit(root),
+        "command": _command(),
+        "started_at": _now(),
+        "finished_at": None,
+    }
+    return Run(_make_folder(root / RUNS, stage, manifest))
+
+
+def _make_folder(folder: Path, stage: str, manifest: Mapping[str, Any]) -> Path:
+    """The folder appears under its number in one rename, complete; a rival for the number makes us take the next."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    aside = folder / f"{_NEW}{os.getpid()}"
+    aside.mkdir()
+    write_json_atomic(aside / "manifest.json", manifest)
+    taken = [number for name, number in map(_number, os.listdir(folder)) if name == stage]
+    number = max(taken, default=0)
+    while True:
+        number += 1
+        path = folder / f"{stage}-{number:03d}"
+        try:
+            aside.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+        else:
+            _sync_folder(folder)
+            return path
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes, and this one, left unnamed."""
+    for path in folder.glob(f"{_NEW}*"):
+        pid = path.name.removeprefix(_NEW)
+        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def runs(root: Path) -> list[Run]:
+    """Every run of a project, by stage and number."""
+    folder = root / RUNS
+    names = [(*_number(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return [Run(path) for stage, number, path in sorted(names) if number and (path / "manifest.json").is_file()]
+
+
+def find_run(root: Path, stage: str, fingerprint: str | None = None, status: str | None = "done") -> Run | None:
+    """The newest run of a stage; None where there is none. `fingerprint` and `status` None: any."""
+    for run in reversed(runs(root)):
+        manifest = run.manifest
+        if (
+            manifest["stage"] == stage
+            and fingerprint in (None, manifest["fingerprint"])
+            and status in (None, manifest["status"])
+        ):
+            return run
+    return None
+
+
+def _number(name: str) -> tuple[str, int]:
+    """("reward", 7) of "reward-007"; ("", 0) of any other name."""
+    match = re.fullmatch(r"(.+)-(\d{3,})", name)
+    return (match[1], int(match[2])) if match else ("", 0)
+
+
+def write_json_atomic(path: Path, value: object) -> None:
+    """Replace a file by readable JSON, or leave it as it was. NaN and infinities become null."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, text.encode("utf-8", "surrogatepass"))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file, or leave it as it was, also across power loss: sync the new bytes, rename, sync the folder."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def versions() -> dict[str, str | None]:
+    """Python, the platform, and each package that can change a result (None: not installed). Imports none of them."""
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "prefloop": prefloop.__version__,
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the repository a folder lies in, with "-dirty" where tracked files differ; None outside of one."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(describe, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _plain(value: float) -> float | int | None:
+    """A JSON number from a Python or NumPy one; None for what JSON cannot say."""
+    if isinstance(value, int):
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return _plain(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(child) for child in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _append(path: Path, line: Mapping[str, object], *, sync: bool = False) -> None:
+    with open(path, "ab") as file:
+        file.write(_line(line).encode())
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
+def _line(line: Mapping[str, object]) -> str:
+    return json.dumps(line, separators=(", ", ": ")) + "\n"
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Up to the first line that is not whole: a kill in the middle of a write leaves the last one torn."""
+    if path.exists():
+        with open(path, "rb") as file:
+            for text in file:
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    return
+                yield line
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    return value
+
+
+def _command() -> str:
+    return shlex.join(sys.argv)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

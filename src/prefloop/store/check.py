@@ -1,0 +1,84 @@
+"""Is everything in the store what it says it is? For `prefloop doctor`; reads all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from prefloop.errors import DataError, StoreError
+from prefloop.store import codec
+from prefloop.store.database import Database
+from prefloop.store.schema import (
+    completions,
+    demonstrations,
+    items,
+    prompts,
+    rankings,
+    snapshot_members,
+    snapshots,
+)
+from prefloop.store.split import bucket
+from prefloop.store.write import check_ranking, chunks, stored_texts
+from prefloop.types import Snapshot
+
+_MEMBERS: dict[str, Any] = {"demonstrations": demonstrations, "rankings": rankings, "prompts": prompts}
+
+
+def problems(database: Database) -> list[str]:
+    """One sentence for each fault; [] where there is none. A file too damaged to read is a fault like another."""
+    try:
+        with database.read() as connection:
+            damage = list(_sqlite_damage(connection)) if database.sqlite else []
+            return damage or [*_lost_parents(connection), *_bad_rankings(connection), *_bad_snapshots(connection)]
+    except StoreError as error:
+        return [str(error)]
+
+
+def _sqlite_damage(connection: Connection) -> Iterator[str]:
+    for (line,) in connection.exec_driver_sql("PRAGMA integrity_check"):
+        if line != "ok":
+            yield f"the file is damaged: {line}"
+    for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+        yield f"row {row[1]} of {row[0]} refers to a row of {row[2]} that does not exist"
+
+
+def _lost_parents(connection: Connection) -> Iterator[str]:
+    """Also on databases whose foreign keys were switched off by another program."""
+    for table in (demonstrations, items, completions):
+        lost = select(table.c.id).where(table.c.prompt_id.not_in(select(prompts.c.id)))
+        for key in connection.scalars(lost):
+            yield f"{table.name}: {key} belongs to a prompt that does not exist"
+    elsewhere = select(completions.c.id).join(items, items.c.id == completions.c.item_id)
+    for key in connection.scalars(elsewhere.where(items.c.prompt_id != completions.c.prompt_id)):
+        yield f"completions: {key} answers another prompt than its item asks"
+    stale = select(prompts).order_by(prompts.c.seq)
+    for row in connection.execute(stale).mappings():
+        if bucket(codec.to_prompt(row)) != row["bucket"]:
+            yield f"prompts: {row['id']} was edited: its text no longer gives the stored held-out bucket"
+
+
+def _bad_rankings(connection: Connection) -> Iterator[str]:
+    for rows in chunks(connection.execute(select(rankings).order_by(rankings.c.seq)).mappings()):
+        members = stored_texts(connection, {row["item_id"] for row in rows})
+        for row in rows:
+            try:
+                check_ranking(codec.to_ranking(row), members.get(row["item_id"], {}))
+            except DataError as error:
+                yield str(error)
+
+
+def _bad_snapshots(connection: Connection) -> Iterator[str]:
+    for row in connection.execute(select(snapshots).order_by(snapshots.c.seq)).mappings().all():
+        of_snapshot = snapshot_members.c.snapshot_hash == row["hash"]
+        ids = connection.scalars(select(snapshot_members.c.member_id).where(of_snapshot)).all()
+        if Snapshot(row["kind"], tuple(sorted(ids))).hash != row["hash"]:
+            yield f"snapshot {row['hash']}: its members do not give its hash; it has {len(ids)} of {row['size']}"
+        kind = _MEMBERS[row["kind"]]
+        present = (
+            select(func.count()).select_from(snapshot_members).join(kind, kind.c.id == snapshot_members.c.member_id)
+        )
+        missing = len(ids) - connection.execute(present.where(of_snapshot)).scalar_one()
+        if missing:
+            yield f"snapshot {row['hash']}: {missing} of its {row['kind']} are not in the store"

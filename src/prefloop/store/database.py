@@ -1,0 +1,208 @@
+"""Connections: a URL becomes one writer and some readers, and driver errors become advice.
+
+SQLite: WAL and synchronous=FULL, so an acknowledged ranking survives power loss; every write is BEGIN IMMEDIATE,
+because a transaction that reads before it writes gets SQLITE_BUSY at once, whatever the busy timeout; only the writer
+ever commits, which also keeps checkpoints on one connection. Postgres: one advisory lock gives writes the same order.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import QueuePool
+
+from prefloop.errors import BusyError, DataError, PrefloopError, StoreError
+
+BUSY_TIMEOUT_S = 30
+_WRITE_LOCK = 0x70726566  # "pref": the key of Postgres's advisory lock
+
+
+class Database:
+    """One writer connection, several readers. `label` names the store in messages, without its password."""
+
+    def __init__(self, url: URL) -> None:
+        self.sqlite = url.get_backend_name() == "sqlite"
+        self.label = str(url.database) if self.sqlite else url.render_as_string(hide_password=True)
+        self._writing = threading.Lock()
+        self._writer = _engine(url, self.sqlite, write=True)
+        self._reader = _engine(url, self.sqlite, write=False)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One write transaction: commits at the end, or leaves nothing behind."""
+        with self._writing, explain(self.label), self._writer.begin() as connection:
+            if not self.sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A view of the store; on SQLite, of one moment. Keep it short: long readers hold up checkpoints."""
+        with explain(self.label), self._reader.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Readers first, so that the writer is the last to leave and folds the write-ahead log into the file."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+    def warnings(self) -> list[str]:
+        """Settings and versions that put data at risk; each says what to do."""
+        with self.read() as connection:
+            if self.sqlite:
+                mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+                return sqlite_warnings(sqlite3.sqlite_version_info, str(mode))
+            settings = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in _POSTGRES_SAFETY}
+        return [
+            f"Postgres runs with {name} = off: rankings can be lost in a crash. Set {name} = on in postgresql.conf."
+            for name, value in settings.items()
+            if value == "off"
+        ]
+
+
+_POSTGRES_SAFETY = ("fsync", "full_page_writes", "synchronous_commit")
+
+
+def resolve(url: str, root: Path) -> URL:
+    """Check a store URL and make a SQLite path absolute. Raises StoreError."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StoreError(f"{url!r} is no store URL. Write sqlite:///prefloop.db or {_POSTGRES_EXAMPLE}") from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+            raise StoreError(f"{url!r} names no file; a store must outlive its process. Write sqlite:///prefloop.db")
+        return parsed.set(drivername="sqlite", database=str(root / parsed.database))
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+pg8000") if parsed.drivername == "postgresql" else parsed
+    raise StoreError(f"a store on {backend} is not supported. Use sqlite:///prefloop.db or {_POSTGRES_EXAMPLE}")
+
+
+_POSTGRES_EXAMPLE = "postgresql+pg8000://user:password@host/name"
+
+
+def _engine(url: URL, sqlite: bool, *, write: bool) -> Engine:
+    pool: dict[str, Any] = {"pool_size": 1, "max_overflow": 0} if write else {"pool_size": 4, "max_overflow": 16}
+    if not sqlite:
+        try:
+            return create_engine(url, pool_pre_ping=True, **pool)
+        except (ImportError, NoSuchModuleError) as error:
+            raise StoreError(
+                f"no driver for {url.drivername} ({error}). Run: pip install 'prefloop[postgres]'"
+            ) from None
+    connect = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+    engine = create_engine(url, poolclass=QueuePool, connect_args=connect, **pool)
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions on its own: on_begin does
+        pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON") if write else ("query_only=ON",)
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def explain(label: str) -> Iterator[None]:
+    """Turn what a driver says into what a person can do."""
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error) as error:
+        reason = str(error.orig if isinstance(error, DBAPIError) else error)
+        raise _translate(label, reason) from error
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"a text holds {error.object[error.start : error.end]!r}, half of a surrogate pair, which no database can "
+            "keep. Replace it in the file (text.encode('utf-8', 'replace')) and import again; nothing was written."
+        ) from error
+
+
+def _translate(label: str, reason: str) -> PrefloopError:
+    said = reason.lower()
+    for needles, kind, advice in _ADVICE:
+        if any(needle in said for needle in needles):
+            return kind(f"{label}: {reason}. {advice}")
+    return StoreError(f"{label}: {reason}. Run: prefloop doctor")
+
+
+_ADVICE: tuple[tuple[tuple[str, ...], type[PrefloopError], str], ...] = (
+    (
+        ("database or disk is full", "disk i/o error", "no space left", "disk full"),
+        StoreError,
+        "The disk is full, failing or over quota. Free some space and run the same command again: the unfinished "
+        "transaction was undone, all earlier ones are kept.",
+    ),
+    (
+        ("file is not a database", "file is encrypted"),
+        StoreError,
+        "Check [project] store in prefloop.toml, or put back a copy of the file; prefloop overwrites no such file.",
+    ),
+    (
+        ("malformed",),
+        StoreError,
+        "The file is damaged. Put back a copy, or rescue what can be read: sqlite3 OLD.db .recover | sqlite3 NEW.db",
+    ),
+    (
+        ("database is locked", "database table is locked"),
+        BusyError,
+        f"Another process has been writing for {BUSY_TIMEOUT_S} s; wait for it, or stop it.",
+    ),
+    (
+        ("readonly database", "unable to open", "permission denied"),
+        StoreError,
+        "Check that the folder exists and that you may write to it.",
+    ),
+    (
+        ("byte sequence for encoding", "nul (0x00)"),
+        DataError,
+        "Postgres cannot keep NUL characters in text; remove them from the file.",
+    ),
+    (
+        ("constraint",),
+        DataError,
+        "A row contradicts what the store already holds; nothing was written.",
+    ),
+    (
+        ("can't create a connection", "authentication failed", "does not exist", "network error"),
+        StoreError,
+        "Check that the server runs, and the user, password, host and database name in [project] store.",
+    ),
+)
+
+
+def sqlite_warnings(version: tuple[int, ...], journal_mode: str) -> list[str]:
+    """What is wrong with this SQLite; [] where nothing is."""
+    found = []
+    name = ".".join(map(str, version))
+    if _wal_reset_bug(version):
+        found.append(
+            f"SQLite {name} has the WAL-reset bug: a commit that races a checkpoint can be lost. prefloop writes from "
+            "one connection only, which avoids it; do not write to the file with other programs meanwhile, or "
+            "use a Python built with SQLite 3.51.3 or later."
+        )
+    if journal_mode != "wal":
+        found.append(
+            f"SQLite could not switch on its write-ahead log (journal_mode = {journal_mode}), as on network drives: "
+            "several processes must not use this store at once. Move the project to a local disk."
+        )
+    return found
+
+
+def _wal_reset_bug(version: tuple[int, ...]) -> bool:
+    """Present in 3.7.0 to 3.51.2, but for the branches it was mended in: 3.44.6 and 3.50.7."""
+    if not (3, 7, 0) <= version < (3, 51, 3):
+        return False
+    return not ((3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51))

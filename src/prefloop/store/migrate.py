@@ -1,0 +1,66 @@
+"""Bring a store to the schema of this program, or say why not. One transaction: a kill leaves the old schema whole."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, inspect, text
+
+from prefloop.errors import StoreError
+from prefloop.store.database import Database
+from prefloop.store.schema import HEAD
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_ALEMBIC_IS_GLOBAL = threading.Lock()  # its `op` and `context` are module-wide
+
+
+def migrate(database: Database, *, create: bool) -> None:
+    """Raises StoreError for a store made by a newer prefloop, and for a database that holds something else."""
+    with database.read() as connection:
+        if _version(connection, database.label) == HEAD:
+            return
+    # only now: importing Alembic takes longer than opening a store
+    from alembic import command
+    from alembic.script import ScriptDirectory
+
+    with _ALEMBIC_IS_GLOBAL, database.write() as connection:
+        version = _version(connection, database.label)  # again: another process may have been here meanwhile
+        if version is None and not create:
+            raise StoreError(f"{database.label} is an empty database. Make a project with: prefloop init")
+        settings = alembic_config()
+        known = {script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()}
+        if version is not None and version not in known:
+            raise StoreError(
+                f"{database.label} was written by a newer prefloop (schema {version}, this one knows up to {HEAD}). "
+                "Run: pip install --upgrade prefloop"
+            )
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "head")
+
+
+def alembic_config() -> Config:
+    """Alembic's settings without an ini file: where the migrations lie, as shipped in this package."""
+    from alembic.config import Config
+
+    settings = Config()
+    folder = str(Path(__file__).parent / "migrations")
+    settings.set_main_option("script_location", folder.replace("%", "%%"))
+    settings.set_main_option("path_separator", "os")
+    return settings
+
+
+def _version(connection: Connection, label: str) -> str | None:
+    """The schema a store is at; None for an empty database."""
+    tables = inspect(connection).get_table_names()
+    if "alembic_version" in tables:
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if tables:
+        raise StoreError(
+            f"{label} holds tables that are not prefloop's ({', '.join(sorted(tables)[:5])}). "
+            "Give prefloop a database of its own: [project] store in prefloop.toml"
+        )
+    return None

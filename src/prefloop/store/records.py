@@ -1,0 +1,57 @@
+"""What the store says about its own contents: counts, model rows, import rows. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+ModelKind = Literal["policy", "reward"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many rows of each kind were newly added."""
+
+    prompts: int = 0
+    demonstrations: int = 0
+    items: int = 0
+    completions: int = 0
+    rankings: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.prompts + other.prompts,
+            self.demonstrations + other.demonstrations,
+            self.items + other.items,
+            self.completions + other.completions,
+            self.rankings + other.rankings,
+        )
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One trained model. `path` is relative to the project; `snapshot_hash` names exactly what it was trained on."""
+
+    version: str
+    kind: ModelKind
+    path: str
+    parent: str | None = None
+    run_id: str | None = None
+    weights_sha256: str | None = None
+    snapshot_hash: str | None = None
+    criterion: str | None = None  # reward models only
+    metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class ImportRow:
+    """One file that was read: what it added, and the first reasons why rows of it were rejected."""
+
+    name: str
+    sha256: str
+    format: str
+    counts: Mapping[str, int]
+    rejected: int
+    reasons: tuple[str, ...]
+    imported_at: str

@@ -1,0 +1,38 @@
+"""Which side of the train/held-out line a prompt falls on: a pure function of its text.
+
+Case, white space, Unicode form, roles and the system prompt are ignored, so a prompt and its near-duplicate never
+end up on different sides. A larger held-out share keeps every prompt that was held out under a smaller one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+
+from prefloop.types import Content, Prompt, Split
+
+BUCKETS = 2**32
+
+
+def fold(content: Content) -> str:
+    """The text that decides: NFKC, case-folded, runs of white space as one space."""
+    text = content if isinstance(content, str) else " ".join(message.content for message in content)
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def bucket(prompt: Prompt) -> int:
+    """A number in [0, 2**32), evenly spread over distinct prompts."""
+    folded = fold(prompt.content).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(b"split:" + folded).digest()[:4], "big")
+
+
+def threshold(heldout: float) -> int:
+    """Buckets below this number are held out."""
+    return round(heldout * BUCKETS)
+
+
+def split_of(prompt: Prompt, heldout: float) -> Split:
+    """The side a prompt says it is on or, where it says nothing, its hash against the held-out share in [0, 1)."""
+    if prompt.split is not None:
+        return prompt.split
+    return "heldout" if bucket(prompt) < threshold(heldout) else "train"

@@ -1,0 +1,254 @@
+"""`Store`: everything a project knows, behind one class. Raises StoreError, DataError or BusyError, no others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import insert, select, update
+
+from prefloop.errors import DataError, StoreError
+from prefloop.store import codec, read, write
+from prefloop.store.check import problems
+from prefloop.store.database import Database, resolve
+from prefloop.store.migrate import migrate
+from prefloop.store.records import Counts, ImportRow, ModelKind, ModelRow
+from prefloop.store.schema import imports, models, snapshot_members, snapshots
+from prefloop.store.write import Parsed
+from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, Snapshot, Split
+
+BATCH_ROWS = 1000  # rows in one write transaction
+_REASONS_KEPT = 100
+
+
+class Store:
+    """Open with `Store.open`. Safe to use from several threads; one process at a time should write (`ProjectLock`)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url: str, root: Path, *, create: bool = True) -> Self:
+        """Connect and bring the schema up to date. A relative SQLite path starts at `root`.
+
+        create: make the store where there is none; without it, a missing one is a StoreError.
+        """
+        resolved = resolve(url, root)
+        if resolved.get_backend_name() == "sqlite":
+            path = Path(str(resolved.database))
+            if not path.exists() and not create:
+                raise StoreError(f"there is no store at {path}. Make a project with: prefloop init")
+            if path.is_dir():
+                raise StoreError(f"{path} is a folder. Name a file in [project] store, such as sqlite:///prefloop.db")
+            path.parent.mkdir(parents=True, exist_ok=True)
+        database = Database(resolved)
+        try:
+            migrate(database, create=create)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- adding ------------------------------------------------------------------------------------------------------
+
+    def add(self, parsed: Iterable[Parsed], *, round: int = 0) -> Counts:
+        """Add records, in order; what is already there (by id) adds nothing, so that repeating is harmless.
+
+        A known item may bring new rankings. A prompt keeps the metadata it came with first. `round` is for items that
+        state none. Written in transactions of about 1000 rows: a failure keeps all earlier ones. Raises DataError,
+        naming the record, where an id already means something else or a ranking names a completion wrongly.
+        """
+        total, held, size = Counts(), list[Parsed](), 0
+        for record in parsed:
+            held.append(record)
+            size += 1 + (len(record.completions) + len(record.rankings) if isinstance(record, Item) else 0)
+            if size >= BATCH_ROWS:
+                total += self._add(held, round)
+                held, size = [], 0
+        return total + self._add(held, round) if held else total
+
+    def _add(self, batch: Sequence[Parsed], round: int) -> Counts:
+        with self._database.write() as connection:
+            return write.add_batch(connection, batch, round)
+
+    def add_rankings(self, rankings: Iterable[Ranking]) -> int:
+        """Append events on known items; returns how many were new. Raises DataError naming the first bad one."""
+        added = 0
+        for batch in write.chunks(rankings, BATCH_ROWS):
+            with self._database.write() as connection:
+                added += write.add_rankings(connection, batch)
+        return added
+
+    def add_rollouts(self, prompt_ids: Sequence[str], completions: Sequence[Completion], run_id: str) -> None:
+        """[N] completions of [N] prompts, in one transaction. The same completion id again replaces the earlier one."""
+        if len(prompt_ids) != len(completions):
+            raise DataError(f"{len(prompt_ids)} prompt ids for {len(completions)} rollouts; give one for each")
+        with self._database.write() as connection:
+            write.add_rollouts(connection, prompt_ids, completions, run_id)
+
+    def add_snapshot(self, snapshot: Snapshot) -> str:
+        """Remember what a model is trained on; returns the hash."""
+        row = {"hash": snapshot.hash, "kind": snapshot.kind, "size": len(snapshot.ids), "created_at": _now()}
+        members = [{"snapshot_hash": snapshot.hash, "member_id": member} for member in snapshot.ids]
+        with self._database.write() as connection:
+            if not write.existing(connection, snapshots.c.hash, [snapshot.hash]):
+                connection.execute(insert(snapshots), row)
+                for part in write.chunks(members, BATCH_ROWS):
+                    connection.execute(insert(snapshot_members), part)
+        return snapshot.hash
+
+    def add_model(self, model: ModelRow) -> None:
+        """Register a model. The same version again updates the row, but never to other weights: DataError."""
+        row = codec.model_row(model)
+        with self._database.write() as connection:
+            known = connection.execute(select(models).where(models.c.version == model.version)).mappings().first()
+            if known is None:
+                connection.execute(insert(models), row | {"created_at": _now()})
+            elif known["weights_sha256"] != model.weights_sha256:
+                raise DataError(
+                    f"model {model.version} is already registered with other weights; give it a new version"
+                )
+            else:
+                connection.execute(update(models).where(models.c.version == model.version).values(row))
+
+    def record_import(
+        self, name: str, sha256: str, format: str, counts: Counts | Mapping[str, int], errors: Sequence[object]
+    ) -> None:
+        """Log a file that was read: what it added, and why rows were rejected (the first 100 reasons)."""
+        row = {
+            "name": name,
+            "sha256": sha256,
+            "format": format,
+            "counts": codec.dumps(asdict(counts) if isinstance(counts, Counts) else dict(counts)),
+            "rejected": len(errors),
+            "reasons": codec.dumps([str(error) for error in errors[:_REASONS_KEPT]]),
+            "imported_at": _now(),
+        }
+        with self._database.write() as connection:
+            connection.execute(insert(imports), row)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def prompts(self, *, split: Split | None = None, heldout: float = 0.1, limit: int | None = None) -> list[Prompt]:
+        """In the order they were added. `split`: only that side, as `split_of(prompt, heldout)` decides."""
+        with self._database.read() as connection:
+            return read.read_prompts(connection, split, heldout, limit)
+
+    def demonstrations(self, *, split: Split | None = None, heldout: float = 0.1) -> list[Demonstration]:
+        """In the order they were added."""
+        with self._database.read() as connection:
+            return read.read_demonstrations(connection, split, heldout)
+
+    def items(
+        self,
+        *,
+        split: Split | None = None,
+        heldout: float = 0.1,
+        source: str | None = None,
+        round: int | None = None,
+        criterion: str | None = None,
+        ranked: bool | None = None,
+    ) -> Iterator[Item]:
+        """Items in the order they were added, with their completions and effective rankings, 256 in memory at a time.
+
+        A ranking is effective until another of its item supersedes it. `criterion` leaves out rankings on others;
+        `ranked` keeps the items with (True) or without (False) any ranking then left.
+        """
+        query = read.ItemQuery(split, heldout, source, round, criterion, ranked)
+        return read.stream_items(self._database, query)
+
+    def item_by_ids(self, ids: Iterable[str]) -> list[Item]:
+        """In the order asked for. Raises DataError naming an id that does not exist."""
+        wanted = list(ids)
+        with self._database.read() as connection:
+            found = read.items_by_id(connection, wanted)
+        for key in wanted:
+            if key not in found:
+                raise DataError(f"there is no item {key} in {self._database.label}")
+        return [found[key] for key in wanted]
+
+    def item(self, id: str) -> Item:
+        """One item. Raises DataError where it does not exist."""
+        return self.item_by_ids([id])[0]
+
+    def rollouts(self, run_id: str, limit: int | None = None) -> Iterator[tuple[Prompt, Completion]]:
+        """What a run sampled while it learned, oldest first."""
+        return read.stream_rollouts(self._database, run_id, limit)
+
+    def criteria(self) -> dict[str, int]:
+        """{criterion: effective rankings}, most first."""
+        with self._database.read() as connection:
+            return read.read_criteria(connection)
+
+    def counts(self) -> dict[str, Any]:
+        """Totals: prompts, demonstrations, items, completions, rollouts, rankings, effective, simulated, annotators,
+        and `criteria` as above. `rankings` counts every event; simulated and annotators only effective ones."""
+        with self._database.read() as connection:
+            return read.read_counts(connection)
+
+    def snapshot(self, hash: str) -> Snapshot:
+        """What a snapshot held. Raises DataError where there is none."""
+        with self._database.read() as connection:
+            kind = connection.scalar(select(snapshots.c.kind).where(snapshots.c.hash == hash))
+            members = select(snapshot_members.c.member_id).where(snapshot_members.c.snapshot_hash == hash)
+            ids = connection.scalars(members).all()
+        if kind is None:
+            raise DataError(f"there is no snapshot {hash} in {self._database.label}")
+        return Snapshot(kind, tuple(sorted(ids)))
+
+    def models(self, kind: ModelKind | None = None, criterion: str | None = None) -> list[ModelRow]:
+        """Oldest first."""
+        query = select(models).order_by(models.c.seq)
+        if kind is not None:
+            query = query.where(models.c.kind == kind)
+        if criterion is not None:
+            query = query.where(models.c.criterion == criterion)
+        with self._database.read() as connection:
+            return [codec.to_model(row) for row in connection.execute(query).mappings()]
+
+    def latest_model(self, kind: ModelKind, criterion: str | None = None) -> ModelRow | None:
+        """The newest of a kind, or None before the first."""
+        return next(reversed(self.models(kind, criterion)), None)
+
+    def model(self, version: str) -> ModelRow:
+        """Raises DataError listing the versions that exist."""
+        known = {model.version: model for model in self.models()}
+        if version not in known:
+            raise DataError(f"there is no model {version!r}. Known: {', '.join(known) or 'none yet'}.")
+        return known[version]
+
+    def imports(self) -> list[ImportRow]:
+        """The log of files read, oldest first."""
+        with self._database.read() as connection:
+            return [
+                codec.to_import(row) for row in connection.execute(select(imports).order_by(imports.c.seq)).mappings()
+            ]
+
+    # -- health ------------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        """Everything wrong with the contents, one sentence each; [] = fine. Reads the whole store."""
+        return problems(self._database)
+
+    def warnings(self) -> list[str]:
+        """Settings and versions of the database that put data at risk."""
+        return self._database.warnings()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
