@@ -97,6 +97,12 @@ def test_the_bootstrap_covers_the_truth_about_95_times_in_100_when_pairs_hang_to
     assert naive < 160  # treating the pairs as independent is overconfident
 
 
+def test_every_group_is_drawn() -> None:
+    hits = np.zeros(20)
+    for group in (0, 19):
+        assert share_interval(np.where(np.arange(20) == group, 10.0, hits), np.full(20, 10.0))[1] > 0.05
+
+
 def test_the_interval_is_the_same_for_the_same_seed() -> None:
     hits, totals = np.arange(20.0), np.full(20, 20.0)
     assert share_interval(hits, totals, seed=1) == share_interval(hits, totals, seed=1)

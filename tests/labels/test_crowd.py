@@ -91,6 +91,18 @@ def test_a_length_bias_of_1_2_prefers_the_longer_as_often_as_people_do() -> None
     assert longer == pytest.approx(0.64, abs=0.02)
 
 
+def test_a_position_bias_favours_the_first_and_hardly_tells_the_last_two_apart() -> None:
+    items, quality = world(1500, k=4)
+    rankings = simulate(items, quality, only("careful", length_bias=0.0, position_bias=3.0, tie_threshold=0.0), 0)
+    order = [[id for tier in r.tiers for id in tier] for r in rankings]
+    first, late = (
+        statistics.fmean(o.index(r.shown[i]) < o.index(r.shown[i + 1]) for r, o in zip(rankings, order, strict=True))
+        for i in (0, 2)
+    )
+    assert first == pytest.approx(0.69, abs=0.04)  # 3 (1 - 1/2) = 1.5 logits
+    assert late == pytest.approx(0.53, abs=0.04)  # 3 (1/3 - 1/4) = 0.25 logits
+
+
 def test_without_biases_neither_length_nor_place_matters() -> None:
     items, quality = world(4000, length_sd=1.2)
     longer, first = preferred(items, simulate(items, quality, only("careful", **UNBIASED), seed=0))
@@ -154,6 +166,14 @@ def test_another_seed_gives_other_answers() -> None:
     assert simulate(items, quality, Crowd(), 0) != simulate(items, quality, Crowd(), 1)
 
 
+def test_each_person_and_each_seed_sees_an_order_of_its_own() -> None:
+    items, quality = world(100, k=4)
+    one = simulate(items, quality, only("careful", annotators=2, overlap=2), 0)
+    other_seed = simulate(items, quality, only("careful", annotators=2, overlap=2), 1)
+    assert sum(a.shown == b.shown for a, b in zip(one[::2], one[1::2], strict=True)) < 20  # 1 in 24 by chance
+    assert sum(a.shown == b.shown for a, b in zip(one, other_seed, strict=True)) < 40
+
+
 def test_every_answer_is_whole_marked_as_simulated_and_shows_its_shuffled_order() -> None:
     items, quality = world(100, k=4)
     rankings = simulate(items, quality, Crowd(overlap=2, criterion="help"), 0)
@@ -165,7 +185,7 @@ def test_every_answer_is_whole_marked_as_simulated_and_shows_its_shuffled_order(
         assert ranking.criterion == "help"
         assert sorted(ranking.shown) == sorted(by_id[ranking.item_id])
     firsts = Counter(r.shown[0].split(":")[1] for r in rankings)
-    assert min(firsts.values()) > 25
+    assert len(firsts) == 4 and min(firsts.values()) > 25
     assert len({(r.item_id, r.annotator) for r in rankings}) == 200
 
 

@@ -41,6 +41,16 @@ def test_a_hand_counted_case() -> None:
     assert [(b.low, b.pairs, b.accuracy) for b in report.by_margin if b.pairs] == [(1.0, 2, 0.5)]
 
 
+def test_a_margin_on_an_edge_is_in_the_bin_below() -> None:
+    report = pair_accuracy({"i:a": 2.0, "i:b": 1.0, "i:c": 0.0}, [item(ABC, [["a"], ["b"], ["c"]])], "q")
+    assert [(b.low, b.high, b.pairs) for b in report.by_margin if b.pairs] == [(0.5, 1.0, 2), (1.0, 2.0, 1)]
+
+
+def test_log_loss_is_that_of_bradley_terry() -> None:
+    report = pair_accuracy({"i:a": 1.5, "i:b": 0.0}, [item({"a": "x", "b": "y"}, [["b"], ["a"]])], "q")
+    assert report.log_loss == pytest.approx(np.logaddexp(0, 1.5))
+
+
 def test_right_scores_are_always_right_and_their_negatives_never() -> None:
     items = [item(ABC, [["c"], ["a"], ["b"]], id=f"i{n}") for n in range(12)]
     right = {f"i{n}:{c}": s for n in range(12) for c, s in (("c", 2.0), ("a", 1.0), ("b", 0.0))}
