@@ -1,0 +1,27 @@
+"""Read and write the field's formats. Pure: files in, the product's own nouns out, and back."""
+
+from prefloop.exchange.base import Parsed, RowError
+from prefloop.exchange.registry import FORMATS, MAX_LINE_BYTES, read, sniff
+from prefloop.exchange.write import (
+    PAIRINGS,
+    write_demonstrations,
+    write_kto,
+    write_pairs,
+    write_prompts,
+    write_rankings,
+)
+
+__all__ = [
+    "FORMATS",
+    "MAX_LINE_BYTES",
+    "PAIRINGS",
+    "Parsed",
+    "RowError",
+    "read",
+    "sniff",
+    "write_demonstrations",
+    "write_kto",
+    "write_pairs",
+    "write_prompts",
+    "write_rankings",
+]

@@ -1,0 +1,58 @@
+"""What reading a file yields, and what a reader raises for a record it cannot use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefloop.types import Demonstration, Item, Prompt
+
+Record = Mapping[str, Any]  # one JSON object, checked by `source`: finite numbers, clean text, bounded depth
+
+SHOWN_CHARACTERS = 120
+
+
+@dataclass(frozen=True)
+class RowError:
+    """A row that cannot be used. `line` counts from 1 (rows, in Parquet); `text` is its start, safe to print."""
+
+    line: int
+    reason: str
+    text: str = ""
+
+
+Parsed = Prompt | Demonstration | Item | RowError
+
+
+class BadRow(Exception):
+    """Raised by a reader: the record cannot be used, and the message says why. Never leaves this package."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one family of files is recognised and read.
+
+    fits:  whether a record looks like this format; used on the first records of a file only.
+    parse: records -> what they say. A `BadRow` may be raised (all is lost) or yielded (one part is).
+    group: for formats that spread one list over several rows: adjacent rows with equal keys are parsed together.
+           Without it, `parse` always gets exactly one record.
+    """
+
+    name: str
+    description: str
+    fits: Callable[[Record], bool]
+    parse: Callable[[Sequence[Record]], Iterable[Prompt | Demonstration | Item | BadRow]]
+    group: Callable[[Record], object] | None = None
+
+
+def printable(text: str, limit: int = SHOWN_CHARACTERS) -> str:
+    """The start of a text with everything a terminal could obey (escapes, newlines, direction marks) spelt out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
+    return shown[:limit]
+
+
+def quoted(value: object) -> str:
+    """A value as it may appear in a reason: short and safe to print."""
+    text = repr(value)
+    return printable(text if len(text) <= 60 else text[:57] + "...", 60)

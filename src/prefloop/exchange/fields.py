@@ -1,0 +1,185 @@
+"""Typed fields out of a JSON object; a missing or mistyped one is a `BadRow` that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from prefloop.exchange.base import BadRow, Record, quoted
+from prefloop.types import Completion, Content, Message, Prompt, content_text
+
+MAX_TOKEN_ID = 2**31 - 1
+
+# ShareGPT's and Open-Assistant's names for the roles of chat templates
+ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "observation": "tool"}
+PROMPT_FIELDS = ("prompt", "instruction", "conversations", "messages")
+
+
+def kind(value: object) -> str:
+    """What a JSON value is called in a message to people."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def text(value: object, name: str) -> str:
+    """Text with something in it."""
+    if not isinstance(value, str):
+        raise BadRow(f"{name} must be text, not {kind(value)}")
+    if not value.strip():
+        raise BadRow(f"{name} is empty")
+    return value
+
+
+def optional_text(record: Record, name: str) -> str | None:
+    """Any text, the empty one included; None where the field is missing or null."""
+    value = record.get(name)
+    if value is not None and not isinstance(value, str):
+        raise BadRow(f"{name} must be text, not {kind(value)}")
+    return value
+
+
+def optional_name(record: Record, name: str) -> str | None:
+    """An id or a name: text or a whole number, as text."""
+    value = record.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None if value is None else text(value, name)
+
+
+def number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadRow(f"{name} must be a number, not {kind(value)}")
+    return float(value)
+
+
+def optional_number(record: Record, name: str) -> float | None:
+    value = record.get(name)
+    return None if value is None else number(value, name)
+
+
+def flag(record: Record, name: str, default: bool | None = None) -> bool:
+    value = record.get(name)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, bool):
+        raise BadRow(f"{name} must be true or false, not {quoted(value)}")
+    return value
+
+
+def items_of(value: object, name: str) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise BadRow(f"{name} must be a list, not {kind(value)}")
+    return value
+
+
+def object_of(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise BadRow(f"{name} must be an object, not {kind(value)}")
+    return value
+
+
+def token_ids(value: object) -> tuple[int, ...]:
+    ids = items_of(value, "token_ids")
+    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i <= MAX_TOKEN_ID for i in ids):
+        raise BadRow("token_ids must be whole numbers from 0 up")
+    return tuple(ids)
+
+
+def rest(record: Record, used: Collection[str]) -> dict[str, Any]:
+    """The fields nothing else took, beside those already under `metadata`."""
+    left = {name: value for name, value in record.items() if name not in used and name != "metadata"}
+    given = record.get("metadata")
+    if given is None:
+        return left
+    if not isinstance(given, dict):
+        return {**left, "metadata": given}
+    if both := left.keys() & given.keys():
+        raise BadRow(f"{quoted(min(both))} stands both in the record and under its metadata")
+    return {**left, **given}
+
+
+def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
+    """One message written as {role, content} or {from, value}, and its other fields."""
+    entry = object_of(value, name)
+    role_key, content_key = ("from", "value") if "from" in entry else ("role", "content")
+    role = text(entry.get(role_key), f"the {role_key} of {name}")
+    content = entry.get(content_key)
+    if not isinstance(content, str):
+        raise BadRow(f"the {content_key} of {name} must be text, not {kind(content)}")
+    extra = {key: inner for key, inner in entry.items() if key not in (role_key, content_key) and inner is not None}
+    return Message(ROLES.get(role, role) if role_key == "from" else role, content), extra
+
+
+def messages(value: object, name: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
+    """A list of messages, and the other fields of each by its place: {"0": {...}}. The last one says something."""
+    found = [message(entry, f"message {place} of {name}") for place, entry in enumerate(items_of(value, name), start=1)]
+    if not found or not found[-1][0].content.strip():
+        raise BadRow(f"{name} is empty")
+    return tuple(m for m, _ in found), {str(place): extra for place, (_, extra) in enumerate(found) if extra}
+
+
+def prompt_of(record: Record) -> Prompt:
+    """The prompt of a record, under whichever of the usual names it goes."""
+    system = optional_text(record, "system")
+    name = next((name for name in PROMPT_FIELDS if record.get(name) is not None), None)
+    if name is None:
+        raise BadRow("no prompt")
+    if name == "instruction":
+        return Prompt(_alpaca(record), system)
+    if isinstance(record[name], str):
+        return Prompt(text(record[name], name), system)
+    content, extra = messages(record[name], name)
+    return Prompt(content, system, {"message_fields": extra} if extra else {})
+
+
+def _alpaca(record: Record) -> Content:
+    """`instruction`, with `input` on the next line, after the turns of `history` ([[asked, answered], ...])."""
+    asked = text(record["instruction"], "instruction")
+    if more := optional_text(record, "input"):
+        asked = f"{asked}\n{more}"
+    turns: list[Message] = []
+    for turn in items_of(record.get("history") or [], "history"):
+        if len(items_of(turn, "a turn of history")) != 2:
+            raise BadRow("a turn of history must be a pair: what was asked, what was answered")
+        turns += [Message("user", text(turn[0], "a question in history"))]
+        turns += [Message("assistant", text(turn[1], "an answer in history"))]
+    return (*turns, Message("user", asked)) if turns else asked
+
+
+def prompt_fields(record: Record) -> tuple[str, ...]:
+    """The fields `prompt_of` read: `input` only means something beside `instruction`."""
+    name = next((name for name in PROMPT_FIELDS if record.get(name) is not None), "prompt")
+    return ("system", name, "input", "history") if name == "instruction" else ("system", name)
+
+
+def answer(turns: Sequence[Message], local_id: str, name: str, **known: Any) -> Completion:
+    """A completion from the turns that follow a prompt. More than one assistant turn is kept under `metadata`."""
+    if len(turns) == 1 and turns[0].role == "assistant":
+        return Completion(local_id, text(turns[0].content, name), **known)
+    metadata = {**known.pop("metadata", {}), "messages": [{"role": m.role, "content": m.content} for m in turns]}
+    return Completion(local_id, text(content_text(tuple(turns)), name), metadata=metadata, **known)
+
+
+def completion(value: object, local_id: str, name: str) -> Completion:
+    """A completion written as text, as one message, or as a list of messages."""
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list):
+        return answer(messages(value, name)[0], local_id, name)
+    if value is None:
+        raise BadRow(f"no {name}")
+    return Completion(local_id, text(value, name))
+
+
+def split_answer(content: Content, name: str) -> tuple[tuple[Message, ...], Message]:
+    """A conversation that ends with the assistant, as what was asked and what was answered."""
+    if isinstance(content, str) or len(content) < 2 or content[-1].role != "assistant":
+        raise BadRow(f"{name} must be messages of which the last is the assistant's")
+    return content[:-1], content[-1]

@@ -1,0 +1,168 @@
+"""Lists of answers that published data sets score or rank in ways of their own.
+
+UltraFeedback (four answers, four aspects and an overall score), HelpSteer (one row per answer, five attributes),
+HelpSteer3 (two answers, -3 to 3), Nectar (seven ranked answers) and NeMo's `context`/`completions` with ranks.
+Left out: HelpSteer3's individual votes, UltraFeedback's written critiques beyond keeping them as metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from prefloop.exchange import fields
+from prefloop.exchange.base import BadRow, Format, Record
+from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, by_score, draft
+from prefloop.types import Completion, Item, Prompt, Ranking
+
+ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+OVERALL = "overall_score"
+
+
+def _objects(record: Record, name: str) -> list[Mapping[str, Any]]:
+    found = [fields.object_of(value, f"an entry of {name}") for value in fields.items_of(record.get(name), name)]
+    if len(found) < 2:
+        raise BadRow(f"a ranking needs at least two completions; {name} has {len(found)}")
+    return found
+
+
+def _rankings(scores: Mapping[str, Mapping[str, float]]) -> list[Ranking]:
+    """{criterion: {local id: score}} -> one ranking per criterion that has at least two scores."""
+    return [
+        draft(IMPORTED, criterion, by_score(of), ratings={local: {criterion: score} for local, score in of.items()})
+        for criterion, of in scores.items()
+        if len(of) > 1
+    ]
+
+
+def fits_ultrafeedback(record: Record) -> bool:
+    listed = record.get("completions")
+    first = listed[0] if isinstance(listed, list) and listed else None
+    return "instruction" in record and isinstance(first, dict) and "response" in first
+
+
+def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
+    """A ranking per aspect and one for the overall score. Ratings are text, and "N/A" leaves an answer unranked."""
+    (record,) = records
+    completions: list[Completion] = []
+    scores: dict[str, dict[str, float]] = {}
+    for i, entry in enumerate(_objects(record, "completions")):
+        local, model = f"c{i}", fields.optional_text(entry, "model")
+        kept = fields.rest(entry, ("response", "model"))
+        completions.append(
+            Completion(local, fields.text(entry.get("response"), "response"), model=model, metadata=kept)
+        )
+        for aspect, judged in fields.object_of(entry.get("annotations") or {}, "annotations").items():
+            rating = judged.get("Rating") if isinstance(judged, dict) else None
+            if isinstance(rating, str) and rating.strip().isdecimal():
+                rating = int(rating[:9])
+            if isinstance(rating, int | float) and not isinstance(rating, bool):
+                scores.setdefault(aspect, {})[local] = float(rating)
+        if entry.get(OVERALL) is not None:
+            scores.setdefault("overall", {})[local] = fields.number(entry[OVERALL], OVERALL)
+    left = fields.rest(record, ("completions", *fields.prompt_fields(record)))
+    yield build_item(fields.prompt_of(record), completions, _rankings(scores), metadata=left)
+
+
+def fits_helpsteer(record: Record) -> bool:
+    return {"prompt", "response", "helpfulness"} <= record.keys()
+
+
+def parse_helpsteer(records: Sequence[Record]) -> Iterable[Item]:
+    """Adjacent rows with one prompt are one list; a ranking per attribute."""
+    if len(records) < 2:
+        raise BadRow("a ranking needs at least two completions; only one row here has this prompt")
+    completions = [
+        Completion(
+            f"c{i}",
+            fields.text(record.get("response"), "response"),
+            metadata=fields.rest(record, ("prompt", "system", "response", *ATTRIBUTES)),
+        )
+        for i, record in enumerate(records)
+    ]
+    scores = {
+        name: {
+            f"c{i}": fields.number(record[name], name)
+            for i, record in enumerate(records)
+            if record.get(name) is not None
+        }
+        for name in ATTRIBUTES
+    }
+    yield build_item(fields.prompt_of(records[0]), completions, _rankings(scores))
+
+
+def fits_helpsteer3(record: Record) -> bool:
+    return {"response1", "response2", "overall_preference"} <= record.keys()
+
+
+def parse_helpsteer3(records: Sequence[Record]) -> Iterable[Item]:
+    """`overall_preference` below 0 prefers response 1, above 0 response 2, and 0 is a tie."""
+    (record,) = records
+    preference = fields.number(record.get("overall_preference"), "overall_preference")
+    tiers = [["c0", "c1"]] if preference == 0 else [["c0"], ["c1"]] if preference < 0 else [["c1"], ["c0"]]
+    yield build_item(
+        _context(record),
+        [fields.completion(record.get(name), f"c{i}", name) for i, name in enumerate(("response1", "response2"))],
+        [draft(IMPORTED, PREFERENCE, tiers, metadata={"overall_preference": preference})],
+        metadata=fields.rest(record, ("context", "response1", "response2", "overall_preference")),
+    )
+
+
+def _context(record: Record) -> Prompt:
+    return fields.prompt_of({"prompt": record.get("context")})
+
+
+def fits_nectar(record: Record) -> bool:
+    listed = record.get("answers")
+    first = listed[0] if isinstance(listed, list) and listed else None
+    return "prompt" in record and isinstance(first, dict) and {"answer", "rank"} <= first.keys()
+
+
+def parse_nectar(records: Sequence[Record]) -> Iterable[Item]:
+    """Rank 1 is best; equal ranks tie."""
+    (record,) = records
+    entries = _objects(record, "answers")
+    yield build_item(
+        fields.prompt_of(record),
+        [
+            Completion(f"c{i}", fields.text(e.get("answer"), "answer"), model=fields.optional_text(e, "model"))
+            for i, e in enumerate(entries)
+        ],
+        [draft(IMPORTED, PREFERENCE, _by_rank(entries))],
+        metadata=fields.rest(record, ("answers", *fields.prompt_fields(record))),
+    )
+
+
+def fits_nemo(record: Record) -> bool:
+    return "context" in record and isinstance(record.get("completions"), list)
+
+
+def parse_nemo(records: Sequence[Record]) -> Iterable[Item]:
+    """The lowest rank is best; equal ranks tie."""
+    (record,) = records
+    entries = _objects(record, "completions")
+    yield build_item(
+        _context(record),
+        [fields.completion(e.get("completion"), f"c{i}", "completion") for i, e in enumerate(entries)],
+        [draft(IMPORTED, PREFERENCE, _by_rank(entries))],
+        metadata=fields.rest(record, ("context", "completions")),
+    )
+
+
+def _by_rank(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
+    return by_score({f"c{i}": -fields.number(entry.get("rank"), "rank") for i, entry in enumerate(entries)})
+
+
+def _prompt_key(record: Record) -> object:
+    return repr(record.get("prompt"))
+
+
+LISTS = (
+    Format(
+        "ultrafeedback", "UltraFeedback: an instruction and scored answers", fits_ultrafeedback, parse_ultrafeedback
+    ),
+    Format("helpsteer", "HelpSteer: scored answers, one a row", fits_helpsteer, parse_helpsteer, group=_prompt_key),
+    Format("helpsteer3", "HelpSteer3: two responses, overall_preference", fits_helpsteer3, parse_helpsteer3),
+    Format("nectar", "Nectar: a prompt and ranked answers", fits_nectar, parse_nectar),
+    Format("nemo", "NeMo-RL: a context and completions with ranks", fits_nemo, parse_nemo),
+)

@@ -1,0 +1,153 @@
+"""Preference pairs: `chosen` and `rejected`, with the prompt beside them or as the beginning they share.
+
+TRL, OpenRLHF, ultrafeedback_binarized and open-instruct (text or message lists), LLaMA-Factory (alpaca and sharegpt).
+Equal scores, or equal texts, make a tie. Which answer was longer, likelier or listed first plays no part.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from prefloop.exchange import fields
+from prefloop.exchange.base import BadRow, Format, Record
+from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, draft
+from prefloop.types import Completion, Item, Message, Prompt
+
+USED = ("id", "chosen", "rejected", "score_chosen", "score_rejected", "annotator", "criterion", "simulated")
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+def _has_prompt(record: Record) -> bool:
+    return any(record.get(name) is not None for name in fields.PROMPT_FIELDS)
+
+
+def fits(record: Record) -> bool:
+    return "chosen" in record and "rejected" in record
+
+
+def fits_transcripts(record: Record) -> bool:
+    """Two whole transcripts as Anthropic publishes them."""
+    both = (record.get("chosen"), record.get("rejected"))
+    return not _has_prompt(record) and all(isinstance(text, str) and ASSISTANT in text for text in both)
+
+
+def parse(records: Sequence[Record]) -> Iterable[Item]:
+    (record,) = records
+    yield pair_item(record, *_split(record))
+
+
+def parse_transcripts(records: Sequence[Record]) -> Iterable[Item]:
+    """The prompt ends with the last "\\n\\nAssistant:" that both transcripts share.
+
+    Where they part before the last turn (about 1 pair in 400) the answers hold the turns that follow, as text.
+    """
+    (record,) = records
+    chosen, rejected = (fields.text(record.get(name), name) for name in ("chosen", "rejected"))
+    shared = os.path.commonprefix([chosen, rejected])
+    end = shared.rfind(ASSISTANT)
+    if end < 0:
+        raise BadRow('chosen and rejected share no beginning up to "\\n\\nAssistant:"')
+    end += len(ASSISTANT)
+    answers = [
+        Completion(local, fields.text(text[end:].strip(), name))
+        for local, name, text in (
+            ("c0", "chosen", chosen),
+            ("c1", "rejected", rejected),
+        )
+    ]
+    yield pair_item(record, Prompt(chosen[:end]), answers[0], answers[1])
+
+
+FORMAT = Format(
+    "pairs",
+    "preference pairs: (prompt,) chosen, rejected, as text or messages (TRL, OpenRLHF, LLaMA-Factory)",
+    fits,
+    parse,
+)
+TRANSCRIPTS = Format(
+    "hh-rlhf",
+    "preference pairs as two whole transcripts with Human: and Assistant: turns (Anthropic hh-rlhf)",
+    fits_transcripts,
+    parse_transcripts,
+)
+
+
+def pair_item(record: Record, prompt: Prompt, chosen: Completion, rejected: Completion) -> Item:
+    """One item with completions c0 (chosen) and c1 (rejected) and one ranking of them."""
+    fields.optional_number(record, "margin")  # kept with the metadata, but it has to be a number
+    scores = [fields.optional_number(record, name) for name in ("score_chosen", "score_rejected")]
+    scored = {local: {"score": score} for local, score in zip(("c0", "c1"), scores, strict=True) if score is not None}
+    tie = chosen.text == rejected.text or (len(scored) == 2 and scores[0] == scores[1])
+    ranking = draft(
+        fields.optional_name(record, "annotator") or IMPORTED,
+        fields.optional_name(record, "criterion") or PREFERENCE,
+        [["c0", "c1"]] if tie else [["c0"], ["c1"]],
+        ratings=scored,
+        simulated=fields.flag(record, "simulated", False),
+    )
+    return build_item(
+        prompt,
+        [chosen, rejected],
+        [ranking],
+        external_id=fields.optional_name(record, "id"),
+        metadata=fields.rest(record, (*USED, *fields.prompt_fields(record))),
+    )
+
+
+def _split(record: Record) -> tuple[Prompt, Completion, Completion]:
+    chosen, rejected = record.get("chosen"), record.get("rejected")
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        return _split_messages(record, fields.messages(chosen, "chosen")[0], fields.messages(rejected, "rejected")[0])
+    if _has_prompt(record):
+        prompt = fields.prompt_of(record)
+        return prompt, fields.completion(chosen, "c0", "chosen"), fields.completion(rejected, "c1", "rejected")
+    return _split_text(fields.text(chosen, "chosen"), fields.text(rejected, "rejected"))
+
+
+def _split_text(chosen: str, rejected: str) -> tuple[Prompt, Completion, Completion]:
+    """TRL's rule: the prompt is what both begin with, without a space at its end."""
+    end = len(os.path.commonprefix([chosen, rejected]))
+    if end and chosen[end - 1] == " ":
+        end -= 1
+    if not chosen[:end].strip():
+        raise BadRow("no prompt, and chosen and rejected share no beginning that could be one")
+    return (
+        Prompt(chosen[:end]),
+        Completion("c0", fields.text(chosen[end:], "chosen without the beginning it shares with rejected")),
+        Completion("c1", fields.text(rejected[end:], "rejected without the beginning it shares with chosen")),
+    )
+
+
+Turns = tuple[Message, ...]
+
+
+def _split_messages(record: Record, chosen: Turns, rejected: Turns) -> tuple[Prompt, Completion, Completion]:
+    """Message lists hold the answer alone, or the whole conversation with the prompt at its start."""
+    prompt = fields.prompt_of(record) if _has_prompt(record) else None
+    if prompt is not None and isinstance(prompt.content, tuple):
+        start = len(prompt.content)
+        if chosen[:start] != prompt.content or rejected[:start] != prompt.content:
+            start = 0
+    else:
+        start = _shared_turns(chosen, rejected)
+        if prompt is not None and start and prompt.content not in [m.content for m in chosen[:start]]:
+            raise BadRow("prompt is not part of the conversation that chosen and rejected share")
+        if start:
+            prompt = Prompt(chosen[:start], fields.optional_text(record, "system"))
+    if prompt is None:
+        raise BadRow("no prompt, and chosen and rejected share no messages that could be one")
+    return (
+        prompt,
+        fields.answer(chosen[start:], "c0", "chosen"),
+        fields.answer(rejected[start:], "c1", "rejected"),
+    )
+
+
+def _shared_turns(chosen: Turns, rejected: Turns) -> int:
+    """How many messages both begin with, stopping before an assistant's turn so that each has an answer left."""
+    longest = min(len(chosen), len(rejected)) - 1
+    same = next((i for i in range(longest) if chosen[i] != rejected[i]), longest)
+    while same and (chosen[same].role != "assistant" or rejected[same].role != "assistant"):
+        same -= 1
+    return same
