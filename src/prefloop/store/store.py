@@ -103,14 +103,15 @@ class Store:
 
     def add_snapshot(self, snapshot: Snapshot) -> str:
         """Remember what a model is trained on; returns the hash."""
-        row = {"hash": snapshot.hash, "kind": snapshot.kind, "size": len(snapshot.ids), "created_at": _now()}
-        members = [{"snapshot_hash": snapshot.hash, "member_id": member} for member in snapshot.ids]
+        key = snapshot.hash  # once: it hashes every id
+        row = {"hash": key, "kind": snapshot.kind, "size": len(snapshot.ids), "created_at": _now()}
+        members = [{"snapshot_hash": key, "member_id": member} for member in snapshot.ids]
         with self._database.write() as connection:
-            if not write.existing(connection, snapshots.c.hash, [snapshot.hash]):
+            if not write.existing(connection, snapshots.c.hash, [key]):
                 connection.execute(insert(snapshots), row)
                 for part in write.chunks(members, BATCH_ROWS):
                     connection.execute(insert(snapshot_members), part)
-        return snapshot.hash
+        return key
 
     def add_model(self, model: ModelRow) -> None:
         """Register a model. The same version again updates the row, but never to other weights: DataError."""
