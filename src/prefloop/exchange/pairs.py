@@ -139,9 +139,15 @@ def _split_messages(record: Record, chosen: Turns, rejected: Turns) -> tuple[Pro
         raise BadRow("no prompt, and chosen and rejected share no messages that could be one")
     return (
         prompt,
-        fields.answer(chosen[start:], "c0", "chosen"),
-        fields.answer(rejected[start:], "c1", "rejected"),
+        fields.answer(_answering(chosen[start:], "chosen"), "c0", "chosen"),
+        fields.answer(_answering(rejected[start:], "rejected"), "c1", "rejected"),
     )
+
+
+def _answering(turns: Turns, name: str) -> Turns:
+    if not turns or turns[0].role != "assistant" or turns[-1].role != "assistant":
+        raise BadRow(f"after the prompt, {name} must begin and end with the assistant's turn")
+    return turns
 
 
 def _shared_turns(chosen: Turns, rejected: Turns) -> int:
