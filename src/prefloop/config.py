@@ -77,7 +77,7 @@ class Sft(Optimiser):
 class Sample(_Section):
     k: int = Field(4, ge=1, le=64, description="completions a prompt")
     prompts: int | None = Field(None, ge=1, description="how many prompts; none = all training prompts")
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=0, description="0 = greedy")
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(128, ge=1)
     avoid_duplicates: bool = Field(True, description="resample completions nearly equal to another of their list")
@@ -120,16 +120,20 @@ class Align(Optimiser):
     critic_lr: float | None = Field(None, gt=0, description="none = lr")
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     warmup: float = Field(0.0, ge=0, le=1)
-    steps: int = Field(60, ge=1, description="rollout batches (online) or optimiser steps (dpo)")
-    prompts: int = Field(32, ge=1, description="prompts a step")
+    steps: int = Field(60, ge=1, description="rollout batches; dpo counts epochs instead")
+    prompts: int = Field(32, ge=1, description="prompts a step (online), lists a step (dpo)")
     k: int = Field(2, ge=1, description="completions a prompt in each step")
-    epochs: int = Field(1, ge=1, description="passes over one rollout batch")
+    epochs: int = Field(1, ge=1, description="passes over one rollout batch (online), or over the rankings (dpo)")
     minibatches: int = Field(2, ge=1, description="optimiser steps a pass")
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(128, ge=1)
     missing_eos: Literal["subtract", "replace", "off"] = Field("subtract", description="what a cut-off answer costs")
     missing_eos_penalty: float = Field(1.0, ge=0, description="in units of the normalised reward")
-    kl_budget: float = Field(25.0, gt=0, description="nats a sequence from the reference on held-out prompts; then stop")
+    ptx: float = Field(0.0, ge=0, description="weight of supervised loss on demonstrations mixed into each step")
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is evaluated and saved")
+    kl_budget: float = Field(
+        25.0, gt=0, description="nats a sequence from the reference on held-out prompts; then stop"
+    )
     eval_every: int = Field(10, ge=1)
     eval_prompts: int = Field(64, ge=1)
     checkpoint_every: int = Field(10, ge=1)
@@ -175,7 +179,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Make a project with: prefloop init DIR --model PATH_OR_HUB_ID") from None
+        raise ConfigError(
+            f"{path} does not exist. Make a project with: prefloop init DIR --model PATH_OR_HUB_ID"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:

@@ -1,13 +1,13 @@
 """One tree of errors. Each message says what happened, where, and what to do about it.
 
-    PrefloopError              anything a user can put right; the command line prints it without a traceback
-    ├── ConfigError            prefloop.toml, --set, or options that contradict each other
-    ├── DataError              a file, row or ranking that cannot be used
-    ├── ModelError             a model folder or hub id that cannot be used
-    ├── StoreError             the database: missing, newer than this program, damaged
-    ├── BusyError              somebody else is writing to this project
-    ├── TrainingError          a run that cannot go on (NaN, nothing to learn from)
-    └── NothingToDoError       a stage whose input does not exist yet
+PrefloopError              anything a user can put right; the command line prints it without a traceback
+├── ConfigError            prefloop.toml, --set, or options that contradict each other
+├── DataError              a file, row or ranking that cannot be used
+├── ModelError             a model folder or hub id that cannot be used
+├── StoreError             the database: missing, newer than this program, damaged
+├── BusyError              somebody else is writing to this project
+├── TrainingError          a run that cannot go on (NaN, nothing to learn from)
+└── NothingToDoError       a stage whose input does not exist yet
 """
 
 

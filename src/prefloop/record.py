@@ -185,8 +185,8 @@ def find_run(root: Path, stage: str, fingerprint: str | None = None, status: str
 
 
 def _number(name: str) -> tuple[str, int]:
-    """("reward", 7) of "reward-007"; ("", 0) of any other name."""
-    match = re.fullmatch(r"(.+)-(\d{3,})", name)
+    """("reward", 7) of "reward-007"; ("", 0) of any other name, and of folders that are still nameless (".new-...")."""
+    match = re.fullmatch(r"([^.].*)-(\d{3,})", name)
     return (match[1], int(match[2])) if match else ("", 0)
 
 

@@ -152,7 +152,9 @@ class Ranking:
 
     def __post_init__(self) -> None:
         if not self.id:
-            key = digest("ranking", self.item_id, self.annotator, self.criterion, self.tiers, self.created_at, self.ordinal)
+            key = digest(
+                "ranking", self.item_id, self.annotator, self.criterion, self.tiers, self.created_at, self.ordinal
+            )
             object.__setattr__(self, "id", key)
 
 

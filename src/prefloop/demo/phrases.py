@@ -119,6 +119,8 @@ class Kind:
     asks:     what customers write; `{n}` is the number the policy's limit is compared with.
     clauses:  the problem in an agent's words, with the product; `bare`: without it.
     pattern:  finds the problem in lower-case text; the kinds' patterns do not overlap.
+    limits, numbers:  what the policy's limit and the customer's number can be. Few, and only one or two numbers lie
+              between the limits: a small model can learn most cases from the number alone, the rest from both.
     rules:    (step up to the limit, step beyond it); the policy line of a prompt states one of them.
     """
 
@@ -129,6 +131,7 @@ class Kind:
     rules: tuple[tuple[str, str], ...]
     unit: str = "days"
     limits: tuple[int, ...] = (14, 30)
+    numbers: tuple[int, ...] = (2, 4, 6, 9, 20, 40, 50, 60, 90)
     products: tuple[str, ...] = GOODS
 
 
@@ -140,6 +143,7 @@ KINDS = {
         r"\b(late|delay(ed)?|overdue)\b",
         (("carrier_trace", "new_parcel"), ("carrier_trace", "refund")),
         limits=(5, 10),
+        numbers=(2, 3, 4, 7, 8, 12, 15, 25),
     ),
     "damaged": Kind(
         (
@@ -177,6 +181,7 @@ KINDS = {
         (("reset_link", "identity_check"),),
         unit="tries",
         limits=(3, 5),
+        numbers=(2, 3, 4, 6, 7, 8, 9),
         products=SERVICES,
     ),
     "cancel": Kind(
@@ -197,6 +202,7 @@ KINDS = {
         r"\b(lost|missing)\b",
         (("carrier_trace", "refund"), ("carrier_trace", "new_parcel")),
         limits=(5, 10),
+        numbers=(2, 3, 4, 7, 8, 12, 15, 25),
     ),
     "warranty": Kind(
         ("my {product} stopped working after {n} months", "the {product} I bought {n} months ago is faulty"),
@@ -206,6 +212,7 @@ KINDS = {
         (("free_repair", "paid_repair"), ("replacement", "paid_repair")),
         unit="months",
         limits=(12, 24),
+        numbers=(3, 5, 8, 10, 18, 30, 36, 48),
     ),
 }
 

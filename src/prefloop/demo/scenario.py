@@ -72,8 +72,8 @@ def _draw_facts(rng: Random) -> Facts:
     kind = KINDS[name]
     limit = rng.choice(kind.limits)
     early, late = rng.choice(kind.rules)
-    # both sides of the limit are equally common, and never a hair away from it
-    n = rng.randint(2, limit - 1) if rng.random() < 0.5 else rng.randint(limit + 2, 2 * limit + 5)
+    in_time = rng.random() < 0.5  # both sides of the limit are equally common
+    n = rng.choice([number for number in kind.numbers if (number <= limit) == in_time])
     return Facts(
         kind=name,
         name=rng.choice(phrases.NAMES),
@@ -208,7 +208,7 @@ def _step(facts: Facts, good: bool, safe: bool, rng: Random, partial: bool) -> l
     if partial and may_offer_other and failure < 0.3:
         noun = with_article(ACTIONS[facts.other_step].noun)
         return [right, _sentence(rng.choice(phrases.SECOND).format(noun=noun))]
-    if may_offer_other and failure < 0.75:
+    if may_offer_other and failure < 0.6:
         return [_offer(facts.other_step, not facts.in_time, rng)]
     return [_sentence(rng.choice(phrases.VAGUE))]
 

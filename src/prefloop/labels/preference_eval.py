@@ -188,7 +188,7 @@ def _share(wins: NDArray[np.float64]) -> Share:
 def _interval(
     prompts: Sequence[str], right: NDArray[np.float64], resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    if not prompts:
+    if not prompts or not resamples:  # no resamples: a quick look, without interval
         return None, None
     groups: dict[str, list[float]] = defaultdict(list)
     for prompt, win in zip(prompts, right, strict=True):

@@ -1,0 +1,74 @@
+"""What the engine knows about an algorithm: these protocols, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self
+
+from torch import Tensor
+
+from prefloop.batch import AnnotatedBatch, CreditedBatch
+
+Role = Literal["policy", "reference", "critic", "reward"]
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What a policy (and its critic) says about Rows: per token, 0 outside the action mask.
+
+    logp:    [N,T] log-probability of the token, at the sampling temperature, with gradient
+    entropy: [N,T] nats, without gradient
+    value:   [N,T] the critic's estimate before the token; none where no critic is trained
+    """
+
+    logp: Tensor
+    entropy: Tensor
+    value: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RewardOutput:
+    """A reward model's raw score of each row [N]."""
+
+    score: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum (never a mean), and metrics as (sum, weight) pairs that add up over micro-batches."""
+
+    total: Tensor
+    metrics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """Something to minimise: reward models, supervised fine-tuning, DPO.
+
+    `trains` names the models that get gradients. The loss of a whole batch is `loss(...).total / weight`, with the
+    weight summed over all micro-batches and ranks before anything is divided: splitting cannot change a gradient.
+    """
+
+    name: str
+    trains: tuple[Role, ...]
+
+    def weight(self, batch: Any) -> Tensor:
+        """What this (micro-)batch counts, known before any forward pass: tokens, sequences, rankings ... []."""
+        ...
+
+    def loss(self, out: Any, batch: Any) -> Loss: ...
+
+
+class OnlineAlgorithm(Objective, Protocol):
+    """An objective on the policy's own samples."""
+
+    needs: frozenset[Literal["value"]]
+    min_k: int  # completions a prompt it cannot do without
+
+    def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
+        """Who deserves what: advantages over the *whole* rollout batch, and what is worth logging about it."""
+        ...
+
+    def adapt(self, metrics: Mapping[str, float]) -> Self:
+        """A new value of itself after a step, e.g. with another KL coefficient. Metrics are the step's means."""
+        ...

@@ -1,0 +1,48 @@
+"""Direct preference optimisation from whole rankings (Rafailov 2023, eq. 7), ties included.
+
+The implicit reward of a completion is beta * (log p - log p_ref) of its tokens; the loss is Bradley-Terry over all
+pairs of each ranking, 1 / (K choose 2) each, a tie half in both directions (cDPO with epsilon = 0.5). Each completion
+is run once a list, however many pairs it is in. No length normalisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prefloop.algorithms.base import Loss, PolicyOutput, Role
+from prefloop.batch import ReferencedBatch
+from prefloop.ops.masked import masked_sum
+from prefloop.ops.preference import bradley_terry
+
+
+@dataclass(frozen=True)
+class Dpo:
+    """beta: strength of the pull to the reference; usual range 0.05 to 0.5."""
+
+    beta: float = 0.1
+    name = "dpo"
+    trains: tuple[Role, ...] = ("policy",)
+
+    def weight(self, batch: ReferencedBatch) -> Tensor:
+        return batch.weight.sum()
+
+    def loss(self, out: PolicyOutput, batch: ReferencedBatch) -> Loss:
+        total_logp = batch.lists(masked_sum(out.logp, batch.rows().action, dim=1))
+        implicit = self.beta * torch.where(batch.present, total_logp - batch.ref_total, torch.zeros_like(total_logp))
+        total = bradley_terry(implicit, batch.wins).sum()
+        with torch.no_grad():
+            gap = implicit[:, :, None] - implicit[:, None, :]
+            strict = (batch.wins > batch.wins.transpose(1, 2)).float()
+            right = (strict * (gap > 0)).sum()
+            count = batch.present.float().sum()
+        return Loss(
+            total,
+            {
+                "loss": (total.detach(), self.weight(batch)),
+                "accuracy": (right, strict.sum()),
+                "implicit_reward": (implicit.detach().sum(), count),
+            },
+        )

@@ -1,0 +1,89 @@
+"""Proximal policy optimisation for language models, with a learned critic (Schulman 2017; Ziegler 2019; Ouyang 2022).
+
+Reward of a token: -kl * (old_logp - ref_logp), plus the score at the sequence's last token. Advantages by GAE over
+tokens; ratio and value clipped; everything divided once by the number of tokens of the whole minibatch.
+docs/algorithms/ppo.md lists the thirty details and where each one lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prefloop.algorithms.base import Loss, PolicyOutput, Role
+from prefloop.batch import AnnotatedBatch, CreditedBatch
+from prefloop.ops.clip import clipped_policy_loss, clipped_value_loss
+from prefloop.ops.gae import gae
+from prefloop.ops.kl import adapt_coefficient, k1
+from prefloop.ops.masked import explained_variance, keep, last_index, masked_sum, whiten
+
+
+@dataclass(frozen=True)
+class Ppo:
+    """Options, each with its usual range.
+
+    kl:         coefficient of the per-token KL to the reference; 0.01 to 0.2 with a reward of unit variance
+    kl_target:  nats a sequence that an adaptive controller steers to (3 to 12); 0 = fixed coefficient
+    kl_horizon: sequences over which the controller acts; 10,000
+    clip, value_clip: 0.1 to 0.3;  value_coef: 0.05 to 0.5;  gamma: 1;  lam: 0.9 to 1
+    """
+
+    kl: float = 0.05
+    kl_target: float = 0.0
+    kl_horizon: float = 10_000.0
+    clip: float = 0.2
+    value_clip: float = 0.2
+    value_coef: float = 0.1
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    name = "ppo"
+    trains: tuple[Role, ...] = ("policy", "critic")
+    needs: frozenset[Literal["value"]] = frozenset({"value"})
+    min_k = 1
+
+    def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
+        reward = keep(-self.kl * k1(batch.old_logp, batch.ref_logp), batch.action)
+        rows = torch.arange(len(batch), device=reward.device)
+        reward[rows, last_index(batch.action)] += batch.reward
+        if self.whiten_rewards:
+            reward = whiten(reward, batch.action, shift_mean=False)
+        advantage, returns = gae(reward, batch.value, batch.action, self.gamma, self.lam)
+        fit = explained_variance(batch.value, returns, batch.action)
+        if self.whiten_advantages:
+            advantage = whiten(advantage, batch.action)
+        credited = CreditedBatch(**vars(batch), advantage=advantage, returns=returns)
+        return credited, {"explained_variance": float(fit), "kl_coefficient": self.kl}
+
+    def weight(self, batch: CreditedBatch) -> Tensor:
+        return batch.action.sum().float()
+
+    def loss(self, out: PolicyOutput, batch: CreditedBatch) -> Loss:
+        assert out.value is not None
+        action, tokens = batch.action, self.weight(batch)
+        policy, policy_cut = clipped_policy_loss(out.logp, batch.old_logp, batch.advantage, self.clip)
+        value, value_cut = clipped_value_loss(out.value, batch.value, batch.returns, self.value_clip)
+        policy_sum, value_sum = masked_sum(policy, action), masked_sum(value, action)
+        with torch.no_grad():
+            drift = batch.old_logp - out.logp
+            metrics = {
+                "policy_loss": (policy_sum.detach(), tokens),
+                "value_loss": (value_sum.detach(), tokens),
+                "clip_fraction": (masked_sum(policy_cut.float(), action), tokens),
+                "value_clip_fraction": (masked_sum(value_cut.float(), action), tokens),
+                "approx_kl": (masked_sum(torch.expm1(-drift) + drift, action), tokens),
+                "ratio": (masked_sum(torch.exp(-drift), action), tokens),
+                "value_mean": (masked_sum(out.value, action), tokens),
+            }
+        return Loss(policy_sum + self.value_coef * value_sum, metrics)
+
+    def adapt(self, metrics: Mapping[str, float]) -> Ppo:
+        if self.kl_target <= 0:
+            return self
+        n = int(metrics["sequences"])
+        return replace(self, kl=adapt_coefficient(self.kl, metrics["kl"], self.kl_target, n, self.kl_horizon))

@@ -1,0 +1,24 @@
+"""Supervised fine-tuning: cross-entropy on the completion's tokens only, end token included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prefloop.algorithms.base import Loss, PolicyOutput, Role
+from prefloop.batch import Rows
+from prefloop.ops.masked import masked_sum
+
+
+@dataclass(frozen=True)
+class Sft:
+    name = "sft"
+    trains: tuple[Role, ...] = ("policy",)
+
+    def weight(self, batch: Rows) -> Tensor:
+        return batch.rows().action.sum().float()
+
+    def loss(self, out: PolicyOutput, batch: Rows) -> Loss:
+        total = -masked_sum(out.logp, batch.rows().action)
+        return Loss(total, {"loss": (total.detach(), self.weight(batch))})

@@ -1,0 +1,214 @@
+"""Lists of token ids become tensors here, and only here.
+
+    Rows          ids and masks of N sequences; supervised fine-tuning needs no more
+    RankingBatch  R prompts x K completions, with what people said about them: reward models, DPO
+    RolloutBatch  N sampled completions with their rewards -> AnnotatedBatch (old, reference logprobs, values)
+                  -> CreditedBatch (advantages): a type per stage, each complete when made
+
+The first axis of a batch is what must not be cut: a list of completions stays in one piece. `split` cuts along it so
+that each part holds at most `budget` padded tokens, longest rows first; parts are trimmed to their longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from prefloop.labels.ranking import choice_sets, comparisons
+from prefloop.types import Ranking
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N right-padded sequences: prompt, then completion.
+
+    ids:    [N,T] token ids; padding is undefined and never read
+    mask:   [N,T] bool, real tokens
+    action: [N,T] bool, the completion's tokens (with the end token): what loss and reward are about
+    """
+
+    ids: Tensor
+    mask: Tensor
+    action: Tensor
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def positions(self) -> Tensor:
+        """Position ids from the mask [N,T], so that left and right padding give the same numbers."""
+        return (self.mask.cumsum(-1) - 1).clamp(min=0)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Real tokens a row of the first axis [N] (its longest sequence where it holds several)."""
+        return self.mask.flatten(1, -2).sum(-1).amax(1) if self.mask.dim() == 3 else self.mask.sum(-1)
+
+    def rows(self) -> Rows:
+        """Itself as plain rows [N,T]: what a model is run on."""
+        return Rows(self.ids, self.mask, self.action)
+
+    def select(self, index: Tensor) -> Self:
+        """The rows `index` [n], trimmed to the longest of them. Right-padded batches only."""
+        width = self.ids.shape[-1]
+        keep = int(self.lengths[index].max()) if index.numel() else 0
+        cut: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                value = value[index]
+                if f.name in _PER_TOKEN and value.shape[-1] == width:
+                    value = value[..., :keep]
+                cut[f.name] = value
+        return replace(self, **cut)
+
+    def split_index(self, budget: int) -> list[Tensor]:
+        """Row indices of parts of at most `budget` padded tokens (at least one row each), like lengths together."""
+        lengths = self.lengths
+        per_row = 1 if self.ids.dim() == 2 else self.ids.shape[1]
+        order = torch.argsort(lengths, descending=True, stable=True)
+        parts, start = [], 0
+        while start < len(order):
+            width = max(1, int(lengths[order[start]])) * per_row
+            size = max(1, budget // width)
+            parts.append(order[start : start + size])
+            start += size
+        return parts
+
+    def split(self, budget: int) -> Iterator[Self]:
+        for index in self.split_index(budget):
+            yield self.select(index)
+
+    def to(self, device: torch.device | str) -> Self:
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in moved.items()})
+
+
+_PER_TOKEN = frozenset(
+    {"ids", "mask", "action", "sampler_logp", "old_logp", "ref_logp", "value", "advantage", "returns"}
+)
+
+
+@dataclass(frozen=True)
+class RankingBatch(Rows):
+    """R lists of up to K completions; ids, mask, action are [R,K,T].
+
+    present:       [R,K] bool, real completions
+    wins:          [R,K,K] how much "i beats j" counts; a ranking's pairs sum to its weight (1 / (K choose 2) each)
+    choice_mask:   [R,D,K], choice_weight: [R,D], numerator: [R,K]: the Plackett-Luce choices of the same rankings
+    weight:        [R] rankings of the list, weighted
+    """
+
+    present: Tensor
+    wins: Tensor
+    choice_mask: Tensor
+    choice_weight: Tensor
+    numerator: Tensor
+    weight: Tensor
+
+    def rows(self) -> Rows:
+        return Rows(self.ids.flatten(0, 1), self.mask.flatten(0, 1), self.action.flatten(0, 1))
+
+    def lists(self, x: Tensor) -> Tensor:
+        """Per-row numbers [R*K] back as lists [R,K]; 0 where there is no completion."""
+        return torch.where(self.present, x.view(self.present.shape), torch.zeros_like(x).view(self.present.shape))
+
+
+@dataclass(frozen=True)
+class ReferencedBatch(RankingBatch):
+    """A RankingBatch with the frozen reference's log-probability of each completion, `ref_total` [R,K] (DPO)."""
+
+    ref_total: Tensor
+
+
+@dataclass(frozen=True)
+class RolloutBatch(Rows):
+    """N completions as sampled.
+
+    sampler_logp: [N,T] by whoever sampled     reward: [N] normalised, at the end of the sequence
+    group:        [N] which prompt             ended:  [N] bool, False where the length limit cut it off
+    """
+
+    sampler_logp: Tensor
+    reward: Tensor
+    group: Tensor
+    ended: Tensor
+
+
+@dataclass(frozen=True)
+class AnnotatedBatch(RolloutBatch):
+    """With what the models say before the first update on this batch: all [N,T]; `value` is 0 without a critic."""
+
+    old_logp: Tensor
+    ref_logp: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class CreditedBatch(AnnotatedBatch):
+    """With who deserves what: `advantage` [N,T]; `returns` [N,T] is the critic's target (0 without a critic)."""
+
+    advantage: Tensor
+    returns: Tensor
+
+
+def collate(sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> Rows:
+    """Sequences of ids, and how many of each are prompt, to right-padded Rows."""
+    width = max((len(s) for s in sequences), default=0)
+    ids = torch.zeros(len(sequences), width, dtype=torch.long)
+    mask = torch.zeros(len(sequences), width, dtype=torch.bool)
+    action = torch.zeros(len(sequences), width, dtype=torch.bool)
+    for row, (sequence, prompt) in enumerate(zip(sequences, prompt_lengths, strict=True)):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, : len(sequence)] = True
+        action[row, prompt : len(sequence)] = True
+    return Rows(ids, mask, action)
+
+
+def collate_rankings(
+    lists: Sequence[Sequence[tuple[Sequence[int], int]]],
+    ids: Sequence[Sequence[str]],
+    rankings: Sequence[Sequence[Ranking]],
+    weights: Sequence[Sequence[float]] | None = None,
+) -> RankingBatch:
+    """Lists of encoded completions and the rankings over them to one RankingBatch.
+
+    lists:    [R][K] (token ids, how many of them are prompt)
+    ids:      [R][K] completion ids, as the rankings name them
+    rankings: [R][..] any number a list;  weights: the same shape, how much each counts (1 by default)
+    """
+    count, wide = len(lists), max(len(row) for row in lists)
+    flat = collate([s for row in lists for s, _ in row], [p for row in lists for _, p in row])
+    width = flat.ids.shape[1]
+    present = torch.arange(wide)[None, :] < torch.tensor([len(row) for row in lists])[:, None]  # [R,K]
+    token_ids = torch.zeros(count, wide, width, dtype=torch.long)
+    mask, action = torch.zeros_like(token_ids, dtype=torch.bool), torch.zeros_like(token_ids, dtype=torch.bool)
+    token_ids[present], mask[present], action[present] = flat.ids, flat.mask, flat.action
+
+    wins, numerator = torch.zeros(count, wide, wide), torch.zeros(count, wide)
+    weight = torch.zeros(count)
+    choices: list[list[tuple[Tensor, float]]] = [[] for _ in lists]  # (mask [K], weight) of each choice
+    for r, row_ids in enumerate(ids):
+        place = {name: k for k, name in enumerate(row_ids)}
+        for j, ranking in enumerate(rankings[r]):
+            w = weights[r][j] if weights is not None else 1.0
+            weight[r] += w
+            for pair in comparisons(ranking):
+                better, worse = place[pair.better], place[pair.worse]
+                wins[r, better, worse] += w * pair.weight * pair.p
+                wins[r, worse, better] += w * pair.weight * (1.0 - pair.p)
+            sets = choice_sets(ranking.tiers, row_ids)
+            numerator[r, : len(row_ids)] += w * torch.from_numpy(sets.numerator).float()
+            choices[r] += [(torch.from_numpy(m), w * float(c)) for m, c in zip(sets.mask, sets.weight, strict=True)]
+
+    depth = max(1, max(len(c) for c in choices))
+    choice_mask, choice_weight = torch.zeros(count, depth, wide, dtype=torch.bool), torch.zeros(count, depth)
+    for r, row_choices in enumerate(choices):
+        for d, (members, w) in enumerate(row_choices):
+            choice_mask[r, d, : len(members)] = members
+            choice_weight[r, d] = w
+    return RankingBatch(token_ids, mask, action, present, wins, choice_mask, choice_weight, numerator, weight)

@@ -1,0 +1,1 @@
+"""Everything that knows about devices and processes, behind five verbs: generate, forward, step, sync, save."""

@@ -1,0 +1,172 @@
+"""Forward, loss, backward, optimiser. The only division in the code base is here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefloop.algorithms.base import PolicyOutput, Role
+from prefloop.batch import Rows
+from prefloop.config import Optimiser
+from prefloop.engine.base import Term
+from prefloop.errors import TrainingError
+
+MAX_SKIPS = 5  # steps in a row with a gradient that is not finite, before the run is ended
+
+
+class Learner:
+    """Trains the models of some roles. All its state is in `state()`: what is not there does not survive a kill."""
+
+    def __init__(
+        self,
+        models: Mapping[Role, nn.Module],
+        settings: Optimiser,
+        total_steps: int,
+        lr: Mapping[Role, float] | None = None,
+        average: float = 0.0,
+    ):
+        self.models = dict(models)
+        self.settings = settings
+        self.total_steps = total_steps
+        self.lr = {role: (lr or {}).get(role, settings.lr) for role in models}
+        self.average = average
+        self.steps = 0
+        self.skipped_in_a_row = 0
+        # eps 1e-5 as in the original PPO code (detail 17)
+        self.optimisers = {
+            role: torch.optim.AdamW(
+                model.parameters(), lr=self.lr[role], eps=1e-5, weight_decay=settings.weight_decay, fused=True
+            )
+            for role, model in self.models.items()
+        }
+        self.averaged: dict[Role, dict[str, Tensor]] = {}
+        if average:
+            self.averaged = {r: {n: p.detach().clone() for n, p in m.named_parameters()} for r, m in models.items()}
+
+    def step(self, *terms: Term) -> dict[str, float]:
+        """One optimiser step. Returns means over the whole batch; `skipped` = 1 where the gradient was not finite."""
+        sums: dict[str, list[Tensor]] = {}
+        for term in terms:
+            parts = list(term.batch.split(self.settings.token_budget))
+            weight = torch.stack([term.objective.weight(part) for part in parts]).sum()
+            for part in parts:
+                loss = term.objective.loss(self._run(term.objective.trains, part), part)
+                (loss.total * (term.scale / weight)).backward()
+                for name, (total, count) in loss.metrics.items():
+                    pair = sums.setdefault(name, [torch.zeros(()), torch.zeros(())])
+                    pair[0], pair[1] = pair[0] + total.detach().cpu(), pair[1] + count.detach().cpu()
+        metrics = {name: float(total / count.clamp(min=1e-12)) for name, (total, count) in sums.items()}
+        return metrics | self._update()
+
+    def _run(self, roles: tuple[Role, ...], part: Rows) -> Any:
+        rows = part.rows()
+        if "reward" in roles:
+            return self.models["reward"](rows)
+        out: PolicyOutput = self.models["policy"](rows)
+        if "critic" in roles:
+            out = PolicyOutput(out.logp, out.entropy, self.models["critic"](rows))
+        return out
+
+    def _update(self) -> dict[str, float]:
+        norms = {
+            role: nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
+            for role, model in self.models.items()
+        }
+        finite = all(bool(torch.isfinite(norm)) for norm in norms.values())
+        if finite:
+            self.skipped_in_a_row = 0
+            scale = lr_scale(self.settings, self.steps, self.total_steps)
+            for role, optimiser in self.optimisers.items():
+                for group in optimiser.param_groups:
+                    group["lr"] = self.lr[role] * scale
+                optimiser.step()
+            self._average()
+        else:
+            self.skipped_in_a_row += 1
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        self.steps += 1
+        if self.skipped_in_a_row >= MAX_SKIPS:
+            bad = ", ".join(role for role, norm in norms.items() if not torch.isfinite(norm))
+            raise TrainingError(
+                f"the gradient of the {bad} model was not finite {MAX_SKIPS} steps in a row; weights and the last "
+                "checkpoint are untouched. Lower the learning rate, and check the rewards for NaN."
+            )
+        return {
+            **{f"grad_norm_{role}": float(norm) if finite else math.nan for role, norm in norms.items()},
+            "skipped": float(not finite),
+        }
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        for role, shadow in self.averaged.items():
+            # the warm-up keeps the random first weights from staying in the average
+            decay = min(self.average, (1 + self.steps) / (10 + self.steps))
+            for name, parameter in self.models[role].named_parameters():
+                shadow[name].lerp_(parameter, 1 - decay)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The models hold their averaged weights inside this block: for evaluating and saving. No-op without average."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for role, shadow in self.averaged.items():
+            for name, parameter in self.models[role].named_parameters():
+                held = parameter.detach().clone()
+                parameter.copy_(shadow[name])
+                shadow[name].copy_(held)
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Everything needed to go on: tensors by file name, and plain values."""
+        files: dict[str, dict[str, Tensor]] = {}
+        for role, model in self.models.items():
+            files[role] = {n: p.detach() for n, p in model.named_parameters()}
+            moments = {}
+            for index, slots in self.optimisers[role].state_dict()["state"].items():
+                moments |= {f"{index}.{slot}": value for slot, value in slots.items()}
+            files[f"{role}.adam"] = moments
+        for role, shadow in self.averaged.items():
+            files[f"{role}.average"] = shadow
+        return files, {"steps": self.steps, "skipped_in_a_row": self.skipped_in_a_row}
+
+    @torch.no_grad()
+    def restore(self, files: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.steps = int(plain["steps"])
+        self.skipped_in_a_row = int(plain["skipped_in_a_row"])
+        for role, model in self.models.items():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(files[role][name])
+            optimiser = self.optimisers[role]
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in files.get(f"{role}.adam", {}).items():
+                index, slot = key.split(".", 1)
+                state.setdefault(int(index), {})[slot] = value.clone()
+            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        for role, shadow in self.averaged.items():
+            for name in shadow:
+                shadow[name].copy_(files[f"{role}.average"][name])
+
+
+def lr_scale(settings: Optimiser, step: int, total: int) -> float:
+    """The learning rate's factor at a step: linear warm-up, then the schedule down to 0 at `total`."""
+    warm = round(settings.warmup * total)
+    if step < warm:
+        return (step + 1) / warm
+    done = (step - warm) / max(1, total - warm)
+    if settings.schedule == "constant":
+        return 1.0
+    if settings.schedule == "linear":
+        return max(0.0, 1.0 - done)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))

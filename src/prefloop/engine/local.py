@@ -1,0 +1,106 @@
+"""One process, one device: sampler, forward passes and learner on models held here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefloop.algorithms.base import PolicyOutput, RewardOutput, Role
+from prefloop.batch import Rows
+from prefloop.engine import sampler
+from prefloop.engine.base import Sampled, Sampling, Term
+from prefloop.engine.checkpoint import publish
+from prefloop.engine.learner import Learner
+from prefloop.models.text import Codec
+
+
+class LocalEngine:
+    """See `engine.base.Engine`. `learner` is none where nothing is trained."""
+
+    def __init__(
+        self,
+        models: Mapping[Role, nn.Module],
+        codec: Codec,
+        seed: int,
+        token_budget: int = 8192,
+        learner: Learner | None = None,
+        device: str = "cpu",
+    ):
+        self.models = {role: model.to(device) for role, model in models.items()}
+        for model in self.models.values():
+            model.eval()
+        self.codec = codec
+        self.seed = seed
+        self.token_budget = token_budget
+        self.learner = learner
+        self.device = device
+
+    def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
+        policy: Any = self.models["policy"]
+        return sampler.generate(policy.model, self.codec.stop_ids, prompts, keys, sampling, self.seed)
+
+    @torch.no_grad()
+    def forward(self, role: Role, batch: Rows) -> Tensor:
+        rows = batch.rows().to(self.device)
+        model = self.models[role]
+        result: Tensor | None = None
+        for index in rows.split_index(4 * self.token_budget):  # no gradient: four times the rows fit
+            part = _tensor(model(rows.select(index)))
+            if result is None:
+                result = part.new_zeros(rows.ids.shape if part.dim() == 2 else rows.ids.shape[:1])
+            if part.dim() == 2:
+                result[index, : part.shape[1]] = part
+            else:
+                result[index] = part
+        if result is None:
+            raise AssertionError("forward was given an empty batch")
+        return result.cpu()
+
+    def step(self, *terms: Term) -> Mapping[str, float]:
+        assert self.learner is not None
+        for model in self.learner.models.values():
+            model.train()  # matters only where a reward model trains with dropout
+        try:
+            return self.learner.step(*[Term(t.batch.to(self.device), t.objective, t.scale) for t in terms])
+        finally:
+            for model in self.learner.models.values():
+                model.eval()
+
+    def sync(self) -> None:
+        """Nothing to do: sampler and learner share their weights here."""
+
+    def save(self, role: Role, folder: Path) -> None:
+        model: Any = self.models[role]
+        publish(folder, lambda tmp: save_pretrained(model.model, self.codec, tmp))
+
+
+def save_pretrained(model: Any, codec: Codec, folder: Path) -> None:
+    """A Hugging Face folder: config, safetensors, tokenizer, generation config."""
+    model.save_pretrained(folder)
+    codec.save(str(folder))
+
+
+def _tensor(out: Any) -> Tensor:
+    if isinstance(out, PolicyOutput):
+        return out.logp
+    if isinstance(out, RewardOutput):
+        return out.score
+    assert isinstance(out, Tensor)
+    return out
+
+
+def pick_device(wanted: str) -> str:
+    """ "auto" is CUDA where there is one, else the CPU."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def set_threads(threads: int) -> None:
+    """All cores by default. The same number of threads is part of what makes a CPU run repeat bit for bit."""
+    torch.set_num_threads(threads or os.cpu_count() or 1)

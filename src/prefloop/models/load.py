@@ -1,0 +1,116 @@
+"""Loading models from Hugging Face folders and hub ids, with errors that say what to do. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from prefloop.config import Model
+from prefloop.errors import ModelError
+from prefloop.models.text import Codec, make_codec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrainedModel, Codec]:  # noqa: B008 -- frozen
+    """A causal language model and its codec. Raises ModelError."""
+    model = from_pretrained(AutoModelForCausalLM, source, settings)
+    tokenizer = load_tokenizer(source, settings)
+    disable_dropout(model)
+    return model, make_codec(tokenizer, model, settings.chat)
+
+
+def from_pretrained(kind: Any, source: str | Path, settings: Model, **extra: Any) -> Any:
+    """`kind.from_pretrained` from safetensors only. Raises ModelError with the reason in plain words."""
+    where = check_folder(source)
+    # its bars and load reports would drown ours; what matters in them becomes an error below
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        return kind.from_pretrained(
+            where,
+            dtype=DTYPES[settings.dtype],
+            revision=settings.revision or "main",
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,
+            **extra,
+        )
+    except Exception as error:
+        raise ModelError(_advice(str(where), error)) from error
+
+
+def load_tokenizer(source: str | Path, settings: Model) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(source), revision=settings.revision or "main", trust_remote_code=settings.trust_remote_code
+        )
+    except Exception as error:
+        raise ModelError(
+            f"{source}: no usable tokenizer ({_first_line(error)}). A model folder needs tokenizer.json (or "
+            "tokenizer_config.json and its vocabulary): save it with tokenizer.save_pretrained(FOLDER)."
+        ) from error
+
+
+def check_folder(source: str | Path) -> str:
+    """Refuse what would fail obscurely later. A name that is no folder is taken for a hub id."""
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.is_absolute() or str(source).startswith((".", "~")) or folder.exists():
+            raise ModelError(f"{source} is not a folder. Give a Hugging Face model folder or a hub id (owner/name).")
+        return str(source)
+    names = set(os.listdir(folder))
+    if "config.json" not in names:
+        raise ModelError(f"{folder} has no config.json: it is not a Hugging Face model folder.")
+    weights = [n for n in names if n.endswith((".safetensors", ".safetensors.index.json"))]
+    pickles = sorted(n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt")))
+    if not weights and pickles:
+        raise ModelError(
+            f"{folder} has its weights only as pickle ({', '.join(pickles[:3])}), which can run code when loaded. "
+            "Convert them to safetensors first: model.save_pretrained(FOLDER) with transformers, on a machine you "
+            "can lose."
+        )
+    if not weights:
+        raise ModelError(f"{folder} has no weights (*.safetensors).")
+    return str(folder)
+
+
+def _advice(source: str, error: Exception) -> str:
+    text = _first_line(error)
+    if "trust_remote_code" in str(error):
+        return (
+            f"{source} wants to run code of its own. If you trust its author, set [model] trust_remote_code = true and "
+            "pin [model] revision to a commit."
+        )
+    if not Path(source).is_dir():
+        return f"{source} is no folder here and could not be loaded as a hub id: {text}"
+    return f"{source} could not be loaded: {text}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+
+
+def disable_dropout(model: PreTrainedModel) -> None:
+    """Dropout off in every role: it would make the ratio of the first update differ from 1 (detail 1 of PPO)."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for key in vars(model.config):
+        if key.endswith(("dropout", "_pdrop")) and isinstance(getattr(model.config, key), float):
+            setattr(model.config, key, 0.0)
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all parameters and buffers that are saved."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

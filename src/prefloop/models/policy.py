@@ -1,0 +1,61 @@
+"""A causal language model as the learner sees it: log-probabilities of the completion's tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prefloop.algorithms.base import PolicyOutput
+from prefloop.batch import Rows
+from prefloop.ops.logprobs import from_logits, predicting, scatter, token_logprobs
+
+
+class Policy(nn.Module):
+    """Runs the body once, and the output embedding only where a completion token is predicted."""
+
+    def __init__(self, model: PreTrainedModel, temperature: float = 1.0):
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.linear_head = _head_is_linear(model)
+
+    def forward(self, rows: Rows) -> PolicyOutput:
+        """Rows to logp and entropy [N,T]."""
+        at = predicting(rows.action)
+        targets = rows.ids[rows.action]
+        inputs = {
+            "input_ids": torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
+            "attention_mask": rows.mask.long(),
+            "position_ids": rows.positions,
+            "use_cache": False,
+        }
+        if self.linear_head:
+            head = self.model.get_output_embeddings()
+            hidden = self.model.base_model(**inputs).last_hidden_state[at]
+            bias = getattr(head, "bias", None)
+            logp, entropy = token_logprobs(hidden, head.weight, bias, targets, self.temperature)
+        else:
+            logits = self.model(**inputs).logits[at]
+            logp, entropy = from_logits(logits, targets, self.temperature)
+        return PolicyOutput(scatter(logp, rows.action), scatter(entropy, rows.action))
+
+
+@torch.no_grad()
+def _head_is_linear(model: PreTrainedModel) -> bool:
+    """Whether logits are just head(body(x)): not so where a model scales or caps them. Tried out, not looked up."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or model.base_model is model:
+        return False
+    ids = torch.arange(4, device=model.device)[None] % head.weight.shape[0]
+    try:
+        whole = model(input_ids=ids, use_cache=False).logits
+        parts = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    except (TypeError, AttributeError, RuntimeError):
+        return False
+    return bool(torch.allclose(whole, parts, rtol=1e-4, atol=1e-5))
+
+
+def sequence_logp(out: PolicyOutput, action: Tensor) -> Tensor:
+    """Log-probability of each whole completion [N], nats."""
+    return torch.where(action, out.logp, torch.zeros_like(out.logp)).sum(1)

@@ -1,0 +1,167 @@
+"""Reward model and critic: `AutoModelForSequenceClassification(num_labels=1)`, so that plain transformers loads it.
+
+A reward is the raw score at the last real token, shifted and scaled so that samples of the reference policy have mean
+0 and standard deviation 1 (Ziegler 2019; Stiennon 2020). Mean and deviation are kept in the model's config.json under
+`prefloop_reward`; the raw score is what plain transformers computes from the same folder.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from prefloop.algorithms.base import RewardOutput
+from prefloop.batch import Rows
+from prefloop.config import Model
+from prefloop.errors import ModelError
+from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
+from prefloop.models.text import EXTRA_PAD, Codec, make_codec
+from prefloop.ops.masked import last_index
+
+NORM_KEY = "prefloop_reward"
+
+
+class RewardModel(nn.Module):
+    """Scores whole sequences. `mean` and `std` normalise; training works on the raw score."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+        norm = getattr(model.config, NORM_KEY, None) or {}
+        self.mean = float(norm.get("mean", 0.0))
+        self.std = float(norm.get("std", 1.0))
+        self.criterion = str(norm.get("criterion", ""))
+
+    def forward(self, rows: Rows) -> RewardOutput:
+        """The raw score at the last real token of each row [N], wherever the padding is."""
+        states = token_scores(self.model, rows)
+        index = last_index(rows.mask).clamp(min=0)
+        return RewardOutput(states.gather(1, index[:, None]).squeeze(1))
+
+    def normalise(self, score: Tensor) -> Tensor:
+        return (score - self.mean) / self.std
+
+    def set_normalisation(self, mean: float, std: float) -> None:
+        """Raises ModelError for a standard deviation that says the model gives every answer the same score."""
+        if not (math.isfinite(mean) and math.isfinite(std)) or std < 1e-6:
+            raise ModelError(
+                f"the reward model gives every sample the same score (sd {std:.2g}): it has learnt nothing. Check that "
+                "the rankings are not all ties, and train longer or with a larger learning rate."
+            )
+        self.mean, self.std = mean, std
+        setattr(self.model.config, NORM_KEY, {"mean": mean, "std": std, "criterion": self.criterion})
+
+
+class Critic(nn.Module):
+    """The expected final reward before each completion token, from a network of its own (Stiennon 2020).
+
+    It starts as the reward model, so its first values are in the units of the normalised reward.
+    """
+
+    def __init__(self, model: PreTrainedModel, mean: float, std: float):
+        super().__init__()
+        self.model = model
+        self.mean, self.std = mean, std
+
+    def forward(self, rows: Rows) -> Tensor:
+        """value [N,T]: at each action token, the estimate from the state *before* it; 0 elsewhere."""
+        states = (token_scores(self.model, rows) - self.mean) / self.std
+        before = torch.zeros_like(states)
+        before[:, 1:] = states[:, :-1]
+        return torch.where(rows.action, before, torch.zeros_like(before))
+
+
+def token_scores(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """The score head at every position [N,T]."""
+    body = model.base_model(
+        input_ids=torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
+        attention_mask=rows.mask.long(),
+        position_ids=rows.positions,
+        use_cache=False,
+    )
+    return score_head(model)(body.last_hidden_state).squeeze(-1).float()
+
+
+def score_head(model: PreTrainedModel) -> nn.Linear:
+    """The one-output head, whatever the architecture calls it."""
+    for name in ("score", "classifier", "qa_outputs"):
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Linear) and head.out_features == 1:
+            return head
+    raise ModelError(
+        f"{type(model).__name__} has no linear score head with one output: this architecture cannot be a reward model here."
+    )
+
+
+def new_reward_model(source: str | Path, settings: Model, seed: int, dropout: float = 0.0) -> tuple[RewardModel, Codec]:
+    """A reward model that starts from a causal model's weights, with a fresh head N(0, 1/(d+1)) and bias 0.
+
+    The pad token must not be one that ends an answer: plain transformers finds the last real token by it. Where the
+    model has no such pad token, one is added.
+    """
+    tokenizer = load_tokenizer(source, settings)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = from_pretrained(AutoModelForSequenceClassification, source, settings, num_labels=1)
+        codec = make_codec(tokenizer, model, settings.chat)
+        _separate_pad(model, tokenizer, codec)
+    disable_dropout(model)
+    head = score_head(model)
+    with torch.no_grad():
+        scale = 1.0 / math.sqrt(head.in_features + 1)
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * scale)
+        if head.bias is not None:
+            head.bias.zero_()
+    if dropout:
+        set_dropout(model, dropout)
+    return RewardModel(model), make_codec(tokenizer, model, settings.chat)
+
+
+def set_dropout(model: PreTrainedModel, p: float) -> None:
+    """Dropout in attention and residual paths, by what the architecture's config calls it."""
+    for key in ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop"):
+        if hasattr(model.config, key):
+            setattr(model.config, key, p)
+    for module in model.modules():
+        if hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float):
+            module.attention_dropout = p
+        if isinstance(module, nn.Dropout):
+            module.p = p
+
+
+def _separate_pad(model: Any, tokenizer: Any, codec: Codec) -> None:
+    taken = {*codec.stop_ids, tokenizer.bos_token_id}
+    pad = tokenizer.pad_token_id
+    if pad is None or pad in taken:
+        spare = [t for t in (tokenizer.unk_token_id,) if t is not None and t not in taken]
+        if spare and tokenizer.unk_token_id not in tokenizer("a b c.")["input_ids"]:
+            tokenizer.pad_token = tokenizer.unk_token
+        else:
+            tokenizer.add_special_tokens({"pad_token": EXTRA_PAD})
+            if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+                model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def load_reward_model(source: str | Path, settings: Model = Model()) -> tuple[RewardModel, Codec]:  # noqa: B008 -- frozen
+    """A trained reward model, ours or anybody's with one label. Raises ModelError."""
+    model = from_pretrained(AutoModelForSequenceClassification, source, settings)
+    if model.config.num_labels != 1:
+        raise ModelError(f"{source} has {model.config.num_labels} labels; a reward model has one (num_labels = 1).")
+    disable_dropout(model)
+    tokenizer = load_tokenizer(source, settings)
+    codec = make_codec(tokenizer, model, settings.chat)
+    model.eval()
+    return RewardModel(model), codec
+
+
+def new_critic(source: str | Path, settings: Model) -> tuple[Critic, Codec]:
+    """A critic that starts as the reward model in `source`."""
+    reward, codec = load_reward_model(source, settings)
+    return Critic(reward.model, reward.mean, reward.std), codec

@@ -1,0 +1,1 @@
+"""Pure functions of tensors. No classes, no state, no model library."""

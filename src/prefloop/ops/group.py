@@ -1,0 +1,41 @@
+"""Baselines from the other completions of the same prompt."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_sums(x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and count of x [N] within each group (group [N]: any integers), given back for each row: [N], [N]."""
+    _, index = torch.unique(group, return_inverse=True)
+    size = int(index.max()) + 1 if index.numel() else 0
+    total = x.new_zeros(size).index_add_(0, index, x)
+    count = x.new_zeros(size).index_add_(0, index, torch.ones_like(x))
+    return total[index], count[index]
+
+
+def leave_one_out(reward: Tensor, group: Tensor) -> Tensor:
+    """Reward minus the mean of the group's *other* rewards (RLOO, Ahmadian 2024) = k/(k-1) (r - mean).
+
+    A group of one has no baseline: its advantage is 0.
+    """
+    total, count = group_sums(reward, group)
+    others = (total - reward) / (count - 1).clamp(min=1)
+    return torch.where(count > 1, reward - others, torch.zeros_like(reward))
+
+
+def group_normalised(reward: Tensor, group: Tensor, eps: float = 1e-4) -> Tensor:
+    """(r - mean) / (std + eps) within each group (GRPO, Shao 2024), std with ddof 1 as torch.std; 0 for a group of one."""
+    total, count = group_sums(reward, group)
+    centred = reward - total / count
+    squares, _ = group_sums(centred**2, group)
+    std = torch.sqrt(squares / (count - 1).clamp(min=1))
+    return torch.where(count > 1, centred / (std + eps), torch.zeros_like(reward))
+
+
+def constant_groups(reward: Tensor, group: Tensor) -> Tensor:
+    """Share of rows whose whole group got one and the same reward: these teach nothing."""
+    total, count = group_sums(reward, group)
+    squares, _ = group_sums((reward - total / count) ** 2, group)
+    return (squares <= 1e-12 * (1 + reward**2)).float().mean()

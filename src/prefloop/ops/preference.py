@@ -1,0 +1,39 @@
+"""Likelihoods of human preferences over lists of scores. Sums, never means; the engine divides, once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def bradley_terry(score: Tensor, wins: Tensor) -> Tensor:
+    """Negative log-likelihood of weighted pairs (Bradley & Terry 1952), in nats.
+
+    score: [R,K]    only differences matter
+    wins:  [R,K,K]  how much "i beats j" counts; a tie counts half in both directions
+    returns: [R]    summed over each list's pairs
+    """
+    gap = score[:, :, None] - score[:, None, :]
+    return -torch.where(wins > 0, wins * logsigmoid(gap), torch.zeros_like(gap)).sum((1, 2))
+
+
+def plackett_luce(score: Tensor, choice_mask: Tensor, choice_weight: Tensor, numerator: Tensor) -> Tensor:
+    """Negative log-likelihood of rankings with ties as a sum of weighted choices (Plackett 1975; Luce 1959), in nats.
+
+    sum_d weight[d] * logsumexp(score of the set d)  -  sum_i numerator[i] * score[i]
+
+    score:         [R,K]
+    choice_mask:   [R,D,K] bool: who was still there to be chosen
+    choice_weight: [R,D]   0 for padding
+    numerator:     [R,K]   how often i was the one chosen
+    returns:       [R]
+    """
+    absent = torch.finfo(score.dtype).min
+    spread = torch.where(choice_mask, score[:, None, :], torch.full_like(score[:, None, :], absent))
+    real = choice_weight > 0
+    # an all-padding row would give logsumexp(min..) and a useless gradient: read a harmless 0 instead
+    spread = torch.where(real[..., None], spread, torch.zeros_like(spread))
+    denominators = torch.where(real, choice_weight * torch.logsumexp(spread, -1), torch.zeros_like(choice_weight))
+    chosen = torch.where(numerator > 0, numerator * score, torch.zeros_like(score))
+    return denominators.sum(-1) - chosen.sum(-1)

@@ -1,0 +1,1 @@
+"""Text to number: everything that can judge a completion, behind one protocol."""

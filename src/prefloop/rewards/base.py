@@ -1,0 +1,23 @@
+"""The one protocol of everything that judges completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from prefloop.types import Completion, Prompt
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number for each completion, and the named parts it was made of (each as long)."""
+
+    total: Sequence[float]
+    parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        """Judge completions[i] as an answer to prompts[i]. Higher is better."""
+        ...

@@ -1,0 +1,89 @@
+"""Reward models as a Scorer: one a criterion, normalised, mixed by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prefloop.batch import collate
+from prefloop.errors import TrainingError
+from prefloop.models.reward import RewardModel
+from prefloop.models.text import Codec
+from prefloop.rewards.base import Scores
+from prefloop.types import Completion, Prompt
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One reward model and how much it counts."""
+
+    name: str
+    model: RewardModel
+    codec: Codec
+    weight: float = 1.0
+
+
+class ModelScorer:
+    """Normalised rewards of several reward models, as a weighted sum (weights as given, not rescaled)."""
+
+    def __init__(self, judges: Sequence[Judge], token_budget: int = 32768, device: str = "cpu"):
+        self.judges = [Judge(j.name, j.model.to(device).eval(), j.codec, j.weight) for j in judges]
+        self.token_budget = token_budget
+        self.device = device
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        """Raises TrainingError naming the completion where a model gives something that is no finite number."""
+        parts = {}
+        for judge in self.judges:
+            raw = raw_scores(judge.model, judge.codec, prompts, completions, self.token_budget, self.device)
+            values = judge.model.normalise(raw)
+            bad = torch.nonzero(~torch.isfinite(values)).flatten()
+            if len(bad):
+                culprit = completions[int(bad[0])]
+                raise TrainingError(
+                    f"the reward model for {judge.name} gave {float(values[bad[0]])} for {len(bad)} of {len(values)} "
+                    f"completions, first {culprit.id}: {culprit.text[:80]!r}. Train the reward model again, with a "
+                    "lower learning rate; the policy's last checkpoint is kept."
+                )
+            parts[judge.name] = values
+        total = sum((j.weight * parts[j.name] for j in self.judges), torch.zeros(len(completions)))
+        return Scores(total.tolist(), {name: values.tolist() for name, values in parts.items()})
+
+
+@torch.no_grad()
+def raw_scores(
+    model: RewardModel,
+    codec: Codec,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    token_budget: int = 32768,
+    device: str = "cpu",
+) -> Tensor:
+    """What plain transformers would compute from the same folder, [N] on the CPU."""
+    if not completions:
+        return torch.zeros(0)
+    encoded = [encode(codec, p, c) for p, c in zip(prompts, completions, strict=True)]
+    rows = collate([ids for ids, _ in encoded], [cut for _, cut in encoded]).to(device)
+    model.eval()
+    out = torch.zeros(len(rows))
+    for index in rows.split_index(token_budget):
+        out[index.cpu()] = model(rows.select(index)).score.cpu()
+    return out
+
+
+def encode(
+    codec: Codec, prompt: Prompt, completion: Completion, max_tokens: int | None = None
+) -> tuple[list[int], int]:
+    """(ids, how many are prompt) of a whole sequence.
+
+    One too long for the model, or for `max_tokens`, loses the *beginning of its prompt*: the answer is what is judged.
+    """
+    prompt_ids = codec.encode_prompt(prompt)
+    answer = codec.completion_ids(prompt, prompt_ids, completion)
+    limit = min(codec.context, max_tokens or codec.context)
+    room = max(1, limit - len(answer))
+    prompt_ids = prompt_ids[-room:] if len(prompt_ids) > room else prompt_ids
+    return [*prompt_ids, *answer][:limit], len(prompt_ids)

@@ -1,0 +1,253 @@
+"""Scorers by name or by a user's Python function: for simulated crowds, independent checks and controlled runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop.config import suggest
+from prefloop.errors import ConfigError, DataError
+from prefloop.rewards.base import Scores
+from prefloop.types import Completion, Prompt
+
+BatchFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+
+POSITIVE = frozenset(
+    [
+        "amazing",
+        "beautiful",
+        "best",
+        "better",
+        "brave",
+        "bright",
+        "cheerful",
+        "clever",
+        "cozy",
+        "dear",
+        "delicious",
+        "delight",
+        "delighted",
+        "easy",
+        "enjoy",
+        "enjoyed",
+        "excellent",
+        "excited",
+        "fantastic",
+        "favorite",
+        "fine",
+        "friend",
+        "friends",
+        "friendly",
+        "fun",
+        "funny",
+        "gentle",
+        "giggled",
+        "glad",
+        "good",
+        "grateful",
+        "great",
+        "happily",
+        "happy",
+        "helped",
+        "helpful",
+        "hug",
+        "hugged",
+        "joy",
+        "kind",
+        "laugh",
+        "laughed",
+        "laughing",
+        "love",
+        "loved",
+        "lovely",
+        "loves",
+        "lucky",
+        "magic",
+        "magical",
+        "nice",
+        "perfect",
+        "play",
+        "played",
+        "playing",
+        "pleased",
+        "pretty",
+        "proud",
+        "safe",
+        "shared",
+        "shiny",
+        "smile",
+        "smiled",
+        "smiling",
+        "special",
+        "strong",
+        "sunny",
+        "sweet",
+        "thank",
+        "thankful",
+        "thanked",
+        "warm",
+        "welcome",
+        "wonderful",
+        "wow",
+        "yummy",
+    ]
+)
+NEGATIVE = frozenset(
+    [
+        "afraid",
+        "alone",
+        "angry",
+        "awful",
+        "bad",
+        "blamed",
+        "boring",
+        "broke",
+        "broken",
+        "cold",
+        "cried",
+        "cry",
+        "crying",
+        "cruel",
+        "danger",
+        "dangerous",
+        "dark",
+        "dead",
+        "died",
+        "dirty",
+        "dull",
+        "empty",
+        "fail",
+        "failed",
+        "fear",
+        "fell",
+        "fight",
+        "frightened",
+        "grumpy",
+        "hate",
+        "hated",
+        "hit",
+        "horrible",
+        "hungry",
+        "hurt",
+        "ill",
+        "jealous",
+        "lazy",
+        "lonely",
+        "lost",
+        "mad",
+        "mean",
+        "mess",
+        "missed",
+        "naughty",
+        "nasty",
+        "no",
+        "nothing",
+        "pain",
+        "poor",
+        "rude",
+        "sad",
+        "sadly",
+        "scared",
+        "scary",
+        "scream",
+        "screamed",
+        "shout",
+        "shouted",
+        "sick",
+        "sorry",
+        "stole",
+        "terrible",
+        "tired",
+        "ugly",
+        "unhappy",
+        "upset",
+        "weak",
+        "worried",
+        "worry",
+        "worse",
+        "worst",
+        "wrong",
+        "yelled",
+    ]
+)
+
+
+def _positive(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+    """Share of positive minus share of negative words, times ten: a sentiment signal without a model."""
+    values = []
+    for text in texts:
+        words = re.findall(r"[a-z']+", text.lower())
+        net = sum(w in POSITIVE for w in words) - sum(w in NEGATIVE for w in words)
+        values.append(10.0 * net / max(10, len(words)))
+    return values
+
+
+NAMED: dict[str, tuple[str, BatchFunction | str]] = {
+    "positive": ("share of positive minus negative words", _positive),
+    "length": ("characters: longer is better", lambda prompts, texts: [float(len(t)) for t in texts]),
+    "brevity": ("characters: shorter is better", lambda prompts, texts: [-float(len(t)) for t in texts]),
+    "demo": ("true quality in the built-in customer-support scenario", "prefloop.demo.quality:score"),
+}
+
+
+class RuleScorer:
+    """A function of texts as a Scorer."""
+
+    def __init__(self, name: str, function: BatchFunction):
+        self.name = name
+        self.function = function
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        """Raises DataError where the function fails or gives something that is no finite number."""
+        try:
+            values = [float(v) for v in self.function(prompts, [c.text for c in completions])]
+        except Exception as error:
+            raise DataError(f"scorer {self.name} failed: {type(error).__name__}: {error}") from error
+        if len(values) != len(completions):
+            raise DataError(f"scorer {self.name} gave {len(values)} numbers for {len(completions)} completions")
+        for completion, value in zip(completions, values, strict=True):
+            if not math.isfinite(value):
+                raise DataError(
+                    f"scorer {self.name} gave {value} for completion {completion.id}: {completion.text[:80]!r}"
+                )
+        return Scores(values)
+
+
+def make_scorer(spec: str, root: Path) -> RuleScorer:
+    """A scorer by name, or `file.py:function` with `function(prompt: str, completion: str) -> float`.
+
+    Raises ConfigError for an unknown name, a missing file or a missing function. Relative files are looked for in the
+    project folder, then in the current one.
+    """
+    if ":" not in spec:
+        if spec not in NAMED:
+            raise ConfigError(
+                f'There is no scorer "{spec}".{suggest(spec, list(NAMED))} Or give your own as "file.py:function".'
+            )
+        target = NAMED[spec][1]
+        return RuleScorer(spec, _import(target) if isinstance(target, str) else target)
+    file, name = spec.rsplit(":", 1)
+    path = next((p for p in (root / file, Path(file)) if p.is_file()), None)
+    if path is None:
+        raise ConfigError(f"scorer {spec}: {file} is neither in {root} nor in {Path.cwd()}")
+    module_spec = importlib.util.spec_from_file_location(f"prefloop_user_{path.stem}", path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"scorer {spec}: {path} could not be run: {type(error).__name__}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ConfigError(f"scorer {spec}: {path} has no function {name}")
+    return RuleScorer(spec, lambda prompts, texts: [function(p.text, t) for p, t in zip(prompts, texts, strict=True)])
+
+
+def _import(target: str) -> Any:
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,53 @@
+"""Simulated annotators rank what was sampled. Every ranking is marked `simulated`; people take the same way."""
+
+from __future__ import annotations
+
+from prefloop.errors import ConfigError, NothingToDoError
+from prefloop.labels.crowd import simulate
+from prefloop.rewards.rules import NAMED, make_scorer
+from prefloop.stages.project import Outcome, Project, derive
+from prefloop.types import digest
+
+
+def crowd(project: Project) -> Outcome:
+    """Rank every sampled item that has no ranking for the criterion yet."""
+    settings = project.config.crowd
+    if not settings.scorer:
+        raise ConfigError(
+            "simulated annotators need a hidden true quality: set [crowd] scorer to a name "
+            f'({", ".join(NAMED)}) or to "file.py:function" with function(prompt, completion) -> float'
+        )
+    scorer = make_scorer(settings.scorer, project.root)
+    todo = [
+        i
+        for i in project.store.items(source="sample")
+        if not any(r.criterion == settings.criterion for r in i.rankings)
+    ]
+    everything = list(project.store.items(source="sample"))
+    if not everything:
+        raise NothingToDoError("there is nothing to rank yet: run prefloop sample first")
+    inputs = {"items": digest([i.id for i in everything])}
+    fingerprint = project.fingerprint("crowd", settings, inputs)
+    if not todo and (done := project.done("crowd", fingerprint)):
+        return done
+    with project.lock():
+        run = project.begin("crowd", fingerprint, inputs)
+        # the scale of the noise is set by all items together, so that an interrupted run ranks the rest alike
+        pairs = [(item.prompt, c) for item in everything for c in item.completions]
+        values = scorer.score([p for p, _ in pairs], [c for _, c in pairs]).total
+        quality = {c.id: float(v) for (_, c), v in zip(pairs, values, strict=True)}
+        rankings = simulate(everything, quality, settings, derive(project.config.project.seed, "crowd"))
+        wanted = {item.id for item in todo}
+        added = project.store.add_rankings(r for r in rankings if r.item_id in wanted)
+        ties = sum(len(r.tiers) < sum(len(t) for t in r.tiers) for r in rankings)
+        result = {
+            "simulated": True,
+            "scorer": settings.scorer,
+            "criterion": settings.criterion,
+            "items": len(todo),
+            "rankings": added,
+            "annotators": len({r.annotator for r in rankings}),
+            "with_ties": ties / max(1, len(rankings)),
+        }
+        run.finish(result)
+        return Outcome("crowd", run.name, result)

@@ -1,0 +1,79 @@
+"""The loop every supervised stage shares: steps, evaluation, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from prefloop.engine.base import Term
+from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
+from prefloop.engine.learner import Learner
+from prefloop.engine.local import LocalEngine
+from prefloop.record import Run
+from prefloop.stages.project import Project, derive
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which of n examples each step takes: a fresh permutation every epoch, a pure function of the step."""
+
+    n: int
+    batch: int
+    epochs: float
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.n // self.batch)
+
+    @property
+    def steps(self) -> int:
+        return max(1, round(self.steps_per_epoch * self.epochs))
+
+    def at(self, step: int) -> list[int]:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
+        return [int(i) for i in order[place * self.batch : (place + 1) * self.batch]]
+
+
+def fit(
+    project: Project,
+    run: Run,
+    engine: LocalEngine,
+    learner: Learner,
+    terms: Callable[[int], Sequence[Term]],
+    *,
+    steps: int,
+    eval_every: int,
+    checkpoint_every: int,
+    evaluate: Callable[[], Mapping[str, float]],
+    label: str,
+) -> None:
+    """Train for `steps`, from the newest checkpoint of this run if it has one. Metrics are per optimiser step."""
+    folder = run.path / "checkpoints"
+    start = 0
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is not None:
+        learner.restore(checkpoint.files, checkpoint.state["learner"])
+        start = checkpoint.step
+    run.rewind(start)
+    with project.progress(steps, label, start) as bar:
+        for step in range(start, steps):
+            began = time.perf_counter()
+            torch.manual_seed(derive(project.config.project.seed, label, step))  # dropout has no other source
+            metrics = dict(engine.step(*terms(step)))
+            last = step + 1 == steps
+            if last or (step + 1) % eval_every == 0:
+                with learner.averaged_weights():
+                    metrics |= evaluate()
+            run.metric(step + 1, metrics)
+            run.timing(step + 1, {"step": time.perf_counter() - began})
+            if last or (step + 1) % checkpoint_every == 0:
+                files, plain = learner.state()
+                save_checkpoint(folder, step + 1, files, {"learner": plain})
+            bar.update()
+            bar.set_postfix(loss=f"{metrics['loss']:.3f}")

@@ -1,0 +1,253 @@
+"""A project on disk: prefloop.toml, the store, runs/; and which model each stage starts from.
+
+The loop's lineage, by round r (0 is the first):
+
+    base -> sft ---------------------------------------------> the reference of every round
+    sample(r), align(r) start from the policy of round r-1    (round 0: the reference)
+    reward(r) starts from the reference, on all rankings of rounds <= r
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel
+from tqdm import tqdm
+
+from prefloop import record
+from prefloop.config import CONFIG_NAME, Config, load_config
+from prefloop.engine.local import pick_device, set_threads
+from prefloop.errors import ConfigError, NothingToDoError
+from prefloop.models.load import load_causal
+from prefloop.models.scratch import make_scratch
+from prefloop.models.text import Codec
+from prefloop.record import Run
+from prefloop.store import ModelRow, ProjectLock, Store
+from prefloop.types import Prompt, Snapshot, digest
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model a stage starts from. `weights` identifies the bytes, `version` is for people."""
+
+    version: str
+    path: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did. `skipped`: the same inputs had been through it before, and its result was kept."""
+
+    stage: str
+    run: str | None
+    result: Mapping[str, Any]
+    skipped: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {"stage": self.stage, "run": self.run, "skipped": self.skipped, **self.result}
+
+
+class Project:
+    """An open project. `say` and progress bars go to standard error; standard output is for results."""
+
+    def __init__(self, root: Path, config: Config, store: Store, quiet: bool = False):
+        self.root = root
+        self.config = config
+        self.store = store
+        self.quiet = quiet
+        self.device = pick_device(config.project.device)
+        set_threads(config.project.threads)
+
+    @classmethod
+    def open(cls, root: Path, overrides: Iterable[str] = (), quiet: bool = False) -> Self:
+        """Raises ConfigError where there is no project, or its settings are wrong."""
+        config = load_config(root / CONFIG_NAME, list(overrides))
+        return cls(root, config, Store.open(config.project.store, root), quiet)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # -- talking -----------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    def progress(self, total: int, label: str, start: int = 0) -> Any:
+        """A bar on a terminal, nothing elsewhere."""
+        hide = self.quiet or not sys.stderr.isatty()
+        return tqdm(total=total, initial=start, desc=label, disable=hide, file=sys.stderr, leave=False)
+
+    # -- runs --------------------------------------------------------------------------------------------------------
+
+    def lock(self) -> ProjectLock:
+        """One writer of runs and models at a time. Raises BusyError naming the other."""
+        return ProjectLock(self.root)
+
+    def fingerprint(self, stage: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+        """A hash of all that decides a stage's outcome."""
+        plain = settings.model_dump() if isinstance(settings, BaseModel) else dict(settings)
+        return digest(stage, self.config.project.seed, self.config.data.heldout, plain, dict(inputs))
+
+    def done(self, stage: str, fingerprint: str) -> Outcome | None:
+        """The outcome of an earlier run of the same stage on the same inputs."""
+        run = record.find_run(self.root, stage, fingerprint)
+        return Outcome(stage, run.name, run.result, skipped=True) if run else None
+
+    def begin(self, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> Run:
+        run = record.begin_run(
+            self.root, stage, fingerprint, self.config.model_dump(), inputs=inputs, seed=self.config.project.seed
+        )
+        self.say(f"{stage}: {'going on with' if run.resumed else 'new run'} {run.path}")
+        return run
+
+    def snapshot(self, kind: Any, ids: Iterable[str]) -> str:
+        """Remember the ids a model is trained on; returns their hash."""
+        return self.store.add_snapshot(Snapshot(kind, tuple(sorted(ids))))
+
+    def relative(self, path: Path) -> str:
+        return str(path.relative_to(self.root))
+
+    # -- which model -------------------------------------------------------------------------------------------------
+
+    def base(self) -> ModelRef:
+        """The model the user brought, or the one made from scratch on first use."""
+        settings = self.config.model
+        if settings.init == "scratch":
+            folder = self.root / "model"
+            if not (folder / "config.json").is_file():
+                self._make_scratch(folder)
+            return ModelRef("base", str(folder), file_hash(folder))
+        if not settings.path:
+            raise ConfigError('[model] path is empty. Set a Hugging Face folder or hub id, or init = "scratch".')
+        folder = self.root / settings.path
+        if folder.is_dir():
+            return ModelRef("base", str(folder), file_hash(folder))
+        return ModelRef("base", settings.path, f"{settings.path}@{settings.revision or 'main'}")
+
+    def _make_scratch(self, folder: Path) -> None:
+        from prefloop.engine.checkpoint import publish
+
+        def texts() -> Iterable[str]:
+            for name in self.config.model.text:
+                path = self.root / name
+                if not path.is_file():
+                    raise ConfigError(f"[model] text: {path} does not exist")
+                yield from path.read_text(encoding="utf-8").splitlines()
+            for shown in self.store.demonstrations():
+                yield shown.prompt.text
+                yield shown.text
+            for item in self.store.items(split="train", heldout=self.config.data.heldout):
+                yield item.prompt.text
+                yield from (c.text for c in item.completions)
+
+        self.say(f"model: training a tokenizer and initialising a small Llama in {folder}")
+        publish(folder, lambda tmp: make_scratch(tmp, self.config.model, texts(), self.config.project.seed))
+
+    def reference(self) -> ModelRef:
+        """The frozen reference of every round: the newest supervised policy, else the base model."""
+        for row in reversed(self.store.models("policy")):
+            if row.version.startswith("sft-"):
+                return self._ref(row)
+        return self.base()
+
+    def policy(self, round: int) -> ModelRef:
+        """The policy at the *start* of a round. Raises NothingToDoError where the round before was not aligned."""
+        if round == 0:
+            return self.reference()
+        row = self.aligned(round - 1)
+        if row is None:
+            raise NothingToDoError(
+                f"round {round} starts from the policy of round {round - 1}: run prefloop align first"
+            )
+        return self._ref(row)
+
+    def aligned(self, round: int) -> ModelRow | None:
+        """The newest policy that `align` made in a round."""
+        rows = [m for m in self.store.models("policy") if m.version.startswith("align-")]
+        return next((m for m in reversed(rows) if m.metrics.get("round") == round), None)
+
+    def aligned_rounds(self) -> int:
+        """How many rounds have been through `align`."""
+        round = 0
+        while self.aligned(round) is not None:
+            round += 1
+        return round
+
+    def latest_round(self) -> int:
+        """The newest round that anything was sampled in."""
+        return max((item.round for item in self.store.items(source="sample")), default=0)
+
+    def reward_models(self, round: int) -> list[ModelRow]:
+        """The newest reward model of each criterion for a round. Raises NothingToDoError where there is none."""
+        newest: dict[str, ModelRow] = {}
+        for row in self.store.models("reward"):
+            if row.metrics.get("round") == round:
+                newest[row.criterion or ""] = row
+        if not newest:
+            raise NothingToDoError(f"there is no reward model for round {round} yet: run prefloop reward first")
+        return list(newest.values())
+
+    def _ref(self, row: ModelRow) -> ModelRef:
+        return ModelRef(row.version, str(self.root / row.path), row.weights_sha256 or "")
+
+
+def file_hash(folder: Path) -> str:
+    """What identifies a model folder: a hash over its weights, config and tokenizer files."""
+    import hashlib
+
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json") and path.is_file():
+            total.update(path.name.encode())
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def derive(seed: int, *names: object) -> int:
+    """A seed for one purpose: 63 bits from the project's seed and names."""
+    return int(digest(seed, *names), 16) >> 1
+
+
+def load_policy(project: Project, ref: ModelRef) -> tuple[Any, Codec]:
+    return load_causal(ref.path, project.config.model)
+
+
+def fitting(
+    project: Project, codec: Codec, prompts: Iterable[Prompt], max_tokens: int
+) -> list[tuple[Prompt, list[int]]]:
+    """(prompt, its ids) of those that leave room for an answer; the others are counted and named, not fatal.
+
+    Raises NothingToDoError where none is left.
+    """
+    kept, dropped = [], []
+    for prompt in prompts:
+        ids = codec.encode_prompt(prompt)
+        if len(ids) + max_tokens <= codec.context:
+            kept.append((prompt, ids))
+        else:
+            dropped.append((prompt.id, len(ids)))
+    if dropped:
+        project.say(
+            f"warning: {len(dropped)} prompts left out: with max_tokens = {max_tokens} they do not fit the model's context of "
+            f"{codec.context} tokens (first: {dropped[0][0]}, {dropped[0][1]} tokens)"
+        )
+    if not kept:
+        raise NothingToDoError(
+            "no prompt fits the model: import prompts first, or lower max_tokens"
+            if dropped
+            else "there are no prompts yet: run prefloop import FILE"
+        )
+    return kept

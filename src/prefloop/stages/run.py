@@ -1,0 +1,54 @@
+"""`prefloop run`: every stage of the TOML, round after round; what is done for the same inputs is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prefloop.config import suggest
+from prefloop.errors import ConfigError
+from prefloop.stages.align import align
+from prefloop.stages.crowd import crowd
+from prefloop.stages.evaluate import evaluate
+from prefloop.stages.importing import import_file
+from prefloop.stages.project import Outcome, Project
+from prefloop.stages.report import report
+from prefloop.stages.sample import sample
+from prefloop.stages.sft import sft
+from prefloop.stages.train_reward import reward
+
+ONCE: dict[str, Callable[[Project], Outcome]] = {"sft": sft}
+EACH_ROUND: dict[str, Callable[[Project, int], Outcome]] = {
+    "sample": sample,
+    "crowd": lambda project, round: crowd(project),
+    "reward": reward,
+    "align": align,
+    "evaluate": evaluate,
+}
+AT_THE_END: dict[str, Callable[[Project], Outcome]] = {"report": report}
+
+
+def run(project: Project) -> Outcome:
+    """Go through the loop. Stages run in the order the loop needs, whatever the order they are listed in."""
+    settings = project.config.run
+    known = [*ONCE, *EACH_ROUND, *AT_THE_END]
+    for name in settings.stages:
+        if name not in known:
+            raise ConfigError(f'[run] stages names "{name}".{suggest(name, known)}')
+    done: list[Outcome] = []
+
+    def take(outcome: Outcome) -> None:
+        done.append(outcome)
+        project.say(f"{outcome.stage}: {'already done' if outcome.skipped else 'done'} ({outcome.run})")
+
+    for name in settings.imports:
+        take(import_file(project, project.root / name))
+    for name in [n for n in ONCE if n in settings.stages]:
+        take(ONCE[name](project))
+    for round in range(settings.rounds):
+        for name in [n for n in EACH_ROUND if n in settings.stages]:
+            take(EACH_ROUND[name](project, round))
+    for name in [n for n in AT_THE_END if n in settings.stages]:
+        take(AT_THE_END[name](project))
+    result: dict[str, Any] = {"rounds": settings.rounds, "stages": [o.to_json() for o in done]}
+    return Outcome("run", None, result, all(o.skipped for o in done))

@@ -1,0 +1,116 @@
+"""Supervised fine-tuning on demonstrations: the policy learns what an answer looks like, before anyone ranks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from prefloop.algorithms.sft import Sft
+from prefloop.batch import Rows, collate
+from prefloop.engine.base import Term
+from prefloop.engine.learner import Learner
+from prefloop.engine.local import LocalEngine
+from prefloop.errors import NothingToDoError
+from prefloop.models.load import weights_hash
+from prefloop.models.policy import Policy
+from prefloop.models.text import Codec
+from prefloop.ops.masked import masked_sum
+from prefloop.stages.fit import Order, fit
+from prefloop.stages.project import Outcome, Project, derive, load_policy
+from prefloop.store import ModelRow
+from prefloop.types import Demonstration
+
+EVAL_LIMIT = 256
+
+
+def encode_demonstrations(
+    codec: Codec, shown: list[Demonstration], max_tokens: int
+) -> tuple[list[tuple[list[int], int]], int]:
+    """[(ids, how many are prompt)] of the demonstrations that fit, and how many did not."""
+    limit = min(max_tokens, codec.context)
+    encoded = []
+    for demonstration in shown:
+        prompt = codec.encode_prompt(demonstration.prompt)
+        ids = [*prompt, *codec.encode_completion(demonstration.prompt, prompt, demonstration.text)]
+        if len(ids) <= limit:
+            encoded.append((ids, len(prompt)))
+    return encoded, len(shown) - len(encoded)
+
+
+def rows_of(encoded: list[tuple[list[int], int]]) -> Rows:
+    return collate([ids for ids, _ in encoded], [cut for _, cut in encoded])
+
+
+def sft(project: Project) -> Outcome:
+    """Train on the train split's demonstrations; held-out ones only measure."""
+    settings, seed = project.config.sft, project.config.project.seed
+    heldout = project.config.data.heldout
+    train = project.store.demonstrations(split="train", heldout=heldout)[: settings.limit]
+    if not train:
+        raise NothingToDoError("there are no demonstrations yet: import a file with prompt and completion")
+    base = project.base()
+    snapshot = project.snapshot("demonstrations", [d.id for d in train])
+    inputs = {"model": base.weights, "demonstrations": snapshot}
+    fingerprint = project.fingerprint("sft", settings, inputs)
+    if done := project.done("sft", fingerprint):
+        return done
+    with project.lock():
+        run = project.begin("sft", fingerprint, inputs)
+        model, codec = load_policy(project, base)
+        model.train(False)
+        encoded, too_long = encode_demonstrations(codec, train, settings.max_tokens)
+        if too_long:
+            project.say(f"warning: {too_long} demonstrations are longer than {settings.max_tokens} tokens and left out")
+        if not encoded:
+            raise NothingToDoError("every demonstration is longer than [sft] max_tokens")
+        held, _ = encode_demonstrations(
+            codec, project.store.demonstrations(split="heldout", heldout=heldout)[:EVAL_LIMIT], settings.max_tokens
+        )
+        order = Order(len(encoded), settings.batch, settings.epochs, derive(seed, "sft"))
+        policy = Policy(model)
+        learner = Learner({"policy": policy}, settings, order.steps)
+        engine = LocalEngine({"policy": policy}, codec, seed, settings.token_budget, learner, project.device)
+        fit(
+            project,
+            run,
+            engine,
+            learner,
+            lambda step: [Term(rows_of([encoded[i] for i in order.at(step)]), Sft())],
+            steps=order.steps,
+            eval_every=settings.eval_every,
+            checkpoint_every=settings.checkpoint_every,
+            evaluate=lambda: heldout_loss(engine, held),
+            label="sft",
+        )
+        engine.save("policy", run.path / "model")
+        result: dict[str, Any] = {
+            "steps": order.steps,
+            "demonstrations": len(encoded),
+            "too_long": too_long,
+            **heldout_loss(engine, held),
+            "model": project.relative(run.path / "model"),
+        }
+        project.store.add_model(
+            ModelRow(
+                version=run.name,
+                kind="policy",
+                path=project.relative(run.path / "model"),
+                parent=base.version,
+                run_id=run.name,
+                weights_sha256=weights_hash(model),
+                snapshot_hash=snapshot,
+                metrics={"round": 0},
+            )
+        )
+        run.finish(result)
+        return Outcome("sft", run.name, result)
+
+
+def heldout_loss(engine: LocalEngine, held: list[tuple[list[int], int]]) -> dict[str, float]:
+    """Cross-entropy a token on held-out demonstrations, nats; {} where there are none."""
+    if not held:
+        return {}
+    rows = rows_of(held)
+    logp = engine.forward("policy", rows)
+    loss = float(-masked_sum(logp, rows.action) / rows.action.sum())
+    return {"heldout_loss": loss, "heldout_perplexity": math.exp(min(loss, 50.0))}

@@ -1,0 +1,143 @@
+"""Offline preference optimisation: the policy learns from the rankings directly, without reward model or samples."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prefloop.algorithms.registry import make
+from prefloop.batch import RankingBatch, ReferencedBatch, collate_rankings
+from prefloop.engine.base import Term
+from prefloop.engine.learner import Learner
+from prefloop.engine.local import LocalEngine
+from prefloop.errors import NothingToDoError
+from prefloop.models.load import weights_hash
+from prefloop.models.policy import Policy
+from prefloop.ops.masked import masked_sum
+from prefloop.rewards.model import encode
+from prefloop.stages.fit import Order, fit
+from prefloop.stages.project import Outcome, Project, derive, load_policy
+from prefloop.stages.train_reward import NOT_COMPARABLE, rankable
+from prefloop.store import ModelRow
+from prefloop.types import Item
+
+EVAL_LISTS = 100
+
+
+def train_offline(project: Project, round: int) -> Outcome:
+    """Optimise the policy on all rankings up to a round; held-out lists only measure."""
+    settings, seed = project.config.align, project.config.project.seed
+    options = project.config.algorithms.get(settings.algorithm, {})
+    objective = make(settings.algorithm, options)
+    train, held = _lists(project, round, "train"), _lists(project, round, "heldout")[:EVAL_LISTS]
+    if not train:
+        raise NothingToDoError("there are no rankings yet: import a file of rankings or pairs, or run prefloop crowd")
+    start, reference = project.policy(round), project.reference()
+    snapshot = project.snapshot("rankings", [r.id for item in train for r in item.rankings])
+    inputs = {"policy": start.weights, "reference": reference.weights, "rankings": snapshot, "round": round}
+    fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
+    if done := project.done("align", fingerprint):
+        return done
+    with project.lock():
+        run = project.begin("align", fingerprint, inputs)
+        model, codec = load_policy(project, start)
+        frozen = copy.deepcopy(model) if start.path == reference.path else load_policy(project, reference)[0]
+        order = Order(len(train), settings.prompts, settings.epochs, derive(seed, "offline"))
+        policy = Policy(model)
+        learner = Learner({"policy": policy}, settings, order.steps, average=settings.average)
+        models = {"policy": policy, "reference": Policy(frozen)}
+        engine = LocalEngine(models, codec, seed, settings.token_budget, learner, project.device)
+        data = _Lists(engine, [[encode(codec, i.prompt, c) for c in i.completions] for i in train], train)
+        heldout = _Lists(engine, [[encode(codec, i.prompt, c) for c in i.completions] for i in held], held)
+        fit(
+            project,
+            run,
+            engine,
+            learner,
+            lambda step: [Term(data.batch(order.at(step)), objective)],
+            steps=order.steps,
+            eval_every=settings.eval_every,
+            checkpoint_every=settings.checkpoint_every,
+            evaluate=lambda: heldout.accuracy(),
+            label=f"align {settings.algorithm}",
+        )
+        with learner.averaged_weights():
+            engine.save("policy", run.path / "model")
+            measured = heldout.accuracy()
+            weights = weights_hash(model)
+        result: dict[str, Any] = {
+            "algorithm": settings.algorithm,
+            "round": round,
+            "lists": len(train),
+            "steps": order.steps,
+            **measured,
+            "model": project.relative(run.path / "model"),
+        }
+        project.store.add_model(
+            ModelRow(
+                version=run.name,
+                kind="policy",
+                path=project.relative(run.path / "model"),
+                parent=start.version,
+                run_id=run.name,
+                weights_sha256=weights,
+                snapshot_hash=snapshot,
+                metrics={"round": round},
+            )
+        )
+        run.finish(result)
+        return Outcome("align", run.name, result)
+
+
+def _lists(project: Project, round: int, split: str) -> list[Item]:
+    """Ranked lists of every chosen criterion, one entry a criterion."""
+    chosen = project.config.reward.criteria or tuple(c for c in project.store.criteria() if c not in NOT_COMPARABLE)
+    return [item for criterion in chosen for item in rankable(project, criterion, round, split)]
+
+
+class _Lists:
+    """Encoded lists; the reference's log-probabilities are computed once a list and kept."""
+
+    def __init__(self, engine: LocalEngine, encoded: list[list[tuple[list[int], int]]], items: Sequence[Item]):
+        self.engine, self.encoded, self.items = engine, encoded, items
+        self.ref: dict[int, Tensor] = {}
+
+    def batch(self, at: Sequence[int]) -> ReferencedBatch:
+        items = [self.items[i] for i in at]
+        batch = collate_rankings(
+            [self.encoded[i] for i in at],
+            [[c.id for c in item.completions] for item in items],
+            [i.rankings for i in items],
+        )
+        missing = [n for n, i in enumerate(at) if i not in self.ref]
+        if missing:
+            totals = self._totals("reference", batch.select(torch.tensor(missing)))
+            self.ref |= {at[n]: row for n, row in zip(missing, totals, strict=True)}
+        width = batch.present.shape[1]
+        ref = torch.stack(
+            [torch.nn.functional.pad(self.ref[i][:width], (0, max(0, width - len(self.ref[i])))) for i in at]
+        )
+        return ReferencedBatch(**{f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}, ref_total=ref)
+
+    def _totals(self, role: Any, batch: RankingBatch) -> Tensor:
+        """Log-probability of each completion [R,K], nats."""
+        return batch.lists(masked_sum(self.engine.forward(role, batch), batch.rows().action, dim=1))
+
+    def accuracy(self) -> dict[str, float]:
+        """Share of strict held-out pairs that the implicit reward orders as people do."""
+        if not self.items:
+            return {}
+        right = total = 0.0
+        for start in range(0, len(self.items), 16):
+            batch = self.batch(list(range(start, min(start + 16, len(self.items)))))
+            implicit = self._totals("policy", batch) - batch.ref_total
+            gap = implicit[:, :, None] - implicit[:, None, :]
+            strict = batch.wins > batch.wins.transpose(1, 2)
+            right += float((strict & (gap > 0)).sum())
+            total += float(strict.sum())
+        return {"heldout_accuracy": right / total} if total else {}

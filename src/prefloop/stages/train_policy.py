@@ -1,0 +1,345 @@
+"""Policy optimisation against the reward model: the loop of every online algorithm, none of which it knows."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prefloop.algorithms.base import OnlineAlgorithm, Role
+from prefloop.algorithms.registry import make, options_of
+from prefloop.algorithms.sft import Sft
+from prefloop.engine.base import Sampling, Term
+from prefloop.engine.checkpoint import load_checkpoint, publish, save_checkpoint
+from prefloop.engine.learner import Learner
+from prefloop.engine.local import LocalEngine, save_pretrained
+from prefloop.errors import ConfigError, NothingToDoError
+from prefloop.models.load import weights_hash
+from prefloop.models.policy import Policy
+from prefloop.models.reward import load_reward_model, new_critic
+from prefloop.record import Run
+from prefloop.rewards.model import Judge, ModelScorer
+from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy
+from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
+from prefloop.stages.sft import encode_demonstrations, rows_of
+from prefloop.store import ModelRow
+from prefloop.types import Prompt, digest
+
+
+@dataclass
+class Progress:
+    """What the loop carries from step to step beside the learner: all of it is in every checkpoint."""
+
+    algorithm: Any
+    best_step: int = 0
+    best_reward: float = -math.inf
+    stopped: str = ""
+    evals: list[dict[str, float]] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "algorithm": options_of(self.algorithm),
+            "best_step": self.best_step,
+            "best_reward": self.best_reward if math.isfinite(self.best_reward) else None,
+            "stopped": self.stopped,
+            "evals": self.evals,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.algorithm = make(self.algorithm.name, state["algorithm"])
+        self.best_step = state["best_step"]
+        self.best_reward = -math.inf if state["best_reward"] is None else state["best_reward"]
+        self.stopped = state["stopped"]
+        self.evals = list(state["evals"])
+
+
+def train_policy(project: Project, round: int) -> Outcome:
+    """Optimise the policy of a round. Stops at the KL budget; the best checkpoint by held-out reward is the result."""
+    settings, seed = project.config.align, project.config.project.seed
+    options = project.config.algorithms.get(settings.algorithm, {})
+    algorithm: OnlineAlgorithm = make(settings.algorithm, options)
+    if settings.k < algorithm.min_k:
+        raise ConfigError(
+            f"{settings.algorithm} needs at least {algorithm.min_k} completions a prompt to form a baseline; "
+            f'[align] k = {settings.k}. Set k = 4 or more, or use algorithm = "ppo".'
+        )
+    start, reference = project.policy(round), project.reference()
+    judges = project.reward_models(round)
+    train = project.store.prompts(split="train", heldout=project.config.data.heldout)
+    if not train:
+        raise NothingToDoError("there are no training prompts yet: run prefloop import FILE")
+    inputs = {
+        "policy": start.weights,
+        "reference": reference.weights,
+        "rewards": {m.criterion: m.weights_sha256 for m in judges},
+        "prompts": project.snapshot("prompts", [p.id for p in train]),
+        "round": round,
+    }
+    fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
+    if done := project.done("align", fingerprint):
+        return done
+    with project.lock():
+        run = project.begin("align", fingerprint, inputs)
+        loop = _Loop(project, run, algorithm, start, reference, judges, derive(seed, "align", round))
+        result = loop.train() | {
+            "round": round,
+            "algorithm": settings.algorithm,
+            "model": project.relative(run.path / "model"),
+        }
+        project.store.add_model(
+            ModelRow(
+                version=run.name,
+                kind="policy",
+                path=project.relative(run.path / "model"),
+                parent=start.version,
+                run_id=run.name,
+                weights_sha256=result["weights"],
+                snapshot_hash=inputs["prompts"],
+                metrics={"round": round, "reward": result["reward"], "kl": result["kl"]},
+            )
+        )
+        run.finish(result)
+        return Outcome("align", run.name, result)
+
+
+def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
+    """The reward models of a round as one scorer, weighted as `[align] reward_weights` says."""
+    weights = project.config.align.reward_weights
+    unknown = set(weights) - {m.criterion for m in models}
+    if unknown:
+        raise ConfigError(
+            f"[align] reward_weights names {', '.join(sorted(unknown))}, but reward models exist for "
+            f"{', '.join(str(m.criterion) for m in models)}"
+        )
+    judges = []
+    for row in models:
+        model, codec = load_reward_model(project.root / row.path)
+        name = row.criterion or row.version
+        judges.append(Judge(name, model, codec, weights.get(name, 0.0) if weights else 1.0 / len(models)))
+    return ModelScorer(judges, device=project.device)
+
+
+def validation_and_test(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+    """Held-out prompts in two halves, by hash: `align` chooses its best checkpoint on one, `evaluate` uses the other."""
+    first = [p for p in prompts if int(digest("half", p.id), 16) % 2 == 0]
+    second = [p for p in prompts if int(digest("half", p.id), 16) % 2 == 1]
+    return (first or second), (second or first)
+
+
+class _Loop:
+    """One run of `align`: models, prompts and the step loop."""
+
+    def __init__(
+        self,
+        project: Project,
+        run: Run,
+        algorithm: OnlineAlgorithm,
+        start: Any,
+        reference: Any,
+        judges: list[ModelRow],
+        seed: int,
+    ):
+        self.project, self.run, self.seed = project, run, seed
+        self.settings = settings = project.config.align
+        self.progress = Progress(algorithm)
+        model, self.codec = load_policy(project, start)
+        frozen = copy.deepcopy(model) if start.path == reference.path else load_policy(project, reference)[0]
+        self.scorer = make_scorer(project, judges)
+        models: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.temperature)}
+        if "value" in algorithm.needs:
+            main = max(self.scorer.judges, key=lambda j: abs(j.weight))
+            row = next(m for m in judges if (m.criterion or m.version) == main.name)
+            critic, critic_codec = new_critic(project.root / row.path, project.config.model)
+            if critic_codec.fingerprint != self.codec.fingerprint:
+                raise ConfigError(
+                    f"{algorithm.name} starts its critic from the reward model, which has another tokenizer than the "
+                    'policy. Use [reward] start = "policy", or an algorithm without a critic (rloo, grpo).'
+                )
+            models["critic"] = critic
+        per_step = settings.epochs * settings.minibatches
+        lr: dict[Role, float] = {"policy": settings.lr, "critic": settings.critic_lr or settings.lr}
+        self.learner = Learner(models, settings, settings.steps * per_step, lr, settings.average)
+        everything: dict[Role, torch.nn.Module] = {**models, "reference": Policy(frozen, settings.temperature)}
+        self.engine = LocalEngine(everything, self.codec, seed, settings.token_budget, self.learner, project.device)
+        self.model = model
+        heldout = project.config.data.heldout
+        self.prompts = fitting(
+            project, self.codec, project.store.prompts(split="train", heldout=heldout), settings.max_tokens
+        )
+        validation, _ = validation_and_test(project.store.prompts(split="heldout", heldout=heldout))
+        if not validation:
+            project.say("warning: no held-out prompts; the best checkpoint is chosen on training prompts")
+        self.validation = fitting(project, self.codec, validation or train_sample(self.prompts), settings.max_tokens)
+        self.validation = self.validation[: settings.eval_prompts]
+        self.sampling = Sampling(settings.max_tokens, settings.temperature)
+        self.demonstrations: list[tuple[list[int], int]] = []
+        if settings.ptx:
+            shown = project.store.demonstrations(split="train", heldout=heldout)
+            self.demonstrations, _ = encode_demonstrations(self.codec, shown, self.codec.context)
+            if not self.demonstrations:
+                raise ConfigError(
+                    "[align] ptx mixes in demonstrations, but there are none: import some, or set ptx = 0"
+                )
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, Any]:
+        settings, folder = self.settings, self.run.path / "checkpoints"
+        checkpoint = load_checkpoint(folder)
+        first = 0
+        if checkpoint is not None:
+            self.learner.restore(checkpoint.files, checkpoint.state["learner"])
+            self.progress.restore(checkpoint.state["progress"])
+            first = checkpoint.step
+        self.run.rewind(first if checkpoint is not None else -1)
+        if checkpoint is None:
+            self.run.metric(0, self._evaluate(0))
+        with self.project.progress(settings.steps, f"align ({self.progress.algorithm.name})", first) as bar:
+            for step in range(first, settings.steps):
+                if self.progress.stopped:
+                    break
+                metrics, seconds = self._step(step)
+                last = step + 1 == settings.steps
+                if last or (step + 1) % settings.eval_every == 0:
+                    metrics |= self._evaluate(step + 1)
+                self.run.metric(step + 1, metrics)
+                self.run.timing(step + 1, seconds)
+                if last or self.progress.stopped or (step + 1) % settings.checkpoint_every == 0:
+                    self._checkpoint(step + 1)
+                bar.update()
+                bar.set_postfix_str(summary(metrics, "reward", "kl", "length"))
+        return self._result()
+
+    def _step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Roll out, credit, learn. Metrics are masked means over the whole rollout batch."""
+        settings, clock = self.settings, _Clock()
+        rolls = roll_out(
+            self.engine,
+            self.codec,
+            self.scorer,
+            self._prompts_at(step),
+            settings.k,
+            self.sampling,
+            settings,
+            name=f"{self.run.name}/{step}",
+            version=f"{self.run.name}/{step}",
+        )
+        clock.lap("rollout")
+        self.project.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
+        clock.lap("store")
+        batch = annotate(rolls.batch, self.engine, frozenset(self.progress.algorithm.needs))
+        clock.lap("annotate")
+        credited, metrics = self.progress.algorithm.credit(batch)
+        logged = describe(rolls, batch) | dict(metrics)
+        updates: list[Mapping[str, float]] = []
+        rng = np.random.default_rng([self.seed, step])
+        for _ in range(settings.epochs):
+            order = torch.from_numpy(rng.permutation(len(credited)))  # a fresh permutation every inner epoch
+            for index in torch.tensor_split(order, min(settings.minibatches, len(order))):
+                terms = [Term(credited.select(index), self.progress.algorithm)]
+                if self.demonstrations:
+                    picked = rng.integers(len(self.demonstrations), size=len(index))
+                    terms.append(Term(rows_of([self.demonstrations[i] for i in picked]), Sft(), settings.ptx))
+                updates.append(self.engine.step(*terms))
+        self.engine.sync()
+        clock.lap("learn")
+        logged["first_ratio"] = updates[0]["ratio"]  # exactly 1, or policy and learner disagree
+        for name in updates[0]:
+            logged[name] = float(np.mean([u[name] for u in updates]))
+        self.progress.algorithm = self.progress.algorithm.adapt(logged)
+        return logged, clock.seconds
+
+    def _prompts_at(self, step: int) -> list[Encoded]:
+        """The step's prompts: one long sequence of shuffled passes over all of them, a pure function of the step."""
+        n, wanted = len(self.prompts), self.settings.prompts
+        picked = []
+        for place in range(step * wanted, (step + 1) * wanted):
+            epoch, index = divmod(place, n)
+            picked.append(self.prompts[int(np.random.default_rng([self.seed, 1, epoch]).permutation(n)[index])])
+        return picked
+
+    # -- judging itself ----------------------------------------------------------------------------------------------
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Held-out reward and KL with fixed random keys; keeps the best weights; notices a spent KL budget."""
+        settings, state = self.settings, self.progress
+        with self.learner.averaged_weights():
+            rolls = roll_out(
+                self.engine,
+                self.codec,
+                self.scorer,
+                self.validation,
+                1,
+                self.sampling,
+                settings,
+                "eval",
+                f"{self.run.name}/{step}",
+            )
+            batch = annotate(rolls.batch, self.engine, frozenset())
+            seen = {f"eval_{k}": v for k, v in describe(rolls, batch).items() if k != "sequences"}
+            # chosen by what is optimised: the EOS rule counts
+            reward, kl = float(rolls.batch.reward.mean()), seen["eval_kl"]
+            within = kl <= settings.kl_budget
+            if reward > state.best_reward and within:
+                state.best_step, state.best_reward = step, reward
+                publish(self.run.path / "best", lambda tmp: save_pretrained(self.model, self.codec, tmp))
+        state.evals.append({"step": step, "reward": reward, "kl": kl})
+        if not within:
+            state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {settings.kl_budget:g}"
+        self._show(step, rolls, reward, kl)
+        return seen
+
+    def _show(self, step: int, rolls: Rollouts, reward: float, kl: float) -> None:
+        place = (step // max(1, self.settings.eval_every)) % len(rolls.completions)
+        text = " ".join(rolls.completions[place].text.split())
+        self.project.say(f"step {step}: held-out reward {reward:+.3f}, KL {kl:.2f} nats | {text[:160]}")
+
+    def _checkpoint(self, step: int) -> None:
+        files, plain = self.learner.state()
+        save_checkpoint(
+            self.run.path / "checkpoints", step, files, {"learner": plain, "progress": self.progress.state()}
+        )
+
+    def _result(self) -> dict[str, Any]:
+        state = self.progress
+        publish(self.run.path / "model", lambda tmp: _copy(self.run.path / "best", tmp))
+        best, _ = load_policy(self.project, replace(self.project.base(), path=str(self.run.path / "model")))
+        at_best = next(e for e in state.evals if e["step"] == state.best_step)
+        return {
+            "steps": self.learner.steps // (self.settings.epochs * self.settings.minibatches),
+            "best_step": state.best_step,
+            "reward": at_best["reward"],
+            "reward_before": state.evals[0]["reward"],
+            "kl": at_best["kl"],
+            "stopped": state.stopped or "all steps done",
+            "weights": weights_hash(best),
+        }
+
+
+class _Clock:
+    """Where the seconds of a step go."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.at = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self.at
+        self.at = now
+
+
+def train_sample(prompts: list[Encoded]) -> list[Prompt]:
+    return [p for p, _ in prompts[:: max(1, len(prompts) // 64)]]
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())

@@ -1,0 +1,258 @@
+"""Reward models from whole rankings: one for each criterion, measured on held-out prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefloop.algorithms.registry import kind_of, make
+from prefloop.batch import RankingBatch, collate_rankings
+from prefloop.config import Reward
+from prefloop.engine.base import Sampling, Term
+from prefloop.engine.learner import Learner
+from prefloop.engine.local import LocalEngine
+from prefloop.errors import NothingToDoError
+from prefloop.labels.preference_eval import PairReport, pair_accuracy
+from prefloop.models.load import weights_hash
+from prefloop.models.policy import Policy
+from prefloop.models.reward import RewardModel, load_reward_model, new_reward_model
+from prefloop.models.text import Codec
+from prefloop.record import Run
+from prefloop.rewards.model import encode, raw_scores
+from prefloop.stages.fit import Order, fit
+from prefloop.stages.project import ModelRef, Outcome, Project, derive, file_hash, fitting, load_policy
+from prefloop.stages.sample import draw_lists, to_completion
+from prefloop.store import ModelRow
+from prefloop.types import Completion, Item, Prompt
+
+TRAIN_EVAL = 200  # training lists scored for the train/held-out comparison
+NOT_COMPARABLE = ("acceptable",)  # criteria of single-completion labels: no pairs to learn from
+
+
+def reward(project: Project, round: int | None = None) -> Outcome:
+    """Train what `[reward]` says on all rankings up to a round (by default the newest)."""
+    settings = project.config.reward
+    kind_of(settings.objective, "reward")
+    round = project.latest_round() if round is None else round
+    available = [c for c in project.store.criteria() if c not in NOT_COMPARABLE]
+    criteria = list(settings.criteria) or available
+    if not criteria:
+        raise NothingToDoError(
+            "there are no rankings yet: import a file of rankings or pairs, or let a crowd rank (prefloop crowd)"
+        )
+    outcomes = [_train_one(project, criterion, round) for criterion in criteria]
+    result: dict[str, Any] = {"round": round, "models": {c: o.result for c, o in zip(criteria, outcomes, strict=True)}}
+    return Outcome("reward", ",".join(str(o.run) for o in outcomes), result, all(o.skipped for o in outcomes))
+
+
+def rankable(project: Project, criterion: str, round: int, split: Any) -> list[Item]:
+    """Items with at least one ranking that compares something, on one criterion, up to a round."""
+    items = project.store.items(split=split, heldout=project.config.data.heldout, criterion=criterion, ranked=True)
+    kept = []
+    for item in items:
+        useful = tuple(r for r in item.rankings if sum(len(t) for t in r.tiers) >= 2)
+        if item.round <= round and useful:
+            kept.append(dataclasses.replace(item, rankings=useful))
+    return kept
+
+
+def start_of(project: Project) -> ModelRef:
+    """What a reward model starts from: the reference policy, or the checkpoint `[reward] start` names."""
+    start = project.config.reward.start
+    if start == "policy":
+        return project.reference()
+    folder = project.root / start
+    if folder.is_dir():
+        return ModelRef(start, str(folder), file_hash(folder))
+    return ModelRef(start, start, start)
+
+
+def _train_one(project: Project, criterion: str, round: int) -> Outcome:
+    settings, seed = project.config.reward, project.config.project.seed
+    train = rankable(project, criterion, round, "train")
+    if not train:
+        raise NothingToDoError(
+            f'no training prompt has a ranking of two or more completions for criterion "{criterion}". '
+            f"Criteria in the store: {project.store.criteria() or 'none'}."
+        )
+    start, reference = start_of(project), project.reference()
+    snapshot = project.snapshot("rankings", [r.id for item in train for r in item.rankings])
+    inputs = {
+        "start": start.weights,
+        "reference": reference.weights,
+        "rankings": snapshot,
+        "criterion": criterion,
+        "round": round,
+    }
+    options = project.config.algorithms.get(settings.objective, {})
+    fingerprint = project.fingerprint("reward", settings, inputs | {"options": options})
+    if done := project.done("reward", fingerprint):
+        return done
+    objective = make(settings.objective, options)
+    with project.lock():
+        run = project.begin("reward", fingerprint, inputs)
+        model, codec = new_reward_model(
+            start.path, project.config.model, derive(seed, "reward-head", criterion), settings.dropout
+        )
+        model.criterion = criterion
+        held = rankable(project, criterion, round, "heldout")
+        lists = [encode_item(codec, item, settings) for item in train]
+        order = Order(len(train), settings.batch, settings.epochs, derive(seed, "reward", criterion))
+        learner = Learner({"reward": model}, settings, order.steps, average=settings.average)
+        engine = LocalEngine({"reward": model}, codec, seed, settings.token_budget, learner, project.device)
+        fit(
+            project,
+            run,
+            engine,
+            learner,
+            lambda step: [Term(_batch(train, lists, order.at(step)), objective)],
+            steps=order.steps,
+            eval_every=settings.eval_every,
+            checkpoint_every=settings.checkpoint_every,
+            evaluate=lambda: _brief(measure(model, codec, held, criterion, project.device, resamples=0)),
+            label=f"reward {criterion}",
+        )
+        with learner.averaged_weights():
+            return _finish(project, run, engine, model, codec, train, held, round, snapshot, start)
+
+
+def _finish(
+    project: Project,
+    run: Run,
+    engine: LocalEngine,
+    model: RewardModel,
+    codec: Codec,
+    train: list[Item],
+    held: list[Item],
+    round: int,
+    snapshot: str,
+    start: ModelRef,
+) -> Outcome:
+    """Normalise, save, measure, register."""
+    criterion = model.criterion
+    mean, std = normalisation(project, model, codec)
+    model.set_normalisation(mean, std)
+    engine.save("reward", run.path / "model")
+    report = measure(model, codec, held, criterion, project.device)
+    on_train = measure(model, codec, train[:TRAIN_EVAL], criterion, project.device, resamples=0)
+    version = f"{run.name}"
+    result: dict[str, Any] = {
+        "criterion": criterion,
+        "round": round,
+        "lists": len(train),
+        "rankings": sum(len(i.rankings) for i in train),
+        "simulated": sum(r.simulated for i in train for r in i.rankings),
+        "heldout_lists": len(held),
+        "normalisation": {"mean": mean, "std": std},
+        "heldout": report.to_json() if report else None,
+        "train_accuracy": on_train.accuracy if on_train else None,
+        "model": project.relative(run.path / "model"),
+    }
+    project.store.add_model(
+        ModelRow(
+            version=version,
+            kind="reward",
+            path=project.relative(run.path / "model"),
+            parent=start.version,
+            run_id=run.name,
+            weights_sha256=weights_hash(model.model),
+            snapshot_hash=snapshot,
+            criterion=criterion,
+            metrics={"round": round, "accuracy": report.accuracy if report else None},
+        )
+    )
+    run.finish(result)
+    return Outcome("reward", run.name, result)
+
+
+def encode_item(codec: Codec, item: Item, settings: Reward) -> list[tuple[list[int], int]]:
+    return [encode(codec, item.prompt, c, settings.max_tokens) for c in item.completions]
+
+
+def _batch(items: Sequence[Item], lists: Sequence[list[tuple[list[int], int]]], at: Sequence[int]) -> RankingBatch:
+    """All completions of a list in one batch element, however many pairs they make (detail 22 of PPO)."""
+    return collate_rankings(
+        [lists[i] for i in at], [[c.id for c in items[i].completions] for i in at], [items[i].rankings for i in at]
+    )
+
+
+def measure(
+    model: RewardModel, codec: Codec, items: Sequence[Item], criterion: str, device: str, resamples: int = 2000
+) -> PairReport | None:
+    """Accuracy, margins, length and calibration on items; none where there are no items."""
+    if not items:
+        return None
+    scores = score_items(model, codec, items, device)
+    return pair_accuracy(scores, items, criterion, resamples=resamples)
+
+
+def score_items(model: RewardModel, codec: Codec, items: Sequence[Item], device: str) -> dict[str, float]:
+    """Raw score of every completion, by id."""
+    pairs = [(item.prompt, c) for item in items for c in item.completions]
+    raw = raw_scores(model, codec, [p for p, _ in pairs], [c for _, c in pairs], device=device)
+    return {c.id: float(s) for (_, c), s in zip(pairs, raw, strict=True)}
+
+
+def _brief(report: PairReport | None) -> dict[str, float]:
+    if report is None or report.accuracy is None:
+        return {}
+    return {"heldout_accuracy": report.accuracy, "heldout_log_loss": report.log_loss or float("nan")}
+
+
+def normalisation(project: Project, model: RewardModel, codec: Codec) -> tuple[float, float]:
+    """Mean and standard deviation of the raw score on fresh samples of the reference policy (detail 9 of PPO).
+
+    Fresh, at the temperature and length that `align` samples with, so that the KL coefficient keeps its meaning.
+    """
+    settings = project.config.align
+    ref = project.reference()
+    policy, policy_codec = load_policy(project, ref)
+    engine = LocalEngine(
+        {"policy": Policy(policy)},
+        policy_codec,
+        derive(project.config.project.seed, "normalise"),
+        device=project.device,
+    )
+    prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
+    kept = fitting(project, policy_codec, prompts, settings.max_tokens)
+    stride = max(1, len(kept) // project.config.reward.normalise_prompts)
+    kept = kept[::stride][: project.config.reward.normalise_prompts]
+    sampling = Sampling(settings.max_tokens, settings.temperature)
+    lists, _ = draw_lists(engine, policy_codec, kept, 2, sampling, avoid_duplicates=False)
+    asked: list[Prompt] = [p for p, _ in kept for _ in range(2)]
+    answers: list[Completion] = [
+        to_completion(policy_codec, f"norm:{n}", s, ref.version, {})
+        for n, s in enumerate(s for row in lists for s in row)
+    ]
+    raw = raw_scores(model, codec, asked, answers, device=project.device)
+    if not bool(torch.isfinite(raw).all()):
+        return float("nan"), float("nan")
+    values = raw.tolist()
+    return statistics.fmean(values), statistics.pstdev(values)
+
+
+def evaluate_reward(
+    source: str | Path, items: Sequence[Item], device: str = "cpu", settings: Any = None
+) -> Mapping[str, Any]:
+    """Accuracy of any reward model on any rankings or pairs, by criterion. Raises NothingToDoError without any pair."""
+    from prefloop.config import Model
+
+    comparable = [i for i in items if len(i.completions) > 1 and i.rankings]
+    if not comparable:
+        raise NothingToDoError("the file holds no ranking of two or more completions: there is nothing to measure")
+    model, codec = load_reward_model(source, settings or Model())
+    scores = score_items(model.to(device), codec, comparable, device)
+    criteria = sorted({r.criterion for i in comparable for r in i.rankings})
+    reports = {}
+    for criterion in criteria:
+        mine = [
+            dataclasses.replace(i, rankings=tuple(r for r in i.rankings if r.criterion == criterion))
+            for i in comparable
+        ]
+        reports[criterion] = pair_accuracy(scores, [i for i in mine if i.rankings], criterion).to_json()
+    return {"model": str(source), "items": len(comparable), "trained_on": model.criterion, "criteria": reports}
