@@ -19,7 +19,7 @@ from prefloop.errors import DataError
 from prefloop.types import Demonstration, Prompt
 
 COMPONENTS = ("acknowledge", "step", "safe", "brief", "polite")
-GOOD_COUNTS = {1: 0.06, 2: 0.37, 3: 0.50, 4: 0.07}  # how many components of a demonstration are good: share
+GOOD_COUNTS = {1: 0.06, 2: 0.38, 3: 0.51, 4: 0.05}  # how many components of a demonstration are good: share
 BRIEF_WORDS = (12, 25)  # a brief answer, from and to
 LONG_WORDS = (33, 40)
 
