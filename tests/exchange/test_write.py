@@ -254,3 +254,11 @@ def test_an_empty_sample_of_our_own_is_no_error_but_somebody_elses_is(tmp_path: 
     silent = Item("0" * 16, Prompt("p"), (Completion("0" * 16 + ":c0", ""),), source="sample")
     write_rankings([silent], path)
     assert list(read(path, "rankings")) == [silent]
+
+
+def test_a_compressed_export_holds_no_time_and_no_name(tmp_path: Path) -> None:
+    for name in ("one.jsonl.gz", "two.jsonl.gz"):
+        write_rankings([item(("a",), ("b",))], tmp_path / name)
+    content = (tmp_path / "one.jsonl.gz").read_bytes()
+    assert content == (tmp_path / "two.jsonl.gz").read_bytes()
+    assert content[4:8] == bytes(4)  # the time in a gzip header
