@@ -24,3 +24,91 @@ def stories260k() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here: this test needs the pretrained checkpoint")
     return folder
+
+
+# -- a project small enough to go round the loop in seconds ------------------------------------------------------------
+
+COLOURS = ("red", "blue", "green", "black")
+THINGS = ("cat", "hat", "box", "cup", "key", "bag", "car", "pen", "map", "fan")
+TINY_SETTINGS = """
+[project]
+threads = 1
+
+[model]
+init = "scratch"
+vocab_size = 300
+hidden_size = 16
+layers = 1
+heads = 2
+context = 128
+
+[data]
+heldout = 0.25
+
+[sft]
+epochs = 2
+batch = 8
+lr = 0.003
+eval_every = 4
+checkpoint_every = 4
+
+[sample]
+k = 3
+max_tokens = 8
+
+[crowd]
+scorer = "length"
+annotators = 4
+
+[reward]
+epochs = 2
+batch = 8
+lr = 0.003
+normalise_prompts = 8
+eval_every = 4
+checkpoint_every = 4
+
+[align]
+steps = 4
+prompts = 4
+max_tokens = 8
+eval_every = 2
+eval_prompts = 4
+checkpoint_every = 1
+
+[evaluate]
+prompts = 8
+max_tokens = 8
+bootstrap = 100
+"""
+
+
+@pytest.fixture
+def tiny_project(tmp_path: Path) -> Path:
+    """An initialised scratch project: settings, 40 demonstrations in the store, nothing trained yet."""
+    from prefloop.config import Config, load_config
+    from prefloop.store import Store
+    from prefloop.types import Demonstration, Prompt
+
+    root = tmp_path / "tiny"
+    root.mkdir()
+    (root / "prefloop.toml").write_text(TINY_SETTINGS)
+    config: Config = load_config(root / "prefloop.toml")
+    with Store.open(config.project.store, root) as store:
+        store.add(Demonstration(Prompt(f"Say {c} {t}."), f"The {t} is {c}.") for c in COLOURS for t in THINGS)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with a random Llama of 16 dimensions and a tokenizer with a chat template."""
+    import torch
+
+    from prefloop.config import Model
+    from prefloop.models.scratch import make_scratch
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("model")
+    settings = Model(init="scratch", vocab_size=300, hidden_size=16, layers=1, heads=2, context=128)
+    make_scratch(folder, settings, [f"Say {c} {t}. The {t} is {c}." for c in COLOURS for t in THINGS], seed=0)
+    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from prefloop.config import Model
 from prefloop.errors import ModelError
+from prefloop.models.folder import check_folder
 from prefloop.models.text import Codec, make_codec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -55,29 +55,6 @@ def load_tokenizer(source: str | Path, settings: Model) -> Any:
             f"{source}: no usable tokenizer ({_first_line(error)}). A model folder needs tokenizer.json (or "
             "tokenizer_config.json and its vocabulary): save it with tokenizer.save_pretrained(FOLDER)."
         ) from error
-
-
-def check_folder(source: str | Path) -> str:
-    """Refuse what would fail obscurely later. A name that is no folder is taken for a hub id."""
-    folder = Path(source)
-    if not folder.is_dir():
-        if folder.is_absolute() or str(source).startswith((".", "~")) or folder.exists():
-            raise ModelError(f"{source} is not a folder. Give a Hugging Face model folder or a hub id (owner/name).")
-        return str(source)
-    names = set(os.listdir(folder))
-    if "config.json" not in names:
-        raise ModelError(f"{folder} has no config.json: it is not a Hugging Face model folder.")
-    weights = [n for n in names if n.endswith((".safetensors", ".safetensors.index.json"))]
-    pickles = sorted(n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt")))
-    if not weights and pickles:
-        raise ModelError(
-            f"{folder} has its weights only as pickle ({', '.join(pickles[:3])}), which can run code when loaded. "
-            "Convert them to safetensors first: model.save_pretrained(FOLDER) with transformers, on a machine you "
-            "can lose."
-        )
-    if not weights:
-        raise ModelError(f"{folder} has no weights (*.safetensors).")
-    return str(folder)
 
 
 def _advice(source: str, error: Exception) -> str:

@@ -12,22 +12,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel
 from tqdm import tqdm
 
 from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, load_config
-from prefloop.engine.local import pick_device, set_threads
 from prefloop.errors import ConfigError, NothingToDoError
-from prefloop.models.load import load_causal
-from prefloop.models.scratch import make_scratch
-from prefloop.models.text import Codec
 from prefloop.record import Run
 from prefloop.store import ModelRow, ProjectLock, Store
 from prefloop.types import Prompt, Snapshot, digest
+
+if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it
+    from prefloop.models.text import Codec
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,14 @@ class Project:
         self.config = config
         self.store = store
         self.quiet = quiet
-        self.device = pick_device(config.project.device)
-        set_threads(config.project.threads)
+
+    @cached_property
+    def device(self) -> str:
+        """Where tensors live. Asked for first by whatever computes: it also sets the number of threads."""
+        from prefloop.engine.local import pick_device, set_threads
+
+        set_threads(self.config.project.threads)
+        return pick_device(self.config.project.device)
 
     @classmethod
     def open(cls, root: Path, overrides: Iterable[str] = (), quiet: bool = False) -> Self:
@@ -138,6 +144,7 @@ class Project:
 
     def _make_scratch(self, folder: Path) -> None:
         from prefloop.engine.checkpoint import publish
+        from prefloop.models.scratch import make_scratch
 
         def texts() -> Iterable[str]:
             for name in self.config.model.text:
@@ -145,12 +152,17 @@ class Project:
                 if not path.is_file():
                     raise ConfigError(f"[model] text: {path} does not exist")
                 yield from path.read_text(encoding="utf-8").splitlines()
+            answered = False
             for shown in self.store.demonstrations():
+                answered = True
                 yield shown.prompt.text
                 yield shown.text
             for item in self.store.items(split="train", heldout=self.config.data.heldout):
+                answered = True
                 yield item.prompt.text
                 yield from (c.text for c in item.completions)
+            if not answered:
+                yield from (prompt.text for prompt in self.store.prompts())
 
         self.say(f"model: training a tokenizer and initialising a small Llama in {folder}")
         publish(folder, lambda tmp: make_scratch(tmp, self.config.model, texts(), self.config.project.seed))
@@ -222,6 +234,9 @@ def derive(seed: int, *names: object) -> int:
 
 
 def load_policy(project: Project, ref: ModelRef) -> tuple[Any, Codec]:
+    from prefloop.models.load import load_causal
+
+    assert project.device  # before the first tensor: it sets the number of threads
     return load_causal(ref.path, project.config.model)
 
 
@@ -241,8 +256,8 @@ def fitting(
             dropped.append((prompt.id, len(ids)))
     if dropped:
         project.say(
-            f"warning: {len(dropped)} prompts left out: with max_tokens = {max_tokens} they do not fit the model's context of "
-            f"{codec.context} tokens (first: {dropped[0][0]}, {dropped[0][1]} tokens)"
+            f"warning: {len(dropped)} prompts left out: with max_tokens = {max_tokens} they do not fit the model's "
+            f"context of {codec.context} tokens (first: {dropped[0][0]}, {dropped[0][1]} tokens)"
         )
     if not kept:
         raise NothingToDoError(

@@ -44,6 +44,9 @@ def run(project: Project) -> Outcome:
     for name in settings.imports:
         take(import_file(project, project.root / name))
     for name in [n for n in ONCE if n in settings.stages]:
+        if name == "sft" and not project.store.counts()["demonstrations"]:
+            project.say("sft: left out, there are no demonstrations")
+            continue
         take(ONCE[name](project))
     for round in range(settings.rounds):
         for name in [n for n in EACH_ROUND if n in settings.stages]:

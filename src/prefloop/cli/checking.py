@@ -1,0 +1,49 @@
+"""doctor: is this machine, project and model fit to train?"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+
+import click
+
+from prefloop.cli.common import Common, Verb, common, print_json
+
+_MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL", "skipped": "-   "}
+
+
+@click.command("doctor", cls=Verb)
+@click.option("--model/--no-model", "with_model", default=True, help="Load and test the model (default), or do not.")
+@common
+def doctor(asked: Common, with_model: bool) -> int:
+    """Check the machine, the project and the model.
+
+    Reads everything and changes nothing. On the machine: versions, memory, disk, SQLite. On the project: settings,
+    every row of the store, every run folder. On the model: sampler and learner give equal log-probabilities, the first
+    update starts at ratio 1 and KL 0, splitting a batch changes no gradient, padding is never read, a saved reward
+    model scores the same, and plain transformers agrees. Exit code 1 if anything fails. Outside a project it checks the
+    machine.
+
+    \b
+    Example:  prefloop doctor
+    """
+    from prefloop.config import CONFIG_NAME
+    from prefloop.stages.doctor import doctor as examine
+
+    root = asked.root.absolute() if (asked.root / CONFIG_NAME).is_file() else None
+    with redirect_stdout(sys.stderr):
+        checks = examine(root, asked.overrides, with_model)
+    failed = [check for check in checks if check.status == "fail"]
+    if asked.as_json:
+        print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
+        return int(bool(failed))
+    for check in checks:
+        click.echo(f"{_MARKS[check.status]}  {check.name}: {check.detail}")
+        if check.advice and check.status in ("warn", "fail"):
+            click.echo(f"      -> {check.advice}")
+    if root is None:
+        click.echo(f"No {CONFIG_NAME} in {asked.root}: only the machine was checked.")
+    warned = sum(check.status == "warn" for check in checks)
+    click.echo(f"{len(checks)} checks: {len(failed)} failed, {warned} with a warning")
+    return int(bool(failed))

@@ -1,0 +1,95 @@
+"""Into a project and out of it: init, import, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prefloop.cli.common import Common, Verb, common, emit, in_project
+
+if TYPE_CHECKING:
+    from prefloop.stages.project import Outcome, Project
+
+WHAT = ("policy", "reward", "rankings", "pairs", "kto", "demonstrations", "prompts")
+
+
+@click.command("init", cls=Verb, sections=("project", "model"))
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--model", metavar="PATH_OR_HUB_ID", help="A causal language model: Hugging Face folder or hub id.")
+@click.option("--scratch", is_flag=True, help="A small new model and tokenizer instead, trained from your own data.")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --scratch: a text file the tokenizer learns from; may be repeated.",
+)
+@common
+def init(asked: Common, folder: Path, model: str | None, scratch: bool, texts: tuple[Path, ...]) -> None:
+    """Make a project: a folder with a commented prefloop.toml.
+
+    Checks the model folder from outside (weights as safetensors, tokenizer, config), without loading it. Settings given
+    with --set are written down. An existing prefloop.toml is never overwritten. The folder is taken relative to -C.
+
+    \b
+    Example:  prefloop init support --model ./my-model
+              prefloop init toy --scratch --set model.layers=2
+    Next:     cd into it, then prefloop import FILE
+    """
+
+    from prefloop.stages.init import init as stage
+
+    emit(asked, stage(asked.root / folder, model, scratch, texts, asked.overrides))
+
+
+@click.command("import", cls=Verb, sections=("data",))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--as", "format", metavar="FORMAT", help="What the files are, where it cannot be told from the records.")
+@common
+def import_(asked: Common, files: tuple[Path, ...], format: str | None) -> None:
+    """Read prompts, demonstrations, rankings or pairs into the store.
+
+    Takes JSON lines, JSON arrays and Parquet, also compressed (gzip, xz, bzip2), and finds out which of the field's
+    formats a file is in. A row that cannot be used is named with its line and the reason; the others are kept. Reading
+    a file twice adds nothing. Prompts are put on the training or the held-out side by hash, for good.
+
+    \b
+    Example:  prefloop import prompts.jsonl demonstrations.jsonl.gz
+              prefloop import pairs.parquet --as pairs
+    Next:     prefloop sft, sample or reward, by what the files held
+    """
+
+    from prefloop.stages.importing import import_files
+
+    in_project(asked, lambda project: import_files(project, files, format))
+
+
+@click.command("export", cls=Verb)
+@click.argument("what", type=click.Choice(WHAT), metavar="|".join(WHAT))
+@click.option("--to", required=True, type=click.Path(path_type=Path), metavar="PATH", help="A folder or file to make.")
+@click.option("--criterion", metavar="NAME", help="Only this criterion (reward, rankings, pairs, kto).")
+@click.option("--round", type=click.IntRange(min=0), metavar="N", help="Models of this round (default: the newest).")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@common
+def export(asked: Common, what: str, to: Path, criterion: str | None, round: int | None, overwrite: bool) -> None:
+    """Write models or data to where you need them.
+
+    policy and reward are Hugging Face folders for plain transformers; several criteria give one folder each. rankings
+    keeps everything (reading it back gives the same items); pairs and kto are what other trainers read, derived from
+    rankings; demonstrations and prompts are what was imported. Data goes to .jsonl, .jsonl.gz or .jsonl.xz. A file or
+    folder appears whole or not at all, and is never replaced unless you say --overwrite.
+
+    \b
+    Example:  prefloop export policy --to ./aligned
+              prefloop export pairs --to pairs.jsonl.gz --criterion helpful
+    """
+
+    from prefloop.stages.exporting import export as stage
+
+    def go(project: Project) -> Outcome:
+        return stage(project, what, to.absolute(), criterion, round, overwrite)
+
+    in_project(asked, go)

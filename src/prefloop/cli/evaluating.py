@@ -1,0 +1,55 @@
+"""evaluate: the aligned policy, or with `evaluate reward` any reward model on any file."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import click
+
+from prefloop.cli.common import Common, Verb, VerbGroup, common, emit, in_project
+
+
+@click.group("evaluate", cls=VerbGroup, sections=("evaluate",), invoke_without_command=True)
+@click.option("--round", type=click.IntRange(min=0), metavar="N", help="Which round (default: the newest aligned).")
+@common
+@click.pass_context
+def evaluate(ctx: click.Context, asked: Common, round: int | None) -> None:
+    """Compare the aligned policy with the reference.
+
+    Reads both policies, the round's reward models and held-out prompts on which nothing was trained or chosen. Writes
+    runs/evaluate-NNN/result.json: win rate and reward gain with 95 % intervals, KL, lengths, repetition, and samples
+    side by side. Set [evaluate] scorer for a judge that the policy was not optimised against. `evaluate reward` measures
+    any reward model on any file of rankings or pairs instead.
+
+    \b
+    Example:  prefloop evaluate --set evaluate.prompts=500
+              prefloop evaluate reward --model ./reward --data test.jsonl
+    Next:     prefloop report
+    """
+    if ctx.invoked_subcommand is None:
+        from prefloop.stages.evaluate import evaluate as stage
+
+        in_project(asked, lambda project: stage(project, round))
+
+
+@evaluate.command("reward", cls=Verb)
+@click.option("--model", required=True, metavar="PATH_OR_HUB_ID", help="A reward model with one label.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Rankings or pairs.")
+@click.option("--as", "format", metavar="FORMAT", help="What the file is, where it cannot be told from the records.")
+@common
+def evaluate_reward(asked: Common, model: str, data: Path, format: str | None) -> None:
+    """Measure any reward model on any rankings or pairs. Needs no project.
+
+    Prints accuracy by criterion with its 95 % interval over prompts, accuracy by margin, the score gap on ties, and how
+    well preferring the longer answer would have done.
+
+    \b
+    Example:  prefloop evaluate reward --model ./reward --data pairs.jsonl
+    """
+    from prefloop.stages.measure import measure_file
+
+    with redirect_stdout(sys.stderr):
+        outcome = measure_file(model, data, format)
+    emit(asked, outcome)

@@ -1,0 +1,148 @@
+"""The verbs of the loop: sft, sample, crowd, reward, align, report, run."""
+
+from __future__ import annotations
+
+import click
+
+from prefloop.cli.common import Common, Verb, common, in_project
+
+_round = click.option("--round", type=click.IntRange(min=0), metavar="N", help="Which round (default: the newest).")
+
+
+@click.command("sft", cls=Verb, sections=("sft", "model", "data.heldout"))
+@common
+def sft(asked: Common) -> None:
+    """Fine-tune the base model on demonstrations.
+
+    Reads the demonstrations of the store's training prompts; held-out ones only measure. Writes runs/sft-NNN/model, an
+    ordinary Hugging Face folder, which becomes the reference of every round. Leave this out where the model you brought
+    already answers well.
+
+    \b
+    Example:  prefloop import demonstrations.jsonl
+              prefloop sft --set sft.epochs=2
+    Next:     prefloop sample
+    """
+
+    from prefloop.stages.sft import sft as stage
+
+    in_project(asked, stage)
+
+
+@click.command("sample", cls=Verb, sections=("sample",))
+@_round
+@common
+def sample(asked: Common, round: int | None) -> None:
+    """Draw K completions of each prompt, to be ranked.
+
+    Reads the store's prompts and the policy at the start of the round: in round 0 the reference, later the policy that
+    align made in the round before. Writes one item a prompt into the store, with token ids, log-probabilities and the
+    policy's version. Completions nearly equal to another of their list are drawn again.
+
+    \b
+    Example:  prefloop sample --set sample.k=4 --set sample.prompts=500
+    Next:     prefloop crowd, or prefloop export rankings, rank, and prefloop import
+    """
+
+    from prefloop.stages.sample import sample as stage
+
+    in_project(asked, lambda project: stage(project, round))
+
+
+@click.command("crowd", cls=Verb, sections=("crowd",))
+@common
+def crowd(asked: Common) -> None:
+    """Let simulated annotators rank what was sampled.
+
+    Reads every sampled item that has no ranking yet, and a hidden true quality that you choose: [crowd] scorer. Writes
+    rankings with ties, noise, careless and biased annotators into the store, all marked as simulated. For rehearsal and
+    experiments: real people's rankings are imported.
+
+    \b
+    Example:  prefloop crowd --set crowd.scorer=positive
+              prefloop crowd --set crowd.scorer=quality.py:score
+    Next:     prefloop reward
+    """
+
+    from prefloop.stages.crowd import crowd as stage
+
+    in_project(asked, stage)
+
+
+@click.command("reward", cls=Verb, sections=("reward", "data.heldout"))
+@_round
+@common
+def reward(asked: Common, round: int | None) -> None:
+    """Train a reward model for each criterion, from whole rankings.
+
+    Reads all rankings of rounds up to this one, however long the lists and whatever ties they have. Writes
+    runs/reward-NNN/model (AutoModelForSequenceClassification with one label, for plain transformers too) and measures
+    it on held-out prompts: accuracy with its interval, by margin, against length, and calibration.
+
+    \b
+    Example:  prefloop reward --set reward.criteria='["helpful"]'
+    Next:     prefloop align
+    """
+
+    from prefloop.stages.train_reward import reward as stage
+
+    in_project(asked, lambda project: stage(project, round))
+
+
+@click.command("align", cls=Verb, sections=("align",))
+@_round
+@click.option("--algorithm", metavar="NAME", help="ppo, grpo, rloo or dpo: the same as --set align.algorithm=NAME.")
+@common
+def align(asked: Common, round: int | None, algorithm: str | None) -> None:
+    """Optimise the policy for what people prefer.
+
+    Reads the policy at the start of the round, the round's reward models (dpo: the rankings themselves) and the
+    training prompts. Writes runs/align-NNN/model: the best policy by held-out reward within the KL budget. Stopped at
+    any moment, the same command goes on from the last checkpoint, to the same result. Options of an algorithm are in
+    its own section: --set algorithms.ppo.kl=0.1
+
+    \b
+    Example:  prefloop align --algorithm rloo --set align.k=4
+    Next:     prefloop evaluate
+    """
+
+    from prefloop.stages.align import align as stage
+
+    in_project(asked, lambda project: stage(project, round), [f'align.algorithm="{algorithm}"'] if algorithm else [])
+
+
+@click.command("report", cls=Verb)
+@common
+def report(asked: Common) -> None:
+    """Write one page with everything that happened.
+
+    Reads runs/ and the store: data, agreement, reward models, training curves, the comparison and samples before and
+    after. Writes report.html, which needs no network, and report.json with the same figures.
+
+    \b
+    Example:  prefloop report
+    Next:     prefloop sample, for the next round; or prefloop export policy --to FOLDER
+    """
+
+    from prefloop.stages.report import report as stage
+
+    in_project(asked, stage)
+
+
+@click.command("run", cls=Verb, sections=("run",))
+@common
+def run(asked: Common) -> None:
+    """Go through the whole loop of prefloop.toml.
+
+    Imports the files of [run] imports, then runs the stages of [run] stages, round after round. A stage whose inputs
+    and settings have not changed is skipped, so the same command goes on after an interruption, and repeating it is free.
+    Without demonstrations, sft is left out.
+
+    \b
+    Example:  prefloop run --set run.rounds=2
+    Next:     open report.html
+    """
+
+    from prefloop.stages.run import run as stage
+
+    in_project(asked, stage)

@@ -1,0 +1,220 @@
+"""Results for people: the key figures of each stage in a few lines, where the files are, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefloop.stages.project import Outcome
+
+Result = Mapping[str, Any]
+
+
+def summary(outcome: Outcome, root: Path) -> list[str]:
+    """Lines to print. An unknown stage shows its plain figures."""
+    head = f"{outcome.stage}: already done, nothing to do" if outcome.skipped else f"{outcome.stage}: done"
+    if outcome.run:
+        head += f" ({outcome.run})"
+    lines = [head, *(f"  {line}" for line in _LINES.get(outcome.stage, _plain)(outcome.result))]
+    for path in _files(outcome, root):
+        lines.append(f"  files: {path}")
+    following = _next(outcome)
+    return [*lines, f"next: {following}"] if following else lines
+
+
+def _files(outcome: Outcome, root: Path) -> list[Path]:
+    if isinstance(outcome.result.get("model"), str) and outcome.stage in ("sft", "align"):
+        return [root / outcome.result["model"]]
+    if outcome.stage == "reward":
+        return [root / model["model"] for model in outcome.result["models"].values()]
+    if outcome.stage == "evaluate" and outcome.run:
+        return [root / "runs" / outcome.run / "result.json"]
+    return []
+
+
+_NEXT = {
+    "init": "cd {project} && prefloop import FILE",
+    "sft": "prefloop sample",
+    "sample": "prefloop crowd  (or: prefloop export rankings --to FILE, let people rank, prefloop import FILE)",
+    "crowd": "prefloop reward",
+    "reward": "prefloop align",
+    "align": "prefloop evaluate",
+    "evaluate": "prefloop report",
+    "report": "prefloop sample  (the next round), or: prefloop export policy --to FOLDER",
+}
+
+
+def _next(outcome: Outcome) -> str:
+    if outcome.stage == "import":
+        return _after_import(outcome.result.get("files") or [outcome.result])
+    return _NEXT.get(outcome.stage, "").format_map({"project": outcome.result.get("project", "")})
+
+
+def _after_import(files: list[Result]) -> str:
+    total = {name: sum(f[name] for f in files) for name in ("demonstrations", "rankings", "prompts")}
+    if total["demonstrations"]:
+        return "prefloop sft"
+    if total["rankings"]:
+        return "prefloop reward"
+    return "prefloop sample" if total["prompts"] else ""
+
+
+# -- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _init(r: Result) -> list[str]:
+    where = " (a hub id: loaded on first use)" if r["hub"] else ""
+    return [f"model: {r['model']}{where}", f"settings: {r['config']}"]
+
+
+def _import(r: Result) -> list[str]:
+    return [line for file in r.get("files") or [r] for line in _imported(file)]
+
+
+def _imported(r: Result) -> list[str]:
+    kinds = ("prompts", "demonstrations", "items", "completions", "rankings")
+    new = ", ".join(f"{r[kind]} {kind}" for kind in kinds if r[kind])
+    lines = [f"{r['file']} ({r['format']}): {'new: ' + new if new else 'nothing new, all of it is there already'}"]
+    if r["rejected"]:
+        lines.append(f"{r['rejected']} rows could not be used:")
+        lines += [f"  {reason}" for reason in r["reasons"][:10]]
+    return lines
+
+
+def _sft(r: Result) -> list[str]:
+    lines = [f"{r['steps']} steps on {r['demonstrations']} demonstrations ({r['too_long']} too long)"]
+    if "heldout_loss" in r:
+        lines.append(f"held-out loss {r['heldout_loss']:.3f} nats a token (perplexity {r['heldout_perplexity']:.2f})")
+    return lines
+
+
+def _sample(r: Result) -> list[str]:
+    lines = [f"round {r['round']}, policy {r['policy']}: {r['completions']} completions of {r['prompts']} prompts"]
+    if r["ended"] is not None:
+        lines.append(
+            f"{r['ended']:.0%} ended by themselves, {r['mean_tokens']:.0f} tokens on average, "
+            f"{r['near_duplicates']} near-duplicates"
+        )
+    return lines
+
+
+def _crowd(r: Result) -> list[str]:
+    return [
+        f"{r['rankings']} simulated rankings of {r['items']} items by {r['annotators']} annotators, criterion "
+        f'"{r["criterion"]}", hidden quality "{r["scorer"]}", {r["with_ties"]:.0%} with ties'
+    ]
+
+
+def _reward(r: Result) -> list[str]:
+    lines = []
+    for criterion, model in r["models"].items():
+        lines.append(f'"{criterion}": {model["rankings"]} rankings of {model["lists"]} lists')
+        if model["heldout"]:
+            lines += accuracy_lines(model["heldout"])
+        else:
+            lines.append("  no held-out rankings to measure it on: import more prompts, or raise [data] heldout")
+    return lines
+
+
+def _evaluate_reward(r: Result) -> list[str]:
+    lines = [f"{r['model']} on {r['items']} items of {r['file']}"]
+    if r["rejected"]:
+        lines.append(f"{r['rejected']} rows could not be used, first: {r['reasons'][0]}")
+    for criterion, report in r["criteria"].items():
+        lines += [f'"{criterion}"', *accuracy_lines(report)]
+    return lines
+
+
+def accuracy_lines(report: Result) -> list[str]:
+    """The table of a PairReport (as JSON)."""
+    if report["accuracy"] is None:
+        return ["  no pair that people decided"]
+    lines = [
+        f"  accuracy     {_interval(report['accuracy'], report['low'], report['high'])}  "
+        f"on {report['pairs']} pairs of {report['prompts']} prompts",
+        f"  longer wins  {_share(report['longer_wins']['share'])}  (the baseline to beat)",
+        f"  calibration  error {_share(report['ece'])}, log loss {report['log_loss']:.3f} nats (chance 0.693)",
+    ]
+    for bin in report["by_margin"]:
+        if bin["pairs"]:
+            most = f"to {bin['high']:g}" if bin["high"] is not None else "or more"
+            margin = f"margin {bin['low']:g} {most} ranks"
+            lines.append(f"  {margin:24} {_share(bin['accuracy'])}  on {bin['pairs']} pairs")
+    if report["ties"]:
+        lines.append(f"  {report['ties']} ties: score gap {report['tie_gap']:.2f}, on others {report['pair_gap']:.2f}")
+    return lines
+
+
+def _align(r: Result) -> list[str]:
+    lines = [f"{r['algorithm']}, round {r['round']}: {r['steps']} steps"]
+    if "reward" in r:
+        lines[0] += f" ({r['stopped']}); best at step {r['best_step']}"
+        lines.append(
+            f"held-out reward {r['reward_before']:+.3f} -> {r['reward']:+.3f}, KL {r['kl']:.2f} nats from the reference"
+        )
+    if "heldout_accuracy" in r:
+        lines.append(f"implicit reward orders {r['heldout_accuracy']:.1%} of held-out pairs as people do")
+    return lines
+
+
+def _evaluate(r: Result) -> list[str]:
+    lines = [f"{r['policy']} against {r['reference']} on {r['prompts']} held-out prompts"]
+    for mode in ("sampled", "greedy"):
+        m = r[mode]
+        lines.append(f"{mode}: win rate {_mean(m['win_rate'], '.1%')}, reward gain {_mean(m['reward_gain'], '+.3f')}")
+        if "judge_win_rate" in m:
+            win, gain = _mean(m["judge_win_rate"], ".1%"), _mean(m["judge_gain"], "+.3f")
+            lines.append(f"  independent judge: win rate {win}, gain {gain}")
+        lines.append(
+            f"  KL {m['policy']['kl']:.2f} nats, {m['policy']['length']:.0f} tokens (reference "
+            f"{m['reference']['length']:.0f}), ended {m['policy']['ended']:.0%}"
+        )
+    return lines
+
+
+def _run(r: Result) -> list[str]:
+    lines = []
+    for stage in r["stages"]:
+        name = f"{stage['stage']} {stage['run'] or ''}".strip()
+        lines.append(f"{name:28} {'already done' if stage['skipped'] else 'done'}")
+    return lines
+
+
+def _export(r: Result) -> list[str]:
+    if "rows" in r:
+        return [f"{r['rows']} rows of {r['what']} in {r['to']}"]
+    return [
+        f"{m['version']}{' (' + m['criterion'] + ')' if m['criterion'] else ''} in {m['folder']}" for m in r["models"]
+    ]
+
+
+def _plain(r: Result) -> list[str]:
+    return [f"{name}: {value}" for name, value in r.items() if isinstance(value, str | int | float)]
+
+
+_LINES: dict[str, Callable[[Result], list[str]]] = {
+    "init": _init,
+    "import": _import,
+    "sft": _sft,
+    "sample": _sample,
+    "crowd": _crowd,
+    "reward": _reward,
+    "evaluate reward": _evaluate_reward,
+    "align": _align,
+    "evaluate": _evaluate,
+    "run": _run,
+    "export": _export,
+}
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _interval(value: float, low: float | None, high: float | None) -> str:
+    return f"{value:.1%}" if low is None or high is None else f"{value:.1%} (95 % interval {low:.1%} to {high:.1%})"
+
+
+def _mean(m: Mapping[str, float], form: str) -> str:
+    return f"{m['mean']:{form}} [{m['low']:{form}}, {m['high']:{form}}]"

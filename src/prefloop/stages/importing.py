@@ -1,0 +1,81 @@
+"""`prefloop import`: any file of the field into the store, row by row. Loads no model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefloop import exchange
+from prefloop.errors import DataError
+from prefloop.exchange import RowError
+from prefloop.stages.project import Outcome, Project
+from prefloop.store import Counts
+from prefloop.types import Demonstration, Item, Prompt
+
+REASONS = 100  # kept; the others are only counted
+SHOWN = 10
+
+
+def import_files(project: Project, paths: Sequence[Path], format: str | None = None) -> Outcome:
+    """Several files, one after the other. Raises DataError at the first that holds nothing usable; earlier ones stay."""
+    outcomes = [import_file(project, path, format) for path in paths]
+    if len(outcomes) == 1:
+        return outcomes[0]
+    return Outcome("import", None, {"files": [o.result for o in outcomes]}, all(o.skipped for o in outcomes))
+
+
+def import_file(project: Project, path: Path, format: str | None = None) -> Outcome:
+    """Read a file into the store. What is there already adds nothing; a bad row is reported, never fatal.
+
+    Raises DataError where the file cannot be read, or not one of its rows can be used.
+    """
+    limit = project.config.data.max_line_bytes
+    records = exchange.read(path, format, max_line_bytes=limit)
+    format = format or exchange.sniff(path, max_line_bytes=limit)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    known = [row for row in project.store.imports() if (row.sha256, row.format) == (sha256, format)]
+    result: dict[str, Any] = {"file": str(path), "format": format}
+    if known and not known[-1].rejected:  # with rejected rows it is read again: the limit may have been raised
+        project.say(f"{path}: already imported")
+        nothing = asdict(Counts())
+        return Outcome("import", None, result | nothing | {"records": 0, "rejected": 0, "reasons": []}, skipped=True)
+    project.say(f"{path}: reading it as {format}")
+    seen, rejected = _Seen(), list[str]()
+    with project.lock():
+        added = project.store.add(_usable(records, seen, rejected))
+        if not known or any(asdict(added).values()):
+            project.store.record_import(path.name, sha256, format, added, rejected)
+    for reason in rejected[:SHOWN]:
+        project.say(f"  {path.name} {reason}")
+    if len(rejected) > SHOWN:
+        project.say(f"  ... and {len(rejected) - SHOWN} more rows")
+    if not seen.records:
+        raise DataError(
+            f"{path}: none of its {len(rejected)} rows can be used as {format}. First: {rejected[0]}. If it is in "
+            f"another format, say so with --as: {', '.join(exchange.FORMATS)}."
+        )
+    counts = asdict(added)
+    result |= counts | {"records": seen.records, "rejected": len(rejected), "reasons": rejected[:REASONS]}
+    return Outcome("import", None, result, skipped=not any(counts.values()))
+
+
+class _Seen:
+    """How many usable records have gone by."""
+
+    records = 0
+
+
+def _usable(
+    records: Iterator[exchange.Parsed], seen: _Seen, rejected: list[str]
+) -> Iterator[Prompt | Demonstration | Item]:
+    for record in records:
+        if isinstance(record, RowError):
+            # all are counted, few kept: a hostile file may have millions
+            rejected.append(f"row {record.line}: {record.reason}" if len(rejected) < REASONS else "")
+        else:
+            seen.records += 1
+            yield record

@@ -1,0 +1,127 @@
+"""`prefloop init`: a project folder with a commented prefloop.toml. Loads no model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop.config import CONFIG_NAME, Config, apply_override, describe, make_config
+from prefloop.errors import ConfigError, DataError, ModelError
+from prefloop.models.folder import check_folder
+from prefloop.record import write_atomic
+from prefloop.stages.project import Outcome
+from prefloop.stages.toml import default_of, toml
+
+# what most people change; the rest is in docs/config.md
+_SHOWN: dict[str, tuple[str, ...]] = {
+    "project": ("seed", "threads", "device"),
+    "model": ("init", "path", "dtype", "text", "vocab_size", "hidden_size", "layers", "heads", "context"),
+    "data": ("heldout",),
+    "sft": ("epochs", "batch", "lr", "max_tokens"),
+    "sample": ("k", "temperature", "max_tokens"),
+    "crowd": ("scorer", "criterion", "annotators", "overlap"),
+    "reward": ("objective", "epochs", "batch", "lr", "max_tokens"),
+    "align": ("algorithm", "steps", "prompts", "k", "lr", "max_tokens", "kl_budget"),
+    "evaluate": ("prompts", "max_tokens", "scorer"),
+    "run": ("rounds", "stages", "imports"),
+}
+_ONLY_SCRATCH = ("text", "vocab_size", "hidden_size", "layers", "heads", "context")
+_ABOUT = {
+    "model": "the model everything starts from",
+    "data": "which prompts are kept out of all training",
+    "sft": "supervised fine-tuning on demonstrations",
+    "sample": "completions to be ranked",
+    "crowd": "simulated annotators; leave scorer empty where people rank",
+    "reward": "reward models",
+    "align": "optimising the policy",
+    "evaluate": "the aligned policy against the reference",
+    "run": "what `prefloop run` does",
+}
+
+
+def init(
+    root: Path, model: str | None, scratch: bool, texts: Sequence[Path] = (), overrides: Sequence[str] = ()
+) -> Outcome:
+    """Write `root`/prefloop.toml. Raises ConfigError where there is one already, ModelError for an unusable model."""
+    target = root / CONFIG_NAME
+    if target.exists():
+        raise ConfigError(f"{target} exists already. Change it by hand, or choose another folder.")
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"{root} is a file. Give the name of a folder.")
+    if (model is None) != scratch:
+        raise ConfigError("say which model: --model PATH_OR_HUB_ID, or --scratch for a small new one (not both)")
+    if texts and not scratch:
+        raise ConfigError("--text is what a new tokenizer learns from: it goes with --scratch only")
+    values: dict[str, Any] = {"project": {"name": root.absolute().name}}
+    if model is None:
+        values["model"] = {"init": "scratch"}
+        if texts:
+            values["model"]["text"] = [_text_path(path, root) for path in texts]
+    else:
+        values["model"] = {"init": "pretrained", "path": model_path(model, root)}
+    for override in overrides:
+        apply_override(values, override)
+    config = make_config(values, where="--set")
+    root.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, render(values, scratch).encode())
+    result = {
+        "project": str(root),
+        "config": str(target),
+        "model": config.model.path or "scratch",
+        "hub": model is not None and not (root / config.model.path).is_dir(),
+    }
+    return Outcome("init", None, result)
+
+
+def model_path(model: str, root: Path) -> str:
+    """A folder relative to the project where it lies inside, else absolute; a hub id as it is. Checks the folder."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if model.count("/") > 1:
+            raise ModelError(f"{model} is not a folder. Give a Hugging Face model folder or a hub id (owner/name).")
+        return check_folder(model)
+    check_folder(folder)
+    return _place(folder, root)
+
+
+def _text_path(path: Path, root: Path) -> str:
+    if not path.expanduser().is_file():
+        raise DataError(f"{path} is not a file. Give text files for the tokenizer to learn from.")
+    return _place(path.expanduser(), root)
+
+
+def _place(path: Path, root: Path) -> str:
+    path, root = path.resolve(), root.resolve()
+    return os.path.relpath(path, root) if path.is_relative_to(root) else str(path)
+
+
+def render(values: Mapping[str, Any], scratch: bool) -> str:
+    """A TOML file: what is given stands; other settings of interest stand beside it as comments, with their default."""
+    known: dict[str, dict[str, tuple[str, str]]] = {}
+    for key, _, default, meaning in describe():
+        section, name = key.split(".")
+        known.setdefault(section, {})[name] = (default, meaning)
+    lines = [
+        "# A prefloop project. Lines with # show the default; take the # away to change one.",
+        "# Every setting: docs/config.md, or prefloop VERB --help.",
+    ]
+    for section, rows in known.items():
+        given = values.get(section, {})
+        shown = [name for name in _SHOWN[section] if scratch or name not in _ONLY_SCRATCH]
+        about = f"  # {_ABOUT[section]}" if section in _ABOUT else ""
+        lines += ["", f"[{section}]{about}"]
+        lines += _lines({name: given[name] for name in given}, rows, "")
+        lines += _lines({n: default_of(rows[n][0]) for n in shown if n not in given}, rows, "# ")
+    lines += ["", "# [algorithms.ppo]  # options of one algorithm, by its name", "# kl = 0.05"]
+    for name, options in values.get("algorithms", {}).items():
+        lines += ["", f"[algorithms.{name}]", *_lines(options, {}, "")]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(values: Mapping[str, Any], rows: Mapping[str, tuple[str, str]], mark: str) -> Iterable[str]:
+    for name, value in values.items():
+        if value is not None:
+            meaning = rows.get(name, ("", ""))[1]
+            yield f"{mark}{name} = {toml(value)}" + (f"  # {meaning}" if meaning else "")
