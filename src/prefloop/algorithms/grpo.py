@@ -2,8 +2,8 @@
 
 Advantage: (r - mean) / std of the group, one number for all tokens of a sequence; ratio clipped a token; each
 sequence's loss is the mean over its tokens, then the mean over sequences. The KL to the reference is taken out of the
-reward, k1 a sequence, *before* the group is normalised; the paper puts a k3 term in the loss, whose gradient is not that
-of the reverse KL and whose strength then depends on the group's spread (`kl_in = "loss"` does that).
+reward, k1 a sequence, *before* the group is normalised; the paper puts a k3 term in the loss, whose gradient is not
+that of the reverse KL and whose strength then depends on the group's spread (`kl_in = "loss"` does that).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Grpo:
         action, rows = batch.action, self.weight(batch)
         token, cut = clipped_policy_loss(out.logp, batch.old_logp, batch.advantage, self.clip)
         if self.kl_in == "loss":
-            token = token + self.kl * k3(out.logp, batch.ref_logp)
+            token = token + self.kl * k3(keep(out.logp, action), keep(batch.ref_logp, action))
         length = action.sum(1).clamp(min=1)
         total = (masked_sum(token, action, dim=1) / length).sum()
         with torch.no_grad():

@@ -20,7 +20,8 @@ def k2(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 
 def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    d = logp - ref_logp
+    # below -20 nats exp(-d) overflows into infinite gradients; such a token says "far away" either way
+    d = (logp - ref_logp).clamp(min=-20.0)
     return torch.expm1(-d) + d
 
 

@@ -1,0 +1,159 @@
+"""What every algorithm promises: one suite over every name in the registry, through the real `engine.Learner`."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toy_batches import assert_same, dirty, learn, noise, outputs, raw_batch, read_mask, ready, wrap
+
+from prefloop.algorithms import base
+from prefloop.algorithms.registry import ALGORITHMS, kind_of, make, names, options_of
+from prefloop.batch import AnnotatedBatch, ReferencedBatch
+from prefloop.errors import ConfigError
+
+ALL = names()
+# options that switch on code the defaults leave off
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *[(name, {}) for name in ALL],
+    ("ppo", {"whiten_rewards": True, "gamma": 0.9, "clip": 0.05, "value_clip": 0.05, "kl_target": 6.0}),
+    ("grpo", {"kl_in": "loss", "kl": 0.2}),
+    ("rloo", {"whiten_advantages": True}),
+]
+every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda v: str(v) if v else "default")
+
+
+@every_variant
+def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_split(name: str, options: dict[str, Any]) -> None:
+    algorithm = make(name, options)
+    batch = ready(algorithm, raw_batch(name))
+    whole, metrics = learn(algorithm, batch)
+    for budget in (64, 150):
+        assert len(list(batch.split(budget))) > 1
+        parts, part_metrics = learn(algorithm, batch, budget)
+        assert_same(whole, parts, atol=1e-6)  # the learner's weight is a float32
+        assert part_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+
+
+@every_variant
+def test_padding_is_never_read_and_more_of_it_changes_nothing(name: str, options: dict[str, Any]) -> None:
+    algorithm = make(name, options)
+    clean, metrics = learn(algorithm, ready(algorithm, raw_batch(name)))
+    for extra in (0, 7):
+        found, dirty_metrics = learn(algorithm, dirty(ready(algorithm, dirty(raw_batch(name), extra)), extra))
+        assert_same(clean, found)
+        assert dirty_metrics == pytest.approx(metrics, rel=1e-6)
+
+
+@every_variant
+def test_the_order_of_the_rows_changes_nothing(name: str, options: dict[str, Any]) -> None:
+    algorithm, batch = make(name, options), raw_batch(name)
+    shuffled = batch.select(torch.from_numpy(np.random.default_rng(0).permutation(len(batch))))
+    a, metrics = learn(algorithm, ready(algorithm, batch))
+    b, shuffled_metrics = learn(algorithm, ready(algorithm, shuffled))
+    assert_same(a, b)
+    assert shuffled_metrics == pytest.approx(metrics, rel=1e-6)
+
+
+@every_variant
+def test_the_loss_a_learner_reports_is_the_sum_over_the_weight(name: str, options: dict[str, Any]) -> None:
+    """And a batch twice over has the same mean loss and gradient as once."""
+    algorithm = make(name, options)
+    batch = ready(algorithm, raw_batch(name))
+    twice = batch.select(torch.arange(len(batch)).repeat(2))
+    once, metrics = learn(algorithm, batch)
+    double, double_metrics = learn(algorithm, twice)
+    assert_same(once, double, atol=1e-6)
+    assert double_metrics == pytest.approx(metrics, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_survives_pickling_and_is_a_value(name: str) -> None:
+    algorithm = make(name)
+    again = pickle.loads(pickle.dumps(algorithm))
+    assert again == algorithm and hash(again) == hash(algorithm) and again.trains == algorithm.trains
+    for field in dataclasses.fields(algorithm):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(algorithm, field.name, None)
+
+
+@every_variant
+def test_options_come_back_as_they_went_in(name: str, options: dict[str, Any]) -> None:
+    algorithm = make(name, options)
+    assert make(name, options_of(algorithm)) == algorithm
+    assert options_of(algorithm).items() >= options.items()
+    assert algorithm.name == name
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_misspelt_option_is_an_error_that_suggests_the_right_one(name: str) -> None:
+    for option in options_of(make(name)):
+        with pytest.raises(ConfigError, match=f'no option "{option}x".*Did you mean "{option}"'):
+            make(name, {option + "x": 1})
+    with pytest.raises(ConfigError, match=r'no option "trains"'):
+        make(name, {"trains": ["policy"]})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_option_of_the_wrong_type_is_an_error_that_names_it(name: str) -> None:
+    for option in options_of(make(name)):
+        with pytest.raises(ConfigError, match=rf"\[algorithms\.{name}\] {option}: "):
+            make(name, {option: "many"})
+
+
+def test_an_unknown_algorithm_is_an_error_that_suggests_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match='Did you mean "ppo"'):
+        make("pppo")
+    with pytest.raises(ConfigError, match='no algorithm "sft"'):
+        kind_of("sft", "online", "offline")
+
+
+@every_variant
+@pytest.mark.parametrize("size", [30.0, 1e4])
+def test_gradients_stay_finite_where_a_policy_has_run_away(name: str, options: dict[str, Any], size: float) -> None:
+    algorithm, batch = make(name, options), raw_batch(name)
+    if isinstance(batch, AnnotatedBatch):
+        far = torch.where(torch.arange(len(batch))[:, None] % 2 == 0, size, -size)
+        batch = dataclasses.replace(batch, ref_logp=batch.ref_logp + far)
+        credited = ready(algorithm, batch)
+        batch = dataclasses.replace(credited, old_logp=credited.old_logp - far, value=credited.value + far)
+    elif isinstance(batch, ReferencedBatch):
+        batch = dataclasses.replace(batch, ref_total=batch.ref_total + size * noise(batch.ref_total.shape, 0))
+    out = outputs(algorithm, batch, torch.float32)
+    spread = size if kind_of(name) in ("reward", "supervised") else 0.0
+    leaves = [(x.detach() - spread * noise(x.shape, 1).abs().float()).requires_grad_() for x in out]
+    loss = algorithm.loss(wrap(algorithm, leaves), batch)
+    read = read_mask(algorithm, batch)
+    for grad in torch.autograd.grad(loss.total, leaves):
+        assert torch.isfinite(grad[read]).all()
+
+
+@every_variant
+def test_the_gradient_of_the_loss_agrees_with_finite_differences(name: str, options: dict[str, Any]) -> None:
+    algorithm = make(name, options)
+    raw = raw_batch(name)
+    batch = ready(algorithm, raw)
+    batch = batch.select(torch.arange(3)) if kind_of(name) in ("reward", "offline") else batch.select(torch.arange(5))
+    batch = dataclasses.replace(
+        batch,
+        **{f: getattr(batch, f).double() for f in ("wins", "choice_weight", "numerator") if hasattr(batch, f)},
+    )
+    read = read_mask(algorithm, batch)
+    leaves = [torch.where(read, x, 0.0).requires_grad_() for x in outputs(algorithm, batch)]
+
+    def total(*tensors: Tensor) -> Tensor:
+        return algorithm.loss(wrap(algorithm, list(tensors)), batch).total
+
+    assert total(*leaves).dtype == torch.float64
+    assert torch.autograd.gradcheck(total, leaves, eps=1e-6, atol=1e-6)
+
+
+def test_the_registry_lists_every_algorithm_file() -> None:
+    files = {path.stem for path in Path(str(base.__file__)).parent.glob("*.py")}
+    assert files - {"__init__", "base", "registry"} == set(ALGORITHMS)
