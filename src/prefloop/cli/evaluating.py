@@ -20,8 +20,8 @@ def evaluate(ctx: click.Context, asked: Common, round: int | None) -> None:
 
     Reads both policies, the round's reward models and held-out prompts on which nothing was trained or chosen. Writes
     runs/evaluate-NNN/result.json: win rate and reward gain with 95 % intervals, KL, lengths, repetition, and samples
-    side by side. Set [evaluate] scorer for a judge that the policy was not optimised against. `evaluate reward` measures
-    any reward model on any file of rankings or pairs instead.
+    side by side. Set [evaluate] scorer for a judge that the policy was not optimised against. To measure any reward
+    model on any file of rankings or pairs instead, use the sub-verb reward.
 
     \b
     Example:  prefloop evaluate --set evaluate.prompts=500

@@ -135,8 +135,8 @@ def run(asked: Common) -> None:
     """Go through the whole loop of prefloop.toml.
 
     Imports the files of [run] imports, then runs the stages of [run] stages, round after round. A stage whose inputs
-    and settings have not changed is skipped, so the same command goes on after an interruption, and repeating it is free.
-    Without demonstrations, sft is left out.
+    and settings have not changed is skipped, so the same command goes on after an interruption, and repeating it costs
+    nothing. Without demonstrations, sft is left out.
 
     \b
     Example:  prefloop run --set run.rounds=2

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -76,6 +77,7 @@ def new_model(settings: Model, vocab_size: int, pad_id: int, end_id: int, seed: 
 
 def make_scratch(folder: Path, settings: Model, texts: Iterable[str], seed: int) -> None:
     """Train the tokenizer, initialise the model, write both as an ordinary Hugging Face folder."""
+    transformers.logging.disable_progress_bar()  # its bar for one small file would stand among our lines
     tokenizer = train_tokenizer(texts, settings.vocab_size)
     model = new_model(settings, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
     model.save_pretrained(folder)

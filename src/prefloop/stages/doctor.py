@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -134,10 +135,8 @@ def _memory_gb() -> float | None:
     except (ValueError, OSError, AttributeError):
         return None
     limit = Path("/sys/fs/cgroup/memory.max")
-    try:
+    with suppress(OSError, ValueError):  # no such file, or "max"
         total = min(total, int(limit.read_text()))
-    except (OSError, ValueError):  # no such file, or "max"
-        pass
     return total / 1e9
 
 

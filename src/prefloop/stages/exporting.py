@@ -89,12 +89,17 @@ def _export_models(project: Project, rows: list[ModelRow], to: Path) -> dict[str
             shutil.copytree(source, tmp, dirs_exist_ok=True)
 
         publish(folders[row.version], write)
-    models = [
-        {"version": row.version, "criterion": row.criterion, "folder": str(folders[row.version])}
-        | ({"round": row.metrics["round"]} if "round" in row.metrics else {})
-        for row in rows
-    ]
-    return {"models": models}
+    return {
+        "models": [
+            {
+                "version": row.version,
+                "criterion": row.criterion,
+                "round": row.metrics.get("round"),
+                "folder": str(folders[row.version]),
+            }
+            for row in rows
+        ]
+    }
 
 
 def _folder_name(criterion: str) -> str:

@@ -20,7 +20,7 @@ SHOWN = 10
 
 
 def import_files(project: Project, paths: Sequence[Path], format: str | None = None) -> Outcome:
-    """Several files, one after the other. Raises DataError at the first that holds nothing usable; earlier ones stay."""
+    """Several files, in turn. Raises DataError at the first that holds nothing usable; earlier ones stay."""
     outcomes = [import_file(project, path, format) for path in paths]
     if len(outcomes) == 1:
         return outcomes[0]

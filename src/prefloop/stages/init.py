@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefloop.config import CONFIG_NAME, Config, apply_override, describe, make_config
+from prefloop.config import CONFIG_NAME, apply_override, describe, make_config
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.folder import check_folder
 from prefloop.record import write_atomic
