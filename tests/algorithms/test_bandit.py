@@ -1,0 +1,157 @@
+"""Every way of optimising a policy ends at the same place: pi* = pi_ref exp(r / beta) / Z on a bandit of four arms.
+
+Real algorithm objects through the real learner. An episode is one token; a batch holds each arm in the share the policy
+gives it (systematic sampling), so that a batch is the expectation and only the optimiser is left to be wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prefloop.algorithms.base import PolicyOutput
+from prefloop.algorithms.registry import make
+from prefloop.batch import AnnotatedBatch, RankingBatch, ReferencedBatch, Rows
+from prefloop.config import Optimiser
+from prefloop.engine.base import Term
+from prefloop.engine.learner import Learner
+
+REWARD = torch.tensor([1.0, 0.5, 0.0, -1.0])
+BETA = 0.5
+OPTIMUM = [0.657233, 0.241783, 0.088947, 0.012038]
+N, STEPS = 256, 150
+
+
+class Arms(nn.Module):
+    """A policy without context: softmax over four tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(4))
+
+    def forward(self, rows: Rows) -> PolicyOutput:
+        logp = torch.log_softmax(self.logits, 0)
+        token = torch.where(rows.action, logp[rows.ids], 0.0)
+        return PolicyOutput(token, torch.zeros_like(token))
+
+    def probabilities(self) -> Tensor:
+        return torch.softmax(self.logits.detach(), 0)
+
+
+class Baseline(nn.Module):
+    """A critic without context: one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(()))
+
+    def forward(self, rows: Rows) -> Tensor:
+        return torch.where(rows.action, self.value, 0.0)
+
+
+def rows_of(arms: Tensor) -> dict[str, Tensor]:
+    """Episodes of a prompt token and an arm."""
+    ids = torch.stack([torch.zeros_like(arms), arms], -1)
+    action = torch.tensor([False, True]).expand_as(ids).clone()
+    return {"ids": ids, "mask": torch.ones_like(action), "action": action}
+
+
+def learner_of(trains: tuple[Any, ...], lr: float, steps: int) -> Learner:
+    makers = {"policy": Arms, "critic": Baseline}
+    settings = Optimiser(lr=lr, warmup=0.0, schedule="linear", clip_norm=1e9, token_budget=10**6)
+    return Learner({role: makers[role]() for role in trains}, settings, steps)
+
+
+def rollout(policy: Arms, value: Tensor) -> AnnotatedBatch:
+    cdf = policy.probabilities().double().cumsum(0)
+    arms = torch.searchsorted(cdf, (torch.arange(N, dtype=torch.float64) + 0.5) / N).clamp(max=3)
+    rows = rows_of(arms)
+    blank = torch.zeros(N, 2)
+    with torch.no_grad():
+        logp = policy(Rows(**rows)).logp
+    return AnnotatedBatch(
+        **rows,
+        sampler_logp=logp,
+        reward=REWARD[arms],
+        group=torch.zeros(N, dtype=torch.long),
+        ended=torch.ones(N, dtype=torch.bool),
+        old_logp=logp,
+        ref_logp=torch.where(rows["action"], -math.log(4), blank),
+        value=torch.where(rows["action"], value, blank),
+    )
+
+
+def online(name: str, options: dict[str, Any], updates: int = 2) -> Tensor:
+    algorithm = make(name, options)
+    learner = learner_of(algorithm.trains, 0.1, STEPS * updates)
+    policy: Any = learner.models["policy"]
+    for _ in range(STEPS):
+        critic: Any = learner.models.get("critic")
+        value = critic.value.detach() if critic is not None else torch.zeros(())
+        batch, _ = algorithm.credit(rollout(policy, value))
+        for _ in range(updates):
+            learner.step(Term(batch, algorithm))
+    found: Tensor = policy.probabilities()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ppo", {"kl": BETA, "value_coef": 0.5}),
+        ("ppo", {"kl": BETA, "whiten_advantages": False, "whiten_rewards": False, "lam": 1.0}),
+        ("grpo", {"kl": BETA}),
+        ("rloo", {"kl": BETA}),
+        ("rloo", {"kl": BETA, "whiten_advantages": True}),
+    ],
+    ids=str,
+)
+def test_an_online_algorithm_converges_to_the_regularised_optimum(name: str, options: dict[str, Any]) -> None:
+    assert online(name, options).tolist() == pytest.approx(OPTIMUM, abs=0.02)
+
+
+def test_without_a_price_on_kl_the_policy_goes_to_the_best_arm() -> None:
+    assert online("rloo", {"kl": 0.0})[0] > 0.95
+
+
+def test_dpo_with_exact_preferences_converges_to_the_same_optimum() -> None:
+    """Preferences of a Bradley-Terry judge with the rewards as logits: "i beats j" counts sigmoid(r_i - r_j)."""
+    algorithm = make("dpo", {"beta": BETA})
+    wins = torch.sigmoid(REWARD[:, None] - REWARD[None, :]) / 6
+    wins.fill_diagonal_(0.0)
+    rows = {key: value[None] for key, value in rows_of(torch.arange(4)).items()}
+    batch = RankingBatch(
+        **rows,
+        present=torch.ones(1, 4, dtype=torch.bool),
+        wins=wins[None],
+        choice_mask=torch.ones(1, 1, 4, dtype=torch.bool),
+        choice_weight=torch.zeros(1, 1),
+        numerator=torch.zeros(1, 4),
+        weight=torch.ones(1),
+    )
+    referenced = ReferencedBatch(**vars(batch), ref_total=torch.full((1, 4), -math.log(4)))
+    learner = learner_of(("policy",), 0.1, 150)
+    for _ in range(150):
+        learner.step(Term(referenced, algorithm))
+    policy: Any = learner.models["policy"]
+    assert policy.probabilities().tolist() == pytest.approx(OPTIMUM, abs=0.002)
+
+
+def test_the_optimum_is_the_one_the_formula_gives_and_its_value_is_beta_log_z() -> None:
+    """The other tests compare with these numbers: they are checked here, by the formula and by nearby policies."""
+    pi = torch.softmax(REWARD.double() / BETA - math.log(4), 0)
+    assert pi.tolist() == pytest.approx(OPTIMUM, abs=1e-6)
+
+    def objective(p: Tensor) -> float:
+        return float((p * (REWARD - BETA * (p.log() + math.log(4)))).sum())
+
+    assert objective(pi) == pytest.approx(0.5167111426, abs=1e-9)
+    assert float((pi * (pi.log() + math.log(4))).sum()) == pytest.approx(0.4987509922, abs=1e-9)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        nearby = torch.softmax(pi.log() + 0.1 * torch.randn(4, generator=generator, dtype=torch.float64), 0)
+        assert objective(nearby) < objective(pi)
