@@ -1,0 +1,78 @@
+"""The page: facts in, one self-contained HTML document out. Nothing is loaded, nothing runs; every text is escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from prefloop.report import sections
+from prefloop.report.hacking import evidence
+from prefloop.report.text import compact, number, signed, visible
+from prefloop.report.words import headline, last, next_step, simulated
+
+TITLES = {
+    "demo": "The demo",
+    "loop": "The loop",
+    "samples": "Before and after",
+    "policy": "Policy optimisation",
+    "reward": "Reward model",
+    "sft": "Imitation",
+    "evaluation": "Evaluation",
+    "hacking": "Is the reward gamed?",
+    "made": "How it was made",
+}
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """report.html of what `collect` gathered. The same facts give the same text; it can always be written as UTF-8."""
+    evaluated = last(facts, "evaluate")
+    parts: dict[str, Any] = {
+        "demo": sections.demo(facts["demo"]) if facts["demo"] else None,
+        "loop_steps": sections.loop_steps(facts),
+        "samples": sections.samples(evaluated) if evaluated else [],
+        "policies": [sections.policy(run) for run in facts["stages"].get("align", ())],
+        "rewards": sections.rewards(facts),
+        "sft": sections.sft(facts["stages"]["sft"][-1]) if facts["stages"].get("sft") else None,
+        "evaluation": sections.evaluation(facts, evaluated) if evaluated else None,
+        "hacking": evidence(evaluated, last(facts, "align"), last(facts, "reward")) if evaluated else None,
+        "provenance": sections.provenance(facts) if facts["runs"] or facts["store"]["imports"] else None,
+    }
+    named = {"loop": "loop_steps", "policy": "policies", "reward": "rewards", "made": "provenance"}
+    listed = [(id, title) for id, title in TITLES.items() if parts[named.get(id, id)]]
+    return _template().render(
+        **parts,
+        name=facts["project"]["name"],
+        simulated=simulated(facts),
+        headline=headline(facts),
+        next=next_step(facts),
+        loop_note=sections.loop_note(facts),
+        round_head=sections.ROUND_HEAD,
+        rounds=sections.rounds(facts),
+        sections=listed,
+        css=Markup(_text("page.css")),
+    )
+
+
+def as_json(facts: Mapping[str, Any]) -> str:
+    """report.json: finite numbers, keys in the order they were gathered."""
+    return json.dumps(facts, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _text(name: str) -> str:
+    return (files("prefloop.report") / name).read_text(encoding="utf-8")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    environment.filters |= {"number": number, "compact": compact, "signed": signed}
+    return environment.from_string(_text("page.html"))

@@ -1,0 +1,320 @@
+"""The page's sections as plain values: what each table, list and picture holds. No HTML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefloop.report import figures, words
+from prefloop.report.text import number, percent, seconds, signed, span, whole
+
+ROUND_HEAD = (
+    "Round",
+    "Completions",
+    "Rankings",
+    "Simulated",
+    "Reward model",
+    "Policy steps",
+    "Held-out reward",
+    "KL",
+    "Win rate",
+    "95 % interval",
+)
+FIGURES = (  # (key of evaluate's result, title, how to write it)
+    ("reward", "Reward", signed),
+    ("judge", "Independent judge", number),
+    ("kl", "KL to the reference, nats a sequence", number),
+    ("entropy", "Entropy, nats a token", number),
+    ("length", "Length, tokens", lambda v: number(v, 1)),
+    ("ended", "Finished answers", percent),
+    ("distinct_1", "Different words", percent),
+    ("distinct_2", "Different word pairs", percent),
+    ("distinct_3", "Different word triples", percent),
+    ("length_reward_correlation", "Correlation of length and reward", signed),
+)
+NO_CHANGE = "–"
+
+
+def loop_steps(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The boxes of the picture, in the order of the loop; only those that hold something."""
+    counts, prompts = facts["store"]["counts"], facts["store"]["prompts"]
+    steps = []
+    if counts.get("prompts"):
+        note = f"{prompts['heldout']:,} held out" if prompts else ""
+        steps.append(_step("Prompts", counts["prompts"], note))
+    if counts.get("demonstrations"):
+        steps.append(_step("Demonstrations", counts["demonstrations"], "to imitate"))
+    if counts.get("completions"):
+        steps.append(_step("Completions", counts["completions"], f"in {counts['items']:,} lists to rank"))
+    if counts.get("effective"):
+        by = f"{counts['annotators']:,} annotators"
+        made = counts["simulated"]
+        kind = "all simulated" if made == counts["effective"] else f"{made:,} simulated" if made else "by people"
+        steps.append(_step("Rankings", counts["effective"], f"{kind}; {by}"))
+    models = facts["stages"].get("reward", ())
+    if models:
+        steps.append(_step("Reward models", len(models), ", ".join(dict.fromkeys(str(m["criterion"]) for m in models))))
+    aligned = facts["stages"].get("align", ())
+    if aligned:
+        total = sum(run["result"].get("steps", 0) for run in aligned)
+        note = f"{counts['rollouts']:,} completions tried" if counts.get("rollouts") else ""
+        steps.append(_step(f"{words.algorithm_name(aligned[-1])} steps", total, note))
+    evaluated = words.last(facts, "evaluate")
+    if evaluated:
+        steps.append(_step("Evaluated on", evaluated["result"]["prompts"], "held-out prompts"))
+    return steps
+
+
+def _step(title: str, count: float, note: str) -> dict[str, str]:
+    return {"title": title, "count": whole(count), "note": note}
+
+
+def loop_note(facts: Mapping[str, Any]) -> str:
+    done = len(facts["stages"].get("align", ()))
+    criteria = ", ".join(f"{name} ({n:,})" for name, n in facts["store"]["counts"].get("criteria", {}).items())
+    said = f"Rounds: {done}. " if done else ""
+    said += f"Rankings by criterion: {criteria}. " if criteria else ""
+    return said + ("↺ The next round starts from the new policy, on all rankings so far." if done else "")
+
+
+def rounds(facts: Mapping[str, Any]) -> list[list[str]]:
+    """One row a round, of whatever that round has been through."""
+    stages, store = facts["stages"], {r["round"]: r for r in facts["store"]["rounds"]}
+    numbers = sorted({run["round"] for name in ("align", "evaluate", "reward") for run in stages.get(name, ())})
+    rows = []
+    for n in numbers:
+        found = store.get(n, {})
+        models = [r for r in stages.get("reward", ()) if r["round"] == n and r["result"].get("heldout")]
+        aligned: dict[str, Any] = next((r["result"] for r in stages.get("align", ()) if r["round"] == n), {})
+        result: dict[str, Any] = next((r["result"] for r in stages.get("evaluate", ()) if r["round"] == n), {})
+        win = result.get("sampled", {}).get("judge_win_rate") or result.get("sampled", {}).get("win_rate")
+        rows.append(
+            [
+                str(n),
+                whole(found.get("completions")),
+                whole(found.get("rankings")),
+                whole(found.get("simulated")),
+                ", ".join(percent(m["result"]["heldout"]["accuracy"]) for m in models) or NO_CHANGE,
+                whole(aligned.get("steps")),
+                signed(aligned.get("reward")),
+                number(aligned.get("kl"), 1),
+                percent(win["mean"]) if win else NO_CHANGE,
+                span(win) if win else NO_CHANGE,
+            ]
+        )
+    return rows
+
+
+def samples(evaluated: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Prompt, and both answers with what was scored; the higher reward marked."""
+    shown = []
+    for sample in evaluated["result"].get("samples", ()):
+        answers = [
+            {"name": name, "judge": None, **sample[key]}
+            for key, name in (("reference", "Reference (before)"), ("policy", "Policy (after)"))
+        ]
+        best = max(a["reward"] or 0.0 for a in answers)
+        for answer in answers:
+            answer["higher"] = answer["reward"] == best and answers[0]["reward"] != answers[1]["reward"]
+        shown.append({"prompt": sample["prompt"], "answers": answers})
+    return shown
+
+
+def policy(run: Mapping[str, Any]) -> dict[str, Any]:
+    """One align run: sentences, charts, every metric with its healthy range."""
+    result, settings = run["result"], run["config"].get("align", {})
+    said = []
+    if run["status"] != "done":
+        reason = f": {run['reason']}" if run["reason"] else ""
+        said.append(f"This run is {run['status']}{reason}. Its curves go as far as it got.")
+    if "best_step" in result:
+        objective = "reward less the price of unfinished answers" if settings.get("missing_eos") != "off" else "reward"
+        said.append(
+            f"{words.algorithm_name(run)} ran {result['steps']:,} steps and kept step {result['best_step']:,}, the best "
+            f"on held-out prompts within the KL budget of {settings.get('kl_budget', 0):g} nats: {objective} "
+            f"{signed(result['reward'])} (before: {signed(result['reward_before'])}), "
+            f"KL {number(result['kl'], 1)} nats."
+        )
+        said.append(f"Why it stopped: {result['stopped']}.")
+        if result["best_step"] == 0:
+            said.append("No step was better than the start: the policy is unchanged.")
+    elif result:
+        said.append(
+            f"{words.algorithm_name(run)} learned from {result.get('lists', 0):,} ranked lists "
+            f"in {result['steps']:,} steps."
+        )
+        if result.get("heldout_accuracy") is not None:
+            said.append(f"It orders {percent(result['heldout_accuracy'])} of held-out pairs as people did.")
+    curve = figures.reward_against_kl(run)
+    metrics = words.metric_rows(run)
+    return {
+        "run": run["run"],
+        "round": run["round"],
+        "said": said,
+        "figures": ([curve] if curve else []) + figures.learning_curves(run),
+        "metrics": metrics,
+        "flags": [m for m in metrics if m["flag"]],
+    }
+
+
+def rewards(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The reward models of the newest round first and open, older rounds folded."""
+    runs: Sequence[Mapping[str, Any]] = facts["stages"].get("reward", ())
+    newest = max((run["round"] for run in runs), default=0)
+    shown = []
+    for run in sorted(runs, key=lambda r: -r["round"]):
+        agreement = facts["store"]["agreement"].get(run["criterion"])
+        result = run["result"]
+        title = f"{run['criterion']}" + (f", round {run['round']}" if newest else "")
+        said = words.reward_model(run, agreement) if result else [f"Run {run['run']} is {run['status']}."]
+        if result:
+            simulated = f", {result['simulated']:,} of them simulated" if result["simulated"] else ""
+            said.insert(0, f"Learned from {result['rankings']:,} rankings of {result['lists']:,} lists{simulated}.")
+            scale = result["normalisation"]
+            said.append(
+                f"Raw scores of fresh reference samples have mean {signed(scale['mean'])} and standard deviation "
+                f"{number(scale['std'])}; rewards are shifted and scaled by these."
+            )
+        figure = figures.reward_model_figures(run, agreement)
+        shown.append({"title": title, "said": said, "figures": figure, "old": run["round"] < newest})
+    return shown
+
+
+def sft(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The supervised stage."""
+    result = run["result"]
+    said = [f"Run {run['run']} is {run['status']}."] if not result else []
+    if result:
+        said.append(
+            f"{result['steps']:,} steps on {result['demonstrations']:,} demonstrations "
+            f"({result['too_long']:,} more were too long)."
+        )
+    if result.get("heldout_loss") is not None:
+        said.append(
+            f"Held-out loss {number(result['heldout_loss'], 3)} nats a token, "
+            f"perplexity {number(result['heldout_perplexity'])}."
+        )
+    curve = figures.supervised_curve(run)
+    return {"said": said, "figures": [curve] if curve else []}
+
+
+def evaluation(facts: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """Both policies' figures, sampled and greedy, and the win rates with their intervals."""
+    result = run["result"]
+    said = (
+        f"{result['policy']} against {result['reference']} on {result['prompts']:,} held-out prompts that nothing "
+        "was chosen on."
+    )
+    aligned = words.last(facts, "align")
+    if aligned and aligned["run"] != result["policy"]:
+        said += f" Note: {aligned['run']} is newer than the policy evaluated here; run prefloop evaluate."
+    modes = [mode for mode in ("sampled", "greedy") if mode in result]
+    wins = []
+    for mode in modes:
+        for key, name in (
+            ("win_rate", "win rate by reward model"),
+            ("judge_win_rate", "win rate by independent judge"),
+        ):
+            if key in result[mode]:
+                wins.append(
+                    [f"{mode.capitalize()}: {name}", percent(result[mode][key]["mean"]), span(result[mode][key])]
+                )
+        for key, name in (("reward_gain", "reward gain"), ("judge_gain", "gain by independent judge")):
+            if key in result[mode]:
+                gain = result[mode][key]
+                wins.append([f"{mode.capitalize()}: {name}", signed(gain["mean"]), span(gain, "signed")])
+    parts = [k for k in result["sampled"]["policy"] if k.startswith("reward_") and k != "reward_std"]
+    several = [(k, f"Reward for {k.removeprefix('reward_')}", signed) for k in parts] if len(parts) > 1 else []
+    rows = []
+    for key, title, write in (*FIGURES, *several):
+        if key in result["sampled"]["policy"]:
+            rows.append([title, *(write(result[m][who].get(key)) for m in modes for who in ("reference", "policy"))])
+    head = ["Figure", *(f"{who}, {m}" for m in modes for who in ("Reference", "Policy"))]
+    return {
+        "said": said,
+        "wins_head": ["Comparison", "Mean", "95 % interval"],
+        "wins": wins,
+        "head": head,
+        "rows": rows,
+    }
+
+
+def demo(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """demo.json's section: true quality of every system under one labelling budget."""
+    quality, win = extra.get("quality", {}), extra.get("win_rate")
+    keys = ("demonstration", "sft", "best_of_n", "rlhf")
+    shown = []
+    for sample in extra.get("samples", ()):
+        answers = []
+        for key in [k for k in keys if k in sample] + [k for k in sample if k not in keys and k != "prompt"]:
+            value = sample[key] if isinstance(sample[key], dict) else {"text": str(sample[key])}
+            answers.append({"name": figures.system_name(key), "text": value["text"], "quality": value.get("quality")})
+        best = max((a["quality"] for a in answers if a["quality"] is not None), default=None)
+        marked = [a | {"higher": best is not None and a["quality"] == best} for a in answers]
+        shown.append({"prompt": sample["prompt"], "answers": marked})
+    said = (
+        f"Preferences beat imitation on {percent(win['mean'])} of {win['n']} held-out prompts by true quality "
+        f"(95 % interval {span(win)})."
+        if win
+        else ""
+    )
+    return {
+        "title": extra.get("title", "The demo"),
+        "text": extra.get("text", ""),
+        "win": said,
+        "figures": figures.demo_figures(extra),
+        "why": why(quality),
+        "samples": shown,
+    }
+
+
+def why(quality: Mapping[str, Any]) -> str:
+    """What preferences buy over imitation under the same labelling budget, in the figures' own words."""
+    said = (
+        "Imitation learns to answer as the people who wrote demonstrations do, good and bad parts alike, so their mean "
+        "is about what it can reach. Choosing is easier than writing: people can tell a better answer even where they "
+        "would not have written it, and optimisation follows those choices past what most of them wrote."
+    )
+    values = [quality.get(k) for k in ("rlhf", "sft", "demonstrations", "demonstrations_p95")]
+    if all(isinstance(v, (int, float)) for v in values):
+        rlhf, imitation, mean, top = (float(v) for v in values if v is not None)
+        past = "more than" if rlhf > top else "less than"
+        said += (
+            f" Here: demonstrations {number(mean)}, imitation {number(imitation)}, preferences {number(rlhf)}, "
+            f"which is {past} the {number(top)} that 95 % of demonstrations stay below."
+        )
+    return said
+
+
+def provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Time, models and their snapshots, imports, seed, versions, settings."""
+    runs, project = facts["runs"], facts["project"]
+    most = max((run["seconds"] or 0.0 for run in runs), default=0.0)
+    shown = []
+    for run in runs:
+        parts = sorted(run["timings"].items(), key=lambda pair: -pair[1])
+        total = sum(value for _, value in parts)
+        shown.append(
+            {
+                "run": run["run"],
+                "status": run["status"] + (" (resumed)" if run["resumed"] else ""),
+                "time": seconds(run["seconds"]),
+                "width": f"{12 * (run['seconds'] or 0.0) / most if most else 0:.2f}",
+                "parts": ", ".join(f"{name} {percent(value / total)}" for name, value in parts if total),
+            }
+        )
+    models = [
+        [m["version"], m["kind"] + (f" ({m['criterion']})" if m["criterion"] else ""), m["parent"] or NO_CHANGE,
+         m["snapshot"] or NO_CHANGE, m["weights"] or NO_CHANGE]
+        for m in facts["store"]["models"]
+    ]  # fmt: skip
+    imports = [
+        [i["name"], i["format"], ", ".join(f"{v:,} {k}" for k, v in i["counts"].items() if v) or "nothing new",
+         whole(i["rejected"]), i["sha256"][:16]]
+        for i in facts["store"]["imports"]
+    ]  # fmt: skip
+    named = [["seed", str(project["seed"])], ["git commit", project["git"] or "not in a repository"]]
+    named += [[name, version or "not installed"] for name, version in project["versions"].items()]
+    config = json.dumps(project["config"], indent=1, ensure_ascii=False)
+    return {"runs": shown, "models": models, "imports": imports, "facts": named, "config": config}

@@ -1,0 +1,217 @@
+"""What the figures say, in plain sentences that claim no more than they show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefloop.report.metrics import METRICS, explain, flag
+from prefloop.report.text import number, percent, signed, span
+
+ALGORITHMS = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO", "dpo": "DPO"}
+NEXT = (  # (stage, what its absence means, the command)
+    ("sample", "Nothing has been sampled to be ranked yet.", "prefloop sample"),
+    ("reward", "No reward model has been trained yet.", "prefloop reward"),
+    ("align", "The policy has not been optimised yet.", "prefloop align"),
+    ("evaluate", "The aligned policy has not been compared with its reference yet.", "prefloop evaluate"),
+)
+
+
+def last(facts: Mapping[str, Any], stage: str) -> Mapping[str, Any] | None:
+    """The run of a stage in its newest round."""
+    runs = facts["stages"].get(stage)
+    return runs[-1] if runs else None
+
+
+def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
+    """What is missing first, and the command that makes it; None where the loop is complete."""
+    counts = facts["store"]["counts"]
+    if not counts.get("prompts") and not counts.get("items"):
+        return {
+            "text": "There is no data yet: bring prompts, demonstrations or rankings.",
+            "command": "prefloop import FILE",
+        }
+    for stage, text, command in NEXT:
+        if stage == "sample" and counts.get("effective"):
+            continue  # imported rankings are enough
+        if stage == "reward" and not counts.get("effective"):
+            return {"text": "What was sampled has not been ranked yet.", "command": "prefloop crowd"}
+        if stage not in facts["stages"]:
+            return {"text": text, "command": command}
+    return None
+
+
+def simulated(facts: Mapping[str, Any]) -> str:
+    """The banner wherever rankings are simulated; "" where people made all of them."""
+    counts = facts["store"]["counts"]
+    made = counts.get("simulated", 0)
+    if not made:
+        return ""
+    share = "All" if made == counts["effective"] else f"{made:,} of"
+    return (
+        f"{share} {counts['effective']:,} rankings come from simulated annotators, not from people. What this page "
+        "shows about preferences is about that simulation."
+    )
+
+
+def model_name(facts: Mapping[str, Any]) -> str:
+    settings = facts["project"]["config"].get("model", {})
+    if settings.get("init") == "scratch":
+        return "a small model made from scratch"
+    return str(settings.get("path") or "a model").rstrip("/").split("/")[-1]
+
+
+def algorithm_name(run: Mapping[str, Any] | None) -> str:
+    name = str(run["result"].get("algorithm") or run["config"].get("align", {}).get("algorithm", "")) if run else ""
+    return ALGORITHMS.get(name, name.upper())
+
+
+def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """{sentence, verdict, tiles}: a tile is (label, figure, note)."""
+    evaluated, aligned = last(facts, "evaluate"), last(facts, "align")
+    reward, counts = last(facts, "reward"), facts["store"]["counts"]
+    if evaluated:
+        return _evaluated(facts, evaluated, aligned)
+    tiles: list[tuple[str, str, str]] = []
+    sentence = "Nothing has run in this project yet."
+    if aligned:
+        result = aligned["result"]
+        sentence = (
+            f"{algorithm_name(aligned)} has optimised {model_name(facts)}; how good it became is not measured yet."
+        )
+        if aligned["status"] != "done":
+            sentence = f"{algorithm_name(aligned)} is optimising {model_name(facts)} (run {aligned['status']})."
+        if result.get("kl") is not None:
+            tiles.append(("Held-out reward", signed(result["reward"]), f"from {signed(result['reward_before'])}"))
+            tiles.append(("KL to the reference", number(result["kl"], 1), "nats a sequence"))
+    elif reward:
+        learned = f"A reward model has learned from {counts.get('effective', 0):,} rankings"
+        sentence = f"{learned}; no policy has been optimised yet."
+    elif counts.get("effective"):
+        sentence = f"{counts['effective']:,} rankings are here; nothing has been trained on them yet."
+    elif facts["stages"]:
+        sentence = "Answers have been prepared; nobody has ranked them yet."
+    elif counts.get("prompts"):
+        sentence = f"{counts['prompts']:,} prompts are here; no stage has run yet."
+    return {"sentence": sentence, "verdict": "", "tiles": tiles + _reward_tile(facts)}
+
+
+def _evaluated(
+    facts: Mapping[str, Any], evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    result = evaluated["result"]
+    sampled, counts = result["sampled"], facts["store"]["counts"]
+    judge = sampled.get("judge_win_rate")
+    win, by = (judge, "an independent judge") if judge else (sampled["win_rate"], "its own reward model")
+    tiles = [("Win rate", percent(win["mean"]), f"95 % interval {span(win)}; by {by}; {win['n']} prompts")]
+    if judge:
+        own = sampled["win_rate"]
+        tiles.append(("Win rate by the reward model", percent(own["mean"]), f"95 % interval {span(own)}"))
+    gain = sampled["reward_gain"]
+    tiles.append(
+        ("Reward gain", signed(gain["mean"]), f"95 % interval {span(gain, 'signed')}; 1 = the reference's spread")
+    )
+    tiles.append(("KL to the reference", number(sampled["policy"]["kl"], 1), "nats a sequence: how far it moved"))
+    rounds = len(facts["stages"].get("align", ()))
+    how = algorithm_name(aligned) or "the loop"
+    sentence = (
+        f"{model_name(facts)} was aligned with {counts.get('effective', 0):,} rankings by "
+        f"{counts.get('annotators', 0):,} annotators, using {how}{f', in {rounds} rounds' if rounds > 1 else ''}. "
+        f"On {percent(win['mean'])} of {win['n']} held-out prompts its answer beats the reference's, as judged by {by}."
+    )
+    return {"sentence": sentence, "verdict": verdict(win), "tiles": tiles + _reward_tile(facts)}
+
+
+def verdict(win: Mapping[str, float]) -> str:
+    """What a win rate's interval allows to say."""
+    if win["low"] > 0.5:
+        return f"Better than the reference beyond chance: the interval ({span(dict(win))}) lies above one half."
+    if win["high"] < 0.5:
+        return f"Worse than the reference beyond chance: the interval ({span(dict(win))}) lies below one half."
+    return f"No clear difference: the interval ({span(dict(win))}) includes one half. More prompts would narrow it."
+
+
+def _reward_tile(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    run = last(facts, "reward")
+    report = run["result"].get("heldout") if run else None
+    if not report or report["accuracy"] is None:
+        return []
+    note = f"95 % interval {span(report)}; chance is 50 %" if span(report) else "chance is 50 %"
+    return [("Reward model, held-out pairs", percent(report["accuracy"]), note)]
+
+
+def reward_model(run: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> list[str]:
+    """A reward model's report in sentences."""
+    report = run["result"].get("heldout")
+    if not report or report["accuracy"] is None:
+        return ["No held-out prompt has a ranked pair, so this reward model has not been measured."]
+    said = [
+        f"It orders {percent(report['accuracy'])} of {report['pairs']:,} held-out pairs ({report['prompts']:,} prompts) "
+        f"as people did" + (f", 95 % interval {span(report)}." if span(report) else ".")
+    ]
+    if report["low"] is not None and report["low"] <= 0.5:
+        said.append("The interval includes chance: it cannot be relied on to tell better from worse.")
+    longer = report["longer_wins"]["share"]
+    if longer is not None:
+        better = report["accuracy"] > longer
+        said.append(
+            f"Always preferring the longer text would be right on {percent(longer)}"
+            + ("." if better else ": that simple rule does as well or better, so the model has learned little.")
+        )
+    won, lost = report["longer_won"], report["shorter_won"]
+    if won["share"] is not None and lost["share"] is not None:
+        said.append(
+            f"It is right on {percent(won['share'])} where people preferred the longer text ({won['pairs']:,}) and on "
+            f"{percent(lost['share'])} where they preferred the shorter ({lost['pairs']:,})"
+            + ("; the gap says that it favours length." if won["share"] - lost["share"] > 0.15 else ".")
+        )
+    train = run["result"].get("train_accuracy")
+    if train is not None:
+        gap = train - report["accuracy"]
+        said.append(
+            f"On its training lists it is right on {percent(train)}"
+            + ("; the gap says that it has memorised some of them." if gap > 0.1 else ".")
+        )
+    if report["ties"]:
+        said.append(
+            f"{report['ties']:,} tied pairs are left out; their scores differ by {number(report['tie_gap'])} on "
+            f"average, those of ordered pairs by {number(report['pair_gap'])}."
+        )
+    return said + _ceiling(report, agreement)
+
+
+def _ceiling(report: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> list[str]:
+    if not agreement or agreement.get("share") is None:
+        return ["No list was ranked by two annotators, so how well people agree with each other is not known."]
+    own = report["vote_accuracy"]["share"]
+    return [
+        f"Two annotators agree on {percent(agreement['share'])} of {agreement['pairs']:,} pairs; against single "
+        f"judgements the reward model is right on {percent(own)}. Agreement is about the most that can be reached."
+    ]
+
+
+def metric_rows(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a metric of a run, what is unusual first: name, title, unit, first, last, low, high, ..., flag."""
+    rows = []
+    for name, column in run["metrics"].items():
+        values = [float(v) for v in column if v is not None]
+        if name == "step" or not values:
+            continue
+        metric = explain(name)
+        rows.append(
+            {
+                "name": name,
+                "title": (metric.title if metric else name) + (", held-out" if name.startswith("eval_") else ""),
+                "unit": metric.unit if metric else "",
+                "first": values[0],
+                "last": values[-1],
+                "low": min(values),
+                "high": max(values),
+                "meaning": metric.meaning if metric else "",
+                "healthy": metric.healthy if metric else "",
+                "source": metric.source if metric else "",
+                "flag": flag(name, values),
+            }
+        )
+    order = {metric.name: place for place, metric in enumerate(METRICS)}
+    return sorted(rows, key=lambda row: (not row["flag"], order.get(str(row["name"]).removeprefix("eval_"), 99)))

@@ -1,0 +1,71 @@
+"""`prefloop report`: report.json and report.html in the project folder, from its runs and its store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from prefloop import record
+from prefloop.labels.agreement import agreement_by_criterion
+from prefloop.report.collect import StoreFacts, collect, read_demo
+from prefloop.report.page import as_json, render
+from prefloop.stages.project import Outcome, Project
+from prefloop.types import Item
+
+
+def report(project: Project) -> Outcome:
+    """Write both files. Works at any point of the loop; what has not run is absent. DataError for a bad demo.json.
+
+    It has no run folder: drawing it again is cheaper than deciding whether to. `skipped` says nothing has changed.
+    """
+    store, heldout = project.store, project.config.data.heldout
+    per_round, doubly = tally(store.items())
+    facts = collect(
+        project.config.project.name,
+        record.runs(project.root),
+        StoreFacts(
+            counts=store.counts(),
+            prompts={
+                "train": len(store.prompts(split="train", heldout=heldout)),
+                "heldout": len(store.prompts(split="heldout", heldout=heldout)),
+            },
+            rounds=per_round,
+            agreement={name: a.to_json() for name, a in agreement_by_criterion(doubly).items()},
+            imports=[asdict(row) for row in store.imports()],
+            models=[
+                {"version": m.version, "kind": m.kind, "criterion": m.criterion, "parent": m.parent,
+                 "snapshot": m.snapshot_hash, "weights": m.weights_sha256}
+                for m in store.models()
+            ],
+        ),
+        read_demo(project.root / "demo.json"),
+    )  # fmt: skip
+    pages = {"report.json": as_json(facts), "report.html": render(facts)}
+    changed = False
+    for name, text in pages.items():
+        path, data = project.root / name, text.encode("utf-8")
+        if not path.is_file() or path.read_bytes() != data:
+            record.write_atomic(path, data)
+            changed = True
+    result = {name.replace("report.", ""): name for name in pages}
+    return Outcome("report", None, result, skipped=not changed)
+
+
+def tally(items: Iterable[Item]) -> tuple[list[dict[str, Any]], list[Item]]:
+    """Counts of each round, and the items that several people ranked."""
+    rounds: dict[int, dict[str, Any]] = {}
+    people: dict[int, set[str]] = {}
+    doubly = []
+    for item in items:
+        row = rounds.setdefault(
+            item.round, {"round": item.round, "items": 0, "completions": 0, "rankings": 0, "simulated": 0}
+        )
+        row["items"] += 1
+        row["completions"] += len(item.completions)
+        row["rankings"] += len(item.rankings)
+        row["simulated"] += sum(r.simulated for r in item.rankings)
+        people.setdefault(item.round, set()).update(r.annotator for r in item.rankings)
+        if len({r.annotator for r in item.rankings}) > 1:
+            doubly.append(item)
+    return [row | {"annotators": len(people[n])} for n, row in sorted(rounds.items())], doubly
