@@ -50,7 +50,9 @@ class Objective(Protocol):
     """
 
     name: str
-    trains: tuple[Role, ...]
+
+    @property
+    def trains(self) -> tuple[Role, ...]: ...
 
     def weight(self, batch: Any) -> Tensor:
         """What this (micro-)batch counts, known before any forward pass: tokens, sequences, rankings ... []."""
@@ -62,8 +64,10 @@ class Objective(Protocol):
 class OnlineAlgorithm(Objective, Protocol):
     """An objective on the policy's own samples."""
 
-    needs: frozenset[Literal["value"]]
     min_k: int  # completions a prompt it cannot do without
+
+    @property
+    def needs(self) -> frozenset[Literal["value"]]: ...
 
     def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         """Who deserves what: advantages over the *whole* rollout batch, and what is worth logging about it."""

@@ -112,7 +112,7 @@ class Learner:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """The models hold their averaged weights inside this block: for evaluating and saving. No-op without average."""
+        """The models hold their averaged weights inside this block, for evaluating and saving. No-op without average."""
         self._swap()
         try:
             yield
@@ -132,7 +132,7 @@ class Learner:
         files: dict[str, dict[str, Tensor]] = {}
         for role, model in self.models.items():
             files[role] = {n: p.detach() for n, p in model.named_parameters()}
-            moments = {}
+            moments: dict[str, Tensor] = {}
             for index, slots in self.optimisers[role].state_dict()["state"].items():
                 moments |= {f"{index}.{slot}": value for slot, value in slots.items()}
             files[f"{role}.adam"] = moments

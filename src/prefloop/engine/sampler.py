@@ -36,7 +36,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def choose(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
     """Inverse-CDF draw and its log-probability under the processed distribution.
 
-    logits: [N,V];  u: [N] in (0,1), float64;  temperature 0 takes the most likely token;  returns token [N], logp [N] float32
+    logits: [N,V];  u: [N] in (0,1), float64;  temperature 0 takes the most likely token
+    returns: token [N], logp [N] float32
     """
     if temperature == 0:
         logp = torch.log_softmax(logits.float(), dim=-1)
@@ -118,7 +119,7 @@ def _generate_batch(
         u = torch.from_numpy(uniforms(seed, key_array[alive], t)).to(device)
         token, logp = choose(out.logits[:, -1], u, sampling.temperature, sampling.top_p)
         done = torch.isin(token, stops)
-        for row, tok, lp, stop in zip(alive, token.tolist(), logp.tolist(), done.tolist(), strict=True):
+        for row, tok, lp, stop in zip(alive.tolist(), token.tolist(), logp.tolist(), done.tolist(), strict=True):
             tokens[row].append(tok)
             logps[row].append(lp)
             ended[row] = stop

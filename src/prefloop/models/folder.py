@@ -7,6 +7,9 @@ from pathlib import Path
 
 from prefloop.errors import ModelError
 
+# files that any of transformers' tokenizers can be made from; an entry with a dot in front is an ending
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json", ".model", ".tiktoken")
+
 
 def check_folder(source: str | Path) -> str:
     """Refuse what would fail obscurely later. A name that is no folder is taken for a hub id."""
@@ -28,4 +31,9 @@ def check_folder(source: str | Path) -> str:
         )
     if not weights:
         raise ModelError(f"{folder} has no weights (*.safetensors).")
+    if not any(name in names or name.startswith(".") and any(n.endswith(name) for n in names) for name in _TOKENIZERS):
+        raise ModelError(
+            f"{folder} has no tokenizer. Put its tokenizer.json (or the vocabulary its tokenizer_config.json names) "
+            "beside the weights: tokenizer.save_pretrained(FOLDER)."
+        )
     return str(folder)

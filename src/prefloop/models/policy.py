@@ -43,17 +43,33 @@ class Policy(nn.Module):
 
 @torch.no_grad()
 def _head_is_linear(model: PreTrainedModel) -> bool:
-    """Whether logits are just head(body(x)): not so where a model scales or caps them. Tried out, not looked up."""
+    """Whether logits are just head(body(x)): not so where a model scales or caps them. Tried out, not looked up.
+
+    The head's own output is replaced by large numbers on the way: on the small ones of an untrained model, a cap
+    would not show.
+    """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or model.base_model is model:
         return False
     ids = torch.arange(4, device=model.device)[None] % head.weight.shape[0]
+    seen: list[tuple[Tensor, Tensor]] = []  # what went into the head, what came out as far as the model can tell
+
+    def replace(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        large = torch.linspace(-100.0, 100.0, out.numel(), device=out.device).view_as(out).to(out.dtype)
+        seen.append((args[0], large))
+        return large
+
+    handle = head.register_forward_hook(replace)
     try:
-        whole = model(input_ids=ids, use_cache=False).logits
-        parts = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        logits = model(input_ids=ids, use_cache=False).logits
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     except (TypeError, AttributeError, RuntimeError):
         return False
-    return bool(torch.allclose(whole, parts, rtol=1e-4, atol=1e-5))
+    finally:
+        handle.remove()
+    if len(seen) != 1 or seen[0][0].shape != hidden.shape or seen[0][1].shape != logits.shape:
+        return False
+    return torch.allclose(seen[0][0], hidden, rtol=1e-4, atol=1e-5) and torch.equal(seen[0][1].float(), logits.float())
 
 
 def sequence_logp(out: PolicyOutput, action: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def score_head(model: PreTrainedModel) -> nn.Linear:
         if isinstance(head, nn.Linear) and head.out_features == 1:
             return head
     raise ModelError(
-        f"{type(model).__name__} has no linear score head with one output: this architecture cannot be a reward model here."
+        f"{type(model).__name__} has no linear score head with one output: it cannot be a reward model here."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 from prefloop.engine.base import Sampled, Sampling
@@ -144,7 +144,7 @@ def make_item(
     return Item(id, prompt, completions, round=round, source="sample")
 
 
-def to_completion(codec: Codec, id: str, sample: Sampled, version: str, sampling: dict[str, object]) -> Completion:
+def to_completion(codec: Codec, id: str, sample: Sampled, version: str, sampling: Mapping[str, object]) -> Completion:
     return Completion(
         id=id,
         text=codec.decode(sample.ids),

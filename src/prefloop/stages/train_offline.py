@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prefloop.algorithms.base import Role
 from prefloop.algorithms.registry import make
 from prefloop.batch import RankingBatch, ReferencedBatch, collate_rankings
 from prefloop.engine.base import Term
@@ -50,7 +51,7 @@ def train_offline(project: Project, round: int) -> Outcome:
         order = Order(len(train), settings.prompts, settings.epochs, derive(seed, "offline"))
         policy = Policy(model)
         learner = Learner({"policy": policy}, settings, order.steps, average=settings.average)
-        models = {"policy": policy, "reference": Policy(frozen)}
+        models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
         engine = LocalEngine(models, codec, seed, settings.token_budget, learner, project.device)
         data = _Lists(engine, [[encode(codec, i.prompt, c) for c in i.completions] for i in train], train)
         heldout = _Lists(engine, [[encode(codec, i.prompt, c) for c in i.completions] for i in held], held)

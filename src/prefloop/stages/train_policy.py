@@ -75,11 +75,12 @@ def train_policy(project: Project, round: int) -> Outcome:
     train = project.store.prompts(split="train", heldout=project.config.data.heldout)
     if not train:
         raise NothingToDoError("there are no training prompts yet: run prefloop import FILE")
+    snapshot = project.snapshot("prompts", [p.id for p in train])
     inputs = {
         "policy": start.weights,
         "reference": reference.weights,
         "rewards": {m.criterion: m.weights_sha256 for m in judges},
-        "prompts": project.snapshot("prompts", [p.id for p in train]),
+        "prompts": snapshot,
         "round": round,
     }
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
@@ -101,7 +102,7 @@ def train_policy(project: Project, round: int) -> Outcome:
                 parent=start.version,
                 run_id=run.name,
                 weights_sha256=result["weights"],
-                snapshot_hash=inputs["prompts"],
+                snapshot_hash=snapshot,
                 metrics={"round": round, "reward": result["reward"], "kl": result["kl"]},
             )
         )
@@ -127,7 +128,7 @@ def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
 
 
 def validation_and_test(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Held-out prompts in two halves, by hash: `align` chooses its best checkpoint on one, `evaluate` uses the other."""
+    """Held-out prompts in two halves, by hash: `align` picks its best checkpoint on one, `evaluate` uses the other."""
     first = [p for p in prompts if int(digest("half", p.id), 16) % 2 == 0]
     second = [p for p in prompts if int(digest("half", p.id), 16) % 2 == 1]
     return (first or second), (second or first)

@@ -1,0 +1,268 @@
+"""`prefloop demo`: the whole loop on the built-in scenario, and beside it imitation under the same labelling budget.
+
+    out/             a project like any other: sample -> crowd -> reward -> align -> evaluate
+    out/imitation/   a second project: as many *new demonstrations* as the first has ranked lists -> sft
+
+Then both policies, and best-of-n with the reward model, answer the same held-out prompts, and the hidden true quality
+is looked up. Everything derives from the seed; the same `out` again goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefloop import record
+from prefloop.config import CONFIG_NAME
+from prefloop.demo.quality import WEIGHTS, quality
+from prefloop.demo.scenario import demonstrations, prompts
+from prefloop.engine.base import Sampling
+from prefloop.engine.local import LocalEngine
+from prefloop.errors import ConfigError
+from prefloop.models.policy import Policy
+from prefloop.models.text import Codec
+from prefloop.stages.align import align
+from prefloop.stages.crowd import crowd
+from prefloop.stages.evaluate import evaluate, mean_interval, win_rate
+from prefloop.stages.project import ModelRef, Project, derive, load_policy
+from prefloop.stages.report import report
+from prefloop.stages.sample import sample, to_completion
+from prefloop.stages.sft import sft
+from prefloop.stages.train_policy import make_scorer, validation_and_test
+from prefloop.stages.train_reward import reward
+from prefloop.types import Completion, Prompt
+
+PROMPTS = 1600  # asked by customers; a fifth of them held out
+BUDGET = 400  # lists that the crowd ranks; and demonstrations that imitation gets instead
+BEST_OF = 16
+SHOWN = 8
+
+SETTINGS = """# The built-in demo. Change what you like and type `prefloop run` in this folder: a project like any other.
+[project]
+name = "demo"
+seed = {seed}
+
+[model]
+path = "model"
+
+[data]
+heldout = 0.2
+
+[sample]
+k = 4
+prompts = {budget}
+max_tokens = 64
+
+[crowd]            # simulated people; the hidden true quality is known to them and to the final measurement only
+scorer = "demo"
+annotators = 20
+
+[reward]
+objective = "plackett_luce"
+epochs = 8
+batch = 16
+lr = 5e-4
+weight_decay = 0.1
+average = 0.98
+eval_every = 50
+checkpoint_every = 50
+
+[align]
+algorithm = "ppo"
+steps = 60
+prompts = 64
+k = 1
+epochs = 2
+minibatches = 4
+lr = 5e-4
+max_tokens = 64
+kl_budget = 30
+eval_every = 10
+checkpoint_every = 20
+
+[algorithms.ppo]
+kl = 0.03
+
+[evaluate]
+scorer = "demo"
+max_tokens = 64
+
+[run]
+stages = ["sample", "crowd", "reward", "align", "evaluate", "report"]
+"""
+IMITATION = """# Supervised fine-tuning on as many demonstrations as the crowd ranked lists.
+[project]
+name = "imitation"
+seed = {seed}
+
+[model]
+path = "../model"
+
+[data]
+heldout = 0.0
+
+[sft]
+epochs = 3
+batch = 32
+lr = 2e-4
+"""
+
+
+def demo(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
+    """Run or resume the demo in `out`. Returns the figures that `--json` prints. Raises ConfigError."""
+    began = time.perf_counter()
+    make_projects(out, seed)
+    with Project.open(out, quiet=quiet) as project, Project.open(out / "imitation", quiet=quiet) as imitation:
+        for stage in (sample, crowd, reward, align, evaluate):
+            stage(project)
+        sft(imitation)
+        measured = measure(project, imitation, seed)
+        record.write_json_atomic(out / "demo.json", measured)
+        report(project)
+    return {
+        "seconds": round(time.perf_counter() - began, 1),
+        "seed": seed,
+        "win_rate": measured["win_rate"]["mean"],
+        "win_rate_low": measured["win_rate"]["low"],
+        "win_rate_high": measured["win_rate"]["high"],
+        "quality": {name: measured["quality"][name] for name in ("demonstrations", "sft", "best_of_n", "rlhf")},
+        "demonstrations_p95": measured["quality"]["demonstrations_p95"],
+        "kl": measured["kl"],
+        "reward_accuracy": measured["reward_accuracy"],
+        "prompts": measured["win_rate"]["n"],
+        "report": str(out / "report.html"),
+    }
+
+
+def make_projects(out: Path, seed: int) -> None:
+    """The two project folders with model, settings and data; what is already there stays."""
+    settings = SETTINGS.format(seed=seed, budget=BUDGET)
+    config = out / CONFIG_NAME
+    if config.exists() and f"\nseed = {seed}\n" not in config.read_text():
+        raise ConfigError(f"{out} holds a demo with another seed. Give another --out, or remove the folder.")
+    if out.exists() and not config.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty and no demo. Give another --out.")
+    (out / "imitation").mkdir(parents=True, exist_ok=True)
+    if not (out / "model").exists():
+        with as_file(files("prefloop.demo") / "model") as shipped:
+            aside = out / ".model.new"
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(shipped, aside)
+            aside.rename(out / "model")
+    if not config.exists():
+        record.write_atomic(out / "imitation" / CONFIG_NAME, IMITATION.format(seed=seed).encode())
+        record.write_atomic(config, settings.encode())
+    with Project.open(out, quiet=True) as project:
+        project.store.add(prompts(PROMPTS, derive(seed, "demo-prompts")))
+    with Project.open(out / "imitation", quiet=True) as project:
+        project.store.add(demonstrations(BUDGET, derive(seed, "demo-demonstrations")))
+
+
+def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
+    """True quality of every system on the held-out prompts that nothing was chosen on."""
+    heldout = project.store.prompts(split="heldout", heldout=project.config.data.heldout)
+    _, asked = validation_and_test(heldout)
+    settings = project.config.evaluate
+    sampling = Sampling(settings.max_tokens, settings.temperature)
+    aligned = project.aligned(0)
+    assert aligned is not None
+    models = {
+        "base": project.base(),
+        "sft": imitation.reference(),
+        "rlhf": ModelRef(aligned.version, str(project.root / aligned.path), ""),
+    }
+    texts: dict[str, list[str]] = {}
+    for name, ref in models.items():
+        model, codec = load_policy(project, ref)
+        k = BEST_OF if name == "base" else 1
+        drawn = _answers(project, model, codec, asked, k, sampling, derive(seed, "demo", name))
+        if name == "base":
+            texts["best_of_n"] = _best(project, asked, drawn)
+        else:
+            texts[name] = [row[0].text for row in drawn]
+    shown = demonstrations(2000, derive(seed, "demo-measure"))
+    by_demonstration = np.array([quality(d.prompt, d.text).score for d in shown])
+    texts["demonstration"] = [d.text for d in _for_prompts(asked, seed)]
+    scores = {name: [quality(p, t).score for p, t in zip(asked, rows, strict=True)] for name, rows in texts.items()}
+    wins = win_rate(scores["rlhf"], scores["sft"], settings.bootstrap, seed)
+    evaluated = evaluate(project).result
+    judged = reward(project).result["models"][project.config.crowd.criterion]["heldout"]
+    return {
+        "title": "A support desk under policy",
+        "text": (
+            f"Simulated people ranked {BUDGET} lists of four answers. The same number of new demonstrations went into "
+            "supervised fine-tuning instead. Both started from the same small model. True quality is known here because "
+            "the scenario is artificial; the reward model never saw it."
+        ),
+        "quality": {
+            "demonstrations": float(by_demonstration.mean()),
+            "demonstrations_p95": float(np.percentile(by_demonstration, 95)),
+            "demonstrations_best": float(by_demonstration.max()),
+            **{name: float(np.mean(scores[name])) for name in ("sft", "best_of_n", "rlhf")},
+        },
+        "quality_interval": {n: mean_interval(s, settings.bootstrap, seed) for n, s in scores.items()},
+        "quality_parts": {name: _parts(asked, rows) for name, rows in texts.items()},
+        "per_prompt": scores,
+        "win_rate": wins,
+        "best_of": BEST_OF,
+        "budget": BUDGET,
+        "kl": evaluated["sampled"]["policy"]["kl"],
+        "reward_accuracy": judged["accuracy"],
+        "samples": _samples(asked, texts, scores),
+    }
+
+
+def _answers(
+    project: Project, model: Any, codec: Codec, asked: Sequence[Prompt], k: int, sampling: Sampling, seed: int
+) -> list[list[Completion]]:
+    """K completions a prompt."""
+    engine = LocalEngine({"policy": Policy(model)}, codec, seed, device=project.device)
+    ids = [codec.encode_prompt(p) for p in asked for _ in range(k)]
+    drawn = engine.generate(ids, [derive(0, p.id, j) for p in asked for j in range(k)], sampling)
+    flat = [to_completion(codec, f"demo:{n}", s, "demo", {}) for n, s in enumerate(drawn)]
+    return [flat[n * k : (n + 1) * k] for n in range(len(asked))]
+
+
+def _best(project: Project, asked: Sequence[Prompt], drawn: list[list[Completion]]) -> list[str]:
+    """Of each list, the completion the reward model likes best."""
+    scorer = make_scorer(project, project.reward_models(0))
+    flat = [c for row in drawn for c in row]
+    scores = scorer.score([p for p, row in zip(asked, drawn, strict=True) for _ in row], flat).total
+    ranked = np.array(scores).reshape(len(drawn), -1).argmax(1)
+    return [row[int(best)].text for row, best in zip(drawn, ranked, strict=True)]
+
+
+def _for_prompts(asked: Sequence[Prompt], seed: int) -> list[Any]:
+    """A demonstration for each held-out prompt, for the side-by-side view."""
+    import random
+
+    from prefloop.demo.scenario import demonstration
+    from prefloop.types import Demonstration
+
+    rng = random.Random(derive(seed, "demo-shown"))
+    return [Demonstration(p, demonstration(p, rng)) for p in asked]
+
+
+def _parts(asked: Sequence[Prompt], rows: Sequence[str]) -> dict[str, float]:
+    """Mean of each component of true quality."""
+    parts = [quality(p, t) for p, t in zip(asked, rows, strict=True)]
+    return {name: float(np.mean([getattr(q, name) for q in parts])) for name in (*WEIGHTS, "readable")}
+
+
+def _samples(
+    asked: Sequence[Prompt], texts: dict[str, list[str]], scores: dict[str, list[float]]
+) -> list[dict[str, Any]]:
+    stride = max(1, len(asked) // SHOWN)
+    return [
+        {
+            "prompt": asked[n].text,
+            **{name: {"text": texts[name][n], "quality": scores[name][n]} for name in texts},
+        }
+        for n in list(range(0, len(asked), stride))[:SHOWN]
+    ]
