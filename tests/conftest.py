@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,20 +84,30 @@ bootstrap = 100
 """
 
 
-@pytest.fixture
-def tiny_project(tmp_path: Path) -> Path:
-    """An initialised scratch project: settings, 40 demonstrations in the store, nothing trained yet."""
-    from prefloop.config import Config, load_config
+def make_tiny_project(folder: Path) -> Path:
+    """Settings, and 40 demonstrations in the store; nothing trained yet."""
+    from prefloop.config import load_config
     from prefloop.store import Store
     from prefloop.types import Demonstration, Prompt
 
-    root = tmp_path / "tiny"
+    root = folder / "tiny"
     root.mkdir()
     (root / "prefloop.toml").write_text(TINY_SETTINGS)
-    config: Config = load_config(root / "prefloop.toml")
-    with Store.open(config.project.store, root) as store:
+    with Store.open(load_config(root / "prefloop.toml").project.store, root) as store:
         store.add(Demonstration(Prompt(f"Say {c} {t}."), f"The {t} is {c}.") for c in COLOURS for t in THINGS)
     return root
+
+
+@pytest.fixture
+def tiny_project(tmp_path: Path) -> Path:
+    """An initialised scratch project of its own for each test."""
+    return make_tiny_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[[Path], Path]:
+    """`make_tiny_project`, for fixtures that share one project between tests."""
+    return make_tiny_project
 
 
 @pytest.fixture(scope="session")

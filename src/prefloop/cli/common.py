@@ -29,14 +29,27 @@ class Common:
 
 
 class Verb(click.Command):
-    """A command whose help ends with the settings it reads: those of `sections` in prefloop.toml, or single keys."""
+    """A command whose help ends with the settings it reads: those of `sections` in prefloop.toml, or single keys.
 
-    def __init__(self, *args: Any, sections: tuple[str, ...] = (), **extra: Any):
+    names: more to look up, made when the help is asked for: {title: () -> {name: meaning}}.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        sections: tuple[str, ...] = (),
+        names: Mapping[str, Callable[[], Mapping[str, str]]] | None = None,
+        **extra: Any,
+    ):
         super().__init__(*args, **extra)
         self.sections = sections
+        self.names = names or {}
         self.context_settings.setdefault("max_content_width", 100)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, look_up in self.names.items():
+            with formatter.section(title):
+                formatter.write_dl(list(look_up().items()))
         for section, rows in settings(self.sections):
             with formatter.section(f"Settings: [{section}] in prefloop.toml, or --set {section}.KEY=VALUE"):
                 formatter.write_dl(rows)

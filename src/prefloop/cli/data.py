@@ -45,7 +45,13 @@ def init(asked: Common, folder: Path, model: str | None, scratch: bool, texts: t
     emit(asked, stage(asked.root / folder, model, scratch, texts, asked.overrides))
 
 
-@click.command("import", cls=Verb, sections=("data",))
+def _formats() -> dict[str, str]:
+    from prefloop.exchange import FORMATS
+
+    return FORMATS
+
+
+@click.command("import", cls=Verb, sections=("data",), names={"Formats": _formats})
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--as", "format", metavar="FORMAT", help="What the files are, where it cannot be told from the records.")
 @common

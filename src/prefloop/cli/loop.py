@@ -49,7 +49,13 @@ def sample(asked: Common, round: int | None) -> None:
     in_project(asked, lambda project: stage(project, round))
 
 
-@click.command("crowd", cls=Verb, sections=("crowd",))
+def _scorers() -> dict[str, str]:
+    from prefloop.rewards.rules import NAMED
+
+    return {name: meaning for name, (meaning, _) in NAMED.items()}
+
+
+@click.command("crowd", cls=Verb, sections=("crowd",), names={"Hidden qualities by name": _scorers})
 @common
 def crowd(asked: Common) -> None:
     """Let simulated annotators rank what was sampled.

@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill at any moment: written aside, fsynced, renamed; safetensors, nothing unpickled.
 
-    checkpoints/step-00000040/   policy.safetensors  policy.adam.safetensors ...  state.json (with every file's SHA-256)
+    checkpoints/step-00000040/   policy.safetensors  policy.adam.safetensors ...  state.json (with every file's SHA-256, its own too)
 
 A folder whose name begins with a dot is unfinished. Older checkpoints go only after a newer one is durable.
 """
@@ -47,7 +47,7 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
         for path in sorted(tmp.rglob("*")):
             _fsync(path)
         _fsync(tmp)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk comes as either
         _remove(tmp)
         raise TrainingError(f"{folder} could not be written: {error}. What was saved before is still there.") from error
     if folder.exists():
@@ -66,8 +66,8 @@ def save_checkpoint(root: Path, step: int, files: Mapping[str, Mapping[str, Tens
             path = tmp / f"{name}.safetensors"
             save_file({k: v.contiguous().clone() for k, v in tensors.items()}, path)
             hashes[path.name] = _sha256(path)
-        body = json.dumps({"step": step, "files": hashes, "state": dict(state)}, indent=1, sort_keys=True)
-        (tmp / "state.json").write_text(body)
+        body = {"step": step, "files": hashes, "state": dict(state)}
+        (tmp / "state.json").write_text(json.dumps(body | {"sha256": _seal(body)}, indent=1, sort_keys=True))
 
     publish(root / f"step-{step:08d}", write)
     for old in _steps(root)[:-KEEP]:
@@ -78,14 +78,26 @@ def load_checkpoint(root: Path) -> Checkpoint | None:
     """The newest checkpoint whose every file is whole; none if there is none. A damaged one is passed over."""
     for folder in reversed(_steps(root)):
         try:
-            body = json.loads((folder / "state.json").read_text())
-            if any(_sha256(folder / name) != want for name, want in body["files"].items()):
-                continue
-            files = {name.removesuffix(".safetensors"): load_file(folder / name) for name in body["files"]}
-        except (OSError, ValueError, KeyError, SafetensorError):
+            found = _load(folder)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             continue
-        return Checkpoint(int(body["step"]), files, body["state"])
+        if found is not None:
+            return found
     return None
+
+
+def _load(folder: Path) -> Checkpoint | None:
+    """None where a hash does not fit."""
+    body = dict(json.loads((folder / "state.json").read_text()))
+    if body.pop("sha256") != _seal(body) or any(_sha256(folder / n) != want for n, want in body["files"].items()):
+        return None
+    files = {name.removesuffix(".safetensors"): load_file(folder / name) for name in body["files"]}
+    return Checkpoint(int(body["step"]), files, body["state"])
+
+
+def _seal(body: Mapping[str, Any]) -> str:
+    """A hash over what state.json says: a flipped digit would still be JSON."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _steps(root: Path) -> list[Path]:

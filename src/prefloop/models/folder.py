@@ -8,7 +8,15 @@ from pathlib import Path
 from prefloop.errors import ModelError
 
 # files that any of transformers' tokenizers can be made from; an entry with a dot in front is an ending
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json", ".model", ".tiktoken")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+    ".model",
+    ".tiktoken",
+)
 
 
 def check_folder(source: str | Path) -> str:

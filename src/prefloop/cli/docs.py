@@ -1,0 +1,129 @@
+"""docs/config.md and docs/commands.md, made from the settings and the commands themselves; a test keeps them current.
+
+python -m prefloop.cli.docs docs
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from prefloop.cli.main import INTRODUCTION, VERBS, cli
+from prefloop.config import describe
+from prefloop.stages.toml import default_of, toml
+
+WIDTH = 100
+_MADE = "<!-- made by: python -m prefloop.cli.docs docs -->"
+
+
+def config_page() -> str:
+    """Every key of prefloop.toml, and every option of every algorithm."""
+    lines = [
+        "# Settings",
+        "",
+        _MADE,
+        "",
+        "A project is told everything in its `prefloop.toml`. Any key can be changed for one command with",
+        "`--set section.key=value`. An unknown key is an error that suggests the right one. Every run keeps the resolved",
+        "settings in its `manifest.json`; a stage is run again only where a setting or an input of its own has changed.",
+    ]
+    section = ""
+    for key, kind, default, meaning in describe():
+        part, name = key.split(".")
+        if part != section:
+            section = part
+            lines += ["", f"## [{part}]", "", "| key | default | type | meaning |", "|---|---|---|---|"]
+        shown = toml(default_of(default))
+        lines.append(f"| `{name}` | {_code(shown)} | {_cell(kind)} | {_cell(meaning)} |")
+    lines += [
+        "",
+        "## [algorithms.NAME]",
+        "",
+        "Options of one algorithm, by its name. The docstring of each says its usual ranges; `docs/algorithms/` has a page",
+        "each.",
+        "",
+        "| algorithm | used by | options and defaults |",
+        "|---|---|---|",
+    ]
+    return "\n".join([*lines, *_algorithms()]) + "\n"
+
+
+def _algorithms() -> Iterator[str]:
+    from prefloop.algorithms.registry import ALGORITHMS, FIXED
+
+    users = {"supervised": "`sft`", "reward": "`[reward] objective`"}
+    for name, (kind, target) in ALGORITHMS.items():
+        module, cls_name = target.split(":")
+        cls = getattr(import_module(module), cls_name)
+        options = [f"`{f.name} = {toml(f.default)}`" for f in fields(cls) if f.name not in FIXED]
+        yield f"| `{name}` | {users.get(kind, '`[align] algorithm`')} | {', '.join(options) or 'none'} |"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text != "(none)" else "none"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def commands_page() -> str:
+    """The help of every command, as the terminal shows it."""
+    lines = [
+        "# Commands",
+        "",
+        _MADE,
+        "",
+        *INTRODUCTION.replace("\b\n", "```\n", 1).replace("\n\n`run`", "\n```\n\n`run`", 1).strip().splitlines(),
+        "",
+        'With `--json`, standard output is exactly one JSON object, on errors too: `{"error": {"type", "message"}}`.',
+        "Progress and notes go to standard error.",
+        "",
+        "| exit code | meaning |",
+        "|---|---|",
+        *(f"| {code} | {meaning} |" for code, meaning in _CODES),
+    ]
+    for path, text in _help_pages():
+        lines += ["", f"## {path}", "", "```", *text.splitlines(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+_CODES = (
+    (0, "done, or done before"),
+    (1, "a full disk, no memory, no permission; `doctor`: a check failed"),
+    (2, "a setting or an option is wrong"),
+    (3, "a file or row cannot be used"),
+    (4, "a model cannot be loaded"),
+    (5, "the store is missing, damaged or newer"),
+    (6, "another process is working on the project"),
+    (7, "a training run cannot go on; its last checkpoint is kept"),
+    (8, "what the stage works on does not exist yet; the message names the command that makes it"),
+    (70, "a bug in prefloop: please report it"),
+    (130, "interrupted; the same command goes on"),
+)
+
+
+def _help_pages() -> Iterator[tuple[str, str]]:
+    top = click.Context(cli, info_name="prefloop")
+    for name in VERBS:
+        command = cli.get_command(top, name)
+        assert command is not None
+        inner = click.Context(command, parent=top, info_name=name, terminal_width=WIDTH)
+        yield f"prefloop {name}", command.get_help(inner)
+        if isinstance(command, click.Group):
+            for sub_name, sub in command.commands.items():
+                context = click.Context(sub, parent=inner, info_name=sub_name, terminal_width=WIDTH)
+                yield f"prefloop {name} {sub_name}", sub.get_help(context)
+
+
+PAGES = {"config.md": config_page, "commands.md": commands_page}
+
+
+if __name__ == "__main__":
+    for page, make in PAGES.items():
+        (Path(sys.argv[1]) / page).write_text(make(), encoding="utf-8")

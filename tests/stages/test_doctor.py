@@ -1,0 +1,188 @@
+"""The doctor finds what it is there to find, and calls a healthy project healthy."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sqlite3
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from prefloop.cli.main import run
+from prefloop.engine.local import LocalEngine
+from prefloop.models.policy import Policy
+from prefloop.stages import invariants
+from prefloop.stages.doctor import NEEDS, Check, doctor
+from prefloop.stages.project import ModelRef, Project
+
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path], Path]) -> Path:
+    """A tiny project that has been through sft, sample, crowd and reward."""
+    root = make_tiny(tmp_path_factory.mktemp("doctor"))
+    for verb in ("sft", "sample", "crowd", "reward"):
+        assert run([verb, "-C", str(root), "-q"]) == 0
+    return root
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def test_a_healthy_project_passes_every_check(trained: Path) -> None:
+    checks = doctor(trained)
+    assert {c.name: c.detail for c in checks if c.status == "fail"} == {}
+    names = [c.name for c in checks]
+    for name in ("versions", "disk", "store", "runs", "sampler and learner", "first update", "batch splitting"):
+        assert name in names
+    assert "reward padding" in names and "reward save and load" in names
+
+
+def test_outside_a_project_only_the_machine_is_checked() -> None:
+    assert [c.name for c in doctor(None)] == ["versions", "processor", "disk", "sqlite"]
+
+
+def test_the_versions_it_asks_for_are_those_of_the_package() -> None:
+    table = tomllib.loads(PYPROJECT.read_text())["project"]
+    stated = dict(d.split(">=") for d in table["dependencies"]) | {"python": table["requires-python"].strip(">=")}
+    assert {name: stated[name] for name in NEEDS} == NEEDS
+
+
+def test_the_doctor_changes_nothing(copied: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file() and not p.name.startswith(".prefloop")}
+    doctor(copied)
+    after = {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file() and not p.name.startswith(".prefloop")}
+    assert {p for p in before if "prefloop.db" not in p.name and before[p] != after.get(p)} == set()
+
+
+def test_a_wrong_setting_is_reported_not_raised(copied: Path) -> None:
+    (copied / "prefloop.toml").write_text("[sft]\nepoch = 3\n")
+    check = by_name(doctor(copied))["settings"]
+    assert check.status == "fail" and '"epochs"' in check.detail
+
+
+def test_an_edited_ranking_is_found(copied: Path) -> None:
+    with sqlite3.connect(copied / "prefloop.db") as connection:
+        connection.execute("UPDATE rankings SET tiers = '[[\"nobody\"]]' WHERE seq = 1")
+    assert by_name(doctor(copied, with_model=False))["store"].status == "fail"
+
+
+def test_a_run_that_is_done_without_a_result_is_found(copied: Path) -> None:
+    (copied / "runs" / "reward-001" / "result.json").unlink()
+    check = by_name(doctor(copied, with_model=False))["runs"]
+    assert check.status == "fail" and "reward-001" in check.detail
+
+
+def test_an_unreadable_manifest_is_found(copied: Path) -> None:
+    (copied / "runs" / "reward-001" / "manifest.json").write_text("{")
+    assert by_name(doctor(copied, with_model=False))["runs"].status == "fail"
+
+
+def test_a_model_that_was_deleted_is_found(copied: Path) -> None:
+    shutil.rmtree(copied / "runs" / "sft-001" / "model")
+    checks = by_name(doctor(copied))
+    assert checks["models"].status == "fail" and "sft-001" in checks["models"].detail
+    assert checks["model"].status == "fail"
+
+
+def test_another_process_at_work_is_a_warning(copied: Path) -> None:
+    from prefloop.store import ProjectLock
+
+    with ProjectLock(copied):
+        assert by_name(doctor(copied, with_model=False))["lock"].status == "warn"
+
+
+def test_a_project_before_its_first_import_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "prefloop.toml").write_text("")
+    assert by_name(doctor(tmp_path))["store"].status == "warn"
+
+
+def test_weights_that_are_nan_fail_every_check_that_reads_them(copied: Path) -> None:
+    file = copied / "runs" / "sft-001" / "model" / "model.safetensors"
+    save_file({k: torch.full_like(v, torch.nan) for k, v in load_file(file).items()}, file, {"format": "pt"})
+    checks = by_name(doctor(copied))
+    for name in ("padding", "sampler and learner", "first update", "batch splitting"):
+        assert checks[name].status == "fail", name
+
+
+# -- each invariant, broken on purpose ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def subject(trained: Path) -> Iterator[invariants._Subject]:
+    with Project.open(trained, quiet=True) as project:
+        row = project.store.latest_model("policy")
+        assert row is not None
+        yield invariants._Subject(project, ModelRef(row.version, str(trained / row.path), ""))
+
+
+def test_a_sampler_that_reports_other_logprobs_is_found(subject: invariants._Subject) -> None:
+    assert invariants._sampler(subject, "x").status == "ok"
+    subject.samples = [dataclasses.replace(s, logprobs=tuple(lp + 1e-3 for lp in s.logprobs)) for s in subject.samples]
+    assert invariants._sampler(subject, "x").status == "fail"
+
+
+def test_a_learner_at_another_temperature_is_found(subject: invariants._Subject) -> None:
+    warm = Policy(subject.model, temperature=1.1)
+    subject.engine = LocalEngine({"policy": warm, "reference": warm}, subject.codec, 0)
+    assert invariants._sampler(subject, "x").status == "fail"
+    assert invariants._first_step(subject, "x").status == "fail"
+
+
+def test_a_reference_that_is_no_copy_is_found(subject: invariants._Subject) -> None:
+    assert invariants._first_step(subject, "x").status == "ok"
+    reference = subject.engine.models["reference"]
+    with torch.no_grad():
+        next(reference.parameters()).mul_(1.01)
+    assert invariants._first_step(subject, "x").status == "fail"
+
+
+def test_dropout_in_the_policy_is_found(subject: invariants._Subject) -> None:
+    for module in subject.model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    assert invariants._first_step(subject, "x").status == "fail"
+
+
+def test_a_loss_that_is_divided_per_part_is_found(
+    subject: invariants._Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The field's most repeated bug: a mean over each micro-batch instead of one over the whole."""
+    assert invariants._splitting(subject, "x").status == "ok"
+    right = invariants.Sft.loss
+
+    def mean(self, out, batch):  # type: ignore[no-untyped-def]
+        loss = right(self, out, batch)
+        return dataclasses.replace(loss, total=loss.total / batch.action.sum())
+
+    monkeypatch.setattr(invariants.Sft, "loss", mean)
+    assert invariants._splitting(subject, "x").status == "fail"
+
+
+def test_a_model_that_never_ends_is_found(subject: invariants._Subject) -> None:
+    assert invariants._ending(subject, "x").status == "ok"
+    subject.codec = dataclasses.replace(subject.codec, stop_ids=(), end_id=None)
+    check = invariants._ending(subject, "x")
+    assert check.status == "fail" and "eos_token_id" in check.advice
+
+
+def test_a_reward_model_without_pad_token_is_found(copied: Path) -> None:
+    import json
+
+    path = copied / "runs" / "reward-001" / "model" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings.pop("pad_token")
+    path.write_text(json.dumps(settings))
+    assert by_name(doctor(copied))["reward save and load"].status == "fail"
