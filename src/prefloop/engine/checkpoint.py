@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill at any moment: written aside, fsynced, renamed; safetensors, nothing unpickled.
 
-    checkpoints/step-00000040/   policy.safetensors  policy.adam.safetensors ...  state.json (with every file's SHA-256, its own too)
+    checkpoints/step-00000040/   policy.safetensors  policy.adam.safetensors ...  state.json (every file's SHA-256)
 
 A folder whose name begins with a dot is unfinished. Older checkpoints go only after a newer one is durable.
 """

@@ -1,0 +1,107 @@
+"""Real transformers models of a few thousand parameters, and folders of them, for tests that need no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import PreTrainedTokenizerFast
+
+from prefloop.batch import Rows, collate
+from prefloop.models.scratch import train_tokenizer
+
+TEXTS = ["the cat sat on the mat and looked at the dog", "a dog ran to the park, and the cat did not"] * 4
+SIZES: dict[str, dict[str, Any]] = {
+    "Llama": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 64,
+    },
+    "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "Gemma2": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "final_logit_softcapping": 5.0,
+    },
+    "Cohere": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "logit_scale": 0.25,
+    },
+}
+
+
+def causal(
+    kind: str = "Llama",
+    vocab: int = 40,
+    seed: int = 0,
+    pad: int | None = 0,
+    eos: Any = 1,
+    sharp: float = 10.0,
+    **more: Any,
+) -> Any:
+    """A randomly initialised model, on its way to an opinion: `sharp` scales its weights, else every token is alike."""
+    config_class = getattr(transformers, f"{kind}Config")
+    model_class = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")
+    ids = {"pad_token_id": pad, "eos_token_id": eos, "bos_token_id": None}
+    config = config_class(vocab_size=vocab, **{**SIZES[kind], **ids, **more})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model_class(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(sharp)
+    return model.eval()
+
+
+def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 300 tokens: <|pad|> is 0, <|end|> is 1."""
+    made = train_tokenizer(TEXTS, 300)
+    if not chat:
+        made.chat_template = None
+    return made
+
+
+def folder(path: Path, kind: str = "Llama", chat: bool = True, pad: bool = True, **more: Any) -> Path:
+    """A Hugging Face folder; `pad` False: the pad token is the end token, as in GPT-2."""
+    made = tokenizer(chat)
+    if not pad:
+        made.pad_token = made.eos_token
+    model = causal(kind, len(made), pad=made.pad_token_id, eos=more.pop("eos", made.eos_token_id), **more)
+    model.save_pretrained(path)
+    made.save_pretrained(path)
+    return path
+
+
+def random_rows(n: int = 6, vocab: int = 40, seed: int = 0, longest: int = 14) -> Rows:
+    """Ragged sequences of at least one prompt and one completion token."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, longest + 1, n)
+    return collate([rng.integers(2, vocab, t).tolist() for t in lengths], [int(rng.integers(1, t)) for t in lengths])
+
+
+def left_padded(rows: Rows, extra: int = 3) -> Rows:
+    """The same sequences with their padding, and some more, on the left."""
+    width = rows.ids.shape[1] + extra
+    ids = torch.full((len(rows), width), 7)
+    mask, action = torch.zeros(len(rows), width, dtype=torch.bool), torch.zeros(len(rows), width, dtype=torch.bool)
+    for n, length in enumerate(rows.mask.sum(1).tolist()):
+        ids[n, width - length :] = rows.ids[n, :length]
+        mask[n, width - length :] = True
+        action[n, width - length :] = rows.action[n, :length]
+    return Rows(ids, mask, action)
