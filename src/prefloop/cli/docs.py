@@ -29,8 +29,9 @@ def config_page() -> str:
         _MADE,
         "",
         "A project is told everything in its `prefloop.toml`. Any key can be changed for one command with",
-        "`--set section.key=value`. An unknown key is an error that suggests the right one. Every run keeps the resolved",
-        "settings in its `manifest.json`; a stage is run again only where a setting or an input of its own has changed.",
+        "`--set section.key=value`. An unknown key is an error that suggests the right one. Every run keeps the",
+        "resolved settings in its `manifest.json`; a stage is run again only where a setting or an input of its own",
+        "has changed.",
     ]
     section = ""
     for key, kind, default, meaning in describe():
@@ -44,8 +45,8 @@ def config_page() -> str:
         "",
         "## [algorithms.NAME]",
         "",
-        "Options of one algorithm, by its name. The docstring of each says its usual ranges; `docs/algorithms/` has a page",
-        "each.",
+        "Options of one algorithm, by its name. The docstring of each says its usual ranges; `docs/algorithms/` has a",
+        "page each.",
         "",
         "| algorithm | used by | options and defaults |",
         "|---|---|---|",

@@ -28,6 +28,8 @@ def _files(outcome: Outcome, root: Path) -> list[Path]:
         return [root / outcome.result["model"]]
     if outcome.stage == "reward":
         return [root / model["model"] for model in outcome.result["models"].values()]
+    if outcome.stage == "report":
+        return [root / path for path in outcome.result.values()]
     if outcome.stage == "evaluate" and outcome.run:
         return [root / "runs" / outcome.run / "result.json"]
     return []
@@ -173,6 +175,23 @@ def _evaluate(r: Result) -> list[str]:
     return lines
 
 
+def _demo(r: Result) -> list[str]:
+    """What came out, by the hidden true quality that training never saw."""
+    names = {
+        "demonstrations": "the demonstrations",
+        "sft": "imitation of as many more of them",
+        "best_of_n": "best of n by the reward model",
+        "rlhf": "the loop",
+    }
+    win = {"mean": r["win_rate"], "low": r["win_rate_low"], "high": r["win_rate_high"]}
+    return [
+        f"the loop against imitation with the same labelling: wins {_mean(win, '.1%')} on {r['prompts']} prompts",
+        *(f"  true quality {r['quality'][name]:+.3f}  {meaning}" for name, meaning in names.items()),
+        f"KL {r['kl']:.2f} nats, reward model accuracy {_share(r['reward_accuracy'])}, {r['seconds']:.0f} s",
+        f"files: {r['report']}",
+    ]
+
+
 def _run(r: Result) -> list[str]:
     lines = []
     for stage in r["stages"]:
@@ -203,6 +222,8 @@ _LINES: dict[str, Callable[[Result], list[str]]] = {
     "evaluate reward": _evaluate_reward,
     "align": _align,
     "evaluate": _evaluate,
+    "report": lambda r: [],
+    "demo": _demo,
     "run": _run,
     "export": _export,
 }
