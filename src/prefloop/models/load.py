@@ -16,6 +16,7 @@ from prefloop.models.folder import check_folder
 from prefloop.models.text import Codec, make_codec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # how attributes that hold one end
 
 
 def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrainedModel, Codec]:  # noqa: B008 -- frozen
@@ -75,12 +76,18 @@ def _first_line(error: Exception) -> str:
 
 
 def disable_dropout(model: PreTrainedModel) -> None:
-    """Dropout off in every role: it would make the ratio of the first update differ from 1 (detail 1 of PPO)."""
+    """Dropout off in every role: it would make the ratio of the first update differ from 1 (detail 1 of PPO).
+
+    Some architectures keep a rate as a module, others as a number on their attention (Llama) or in the config.
+    """
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    for key in vars(model.config):
-        if key.endswith(("dropout", "_pdrop")) and isinstance(getattr(model.config, key), float):
+        for key, value in vars(module).items():
+            if key.endswith(DROPOUT_RATES) and isinstance(value, float):
+                setattr(module, key, 0.0)
+    for key, value in vars(model.config).items():
+        if key.endswith(DROPOUT_RATES) and isinstance(value, float):
             setattr(model.config, key, 0.0)
 
 
