@@ -27,23 +27,34 @@ def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrain
     return model, make_codec(tokenizer, model, settings.chat)
 
 
-def from_pretrained(kind: Any, source: str | Path, settings: Model, **extra: Any) -> Any:
-    """`kind.from_pretrained` from safetensors only. Raises ModelError with the reason in plain words."""
+def from_pretrained(kind: Any, source: str | Path, settings: Model, fresh: tuple[str, ...] = (), **extra: Any) -> Any:
+    """`kind.from_pretrained` from safetensors only. Raises ModelError with the reason in plain words.
+
+    fresh: beginnings of the names of weights that the folder need not have; they start at random.
+    """
     where = check_folder(source)
     # its bars and load reports would drown ours; what matters in them becomes an error below
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        return kind.from_pretrained(
+        model, report = kind.from_pretrained(
             where,
             dtype=DTYPES[settings.dtype],
             revision=settings.revision or "main",
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
             **extra,
         )
     except Exception as error:
         raise ModelError(_advice(str(where), error)) from error
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(fresh))
+    if missing:  # transformers would go on with random numbers
+        raise ModelError(
+            f"{source} has no weights for {len(missing)} parts of a {type(model).__name__}, such as {missing[0]}. Is "
+            "it another kind of model, or were its weights saved under other names? Save it again with save_pretrained."
+        )
+    return model
 
 
 def load_tokenizer(source: str | Path, settings: Model) -> Any:

@@ -24,6 +24,7 @@ from prefloop.models.text import EXTRA_PAD, Codec, make_codec
 from prefloop.ops.masked import last_index
 
 NORM_KEY = "prefloop_reward"
+HEADS = ("score", "classifier", "qa_outputs")  # what architectures call the head of a sequence classifier
 
 
 class RewardModel(nn.Module):
@@ -89,7 +90,7 @@ def token_scores(model: PreTrainedModel, rows: Rows) -> Tensor:
 
 def score_head(model: PreTrainedModel) -> nn.Linear:
     """The one-output head, whatever the architecture calls it."""
-    for name in ("score", "classifier", "qa_outputs"):
+    for name in HEADS:
         head = getattr(model, name, None)
         if isinstance(head, nn.Linear) and head.out_features == 1:
             return head
@@ -108,7 +109,7 @@ def new_reward_model(source: str | Path, settings: Model, seed: int, dropout: fl
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = from_pretrained(AutoModelForSequenceClassification, source, settings, num_labels=1)
+        model = from_pretrained(AutoModelForSequenceClassification, source, settings, fresh=HEADS, num_labels=1)
         codec = make_codec(tokenizer, model, settings.chat)
         _separate_pad(model, tokenizer, codec)
     disable_dropout(model)

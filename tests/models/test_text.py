@@ -1,0 +1,219 @@
+"""Text to ids and back on every sort of tokenizer: with and without template, prefix space, several ends, no pad."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import processors
+from transformers import AutoTokenizer
+
+from prefloop.config import Model
+from prefloop.errors import DataError, ModelError
+from prefloop.models.load import load_causal
+from prefloop.models.text import EXTRA_PAD, Codec, make_codec
+from prefloop.types import Completion, Message, Prompt
+from tiny_models import causal, folder, tokenizer
+
+TALK = (Message("user", "the cat"), Message("assistant", "sat"), Message("user", "the dog"))
+
+
+def codec_of(chat: bool = True, made: Any = None, eos: Any = 1, **settings: Any) -> Codec:
+    made = made or tokenizer(chat)
+    return make_codec(made, causal("Llama", len(made), eos=eos), **settings)
+
+
+# -- with a chat template --------------------------------------------------------------------------------------------
+
+
+def test_a_plain_prompt_becomes_one_user_message_of_the_template() -> None:
+    codec = codec_of()
+    ids = codec.encode_prompt(Prompt("the cat"))
+    assert codec.chat and codec.tokenizer.decode(ids) == "<|user|>the cat<|assistant|>"
+
+
+def test_a_system_prompt_and_earlier_turns_go_through_the_template() -> None:
+    codec = codec_of()
+    text = codec.tokenizer.decode(codec.encode_prompt(Prompt(TALK, system="a dog")))
+    assert text == "<|user|>a dog<|user|>the cat<|assistant|>sat<|end|><|user|>the dog<|assistant|>"
+
+
+def test_the_template_is_left_alone_where_the_settings_say_so() -> None:
+    codec = codec_of(chat=True, made=None)
+    plain = dataclasses.replace(make_codec(codec.tokenizer, causal("Llama", len(codec.tokenizer)), "none"))
+    assert not plain.chat and plain.tokenizer.decode(plain.encode_prompt(Prompt("the cat"))) == "the cat"
+    assert plain.fingerprint != codec.fingerprint
+
+
+def test_a_template_that_refuses_the_messages_is_an_error_that_names_the_prompt() -> None:
+    made = tokenizer()
+    made.chat_template = "{{ raise_exception('roles must alternate') }}"
+    prompt = Prompt("the cat")
+    with pytest.raises(DataError, match=f"refuses prompt {prompt.id}: roles must alternate"):
+        codec_of(made=made).encode_prompt(prompt)
+
+
+def test_a_template_cannot_reach_python() -> None:
+    made = tokenizer()
+    made.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
+    with pytest.raises(DataError):
+        codec_of(made=made).encode_prompt(Prompt("the cat"))
+
+
+# -- without one -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_template_text_stays_as_it_is_and_a_chat_becomes_named_turns() -> None:
+    codec = codec_of(chat=False)
+
+    def text(prompt: Prompt) -> str:
+        return str(codec.tokenizer.decode(codec.encode_prompt(prompt)))
+
+    assert not codec.chat
+    assert text(Prompt("the cat")) == "the cat"
+    assert text(Prompt("the cat", system="a dog")) == "a dog\n\nthe cat"
+    assert text(Prompt(TALK)) == "\n\nHuman: the cat\n\nAssistant: sat\n\nHuman: the dog\n\nAssistant:"
+    assert text(Prompt(TALK, system="so")).startswith("\n\nSystem: so\n\nHuman: the cat")
+
+
+def test_an_empty_prompt_still_has_a_first_token() -> None:
+    codec = codec_of(chat=False)
+    assert codec.encode_prompt(Prompt("")) == [codec.end_id]  # no BOS: the end token begins a document
+    made = tokenizer(chat=False)
+    made.bos_token = "<|user|>"
+    assert codec_of(made=made).encode_prompt(Prompt("")) == [made.bos_token_id]
+    prompt = Prompt("")
+    ids = codec.encode_prompt(prompt)
+    assert codec.decode(codec.encode_completion(prompt, ids, "a dog ran")) == "a dog ran"
+
+
+def test_a_tokenizer_that_appends_its_end_token_does_not_end_the_prompt() -> None:
+    made = tokenizer(chat=False)
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <|end|>", special_tokens=[("<|end|>", 1)]
+    )
+    codec, prompt = codec_of(made=made), Prompt("the cat")
+    assert made("the cat")["input_ids"][-1] == 1
+    ids = codec.encode_prompt(prompt)
+    assert 1 not in ids
+    assert codec.encode_completion(prompt, ids, " sat").count(1) == 1
+
+
+def test_a_begin_token_comes_once_and_never_inside_the_answer() -> None:
+    made = tokenizer(chat=False)
+    made.bos_token = "<|user|>"
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|user|> $A", special_tokens=[("<|user|>", made.bos_token_id)]
+    )
+    codec, prompt = codec_of(made=made), Prompt("the cat")
+    ids = codec.encode_prompt(prompt)
+    answer = codec.encode_completion(prompt, ids, " sat on the mat")
+    assert ids[0] == made.bos_token_id and [*ids, *answer].count(made.bos_token_id) == 1
+    # also where prompt and answer cannot be encoded as one text
+    assert made.bos_token_id not in codec.encode_completion(prompt, [9, 9], "sat")
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_an_answer_comes_back_as_it_went_in(chat: bool) -> None:
+    codec, prompt = codec_of(chat), Prompt("the cat")
+    ids = codec.encode_prompt(prompt)
+    for text in (" sat on the mat", "Straße, 東京 🙂", "line\nline", "  two spaces", "x"):
+        answer = codec.encode_completion(prompt, ids, text)
+        assert answer[-1] == codec.end_id and codec.decode(answer) == text
+        assert codec.encode_completion(prompt, ids, text, ended=False) == answer[:-1]
+
+
+def test_a_sentencepiece_tokenizer_adds_no_space_of_its_own_between_prompt_and_answer(stories260k: Path) -> None:
+    _, codec = load_causal(stories260k)
+    for before, text in [
+        ("Once upon a", " time"),
+        ("Tim said:", "yes"),
+        ("One day, a", "corn"),
+        ("", "Once"),
+        ("I", "t was"),
+    ]:
+        prompt = Prompt(before)
+        ids = codec.encode_prompt(prompt)
+        answer = codec.encode_completion(prompt, ids, text, ended=False)
+        assert codec.tokenizer.decode([*ids, *answer], skip_special_tokens=True).strip() == before + text
+
+
+def test_the_pretrained_model_knows_both_its_end_tokens(stories260k: Path) -> None:
+    """Its generation config names two, its tokenizer one: answers are trained to end with the tokenizer's."""
+    _, codec = load_causal(stories260k)
+    assert set(codec.stop_ids) == {1, 2} and codec.end_id == 2
+    assert codec.encode_prompt(Prompt(""))[0] == 1 and not codec.chat and codec.context == 512
+
+
+def test_text_ends_at_the_first_of_several_end_tokens() -> None:
+    codec = codec_of(eos=[1, 3])
+    cat, dog = (codec.tokenizer(x, add_special_tokens=False)["input_ids"] for x in ("the cat", " dog"))
+    assert codec.stop_ids == (1, 3)
+    assert codec.decode([*cat, 3, *dog, 1]) == "the cat"
+    assert codec.decode([*cat, *dog]) == "the cat dog"
+    assert codec.decode([1, *dog]) == ""
+
+
+def test_end_tokens_are_gathered_from_generation_config_model_config_and_tokenizer() -> None:
+    made = tokenizer()
+    model = causal("Llama", len(made), eos=2)
+    model.generation_config.eos_token_id = [5, 2]
+    codec = make_codec(made, model)
+    assert set(codec.stop_ids) == {1, 2, 5} and codec.end_id == 1
+
+
+def test_the_end_token_is_learnt_also_where_it_is_the_pad_token_too(tmp_path: Path) -> None:
+    _, codec = load_causal(folder(tmp_path / "m", "GPT2", chat=False, pad=False))
+    assert codec.tokenizer.pad_token_id == codec.end_id == 1
+    prompt = Prompt("the cat")
+    assert codec.encode_completion(prompt, codec.encode_prompt(prompt), " sat")[-1] == 1
+
+
+def test_sampled_ids_are_kept_where_the_tokenizer_is_the_same_and_encoded_anew_where_not() -> None:
+    codec, prompt = codec_of(), Prompt("the cat")
+    ids = codec.encode_prompt(prompt)
+    odd = (*codec.tokenizer("s", add_special_tokens=False)["input_ids"], *codec.tokenizer("at")["input_ids"], 1)
+    sampled = Completion("c", "sat", token_ids=odd, tokenizer=codec.fingerprint, finish_reason="stop")
+    assert codec.completion_ids(prompt, ids, sampled) == list(odd)
+    foreign = dataclasses.replace(sampled, tokenizer="another")
+    assert codec.completion_ids(prompt, ids, foreign) == codec.encode_completion(prompt, ids, "sat")
+    cut = dataclasses.replace(foreign, finish_reason="length")
+    assert codec.completion_ids(prompt, ids, cut)[-1] != codec.end_id
+    written = Completion("c", "sat")  # imported: somebody's finished answer
+    assert codec.completion_ids(prompt, ids, written)[-1] == codec.end_id
+
+
+# -- identity --------------------------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_survives_saving_and_changes_with_what_changes_ids(tmp_path: Path) -> None:
+    codec = codec_of()
+    codec.save(str(tmp_path))
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert codec_of(made=again).fingerprint == codec.fingerprint
+    again.padding_side = "left"
+    again("the cat", truncation=True, max_length=2, padding="max_length")  # leaves settings behind in the backend
+    assert codec_of(made=again).fingerprint == codec.fingerprint
+    again.add_special_tokens({"pad_token": EXTRA_PAD})
+    assert make_codec(again, causal("Llama", len(again))).fingerprint == codec.fingerprint
+
+    template = tokenizer()
+    template.chat_template += " "
+    more = tokenizer()
+    more.add_tokens(["catdog"])
+    for changed in (template, more):
+        assert make_codec(changed, causal("Llama", len(changed))).fingerprint != codec.fingerprint
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused() -> None:
+    with pytest.raises(ModelError, match="do not belong together"):
+        make_codec(tokenizer(), causal("Llama", 50))
+
+
+def test_the_context_is_the_models(tmp_path: Path) -> None:
+    assert load_causal(folder(tmp_path / "m"), Model())[1].context == 64
