@@ -145,7 +145,9 @@ def test_pickled_weights_are_refused_without_being_opened(prefloop: Callable, fo
     canary = tmp_path / "canary"
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch %s'\ntR." % str(canary).encode())
-    refused(prefloop("init", tmp_path / "p", "--model", folder, "--json"), 4, "ModelError", "pickle", "safetensors")
+    refused(
+        prefloop("init", tmp_path / "p", "--model", folder, "--json"), 4, "ModelError", "pickle (pytorch_model.bin)"
+    )
     assert not canary.exists()
 
 
@@ -155,7 +157,7 @@ def with_pretrained(tiny_project: Path, folder: Path) -> tuple[str, ...]:
 
 def test_pickled_weights_are_refused_by_stages_too(prefloop: Callable, folder: Path, tiny_project: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    refused(prefloop("sft", *with_pretrained(tiny_project, folder)), 4, "ModelError", "pickle")
+    refused(prefloop("sft", *with_pretrained(tiny_project, folder)), 4, "ModelError", "pickle (pytorch_model.bin)")
 
 
 @pytest.mark.parametrize("kind", ["unknown", "llama"])
