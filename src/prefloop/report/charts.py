@@ -45,7 +45,6 @@ _STYLE = {
     "grid.color": GRID,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
-    "savefig.facecolor": "none",
     "axes.formatter.useoffset": False,
 }
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # told apart without colour too
@@ -59,10 +58,10 @@ def chart(name: str, alt: str, draw: Draw, width: float = 4.3, height: float = 2
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
         draw(figure.subplots())
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        # not savefig, which draws everything once more
+        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return Markup(_inline(out.getvalue(), visible(alt)))
 
 
@@ -84,7 +83,7 @@ def _inline(svg: str, alt: str) -> str:
     assert view
     body = re.sub(r"^<svg[^>]*>", "", body)
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*">', "<g>", body).replace("xlink:href", "href")
+    body = re.sub(r'(<g) id="[^"]*"', r"\1", body).replace("xlink:href", "href")
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
     body = re.sub(r"#0[0-9a]0[0-9]0[0-9]", lambda m: f"var(--{_VARIABLES[m[0]]})" if m[0] in _VARIABLES else m[0], body)
     body = re.sub(r"\s*\n\s*", "\n", body)
@@ -139,9 +138,7 @@ def label(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
 
 def as_share(axes: Any, vertical: bool = True) -> None:
     """0 to 1 as percent."""
-    from matplotlib.ticker import PercentFormatter
-
-    (axes.yaxis if vertical else axes.xaxis).set_major_formatter(PercentFormatter(1.0))
+    (axes.yaxis if vertical else axes.xaxis).set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
 
 
 def bars(
@@ -171,16 +168,18 @@ def bars(
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), [visible(name) for name, _, _ in rows], color=INK)
         axes.tick_params(axis="y", length=0)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_ylim(len(rows) - (0.0 if line and line[1] else 0.4), -0.6)  # room for the label
         axes.grid(False, axis="y")
         axes.set_axisbelow(True)
         ends = [max(value, interval[1] if interval else value) for _, value, interval in rows]
         axes.set_xlim(low, high if high is not None else low + (max(ends, default=1.0) - low) * 1.18)
         if line:
             axes.axvline(line[0], color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
+            left, right = axes.get_xlim()
+            aside = 1 if line[0] < (left + right) / 2 else -1
             axes.annotate(
-                line[1], (line[0], 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
-                fontsize=8, color=INK,
+                line[1], (line[0], 0), xycoords=("data", "axes fraction"), xytext=(4 * aside, 4), fontsize=8,
+                textcoords="offset points", ha="left" if aside > 0 else "right",
             )  # fmt: skip
         if share:
             as_share(axes, vertical=False)

@@ -215,7 +215,7 @@ def demo_figures(demo: Mapping[str, Any]) -> list[Markup]:
             rows, "True quality of the answers", "mean over held-out prompts, 0 to 1; with 95 % interval",
             line=line, share=False, strong=[system_name("rlhf")],
         )  # fmt: skip
-        made.append(chart("demo-quality", alt, draw, 6.4, 0.9 + 0.42 * len(rows)))
+        made.append(chart("demo-quality", alt, draw, 6.6, 1.0 + 0.34 * len(rows)))
     made += [_histogram(demo["per_prompt"])] if demo.get("per_prompt") else []
     made += [_parts(demo["quality_parts"])] if demo.get("quality_parts") else []
     return made
@@ -245,7 +245,7 @@ def _histogram(scores: Mapping[str, Sequence[float]]) -> Markup:
     alt = "Histogram of true quality by prompt. " + "; ".join(
         f"{system_name(k)}: mean {sum(scores[k]) / len(scores[k]):.2f} of {len(scores[k])}" for k in shown
     )
-    return chart("demo-spread", alt, draw, 4.6, 3.0)
+    return chart("demo-spread", alt, draw, 4.8, 3.4)
 
 
 def _parts(parts: Mapping[str, Mapping[str, float]]) -> Markup:
@@ -272,4 +272,4 @@ def _parts(parts: Mapping[str, Mapping[str, float]]) -> Markup:
     alt = "Mean of each part of the true quality. " + "; ".join(
         f"{system_name(k)}: " + ", ".join(f"{n} {parts[k].get(n, 0.0):.2f}" for n in names) for k in shown
     )
-    return chart("demo-parts", alt, draw, 4.6, 3.6)
+    return chart("demo-parts", alt, draw, 4.8, 3.4)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from prefloop.report.text import compact
+
 Check = Callable[[Sequence[float]], str | None]
 
 
@@ -32,21 +34,25 @@ def late(values: Sequence[float]) -> float:
 
 
 def above(limit: float, what: str) -> Check:
-    return lambda values: f"{what}: {late(values):.3g} at the end, over {limit:g}" if late(values) > limit else None
+    return lambda values: (
+        f"{what}: {compact(late(values))} at the end, over {limit:g}" if late(values) > limit else None
+    )
 
 
 def below(limit: float, what: str) -> Check:
-    return lambda values: f"{what}: {late(values):.3g} at the end, under {limit:g}" if late(values) < limit else None
+    return lambda values: (
+        f"{what}: {compact(late(values))} at the end, under {limit:g}" if late(values) < limit else None
+    )
 
 
 def not_positive(values: Sequence[float]) -> str | None:
     if late(values) <= 0:
-        return f"the critic predicts no better than a constant: {late(values):.3g} at the end"
+        return f"the critic predicts no better than a constant: {compact(late(values))} at the end"
     return None
 
 
 def peak(limit: float, what: str) -> Check:
-    return lambda values: f"{what}: up to {max(values):.3g}, over {limit:g}" if max(values) > limit else None
+    return lambda values: f"{what}: up to {compact(max(values))}, over {limit:g}" if max(values) > limit else None
 
 
 def off_one(limit: float) -> Check:
@@ -61,7 +67,7 @@ def off_one(limit: float) -> Check:
 
 def ratio_off(values: Sequence[float]) -> str | None:
     worst = max(values, key=lambda v: abs(v - 1))
-    return f"as far off as {worst:.3g}" if not 0.5 <= worst <= 2 else None
+    return f"as far off as {compact(worst)}" if not 0.5 <= worst <= 2 else None
 
 
 def moved(share: float, what: str) -> Check:
@@ -69,14 +75,16 @@ def moved(share: float, what: str) -> Check:
         first, last = values[0], late(values)
         if first == 0 or abs(last / first - 1) <= share:
             return None
-        return f"{what}: {first:.3g} at first, {last:.3g} at the end"
+        return f"{what}: {compact(first)} at first, {compact(last)} at the end"
 
     return check
 
 
 def spike(values: Sequence[float]) -> str | None:
     middle = sorted(values)[len(values) // 2]
-    return f"a spike of {max(values):.3g}, the median is {middle:.3g}" if max(values) > 20 * middle > 0 else None
+    return (
+        f"a spike of {compact(max(values))}, the median is {compact(middle)}" if max(values) > 20 * middle > 0 else None
+    )
 
 
 OURS = "our rule"

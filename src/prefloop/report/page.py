@@ -13,7 +13,7 @@ from markupsafe import Markup
 from prefloop.report import sections
 from prefloop.report.hacking import evidence
 from prefloop.report.text import compact, number, signed, visible
-from prefloop.report.words import headline, last, next_step, simulated
+from prefloop.report.words import headline, last, next_step, of_round, simulated
 
 TITLES = {
     "demo": "The demo",
@@ -39,7 +39,7 @@ def render(facts: Mapping[str, Any]) -> str:
         "rewards": sections.rewards(facts),
         "sft": sections.sft(facts["stages"]["sft"][-1]) if facts["stages"].get("sft") else None,
         "evaluation": sections.evaluation(facts, evaluated) if evaluated else None,
-        "hacking": evidence(evaluated, last(facts, "align"), last(facts, "reward")) if evaluated else None,
+        "hacking": _hacking(facts, evaluated) if evaluated else None,
         "provenance": sections.provenance(facts) if facts["runs"] or facts["store"]["imports"] else None,
     }
     named = {"loop": "loop_steps", "policy": "policies", "reward": "rewards", "made": "provenance"}
@@ -56,6 +56,12 @@ def render(facts: Mapping[str, Any]) -> str:
         sections=listed,
         css=Markup(_text("page.css")),
     )
+
+
+def _hacking(facts: Mapping[str, Any], evaluated: Mapping[str, Any]) -> dict[str, Any]:
+    """Evidence from the very round that was evaluated."""
+    round = evaluated["round"]
+    return evidence(evaluated, of_round(facts, "align", round), of_round(facts, "reward", round))
 
 
 def as_json(facts: Mapping[str, Any]) -> str:

@@ -131,8 +131,8 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
     if "best_step" in result:
         objective = "reward less the price of unfinished answers" if settings.get("missing_eos") != "off" else "reward"
         said.append(
-            f"{words.algorithm_name(run)} ran {result['steps']:,} steps and kept step {result['best_step']:,}, the best "
-            f"on held-out prompts within the KL budget of {settings.get('kl_budget', 0):g} nats: {objective} "
+            f"{words.algorithm_name(run)} ran {result['steps']:,} steps and kept step {result['best_step']:,}, the "
+            f"best on held-out prompts within the KL budget of {settings.get('kl_budget', 0):g} nats: {objective} "
             f"{signed(result['reward'])} (before: {signed(result['reward_before'])}), "
             f"KL {number(result['kl'], 1)} nats."
         )
@@ -148,13 +148,14 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
             said.append(f"It orders {percent(result['heldout_accuracy'])} of held-out pairs as people did.")
     curve = figures.reward_against_kl(run)
     metrics = words.metric_rows(run)
+    flagged = {m["name"] for m in metrics if m["flag"]}  # a held-out figure speaks for the training one
     return {
         "run": run["run"],
         "round": run["round"],
         "said": said,
         "figures": ([curve] if curve else []) + figures.learning_curves(run),
         "metrics": metrics,
-        "flags": [m for m in metrics if m["flag"]],
+        "flags": [m for m in metrics if m["flag"] and f"eval_{m['name']}" not in flagged],
     }
 
 

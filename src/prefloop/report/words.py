@@ -23,6 +23,11 @@ def last(facts: Mapping[str, Any], stage: str) -> Mapping[str, Any] | None:
     return runs[-1] if runs else None
 
 
+def of_round(facts: Mapping[str, Any], stage: str, round: int) -> Mapping[str, Any] | None:
+    """The run of a stage in one round."""
+    return next((run for run in facts["stages"].get(stage, ()) if run["round"] == round), None)
+
+
 def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
     """What is missing first, and the command that makes it; None where the loop is complete."""
     counts = facts["store"]["counts"]
@@ -146,8 +151,8 @@ def reward_model(run: Mapping[str, Any], agreement: Mapping[str, Any] | None) ->
     if not report or report["accuracy"] is None:
         return ["No held-out prompt has a ranked pair, so this reward model has not been measured."]
     said = [
-        f"It orders {percent(report['accuracy'])} of {report['pairs']:,} held-out pairs ({report['prompts']:,} prompts) "
-        f"as people did" + (f", 95 % interval {span(report)}." if span(report) else ".")
+        f"It orders {percent(report['accuracy'])} of {report['pairs']:,} held-out pairs ({report['prompts']:,} "
+        f"prompts) as people did" + (f", 95 % interval {span(report)}." if span(report) else ".")
     ]
     if report["low"] is not None and report["low"] <= 0.5:
         said.append("The interval includes chance: it cannot be relied on to tell better from worse.")

@@ -1,0 +1,63 @@
+"""The page in a real browser: silent console, no request."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefloop import record
+from prefloop.stages.project import Project
+from prefloop.stages.report import report
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+HOSTILE = (
+    '<img src="http://127.0.0.1:9/model.png"><script>console.log("ran")</script>'
+    '<style>@import "http://127.0.0.1:9/s.css"</style>'
+)
+
+
+def visit(page: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """(console messages, addresses that the page itself asked for). The browser's own requests have no origin."""
+    log = folder / "net.json"
+    done = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         "--no-first-run", f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", "--enable-logging=stderr",
+         "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and "</html>" in done.stdout, done.stderr[-2000:]
+    console = [line for line in done.stderr.splitlines() if ":CONSOLE:" in line]
+    events = [e["params"] for e in json.loads(log.read_text())["events"] if isinstance(e.get("params"), dict)]
+    own = ("not an origin", None)
+    asked = [
+        p["url"] for p in events if "url" in p and p.get("initiator") not in own and not p["url"].startswith("data:")
+    ]
+    return console, asked
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: this test looks at the page in a real browser")
+def test_the_page_asks_for_nothing_and_reports_no_error(make_project: Any, tmp_path: Path) -> None:
+    root = make_project(answer=HOSTILE, rounds=2, judge=True)
+    sample = {"prompt": HOSTILE, "rlhf": {"text": HOSTILE, "quality": 0.5}}
+    record.write_json_atomic(root / "demo.json", {"title": HOSTILE, "quality": {"rlhf": 0.5}, "samples": [sample]})
+    with Project.open(root, quiet=True) as project:
+        report(project)
+    assert visit(root / "report.html", tmp_path) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: this test looks at a page in a real browser")
+def test_the_visit_notices_requests_and_scripts(tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text(f"<!doctype html><html><body>{HOSTILE}</body></html>")
+    console, asked = visit(page, tmp_path)
+    assert any("ran" in line for line in console)
+    assert {"http://127.0.0.1:9/model.png", "http://127.0.0.1:9/s.css"} <= set(asked)
