@@ -4,6 +4,7 @@
     RankingBatch  R prompts x K completions, with what people said about them: reward models, DPO
     RolloutBatch  N sampled completions with their rewards -> AnnotatedBatch (old, reference logprobs, values)
                   -> CreditedBatch (advantages): a type per stage, each complete when made
+    PolicyOutput, RewardOutput   what the models say about Rows
 
 The first axis of a batch is what must not be cut: a list of completions stays in one piece. `split` cuts along it so
 that each part holds at most `budget` padded tokens, longest rows first; parts are trimmed to their longest row.
@@ -154,6 +155,27 @@ class CreditedBatch(AnnotatedBatch):
 
     advantage: Tensor
     returns: Tensor
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What a policy (and its critic) says about Rows: per token, 0 outside the action mask.
+
+    logp:    [N,T] log-probability of the token, at the sampling temperature, with gradient
+    entropy: [N,T] nats, without gradient
+    value:   [N,T] the critic's estimate before the token; none where no critic is trained
+    """
+
+    logp: Tensor
+    entropy: Tensor
+    value: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RewardOutput:
+    """A reward model's raw score of each row [N]."""
+
+    score: Tensor
 
 
 def collate(sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> Rows:

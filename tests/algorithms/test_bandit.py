@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prefloop.algorithms.base import PolicyOutput
 from prefloop.algorithms.registry import make
-from prefloop.batch import AnnotatedBatch, RankingBatch, ReferencedBatch, Rows
+from prefloop.batch import AnnotatedBatch, PolicyOutput, RankingBatch, ReferencedBatch, Rows
 from prefloop.config import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner

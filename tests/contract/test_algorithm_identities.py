@@ -12,9 +12,8 @@ from torch import Tensor
 from toy_batches import annotated, assert_same, dirty, learn, lists, noise, outputs, read_mask, ready, sequences, wrap
 from toy_models import ToyCritic, ToyPolicy
 
-from prefloop.algorithms.base import RewardOutput
 from prefloop.algorithms.registry import make, names
-from prefloop.batch import ReferencedBatch, collate_rankings
+from prefloop.batch import ReferencedBatch, RewardOutput, collate_rankings
 from prefloop.types import Ranking
 
 ONLINE, LISTS = names("online"), names("reward", "offline")

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from toy_models import VOCAB, ToyCritic, ToyPolicy, ToyReward
 
-from prefloop.algorithms.base import PolicyOutput, RewardOutput
 from prefloop.algorithms.registry import kind_of
-from prefloop.batch import AnnotatedBatch, ReferencedBatch, Rows, collate, collate_rankings
+from prefloop.batch import AnnotatedBatch, PolicyOutput, ReferencedBatch, RewardOutput, Rows, collate, collate_rankings
 from prefloop.config import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from prefloop.algorithms.base import PolicyOutput, RewardOutput
-from prefloop.batch import Rows
+from prefloop.batch import PolicyOutput, RewardOutput, Rows
 
 VOCAB, HIDDEN = 13, 6
 

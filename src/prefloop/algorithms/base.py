@@ -14,27 +14,6 @@ Role = Literal["policy", "reference", "critic", "reward"]
 
 
 @dataclass(frozen=True)
-class PolicyOutput:
-    """What a policy (and its critic) says about Rows: per token, 0 outside the action mask.
-
-    logp:    [N,T] log-probability of the token, at the sampling temperature, with gradient
-    entropy: [N,T] nats, without gradient
-    value:   [N,T] the critic's estimate before the token; none where no critic is trained
-    """
-
-    logp: Tensor
-    entropy: Tensor
-    value: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class RewardOutput:
-    """A reward model's raw score of each row [N]."""
-
-    score: Tensor
-
-
-@dataclass(frozen=True)
 class Loss:
     """A sum (never a mean), and metrics as (sum, weight) pairs that add up over micro-batches."""
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, RewardOutput, Role
-from prefloop.batch import RankingBatch
+from prefloop.algorithms.base import Loss, Role
+from prefloop.batch import RankingBatch, RewardOutput
 from prefloop.ops.preference import bradley_terry
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, PolicyOutput, Role
-from prefloop.batch import ReferencedBatch
+from prefloop.algorithms.base import Loss, Role
+from prefloop.batch import PolicyOutput, ReferencedBatch
 from prefloop.ops.masked import masked_sum
 from prefloop.ops.preference import bradley_terry
 

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, PolicyOutput, Role
-from prefloop.batch import AnnotatedBatch, CreditedBatch
+from prefloop.algorithms.base import Loss, Role
+from prefloop.batch import AnnotatedBatch, CreditedBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss
 from prefloop.ops.group import constant_groups, group_normalised
 from prefloop.ops.kl import k1, k3

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, RewardOutput, Role
-from prefloop.batch import RankingBatch
+from prefloop.algorithms.base import Loss, Role
+from prefloop.batch import RankingBatch, RewardOutput
 from prefloop.ops.preference import plackett_luce
 
 

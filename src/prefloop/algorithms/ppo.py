@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, PolicyOutput, Role
-from prefloop.batch import AnnotatedBatch, CreditedBatch
+from prefloop.algorithms.base import Loss, Role
+from prefloop.batch import AnnotatedBatch, CreditedBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss, clipped_value_loss
 from prefloop.ops.gae import gae
 from prefloop.ops.kl import adapt_coefficient, k1

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, PolicyOutput, Role
-from prefloop.batch import Rows
+from prefloop.algorithms.base import Loss, Role
+from prefloop.batch import PolicyOutput, Rows
 from prefloop.ops.masked import masked_sum
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefloop.algorithms.base import PolicyOutput, Role
-from prefloop.batch import Rows
+from prefloop.algorithms.base import Role
+from prefloop.batch import PolicyOutput, Rows
 from prefloop.config import Optimiser
 from prefloop.engine.base import Term
 from prefloop.errors import TrainingError

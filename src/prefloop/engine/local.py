@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefloop.algorithms.base import PolicyOutput, RewardOutput, Role
-from prefloop.batch import Rows
+from prefloop.algorithms.base import Role
+from prefloop.batch import PolicyOutput, RewardOutput, Rows
 from prefloop.engine import sampler
 from prefloop.engine.base import Sampled, Sampling, Term
 from prefloop.engine.checkpoint import publish

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prefloop.algorithms.base import PolicyOutput
-from prefloop.batch import Rows
+from prefloop.batch import PolicyOutput, Rows
 from prefloop.ops.logprobs import from_logits, predicting, scatter, token_logprobs
 
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from prefloop.algorithms.base import RewardOutput
-from prefloop.batch import Rows
+from prefloop.batch import RewardOutput, Rows
 from prefloop.config import Model
 from prefloop.errors import ModelError
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
