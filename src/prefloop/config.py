@@ -108,6 +108,10 @@ class Reward(Optimiser):
     batch: int = Field(16, ge=1, description="lists a step")
     dropout: float = Field(0.0, ge=0, lt=1)
     max_tokens: int = Field(512, ge=4)
+    auxiliary: bool = Field(False, description="learn the other criteria too, with heads that are dropped at the end")
+    contrast: float = Field(
+        0.0, ge=0, description="weight of an answer lent from a similar prompt, ranked below a list's own; 0.1 to 0.5"
+    )
     average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is saved; 0 = last weights")
     eval_every: int = Field(50, ge=1)
     checkpoint_every: int = Field(50, ge=1)

@@ -57,6 +57,36 @@ class RewardModel(nn.Module):
         setattr(self.model.config, NORM_KEY, {"mean": mean, "std": std, "criterion": self.criterion})
 
 
+class SharedReward(nn.Module):
+    """A reward model in training beside others: one body, a head for each criterion, the model's own first.
+
+    Only `main` is kept in the end; what the others taught stays in the body (multi-task learning, Caruana 1997).
+    """
+
+    def __init__(self, main: RewardModel, others: int, seed: int):
+        super().__init__()
+        self.main = main
+        head = score_head(main.model)
+        self.others = nn.Linear(head.in_features, others, bias=False, dtype=head.weight.dtype)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            scale = 1.0 / math.sqrt(head.in_features + 1)
+            self.others.weight.copy_(torch.randn(self.others.weight.shape, generator=generator) * scale)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """What is saved."""
+        return self.main.model
+
+    def forward(self, rows: Rows) -> RewardOutput:
+        """Raw scores [N,C] at the last real token of each row."""
+        states = body_states(self.main.model, rows)
+        index = last_index(rows.mask).clamp(min=0)
+        last = states[torch.arange(len(states), device=states.device), index]
+        mine = score_head(self.main.model)(last)
+        return RewardOutput(torch.cat([mine, self.others(last)], dim=-1).float())
+
+
 class Critic(nn.Module):
     """The expected final reward before each completion token, from a network of its own (Stiennon 2020).
 
@@ -78,13 +108,19 @@ class Critic(nn.Module):
 
 def token_scores(model: PreTrainedModel, rows: Rows) -> Tensor:
     """The score head at every position [N,T]."""
+    return score_head(model)(body_states(model, rows)).squeeze(-1).float()
+
+
+def body_states(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """The last hidden states [N,T,H]; padding is never read."""
     body = model.base_model(
         input_ids=torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
         attention_mask=rows.mask.long(),
         position_ids=rows.positions,
         use_cache=False,
     )
-    return score_head(model)(body.last_hidden_state).squeeze(-1).float()
+    states: Tensor = body.last_hidden_state
+    return states
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:

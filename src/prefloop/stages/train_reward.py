@@ -11,8 +11,6 @@ from typing import Any
 import torch
 
 from prefloop.algorithms.registry import kind_of, make
-from prefloop.batch import RankingBatch, collate_rankings
-from prefloop.config import Reward
 from prefloop.engine.base import Sampling, Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
@@ -20,12 +18,13 @@ from prefloop.errors import NothingToDoError
 from prefloop.labels.preference_eval import PairReport, pair_accuracy
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
-from prefloop.models.reward import RewardModel, load_reward_model, new_reward_model
+from prefloop.models.reward import RewardModel, SharedReward, load_reward_model, new_reward_model
 from prefloop.models.text import Codec
 from prefloop.record import Run
-from prefloop.rewards.model import encode, raw_scores
+from prefloop.rewards.model import raw_scores
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import ModelRef, Outcome, Project, derive, file_hash, fitting, load_policy
+from prefloop.stages.reward_lists import EachCriterion, Lists, gather
 from prefloop.stages.sample import draw_lists, to_completion
 from prefloop.store import ModelRow
 from prefloop.types import Completion, Item, Prompt
@@ -72,6 +71,15 @@ def start_of(project: Project) -> ModelRef:
     return ModelRef(start, start, start)
 
 
+def _others(project: Project, criterion: str, round: int) -> dict[str, list[Item]]:
+    """What people said by the other criteria on training prompts, where `[reward] auxiliary` asks for it."""
+    if not project.config.reward.auxiliary:
+        return {}
+    names = [c for c in project.store.criteria() if c != criterion and c not in NOT_COMPARABLE]
+    found = {name: rankable(project, name, round, "train") for name in names}
+    return {name: items for name, items in found.items() if items}
+
+
 def _train_one(project: Project, criterion: str, round: int) -> Outcome:
     settings, seed = project.config.reward, project.config.project.seed
     train = rankable(project, criterion, round, "train")
@@ -81,7 +89,8 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             f"Criteria in the store: {project.store.criteria() or 'none'}."
         )
     start, reference = start_of(project), project.reference()
-    snapshot = project.snapshot("rankings", [r.id for item in train for r in item.rankings])
+    learnt = {criterion: train} | _others(project, criterion, round)
+    snapshot = project.snapshot("rankings", [r.id for items in learnt.values() for i in items for r in i.rankings])
     inputs = {
         "start": start.weights,
         "reference": reference.weights,
@@ -101,16 +110,19 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         )
         model.criterion = criterion
         held = rankable(project, criterion, round, "heldout")
-        lists = [encode_item(codec, item, settings) for item in train]
-        order = Order(len(train), settings.batch, settings.epochs, derive(seed, "reward", criterion))
-        learner = Learner({"reward": model}, settings, order.steps, average=settings.average)
-        engine = LocalEngine({"reward": model}, codec, seed, settings.token_budget, learner, project.device)
+        shown = gather(learnt)
+        lists = Lists(codec, shown, list(learnt), settings, derive(seed, "lent", criterion))
+        order = Order(len(shown), settings.batch, settings.epochs, derive(seed, "reward", criterion))
+        others = len(learnt) - 1
+        trained = SharedReward(model, others, derive(seed, "reward-heads", criterion)) if others else model
+        learner = Learner({"reward": trained}, settings, order.steps, average=settings.average)
+        engine = LocalEngine({"reward": trained}, codec, seed, settings.token_budget, learner, project.device)
         fit(
             project,
             run,
             engine,
             learner,
-            lambda step: [Term(_batch(train, lists, order.at(step)), objective)],
+            lambda step: [Term(lists.batch(order.at(step), step), EachCriterion(objective))],
             steps=order.steps,
             eval_every=settings.eval_every,
             checkpoint_every=settings.checkpoint_every,
@@ -118,7 +130,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             label=f"reward {criterion}",
         )
         with learner.averaged_weights():
-            return _finish(project, run, engine, model, codec, train, held, round, snapshot, start)
+            return _finish(project, run, engine, model, codec, train, held, round, snapshot, start, len(shown))
 
 
 def _finish(
@@ -132,6 +144,7 @@ def _finish(
     round: int,
     snapshot: str,
     start: ModelRef,
+    lists: int,
 ) -> Outcome:
     """Normalise, save, measure, register."""
     criterion = model.criterion
@@ -145,6 +158,7 @@ def _finish(
         "criterion": criterion,
         "round": round,
         "lists": len(train),
+        "lists_trained_on": lists,
         "rankings": sum(len(i.rankings) for i in train),
         "simulated": sum(r.simulated for i in train for r in i.rankings),
         "heldout_lists": len(held),
@@ -168,17 +182,6 @@ def _finish(
     )
     run.finish(result)
     return Outcome("reward", run.name, result)
-
-
-def encode_item(codec: Codec, item: Item, settings: Reward) -> list[tuple[list[int], int]]:
-    return [encode(codec, item.prompt, c, settings.max_tokens) for c in item.completions]
-
-
-def _batch(items: Sequence[Item], lists: Sequence[list[tuple[list[int], int]]], at: Sequence[int]) -> RankingBatch:
-    """All completions of a list in one batch element, however many pairs they make (detail 22 of PPO)."""
-    return collate_rankings(
-        [lists[i] for i in at], [[c.id for c in items[i].completions] for i in at], [items[i].rankings for i in at]
-    )
 
 
 def measure(
