@@ -105,6 +105,8 @@ def begin_run(
         manifest = run.manifest
         if (manifest["stage"], manifest["fingerprint"]) == (stage, fingerprint) and manifest["status"] != "done":
             again = Run(run.path, resumed=True)
+            for torn in run.path.glob(".*.tmp"):  # what a killed process was about to rename
+                torn.unlink(missing_ok=True)
             again.rewind(sys.maxsize)
             again._mark(status="running", reason=None, finished_at=None, resumed_at=_now(), command=_command())
             return again

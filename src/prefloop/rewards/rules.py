@@ -13,7 +13,7 @@ from typing import Any
 from prefloop.config import suggest
 from prefloop.errors import ConfigError, DataError
 from prefloop.rewards.base import Scores
-from prefloop.types import Completion, Prompt
+from prefloop.types import Completion, Prompt, digest
 
 BatchFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 
@@ -196,11 +196,12 @@ NAMED: dict[str, tuple[str, BatchFunction | str]] = {
 
 
 class RuleScorer:
-    """A function of texts as a Scorer."""
+    """A function of texts as a Scorer. `identity` changes when the user's file does."""
 
-    def __init__(self, name: str, function: BatchFunction):
+    def __init__(self, name: str, function: BatchFunction, identity: str = ""):
         self.name = name
         self.function = function
+        self.identity = identity or name
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         """Raises DataError where the function fails or gives something that is no finite number."""
@@ -245,7 +246,11 @@ def make_scorer(spec: str, root: Path) -> RuleScorer:
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"scorer {spec}: {path} has no function {name}")
-    return RuleScorer(spec, lambda prompts, texts: [function(p.text, t) for p, t in zip(prompts, texts, strict=True)])
+    return RuleScorer(
+        spec,
+        lambda prompts, texts: [function(p.text, t) for p, t in zip(prompts, texts, strict=True)],
+        identity=digest(spec, path.read_text(encoding="utf-8")),
+    )
 
 
 def _import(target: str) -> Any:

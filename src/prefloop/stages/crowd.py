@@ -26,7 +26,7 @@ def crowd(project: Project) -> Outcome:
     everything = list(project.store.items(source="sample"))
     if not everything:
         raise NothingToDoError("there is nothing to rank yet: run prefloop sample first")
-    inputs = {"items": digest([i.id for i in everything])}
+    inputs = {"items": digest([i.id for i in everything]), "scorer": scorer.identity}
     fingerprint = project.fingerprint("crowd", settings, inputs)
     if not todo and (done := project.done("crowd", fingerprint)):
         return done

@@ -32,10 +32,18 @@ def evaluate(project: Project, round: int | None = None) -> Outcome:
         project.reference(),
     )
     judges = project.reward_models(round)
+    judge = make_rule(settings.scorer, project.root) if settings.scorer else None
+    heldout = project.store.prompts(split="heldout", heldout=project.config.data.heldout)
+    _, test = validation_and_test(heldout)
+    if not test:
+        raise NothingToDoError("there are no held-out prompts: import more prompts, or raise [data] heldout")
     inputs = {
         "policy": policy.weights,
         "reference": reference.weights,
         "rewards": {m.criterion: m.weights_sha256 for m in judges},
+        "reward_weights": project.config.align.reward_weights,
+        "scorer": judge.identity if judge else "",
+        "prompts": project.snapshot("prompts", [p.id for p in test]),
         "round": round,
     }
     fingerprint = project.fingerprint("evaluate", settings, inputs)
@@ -44,13 +52,8 @@ def evaluate(project: Project, round: int | None = None) -> Outcome:
     with project.lock():
         run = project.begin("evaluate", fingerprint, inputs)
         scorer = make_scorer(project, judges)
-        judge = make_rule(settings.scorer, project.root) if settings.scorer else None
         model, codec = load_policy(project, policy)
         frozen, _ = load_policy(project, reference)
-        heldout = project.config.data.heldout
-        _, test = validation_and_test(project.store.prompts(split="heldout", heldout=heldout))
-        if not test:
-            raise NothingToDoError("there are no held-out prompts: import more prompts, or raise [data] heldout")
         prompts = fitting(project, codec, test[: settings.prompts], settings.max_tokens)
         seed = derive(project.config.project.seed, "evaluate")
         before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)

@@ -26,7 +26,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
     ref = project.policy(round)
     # by hash, not by age: a sample of the prompts, the same whenever it is drawn
     prompts = sorted(project.store.prompts(), key=lambda p: (bucket(p), p.id))
-    chosen = _spread(prompts, settings.prompts, project.config.data.heldout)
+    chosen = _spread(prompts, settings.prompts)
     if not chosen:
         raise NothingToDoError("there are no prompts yet: run prefloop import FILE")
     inputs = {"policy": ref.weights, "round": round, "prompts": project.snapshot("prompts", [p.id for p in chosen])}
@@ -69,7 +69,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
         return Outcome("sample", run.name, result)
 
 
-def _spread(prompts: Sequence[Prompt], limit: int | None, heldout: float) -> list[Prompt]:
+def _spread(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
     """`limit` prompts, held-out ones in their usual share. (Sorted by bucket, the held-out ones come first.)"""
     if limit is None or limit >= len(prompts):
         return list(prompts)
