@@ -1,0 +1,83 @@
+"""Documents are true: what they point at exists, what they show loads, what is documented is all there is."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from prefloop.algorithms.registry import make, names, options_of
+from prefloop.config import load_config, make_config
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+POINTER = re.compile(r"`((?:src|docs|tests|examples)/[\w./-]+)`")
+PYTHON_NAME = re.compile(r"`(prefloop(?:\.\w+)+)`(?<!\.toml`)(?<!\.db`)")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", DOCS, ids=name_of)
+def test_links_and_pointers_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = [x for x in LINK.findall(BLOCK.sub("", text)) if "://" not in x and not x.startswith("mailto:")]
+    dead = [x for x in links if not (path.parent / x).exists()]
+    dead += [x for x in POINTER.findall(text) if not (ROOT / x).exists()]
+    assert not dead
+
+
+@pytest.mark.parametrize("path", DOCS, ids=name_of)
+def test_python_names_in_documents_exist(path: Path) -> None:
+    missing = [n for n in PYTHON_NAME.findall(path.read_text(encoding="utf-8")) if not _exists(n)]
+    assert not missing
+
+
+def _exists(dotted: str) -> bool:
+    """A module, or a name that the text of its module defines."""
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        place = ROOT / "src" / Path(*parts[:cut])
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                rest, text = parts[cut:], file.read_text(encoding="utf-8")
+                return all(re.search(rf"\b{re.escape(part)}\b", text) for part in rest)
+    return False
+
+
+def test_there_are_examples() -> None:
+    assert EXAMPLES
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_an_example_is_a_configuration_that_loads(path: Path) -> None:
+    config = load_config(path)
+    for name, options in config.algorithms.items():
+        make(name, options)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=name_of)
+def test_toml_shown_in_documents_is_a_configuration(path: Path) -> None:
+    for language, body in BLOCK.findall(path.read_text(encoding="utf-8")):
+        if language == "toml":
+            for name, options in make_config(tomllib.loads(body), where=name_of(path)).algorithms.items():
+                make(name, options)
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_algorithm_has_a_page_that_names_its_options(name: str) -> None:
+    page = ROOT / "docs" / "algorithms" / f"{name}.md"
+    assert page.is_file(), f"write docs/algorithms/{name}.md"
+    text = page.read_text(encoding="utf-8")
+    assert [option for option in options_of(make(name)) if f"`{option}`" not in text] == []
+
+
+def test_no_page_describes_an_algorithm_that_is_not_there() -> None:
+    pages = {p.stem for p in (ROOT / "docs" / "algorithms").glob("*.md")} - {"README", "index"}
+    assert pages <= set(names())
