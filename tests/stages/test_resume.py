@@ -1,0 +1,40 @@
+"""A stage killed again and again comes to the same bytes as one left in peace: weights, metrics, result, samples."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ALGORITHMS = ["sft", "reward", "ppo", "grpo", "dpo"]
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    script = Path(__file__).with_name("resumable.py")
+    command = [sys.executable, "-W", "ignore", str(script), request.param, str(tmp_path_factory.mktemp(request.param))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def test_kills_change_no_byte_of_weights_metrics_or_result(report: dict[str, Any]) -> None:
+    assert report["kills"] >= 3, "a run that was not killed shows nothing"
+    straight, broken = report["straight"], report["broken"]
+    assert {"metrics.jsonl", "result.json", "model/model.safetensors"} <= straight["files"].keys()
+    assert broken["files"] == straight["files"]
+    assert broken["registered"] == straight["registered"]
+    assert broken["rollouts"] == straight["rollouts"]
+    assert broken["runs"] == straight["runs"] == 1  # taken up, not begun anew
+
+
+def test_forgetting_any_one_item_of_the_state_does_change_them(report: dict[str, Any]) -> None:
+    """The negative control: the comparison above can fail."""
+    for what, found in report["controls"].items():
+        assert found["files"]["metrics.jsonl"] != report["straight"]["files"]["metrics.jsonl"], what
