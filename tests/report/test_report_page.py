@@ -23,7 +23,7 @@ HOSTILE = (
     '</p></style><script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(2)> '
     "\u202egnp.exe\u202c zero\u200bwidth {{ 7*7 }} $x^2$ \x1b[31m \ufffe \u3164 & <b>bold</b> \"'"
 )
-DEMO = {
+DEMO: dict[str, Any] = {
     "title": "A desk <script>",
     "text": "Both started alike.",
     "quality": {"demonstrations": 0.5, "demonstrations_p95": 0.8, "demonstrations_best": 0.9, "sft": 0.5,
@@ -73,9 +73,11 @@ def draw(root: Path) -> str:
 
 def test_hostile_text_is_shown_and_never_becomes_markup(make_project: Any) -> None:
     root = make_project(answer=HOSTILE, criterion='q" onload="alert(3)<script>', name='"<i>$\\frac{1}{0}$</i>"')
-    record.write_json_atomic(root / "demo.json", DEMO)
+    quality = {"$\\frac{1}{<b>$\u202e": 0.4, **DEMO["quality"]}  # in a chart: no formula, no markup
+    record.write_json_atomic(root / "demo.json", DEMO | {"quality": quality})
     html = draw(root)
     page = Page(html)
+    assert "$\\frac{1}{<b>$⟨U+202E⟩" in page.text
     assert {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "embed", "base", "i"} == set()
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert "<script>alert(1)</script>" in page.text  # as text, it is all there
@@ -233,6 +235,14 @@ def test_a_broken_demo_file_is_an_error_that_names_it(make_project: Any) -> None
         (root / "demo.json").write_text(text)
         with pytest.raises(DataError, match=r"demo\.json"):
             draw(root)
+
+
+def test_a_demo_figure_that_is_not_a_number_is_left_out(make_project: Any) -> None:
+    root = make_project(stages=())
+    (root / "demo.json").write_text('{"quality": {"rlhf": NaN, "sft": 0.5}, "per_prompt": {"rlhf": [NaN, 0.5]}}')
+    draw(root)
+    demo = json.loads((root / "report.json").read_text())["demo"]
+    assert demo == {"quality": {"rlhf": None, "sft": 0.5}, "per_prompt": {"rlhf": [None, 0.5]}}
 
 
 def test_the_demo_section_compares_the_systems(make_project: Any) -> None:

@@ -228,12 +228,13 @@ def _pair(interval: Mapping[str, Any] | None) -> tuple[float, float] | None:
 
 
 def _histogram(scores: Mapping[str, Sequence[float]]) -> Markup:
-    shown = [k for k in ("demonstration", "sft", "rlhf") if scores.get(k)] or sorted(scores)[:3]
+    scores = {k: [float(v) for v in row if v is not None] for k, row in scores.items()}
+    shown = [k for k in ("demonstration", "sft", "rlhf") if scores.get(k)] or sorted(k for k in scores if scores[k])[:3]
     edges = [n / 20 for n in range(21)]
 
     def draw(axes: Any) -> None:
         for colour, key in zip((SERIES[3], SERIES[1], SERIES[0]), shown, strict=False):
-            values = [min(1.0, max(0.0, float(v))) for v in scores[key]]
+            values = [min(1.0, max(0.0, v)) for v in scores[key]]
             weight = [1 / len(values)] * len(values)
             axes.hist(
                 values, edges, weights=weight, histtype="step", linewidth=1.8, color=colour, label=system_name(key)
