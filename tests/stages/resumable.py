@@ -217,6 +217,7 @@ def outcome(stage: str, root: Path) -> dict[str, Any]:
             if path.is_file() and path.name not in ("timings.jsonl", "manifest.json")
         },
         "registered": row.weights_sha256,
+        "metrics": run.metrics(),
         "rollouts": rollouts,
         "runs": len([r for r in record.runs(root) if r.manifest["stage"] == name]),
     }

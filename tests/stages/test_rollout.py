@@ -1,0 +1,120 @@
+"""From prompts to a rollout batch: groups, rewards, what a cut-off answer costs, and what is said about it all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prefloop.config import Align
+from prefloop.engine.base import Sampling
+from prefloop.engine.local import LocalEngine
+from prefloop.models.policy import Policy
+from prefloop.models.text import Codec, make_codec
+from prefloop.rewards.base import Scores
+from prefloop.stages.fit import Order
+from prefloop.stages.rollout import annotate, describe, distinct, eos_rule, roll_out
+from prefloop.types import Completion, Prompt
+from tiny_models import causal, tokenizer
+
+
+class Length:
+    """A scorer: characters."""
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        values = [float(len(c.text)) for c in completions]
+        return Scores(values, {"length": values})
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    made = tokenizer()
+    return make_codec(made, causal("Llama", len(made)))
+
+
+@pytest.fixture(scope="module")
+def engine(codec: Codec) -> LocalEngine:
+    size = len(codec.tokenizer)
+    models: Any = {"policy": Policy(causal("Llama", size)), "reference": Policy(causal("Llama", size, seed=1))}
+    return LocalEngine(models, Codec(None, tuple(range(1, 60)), 1, False, 64), 3)
+
+
+PROMPTS = [Prompt("the cat"), Prompt("a dog ran"), Prompt("mat")]
+
+
+def rolled(engine: LocalEngine, codec: Codec, k: int = 3, name: str = "x", **settings: Any) -> Any:
+    encoded = [(p, codec.encode_prompt(p)) for p in PROMPTS]
+    return roll_out(engine, codec, Length(), encoded, k, Sampling(8), Align(**settings), name, "v1")
+
+
+def test_every_prompt_has_its_group_and_every_row_its_own_tokens(engine: LocalEngine, codec: Codec) -> None:
+    rolls = rolled(engine, codec)
+    assert rolls.batch.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [p.id for p in rolls.prompts] == [p.id for p in PROMPTS for _ in range(3)]
+    for n, c in enumerate(rolls.completions):
+        ids, action = rolls.batch.ids[n], rolls.batch.action[n]
+        assert tuple(ids[action].tolist()) == c.token_ids
+        assert ids[rolls.batch.mask[n] & ~action].tolist() == codec.encode_prompt(rolls.prompts[n])
+        assert rolls.batch.sampler_logp[n][action].tolist() == pytest.approx(c.logprobs)
+        assert bool(rolls.batch.ended[n]) == (c.finish_reason == "stop")
+    assert {True, False} == set(rolls.batch.ended.tolist()), "both kinds are needed to show anything"
+    assert len({c.id for c in rolls.completions}) == 9 and len({c.token_ids for c in rolls.completions}) > 5
+
+
+def test_the_same_name_gives_the_same_samples_and_another_name_others(engine: LocalEngine, codec: Codec) -> None:
+    a, b, c = (rolled(engine, codec, name=name) for name in ("x", "x", "y"))
+    assert [x.token_ids for x in a.completions] == [x.token_ids for x in b.completions]
+    assert [x.token_ids for x in a.completions] != [x.token_ids for x in c.completions]
+
+
+def test_a_cut_off_answer_costs_what_the_settings_say(engine: LocalEngine, codec: Codec) -> None:
+    reward, ended = torch.tensor([2.0, 3.0]), torch.tensor([True, False])
+    for rule, expected in [("subtract", [2.0, 1.5]), ("replace", [2.0, -1.5]), ("off", [2.0, 3.0])]:
+        assert eos_rule(reward, ended, Align(missing_eos=rule, missing_eos_penalty=1.5)).tolist() == expected
+    rolls = rolled(engine, codec, missing_eos="subtract", missing_eos_penalty=100.0)
+    for score, got, stop in zip(rolls.scores.total, rolls.batch.reward, rolls.batch.ended, strict=True):
+        assert float(got) == pytest.approx(score if stop else score - 100.0)
+
+
+def test_annotations_and_figures_are_those_of_the_models(engine: LocalEngine, codec: Codec) -> None:
+    rolls = rolled(engine, codec)
+    batch = annotate(rolls.batch, engine, frozenset())
+    with torch.no_grad():
+        old, ref = (engine.models[role](rolls.batch.rows()).logp for role in ("policy", "reference"))
+    assert torch.allclose(batch.old_logp, old, atol=1e-5) and torch.allclose(batch.ref_logp, ref, atol=1e-5)
+    assert not batch.value.any()
+    figures, action = describe(rolls, batch), batch.action
+    assert figures["sampler_mismatch"] < 1e-5
+    assert figures["kl"] == pytest.approx(float((old - ref)[action].sum() / 9), rel=1e-4)
+    assert figures["kl_k3"] == pytest.approx(float(((ref - old).exp() - 1 + old - ref)[action].sum() / 9), rel=1e-3)
+    assert figures["entropy"] == pytest.approx(float(-old[action].mean()), rel=1e-4)
+    assert figures["length"] == pytest.approx(sum(len(c.token_ids) for c in rolls.completions) / 9)
+    assert figures["ended"] == pytest.approx(float(batch.ended.float().mean()))
+    assert figures["reward"] == pytest.approx(sum(rolls.scores.total) / 9) and figures["sequences"] == 9
+
+
+def test_distinct_counts_different_runs_of_words() -> None:
+    assert distinct(["a b a b", "a b"], 1) == pytest.approx(2 / 6)
+    assert distinct(["a b a b", "A B"], 2) == pytest.approx(2 / 4)
+    assert distinct(["a"], 2) == 0.0
+
+
+def test_an_epoch_takes_every_example_once_in_a_fresh_order() -> None:
+    order = Order(n=10, batch=4, epochs=2.5, seed=7)
+    assert order.steps == 8 and order.steps_per_epoch == 3
+    epochs = [[i for step in range(3 * e, 3 * e + 3) for i in order.at(step)] for e in range(2)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and epochs[0] != epochs[1]
+    assert order.at(4) == Order(10, 4, 9, 7).at(4) and order.at(4) != Order(10, 4, 2.5, 8).at(4)
+    assert Order(3, 8, 0.1, 0).steps == 1
+
+
+def test_forward_gives_the_same_in_parts_of_any_size(engine: LocalEngine, codec: Codec, tmp_path: Path) -> None:
+    rows = rolled(engine, codec).batch
+    whole = engine.forward("policy", rows)
+    small = LocalEngine(engine.models, codec, 0, token_budget=4)
+    assert torch.allclose(small.forward("policy", rows), whole, atol=1e-5)
+    assert whole.shape == rows.ids.shape and not math.isnan(float(whole.sum()))
