@@ -71,7 +71,7 @@ def fit(
                 with learner.averaged_weights():
                     metrics |= evaluate()
             run.metric(step + 1, metrics)
-            run.timing(step + 1, {"step": time.perf_counter() - began})
+            run.timing(step + 1, {"learn": time.perf_counter() - began})
             if last or (step + 1) % checkpoint_every == 0:
                 files, plain = learner.state()
                 save_checkpoint(folder, step + 1, files, {"learner": plain})
