@@ -1,6 +1,6 @@
 """Runs as a program: saves in child processes that die at their N-th call into the file system, for every N.
 
-    python failpoints.py checkpoint|publish FOLDER  ->  one JSON line: {"kills": N, "problems": [...]}
+    python failpoints.py checkpoint|publish|publish-again FOLDER  ->  one JSON line: {"kills": N, "problems": [...]}
 
 Forking is done here, in a process of its own, where no other threads run.
 """
@@ -90,7 +90,7 @@ def checkpoints(root: Path) -> dict[str, object]:
             return {"kills": n - 1, "problems": problems}
 
 
-def publishing(root: Path) -> dict[str, object]:
+def publishing(root: Path, again: bool = False) -> dict[str, object]:
     """A folder is replaced: until the new one stands, the old one is there (under its own or its aside name)."""
     problems: list[str] = []
     target, n = root / "best", 0
@@ -105,8 +105,12 @@ def publishing(root: Path) -> dict[str, object]:
         n += 1
         shutil.rmtree(root, ignore_errors=True)
         put("old")
+        if again:  # an earlier kill fell between the two renames
+            target.rename(root / ".best.old")
         died = killed(lambda: put("new"), n)
         standing = target if target.exists() else root / ".best.old"
+        if not standing.exists():
+            return {"kills": n, "problems": [f"killed at call {n}: neither the old nor the new is there"]}
         if len(read(standing)) != 1:
             problems.append(f"killed at call {n}: a mixture, {read(standing)}")
         put("newer")
@@ -118,5 +122,9 @@ def publishing(root: Path) -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    what = {"checkpoint": checkpoints, "publish": publishing}[sys.argv[1]]
+    what = {
+        "checkpoint": checkpoints,
+        "publish": publishing,
+        "publish-again": lambda root: publishing(root, again=True),
+    }[sys.argv[1]]
     print(json.dumps(what(Path(sys.argv[2]))))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,7 +125,8 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     assert {p.suffix for p in (tmp_path / "step-00000001").iterdir()} == {".safetensors", ".json"}
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "publish"])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["checkpoint", "publish", "publish-again"])
 def test_a_kill_at_any_call_into_the_file_system_leaves_the_old_or_the_new(tmp_path: Path, what: str) -> None:
     script = Path(__file__).with_name("failpoints.py")
     done = subprocess.run(
@@ -135,7 +138,32 @@ def test_a_kill_at_any_call_into_the_file_system_leaves_the_old_or_the_new(tmp_p
     assert report["kills"] > 10
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the names of open files are read from /proc")
+def test_everything_is_on_disk_before_the_name_changes_and_the_name_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut asks for: fsync of each file and of the folder, then the rename, then fsync of the parent."""
+    events: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def seen(descriptor: int) -> None:
+        events.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def renamed(source: Any, target: Any, **more: Any) -> None:
+        events.append(("rename", str(target)))
+        rename(source, target, **more)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    monkeypatch.setattr(os, "rename", renamed)
+    save(tmp_path, 1)
+    place = events.index(("rename", str(tmp_path / "step-00000001")))
+    aside = tmp_path / ".step-00000001.new"
+    assert {path for kind, path in events[:place] if kind == "fsync"} == {str(aside), *(str(aside / f) for f in FILES)}
+    assert events[place - 1] == ("fsync", str(aside))
+    assert events[place + 1] == ("fsync", str(tmp_path))
+
+
 def test_a_full_disk_is_an_error_that_says_so_and_keeps_what_was_saved(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: write() fails in the same places."""
     save(tmp_path, 1)

@@ -169,6 +169,14 @@ def test_the_ends_of_the_uniform_range_choose_possible_tokens() -> None:
     assert token.tolist() == [1, 2] and torch.isfinite(logp).all()
 
 
+def test_rounding_never_lets_an_impossible_token_through() -> None:
+    """The cumulative sum of single-precision probabilities ends a little beside 1."""
+    logits = torch.randn(400, 3000, generator=torch.Generator().manual_seed(0)) * 3
+    logits[:, -1] = -torch.inf
+    _, logp = choose(logits, torch.full((400,), 1 - 2.0**-53, dtype=torch.float64), 1.0, 1.0)
+    assert torch.isfinite(logp).all()
+
+
 def test_the_nucleus_always_keeps_the_most_likely_token() -> None:
     token, logp = choose(torch.tensor([[0.0, 3.0, 0.0]]), torch.tensor([0.999], dtype=torch.float64), 1.0, 1e-6)
     assert token.tolist() == [1] and float(logp) == pytest.approx(0.0, abs=1e-6)

@@ -44,6 +44,9 @@ def test_log_probabilities_are_those_of_the_whole_logits(kind: str, temperature:
 def test_a_head_that_scales_or_caps_its_logits_is_found_whatever_their_size(kind: str, sharp: float) -> None:
     """A cap hides where logits are small: a tiny Gemma 2 was once taken for linear, and wrong once trained."""
     assert Policy(causal(kind, sharp=sharp)).linear_head == (kind in ("Llama", "GPT2"))
+    if kind == "Gemma2":
+        assert not Policy(causal(kind, sharp=sharp, final_logit_softcapping=50.0)).linear_head
+        assert Policy(causal(kind, sharp=sharp, final_logit_softcapping=None)).linear_head
 
 
 @pytest.mark.parametrize("kind", KINDS)
