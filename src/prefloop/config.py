@@ -70,6 +70,7 @@ class Sft(Optimiser):
     batch: int = Field(32, ge=1, description="demonstrations a step")
     max_tokens: int = Field(512, ge=4, description="longer demonstrations are left out, and counted")
     limit: int | None = Field(None, ge=1, description="use only this many demonstrations")
+    preferred: str = Field("", description="a criterion: the best-ranked imported completions are learnt too")
     eval_every: int = Field(50, ge=1, description="steps between held-out evaluations")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from prefloop.algorithms.sft import Sft
@@ -11,6 +12,7 @@ from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import NothingToDoError
+from prefloop.labels.ranking import mean_rank
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
 from prefloop.models.text import Codec
@@ -18,7 +20,7 @@ from prefloop.ops.masked import masked_sum
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import Outcome, Project, derive, load_policy
 from prefloop.store import ModelRow
-from prefloop.types import Demonstration
+from prefloop.types import Demonstration, Item
 
 EVAL_LIMIT = 256
 
@@ -41,16 +43,48 @@ def rows_of(encoded: list[tuple[list[int], int]]) -> Rows:
     return collate([ids for ids, _ in encoded], [cut for _, cut in encoded])
 
 
+def preferred(items: Iterable[Item]) -> list[Demonstration]:
+    """The completions with the best mean rank of each item (several where they tie), each text once a prompt."""
+    best: dict[str, Demonstration] = {}
+    for item in items:
+        ranks = mean_rank(item.rankings)
+        top = min(ranks.values(), default=0.0)
+        for completion in item.completions:
+            if ranks.get(completion.id) == top and completion.text.strip():
+                chosen = Demonstration(item.prompt, completion.text)
+                best.setdefault(chosen.id, chosen)
+    return list(best.values())
+
+
+def _ranked(project: Project, criterion: str) -> list[Item]:
+    """Imported lists of training prompts with a ranking by a criterion. Raises NothingToDoError where there is none.
+
+    Lists sampled here are left out: they come from this very stage, and ranking them must not train it anew.
+    """
+    heldout = project.config.data.heldout
+    items = project.store.items(split="train", heldout=heldout, source="import", criterion=criterion, ranked=True)
+    if not (found := list(items)):
+        raise NothingToDoError(
+            f'[sft] preferred = "{criterion}", but no imported list of a training prompt was ranked by it. '
+            f"Criteria in the store: {', '.join(project.store.criteria()) or 'none'}."
+        )
+    return found
+
+
 def sft(project: Project) -> Outcome:
-    """Train on the train split's demonstrations; held-out ones only measure."""
+    """Train on the train split's demonstrations, and its best-ranked completions where set; the rest only measures."""
     settings, seed = project.config.sft, project.config.project.seed
     heldout = project.config.data.heldout
     train = project.store.demonstrations(split="train", heldout=heldout)[: settings.limit]
-    if not train:
+    ranked = _ranked(project, settings.preferred) if settings.preferred else []
+    if not train and not ranked:
         raise NothingToDoError("there are no demonstrations yet: import a file with prompt and completion")
     base = project.base()
     snapshot = project.snapshot("demonstrations", [d.id for d in train])
     inputs = {"model": base.weights, "demonstrations": snapshot}
+    if ranked:
+        inputs["preferred"] = project.snapshot("rankings", [r.id for item in ranked for r in item.rankings])
+        train = [*train, *preferred(ranked)]
     fingerprint = project.fingerprint("sft", settings, inputs)
     if done := project.done("sft", fingerprint):
         return done
