@@ -63,6 +63,13 @@ def test_tokens_come_as_often_as_the_model_says(model: Any, temperature: float, 
         assert s.logprobs[0] == pytest.approx(np.log(expected[s.ids[0]] / n), abs=1e-4)
 
 
+def test_each_position_draws_anew() -> None:
+    """Two tokens in a row of a model that finds all 40 alike: jointly uniform, by chi-square over 5 x 5 cells."""
+    drawn = draw(causal(sharp=0.0), [PROMPTS[0]] * 2000, Sampling(2, batch=1000), stops=())
+    cells = np.bincount([s.ids[0] // 8 * 5 + s.ids[1] // 8 for s in drawn], minlength=25)
+    assert chisquare(cells).pvalue > 0.001
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_samplers_log_probabilities_are_the_learners(model: Any, temperature: float) -> None:
     prompts = [p for p in PROMPTS for _ in range(4)]

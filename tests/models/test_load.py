@@ -80,6 +80,14 @@ def test_pickled_weights_are_refused_and_never_unpickled(tmp_path: Path) -> None
     assert not canary.exists()
 
 
+def test_a_pickle_is_not_loaded_in_the_place_of_safetensors_by_another_name(tmp_path: Path) -> None:
+    path = folder(tmp_path / "m")
+    torch.save(load_causal(path)[0].state_dict(), path / "pytorch_model.bin")
+    (path / "model.safetensors").rename(path / "other.safetensors")
+    with pytest.raises(ModelError, match="could not be loaded"):
+        load_causal(path)
+
+
 @pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json"])
 def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, where: str) -> None:
     path, canary = folder(tmp_path / "m"), tmp_path / "canary"
