@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from prefloop.algorithms.registry import make
 from prefloop.config import Align
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
@@ -18,6 +21,7 @@ from prefloop.models.text import Codec, make_codec
 from prefloop.rewards.base import Scores
 from prefloop.stages.fit import Order
 from prefloop.stages.rollout import annotate, describe, distinct, eos_rule, roll_out
+from prefloop.stages.train_policy import Progress
 from prefloop.types import Completion, Prompt
 from tiny_models import causal, tokenizer
 
@@ -118,3 +122,13 @@ def test_forward_gives_the_same_in_parts_of_any_size(engine: LocalEngine, codec:
     small = LocalEngine(engine.models, codec, 0, token_budget=4)
     assert torch.allclose(small.forward("policy", rows), whole, atol=1e-5)
     assert whole.shape == rows.ids.shape and not math.isnan(float(whole.sum()))
+
+
+def test_all_that_the_policy_loop_carries_comes_back_from_its_state() -> None:
+    full = Progress(make("ppo", {"kl": 0.321}), 7, 0.5, "KL is spent", [{"step": 7, "reward": 0.5, "kl": 1.0}])
+    untouched = Progress(make("ppo"))
+    assert all(getattr(full, f.name) != getattr(untouched, f.name) for f in fields(Progress))
+    for progress in (full, untouched):
+        again = Progress(make("ppo", {"kl": 9.0}), 99, 9.0, "?", [{}])
+        again.restore(json.loads(json.dumps(progress.state(), allow_nan=False)))
+        assert again == progress

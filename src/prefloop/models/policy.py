@@ -69,8 +69,3 @@ def _head_is_linear(model: PreTrainedModel) -> bool:
     if len(seen) != 1 or seen[0][0].shape != hidden.shape or seen[0][1].shape != logits.shape:
         return False
     return torch.allclose(seen[0][0], hidden, rtol=1e-4, atol=1e-5) and torch.equal(seen[0][1].float(), logits.float())
-
-
-def sequence_logp(out: PolicyOutput, action: Tensor) -> Tensor:
-    """Log-probability of each whole completion [N], nats."""
-    return torch.where(action, out.logp, torch.zeros_like(out.logp)).sum(1)
