@@ -110,8 +110,9 @@ class Reward(Optimiser):
     dropout: float = Field(0.0, ge=0, lt=1)
     max_tokens: int = Field(512, ge=4)
     auxiliary: bool = Field(False, description="learn the other criteria too, with heads that are dropped at the end")
-    contrast: float = Field(
-        0.0, ge=0, description="weight of an answer lent from a similar prompt, ranked below a list's own; 0.1 to 0.5"
+    contrast: dict[str, float] = Field(
+        default_factory=dict,
+        description="criterion = weight (0.1 to 0.5) of an answer to a similar prompt, ranked below a list's own",
     )
     average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is saved; 0 = last weights")
     eval_every: int = Field(50, ge=1)

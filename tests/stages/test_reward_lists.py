@@ -15,6 +15,7 @@ from prefloop.algorithms.bradley_terry import BradleyTerry
 from prefloop.algorithms.plackett_luce import PlackettLuce
 from prefloop.batch import RewardOutput, collate_rankings
 from prefloop.config import CONFIG_NAME, Reward
+from prefloop.errors import ConfigError
 from prefloop.models.text import Codec
 from prefloop.stages import train_reward
 from prefloop.stages.project import Project, load_policy
@@ -43,7 +44,7 @@ epochs = 3
 dropout = 0.1
 average = 0.5
 auxiliary = true
-contrast = 0.3
+contrast = { quality = 0.3, naturalness = 0.1 }
 eval_every = 5
 checkpoint_every = 5
 normalise_prompts = 8
@@ -97,7 +98,8 @@ def codec(project: Project) -> Codec:
 
 def lists_of(codec: Codec, contrast: float = 0.0, seed: int = 1) -> Lists:
     shown = gather(split_by_criterion(make_items()))
-    return Lists(codec, shown, ("quality", "naturalness"), Reward(contrast=contrast, max_tokens=64), seed)
+    settings = Reward(contrast={"quality": contrast}, max_tokens=64)
+    return Lists(codec, shown, ("quality", "naturalness"), settings, seed)
 
 
 def test_records_that_show_the_same_texts_become_one_list() -> None:
@@ -162,7 +164,7 @@ def test_splitting_a_batch_changes_no_loss(codec: Codec) -> None:
 def test_a_list_that_one_criterion_never_judged_counts_nothing_for_it(codec: Codec) -> None:
     shown = gather(split_by_criterion(make_items()))
     shown[0] = replace(shown[0], rankings={"quality": shown[0].rankings["quality"]})
-    lists = Lists(codec, shown, ("quality", "naturalness"), Reward(contrast=0.5), 1)
+    lists = Lists(codec, shown, ("quality", "naturalness"), Reward(contrast={"quality": 0.5, "naturalness": 0.5}), 1)
     batch = lists.batch([0, 1], step=0)
     assert batch.weight[0, 1] == 0 and batch.wins[0, 1].sum() == 0 and batch.choice_weight[0, 1].sum() == 0
     assert batch.weight[1, 1] > 0
@@ -182,6 +184,19 @@ def test_a_lent_answer_comes_from_another_prompt_and_ranks_below_every_own_one(c
         assert float(batch.wins[0, 0, :3, 3].sum()) == pytest.approx(0.3)
 
 
+def test_a_criterion_without_contrast_never_hears_of_lent_answers(codec: Codec) -> None:
+    batch = lists_of(codec, contrast=0.3).batch([4, 5], 0)
+    assert (batch.wins[:, 1, :, 3] == 0).all() and not batch.choice_mask[:, 1, :, 3].any()
+
+
+def test_contrast_for_a_criterion_that_does_not_exist_is_an_error_that_names_it(project: Project) -> None:
+    with (
+        Project.open(project.root, ["reward.contrast={ qualty = 0.3 }"], quiet=True) as misspelt,
+        pytest.raises(ConfigError, match="qualty"),
+    ):
+        reward(misspelt)
+
+
 def test_the_lender_is_the_most_similar_prompt_drawn(codec: Codec) -> None:
     texts = ["a b c d", "a b c e", "x y z"]
     shown = [
@@ -192,7 +207,7 @@ def test_the_lender_is_the_most_similar_prompt_drawn(codec: Codec) -> None:
         replace(s, rankings={"quality": (Ranking(str(n), "w", "quality", ((f"{n}a",), (f"{n}b",))),)})
         for n, s in enumerate(shown)
     ]
-    lists = Lists(codec, shown, ("quality",), Reward(contrast=1.0, max_tokens=64), 0)
+    lists = Lists(codec, shown, ("quality",), Reward(contrast={"quality": 1.0}, max_tokens=64), 0)
     likely = {tuple(ids[cut:]) for ids, cut in lists.encoded[1]}
     for step in range(20):
         batch = lists.batch([0], step)
@@ -208,7 +223,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(codec: Codec) -> None:
 
 def test_lone_prompts_borrow_nothing(codec: Codec) -> None:
     item = make_items()[0]
-    lists = Lists(codec, gather({"quality": [item]}), ("quality",), Reward(contrast=1.0), 0)
+    lists = Lists(codec, gather({"quality": [item]}), ("quality",), Reward(contrast={"quality": 1.0}), 0)
     assert lists.batch([0], 0).present.shape == (1, 3)
     assert LENT not in [c.id for c in item.completions]
 

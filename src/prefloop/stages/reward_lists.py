@@ -1,7 +1,8 @@
 """What a reward model is trained on: lists of completions with everything people said about them, as batches.
 
 Records that show the same texts for the same prompt become one list, so that a list ranked by several criteria is read
-once. A list may also be lent an answer to another prompt, ranked below its own (`[reward] contrast`).
+once. A list may also be lent an answer to another prompt, ranked below its own (`[reward] contrast`): for criteria that
+are about the prompt too, not those about the text alone.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Lists:
     """The training lists of one run, encoded once; `batch` draws lent answers from (seed, step) alone."""
 
     def __init__(self, codec: Codec, lists: Sequence[Shown], criteria: Sequence[str], settings: Reward, seed: int):
-        self.lists, self.criteria, self.contrast, self.seed = list(lists), tuple(criteria), settings.contrast, seed
+        self.lists, self.criteria, self.seed = list(lists), tuple(criteria), seed
+        self.contrast = {c: settings.contrast[c] for c in criteria if settings.contrast.get(c)}
         self.encoded = [[encode(codec, s.prompt, c, settings.max_tokens) for c in s.completions] for s in lists]
         words = {s.prompt.id: frozenset(s.prompt.text.split()) for s in lists}
         self.words = [words[s.prompt.id] for s in lists]
@@ -114,9 +116,9 @@ class Lists:
             own = list(ids[place])
             encoded[place].append(lent)
             ids[place].append(LENT)
-            for criterion, found in said[place].items():
-                if found:
-                    weights[place][criterion] += [self.contrast * len(found) / len(own)] * len(own)
+            for criterion, weight in self.contrast.items():
+                if found := said[place][criterion]:
+                    weights[place][criterion] += [weight * len(found) / len(own)] * len(own)
                     said[place][criterion] = found + [_above(found[0], one) for one in own]
         parts = [
             collate_rankings(encoded, ids, [one[c] for one in said], [one[c] for one in weights]) for c in self.criteria

@@ -14,7 +14,7 @@ from prefloop.algorithms.registry import kind_of, make
 from prefloop.engine.base import Sampling, Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
-from prefloop.errors import NothingToDoError
+from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.preference_eval import PairReport, pair_accuracy
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
@@ -43,6 +43,11 @@ def reward(project: Project, round: int | None = None) -> Outcome:
     if not criteria:
         raise NothingToDoError(
             "there are no rankings yet: import a file of rankings or pairs, or let a crowd rank (prefloop crowd)"
+        )
+    unknown = set(settings.contrast) - set(available)
+    if unknown:
+        raise ConfigError(
+            f"[reward] contrast names {', '.join(sorted(unknown))}, but the store's criteria are {', '.join(available)}"
         )
     outcomes = [_train_one(project, criterion, round) for criterion in criteria]
     result: dict[str, Any] = {"round": round, "models": {c: o.result for c, o in zip(criteria, outcomes, strict=True)}}
