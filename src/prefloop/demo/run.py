@@ -38,12 +38,13 @@ from prefloop.stages.train_policy import make_scorer, validation_and_test
 from prefloop.stages.train_reward import reward
 from prefloop.types import Completion, Prompt
 
-PROMPTS = 1600  # asked by customers; a fifth of them held out
-BUDGET = 400  # lists that the crowd ranks; and demonstrations that imitation gets instead
+PROMPTS = 1200  # asked by customers; a fifth of them held out
+ROUNDS = 1
+BUDGET = 800  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
 BEST_OF = 16
 SHOWN = 8
 
-SETTINGS = """# The built-in demo. Change what you like and type `prefloop run` in this folder: a project like any other.
+SETTINGS = """# The built-in demo, a project like any other: change what you like and type `prefloop run` in this folder
 [project]
 name = "demo"
 seed = {seed}
@@ -56,31 +57,31 @@ heldout = 0.2
 
 [sample]
 k = 4
-prompts = {budget}
+prompts = {lists}
 max_tokens = 64
 
 [crowd]            # simulated people; the hidden true quality is known to them and to the final measurement only
 scorer = "demo"
 annotators = 20
+quality_sd = 3.0   # careful people agree on 77 % of pairs
 
 [reward]
 objective = "plackett_luce"
-epochs = 8
+epochs = 2
 batch = 16
 lr = 5e-4
-weight_decay = 0.1
-average = 0.98
-eval_every = 50
-checkpoint_every = 50
+weight_decay = 0.01
+eval_every = 40
+checkpoint_every = 40
 
 [align]
 algorithm = "ppo"
-steps = 60
-prompts = 64
+steps = 40
+prompts = 48
 k = 1
-epochs = 2
 minibatches = 4
 lr = 5e-4
+critic_lr = 1e-3
 max_tokens = 64
 kl_budget = 30
 eval_every = 10
@@ -94,6 +95,7 @@ scorer = "demo"
 max_tokens = 64
 
 [run]
+rounds = {rounds}
 stages = ["sample", "crowd", "reward", "align", "evaluate", "report"]
 """
 IMITATION = """# Supervised fine-tuning on as many demonstrations as the crowd ranked lists.
@@ -119,8 +121,12 @@ def demo(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
     began = time.perf_counter()
     make_projects(out, seed)
     with Project.open(out, quiet=quiet) as project, Project.open(out / "imitation", quiet=quiet) as imitation:
-        for stage in (sample, crowd, reward, align, evaluate):
-            stage(project)
+        for turn in range(ROUNDS):
+            sample(project, turn)
+            crowd(project)
+            reward(project, turn)
+            align(project, turn)
+        evaluate(project, ROUNDS - 1)
         sft(imitation)
         measured = measure(project, imitation, seed)
         record.write_json_atomic(out / "demo.json", measured)
@@ -142,7 +148,7 @@ def demo(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
 
 def make_projects(out: Path, seed: int) -> None:
     """The two project folders with model, settings and data; what is already there stays."""
-    settings = SETTINGS.format(seed=seed, budget=BUDGET)
+    settings = SETTINGS.format(seed=seed, lists=BUDGET // ROUNDS, rounds=ROUNDS)
     config = out / CONFIG_NAME
     if config.exists() and f"\nseed = {seed}\n" not in config.read_text():
         raise ConfigError(f"{out} holds a demo with another seed. Give another --out, or remove the folder.")
@@ -170,7 +176,7 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
     _, asked = validation_and_test(heldout)
     settings = project.config.evaluate
     sampling = Sampling(settings.max_tokens, settings.temperature)
-    aligned = project.aligned(0)
+    aligned = project.aligned(ROUNDS - 1)
     assert aligned is not None
     models = {
         "base": project.base(),
@@ -191,13 +197,13 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
     texts["demonstration"] = [d.text for d in _for_prompts(asked, seed)]
     scores = {name: [quality(p, t).score for p, t in zip(asked, rows, strict=True)] for name, rows in texts.items()}
     wins = win_rate(scores["rlhf"], scores["sft"], settings.bootstrap, seed)
-    evaluated = evaluate(project).result
-    judged = reward(project).result["models"][project.config.crowd.criterion]["heldout"]
+    evaluated = evaluate(project, ROUNDS - 1).result
+    judged = reward(project, ROUNDS - 1).result["models"][project.config.crowd.criterion]["heldout"]
     return {
         "title": "A support desk under policy",
         "text": (
             f"Simulated people ranked {BUDGET} lists of four answers. The same number of new demonstrations went into "
-            "supervised fine-tuning instead. Both started from the same small model. True quality is known here because "
+            "supervised fine-tuning instead. Both started from the same small model. True quality is known because "
             "the scenario is artificial; the reward model never saw it."
         ),
         "quality": {
@@ -231,7 +237,7 @@ def _answers(
 
 def _best(project: Project, asked: Sequence[Prompt], drawn: list[list[Completion]]) -> list[str]:
     """Of each list, the completion the reward model likes best."""
-    scorer = make_scorer(project, project.reward_models(0))
+    scorer = make_scorer(project, project.reward_models(ROUNDS - 1))
     flat = [c for row in drawn for c in row]
     scores = scorer.score([p for p, row in zip(asked, drawn, strict=True) for _ in row], flat).total
     ranked = np.array(scores).reshape(len(drawn), -1).argmax(1)

@@ -112,7 +112,7 @@ class Learner:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """The models hold their averaged weights inside this block, for evaluating and saving. No-op without average."""
+        """The models hold their averaged weights inside this block, to evaluate and save. No-op without average."""
         self._swap()
         try:
             yield

@@ -26,7 +26,7 @@ def leave_one_out(reward: Tensor, group: Tensor) -> Tensor:
 
 
 def group_normalised(reward: Tensor, group: Tensor, eps: float = 1e-4) -> Tensor:
-    """(r - mean) / (std + eps) within each group (GRPO, Shao 2024); std with ddof 1, as torch.std; 0 for a group of one."""
+    """(r - mean) / (std + eps) in each group (GRPO, Shao 2024); std with ddof 1, as torch.std; 0 for a group of one."""
     total, count = group_sums(reward, group)
     centred = reward - total / count
     squares, _ = group_sums(centred**2, group)

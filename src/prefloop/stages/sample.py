@@ -26,7 +26,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
     ref = project.policy(round)
     # by hash, not by age: a sample of the prompts, the same whenever it is drawn
     prompts = sorted(project.store.prompts(), key=lambda p: (bucket(p), p.id))
-    chosen = _spread(prompts, settings.prompts)
+    chosen = _spread(prompts, settings.prompts, round)
     if not chosen:
         raise NothingToDoError("there are no prompts yet: run prefloop import FILE")
     inputs = {"policy": ref.weights, "round": round, "prompts": project.snapshot("prompts", [p.id for p in chosen])}
@@ -69,12 +69,16 @@ def sample(project: Project, round: int | None = None) -> Outcome:
         return Outcome("sample", run.name, result)
 
 
-def _spread(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
-    """`limit` prompts, held-out ones in their usual share. (Sorted by bucket, the held-out ones come first.)"""
+def _spread(prompts: Sequence[Prompt], limit: int | None, round: int) -> list[Prompt]:
+    """`limit` prompts, others each round as far as there are others, held-out ones in their usual share.
+
+    Sorted by bucket, held-out prompts come first; taking every n-th keeps their share.
+    """
     if limit is None or limit >= len(prompts):
         return list(prompts)
     stride = len(prompts) / limit
-    return [prompts[int(i * stride)] for i in range(limit)]
+    phase = round * 0.618 % 1.0  # golden ratio: successive rounds fall far from each other
+    return [prompts[int((i + phase) * stride)] for i in range(limit)]
 
 
 def _sampling(project: Project) -> Sampling:
