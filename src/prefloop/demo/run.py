@@ -39,7 +39,7 @@ from prefloop.stages.train_reward import reward
 from prefloop.types import Completion, Prompt
 
 PROMPTS = 1200  # asked by customers; a fifth of them held out
-ROUNDS = 1
+ROUNDS = 2
 BUDGET = 800  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
 BEST_OF = 16
 SHOWN = 8
@@ -76,19 +76,19 @@ checkpoint_every = 40
 
 [align]
 algorithm = "ppo"
-steps = 40
-prompts = 48
+steps = 20
+prompts = 64
 k = 1
-minibatches = 4
-lr = 5e-4
+minibatches = 2
+lr = 3e-4
 critic_lr = 1e-3
 max_tokens = 64
 kl_budget = 30
 eval_every = 10
-checkpoint_every = 20
+checkpoint_every = 10
 
 [algorithms.ppo]
-kl = 0.03
+kl = 0.1
 
 [evaluate]
 scorer = "demo"
