@@ -102,5 +102,10 @@ def pick_device(wanted: str) -> str:
 
 
 def set_threads(threads: int) -> None:
-    """All cores by default. The same number of threads is part of what makes a CPU run repeat bit for bit."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    """All cores this process may use by default. The number of threads is part of what makes a CPU run repeat exactly."""
+    torch.set_num_threads(threads or cores())
+
+
+def cores() -> int:
+    """Cores this process may run on: `taskset` and containers give fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
