@@ -102,7 +102,7 @@ def pick_device(wanted: str) -> str:
 
 
 def set_threads(threads: int) -> None:
-    """All cores this process may use by default. The number of threads is part of what makes a CPU run repeat exactly."""
+    """All cores this process may use by default. The number of threads is part of what makes a CPU run repeatable."""
     torch.set_num_threads(threads or cores())
 
 
