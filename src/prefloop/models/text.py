@@ -111,7 +111,7 @@ def _messages(prompt: Prompt) -> list[Message]:
 
 
 def _plain_text(prompt: Prompt) -> str:
-    """A prompt for a model without chat template: text as it is; a chat as named turns up to where the answer begins."""
+    """A prompt for a model without template: text as it is; a chat as named turns, up to where the answer begins."""
     if isinstance(prompt.content, str):
         return f"{prompt.system}\n\n{prompt.content}" if prompt.system else prompt.content
     turns = "".join(f"\n\n{_SPEAKER.get(m.role, m.role)}: {m.content}" for m in _messages(prompt))
