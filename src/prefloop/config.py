@@ -26,7 +26,7 @@ class _Section(BaseModel):
 
 
 class Project(_Section):
-    name: str = "project"
+    name: str = Field("project", description="for people")
     seed: int = Field(0, ge=0, description="one number that every random choice derives from")
     store: str = Field("sqlite:///prefloop.db", description="SQLAlchemy URL; SQLite paths are relative to the project")
     threads: int = Field(0, ge=0, description="CPU threads for tensors; 0 = all cores")
@@ -34,18 +34,22 @@ class Project(_Section):
 
 
 class Model(_Section):
-    init: Literal["pretrained", "scratch"] = "pretrained"
+    init: Literal["pretrained", "scratch"] = Field(
+        "pretrained", description='"pretrained", or "scratch": a new small Llama with a tokenizer of its own'
+    )
     path: str = Field("", description="a Hugging Face folder (relative to the project) or hub id")
     revision: str | None = Field(None, description="hub revision; pin a commit")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description='"float32" or "bfloat16" weights; logprobs and losses are float32 in any case'
+    )
     trust_remote_code: bool = Field(False, description="run code shipped inside a model folder: only if you trust it")
     chat: Literal["auto", "none"] = Field("auto", description='"auto": the chat template, where the model has one')
     # scratch only
     text: tuple[str, ...] = Field((), description="text files the tokenizer learns from, beside the demonstrations")
-    vocab_size: int = Field(2048, ge=64)
-    hidden_size: int = Field(192, ge=8)
-    layers: int = Field(6, ge=1)
-    heads: int = Field(6, ge=1)
+    vocab_size: int = Field(2048, ge=64, description="scratch: tokens of the tokenizer")
+    hidden_size: int = Field(192, ge=8, description="scratch: width")
+    layers: int = Field(6, ge=1, description="scratch: depth")
+    heads: int = Field(6, ge=1, description="scratch: attention heads")
     context: int = Field(512, ge=16, description="longest sequence in tokens")
 
 
@@ -57,16 +61,18 @@ class Data(_Section):
 class Optimiser(_Section):
     """Settings every training stage shares."""
 
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(3e-4, gt=0, description="peak learning rate (AdamW)")
     warmup: float = Field(0.05, ge=0, le=1, description="share of steps with a rising learning rate")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description='after the warm-up: "cosine", "linear" or "constant"'
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
     clip_norm: float = Field(1.0, gt=0, description="global gradient norm is cut to this")
     token_budget: int = Field(8192, ge=64, description="padded tokens in one forward pass; changes speed, not results")
 
 
 class Sft(Optimiser):
-    epochs: float = Field(3, gt=0)
+    epochs: float = Field(3, gt=0, description="passes over the demonstrations")
     batch: int = Field(32, ge=1, description="demonstrations a step")
     max_tokens: int = Field(512, ge=4, description="longer demonstrations are left out, and counted")
     limit: int | None = Field(None, ge=1, description="use only this many demonstrations")
@@ -79,23 +85,23 @@ class Sample(_Section):
     k: int = Field(4, ge=1, le=64, description="completions a prompt")
     prompts: int | None = Field(None, ge=1, description="how many prompts; none = all training prompts")
     temperature: float = Field(1.0, ge=0, description="0 = greedy")
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(128, ge=1)
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 = off")
+    max_tokens: int = Field(128, ge=1, description="longest completion")
     avoid_duplicates: bool = Field(True, description="resample completions nearly equal to another of their list")
     batch: int = Field(128, ge=1, description="rows sampled at once")
 
 
 class Crowd(_Section):
     scorer: str = Field("", description='hidden true quality: a name ("demo", "length", ...) or "file.py:function"')
-    criterion: str = "quality"
-    annotators: int = Field(20, ge=1)
+    criterion: str = Field("quality", description="what the rankings are about")
+    annotators: int = Field(20, ge=1, description="simulated people")
     overlap: int = Field(1, ge=1, description="how many annotators rank each item")
     quality_sd: float = Field(2.4, gt=0, description="sd of the quality gap in logits; 2.4 = 73 % agreement")
-    careful: float = Field(0.70, ge=0, le=1)
-    weak: float = Field(0.20, ge=0, le=1)
-    coin: float = Field(0.05, ge=0, le=1)
-    display_order: float = Field(0.03, ge=0, le=1)
-    inverted: float = Field(0.02, ge=0, le=1)
+    careful: float = Field(0.70, ge=0, le=1, description="share of people with clear eyes")
+    weak: float = Field(0.20, ge=0, le=1, description="share with half the sensitivity, the same biases")
+    coin: float = Field(0.05, ge=0, le=1, description="share who rank by chance")
+    display_order: float = Field(0.03, ge=0, le=1, description="share who keep the order shown")
+    inverted: float = Field(0.02, ge=0, le=1, description="share who rank upside down")
     length_bias: float = Field(0.5, description="utility per unit of log length")
     position_bias: float = Field(0.1, description="utility of being shown first, falling as 1/position")
     tie_threshold: float = Field(0.3, ge=0, description="neighbours closer than this in utility are tied")
@@ -105,34 +111,36 @@ class Reward(Optimiser):
     objective: str = Field("plackett_luce", description='"plackett_luce" or "bradley_terry"')
     start: str = Field("policy", description='"policy" or any Hugging Face folder or hub id')
     criteria: tuple[str, ...] = Field((), description="one model for each; none = every criterion in the store")
-    epochs: float = Field(2, gt=0)
+    epochs: float = Field(2, gt=0, description="passes over the lists")
     batch: int = Field(16, ge=1, description="lists a step")
-    dropout: float = Field(0.0, ge=0, lt=1)
-    max_tokens: int = Field(512, ge=4)
+    dropout: float = Field(0.0, ge=0, lt=1, description="in training only")
+    max_tokens: int = Field(512, ge=4, description="longest prompt + completion; a longer prompt loses its beginning")
     auxiliary: bool = Field(False, description="learn the other criteria too, with heads that are dropped at the end")
     contrast: dict[str, float] = Field(
         default_factory=dict,
         description="criterion = weight (0.1 to 0.5) of an answer to a similar prompt, ranked below a list's own",
     )
     average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is saved; 0 = last weights")
-    eval_every: int = Field(50, ge=1)
-    checkpoint_every: int = Field(50, ge=1)
+    eval_every: int = Field(50, ge=1, description="steps between held-out evaluations")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     normalise_prompts: int = Field(128, ge=2, description="prompts sampled to set reward mean 0 and sd 1")
 
 
 class Align(Optimiser):
     algorithm: str = Field("ppo", description="a name of the algorithm registry: ppo, grpo, rloo, dpo")
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-4, gt=0, description="peak learning rate of the policy")
     critic_lr: float | None = Field(None, gt=0, description="none = lr")
-    schedule: Literal["cosine", "linear", "constant"] = "linear"
-    warmup: float = Field(0.0, ge=0, le=1)
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "linear", description='after the warm-up: "cosine", "linear" or "constant"'
+    )
+    warmup: float = Field(0.0, ge=0, le=1, description="share of steps with a rising learning rate")
     steps: int = Field(60, ge=1, description="rollout batches; dpo counts epochs instead")
     prompts: int = Field(32, ge=1, description="prompts a step (online), lists a step (dpo)")
     k: int = Field(2, ge=1, description="completions a prompt in each step")
     epochs: int = Field(1, ge=1, description="passes over one rollout batch (online), or over the rankings (dpo)")
     minibatches: int = Field(2, ge=1, description="optimiser steps a pass")
-    temperature: float = Field(1.0, gt=0)
-    max_tokens: int = Field(128, ge=1)
+    temperature: float = Field(1.0, gt=0, description="of sampling, and of the logprobs that are optimised")
+    max_tokens: int = Field(128, ge=1, description="longest completion")
     missing_eos: Literal["subtract", "replace", "off"] = Field("subtract", description="what a cut-off answer costs")
     missing_eos_penalty: float = Field(1.0, ge=0, description="in units of the normalised reward")
     ptx: float = Field(0.0, ge=0, description="weight of supervised loss on demonstrations mixed into each step")
@@ -140,24 +148,27 @@ class Align(Optimiser):
     kl_budget: float = Field(
         25.0, gt=0, description="nats a sequence from the reference on held-out prompts; then stop"
     )
-    eval_every: int = Field(10, ge=1)
-    eval_prompts: int = Field(64, ge=1)
-    checkpoint_every: int = Field(10, ge=1)
+    eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
+    eval_prompts: int = Field(64, ge=1, description="held-out prompts of each")
+    checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints")
     reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
 
 
 class Evaluate(_Section):
     prompts: int | None = Field(200, ge=1, description="held-out prompts")
-    temperature: float = Field(1.0, gt=0)
-    max_tokens: int = Field(128, ge=1)
+    temperature: float = Field(1.0, gt=0, description="of sampling; greedy is evaluated too")
+    max_tokens: int = Field(128, ge=1, description="longest completion")
     bootstrap: int = Field(2000, ge=100, description="resamples over prompts for the 95 % interval")
     scorer: str = Field("", description='an independent judge beside the reward model: a name or "file.py:function"')
     show: int = Field(10, ge=0, description="before/after samples in the report")
 
 
 class Run(_Section):
-    rounds: int = Field(1, ge=1)
-    stages: tuple[str, ...] = ("sft", "sample", "crowd", "reward", "align", "evaluate", "report")
+    rounds: int = Field(1, ge=1, description="times round the loop")
+    stages: tuple[str, ...] = Field(
+        ("sft", "sample", "crowd", "reward", "align", "evaluate", "report"),
+        description="what run does; always in the order of the loop",
+    )
     imports: tuple[str, ...] = Field((), description="files to import first; relative to the TOML file")
 
 

@@ -78,6 +78,7 @@ def test_a_round_given_to_add_is_for_items_that_state_none(store: Store) -> None
     store.add([item("i1"), item("i2", round=5)], round=2)
     assert [found.round for found in store.items()] == [2, 5]
     assert [found.id for found in store.items(round=5)] == ["i2"]
+    assert (store.latest_round(item("i1").source), store.latest_round("nowhere")) == (5, 0)
 
 
 # -- rankings

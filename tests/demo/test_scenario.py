@@ -10,7 +10,8 @@ import pytest
 
 from prefloop.demo import phrases
 from prefloop.demo.phrases import ACTIONS, KINDS
-from prefloop.demo.quality import WEIGHTS, Quality, _offered, quality
+from prefloop.demo.quality import WEIGHTS, Quality, quality
+from prefloop.demo.reading import read_answer
 from prefloop.demo.scenario import COMPONENTS, compose, demonstration, demonstrations, ideal, prompts, read_facts
 from prefloop.errors import DataError
 from prefloop.types import Prompt, digest
@@ -114,7 +115,7 @@ def test_demonstrations_of_one_prompt_are_worded_differently() -> None:
 def test_every_offer_is_understood_as_the_action_it_offers_and_no_other() -> None:
     for key, action in ACTIONS.items():
         for offer in action.offers:
-            assert _offered(offer.lower()) == {key}, offer
+            assert read_answer(offer).offered == {key}, offer
 
 
 def test_no_piece_of_an_answer_names_a_problem_by_accident() -> None:

@@ -81,3 +81,14 @@ def test_an_algorithm_has_a_page_that_names_its_options(name: str) -> None:
 def test_no_page_describes_an_algorithm_that_is_not_there() -> None:
     pages = {p.stem for p in (ROOT / "docs" / "algorithms").glob("*.md")} - {"README", "index"}
     assert pages <= set(names())
+
+
+def test_every_setting_is_described() -> None:
+    sections = [(name, field.annotation) for name, field in Config.model_fields.items() if name != "algorithms"]
+    silent = [
+        f"{section}.{key}"
+        for section, model in sections
+        for key, field in model.model_fields.items()
+        if not field.description
+    ]
+    assert not silent, "these keys have no description, which --help and docs/config.md show"

@@ -17,23 +17,13 @@ from functools import lru_cache
 
 from prefloop.demo import phrases
 from prefloop.demo.phrases import ACTIONS, KINDS
-from prefloop.demo.scenario import Facts, demonstrations, find_products, ideal, prompts, read_facts, with_article
+from prefloop.demo.reading import Reading, read_answer
+from prefloop.demo.scenario import Facts, demonstrations, ideal, prompts, read_facts, with_article
 from prefloop.types import Prompt
 
 WEIGHTS = {"acknowledge": 0.25, "step": 0.30, "safe": 0.15, "brief": 0.15, "polite": 0.15}
 FULL_BRIEF_WORDS = 25  # brief = 1 up to here
 NOT_BRIEF_WORDS = 36  # brief = 0 from here
-
-_FORBIDDEN = re.compile(
-    r"promis|guarante|for sure|my word|compensation|gift|discount|voucher|bonus|within \d+ hours|by \d|"
-    r"(mon|tues|wednes|thurs|fri|satur|sun)day|tomorrow|today|tonight|next week"
-)
-_COURTESY = re.compile(
-    r"\b(please|thanks?|(kind )?regards|kindly|appreciate|grateful|beg|forgive|apolog\w+|honoured|valued|dear)\b"
-)
-_NEGATED = re.compile(r"\b(cannot|can't|not|never|unable to|no longer)\b[^,.!?]*")
-_OVER_LIMIT = re.compile(r"limit has passed|over the limit")
-_WITHIN_LIMIT = re.compile(r"within the limit|in time")
 
 
 @dataclass(frozen=True)
@@ -81,45 +71,25 @@ def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
 
 def quality(prompt: Prompt, text: str) -> Quality:
     """Judge one answer. Raises DataError where the prompt is not one of this scenario."""
-    facts = read_facts(prompt.text)
-    lower = " ".join(text.lower().split())
-    words = len(lower.split())
-    offered = _offered(lower)
-    names = {word for word in re.findall(r"\w+", text) if word in phrases.NAMES}
+    facts, said = read_facts(prompt.text), read_answer(text)
     return Quality(
-        problem={kind for kind, k in KINDS.items() if re.search(k.pattern, lower)} == {facts.kind},
-        product=find_products(lower) == {facts.product},
-        addressed=names <= {facts.name},
-        step=_step(facts, offered, lower),
-        safe=not _FORBIDDEN.search(lower) and not ("refund" in offered and facts.step != "refund"),
-        brief=min(1.0, max(0.0, (NOT_BRIEF_WORDS - words) / (NOT_BRIEF_WORDS - FULL_BRIEF_WORDS))),
-        polite=_polite(lower),
+        problem=said.problems == {facts.kind},
+        product=said.products == {facts.product},
+        addressed=said.names <= {facts.name},
+        step=_step(facts, said),
+        safe=not said.forbidden and not ("refund" in said.offered and facts.step != "refund"),
+        brief=min(1.0, max(0.0, (NOT_BRIEF_WORDS - said.words) / (NOT_BRIEF_WORDS - FULL_BRIEF_WORDS))),
+        polite={1: 1.0, 2: 0.25}.get(said.courtesies, 0.0),
         readable=_readable(text),
     )
 
 
-def _offered(lower: str) -> set[str]:
-    """Keys of the actions that the text offers; what is ruled out ("we cannot refund") is no offer."""
-    rest = _NEGATED.sub(" ", lower)
-    offered = set()
-    for key, action in ACTIONS.items():
-        rest, count = re.subn(action.pattern, "|", rest)
-        if count:
-            offered.add(key)
-    return offered
-
-
-def _step(facts: Facts, offered: set[str], lower: str) -> float:
-    if facts.step not in offered:
+def _step(facts: Facts, said: Reading) -> float:
+    if facts.step not in said.offered:
         return 0.0
-    value = {1: 1.0, 2: 0.25}.get(len(offered), 0.0)
-    false_reason = _OVER_LIMIT if facts.in_time else _WITHIN_LIMIT
-    return value * (0.5 if false_reason.search(lower) else 1.0)
-
-
-def _polite(lower: str) -> float:
-    extra_sorry = max(0, len(re.findall(r"\bsorry\b", lower)) - 1)
-    return {1: 1.0, 2: 0.25}.get(len(_COURTESY.findall(lower)) + extra_sorry, 0.0)
+    value = {1: 1.0, 2: 0.25}.get(len(said.offered), 0.0)
+    false_reason = said.says_over_limit if facts.in_time else said.says_within_limit
+    return value * (0.5 if false_reason else 1.0)
 
 
 # --- is it English? ----------------------------------------------------------------------------------------------

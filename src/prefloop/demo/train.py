@@ -1,7 +1,8 @@
 """How the demo's small language model was made: `python -m prefloop.demo.train --out FOLDER`.
 
-The ordinary stages on the scenario's own demonstrations, nothing else: a tokenizer of its own and a Llama of about a
-million parameters. The result is what lies in `prefloop/demo/model`.
+The ordinary stages, nothing else: a tokenizer of its own and a Llama of about a million parameters, fitted to the
+scenario's demonstrations and, in equal number, to case notes (`notes.py`), which teach it to read. The result is what
+lies in `prefloop/demo/model`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from prefloop.demo.notes import notes
 from prefloop.demo.scenario import demonstrations
 from prefloop.stages.project import Project
 from prefloop.stages.sft import sft
@@ -40,12 +42,13 @@ checkpoint_every = 500
 
 
 def train(out: Path, count: int, epochs: float, overrides: list[str]) -> dict[str, object]:
-    """Train on `count` demonstrations and write the model to `out`."""
+    """Train on `count` demonstrations and as many notes, and write the model to `out`."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "prefloop.toml").write_text(SETTINGS.format(epochs=epochs))
         with Project.open(root, overrides) as project:
             project.store.add(demonstrations(count, SEED))
+            project.store.add(notes(count, SEED + 1))
             outcome = sft(project)
         shutil.copytree(root / str(outcome.result["model"]), out, dirs_exist_ok=True)
         return dict(outcome.result)

@@ -18,10 +18,14 @@ from prefloop.rewards.rules import make_scorer as make_rule
 from prefloop.stages.project import ModelRef, Outcome, Project, derive, fitting, load_policy
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, distinct, roll_out
 from prefloop.stages.train_policy import make_scorer, validation_and_test
+from prefloop.store import ModelRow
 
 
 def evaluate(project: Project, round: int | None = None) -> Outcome:
-    """Sample both policies on the same prompts; compare by the reward models and, where set, an independent scorer."""
+    """Sample both policies on the same prompts; compare by the reward models and, where set, an independent scorer.
+
+    Without a reward model the scorer's figures stand for the reward's. Raises NothingToDoError where both are missing.
+    """
     settings = project.config.evaluate
     round = max(0, project.aligned_rounds() - 1) if round is None else round
     row = project.aligned(round)
@@ -31,8 +35,8 @@ def evaluate(project: Project, round: int | None = None) -> Outcome:
         ModelRef(row.version, str(project.root / row.path), row.weights_sha256 or ""),
         project.reference(),
     )
-    judges = project.reward_models(round)
     judge = make_rule(settings.scorer, project.root) if settings.scorer else None
+    judges = _judges(project, round, judge)
     heldout = project.store.prompts(split="heldout", heldout=project.config.data.heldout)
     _, test = validation_and_test(heldout)
     if not test:
@@ -51,7 +55,8 @@ def evaluate(project: Project, round: int | None = None) -> Outcome:
         return done
     with project.lock():
         run = project.begin("evaluate", fingerprint, inputs)
-        scorer = make_scorer(project, judges)
+        scorer = make_scorer(project, judges) if judges else judge
+        assert scorer is not None
         model, codec = load_policy(project, policy)
         frozen, _ = load_policy(project, reference)
         prompts = fitting(project, codec, test[: settings.prompts], settings.max_tokens)
@@ -75,6 +80,16 @@ def evaluate(project: Project, round: int | None = None) -> Outcome:
                 result["samples"] = _samples(prompts, rolls, judge, settings.show)
         run.finish(result)
         return Outcome("evaluate", run.name, result)
+
+
+def _judges(project: Project, round: int, judge: RuleScorer | None) -> list[ModelRow]:
+    """The reward models of a round; none after an algorithm that needs none (DPO), if an independent scorer is set."""
+    try:
+        return project.reward_models(round)
+    except NothingToDoError as error:
+        if judge is not None:
+            return []
+        raise NothingToDoError(f"{error}, or name a scorer of your own: [evaluate] scorer") from error
 
 
 def _compare(

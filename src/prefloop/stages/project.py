@@ -23,7 +23,7 @@ from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, load_config
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.record import Run
-from prefloop.store import ModelRow, ProjectLock, Store
+from prefloop.store import ModelKind, ModelRow, ProjectLock, Store
 from prefloop.types import Prompt, Snapshot, digest
 
 if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it
@@ -122,6 +122,31 @@ class Project:
         """Remember the ids a model is trained on; returns their hash."""
         return self.store.add_snapshot(Snapshot(kind, tuple(sorted(ids))))
 
+    def register(
+        self,
+        run: Run,
+        kind: ModelKind,
+        parent: ModelRef,
+        weights: str,
+        snapshot: str,
+        metrics: Mapping[str, Any],
+        criterion: str | None = None,
+    ) -> None:
+        """Enter the model that a run left in its `model/` folder, under the run's name."""
+        self.store.add_model(
+            ModelRow(
+                version=run.name,
+                kind=kind,
+                path=self.relative(run.path / "model"),
+                parent=parent.version,
+                run_id=run.name,
+                weights_sha256=weights,
+                snapshot_hash=snapshot,
+                criterion=criterion,
+                metrics=dict(metrics),
+            )
+        )
+
     def relative(self, path: Path) -> str:
         return str(path.relative_to(self.root))
 
@@ -199,7 +224,7 @@ class Project:
 
     def latest_round(self) -> int:
         """The newest round that anything was sampled in."""
-        return max((item.round for item in self.store.items(source="sample")), default=0)
+        return self.store.latest_round("sample")
 
     def reward_models(self, round: int) -> list[ModelRow]:
         """The newest reward model of each criterion for a round. Raises NothingToDoError where there is none."""

@@ -19,7 +19,6 @@ from prefloop.models.text import Codec
 from prefloop.ops.masked import masked_sum
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import Outcome, Project, derive, load_policy
-from prefloop.store import ModelRow
 from prefloop.types import Demonstration, Item
 
 EVAL_LIMIT = 256
@@ -124,18 +123,7 @@ def sft(project: Project) -> Outcome:
             **heldout_loss(engine, held),
             "model": project.relative(run.path / "model"),
         }
-        project.store.add_model(
-            ModelRow(
-                version=run.name,
-                kind="policy",
-                path=project.relative(run.path / "model"),
-                parent=base.version,
-                run_id=run.name,
-                weights_sha256=weights_hash(model),
-                snapshot_hash=snapshot,
-                metrics={"round": 0},
-            )
-        )
+        project.register(run, "policy", base, weights_hash(model), snapshot, {"round": 0})
         run.finish(result)
         return Outcome("sft", run.name, result)
 

@@ -24,7 +24,6 @@ from prefloop.rewards.model import encode
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import Outcome, Project, derive, load_policy
 from prefloop.stages.train_reward import NOT_COMPARABLE, rankable
-from prefloop.store import ModelRow
 from prefloop.types import Item
 
 EVAL_LISTS = 100
@@ -79,18 +78,7 @@ def train_offline(project: Project, round: int) -> Outcome:
             **measured,
             "model": project.relative(run.path / "model"),
         }
-        project.store.add_model(
-            ModelRow(
-                version=run.name,
-                kind="policy",
-                path=project.relative(run.path / "model"),
-                parent=start.version,
-                run_id=run.name,
-                weights_sha256=weights,
-                snapshot_hash=snapshot,
-                metrics={"round": round},
-            )
-        )
+        project.register(run, "policy", start, weights, snapshot, {"round": round})
         run.finish(result)
         return Outcome("align", run.name, result)
 

@@ -94,18 +94,8 @@ def train_policy(project: Project, round: int) -> Outcome:
             "algorithm": settings.algorithm,
             "model": project.relative(run.path / "model"),
         }
-        project.store.add_model(
-            ModelRow(
-                version=run.name,
-                kind="policy",
-                path=project.relative(run.path / "model"),
-                parent=start.version,
-                run_id=run.name,
-                weights_sha256=result["weights"],
-                snapshot_hash=snapshot,
-                metrics={"round": round, "reward": result["reward"], "kl": result["kl"]},
-            )
-        )
+        metrics = {"round": round, "reward": result["reward"], "kl": result["kl"]}
+        project.register(run, "policy", start, result["weights"], snapshot, metrics)
         run.finish(result)
         return Outcome("align", run.name, result)
 

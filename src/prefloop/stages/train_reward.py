@@ -26,7 +26,6 @@ from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import ModelRef, Outcome, Project, derive, file_hash, fitting, load_policy
 from prefloop.stages.reward_lists import EachCriterion, Lists, gather
 from prefloop.stages.sample import draw_lists, to_completion
-from prefloop.store import ModelRow
 from prefloop.types import Completion, Item, Prompt
 
 TRAIN_EVAL = 200  # training lists scored for the train/held-out comparison
@@ -104,7 +103,8 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         "round": round,
     }
     options = project.config.algorithms.get(settings.objective, {})
-    fingerprint = project.fingerprint("reward", settings, inputs | {"options": options})
+    sampling = (project.config.align.temperature, project.config.align.max_tokens)  # of what it is normalised on
+    fingerprint = project.fingerprint("reward", settings, inputs | {"options": options, "sampling": sampling})
     if done := project.done("reward", fingerprint):
         return done
     objective = make(settings.objective, options)
@@ -158,7 +158,6 @@ def _finish(
     engine.save("reward", run.path / "model")
     report = measure(model, codec, held, criterion, project.device)
     on_train = measure(model, codec, train[:TRAIN_EVAL], criterion, project.device, resamples=0)
-    version = f"{run.name}"
     result: dict[str, Any] = {
         "criterion": criterion,
         "round": round,
@@ -172,19 +171,8 @@ def _finish(
         "train_accuracy": on_train.accuracy if on_train else None,
         "model": project.relative(run.path / "model"),
     }
-    project.store.add_model(
-        ModelRow(
-            version=version,
-            kind="reward",
-            path=project.relative(run.path / "model"),
-            parent=start.version,
-            run_id=run.name,
-            weights_sha256=weights_hash(model.model),
-            snapshot_hash=snapshot,
-            criterion=criterion,
-            metrics={"round": round, "accuracy": report.accuracy if report else None},
-        )
-    )
+    metrics = {"round": round, "accuracy": report.accuracy if report else None}
+    project.register(run, "reward", start, weights_hash(model.model), snapshot, metrics, criterion)
     run.finish(result)
     return Outcome("reward", run.name, result)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from prefloop.errors import DataError, StoreError
 from prefloop.store import codec, read, write
@@ -17,7 +17,7 @@ from prefloop.store.check import problems
 from prefloop.store.database import Database, resolve
 from prefloop.store.migrate import migrate
 from prefloop.store.records import Counts, ImportRow, ModelKind, ModelRow
-from prefloop.store.schema import imports, models, snapshot_members, snapshots
+from prefloop.store.schema import imports, items, models, snapshot_members, snapshots
 from prefloop.store.write import Parsed
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, Snapshot, Split
 
@@ -186,6 +186,11 @@ class Store:
     def item(self, id: str) -> Item:
         """One item. Raises DataError where it does not exist."""
         return self.item_by_ids([id])[0]
+
+    def latest_round(self, source: str) -> int:
+        """The newest round that has items of a source; 0 where there is none."""
+        with self._database.read() as connection:
+            return connection.scalar(select(func.max(items.c.round)).where(items.c.source == source)) or 0
 
     def rollouts(self, run_id: str, limit: int | None = None) -> Iterator[tuple[Prompt, Completion]]:
         """What a run sampled while it learned, oldest first."""
