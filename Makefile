@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) -e ".[test,lint,postgres]"
+	$(PIP) -e ".[test,lint,postgres,web]"
 	touch $@
 
 clean:

@@ -107,6 +107,29 @@ class Crowd(_Section):
     tie_threshold: float = Field(0.3, ge=0, description="neighbours closer than this in utility are tied")
 
 
+class Annotate(_Section):
+    """How people rank: what they are asked, and who sees what."""
+
+    criterion: str = Field("quality", description="what the rankings are about")
+    attributes: tuple[str, ...] = Field((), max_length=2, description="up to two attributes rated 1 to 5 a completion")
+    guidelines: str = Field("guidelines.md", description="Markdown shown beside the task; relative to the project")
+    partial: bool = Field(False, description="completions may stay unplaced")
+    none_acceptable: bool = Field(True, description='"none acceptable" is offered')
+    rationale: Literal["off", "optional", "required"] = Field("optional", description="a comment on each ranking")
+    overlap: int = Field(1, ge=1, description="people an item is ranked by")
+    overlap_many: int = Field(3, ge=1, description="people the items of the overlap sample are ranked by")
+    overlap_share: float = Field(0.2, ge=0, le=1, description="share of items in that sample")
+    gold_share: float = Field(
+        0.05, ge=0, le=0.5, description="share of a person's items that are gold, if there are any"
+    )
+    random_share: float = Field(0.2, ge=0.2, le=1, description="share handed out at random, for honest evaluation")
+    lease_minutes: float = Field(15, gt=0, description="an item is kept for a person this long after a sign of life")
+    lease_hours: float = Field(2, gt=0, description="the longest that signs of life keep a lease")
+    limit: int | None = Field(None, ge=1, description="most items a person may rank; none = no limit")
+    quota: int | None = Field(None, ge=1, description="rankings that `run` waits for a round; none = every open one")
+    webhooks: tuple[str, ...] = Field((), description="addresses told of new rankings, signed; only these are called")
+
+
 class Reward(Optimiser):
     objective: str = Field("plackett_luce", description='"plackett_luce" or "bradley_terry"')
     start: str = Field("policy", description='"policy" or any Hugging Face folder or hub id')
@@ -115,6 +138,9 @@ class Reward(Optimiser):
     batch: int = Field(16, ge=1, description="lists a step")
     dropout: float = Field(0.0, ge=0, lt=1, description="in training only")
     max_tokens: int = Field(512, ge=4, description="longest prompt + completion; a longer prompt loses its beginning")
+    annotators: Literal["all", "weighted", "majority"] = Field(
+        "all", description="every ranking alike; weighted by estimated reliability; or one majority ranking an item"
+    )
     auxiliary: bool = Field(False, description="learn the other criteria too, with heads that are dropped at the end")
     contrast: dict[str, float] = Field(
         default_factory=dict,
@@ -181,6 +207,7 @@ class Config(_Section):
     sft: Sft = Sft()
     sample: Sample = Sample()
     crowd: Crowd = Crowd()
+    annotate: Annotate = Annotate()
     reward: Reward = Reward()
     align: Align = Align()
     evaluate: Evaluate = Evaluate()
