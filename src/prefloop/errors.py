@@ -7,7 +7,11 @@ PrefloopError              anything a user can put right; the command line print
 ├── StoreError             the database: missing, newer than this program, damaged
 ├── BusyError              somebody else is writing to this project
 ├── TrainingError          a run that cannot go on (NaN, nothing to learn from)
-└── NothingToDoError       a stage whose input does not exist yet
+├── NothingToDoError       a stage whose input does not exist yet
+├── AnswerError            what a person submitted is not an answer to what was shown
+├── LeaseError             a lease that does not exist, is another person's, or has run out
+├── ConflictError          two different things were said under one name; the first one stands
+└── ForbiddenError         this person may not do that
 """
 
 
@@ -57,3 +61,21 @@ class NothingToDoError(PrefloopError):
     """A stage's input does not exist yet; the message names the command that makes it."""
 
     exit_code = 8
+
+
+class AnswerError(PrefloopError):
+    """What a person submitted is not an answer to what was shown; nothing was written."""
+
+    exit_code = 3
+
+
+class LeaseError(PrefloopError):
+    """A lease does not exist, belongs to somebody else, or has run out and its place was given away."""
+
+
+class ConflictError(PrefloopError):
+    """The same UUID with another body, or a second answer where one stands; the first one stands."""
+
+
+class ForbiddenError(PrefloopError):
+    """This person may not do that."""

@@ -1,8 +1,38 @@
 """The store: the only place that speaks SQL. SQLite by default, Postgres by URL. See docs/store.md."""
 
 from prefloop.store.lock import ProjectLock
+from prefloop.store.people import People
+from prefloop.store.people_types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
+from prefloop.store.queue import Queue
+from prefloop.store.queue_types import Given, ItemView, Passed, Presentation, Progress, Quota, Receipt, Said, TaskRow
 from prefloop.store.records import Counts, ImportRow, ModelKind, ModelRow
 from prefloop.store.split import split_of
 from prefloop.store.store import Store
 
-__all__ = ["Counts", "ImportRow", "ModelKind", "ModelRow", "ProjectLock", "Store", "split_of"]
+__all__ = [
+    "Account",
+    "ApiToken",
+    "AuditRow",
+    "Counts",
+    "Given",
+    "ImportRow",
+    "Invite",
+    "ItemView",
+    "ModelKind",
+    "ModelRow",
+    "Passed",
+    "People",
+    "Person",
+    "Presentation",
+    "Progress",
+    "ProjectLock",
+    "Queue",
+    "Quota",
+    "Receipt",
+    "Role",
+    "Said",
+    "Scope",
+    "Store",
+    "TaskRow",
+    "split_of",
+]

@@ -1,0 +1,73 @@
+"""Who people are to the store. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["owner", "reviewer", "annotator"]
+Scope = Literal["read", "write"]
+
+
+@dataclass(frozen=True)
+class Person:
+    """`id` is random and public: it is `Ranking.annotator`. `name` is also the login; None once deleted.
+
+    groups: the tags whose items this person gets beside the untagged ones. excluded: the reason, None: trained on.
+    """
+
+    id: str
+    name: str | None
+    role: Role
+    groups: tuple[str, ...] = ()
+    limit: int | None = None
+    excluded: str | None = None
+    disabled: bool = False
+    created_at: float = 0.0
+    done: int = 0  # items ranked
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Account:
+    """A person with the hash of their password, for logging in. Never shown."""
+
+    person: Person
+    password_hash: str
+
+
+@dataclass(frozen=True)
+class Invite:
+    """An invitation that still works; the token itself is known to its bearer only."""
+
+    id: str
+    role: Role
+    groups: tuple[str, ...]
+    created_by: str | None
+    created_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """A program's token."""
+
+    id: str
+    label: str
+    scope: Scope
+    created_by: str | None
+    created_at: float
+    used_at: float | None
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """Who did what to what. `before` and `after` are hashes of its state, None where there is none."""
+
+    number: int
+    at: float
+    who: str | None  # None: the command line
+    what: str
+    object: str
+    before: str | None
+    after: str | None

@@ -1,0 +1,162 @@
+"""What the queue hands out and takes in. Standard library only.
+
+`Presentation`, `Given`, `Progress` and `Receipt` are for annotators: no item or completion ids, models, scores, gold
+flags or other people's answers. `ItemView` and `Quota` are for reviewers and programs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prefloop.labels.answer import Answer
+from prefloop.types import Item, Json, Prompt, Ranking
+
+ReceiptKind = Literal["ranked", "revised", "surplus", "skipped", "adjudicated"]
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What one person sees of one item. `prompt` carries no metadata; texts[0] is letter A.
+
+    lease:      random, opaque; the name of this presentation in every later call.
+    expires_at: seconds since 1970; a heartbeat moves it.
+    draft:      as last kept by `Queue.draft`.
+    answer:     the earlier answer, where it is being changed (undo, or returned by a reviewer).
+    position:   1 for the first item this person got.
+    returned:   a reviewer's note ("" for none) where the item came back; None otherwise.
+    """
+
+    lease: str
+    expires_at: float
+    prompt: Prompt
+    texts: tuple[str, ...]
+    criterion: str
+    attributes: tuple[str, ...]
+    draft: Json | None
+    answer: Answer | None
+    position: int
+    returned: str | None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The acknowledgement of a submit, the same for every repetition of it. Made after all checks, kept with the answer.
+
+    kind: "surplus" = kept, but the item's places were taken by then. Tell annotators "thank you" in any case.
+    ranking: id of the ranking written; None for a skip. Not for annotators.
+    """
+
+    lease: str
+    kind: ReceiptKind
+    at: float
+    ranking: str | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """One line of a person's own history. `answer` is None for a skip; `excerpt` is the start of the prompt."""
+
+    lease: str
+    at: float
+    excerpt: str
+    answer: Answer | None
+    skipped: str | None  # the reason
+    editable: bool  # `Queue.reopen` will take it
+    returned: str | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a person has come. `open` is the number of rankings the project still waits for (a few seconds old).
+
+    stopped: why `next` gives nothing: "limit", "excluded" or None. per_hour: own pace, from the median of the last 50.
+    seconds_per_word: own median over the last 50 answers; for a soft warning about haste. None before the fifth.
+    """
+
+    done: int
+    skipped: int
+    returned: int
+    limit: int | None
+    open: int
+    per_hour: float | None
+    seconds_per_word: float | None
+    stopped: str | None
+
+
+@dataclass(frozen=True)
+class Quota:
+    """The state of the whole queue in rankings: `wanted` of all open or finished tasks, `done` of them, `open` the rest.
+
+    tasks: items in the queue, gold not counted. unfit: items that cannot be shown (fewer than 2 or more than 9
+    completions). target: what `[annotate] quota` asks for, else `wanted`.
+    """
+
+    wanted: int
+    done: int
+    open: int
+    live: int
+    tasks: int
+    gold: int
+    discarded: int
+    unfit: int
+    target: int
+
+    @property
+    def met(self) -> bool:
+        """`prefloop run` goes on when this is true."""
+        return self.done >= self.target
+
+
+@dataclass(frozen=True)
+class Said:
+    """One person's ranking of an item, as a reviewer sees it. `name` is None for imported or anonymous annotators."""
+
+    ranking: Ranking
+    name: str | None
+    excluded: bool
+    surplus: bool
+    adjudication: bool
+    lease: str | None
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Somebody who holds or skipped an item: state is "live", "expired" or "skipped", reason that of the skip."""
+
+    person: str
+    name: str | None
+    state: str
+    reason: str | None
+    at: float
+
+
+@dataclass(frozen=True)
+class ItemView:
+    """Everything about one item, for reviewers. `item.completions` is the order `Queue.adjudicate` speaks of."""
+
+    item: Item
+    criterion: str
+    said: tuple[Said, ...]
+    passed: tuple[Passed, ...]
+    wanted: int
+    done: int
+    tag: str
+    gold: tuple[tuple[str, ...], ...] | None  # completion ids, best first
+    discarded: str | None  # the reason
+    priority: float
+    arm: str | None  # how the item was first chosen: "random" or "priority"
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One line of a reviewer's list; `number` is the cursor for the next page."""
+
+    number: int
+    item: str
+    excerpt: str
+    wanted: int
+    done: int
+    skips: int
+    state: Literal["fresh", "half", "full", "gold", "discarded"]
+    tag: str
