@@ -1,0 +1,124 @@
+"""The server as one function: a project in, an ASGI application out."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import quote
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+import prefloop
+from prefloop.config import Config
+from prefloop.errors import BusyError, ConfigError, DataError, PrefloopError
+from prefloop.store import Store
+from prefloop.store.people import People
+from prefloop.store.queue import Queue
+from prefloop.web import routes_account, routes_admin, routes_api, routes_rank, routes_review
+from prefloop.web.guard import Forbidden, NotSignedIn, classify
+from prefloop.web.pages import HERE, make_templates, page
+from prefloop.web.services import Services, services
+from prefloop.web.shield import Shield
+
+ROUTERS = (routes_account, routes_rank, routes_review, routes_admin, routes_api)
+
+
+def create_app(root: Path, config: Config, store: Store) -> FastAPI:
+    """The application over an open store, which stays the caller's to close.
+
+    Raises RuntimeError where a route does not say who may call it.
+    """
+    app = FastAPI(title="prefloop", version=prefloop.__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    people = People(store)
+    queue = Queue(store, config.annotate)
+    app.state.services = Services(root, config, store, people, queue, make_templates())
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    for routes in ROUTERS:
+        app.include_router(routes.router)
+    app.add_exception_handler(NotSignedIn, _not_signed_in)
+    app.add_exception_handler(Forbidden, _forbidden)
+    app.add_exception_handler(PrefloopError, _problem)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+    app.add_middleware(Shield)
+    app.state.routes = classify(app)
+    return app
+
+
+# -- every way a request can end ---------------------------------------------------------------------------------------
+
+
+def _wants_page(request: Request) -> bool:
+    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+def _say(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """One answer for people, one for scripts; the same words."""
+    if _wants_page(request):
+        title = HTTPStatus(status).phrase
+        answer: Response = page(request, "error.html", status, title=title, status=status, message=message)
+    else:
+        answer = JSONResponse({"error": message}, status)
+    answer.headers.update(headers or {})
+    return answer
+
+
+def _not_signed_in(request: Request, error: Exception) -> Response:
+    if request.url.path.startswith("/api/"):
+        message = "send an API token: Authorization: Bearer TOKEN"
+        return JSONResponse({"error": message}, 401, {"www-authenticate": "Bearer"})
+    if request.method == "GET" and _wants_page(request):
+        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/login?next={quote(wanted, safe='/')}", 303)
+    return _say(request, 401, "you are not signed in, or your session has ended: sign in again")
+
+
+def _forbidden(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Forbidden)
+    route = request.scope.get("route")
+    path = getattr(route, "path", request.url.path)
+    services(request).people.record(error.person.id, "refused", f"{request.method} {path}")
+    return _say(request, 403, str(error))
+
+
+def _problem(request: Request, error: Exception) -> Response:
+    """What people can put right, with the error's own words: they say what happened and what to do."""
+    for kind, status in STATUS:
+        if isinstance(error, kind):
+            return _say(request, status, str(error), {"retry-after": "2"} if status == 503 else None)
+    return _bug(request, error)  # the store is damaged, a setting is wrong: no business of the asker's
+
+
+STATUS: tuple[tuple[type[PrefloopError], int], ...] = ((BusyError, 503), (ConfigError, 400), (DataError, 422))
+
+
+def _not_valid(request: Request, error: Exception) -> Response:
+    """Where and why, without repeating what was sent: it may be a password."""
+    assert isinstance(error, RequestValidationError)
+    found = [f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors()[:5]]
+    return _say(request, 422, "; ".join(found))
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = error.detail if error.detail != HTTPStatus(error.status_code).phrase else _PLAIN.get(error.status_code)
+    return _say(request, error.status_code, detail or error.detail, dict(error.headers or {}))
+
+
+_PLAIN = {404: "there is nothing at this address", 405: "this address does not take such a request"}
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    """The traceback goes to the server's standard error, without the values of the request; the asker learns nothing."""
+    lines = traceback.format_exception(error)
+    route = getattr(request.scope.get("route"), "path", "?")
+    print(f"{request.method} {route} failed:\n{''.join(lines)}", file=sys.stderr)
+    return _say(request, 500, "something went wrong in the server; its operator finds the reason in its output")

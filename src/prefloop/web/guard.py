@@ -1,0 +1,163 @@
+"""Who may do what: every route names exactly one of the gates below, or the server does not start.
+
+    from prefloop.web.guard import Annotator, Reviewer, anyone
+
+    @router.get("/rank")
+    def rank(request: Request, me: Annotator) -> Response: ...           # signed in, any role
+    @router.get("/review/{item}")
+    def review(request: Request, item: str, me: Reviewer) -> Response: ...
+    @router.get("/about", dependencies=[Depends(anyone)])                # open to the world
+
+Roles include each other: owner > reviewer > annotator. People come with a session cookie; programs, at /api/ only, with
+`Authorization: Bearer`, where no cookie counts, so that no other site can act through a browser. What belongs to whom is
+the store's to decide: `Queue` and `People` are asked in the name of `me.id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+
+from prefloop.store.people import Person
+from prefloop.web.services import services
+
+Level = Literal["public", "annotator", "reviewer", "owner", "program"]
+SESSION_S = 14 * 24 * 3600.0  # the cookie's age; the store ends sessions earlier where they idle
+
+
+class NotSignedIn(Exception):
+    """Nobody is known to be asking: a page answers with the way to sign in, everything else with 401."""
+
+
+class Forbidden(Exception):
+    """Somebody is asking for what their role does not include: 403, and a line in the audit log."""
+
+    def __init__(self, level: Level, person: Person) -> None:
+        super().__init__(f"only a {level} may do this")
+        self.level, self.person = level, person
+
+
+def anyone() -> None:
+    """Open to the world: signing in, and what is shown before."""
+
+
+def annotator(request: Request) -> Person:
+    """Whoever is signed in."""
+    return _signed_in(request, "annotator")
+
+
+def reviewer(request: Request) -> Person:
+    """A reviewer or the owner."""
+    return _signed_in(request, "reviewer")
+
+
+def owner(request: Request) -> Person:
+    """An owner."""
+    return _signed_in(request, "owner")
+
+
+def program(request: Request) -> Person:
+    """A program with an API token; the person is the one who made the token, with that person's role."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    found = services(request).people.token(token.strip()) if kind.lower() == "bearer" and token else None
+    if found is None:
+        raise NotSignedIn
+    return found
+
+
+LEVELS: dict[Callable[..., Any], Level] = {
+    anyone: "public",
+    annotator: "annotator",
+    reviewer: "reviewer",
+    owner: "owner",
+    program: "program",
+}
+ORDER = ("annotator", "reviewer", "owner")
+
+Annotator = Annotated[Person, Depends(annotator)]
+Reviewer = Annotated[Person, Depends(reviewer)]
+Owner = Annotated[Person, Depends(owner)]
+Program = Annotated[Person, Depends(program)]
+
+
+def current(request: Request) -> Person | None:
+    """Who is signed in, for pages that greet them; looked up once a request."""
+    if not hasattr(request.state, "person"):
+        token = request.cookies.get(cookie_name(request))
+        request.state.person = services(request).people.session(token) if token else None
+    person: Person | None = request.state.person
+    return person
+
+
+def _signed_in(request: Request, least: Literal["annotator", "reviewer", "owner"]) -> Person:
+    person = current(request)
+    if person is None:
+        raise NotSignedIn
+    if ORDER.index(person.role) < ORDER.index(least):
+        raise Forbidden(least, person)
+    return person
+
+
+# -- the session cookie ------------------------------------------------------------------------------------------------
+
+
+def cookie_name(request: Request) -> str:
+    """Over TLS the `__Host-` prefix binds it to this host. Cookies know no ports: the project tells servers apart."""
+    project = sha256(str(services(request).root).encode()).hexdigest()[:8]
+    return f"{'__Host-' if request.url.scheme == 'https' else ''}prefloop-{project}"
+
+
+def set_session(request: Request, response: Response, token: str) -> None:
+    """Hand a new session's token to the browser, out of reach of scripts and of posts from other sites."""
+    response.set_cookie(
+        cookie_name(request),
+        token,
+        max_age=int(SESSION_S),
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def clear_session(request: Request, response: Response) -> None:
+    response.delete_cookie(
+        cookie_name(request), path="/", secure=request.url.scheme == "https", httponly=True, samesite="lax"
+    )
+
+
+# -- every route is classified -----------------------------------------------------------------------------------------
+
+
+def classify(app: FastAPI) -> dict[tuple[str, str], Level]:
+    """{(method, path): who may call it}. Raises RuntimeError naming the first route that does not say so."""
+    found: dict[tuple[str, str], Level] = {}
+    for route in app.routes:
+        if isinstance(route, Mount) and route.name == "static":
+            continue
+        if not isinstance(route, APIRoute):
+            raise RuntimeError(f"{route!r} is not a classified route: add it with a router of prefloop.web")
+        levels = set(_levels(route.dependant))
+        if len(levels) != 1:
+            raise RuntimeError(
+                f"{sorted(route.methods)} {route.path} must name exactly one gate of prefloop.web.guard, "
+                f"has {sorted(levels) or 'none'}"
+            )
+        for method in route.methods:
+            found[method, route.path] = next(iter(levels))
+    return found
+
+
+def _levels(dependant: Dependant) -> Iterator[Level]:
+    if dependant.call in LEVELS:
+        yield LEVELS[dependant.call]
+    for inner in dependant.dependencies:
+        yield from _levels(inner)

@@ -1,0 +1,45 @@
+"""Pages from templates: escaped by default, with what every page needs to know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from prefloop.web.guard import current
+from prefloop.web.render import raw, rendered
+from prefloop.web.services import services
+
+HERE = Path(__file__).parent
+THEMES = ("auto", "light", "dark")
+THEME_COOKIE = "prefloop_theme"
+
+
+def make_templates() -> Environment:
+    """Filters for untrusted text: `rendered` (Markdown, block elements) and `visible` (as it is, inside a line or
+    `.raw`). Everything else is escaped, and a name that the page was not given is an error."""
+    templates = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"rendered": rendered, "visible": raw}
+    return templates
+
+
+def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A template with `me` (who is signed in, or None), `project` (its name), `theme` and `path` beside the values."""
+    known = services(request)
+    theme = request.cookies.get(THEME_COOKIE, "auto")
+    common = {
+        "me": current(request),
+        "project": known.config.project.name,
+        "theme": theme if theme in THEMES else "auto",
+        "path": request.url.path,
+    }
+    return HTMLResponse(known.templates.get_template(template).render(common | values), status)

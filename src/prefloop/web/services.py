@@ -1,0 +1,35 @@
+"""What the routes work with, made once by `create_app` and found through the request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment
+from starlette.requests import Request
+
+from prefloop.config import Config
+from prefloop.store import Store
+from prefloop.store.people import People
+from prefloop.store.queue import Queue
+from prefloop.web.limits import Hashing, Throttle
+
+
+@dataclass(frozen=True)
+class Services:
+    """One set a process. Everything in it may be used from several threads."""
+
+    root: Path
+    config: Config
+    store: Store
+    people: People
+    queue: Queue
+    templates: Environment
+    throttle: Throttle = field(default_factory=Throttle)
+    hashing: Hashing = field(default_factory=Hashing)
+
+
+def services(request: Request) -> Services:
+    """The services of the app that serves this request."""
+    found: Services = request.app.state.services
+    return found

@@ -1,0 +1,68 @@
+// What every page shares: colours without a reload, a question before leaving for another site, copying.
+"use strict";
+(() => {
+  const next = { auto: "dark", dark: "light", light: "auto" };
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.matches("[data-theme-form]")) {
+      event.preventDefault();
+      const button = form.querySelector("button");
+      const theme = button.value;
+      document.cookie = `prefloop_theme=${theme}; path=/; max-age=31536000; samesite=lax`;
+      document.documentElement.dataset.theme = theme;
+      button.value = next[theme];
+      button.setAttribute("aria-label", `Colours: ${theme}. Change`);
+      button.lastChild.textContent = ` ${theme}`;
+    }
+  });
+
+  // Links in what a model wrote lead anywhere: show the whole address first, and open it apart from this page.
+  function leave(address) {
+    const dialog = document.createElement("dialog");
+    dialog.className = "leave";
+    const title = document.createElement("h2");
+    title.textContent = "Leave for another site?";
+    title.id = "leave-title";
+    dialog.setAttribute("aria-labelledby", title.id);
+    const text = document.createElement("p");
+    text.className = "secret";
+    text.textContent = address;
+    const go = document.createElement("button");
+    go.textContent = "Open in a new tab";
+    go.addEventListener("click", () => { dialog.close(); window.open(address, "_blank", "noopener,noreferrer"); });
+    const stay = document.createElement("button");
+    stay.className = "main";
+    stay.textContent = "Stay here";
+    stay.autofocus = true;
+    stay.addEventListener("click", () => dialog.close());
+    const actions = document.createElement("div");
+    actions.className = "actions";
+    actions.append(stay, go);
+    dialog.append(title, text, actions);
+    dialog.addEventListener("close", () => dialog.remove());
+    document.body.append(dialog);
+    dialog.showModal();
+  }
+
+  function onLink(event) {
+    const link = event.target.closest?.(".untrusted a[href]");
+    if (!link) return;
+    event.preventDefault();
+    leave(link.href);
+  }
+  document.addEventListener("click", onLink);
+  document.addEventListener("auxclick", onLink);
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest?.("[data-copy]");
+    if (!button) return;
+    const status = document.getElementById("status");
+    try {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+      status.textContent = "Copied.";
+    } catch {
+      status.textContent = "Select the text and copy it yourself.";
+    }
+  });
+})();

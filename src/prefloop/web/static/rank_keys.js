@@ -1,0 +1,55 @@
+// Which key does what: from a keyboard event to the name of an action and its value, or null.
+
+const LETTERS = {
+  j: ["next"], k: ["previous"], x: ["bad"], f: ["flag"], v: ["compare"], m: ["raw"], s: ["skip"], c: ["comment"],
+  u: ["undo"], p: ["prompt"],
+};
+const SIGNS = {"[": ["better"], "]": ["worse"], "=": ["tie"], "?": ["help"]};
+const PAIR = {ArrowLeft: 0, ArrowRight: 1, ArrowDown: "tie", ArrowUp: "bad"};
+
+export const inText = (node) => Boolean(node?.closest?.("textarea, input, select, [contenteditable]"));
+
+// Letters by what is printed on the key; on keyboards that print no Latin letters, by where the key is.
+function letterOf(event) {
+  if (/^[a-z]$/i.test(event.key)) return event.key.toLowerCase();
+  return /^[\x00-\x7f]*$/.test(event.key) ? "" : (/^Key([A-Z])$/.exec(event.code)?.[1] ?? "").toLowerCase();
+}
+
+function digitOf(event) {
+  if (/^[0-9]$/.test(event.key)) return event.key;
+  // the unshifted number row of French keyboards prints signs
+  return event.shiftKey ? "" : (/^Digit([0-9])$/.exec(event.code)?.[1] ?? "");
+}
+
+// single: whether single-character shortcuts are on (WCAG 2.1.4). pair: two cards.
+export function actionOf(event, {single, pair}) {
+  const command = event.ctrlKey || event.metaKey;
+  if (command && !event.altKey) {
+    if (event.key === "Enter") return ["submit"];
+    if (letterOf(event) === "s") return ["draft"];
+    if (letterOf(event) === "z" && !inText(event.target)) return ["undo"];
+    return null;
+  }
+  if (inText(event.target)) return event.key === "Escape" ? ["card"] : null;
+  if (event.key === "Escape") return ["escape"];
+  if (event.altKey && !command) {
+    if (event.key === "ArrowUp") return ["better"];
+    if (event.key === "ArrowDown") return ["worse"];
+  }
+  if (SIGNS[event.key] && single) return SIGNS[event.key]; // before the AltGr test: some keyboards need it for [ and ]
+  if (command || event.altKey) return null;
+  const scrolls = event.target.closest?.(".turns, pre[tabindex]");
+  if (pair && event.key in PAIR && !scrolls) return ["pair", PAIR[event.key], event.shiftKey];
+  if (event.key === "Enter") return event.target.closest?.("button, a, summary") ? null : ["submit"];
+  if (event.key === "Backspace") return ["unplace"];
+  return single ? character(event) : null;
+}
+
+function character(event) {
+  const digit = digitOf(event);
+  if (digit) return digit === "0" ? ["none"] : ["place", Number(digit)];
+  const letter = letterOf(event);
+  const rating = letter ? "qwert".indexOf(letter) : -1;
+  if (rating >= 0) return ["rate", rating + 1, event.shiftKey ? 1 : 0];
+  return event.shiftKey ? null : LETTERS[letter] ?? null;
+}
