@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, Unpack
 
-
 from prefloop.config import Annotate
 from prefloop.errors import AnswerError
 from prefloop.types import Json, Ranking, digest

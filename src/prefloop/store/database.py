@@ -38,9 +38,25 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """One write transaction: commits at the end, or leaves nothing behind."""
         with self._writing, explain(self.label), self._writer.begin() as connection:
-            if not self.sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
+            self.in_order(connection)
             yield connection
+
+    @contextmanager
+    def work(self) -> Iterator[Connection]:
+        """A write transaction that on Postgres runs beside others: it must lock the rows it changes, in this order:
+        a person, tasks, then `in_order`. On SQLite it is `write`."""
+        if self.sqlite:
+            with self.write() as connection:
+                yield connection
+        else:
+            with explain(self.label), self._reader.begin() as connection:
+                yield connection
+
+    def in_order(self, connection: Connection) -> None:
+        """From here on `work` waits for other writers, so that rows appear in the order of their `seq`: who reads on
+        from the last one seen misses none. Call it last, just before such an insert."""
+        if not self.sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

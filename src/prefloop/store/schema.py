@@ -19,9 +19,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
 )
 
-HEAD = "0001"  # the newest migration; a test compares it with Alembic's own idea
+HEAD = "0002"  # the newest migration; a test compares it with Alembic's own idea
 
 metadata = MetaData()
 _Seq = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -166,4 +167,159 @@ models = Table(
     Column("metrics", Text, nullable=False),
     Column("created_at", Text, nullable=False),
     CheckConstraint("kind IN ('policy', 'reward')", name="ck_models_kind"),
+)
+
+# -- people, and the queue they work through ---------------------------------------------------------------------------
+
+people = Table(
+    "people",
+    metadata,
+    _seq(),
+    _id(),  # random and public: rankings.annotator
+    Column("name", Text),  # null: deleted, their rankings kept
+    Column("login", Text, unique=True),  # the name, folded
+    Column("password", Text),  # argon2id
+    Column("role", Text, nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("most", Integer),  # items; null: as the settings say
+    Column("excluded", Text),  # the reason; null: trained on
+    Column("excluded_by", Text),
+    Column("disabled", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("taken", Integer, nullable=False),  # items ever handed out, gold_taken of them gold
+    Column("gold_taken", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("skipped", Integer, nullable=False),
+    Column("cursors", Text, nullable=False),  # {tag: tasks.waiting_since before which this person had everything}
+    CheckConstraint("role IN ('owner', 'reviewer', 'annotator')", name="ck_people_role"),
+)
+
+invites = Table(
+    "invites",
+    metadata,
+    _seq(),
+    _id(),
+    _id("token_hash"),
+    Column("role", Text, nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("created_by", Text),  # null: the command line
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _seq(),
+    _id(),
+    _id("token_hash"),
+    Column("kind", Text, nullable=False),  # "session": a browser; "api": a program
+    Column("person", Text, ForeignKey("people.id")),  # null: a program let in from the command line
+    Column("label", Text),
+    Column("scope", Text),
+    Column("created_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    Index("ix_sessions_person", "person"),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    _seq(),
+    Column("item_id", Text, ForeignKey("items.id"), nullable=False),
+    Column("criterion", Text, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("wanted", Integer, nullable=False),  # people; exactly this many rankings that are no surplus
+    Column("done", Integer, nullable=False),
+    Column("live", Integer, nullable=False),  # places held by leases that have not been swept
+    Column("phase", Integer, nullable=False),  # queue_rows.Phase: which index finds it
+    Column("tag", Text, nullable=False),  # only for people of this group; "" = everybody
+    Column("shuffle", Float, nullable=False),  # a random place in [0, 1)
+    Column("priority", Float, nullable=False),
+    Column("waiting_since", Float),  # since when a touched task has had a place free; null: never handed out
+    Column("arm", Text),  # how it was first chosen: "random", "priority" or "gold"
+    Column("gold", Text),  # expected tiers of completion ids; null: no gold
+    Column("skips", Integer, nullable=False),
+    Column("discarded", Text),  # the reason
+    Column("discarded_by", Text),
+    UniqueConstraint("item_id", "criterion", name="uq_tasks_item_id"),
+    Index("ix_tasks_shuffle", "criterion", "phase", "tag", "shuffle"),
+    Index("ix_tasks_priority", "criterion", "phase", "tag", "priority", "shuffle"),
+    Index("ix_tasks_waiting", "criterion", "phase", "tag", "waiting_since", "seq"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    _seq(),
+    _id(),  # random: what annotators know an item by
+    Column("person", Text, ForeignKey("people.id"), nullable=False),
+    Column("task", _Seq, ForeignKey("tasks.seq"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("arm", Text, nullable=False),
+    Column("number", Integer, nullable=False),  # 1 for the first item of this person
+    Column("shown", Text, nullable=False),  # completion ids by display position
+    Column("words", Integer, nullable=False),  # in all that was shown
+    Column("started_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("given_at", Float),  # when it was ranked or skipped
+    Column("duration_s", Float),
+    Column("ranking_id", Text),  # the latest
+    Column("body", Text),  # hash of the latest answer
+    Column("reason", Text),  # of a skip
+    Column("returned", Text),  # a reviewer's note; null: not asked for again
+    Column("returned_by", Text),
+    Column("reopened", Boolean, nullable=False),  # the next submit supersedes the answer
+    Column("surplus", Boolean, nullable=False),
+    CheckConstraint("state IN ('live', 'expired', 'done', 'skipped', 'closed')", name="ck_leases_state"),
+    UniqueConstraint("person", "task", name="uq_leases_person"),
+    Index("ix_leases_task", "task"),
+    Index("ix_leases_state", "person", "state"),
+    Index("ix_leases_given_at", "person", "given_at"),
+    Index("ix_leases_expires_at", "state", "expires_at"),
+)
+
+drafts = Table(
+    "drafts",
+    metadata,
+    Column("lease", Text, ForeignKey("leases.id"), primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("kept_at", Float, nullable=False),
+)
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("person", Text, ForeignKey("people.id"), primary_key=True),
+    Column("uuid", Text, primary_key=True),  # made by the client: repetitions get the same receipt
+    Column("body", Text, nullable=False),
+    Column("receipt", Text, nullable=False),
+)
+
+settings = Table("settings", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+
+audit = Table(  # triggers refuse UPDATE and DELETE
+    "audit",
+    metadata,
+    _seq(),
+    Column("at", Float, nullable=False),
+    Column("who", Text),
+    Column("what", Text, nullable=False),
+    Column("object", Text, nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("url", Text, primary_key=True),
+    Column("cursor", _Seq, nullable=False),  # rankings.seq delivered so far
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("retry_at", Float, nullable=False),
+    Column("error", Text),
+)
+
+removals = Table(  # rankings that a deleted person took along; snapshots may still name them
+    "removals", metadata, Column("ranking_id", Text, primary_key=True), Column("removed_at", Float, nullable=False)
 )
