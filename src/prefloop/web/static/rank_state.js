@@ -87,12 +87,6 @@ export function missing(state, partial) {
   return ranked >= 2 || state.bad.length || state.none ? [] : open;
 }
 
-// Cards that want a rating, where ratings are asked for.
-export function unrated(state, attributes) {
-  if (state.none && !state.slots.some(Boolean)) return [];
-  return state.slots.flatMap((_, i) => (attributes.every((a) => state.ratings[i]?.[a]) ? [] : [i]));
-}
-
 // "1: B, then C and D tied; unacceptable: A", for people who hear the page.
 export function said(state) {
   if (state.none && !state.slots.some(Boolean)) return "none acceptable";

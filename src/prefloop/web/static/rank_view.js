@@ -34,7 +34,7 @@ export class View {
     const open = S.missing(state, rules.partial).length;
     const submit = this.root.querySelector("[data-act=submit]");
     submit.classList.toggle("ready", open === 0);
-    submit.querySelector(".left").textContent = open ? `(${open} to place)` : "";
+    submit.querySelector(".left").textContent = open ? `· ${open} left` : "";
     this.paintPair(state);
   }
 
@@ -44,10 +44,10 @@ export class View {
     const rank = S.rankOf(state, index);
     const words = slot ? `place ${slot}${tied.length ? `, tied with ${tied.join(", ")}` : ""}` : "unplaced";
     const bad = state.bad.includes(index);
-    card.querySelector(".place").textContent = bad ? `${words}, unacceptable` : words;
+    card.querySelector(".place").textContent = !bad ? words : slot ? `${words}, unacceptable` : "unacceptable";
     card.classList.toggle("placed", slot > 0 || bad);
     card.classList.toggle("first", rank === 1);
-    card.classList.toggle("bad", bad);
+    card.classList.toggle("is-bad", bad);
     card.classList.toggle("current", current);
     for (const button of card.querySelectorAll("button[data-act]")) {
       const value = Number(button.dataset.value);
@@ -104,14 +104,15 @@ export class View {
     }
   }
 
-  paintProgress({mine, per_hour: pace, done, wanted}) {
-    const parts = [`mine ${mine}`];
-    if (pace) parts.push(`${pace}/h`);
-    if (wanted) parts.push(`all ${done} of ${wanted}`);
-    this.root.querySelector("#progress-words").textContent = parts.join(" · ");
+  paintProgress({done, limit, open, per_hour: pace}) {
     const bar = this.root.querySelector("#progress-bar");
-    bar.max = wanted || 1;
-    bar.value = done || 0;
+    if (!bar) return;
+    const parts = [limit ? `${done} of ${limit}` : `${done} done`];
+    if (pace) parts.push(`${pace}/h`);
+    if (!limit) parts.push(`${open} open`);
+    this.root.querySelector("#progress-words").textContent = parts.join(" · ");
+    bar.max = (limit ?? done + open) || 1;
+    bar.value = done;
   }
 
   // Text of two answers with their differing words marked; marks are elements, so they don't hang on colour alone.

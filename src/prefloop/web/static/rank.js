@@ -1,0 +1,460 @@
+// The ranking screen. State is in rank_state.js, painting in rank_view.js; here is what happens when.
+
+import {Clock, unseen} from "./rank_clock.js";
+import {diff} from "./rank_diff.js";
+import {enableDrag} from "./rank_drag.js";
+import {actionOf, inText} from "./rank_keys.js";
+import {askItem, post, recall, remember, uuid} from "./rank_net.js";
+import {Outbox} from "./rank_outbox.js";
+import * as S from "./rank_state.js";
+import {Task} from "./rank_task.js";
+import {View} from "./rank_view.js";
+
+const HEARTBEAT_MS = 60_000;
+const DRAFT_MS = 1500;
+const RETRY_MS = 4000;
+const QUICK = 0.25; // of one's own median seconds a word: a gentle word, nothing is stopped
+const root = document.body;
+const host = document.getElementById("rank").dataset;
+const rules = JSON.parse(host.rules);
+const ranking = host.mode === "rank";
+const keep = `prefloop.${host.person}.`;
+const $ = (selector) => root.querySelector(selector);
+
+const view = new View(root);
+view.attributes = rules.attributes;
+const clock = new Clock();
+const tabs = new BroadcastChannel(`${keep}tabs`);
+const outbox = new Outbox(`${keep}${ranking ? "outbox" : "review"}`, {told, refused, changed});
+const settings = {single: recall(`${keep}keys`, true), raw: false};
+let task = null; // on the screen
+let next = null; // fetched already
+let held = null; // put aside while an earlier answer is open
+let given = []; // leases answered here, the latest last
+let earlier = null; // leases answered before this page was opened, the latest first
+let draftTimer = 0;
+
+// -- items come and go ------------------------------------------------------------------------------------------------
+
+const leaseUrl = (lease, what) => `${host.base}/${encodeURIComponent(lease)}/${what}`;
+const sent = (lease) => outbox.waiting().some((entry) => entry.lease === lease);
+const read = (article) => (article?.id === "task" ? new Task(article, rules, `${keep}draft`) : null);
+
+function show(shown, article = shown?.article) {
+  task = shown;
+  $("#work").replaceChildren(article);
+  $("#work").setAttribute("aria-busy", "false");
+  $("#dock").hidden = !task;
+  warn("");
+  clock.watch(task?.article, task?.times);
+  const progress = task?.progress ?? JSON.parse(article.dataset.progress || "null");
+  if (progress) view.paintProgress(progress);
+  if (!task) return view.say("");
+  const pair = task.cards === 2;
+  $("#rail").hidden = pair;
+  $("#pair").hidden = !pair;
+  $("#dock").classList.toggle("pair", pair);
+  $("#dock").classList.toggle("writing", task.state.comment !== "");
+  const comment = $("#comment");
+  if (comment) comment.value = task.state.comment;
+  setRaw(settings.raw);
+  setSingle(settings.single);
+  paint();
+  $("#work").scrollTop = 0;
+  const turns = task.article.querySelector(".turns");
+  turns.scrollTop = turns.scrollHeight; // the last turn is the one that was answered
+  view.card(task.current).focus({preventScroll: true});
+  view.say(task.reopened ? `Your earlier answer: ${S.said(task.state)}. Submit replaces it, Escape leaves it.`
+    : `${task.cards} answers${pair ? ": which is better?" : ""}`);
+}
+
+async function fetchNext(url, body) {
+  for (;;) {
+    const {status, article} = await askItem(url, body);
+    if (article) return article;
+    if (status === 401) return lost("You are signed out. Sign in again in another tab: nothing is lost.");
+    if (status && status < 500 && status !== 429) return lost("This item cannot be opened. Reload the page.");
+    net("No connection; trying again…");
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
+function lost(words) {
+  warn(words);
+  $("#dock").hidden = false;
+  return null;
+}
+
+async function advance() {
+  if (held) { [task, held] = [held, null]; return show(task); }
+  if (next && !sent(next.lease)) { const ready = next; next = null; show(ready); return prefetch(); }
+  $("#work").setAttribute("aria-busy", "true");
+  task = null;
+  await outbox.flush(); // the server must know what is answered before it says what comes next
+  const article = await fetchNext(host.next, {});
+  if (!article) return;
+  net("");
+  show(read(article), article);
+  prefetch();
+}
+
+// One item ahead, and only once the server has all answers: else it would hand out again what is on its way to it.
+async function prefetch() {
+  if (!ranking || !task || next || held || outbox.waiting().length) return;
+  const lease = task.lease;
+  const {article} = await askItem(host.next, {after: lease});
+  const found = read(article);
+  if (found && found.lease !== lease && !sent(found.lease) && task?.lease !== found.lease) next = found;
+}
+
+// -- sending ----------------------------------------------------------------------------------------------------------
+
+function ready() {
+  const open = S.missing(task.state, rules.partial);
+  if (open.length) return stop(open[0], `${open.map(S.letter).join(", ")} still without a place`);
+  const hidden = unseen(task.times);
+  if (hidden.length) {
+    const part = task.times.seen[`${hidden[0]}start`] ? "end" : "start";
+    const message = `You have not seen all of ${hidden.map(S.letter).join(", ")}. Here it is: read it, then submit`;
+    stop(hidden[0], message);
+    view.card(hidden[0]).querySelector(`[data-edge=${part}]`).scrollIntoView({block: "center"});
+    return false;
+  }
+  if (rules.rationale === "required" && !task.state.comment.trim()) {
+    view.say("Say why, in a few words", "stop");
+    $("#comment").focus();
+    return false;
+  }
+  return true;
+}
+
+function stop(card, message) {
+  go(card);
+  view.say(`${message}.`, "stop");
+  return false;
+}
+
+function submit() {
+  if (!task || !ready()) return;
+  send("submit", {uuid: uuid(), answer: task.answer()});
+  given.push(task.lease);
+  pace();
+  tabs.postMessage({answered: task.lease});
+  if (ranking) advance();
+}
+
+function send(what, body) {
+  const url = ranking ? leaseUrl(task.lease, what) : host.base;
+  clearTimeout(draftTimer);
+  outbox.put({url, lease: task.lease, body, draft: task.draft()});
+}
+
+function told(entry, receipt) {
+  if (!ranking) return location.assign(host.after);
+  if (receipt.progress) view.paintProgress(receipt.progress);
+  net("");
+  prefetch();
+}
+
+function refused(entry, status, message) {
+  if (status === 401) return warn("You are signed out. Sign in again in another tab: your answers are kept and sent.");
+  if (status >= 500 || status === 429) return;
+  if (status === 409) return warn(`An answer was already given in another window. ${message}`);
+  remember(`${keep}draft`, entry.draft);
+  warn(`An answer was not taken: ${message || `the server said ${status}`}. What you said is kept: undo reopens it.`);
+}
+
+function changed(waiting) {
+  net(waiting > 1 || (waiting && !navigator.onLine) ? `${waiting} waiting to be sent` : "");
+}
+
+// Much quicker than one's own habit: said once the answer is on its way, so that it stops nobody.
+function pace() {
+  const median = task.progress?.seconds_per_word;
+  if (median && task.times.elapsed / Math.max(task.words, 1) < QUICK * median) {
+    setTimeout(() => view.say("That was much quicker than usual for you. Undo reopens it.", "stop"), 50);
+  }
+}
+
+// -- what people do ---------------------------------------------------------------------------------------------------
+
+function paint() { view.paint(task.state, {current: task.current, pinned: task.pinned, rules}); }
+
+function apply(state, words) {
+  if (!task.become(state)) return view.say("No further in that direction");
+  paint();
+  view.say(words ?? S.said(state));
+  clearTimeout(draftTimer);
+  draftTimer = setTimeout(saveDraft, DRAFT_MS);
+}
+
+function saveDraft(options) {
+  clearTimeout(draftTimer);
+  if (!task) return null;
+  const draft = task.draft();
+  return ranking ? post(leaseUrl(task.lease, "draft"), {state: draft}, options) : null;
+}
+
+function go(card) {
+  task.current = card;
+  paint();
+  const node = view.card(card);
+  node.focus({preventScroll: true});
+  node.scrollIntoView({block: "nearest"});
+}
+
+function placed(card, state) {
+  apply(state, `${S.letter(card)}: ${describe(state, card)}`);
+  const order = [...state.slots.keys()].map((i) => (card + 1 + i) % state.slots.length);
+  const open = order.find((i) => !state.slots[i] && !state.bad.includes(i));
+  if (open === undefined) view.say(`${S.letter(card)}: ${describe(state, card)}. All placed: ${S.said(state)}`);
+  else go(open);
+}
+
+function describe(state, card) {
+  const tied = S.tiedWith(state, card).map(S.letter);
+  return state.slots[card] ? `place ${state.slots[card]}${tied.length ? `, tied with ${tied.join(", ")}` : ""}` : "unplaced";
+}
+
+async function reopen() {
+  if (!ranking) return view.say("Nothing to undo");
+  await outbox.flush();
+  if (!given.length && !earlier) earlier = (await post(host.given, {})).body.leases ?? [];
+  const lease = given.pop() ?? earlier?.shift();
+  if (!lease) return view.say("Nothing to undo");
+  if (sent(lease)) { given.push(lease); return view.say("That answer is still on its way; try again when it is sent"); }
+  const {article} = await askItem(leaseUrl(lease, "reopen"));
+  const found = read(article);
+  if (!found) return view.say("That answer cannot be changed any more", "stop");
+  if (!held) held = task;
+  show(found);
+}
+
+function shown(name, open = true) {
+  const dialog = $(`dialog#${name}`);
+  if (open) dialog.showModal();
+  else dialog.close();
+  return dialog;
+}
+
+function compare(card) {
+  if (task.pinned === null || task.pinned === card) {
+    task.pinned = task.pinned === card ? null : card;
+    paint();
+    const other = "choose it on a second card to see the two side by side";
+    return view.say(task.pinned === null ? "Pin removed" : `${S.letter(card)} pinned: ${other}`);
+  }
+  const sides = [task.pinned, card].map((c) => ({card: c, text: view.card(c).querySelector(".raw").textContent}));
+  view.paintDiff($("#diff"), diff(sides[0].text, sides[1].text), sides);
+  task.pinned = null;
+  paint();
+  shown("diff");
+}
+
+function flagging() {
+  for (const button of $("#flags").querySelectorAll("[data-act=flag-as]")) {
+    button.setAttribute("aria-pressed", String((task.state.flags[task.current] ?? []).includes(button.dataset.value)));
+  }
+  $("#flags .letter").textContent = S.letter(task.current);
+}
+
+function setRaw(on) {
+  settings.raw = on;
+  root.classList.toggle("raw-text", on);
+  $("[data-act=raw]").setAttribute("aria-pressed", String(on));
+}
+
+// With single keys on, Tab walks from card to card; off, it reaches every button.
+function setSingle(on) {
+  settings.single = on;
+  remember(`${keep}keys`, on);
+  $("[data-act=keys]").setAttribute("aria-pressed", String(on));
+  $("[data-act=keys]").textContent = on ? "Keys on" : "Keys off";
+  for (const button of root.querySelectorAll(".card header button, .card .ratings button")) button.tabIndex = on ? -1 : 0;
+}
+
+const SIZES = {third: ["line", "Whole"], line: ["whole", "Smaller"], whole: ["third", "Smaller"]};
+
+const actions = {
+  next: () => go((task.current + 1) % task.cards),
+  previous: () => go((task.current + task.cards - 1) % task.cards),
+  card: () => view.card(task.current).focus(),
+  goto: (value) => go(value),
+  place(slot) {
+    if (slot > task.cards) return view.say(`There are only ${task.cards} places`);
+    placed(task.current, S.place(task.state, task.current, slot));
+  },
+  slot: (slot) => actions.place(slot),
+  better: () => apply(S.move(task.state, task.current, -1)),
+  worse: () => apply(S.move(task.state, task.current, 1)),
+  tie: () => placed(task.current, S.tie(task.state, task.current)),
+  unplace: () => apply(S.unplace(task.state, task.current)),
+  bad: () => apply(S.toggleBad(task.state, task.current)),
+  none: () => (rules.none_acceptable ? apply(S.toggleNone(task.state)) : view.say("Not offered in this project")),
+  rate(value, row = 0) {
+    const attribute = rules.attributes[row];
+    if (attribute) apply(S.rate(task.state, task.current, attribute, value), `${S.letter(task.current)}: ${attribute} ${value}`);
+  },
+  pair: (what, much) => apply(S.pair(task.state, what, much && rules.much, rules.none_acceptable)),
+  flag() { flagging(); shown("flags"); },
+  "flag-as"(flag) { 
+    const state = S.toggleFlag(task.state, task.current, flag);
+    apply(state, `${S.letter(task.current)}: ${state.flags[task.current].join(", ") || "no"} flag`);
+    flagging();
+  },
+  compare: () => compare(task.current),
+  raw: () => setRaw(!settings.raw),
+  comment() { $("#dock").classList.add("writing"); $("#comment")?.focus(); },
+  draft: () => saveDraft()?.then(({status}) => view.say(status === 0 ? "Kept in this browser" : "Saved")),
+  undo() {
+    if (!task.back()) return reopen();
+    const comment = $("#comment");
+    if (comment) comment.value = task.state.comment;
+    paint();
+    view.say(`Undone. ${S.said(task.state)}`);
+  },
+  escape() { if (held) { earlier = null; advance(); } },
+  submit,
+  skip: () => ranking && shown("skip"),
+  "skip-for"(reason) {
+    shown("skip", false);
+    send("skip", {uuid: uuid(), reason});
+    tabs.postMessage({answered: task.lease});
+    advance();
+  },
+  prompt() {
+    const prompt = task.article.querySelector(".prompt");
+    const [size, words] = SIZES[prompt.dataset.size];
+    prompt.dataset.size = size;
+    prompt.querySelector(".prompt-size").textContent = words;
+  },
+  help() {
+    const help = $("#help");
+    help.hidden = !help.hidden;
+    remember(`${keep}help`, !help.hidden);
+    root.querySelectorAll(".bar [data-act=help]").forEach((b) => b.setAttribute("aria-expanded", String(!help.hidden)));
+    if (!help.hidden) help.focus();
+    else if (task) actions.card();
+  },
+  keys: () => setSingle(!settings.single),
+  pause() { saveDraft(); clock.paused = true; shown("pause"); },
+  again: () => advance(),
+  close: (_, __, node) => node.closest("dialog").close(),
+};
+const ANYTIME = new Set(["help", "keys", "raw", "again", "close"]);
+
+function act(name, ...values) {
+  if (!task && !ANYTIME.has(name)) return;
+  actions[name]?.(...values);
+}
+
+// -- events -----------------------------------------------------------------------------------------------------------
+
+function valueOf(data) {
+  const value = data.goto ?? data.value;
+  return /^\d+$/.test(value ?? "") ? Number(value) : value;
+}
+
+root.addEventListener("click", (event) => {
+  const card = event.target.closest(".card");
+  if (card && task) task.current = Number(card.dataset.card);
+  const button = event.target.closest("[data-act]");
+  if (!button) return card && paint();
+  let values = [valueOf(button.dataset)];
+  if (button.dataset.row) values.push(Number(button.dataset.row));
+  if (button.dataset.act === "pair") {
+    const [what, much] = [button.dataset.value.replace("!", ""), button.dataset.value.endsWith("!")];
+    values = [/\d/.test(what) ? Number(what) : what, much];
+  }
+  act(button.dataset.act, ...values, ...(values.length < 2 ? [undefined] : []), button);
+  // a mouse leaves the focus on the card, so that keys go on from there; a keyboard stays where it is
+  if (event.detail && card && task?.article.contains(card) && !document.querySelector("dialog[open]") &&
+      document.activeElement === button) view.card(task.current).focus({preventScroll: true});
+});
+root.addEventListener("focusin", (event) => {
+  const card = event.target.closest(".card");
+  if (!card || !task || task.current === Number(card.dataset.card)) return;
+  task.current = Number(card.dataset.card);
+  paint();
+});
+root.addEventListener("input", (event) => {
+  if (event.target.id !== "comment" || !task) return;
+  task.state = {...task.state, comment: event.target.value};
+  clearTimeout(draftTimer);
+  draftTimer = setTimeout(saveDraft, DRAFT_MS);
+});
+
+addEventListener("keydown", (event) => {
+  const dialog = document.querySelector("dialog[open]");
+  if (dialog) return inDialog(event, dialog);
+  const found = actionOf(event, {single: settings.single, pair: task?.cards === 2});
+  if (!found) return;
+  event.preventDefault();
+  if (event.repeat && ["submit", "none", "skip"].includes(found[0])) return; // a held key sends one answer
+  act(...found);
+});
+
+function inDialog(event, dialog) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const digit = Number(event.key);
+  const choice = digit ? dialog.querySelectorAll(".choices button")[digit - 1] : null;
+  if (choice) choice.click();
+  else if ((event.key === "v" && dialog.id === "diff") || (event.key === "Enter" && dialog.id === "flags" &&
+           !event.target.closest("button:not([data-act=close])"))) dialog.close();
+  else return;
+  event.preventDefault();
+}
+
+root.querySelectorAll("dialog").forEach((dialog) =>
+  dialog.addEventListener("close", () => {
+    if (dialog.id === "pause") clock.paused = false;
+    if (task && task.article.isConnected) view.card(task.current)?.focus({preventScroll: true});
+  }));
+
+enableDrag(root, (card, {slot, gap}) => {
+  task.current = card;
+  placed(card, gap ? S.insert(task.state, card, gap) : S.place(task.state, card, slot));
+});
+
+tabs.addEventListener("message", ({data}) => {
+  if (next?.lease === data.answered) next = null;
+  if (task?.lease !== data.answered) return;
+  advance().then(() => view.say("You answered that one in another tab; here is the next.", "stop"));
+});
+
+// -- signs of life ----------------------------------------------------------------------------------------------------
+
+function net(words) { $("#net").textContent = words; }
+function warn(words) {
+  $("#warning").textContent = words;
+  $("#warning").hidden = !words;
+}
+
+setInterval(async () => {
+  if (!ranking || !task || task.reopened || !clock.running) return;
+  for (const one of [task, next, held].filter(Boolean)) {
+    const {status, body} = await post(leaseUrl(one.lease, "heartbeat"), {});
+    if (status === 200) one.expires = performance.now() + 1000 * body.seconds;
+  }
+}, HEARTBEAT_MS);
+setInterval(() => {
+  const over = task && !task.reopened && ranking && performance.now() > task.expires;
+  if (over && $("#warning").hidden) {
+    warn("The time for this item is over and someone else may have it now. Submit all the same: your answer is kept.");
+  }
+}, 1000);
+addEventListener("visibilitychange", () => document.visibilityState === "hidden" && saveDraft({keepalive: true}));
+addEventListener("offline", () => net("Offline: answers are kept here and sent later"));
+addEventListener("online", () => net(""));
+addEventListener("beforeunload", (event) => outbox.waiting().length && event.preventDefault());
+
+async function start() {
+  if (recall(`${keep}help`, innerWidth > 1200)) $("#help").hidden = false;
+  changed(outbox.waiting().length);
+  await outbox.flush();
+  if (!host.open) return advance();
+  const article = await fetchNext(host.open, {});
+  if (article) show(read(article), article);
+}
+
+start();
