@@ -87,7 +87,7 @@ def test_repeated_demonstrations_keep_their_number(shared_data: Path) -> None:
 def test_real_items_survive_being_written_and_read(shared_data: Path, tmp_path: Path, name: str) -> None:
     items = [row for row in read(shared_data / name) if isinstance(row, Item)]
     path = tmp_path / "again.jsonl.gz"
-    assert write_rankings(items, path) == len(items)
+    assert write_rankings(items, path).rows == len(items)
     again = list(read(path, "rankings"))
     assert again == items
     some = slice(0, None, 10)  # metadata too, which equality leaves out; asdict is slow
@@ -97,7 +97,7 @@ def test_real_items_survive_being_written_and_read(shared_data: Path, tmp_path: 
 def test_real_prompts_and_demonstrations_survive_being_written_and_read(shared_data: Path, tmp_path: Path) -> None:
     prompts = list(read(shared_data / "e2e_nlg/prompts_train.jsonl.gz"))
     demonstrations = list(read(shared_data / "e2e_nlg/demonstrations.jsonl.gz"))
-    assert write_prompts(prompts, tmp_path / "p.jsonl") == 516
-    assert write_demonstrations(demonstrations, tmp_path / "d.jsonl.xz") == 4672
+    assert write_prompts(prompts, tmp_path / "p.jsonl").rows == 516
+    assert write_demonstrations(demonstrations, tmp_path / "d.jsonl.xz").rows == 4672
     assert list(read(tmp_path / "p.jsonl")) == prompts
     assert list(read(tmp_path / "d.jsonl.xz")) == demonstrations

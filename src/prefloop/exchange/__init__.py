@@ -2,6 +2,8 @@
 
 from prefloop.exchange.base import Parsed, RowError
 from prefloop.exchange.registry import FORMATS, MAX_LINE_BYTES, read, sniff
+from prefloop.exchange.sinks import Written
+from prefloop.exchange.soft import Soft
 from prefloop.exchange.write import (
     PAIRINGS,
     write_demonstrations,
@@ -17,6 +19,8 @@ __all__ = [
     "PAIRINGS",
     "Parsed",
     "RowError",
+    "Soft",
+    "Written",
     "read",
     "sniff",
     "write_demonstrations",

@@ -5,7 +5,8 @@
      "rankings": [{"annotator", "criterion", "tiers", ...}]}
 
 Fields that are not part of the format are kept under `metadata`. What only this program knows (hashes it could not
-derive again, rounds, the split) is written under the key "prefloop", so that it cannot be mistaken for anybody's data.
+derive again, rounds, the split, the version of this layout) is written under the key "prefloop", so that it cannot be
+mistaken for anybody's data. In Parquet, where a column has one type, a prompt that is a chat is called "messages".
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from prefloop.exchange.build import ACCEPTABLE, build_item, derived_item_id, dra
 from prefloop.types import Completion, Item, Prompt, Ranking, content_to_json, digest
 
 OWN = "prefloop"
+SCHEMA = 1  # of the records written; one that a newer prefloop wrote is refused
 RECORD = ("id", "prompt", "system", "completions", "rankings", OWN)
 COMPLETION = ("id", "text", "messages", "model", "policy_version", "token_ids", "logprobs", "sampling", "tokenizer")
 RANKING = ("annotator", "criterion", "tiers", "unacceptable", "none_acceptable", "ratings", "comment", "flags", "shown")
@@ -27,13 +29,14 @@ FINISH_REASONS = ("stop", "length")
 
 
 def fits(record: Record) -> bool:
-    return "prompt" in record and isinstance(record.get("completions"), list) and "labels" not in record
+    asked = "prompt" in record or (OWN in record and "messages" in record)
+    return asked and isinstance(record.get("completions"), list) and "labels" not in record
 
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
     (record,) = records
     own = _own(record)
-    prompt = fields.prompt_of({name: record.get(name) for name in ("prompt", "system")})
+    prompt, used = _asked(record, own)
     if own:
         prompt = _own_prompt(prompt, own)
     # a model of ours may well have said nothing; in other people's files an empty text is a mistake
@@ -50,7 +53,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
         completions,
         rankings,
         external_id=fields.optional_name(record, "id"),
-        metadata=_checked_rest(record, RECORD),
+        metadata=_checked_rest(record, used),
         item_id=own.get("item_id"),
         round=own.get("round", 0),
         source=own.get("source", "import"),
@@ -58,6 +61,13 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
 
 
 FORMAT = Format("rankings", "canonical ranking records: prompt, completions, rankings with tiers", fits, parse)
+
+
+def _asked(record: Record, own: Mapping[str, Any]) -> tuple[Prompt, tuple[str, ...]]:
+    """The prompt and the fields that are not metadata."""
+    if own and record.get("prompt") is None:
+        return fields.prompt_of({name: record.get(name) for name in ("messages", "system")}), (*RECORD, "messages")
+    return fields.prompt_of({name: record.get(name) for name in ("prompt", "system")}), RECORD
 
 
 def _own(record: Record) -> dict[str, Any]:
@@ -68,12 +78,15 @@ def _own(record: Record) -> dict[str, Any]:
             raise BadRow(f"{OWN}.{name} must not be {fields.kind(own[name])}")
     if own.get("split") not in (None, "train", "heldout"):
         raise BadRow(f"{OWN}.split must be train or heldout")
+    if own.get("schema", SCHEMA) > SCHEMA:
+        raise BadRow(f"written by a newer prefloop (layout {own['schema']}, this one knows up to {SCHEMA})")
     if ":" in own.get("item_id", ""):
         raise BadRow(f"{OWN}.item_id must not contain a colon")
     return own
 
 
 OWN_TYPES: Mapping[str, type] = {
+    "schema": int,
     "item_id": str,
     "prompt_id": str,
     "prompt_metadata": dict,
@@ -165,6 +178,7 @@ def to_record(item: Item) -> dict[str, Any]:
     derived_prompt_id = digest("prompt", content_to_json(prompt.content), prompt.system)
     drafts = [Completion(c.local_id, c.text) for c in item.completions]
     own = {
+        "schema": SCHEMA,
         "item_id": item.id if item.id != derived_item_id(prompt, item.external_id, drafts) else None,
         "prompt_id": prompt.id if prompt.id != derived_prompt_id else None,
         "prompt_metadata": dict(prompt.metadata) or None,
@@ -179,7 +193,7 @@ def to_record(item: Item) -> dict[str, Any]:
         completions=[_completion_record(c) for c in item.completions],
         rankings=[_ranking_record(r, place, local) for place, r in enumerate(item.rankings)],
         metadata=dict(item.metadata) or None,
-        **{OWN: present(**own) or None},
+        **{OWN: present(**own)},
     )
 
 

@@ -211,19 +211,25 @@ def _parse(raw: bytes, limit: int) -> Record:
     if b"\x00" in raw:
         raise BadRow("contains a NUL character")
     try:
-        value = _DECODER.decode(raw.decode("utf-8").strip())
+        value = parse_json(raw.decode("utf-8").strip())
     except UnicodeDecodeError as error:
         raise BadRow(f"not UTF-8: byte {error.start + 1} is {raw[error.start]:#04x}") from None
-    except json.JSONDecodeError as error:
-        raise BadRow(f"not JSON: {printable(error.msg)} at character {error.pos + 1}") from None
-    except RecursionError:
-        raise BadRow(f"nested more than {MAX_DEPTH} levels deep") from None
     # the two things a walk can find need either an escape or many brackets; most rows have neither
     if b"\\u" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         check_value(value)
     if not isinstance(value, dict):
         raise BadRow("not a JSON object")
     return value
+
+
+def parse_json(text: str) -> Any:
+    """One JSON value; finite numbers, no key twice. Raises BadRow. Text and depth are for `check_value` to check."""
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise BadRow(f"not JSON: {printable(error.msg)} at character {error.pos + 1}") from None
+    except RecursionError:
+        raise BadRow(f"nested more than {MAX_DEPTH} levels deep") from None
 
 
 def check_value(value: object) -> None:

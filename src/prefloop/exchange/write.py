@@ -1,23 +1,21 @@
 """Writing: canonical records without loss, and pairs, single judgements, prompts and demonstrations for trainers.
 
-Files appear whole or not at all; equal input gives equal bytes. Names ending in .gz or .xz are compressed.
+What the rows are is said here; how they become JSON lines, CSV or Parquet, in `sinks`.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import lzma
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from prefloop.errors import DataError
+from prefloop.exchange import tables
 from prefloop.exchange.canonical import present, to_record
-from prefloop.types import Content, Demonstration, Item, Message, Prompt, Ranking, content_to_json
+from prefloop.exchange.sinks import Written, format_of, write_rows
+from prefloop.exchange.soft import Soft, look_up, votes
+from prefloop.types import Completion, Content, Demonstration, Item, Message, Prompt, Ranking, content_to_json
 
 # which tiers of a ranking are set against each other
 PAIRINGS: dict[str, Callable[[int], list[tuple[int, int]]]] = {
@@ -27,46 +25,55 @@ PAIRINGS: dict[str, Callable[[int], list[tuple[int, int]]]] = {
 }
 
 
-def write_rankings(items: Iterable[Item], path: Path) -> int:
-    """Canonical records, one a line; reading them gives equal items. Returns how many were written."""
-    return _write(path, (_checked(item) for item in items))
+def write_rankings(items: Iterable[Item], path: Path) -> Written:
+    """Canonical records, one an item; reading them, from JSON lines or Parquet, gives equal items.
+
+    In CSV, which only people read: a row for each completion of each ranking.
+    """
+    if format_of(Path(path)) == "csv":
+        return write_rows(path, tables.PLACES, (row for item in items for row in _place_rows(item)))
+    return write_rows(path, tables.RANKINGS, (_checked(item) for item in items))
 
 
-def write_pairs(items: Iterable[Item], path: Path, *, pairing: str = "all") -> int:
+def write_pairs(items: Iterable[Item], path: Path, *, pairing: str = "all", soft: Soft | None = None) -> Written:
     """`prompt, chosen, rejected` for every two completions that a ranking puts in different tiers. Ties make no row.
 
     pairing: "all", "adjacent" (neighbouring tiers) or "extremes" (first and last tier).
-    margin:  how many tiers apart the two are.
-    weight:  1 / number of rows of this ranking, so that long lists do not drown short ones.
-    item_id: rows of one list are not independent; split by it.
-    Returns how many rows were written.
+    soft:    where `probability` comes from; None, or a pair it does not know: the votes (see `exchange.soft`).
+
+    margin:      how many tiers apart the two are, in this ranking.
+    probability: that chosen is better, by everybody who placed both; below 0.5 where this person was outvoted.
+    judges:      how many that is.
+    weight:      1 / number of rows of this ranking, so that long lists do not drown short ones.
+    item_id:     rows of one list are not independent; split by it.
     """
     if pairing not in PAIRINGS:
         raise DataError(f"there is no pairing {pairing!a}. Use one of: {', '.join(PAIRINGS)}.")
-    return _write(path, (row for item in items for row in _pair_rows(item, PAIRINGS[pairing])))
+    rows = (row for item in items for row in _pair_rows(item, PAIRINGS[pairing], soft))
+    return write_rows(path, tables.PAIRS, rows)
 
 
-def write_kto(items: Iterable[Item], path: Path) -> int:
+def write_kto(items: Iterable[Item], path: Path) -> Written:
     """`prompt, completion, label` for every completion that a ranking says is good or bad.
 
     Rankings with marks of acceptability decide by those. Of the others, the first tier is good and the last is bad;
-    what lies between, and rankings that are one tie, say neither. Returns how many rows were written.
+    what lies between, and rankings that are one tie, say neither.
     """
-    return _write(path, (row for item in items for row in _kto_rows(item)))
+    return write_rows(path, tables.KTO, (row for item in items for row in _kto_rows(item)))
 
 
-def write_prompts(prompts: Iterable[Prompt], path: Path) -> int:
-    """`prompt`, with `system` and `metadata` where there are any. Returns how many were written."""
-    return _write(path, (_prompt_record(prompt) for prompt in prompts))
+def write_prompts(prompts: Iterable[Prompt], path: Path) -> Written:
+    """`prompt`, with `system` and `metadata` where there are any."""
+    return write_rows(path, tables.PROMPTS, (_prompt_record(prompt) for prompt in prompts))
 
 
-def write_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> int:
-    """`prompt, completion`, with `system` and `metadata` where there are any. Returns how many were written."""
+def write_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> Written:
+    """`prompt, completion`, with `system` and `metadata` where there are any."""
     rows = (
         {**_prompt_record(d.prompt), "completion": d.text, **present(metadata=dict(d.metadata) or None)}
         for d in demonstrations
     )
-    return _write(path, rows)
+    return write_rows(path, tables.DEMONSTRATIONS, rows)
 
 
 def _checked(item: Item) -> dict[str, Any]:
@@ -82,10 +89,10 @@ def _prompt_record(prompt: Prompt) -> dict[str, Any]:
     return present(prompt=content_to_json(prompt.content), system=prompt.system, metadata=dict(prompt.metadata) or None)
 
 
-def _standing(item: Item) -> Iterator[Ranking]:
+def _standing(item: Item) -> list[Ranking]:
     """The rankings that no later one of the same item replaces."""
     replaced = {ranking.supersedes for ranking in item.rankings if ranking.supersedes}
-    return (ranking for ranking in item.rankings if ranking.id not in replaced)
+    return [ranking for ranking in item.rankings if ranking.id not in replaced]
 
 
 def _said(prompt: Prompt, text: str) -> tuple[Any, Any]:
@@ -107,9 +114,12 @@ def _origin(item: Item, ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def _pair_rows(item: Item, pairing: Callable[[int], list[tuple[int, int]]]) -> Iterator[dict[str, Any]]:
+def _pair_rows(
+    item: Item, pairing: Callable[[int], list[tuple[int, int]]], soft: Soft | None
+) -> Iterator[dict[str, Any]]:
     texts = {c.id: c.text for c in item.completions}
-    for ranking in _standing(item):
+    standing = _standing(item)
+    for ranking in standing:
         tiers = ranking.tiers
         found = [
             (better, worse, low - high)
@@ -117,14 +127,22 @@ def _pair_rows(item: Item, pairing: Callable[[int], list[tuple[int, int]]]) -> I
             for better in tiers[high]
             for worse in tiers[low]
         ]
+        if not found:
+            continue
+        asked_alike = [r for r in standing if r.criterion == ranking.criterion]
+        table = soft(item, ranking.criterion) if soft else {}
         for better, worse, margin in found:
             prompt, chosen = _said(item.prompt, texts[better])
             _, rejected = _said(item.prompt, texts[worse])
+            counted = votes(asked_alike, better, worse)
+            known = look_up(table, better, worse)
             yield {
                 "prompt": prompt,
                 "chosen": chosen,
                 "rejected": rejected,
                 "margin": float(margin),
+                "probability": counted.probability if known is None else known,
+                "judges": counted.judges,
                 "weight": 1 / len(found),
                 **_origin(item, ranking),
             }
@@ -150,54 +168,51 @@ def labels(item: Item, ranking: Ranking) -> dict[str, bool]:
     return {**dict.fromkeys(ranking.tiers[0], True), **dict.fromkeys(ranking.tiers[-1], False)}
 
 
-def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
-    path = Path(path)
-    if path.suffix == ".parquet":
-        raise DataError(f"cannot write {path}: exports are JSON lines. Name it .jsonl, .jsonl.gz or .jsonl.xz.")
-    if path.is_dir() or not path.parent.is_dir():
-        raise DataError(f"cannot write {path}: it must be a file in a folder that exists. Make the folder first.")
-    count = 0
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file, closing(_compressed(file, path.suffix)) as out:
-            for record in records:
-                out.write(_line(record))
-                count += 1
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error}. Check the folder's permissions and the space left.") from None
-    finally:
-        with suppress(OSError):  # gone after a success; never made where the folder is read-only
-            temporary.unlink()
-    return count
+def _place_rows(item: Item) -> Iterator[dict[str, Any]]:
+    """For spreadsheets: where each ranking puts each completion; 1 is best, equal numbers tie, empty is unranked."""
+    about = {
+        "item_id": item.id,
+        "external_id": item.external_id,
+        "round": item.round,
+        "source": item.source,
+        "system": item.prompt.system,
+        "prompt": content_to_json(item.prompt.content),
+    }
+    for ranking in item.rankings or (None,):
+        for completion in item.completions:
+            said = {} if ranking is None else _event(ranking) | _place(ranking, completion)
+            yield {
+                **about,
+                "completion": completion.local_id,
+                "text": completion.text,
+                "model": completion.model,
+                "policy_version": completion.policy_version,
+                **said,
+            }
 
 
-def _compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
-    if suffix == ".gz":
-        return cast(IO[bytes], gzip.GzipFile("", "wb", fileobj=file, mtime=0))  # no name, no time: equal bytes
-    if suffix == ".xz":
-        return lzma.open(file, "wb")
-    return file
+def _event(ranking: Ranking) -> dict[str, Any]:
+    return {
+        "ranking_id": ranking.id,
+        "annotator": ranking.annotator,
+        "criterion": ranking.criterion,
+        "simulated": ranking.simulated,
+        "created_at": ranking.created_at,
+        "duration_s": ranking.duration_s,
+        "supersedes": ranking.supersedes,
+        "none_acceptable": ranking.none_acceptable,
+        "flags": "; ".join(ranking.flags),
+        "comment": ranking.comment,
+    }
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
-    try:
-        text = json.dumps(_sorted(record), ensure_ascii=False, allow_nan=False)
-        return text.encode() + b"\n"
-    except (TypeError, ValueError, RecursionError) as error:  # ValueError: NaN, or half a surrogate pair
-        raise DataError(
-            f"a record cannot be written as JSON: {error}. Its prompt: {record.get('prompt')!a:.80}"
-        ) from None
-
-
-FREE = ("metadata", "sampling", "ratings", "prefloop")
-
-
-def _sorted(value: object, free: bool = False) -> object:
-    """Free-form objects in the order of their keys: databases do not keep another."""
-    if isinstance(value, Mapping):
-        names = sorted(value) if free else value
-        return {name: _sorted(value[name], free or name in FREE) for name in names}
-    if isinstance(value, list | tuple):
-        return [_sorted(inner, free) for inner in value]
-    return value
+def _place(ranking: Ranking, completion: Completion) -> dict[str, Any]:
+    tier = next((n for n, keys in enumerate(ranking.tiers, start=1) if completion.id in keys), None)
+    shown = ranking.shown.index(completion.id) + 1 if completion.id in ranking.shown else None
+    rated = ranking.ratings.get(completion.id)
+    return {
+        "rank": tier,
+        "shown": shown,
+        "unacceptable": completion.id in ranking.unacceptable,
+        "ratings": dict(rated) if rated else None,
+    }

@@ -1,26 +1,30 @@
-"""`prefloop export`: models and data to where they are needed; whole or not at all. Loads no model."""
+"""`prefloop export`: models and data to where they are needed; whole or not at all. Loads no model.
+
+Data streams: however large the store, a few hundred items are in memory at a time. Only `probability="model"` reads all
+rankings of a criterion at once, because the annotator model is one fit.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefloop import exchange
 from prefloop.config import suggest
 from prefloop.errors import DataError, NothingToDoError
+from prefloop.exchange import Soft, Written
 from prefloop.stages.project import Outcome, Project
-from prefloop.store import ModelRow
+from prefloop.store import ModelRow, Store
+from prefloop.store.stream import every_demonstration, every_item, every_prompt, trained_items
 from prefloop.types import Item
 
-_RANKED: dict[str, Callable[[Iterable[Item], Path], int]] = {
-    "rankings": exchange.write_rankings,
-    "pairs": exchange.write_pairs,
-    "kto": exchange.write_kto,
-}
-WHAT = ("policy", "reward", *_RANKED, "demonstrations", "prompts")
+WHAT = ("policy", "reward", "rankings", "pairs", "kto", "demonstrations", "prompts")
+MODELS = ("policy", "reward")
 
 
 def export(
@@ -30,19 +34,30 @@ def export(
     criterion: str | None = None,
     round: int | None = None,
     overwrite: bool = False,
+    *,
+    pairing: str = "all",
+    probability: Literal["votes", "model"] = "votes",
 ) -> Outcome:
-    """Write one of WHAT to `to`. Raises NothingToDoError where there is none, DataError where `to` exists."""
+    """Write one of WHAT to `to`. Raises NothingToDoError where there is none, DataError where `to` exists.
+
+    pairing, probability: of pairs only; see `exchange.write_pairs`. "model": the annotator model's posterior, which
+    weighs people by how reliable they are.
+    Of data, the result says rows, bytes, sha256, format, layout (`schema`) and how many rows had to be mended.
+    """
     if what not in WHAT:
         raise DataError(f'cannot export "{what}".{suggest(what, WHAT)}')
     if what in ("policy", "demonstrations", "prompts") and criterion is not None:
         raise DataError(f"--criterion does not apply to {what}: it chooses among reward models and rankings")
     if (to.is_file() or to.is_symlink() or (to.is_dir() and any(to.iterdir()))) and not overwrite:
         raise DataError(f"{to} exists already. Choose another name, or say --overwrite.")
-    if what in ("policy", "reward"):
+    if what != "pairs" and (pairing, probability) != ("all", "votes"):
+        raise DataError(f"--pairing and --probability do not apply to {what}: they say what rows of pairs are")
+    if what in MODELS:
         rows = [_policy(project, round)] if what == "policy" else _rewards(project, criterion, round)
         return Outcome("export", None, {"what": what, "to": str(to), **_export_models(project, rows, to)})
     to.parent.mkdir(parents=True, exist_ok=True)
-    return Outcome("export", None, {"what": what, "to": str(to), "rows": _export_data(project, what, to, criterion)})
+    written = _export_data(project, what, to, criterion, pairing, probability)
+    return Outcome("export", None, {"what": what, "to": str(to), **asdict(written)})
 
 
 def _policy(project: Project, round: int | None) -> ModelRow:
@@ -107,24 +122,56 @@ def _folder_name(criterion: str) -> str:
     return re.sub(r"[^\w.-]+", "_", criterion).strip(".") or "reward"
 
 
-def _export_data(project: Project, what: str, to: Path, criterion: str | None) -> int:
+def _export_data(
+    project: Project, what: str, to: Path, criterion: str | None, pairing: str, probability: str
+) -> Written:
     store = project.store
     if what == "prompts":
-        if prompts := store.prompts():
-            return exchange.write_prompts(prompts, to)
-        raise NothingToDoError("there are no prompts yet: run prefloop import FILE")
+        if next(every_prompt(store), None) is None:
+            raise NothingToDoError("there are no prompts yet: run prefloop import FILE")
+        return exchange.write_prompts(every_prompt(store), to)
     if what == "demonstrations":
-        if shown := store.demonstrations():
-            return exchange.write_demonstrations(shown, to)
-        raise NothingToDoError("there are no demonstrations yet: import a file with prompt and completion")
+        if next(every_demonstration(store), None) is None:
+            raise NothingToDoError("there are no demonstrations yet: import a file with prompt and completion")
+        return exchange.write_demonstrations(every_demonstration(store), to)
     known = store.criteria()
     if criterion is not None and criterion not in known:
         raise DataError(f'nobody has ranked by "{criterion}".{suggest(criterion, list(known))}')
-    if not known and what != "rankings":
-        raise NothingToDoError("there are no rankings yet: import a file of rankings or pairs, or run prefloop crowd")
-    # rankings: also what nobody has ranked yet, so that people elsewhere can
-    ranked = None if what == "rankings" and criterion is None else True
-    items = store.items(criterion=criterion, ranked=ranked)
-    if not known and next(iter(items), None) is None:
+    if what == "rankings":
+        return _export_rankings(store, to, criterion)
+    if not known:
+        raise NothingToDoError(
+            "there are no rankings yet: import a file of rankings or pairs, or run prefloop annotate or prefloop crowd"
+        )
+    if next(trained_items(store, criterion=criterion), None) is None:
+        raise NothingToDoError("every ranking is by an excluded person or of a discarded item: nothing is left")
+    items = trained_items(store, criterion=criterion)
+    if what == "kto":
+        return exchange.write_kto(items, to)
+    soft = _modelled(store) if probability == "model" else None
+    return exchange.write_pairs(items, to, pairing=pairing, soft=soft)
+
+
+def _export_rankings(store: Store, to: Path, criterion: str | None) -> Written:
+    """Every event, edits beside what they edit; without a criterion also what nobody has ranked yet, so that people
+    elsewhere can."""
+
+    def items() -> Iterator[Item]:
+        return every_item(store, criterion=criterion, ranked=None if criterion is None else True)
+
+    if next(items(), None) is None:
         raise NothingToDoError("there is nothing ranked or sampled yet: run prefloop sample, or import rankings")
-    return _RANKED[what](store.items(criterion=criterion, ranked=ranked), to)
+    return exchange.write_rankings(items(), to)
+
+
+def _modelled(store: Store) -> Soft:
+    """Soft labels from the annotator model, fitted to a criterion when its first item comes by."""
+    from prefloop.labels.reliability import fit_reliability
+
+    @cache
+    def fitted(criterion: str) -> Mapping[str, Mapping[tuple[str, str], float]]:
+        items = list(trained_items(store, criterion=criterion))
+        model = fit_reliability(items, criterion)
+        return {item.id: {(p.better, p.worse): p.p for p in model.soft_pairs(item.id)} for item in items}
+
+    return lambda item, criterion: fitted(criterion).get(item.id, {})

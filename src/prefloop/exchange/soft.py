@@ -1,0 +1,48 @@
+"""How likely it is that people prefer one completion to another: a soft label for each pair of an item.
+
+From the votes alone: with w of n people (ties half) preferring it, (w + 1/2) / (n + 1), the mean of the posterior under
+Jeffreys' prior. One vote is worth 0.75, three of three 0.875; never 0 or 1, which no number of votes can show.
+Left out: who the people are. For that, `labels.reliability` gives the same table from its model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from prefloop.types import Item, Ranking
+
+# (item, criterion) -> {(better, worse): probability}; either order of a pair may be given
+Soft = Callable[[Item, str], Mapping[tuple[str, str], float]]
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The people who placed both of two completions. `won`: how many put the first higher, a tie counting half."""
+
+    won: float
+    judges: int
+
+    @property
+    def probability(self) -> float:
+        return (self.won + 0.5) / (self.judges + 1)
+
+
+def votes(rankings: Sequence[Ranking], first: str, second: str) -> Votes:
+    """Of rankings of one item by one criterion, each of which counts."""
+    won, judges = 0.0, 0
+    for ranking in rankings:
+        place = {key: tier for tier, keys in enumerate(ranking.tiers) for key in keys}
+        if first in place and second in place:
+            gap = place[second] - place[first]
+            won += 0.5 if gap == 0 else float(gap > 0)
+            judges += 1
+    return Votes(won, judges)
+
+
+def look_up(table: Mapping[tuple[str, str], float], better: str, worse: str) -> float | None:
+    """The probability of a pair, given in either order; None where the table has none."""
+    if (better, worse) in table:
+        return table[better, worse]
+    turned = table.get((worse, better))
+    return None if turned is None else 1 - turned

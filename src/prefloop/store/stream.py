@@ -1,0 +1,71 @@
+"""Everything of a kind, a chunk in memory at a time: for exports, whatever the size of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy.sql.expression import true
+
+from prefloop.store import codec, read
+from prefloop.store.schema import demonstrations, people, prompts, rankings, tasks
+from prefloop.store.store import Store
+from prefloop.types import Demonstration, Item, Prompt
+
+CHUNK = 1000  # prompts or demonstrations held in memory at once
+
+
+def every_item(store: Store, *, criterion: str | None = None, ranked: bool | None = None) -> Iterator[Item]:
+    """`Store.items` with every ranking ever given, also those that a later one supersedes."""
+    return read.stream_items(store._database, _Every(criterion=criterion, ranked=ranked))
+
+
+def trained_items(store: Store, *, criterion: str | None = None) -> Iterator[Item]:
+    """Items with rankings to learn from: without those of excluded people, and without what a reviewer discarded."""
+    return read.stream_items(store._database, _Trained(criterion=criterion, ranked=True))
+
+
+def every_prompt(store: Store) -> Iterator[Prompt]:
+    """In the order they were added."""
+    after = 0
+    while True:
+        query = select(prompts).where(prompts.c.seq > after).order_by(prompts.c.seq).limit(CHUNK)
+        with store._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        yield from (codec.to_prompt(row) for row in rows)
+        if len(rows) < CHUNK:
+            return
+        after = rows[-1]["seq"]
+
+
+def every_demonstration(store: Store) -> Iterator[Demonstration]:
+    """In the order they were added."""
+    after = 0
+    while True:
+        of_chunk = select(demonstrations).where(demonstrations.c.seq > after)
+        with store._database.read() as connection:
+            rows = connection.execute(of_chunk.order_by(demonstrations.c.seq).limit(CHUNK)).mappings().all()
+            asked = read.prompts_by_id(connection, {row["prompt_id"] for row in rows})
+        yield from (codec.to_demonstration(row, asked[row["prompt_id"]]) for row in rows)
+        if len(rows) < CHUNK:
+            return
+        after = rows[-1]["seq"]
+
+
+@dataclass(frozen=True)
+class _Every(read.ItemQuery):
+    def counted(self) -> ColumnElement[bool]:
+        return true() if self.criterion is None else rankings.c.criterion == self.criterion
+
+
+@dataclass(frozen=True)
+class _Trained(read.ItemQuery):
+    def counted(self) -> ColumnElement[bool]:
+        left_out = exists().where(people.c.id == rankings.c.annotator, people.c.excluded.is_not(None))
+        thrown_away = exists().where(
+            tasks.c.item_id == rankings.c.item_id,
+            tasks.c.criterion == rankings.c.criterion,
+            tasks.c.discarded.is_not(None),
+        )
+        return and_(super().counted(), ~left_out, ~thrown_away)
