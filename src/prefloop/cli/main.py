@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sft": ("prefloop.cli.loop:sft", "Fine-tune the model on demonstrations: the reference of every round."),
     "sample": ("prefloop.cli.loop:sample", "Draw several completions of each prompt, to be ranked."),
     "crowd": ("prefloop.cli.loop:crowd", "Let simulated annotators rank what was sampled."),
+    "annotate": ("prefloop.cli.annotate:annotate", "Open the place where people rank: a server for browsers."),
     "reward": ("prefloop.cli.loop:reward", "Train a reward model for each criterion, from whole rankings."),
     "align": ("prefloop.cli.loop:align", "Optimise the policy: PPO, GRPO, RLOO or DPO."),
     "evaluate": ("prefloop.cli.evaluating:evaluate", "Compare the aligned policy with the reference."),
@@ -40,7 +41,8 @@ The loop, in order:
     import     prompts, and demonstrations if you have them
     sft        a policy that answers at all            (needs demonstrations)
     sample     K completions of each prompt
-    crowd      simulated people rank them              (or import rankings by real ones)
+    annotate   people rank them in their browsers      (or import rankings)
+    crowd      simulated people rank them              (for rehearsal)
     reward     a model of what they prefer
     align      a policy that the reward model prefers  (then: sample again, as the next round)
     evaluate   is it better? On prompts never trained on

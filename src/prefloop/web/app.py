@@ -17,17 +17,23 @@ from starlette.staticfiles import StaticFiles
 
 import prefloop
 from prefloop.config import Config
-from prefloop.errors import BusyError, ConfigError, DataError, PrefloopError
-from prefloop.store import Store
-from prefloop.store.people import People
-from prefloop.store.queue import Queue
-from prefloop.web import routes_account, routes_admin, routes_api, routes_rank, routes_review
+from prefloop.errors import (
+    AnswerError,
+    BusyError,
+    ConflictError,
+    DataError,
+    ForbiddenError,
+    LeaseError,
+    PrefloopError,
+)
+from prefloop.store import People, Queue, Store
+from prefloop.web import routes_account, routes_admin, routes_api, routes_rank
 from prefloop.web.guard import Forbidden, NotSignedIn, classify
 from prefloop.web.pages import HERE, make_templates, page
 from prefloop.web.services import Services, services
 from prefloop.web.shield import Shield
 
-ROUTERS = (routes_account, routes_rank, routes_review, routes_admin, routes_api)
+ROUTERS = (routes_account, routes_rank, routes_admin, routes_api)
 
 
 def create_app(root: Path, config: Config, store: Store) -> FastAPI:
@@ -37,18 +43,17 @@ def create_app(root: Path, config: Config, store: Store) -> FastAPI:
     """
     app = FastAPI(title="prefloop", version=prefloop.__version__, docs_url=None, redoc_url=None, openapi_url=None)
     people = People(store)
-    queue = Queue(store, config.annotate)
+    queue = Queue(store, config.annotate, seed=config.project.seed)
     app.state.services = Services(root, config, store, people, queue, make_templates())
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for routes in ROUTERS:
-        app.include_router(routes.router)
+        app.router.routes.extend(routes.router.routes)  # as they are: `include_router` may hide them from `classify`
     app.add_exception_handler(NotSignedIn, _not_signed_in)
     app.add_exception_handler(Forbidden, _forbidden)
     app.add_exception_handler(PrefloopError, _problem)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _bug)
-    app.add_middleware(Shield)
+    app.add_middleware(Shield, on_bug=_bug)
     app.state.routes = classify(app)
     return app
 
@@ -64,7 +69,7 @@ def _say(request: Request, status: int, message: str, headers: dict[str, str] | 
     """One answer for people, one for scripts; the same words."""
     if _wants_page(request):
         title = HTTPStatus(status).phrase
-        answer: Response = page(request, "error.html", status, title=title, status=status, message=message)
+        answer: Response = page(request, "error.html", status, title=title, message=message)
     else:
         answer = JSONResponse({"error": message}, status)
     answer.headers.update(headers or {})
@@ -85,7 +90,7 @@ def _forbidden(request: Request, error: Exception) -> Response:
     assert isinstance(error, Forbidden)
     route = request.scope.get("route")
     path = getattr(route, "path", request.url.path)
-    services(request).people.record(error.person.id, "refused", f"{request.method} {path}")
+    services(request).people.record(error.who, "refused", f"{request.method} {path}")
     return _say(request, 403, str(error))
 
 
@@ -97,7 +102,14 @@ def _problem(request: Request, error: Exception) -> Response:
     return _bug(request, error)  # the store is damaged, a setting is wrong: no business of the asker's
 
 
-STATUS: tuple[tuple[type[PrefloopError], int], ...] = ((BusyError, 503), (ConfigError, 400), (DataError, 422))
+STATUS: tuple[tuple[type[PrefloopError], int], ...] = (
+    (BusyError, 503),
+    (ForbiddenError, 403),
+    (LeaseError, 404),  # "not yours" and "does not exist" must not be told apart
+    (ConflictError, 409),
+    (AnswerError, 422),
+    (DataError, 422),
+)
 
 
 def _not_valid(request: Request, error: Exception) -> Response:
@@ -117,8 +129,11 @@ _PLAIN = {404: "there is nothing at this address", 405: "this address does not t
 
 
 def _bug(request: Request, error: Exception) -> Response:
-    """The traceback goes to the server's standard error, without the values of the request; the asker learns nothing."""
-    lines = traceback.format_exception(error)
+    """The traceback goes to standard error, without what was asked and the errors behind it, which may quote it.
+
+    The asker learns nothing.
+    """
+    lines = traceback.format_exception(error, chain=False)
     route = getattr(request.scope.get("route"), "path", "?")
     print(f"{request.method} {route} failed:\n{''.join(lines)}", file=sys.stderr)
     return _say(request, 500, "something went wrong in the server; its operator finds the reason in its output")

@@ -9,8 +9,8 @@
     @router.get("/about", dependencies=[Depends(anyone)])                # open to the world
 
 Roles include each other: owner > reviewer > annotator. People come with a session cookie; programs, at /api/ only, with
-`Authorization: Bearer`, where no cookie counts, so that no other site can act through a browser. What belongs to whom is
-the store's to decide: `Queue` and `People` are asked in the name of `me.id`.
+`Authorization: Bearer`, where no cookie counts, so that no other site can act through a browser. What belongs to whom
+is the store's to decide: `Queue` and `People` are asked in the name of `me.id`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount
 
-from prefloop.store.people import Person
+from prefloop.store import ApiToken, Person
 from prefloop.web.services import services
 
-Level = Literal["public", "annotator", "reviewer", "owner", "program"]
+Level = Literal["public", "annotator", "reviewer", "owner", "read", "write"]
 SESSION_S = 14 * 24 * 3600.0  # the cookie's age; the store ends sessions earlier where they idle
 
 
@@ -40,9 +40,9 @@ class NotSignedIn(Exception):
 class Forbidden(Exception):
     """Somebody is asking for what their role does not include: 403, and a line in the audit log."""
 
-    def __init__(self, level: Level, person: Person) -> None:
-        super().__init__(f"only a {level} may do this")
-        self.level, self.person = level, person
+    def __init__(self, message: str, who: str | None) -> None:
+        super().__init__(message)
+        self.who = who
 
 
 def anyone() -> None:
@@ -64,13 +64,21 @@ def owner(request: Request) -> Person:
     return _signed_in(request, "owner")
 
 
-def program(request: Request) -> Person:
-    """A program with an API token; the person is the one who made the token, with that person's role."""
+def program_reads(request: Request) -> ApiToken:
+    """A program with an API token of any scope."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
-    found = services(request).people.token(token.strip()) if kind.lower() == "bearer" and token else None
+    found = services(request).people.api_token(token.strip()) if kind.lower() == "bearer" and token else None
     if found is None:
         raise NotSignedIn
     return found
+
+
+def program_writes(request: Request) -> ApiToken:
+    """A program with an API token of scope "write"."""
+    token = program_reads(request)
+    if token.scope != "write":
+        raise Forbidden('this needs an API token of scope "write"', token.created_by)
+    return token
 
 
 LEVELS: dict[Callable[..., Any], Level] = {
@@ -78,14 +86,17 @@ LEVELS: dict[Callable[..., Any], Level] = {
     annotator: "annotator",
     reviewer: "reviewer",
     owner: "owner",
-    program: "program",
+    program_reads: "read",
+    program_writes: "write",
 }
 ORDER = ("annotator", "reviewer", "owner")
+_WHO = {"annotator": "people of this project", "reviewer": "reviewers", "owner": "the owner"}
 
 Annotator = Annotated[Person, Depends(annotator)]
 Reviewer = Annotated[Person, Depends(reviewer)]
 Owner = Annotated[Person, Depends(owner)]
-Program = Annotated[Person, Depends(program)]
+Reading = Annotated[ApiToken, Depends(program_reads)]
+Writing = Annotated[ApiToken, Depends(program_writes)]
 
 
 def current(request: Request) -> Person | None:
@@ -102,7 +113,7 @@ def _signed_in(request: Request, least: Literal["annotator", "reviewer", "owner"
     if person is None:
         raise NotSignedIn
     if ORDER.index(person.role) < ORDER.index(least):
-        raise Forbidden(least, person)
+        raise Forbidden(f"only {_WHO[least]} may do this", person.id)
     return person
 
 
@@ -145,13 +156,13 @@ def classify(app: FastAPI) -> dict[tuple[str, str], Level]:
             continue
         if not isinstance(route, APIRoute):
             raise RuntimeError(f"{route!r} is not a classified route: add it with a router of prefloop.web")
-        levels = set(_levels(route.dependant))
+        levels, methods = set(_levels(route.dependant)), sorted(route.methods or ())
         if len(levels) != 1:
             raise RuntimeError(
-                f"{sorted(route.methods)} {route.path} must name exactly one gate of prefloop.web.guard, "
+                f"{methods} {route.path} must name exactly one gate of prefloop.web.guard, "
                 f"has {sorted(levels) or 'none'}"
             )
-        for method in route.methods:
+        for method in methods:
             found[method, route.path] = next(iter(levels))
     return found
 

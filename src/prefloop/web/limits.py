@@ -1,4 +1,4 @@
-"""Bounds on what strangers can make the server do: guess passwords, hash them at once, send large or deep bodies."""
+"""Bounds on what strangers can make the server do: guess passwords, send deep bodies."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
-
-from prefloop.errors import BusyError
 
 MAX_DEPTH = 32  # of JSON; ours is 5 deep
 _KEYS = 20_000  # accounts and addresses remembered; the oldest are forgotten first
@@ -77,30 +74,6 @@ def _network(address: str) -> str:
     except ValueError:
         return address[:100]
     return str(ip_network(f"{address}/64", strict=False)) if parsed.version == 6 else address
-
-
-class Hashing:
-    """Argon2 takes 64 MiB and tens of milliseconds: two at once, a short queue, and "busy" for the rest of a flood."""
-
-    def __init__(self, at_once: int = 2, waiting: int = 8, patience_s: float = 10.0) -> None:
-        self._running = threading.BoundedSemaphore(at_once)
-        self._admitted = threading.BoundedSemaphore(at_once + waiting)
-        self._patience_s = patience_s
-
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Around whatever hashes a password. Raises BusyError where too many wait already."""
-        if not self._admitted.acquire(blocking=False):
-            raise BusyError("too many people are signing in at this moment; try again in a few seconds")
-        try:
-            if not self._running.acquire(timeout=self._patience_s):
-                raise BusyError("too many people are signing in at this moment; try again in a few seconds")
-            try:
-                yield
-            finally:
-                self._running.release()
-        finally:
-            self._admitted.release()
 
 
 def json_problem(body: bytes) -> str | None:

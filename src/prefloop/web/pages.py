@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
@@ -20,7 +22,8 @@ THEME_COOKIE = "prefloop_theme"
 
 def make_templates() -> Environment:
     """Filters for untrusted text: `rendered` (Markdown, block elements) and `visible` (as it is, inside a line or
-    `.raw`). Everything else is escaped, and a name that the page was not given is an error."""
+    `.raw`); `when` for seconds since 1970. Everything else is escaped; a name that the page was not given is an error.
+    """
     templates = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -28,8 +31,16 @@ def make_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"rendered": rendered, "visible": raw}
+    templates.filters |= {"rendered": rendered, "visible": raw, "when": when}
     return templates
+
+
+def when(at: float) -> Markup:
+    """Seconds since 1970 as a date people read and programs can, in UTC: the server knows no other clock of theirs."""
+    moment = datetime.fromtimestamp(at, UTC)
+    return Markup('<time datetime="{}">{} UTC</time>').format(
+        moment.isoformat(timespec="seconds"), moment.strftime("%Y-%m-%d %H:%M")
+    )
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:

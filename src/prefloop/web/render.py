@@ -26,7 +26,8 @@ MAX_NESTING = 20  # quotes in lists in quotes ...; a deeper text is shown raw
 MAX_MARKS = 10_000  # lines, and characters that may be markup; parsing many more takes seconds
 MAX_LABELS = 1000  # invisible characters with a label of their own; further ones are a box
 TAGS = frozenset(
-    "p br em strong code pre ul ol li blockquote h1 h2 h3 h4 h5 h6 table thead tbody tr th td a sup sub hr".split()
+    ("p", "br", "hr", "em", "strong", "code", "pre", "ul", "ol", "li", "blockquote", "a", "sup", "sub")
+    + ("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td")
 )
 SCHEMES = frozenset({"http", "https", "mailto"})
 REL = "noopener noreferrer nofollow"
@@ -91,12 +92,12 @@ def clean(html: str) -> str:
 
 def _attribute(tag: str, name: str, value: str) -> str | None:
     """nh3 lets `title` and `lang` pass on any tag: only what is named here stays."""
-    allowed = {
-        "start": lambda: re.fullmatch(r"[0-9]{1,9}", value),
-        "href": lambda: _allowed_link(value),
-        "rel": lambda: value == REL,
-    }
-    return value if name in allowed and allowed[name]() else None
+    allowed = (
+        (name == "start" and re.fullmatch(r"[0-9]{1,9}", value))
+        or (name == "href" and _allowed_link(value))
+        or (name == "rel" and value == REL)
+    )
+    return value if allowed else None
 
 
 def _allowed_link(url: str) -> bool:

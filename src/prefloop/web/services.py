@@ -9,10 +9,9 @@ from jinja2 import Environment
 from starlette.requests import Request
 
 from prefloop.config import Config
-from prefloop.store import Store
-from prefloop.store.people import People
-from prefloop.store.queue import Queue
-from prefloop.web.limits import Hashing, Throttle
+from prefloop.store import People, Queue, Store
+from prefloop.web.limits import Throttle
+from prefloop.web.passwords import Passwords
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Services:
     queue: Queue
     templates: Environment
     throttle: Throttle = field(default_factory=Throttle)
-    hashing: Hashing = field(default_factory=Hashing)
+    passwords: Passwords = field(default_factory=Passwords)
 
 
 def services(request: Request) -> Services:

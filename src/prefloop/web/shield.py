@@ -5,11 +5,14 @@ bodies. Plain ASGI, outside of everything else, so that error pages and static f
 from __future__ import annotations
 
 import json
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prefloop.web.limits import json_problem
@@ -46,10 +49,10 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Shield:
-    """ASGI middleware; `Shield(app)`."""
+    """ASGI middleware; `on_bug` answers for whatever the application failed to."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, on_bug: Callable[[Request, Exception], Response]) -> None:
+        self._app, self._on_bug = app, on_bug
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,8 +62,12 @@ class Shield:
             await self._app(scope, receive, send)
             return
 
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
@@ -68,24 +75,40 @@ class Shield:
                 headers.setdefault("cache-control", "no-cache" if scope["path"].startswith("/static/") else "no-store")
             await send(message)
 
-        headers = Headers(scope=scope)
-        if refused := _foreign(scope, headers):
-            await _refuse(send_with_headers, 403, refused)
-            return
-        limit = API_BYTES if _is_program(scope, headers) else PAGE_BYTES
-        if _too_long(headers.get("content-length"), limit):
-            await _refuse(send_with_headers, 413, f"the body is larger than {limit} bytes")
-            return
-        if scope["method"] not in _SAFE:
-            body = await _body(receive, limit)
-            if body is None:
-                await _refuse(send_with_headers, 413, f"the body is larger than {limit} bytes")
-                return
-            if "json" in headers.get("content-type", "") and (problem := json_problem(body)):
-                await _refuse(send_with_headers, 400, problem)
-                return
-            receive = _replay(body, receive)
-        await self._app(scope, receive, send_with_headers)
+        try:
+            receive = await _admit(scope, receive)
+            await self._app(scope, receive, send_with_headers)
+        except _Refused as refused:
+            await _refuse(send_with_headers, refused)
+        except Exception as error:  # noqa: BLE001 -- the outermost frame: whatever it is, the asker gets an answer
+            answer = await run_in_threadpool(self._on_bug, Request(scope), error)
+            if not started:
+                await answer(scope, receive, send_with_headers)
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+async def _admit(scope: Scope, receive: Receive) -> Receive:
+    """Read and check the body of a request that writes; returns what gives it to the application. Raises _Refused."""
+    headers = Headers(scope=scope)
+    if foreign := _foreign(scope, headers):
+        raise _Refused(403, foreign)
+    limit = API_BYTES if _is_program(scope, headers) else PAGE_BYTES
+    too_large = _Refused(413, f"the body is larger than {limit} bytes")
+    if _too_long(headers.get("content-length"), limit):
+        raise too_large
+    if scope["method"] in _SAFE:
+        return receive
+    body = await _body(receive, limit)
+    if body is None:
+        raise too_large
+    if "json" in headers.get("content-type", "") and (problem := json_problem(body)):
+        raise _Refused(400, problem)
+    return _replay(body, receive)
 
 
 def _is_program(scope: Scope, headers: Headers) -> bool:
@@ -117,7 +140,8 @@ def _too_long(stated: str | None, limit: int) -> bool:
 
 async def _body(receive: Receive, limit: int) -> bytes | None:
     """All of it, or None as soon as it is longer than the limit: a stated length may lie, or be missing."""
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -143,9 +167,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(send: Send, status: int, reason: str) -> None:
+async def _refuse(send: Send, refused: _Refused) -> None:
     """JSON, whoever asks: no page of ours sends such a request."""
-    body = json.dumps({"error": reason}).encode()
+    status, body = refused.status, json.dumps({"error": str(refused)}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 413:
         headers.append((b"connection", b"close"))  # the rest of the body stays unread

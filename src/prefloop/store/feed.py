@@ -1,0 +1,30 @@
+"""Rankings in the order they were written, for programs that fetch what is new since their last visit."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select, text
+
+from prefloop.store import codec
+from prefloop.store.schema import rankings
+from prefloop.store.store import Store
+from prefloop.types import Ranking
+
+
+def latest(store: Store) -> int:
+    """The number of the newest ranking such that no lower one can still appear; 0 before the first.
+
+    Postgres numbers rows before they are committed, so that 8 may be seen before 7. The table is locked for the moment
+    of this look: writers under way finish first, later ones get higher numbers.
+    """
+    with store._database.read() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("LOCK TABLE rankings IN SHARE MODE"))
+        return connection.scalar(select(func.max(rankings.c.seq))) or 0
+
+
+def rankings_since(store: Store, after: int, limit: int) -> list[tuple[int, Ranking]]:
+    """Up to `limit` (number, ranking) with numbers above `after`, in order. Superseding ones come like any other."""
+    end = latest(store)
+    query = select(rankings).where(rankings.c.seq > after, rankings.c.seq <= end).order_by(rankings.c.seq).limit(limit)
+    with store._database.read() as connection:
+        return [(row["seq"], codec.to_ranking(row)) for row in connection.execute(query).mappings()]

@@ -1,0 +1,81 @@
+"""Passwords: argon2id as in RFC 9106, a bounded number at once, equally slow whether or not a name exists."""
+
+from __future__ import annotations
+
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from prefloop.errors import BusyError, DataError
+
+SHORTEST, LONGEST = 10, 128  # characters
+
+
+class Passwords:
+    """Hashing takes 64 MiB and tens of milliseconds: two at once, a short queue, and "busy" for the rest of a flood."""
+
+    def __init__(
+        self, hasher: PasswordHasher | None = None, at_once: int = 2, waiting: int = 8, patience_s: float = 10.0
+    ) -> None:
+        self._hasher = hasher or PasswordHasher()
+        self._running = threading.BoundedSemaphore(at_once)
+        self._admitted = threading.BoundedSemaphore(at_once + waiting)
+        self._patience_s = patience_s
+
+    def hash(self, password: str, name: str | None = None) -> str:
+        """For a new password. Raises DataError where it is too short, too long or too plain, BusyError in a flood."""
+        if not SHORTEST <= len(password) <= LONGEST:
+            raise DataError(f"a password has {SHORTEST} to {LONGEST} characters; a few words in a row do well")
+        if len(set(password)) < 4 or (name and password.casefold() == name.casefold()):
+            raise DataError("this password is too easy to guess; a few words in a row do well")
+        with self._slot():
+            return self._hasher.hash(_bytes(password))
+
+    def verify(self, known: str | None, password: str) -> bool:
+        """Whether the password is the one of a hash. None (no such account) is never, after as much work."""
+        if len(password) > LONGEST:
+            return False
+        with self._slot():
+            try:
+                return self._hasher.verify(known or self._nobodys, _bytes(password)) and known is not None
+            except (VerificationError, InvalidHashError):
+                return False
+
+    def outdated(self, known: str) -> bool:
+        """Whether a hash was made with other parameters than today's."""
+        return self._hasher.check_needs_rehash(known)
+
+    def warm_up(self) -> None:
+        """Make the hash for unknown names before the first of them asks, who would otherwise wait longer."""
+        assert self._nobodys
+
+    @cached_property
+    def _nobodys(self) -> str:
+        return self._hasher.hash(b"nobody has this password")
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._admitted.acquire(blocking=False):
+            raise BusyError(_FLOOD)
+        try:
+            if not self._running.acquire(timeout=self._patience_s):
+                raise BusyError(_FLOOD)
+            try:
+                yield
+            finally:
+                self._running.release()
+        finally:
+            self._admitted.release()
+
+
+_FLOOD = "too many people are signing in at this moment; try again in a few seconds"
+
+
+def _bytes(password: str) -> bytes:
+    """One password, however the keyboard composes its accents."""
+    return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")

@@ -1,0 +1,167 @@
+"""Coming in and going out: invitations, signing in, the own password and sessions."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Form
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from prefloop.errors import ConflictError, DataError, ForbiddenError
+from prefloop.web.guard import Annotator, anyone, clear_session, cookie_name, current, set_session
+from prefloop.web.pages import THEME_COOKIE, page
+from prefloop.web.passwords import LONGEST, SHORTEST
+from prefloop.web.services import services
+
+router = APIRouter()
+Text = Annotated[str, Form(max_length=1000)]
+OPEN = [Depends(anyone)]
+
+
+def _local(path: str) -> str:
+    """A path of this server, or the start: never an address of elsewhere (`//host`, `/\\host`)."""
+    return path if re.fullmatch(r"/(?![/\\])[!-~]*", path) and "\\" not in path else "/"
+
+
+def _go(path: str) -> RedirectResponse:
+    return RedirectResponse(_local(path), 303)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+@router.get("/", dependencies=OPEN)
+def start(request: Request) -> Response:
+    return _go("/rank" if current(request) else "/login")
+
+
+@router.get("/login", dependencies=OPEN)
+def login_page(request: Request, next: str = "/") -> Response:
+    if current(request):
+        return _go(next)
+    return page(request, "login.html", next=_local(next), name="", problem=None)
+
+
+@router.post("/login", dependencies=OPEN)
+def login(request: Request, name: Text, password: Text, next: Text = "/") -> Response:
+    known = services(request)
+    wait = known.throttle.attempt(name, _address(request))
+    if wait > 0:
+        problem = f"Too many attempts. Wait {int(wait) + 1} seconds, then try again."
+        answer = page(request, "login.html", 429, next=_local(next), name=name, problem=problem)
+        answer.headers["retry-after"] = str(int(wait) + 1)
+        return answer
+    account = known.people.by_login(name)
+    right = known.passwords.verify(account.password_hash if account else None, password)
+    if account is None or not right or account.person.disabled:
+        known.people.record(None, "login failed", account.person.id if account else "unknown name")
+        problem = "This name and password do not belong together."
+        return page(request, "login.html", 401, next=_local(next), name=name, problem=problem)
+    known.throttle.succeeded(name, _address(request))
+    if known.passwords.outdated(account.password_hash):
+        known.people.set_password(account.person.id, known.passwords.hash(password), keep_sessions=True)
+    return _enter(request, account.person.id, next)
+
+
+def _enter(request: Request, person: str, next: str) -> Response:
+    """A new session token at every login: one that somebody planted before is worth nothing."""
+    answer = _go(next)
+    before = request.cookies.get(cookie_name(request))
+    set_session(request, answer, services(request).people.open_session(person, replaces=before))
+    return answer
+
+
+@router.post("/logout", dependencies=OPEN)
+def logout(request: Request) -> Response:
+    if token := request.cookies.get(cookie_name(request)):
+        services(request).people.close_session(token)
+    answer = _go("/login")
+    clear_session(request, answer)
+    return answer
+
+
+@router.post("/theme", dependencies=OPEN)
+def theme(theme: Annotated[Literal["auto", "light", "dark"], Form()], back: Text = "/") -> Response:
+    """Colours without scripts; app.js sets the same cookie by itself."""
+    answer = _go(back)
+    answer.set_cookie(THEME_COOKIE, theme, max_age=31536000, path="/", samesite="lax")
+    return answer
+
+
+# -- invitations -------------------------------------------------------------------------------------------------------
+
+
+@router.get("/join/{token}", dependencies=OPEN)
+def join_page(request: Request, token: str) -> Response:
+    """Looking at an invitation does not use it up: programs that preview links do so."""
+    return _join(request, token, 200, "", None)
+
+
+def _join(request: Request, token: str, status: int, name: str, problem: str | None) -> Response:
+    invite = services(request).people.peek(token)
+    if invite is None:
+        message = "This link has been used, withdrawn, or is too old. Ask for a new one."
+        return page(request, "error.html", 404, title="This invitation does not work", message=message)
+    rules = {"shortest": SHORTEST, "longest": LONGEST}
+    return page(request, "invite.html", status, invite=invite, token=token, name=name, problem=problem, **rules)
+
+
+@router.post("/join/{token}", dependencies=OPEN)
+def join(request: Request, token: str, name: Text, password: Text, again: Text) -> Response:
+    known = services(request)
+    if known.people.peek(token) is None:
+        return _join(request, token, 404, name, None)
+    if password != again:
+        return _join(request, token, 422, name, "The two passwords differ.")
+    try:
+        person = known.people.accept(token, name.strip(), known.passwords.hash(password, name.strip()))
+    except (DataError, ConflictError) as error:
+        return _join(request, token, 422, name, str(error))
+    except ForbiddenError:  # somebody else used it a moment ago
+        return _join(request, token, 404, name, None)
+    return _enter(request, person.id, "/")
+
+
+# -- the own account ---------------------------------------------------------------------------------------------------
+
+
+@router.get("/account")
+def account(request: Request, me: Annotator) -> Response:
+    return _account(request, 200)
+
+
+def _account(request: Request, status: int, problem: str | None = None, done: str | None = None) -> Response:
+    rules = {"shortest": SHORTEST, "longest": LONGEST}
+    return page(request, "account.html", status, problem=problem, done=done, **rules)
+
+
+@router.post("/account/password")
+def change_password(request: Request, me: Annotator, password: Text, new: Text, again: Text) -> Response:
+    known = services(request)
+    name = me.name or ""
+    if (wait := known.throttle.attempt(name, _address(request))) > 0:
+        return _account(request, 429, f"Too many attempts. Wait {int(wait) + 1} seconds, then try again.")
+    held = known.people.by_login(name)
+    if not known.passwords.verify(held.password_hash if held else None, password):
+        return _account(request, 403, "The present password is another one.")
+    known.throttle.succeeded(name, _address(request))
+    if new != again:
+        return _account(request, 422, "The two new passwords differ.")
+    try:
+        known.people.set_password(me.id, known.passwords.hash(new, name))
+    except DataError as error:
+        return _account(request, 422, str(error))
+    answer = _account(request, 200, done="Your password is changed. All other browsers are signed out.")
+    set_session(request, answer, known.people.open_session(me.id))
+    return answer
+
+
+@router.post("/account/sign-out")
+def sign_out_everywhere(request: Request, me: Annotator) -> Response:
+    services(request).people.revoke_all(me.id, me.id)
+    answer = _go("/login")
+    clear_session(request, answer)
+    return answer

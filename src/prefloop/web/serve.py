@@ -1,0 +1,197 @@
+"""Running the server: one process over any store, or several over Postgres."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import make_url
+
+from prefloop.config import CONFIG_NAME, load_config
+from prefloop.errors import ConfigError, PrefloopError
+from prefloop.store import People, Queue, Role, Store
+from prefloop.web.app import create_app
+from prefloop.web.webhooks import Doorbell, check_addresses
+
+FILL_EVERY_S = 15.0
+_WORKER = "PREFLOOP_ANNOTATE"  # environment variable: where a worker process finds its project
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server is, and the owner's link while there is no owner yet: it works once."""
+
+    url: str
+    owner_link: str | None
+    warnings: tuple[str, ...]
+
+
+def serve(
+    root: Path,
+    overrides: Sequence[str],
+    host: str,
+    port: int,
+    workers: int,
+    ready: Callable[[Address], None],
+) -> None:
+    """Serve until Ctrl-C or SIGTERM. `ready` is called once, when connections are being taken.
+
+    port: 0 takes a free one. Raises ConfigError for an address that cannot be had, or several workers over SQLite.
+    """
+    config = load_config(root / CONFIG_NAME, list(overrides))
+    check_addresses(config.annotate.webhooks)
+    if workers > 1 and make_url(config.project.store).get_backend_name() == "sqlite":
+        raise ConfigError(
+            f"--workers {workers} needs Postgres: SQLite has one writer. Leave --workers out (one process serves 50 "
+            "people), or set [project] store to postgresql+pg8000://user:password@host/name"
+        )
+    with ExitStack() as stack:
+        listening = stack.enter_context(closing(_listen(host, port)))
+        store = stack.enter_context(Store.open(config.project.store, root))
+        app = create_app(root, config, store) if workers == 1 else None
+        bound = listening.getsockname()[1]
+        token = People(store).owner_link()
+        url = f"http://{_shown(host)}:{bound}"
+        stack.callback(_keep_filled(Queue(store, config.annotate, seed=config.project.seed)))
+        if config.annotate.webhooks:
+            bell = Doorbell(store, config.project.name, config.annotate.webhooks)
+            bell.start()
+            stack.callback(bell.stop)
+        told = Address(url, f"{url}/join/{token}" if token else None, tuple(_warnings(host, store)))
+        before = signal.signal(signal.SIGTERM, _terminate)
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        try:
+            if app is not None:
+                _run_one(app, listening, lambda: ready(told))
+            else:
+                listening.close()
+                ready(told)
+                _run_many(root, overrides, host, bound, workers)
+        except KeyboardInterrupt:
+            pass  # the way to stop a server; answers under way have been finished
+
+
+def invitation(root: Path, overrides: Sequence[str], role: Role, host: str, port: int) -> str:
+    """A one-time link for a new person, made by whoever can open the store."""
+    config = load_config(root / CONFIG_NAME, list(overrides))
+    with Store.open(config.project.store, root, create=False) as store:
+        return f"http://{_shown(host)}:{port}/join/{People(store).invite(None, role)}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error}. Choose another with --port, or stop what runs there."
+        ) from None
+    return found
+
+
+def _options() -> dict[str, Any]:
+    """No access log: addresses of invitations are secrets. Warnings and errors go to standard error."""
+    return {
+        "access_log": False,
+        "log_config": None,
+        "server_header": False,
+        "lifespan": "off",
+        "timeout_graceful_shutdown": 5,
+        "timeout_keep_alive": 30,
+        "limit_concurrency": 500,
+        "h11_max_incomplete_event_size": 32_768,
+    }
+
+
+class _Server(uvicorn.Server):
+    """Says when it is up."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._ready()
+
+
+def _run_one(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
+    _Server(uvicorn.Config(app, **_options()), ready).run(sockets=[listening])
+
+
+def _run_many(root: Path, overrides: Sequence[str], host: str, port: int, workers: int) -> None:
+    os.environ[_WORKER] = json.dumps({"root": str(root), "overrides": list(overrides)})
+    try:
+        uvicorn.run("prefloop.web.serve:worker", factory=True, host=host, port=port, workers=workers, **_options())
+    finally:
+        del os.environ[_WORKER]
+
+
+def worker() -> FastAPI:
+    """The application of one of several processes; the project stands in the environment."""
+    given = json.loads(os.environ[_WORKER])
+    root = Path(given["root"])
+    config = load_config(root / CONFIG_NAME, given["overrides"])
+    return create_app(root, config, Store.open(config.project.store, root))
+
+
+def _keep_filled(queue: Queue) -> Callable[[], None]:
+    """Items that other commands add get into the queue while the server runs; returns what ends this."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while True:
+            try:
+                queue.fill()
+            except PrefloopError as error:
+                print(f"filling the queue: {error}", file=sys.stderr)
+            if stop.wait(FILL_EVERY_S):
+                return
+
+    thread = threading.Thread(target=run, name="fill", daemon=True)
+    thread.start()
+
+    def end() -> None:
+        stop.set()
+        thread.join(10)
+
+    return end
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _shown(host: str) -> str:
+    """The host as others can type it."""
+    if host in ("0.0.0.0", "::", ""):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+def _warnings(host: str, store: Store) -> list[str]:
+    found = store.warnings()
+    try:
+        outside = not ip_address(host).is_loopback
+    except ValueError:
+        outside = host != "localhost"
+    if outside:
+        found.append(
+            f"{host} can be reached from other machines, and passwords travel as they are: put a proxy with TLS in "
+            "front (it must pass on Host and X-Forwarded-Proto)."
+        )
+    return found

@@ -1,0 +1,115 @@
+"""Telling other programs that there are new rankings. A doorbell, not a parcel: what is new they fetch from the API.
+
+A ring says how far the rankings go; one that gets lost does no harm, for the next says the same. Only addresses of
+[annotate] webhooks are called, redirects are not followed, and every call is signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from prefloop.errors import ConfigError, PrefloopError
+from prefloop.store import People, Store
+from prefloop.store.feed import latest
+
+TIMEOUT_S = 10
+LONGEST_WAIT_S = 900.0
+HEADER = "Prefloop-Signature"
+
+
+def check_addresses(addresses: Sequence[str]) -> None:
+    """Raise ConfigError unless every one is an http or https address with a host."""
+    for address in addresses:
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"[annotate] webhooks: {address!r} is no address. Write https://host/path")
+
+
+def sign(key: str, at: int, body: bytes) -> str:
+    """`t=SECONDS,v1=HEX`: HMAC-SHA256 with the project's key over "SECONDS.BODY"; the time guards against replay."""
+    digest = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={digest}"
+
+
+class Doorbell:
+    """A thread that looks for new rankings every `every_s` and rings at each address until it answers with 2xx.
+
+    Also rings once at the start, since the server may have been stopped before it could.
+    """
+
+    def __init__(self, store: Store, project: str, addresses: Sequence[str], every_s: float = 5.0) -> None:
+        check_addresses(addresses)
+        self._store, self._project, self._every_s = store, project, every_s
+        self._key = People(store).secret("webhook")
+        self._told = {address: -1 for address in addresses}
+        self._again = {address: (0.0, 0) for address in addresses}  # (not before, failures in a row)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(TIMEOUT_S)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            try:
+                self.look()
+            except PrefloopError as error:  # the database may be away for a moment; people see it on their pages
+                print(f"webhooks: {error}", file=sys.stderr)
+
+    def look(self, clock: Callable[[], float] = time.time) -> int:
+        """Ring wherever something is new; returns how many answered."""
+        cursor, answered = latest(self._store), 0
+        for address, told in self._told.items():
+            not_before, failures = self._again[address]
+            if cursor == told or clock() < not_before:
+                continue
+            if problem := self._ring(address, cursor, int(clock())):
+                wait = min(self._every_s * 2.0 ** min(failures, 20), LONGEST_WAIT_S)
+                self._again[address] = (clock() + wait, failures + 1)
+                print(f"webhooks: {_where(address)}: {problem}; again in {wait:.0f} s", file=sys.stderr)
+            else:
+                self._told[address], self._again[address] = cursor, (0.0, 0)
+                answered += 1
+        return answered
+
+    def _ring(self, address: str, cursor: int, at: int) -> str | None:
+        """Why a call failed, or None."""
+        body = json.dumps({"event": "rankings", "project": self._project, "cursor": cursor, "at": at}).encode()
+        headers = {"Content-Type": "application/json", HEADER: sign(self._key, at, body), "User-Agent": "prefloop"}
+        request = urllib.request.Request(address, body, headers, method="POST")
+        try:
+            with _opener().open(request, timeout=TIMEOUT_S) as answer:
+                return None if 200 <= answer.status < 300 else f"answered {answer.status}"
+        except (OSError, HTTPException, ValueError) as error:
+            return str(error)
+
+
+def _where(address: str) -> str:
+    """Without the path and the user, which may hold a secret."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.hostname}"
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The addresses in the settings are the only ones ever called."""
+
+    def redirect_request(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> None:
+        return None
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
