@@ -1,4 +1,4 @@
-"""`Queue`: hands out items to people and takes their answers; every method is one transaction, exact under any crowd."""
+"""`Queue`: hands out items to people and takes their answers, exactly as many as wanted, whoever asks at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prefloop.config import Annotate
 from prefloop.labels.answer import Answer
+from prefloop.store import queue_fill, queue_give, queue_read, queue_review, queue_take
+from prefloop.store.queue_rows import Desk
 from prefloop.store.queue_types import (
+    Browse,
     Given,
     ItemView,
     Presentation,
@@ -18,6 +21,8 @@ from prefloop.store.queue_types import (
 )
 from prefloop.store.store import Store
 from prefloop.types import Json
+
+_COUNTED_EVERY_S = 5.0
 
 
 class Queue:
@@ -30,7 +35,8 @@ class Queue:
     def __init__(
         self, store: Store, settings: Annotate, clock: Callable[[], float] = time.time, *, seed: int = 0
     ) -> None:
-        self._store, self._settings, self._clock, self._seed = store, settings, clock, seed
+        self._desk = Desk(store.database, settings, clock, seed)
+        self._open_known: tuple[float, int] | None = None
 
     # -- work --------------------------------------------------------------------------------------------------------
 
@@ -39,22 +45,22 @@ class Queue:
 
         Left out: items that people (not simulated ones) have ranked on this criterion, and those that cannot be shown.
         """
-        raise NotImplementedError
+        return queue_fill.fill(self._desk)
 
     def next(self, person: str, after: str | None = None) -> Presentation | None:
         """What this person should rank now: their own live lease first, else a new one; None: nothing for them.
 
         after: the lease on screen, to fetch the one that follows it ahead of time.
         """
-        raise NotImplementedError
+        return queue_take.next_item(self._desk, person, after)
 
     def heartbeat(self, person: str, lease: str) -> float:
-        """A sign of life; returns the new expiry. Raises LeaseError where the place is gone (a submit is still kept)."""
-        raise NotImplementedError
+        """A sign of life; returns the new expiry. LeaseError where the place is gone: a submit is kept still."""
+        return queue_give.heartbeat(self._desk, person, lease)
 
     def draft(self, person: str, lease: str, state: Json) -> None:
-        """Keep the half-made answer: any JSON of up to 100 kB, given back as `Presentation.draft`. AnswerError beyond."""
-        raise NotImplementedError
+        """Keep the half-made answer: up to 100 kB of JSON, given back as `Presentation.draft`. AnswerError beyond."""
+        queue_give.draft(self._desk, person, lease, state)
 
     def submit(self, person: str, lease: str, uuid: str, answer: Answer) -> Receipt:
         """Write the ranking and close the lease. The same uuid and answer again: the same receipt, nothing written.
@@ -63,67 +69,78 @@ class Queue:
         answer the presentation, ConflictError for the same uuid with another body and for a second answer without
         `reopen`.
         """
-        raise NotImplementedError
+        return queue_give.submit(self._desk, person, lease, uuid, answer)
 
     def skip(self, person: str, lease: str, uuid: str, reason: str) -> Receipt:
         """Give the item up for good: somebody else gets it. `reason` is one of `labels.answer.SKIP_REASONS`."""
-        raise NotImplementedError
+        return queue_give.skip(self._desk, person, lease, uuid, reason)
 
     def reopen(self, person: str, lease: str) -> Presentation:
         """One of the last 10 answers (or one returned by a reviewer) again; the next submit on it supersedes it."""
-        raise NotImplementedError
+        return queue_give.reopen(self._desk, person, lease)
 
     def history(self, person: str, limit: int = 10) -> list[Given]:
         """What this person gave, newest first."""
-        raise NotImplementedError
+        return queue_read.history(self._desk, person, limit)
 
     def progress(self, person: str) -> Progress:
         """Own numbers."""
-        raise NotImplementedError
+        return queue_read.progress(self._desk, person, self._open())
+
+    def _open(self) -> int:
+        """Counting a large queue takes milliseconds, so once in a few seconds is enough for a progress bar."""
+        now, known = self._desk.clock(), self._open_known
+        if known is None or not 0 <= now - known[0] < _COUNTED_EVERY_S:
+            known = self._open_known = (now, self.quota().open)
+        return known[1]
 
     # -- whole -------------------------------------------------------------------------------------------------------
 
     def quota(self, round: int | None = None) -> Quota:
         """Where the whole queue, or one round of it, stands; `prefloop run` waits for `quota().met`."""
-        raise NotImplementedError
+        return queue_read.quota(self._desk, round)
 
     def set_priorities(self, scores: Mapping[str, float]) -> int:
         """{item id: how informative}; higher goes first. Returns how many tasks were found. DataError for NaN."""
-        raise NotImplementedError
+        return queue_fill.set_priorities(self._desk, scores)
 
     def set_tag(self, items: Sequence[str], tag: str) -> int:
         """Only people of the group `tag` get these items; "" = everybody. Returns how many tasks were found."""
-        raise NotImplementedError
+        return queue_fill.set_tag(self._desk, items, tag)
 
     def set_gold(self, reviewer: str | None, item: str, tiers: Sequence[Sequence[str]] | None) -> None:
         """Everybody is to rank `item` once, mixed in unseen; `tiers` (completion ids, best first) is what is expected.
 
         Leaving completions out says nothing about them. None: an ordinary item again. Raises DataError.
         """
-        raise NotImplementedError
+        queue_fill.set_gold(self._desk, reviewer, item, tiers)
 
     def golds(self) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
         """(item id, expected tiers of completion ids) of every gold item."""
-        raise NotImplementedError
+        return queue_read.golds(self._desk)
 
     # -- reviewers ---------------------------------------------------------------------------------------------------
 
-    def browse(self, kind: str = "all", after: int = 0, limit: int = 50) -> list[TaskRow]:
+    def browse(self, kind: Browse = "all", after: int = 0, limit: int = 50) -> list[TaskRow]:
         """A page of the queue: kind "all", "answered", "skipped", "several", "gold" or "discarded"."""
-        raise NotImplementedError
+        return queue_review.browse(self._desk, kind, after, limit)
 
     def view(self, item: str) -> ItemView:
         """Everyone's rankings of an item side by side. Raises DataError where there is no such item."""
-        raise NotImplementedError
+        return queue_review.view(self._desk, item)
 
     def adjudicate(self, reviewer: str, item: str, uuid: str, answer: Answer) -> Receipt:
         """The reviewer's own ranking, marked `metadata.adjudication`; positions are those of `view(item).item`."""
-        raise NotImplementedError
+        return queue_review.adjudicate(self._desk, reviewer, item, uuid, answer)
 
     def give_back(self, reviewer: str, item: str, person: str, note: str = "") -> None:
         """Ask a person to rank an item again: `next` gives it first. Their answer stands until then."""
-        raise NotImplementedError
+        queue_review.give_back(self._desk, reviewer, item, person, note)
 
     def discard(self, reviewer: str, item: str, reason: str) -> None:
         """Take an item out of every queue, and its rankings out of training. Answers still under way are kept."""
-        raise NotImplementedError
+        queue_review.discard(self._desk, reviewer, item, reason)
+
+    def restore(self, reviewer: str, item: str) -> None:
+        """Undo `discard`."""
+        queue_review.restore(self._desk, reviewer, item)

@@ -12,6 +12,8 @@ from typing import Literal
 from prefloop.labels.answer import Answer
 from prefloop.types import Item, Json, Prompt, Ranking
 
+Browse = Literal["all", "answered", "several", "skipped", "gold", "discarded"]
+TaskState = Literal["fresh", "half", "full", "gold", "discarded"]
 ReceiptKind = Literal["ranked", "revised", "surplus", "skipped", "adjudicated"]
 
 
@@ -41,7 +43,7 @@ class Presentation:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The acknowledgement of a submit, the same for every repetition of it. Made after all checks, kept with the answer.
+    """The acknowledgement of a submit, the same for every repetition of it; kept in the transaction of the answer.
 
     kind: "surplus" = kept, but the item's places were taken by then. Tell annotators "thank you" in any case.
     ranking: id of the ranking written; None for a skip. Not for annotators.
@@ -86,7 +88,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Quota:
-    """The state of the whole queue in rankings: `wanted` of all open or finished tasks, `done` of them, `open` the rest.
+    """The state of the queue in rankings: `wanted` of all tasks not discarded, `done` of them, `open` the rest.
 
     tasks: items in the queue, gold not counted. unfit: items that cannot be shown (fewer than 2 or more than 9
     completions). target: what `[annotate] quota` asks for, else `wanted`.
@@ -117,7 +119,7 @@ class Said:
     excluded: bool
     surplus: bool
     adjudication: bool
-    lease: str | None
+    returned: str | None  # the note with which a reviewer asked for it again
 
 
 @dataclass(frozen=True)
@@ -158,5 +160,5 @@ class TaskRow:
     wanted: int
     done: int
     skips: int
-    state: Literal["fresh", "half", "full", "gold", "discarded"]
+    state: TaskState
     tag: str

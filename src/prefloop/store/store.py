@@ -31,6 +31,11 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @property
+    def database(self) -> Database:
+        """For `Queue` and `People`, which live in the same tables."""
+        return self._database
+
     @classmethod
     def open(cls, url: str, root: Path, *, create: bool = True) -> Self:
         """Connect and bring the schema up to date. A relative SQLite path starts at `root`.

@@ -189,6 +189,11 @@ def _audit() -> None:
                 f"CREATE TRIGGER audit_refuses_{verb.lower()} BEFORE {verb} ON audit "
                 "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
             )
+        op.execute(  # INSERT OR REPLACE deletes without the trigger above
+            "CREATE TRIGGER audit_refuses_replace BEFORE INSERT ON audit "
+            "WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) "
+            "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
+        )
         return
     op.execute(
         "CREATE FUNCTION audit_only_grows() RETURNS trigger LANGUAGE plpgsql AS "

@@ -1,0 +1,141 @@
+"""Where tasks come from: new items, a thousand at a time; and what programs say about them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, exists, func, insert, select, update
+
+from prefloop.errors import DataError
+from prefloop.labels.answer import LETTERS
+from prefloop.labels.assign import draw, overlaps
+from prefloop.store import codec
+from prefloop.store.queue_read import setting
+from prefloop.store.queue_rows import Desk, Phase, Row, change_task, note, reviewer, task_of_item
+from prefloop.store.read import effective
+from prefloop.store.schema import completions, items, rankings, settings, tasks
+from prefloop.store.write import chunks
+
+_ITEMS = 1000  # in one transaction
+
+
+def fill(desk: Desk) -> int:
+    """See `Queue.fill`."""
+    total = 0
+    while True:
+        with desk.database.write() as connection:
+            read, added = _fill_some(connection, desk)
+        total += added
+        if read < _ITEMS:
+            return total
+
+
+def _fill_some(connection: Connection, desk: Desk) -> tuple[int, int]:
+    """(items looked at, tasks made). `fill:<criterion>` in the settings says how far earlier calls came."""
+    criterion = desk.settings.criterion
+    at = {"items": 0, "tasks": 0, "unfit": 0} | setting(connection, f"fill:{criterion}", {})
+    cards = select(func.count()).where(completions.c.item_id == items.c.id).scalar_subquery()
+    by_people = and_(rankings.c.criterion == criterion, ~rankings.c.simulated, effective())
+    ranked = exists().where(rankings.c.item_id == items.c.id, by_people)
+    columns = (items.c.seq, items.c.id, items.c.round, items.c.metadata, cards.label("cards"), ranked.label("ranked"))
+    query = select(*columns).where(items.c.seq > at["items"]).order_by(items.c.seq).limit(_ITEMS)
+    rows = connection.execute(query).mappings().all()
+    if not rows:
+        return 0, 0
+    fit = [row for row in rows if 2 <= row["cards"] <= len(LETTERS)]
+    todo = [row for row in fit if not row["ranked"]]
+    rules = desk.settings
+    wanted = overlaps(
+        at["tasks"],
+        len(todo),
+        few=rules.overlap,
+        many=rules.overlap_many,
+        share=rules.overlap_share,
+        seed=desk.seed,
+    )
+    if todo:
+        made = [_task(desk, row, people) for row, people in zip(todo, wanted, strict=True)]
+        connection.execute(insert(tasks), made)
+    unfit = at["unfit"] + len(rows) - len(fit)
+    keep_setting(
+        connection,
+        f"fill:{criterion}",
+        {"items": rows[-1]["seq"], "tasks": at["tasks"] + len(todo), "unfit": unfit},
+    )
+    return len(rows), len(todo)
+
+
+def _task(desk: Desk, item: Row, wanted: int) -> dict[str, Any]:
+    tag = json.loads(item["metadata"]).get("tag") if '"tag"' in item["metadata"] else None
+    return {
+        "item_id": item["id"],
+        "criterion": desk.settings.criterion,
+        "round": item["round"],
+        "wanted": wanted,
+        "done": 0,
+        "live": 0,
+        "phase": int(Phase.FRESH),
+        "tag": tag if isinstance(tag, str) else "",
+        "shuffle": draw(desk.seed, "place", item["id"]).random(),
+        "priority": 0.0,
+        "skips": 0,
+    }
+
+
+def keep_setting(connection: Connection, key: str, value: object) -> None:
+    """Callers hold the write lock, so two cannot insert the same key."""
+    text = codec.dumps(value)
+    if not connection.execute(update(settings).where(settings.c.key == key).values(value=text)).rowcount:
+        connection.execute(insert(settings), {"key": key, "value": text})
+
+
+def set_priorities(desk: Desk, scores: Mapping[str, float]) -> int:
+    """See `Queue.set_priorities`."""
+    for item, score in scores.items():
+        if not math.isfinite(score):
+            raise DataError(f"the priority of item {item} is {score}. Give a finite number, or leave the item out.")
+    return _set_all(desk, "priority", {item: float(score) for item, score in scores.items()})
+
+
+def set_tag(desk: Desk, chosen: Sequence[str], tag: str) -> int:
+    """See `Queue.set_tag`."""
+    return _set_all(desk, "tag", dict.fromkeys(chosen, tag))
+
+
+def _set_all(desk: Desk, column: str, values: Mapping[str, Any]) -> int:
+    found = 0
+    for part in chunks(values):
+        with desk.database.work() as connection:
+            here = (tasks.c.criterion == desk.settings.criterion) & tasks.c.item_id.in_(part)
+            held = select(tasks.c.seq, tasks.c.item_id).where(here).order_by(tasks.c.seq).with_for_update()
+            rows = connection.execute(held).all()
+            if rows:
+                one = update(tasks).where(tasks.c.seq == bindparam("at")).values({column: bindparam("to")})
+                connection.execute(one, [{"at": row.seq, "to": values[row.item_id]} for row in rows])
+            found += len(rows)
+    return found
+
+
+def set_gold(desk: Desk, by: str | None, item: str, tiers: Sequence[Sequence[str]] | None) -> None:
+    """See `Queue.set_gold`."""
+    with desk.database.work() as connection:
+        reviewer(connection, by)
+        task = task_of_item(connection, desk, item)
+        if tiers is not None:
+            _check_gold(connection, item, tiers)
+        gold = None if tiers is None else codec.dumps(tiers)
+        note(connection, desk.clock(), by, "gold", item, task["gold"], gold)
+        change_task(connection, task, gold=gold)
+
+
+def _check_gold(connection: Connection, item: str, tiers: Sequence[Sequence[str]]) -> None:
+    known = set(connection.scalars(select(completions.c.id).where(completions.c.item_id == item)))
+    named = [id for tier in tiers for id in tier]
+    for id in named:
+        if id not in known:
+            raise DataError(f"gold of item {item}: {id!r} is not one of its completions ({', '.join(sorted(known))})")
+    if len(set(named)) != len(named) or len(tiers) < 2 or not all(tiers):
+        raise DataError(f"gold of item {item}: give two or more tiers, each completion once; best first")

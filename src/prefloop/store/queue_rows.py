@@ -1,0 +1,224 @@
+"""The rows under the queue: states, locks, and the one place that decides which index finds a task.
+
+Order of locks on Postgres, so that nobody waits in a circle: a person, then tasks, then the write lock (`in_order`).
+Leases change only while their task is locked; a heartbeat alone goes without, by a conditional UPDATE.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
+
+from prefloop.config import Annotate
+from prefloop.errors import DataError, ForbiddenError, LeaseError
+from prefloop.labels.answer import from_ranking
+from prefloop.store import codec
+from prefloop.store.database import Database
+from prefloop.store.queue_types import Presentation
+from prefloop.store.schema import audit, completions, drafts, items, leases, people, prompts, rankings, tasks
+from prefloop.types import Prompt, digest
+
+Row = RowMapping | dict[str, Any]  # as read, or as just written
+
+
+class Phase(IntEnum):
+    """Stored in `tasks.phase`."""
+
+    FRESH = 0  # never handed out
+    HALF = 1  # handed out before, and a place is free
+    FULL = 2  # every place is held or done
+    GOLD = 3  # everybody gets it once, when gold is due
+    CLOSED = 4  # discarded
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What every function of the queue needs: the database, the rules, the time."""
+
+    database: Database
+    settings: Annotate
+    clock: Callable[[], float]
+    seed: int
+
+    @property
+    def lease_s(self) -> float:
+        return self.settings.lease_minutes * 60
+
+    @property
+    def cap_s(self) -> float:
+        return max(self.settings.lease_hours * 3600, self.lease_s)
+
+
+def phase_of(task: Row) -> Phase:
+    if task["discarded"] is not None:
+        return Phase.CLOSED
+    if task["gold"] is not None:
+        return Phase.GOLD
+    if task["done"] + task["live"] >= task["wanted"]:
+        return Phase.FULL
+    return Phase.FRESH if task["waiting_since"] is None else Phase.HALF
+
+
+def change_task(connection: Connection, task: Row, **changes: Any) -> dict[str, Any]:
+    """Write changes to a locked task, and the phase that follows from them. Returns the task as it is now."""
+    new: dict[str, Any] = {**dict(task), **changes}
+    new["phase"] = int(phase_of(new))
+    different = {key: value for key, value in new.items() if task[key] != value}
+    if different:
+        connection.execute(update(tasks).where(tasks.c.seq == task["seq"]).values(different))
+    return new
+
+
+def change_lease(connection: Connection, lease: Row, **changes: Any) -> dict[str, Any]:
+    connection.execute(update(leases).where(leases.c.seq == lease["seq"]).values(changes))
+    return {**dict(lease), **changes}
+
+
+def has_place(task: Row) -> bool:
+    """Whether one more person may take it: gold has room for everybody."""
+    return phase_of(task) in (Phase.FRESH, Phase.HALF, Phase.GOLD)
+
+
+# -- people ------------------------------------------------------------------------------------------------------------
+
+
+def lock_person(connection: Connection, id: str) -> RowMapping:
+    """The person's row, held until the end: two tabs of one person take turns. Raises ForbiddenError."""
+    query = select(people).where(people.c.id == id).with_for_update(key_share=True)
+    return _able(connection.execute(query).mappings().first(), id)
+
+
+def able_person(connection: Connection, id: str) -> RowMapping:
+    """The same without holding it."""
+    return _able(connection.execute(select(people).where(people.c.id == id)).mappings().first(), id)
+
+
+def _able(row: RowMapping | None, id: str) -> RowMapping:
+    if row is None or row["name"] is None:
+        raise ForbiddenError(f"there is nobody with the id {id!r}")
+    if row["disabled"]:
+        raise ForbiddenError(f"the account of {row['name']} is disabled. The owner can enable it again.")
+    return row
+
+
+def reviewer(connection: Connection, id: str | None) -> None:
+    """Raises ForbiddenError unless `id` is an owner or a reviewer, or None: the command line."""
+    if id is not None and able_person(connection, id)["role"] == "annotator":
+        raise ForbiddenError("only reviewers and owners may do that")
+
+
+# -- tasks and leases --------------------------------------------------------------------------------------------------
+
+
+def lock_task(connection: Connection, where: ColumnElement[bool]) -> RowMapping | None:
+    return connection.execute(select(tasks).where(where).with_for_update()).mappings().first()
+
+
+def task_of_item(connection: Connection, desk: Desk, item: str) -> RowMapping:
+    """Locked. Raises DataError."""
+    here = (tasks.c.item_id == item) & (tasks.c.criterion == desk.settings.criterion)
+    task = lock_task(connection, here)
+    if task is None:
+        raise DataError(f"item {item} is not in the queue for {desk.settings.criterion!r}")
+    return task
+
+
+def own_lease(connection: Connection, person: str, lease: str) -> RowMapping:
+    """Raises LeaseError, the same for another's lease as for none."""
+    mine = (leases.c.id == lease) & (leases.c.person == person)
+    row = connection.execute(select(leases).where(mine)).mappings().first()
+    if row is None:
+        raise LeaseError("there is no such item on your desk. Ask for the next one.")
+    return row
+
+
+def lock_lease(connection: Connection, person: str, lease: str) -> tuple[RowMapping, RowMapping]:
+    """(task, lease), both as they are once the task is held. Raises LeaseError."""
+    seq = select(leases.c.task).where(leases.c.id == lease, leases.c.person == person).scalar_subquery()
+    task = lock_task(connection, tasks.c.seq == seq)
+    row = own_lease(connection, person, lease)
+    assert task is not None  # a foreign key holds it
+    return task, row
+
+
+# -- what a person sees ------------------------------------------------------------------------------------------------
+
+
+def present(connection: Connection, desk: Desk, lease: Row) -> Presentation:
+    """A lease as its person sees it: letters and texts, and nothing that tells where they came from."""
+    shown = json.loads(lease["shown"])
+    item = select(items.c.prompt_id, tasks.c.criterion).join(tasks, tasks.c.item_id == items.c.id)
+    prompt_id, criterion = connection.execute(item.where(tasks.c.seq == lease["task"])).one()
+    asked = codec.to_prompt(connection.execute(select(prompts).where(prompts.c.id == prompt_id)).mappings().one())
+    members = select(completions.c.id, completions.c.text).where(completions.c.id.in_(shown))
+    texts = {id: text for id, text in connection.execute(members)}
+    kept = connection.scalar(select(drafts.c.state).where(drafts.c.lease == lease["id"]))
+    answer = None
+    if lease["reopened"] and lease["ranking_id"] is not None:
+        said = connection.execute(select(rankings).where(rankings.c.id == lease["ranking_id"])).mappings().one()
+        answer = from_ranking(codec.to_ranking(said))
+    return Presentation(
+        lease=lease["id"],
+        expires_at=lease["expires_at"],
+        prompt=Prompt(asked.content, asked.system),
+        texts=tuple(texts[id] for id in shown),
+        criterion=criterion,
+        attributes=desk.settings.attributes,
+        draft=None if kept is None else json.loads(kept),
+        answer=answer,
+        position=lease["number"],
+        returned=lease["returned"],
+    )
+
+
+# -- the log -----------------------------------------------------------------------------------------------------------
+
+
+def note(
+    connection: Connection,
+    at: float,
+    who: str | None,
+    what: str,
+    object: str,
+    before: object = None,
+    after: object = None,
+) -> None:
+    """One line of the audit log. Never names or texts: a line cannot be deleted when its person is."""
+    connection.execute(
+        insert(audit),
+        {
+            "at": at,
+            "who": who,
+            "what": what,
+            "object": object,
+            "before": None if before is None else digest("audit", before),
+            "after": None if after is None else digest("audit", after),
+        },
+    )
+
+
+def iso(at: float) -> str:
+    """Seconds since 1970 as rankings state it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def count(connection: Connection, table: Any, *where: ColumnElement[bool]) -> int:
+    return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())
+
+
+def excerpt(content: str) -> str:
+    """The first 160 characters of the last message of a stored prompt."""
+    asked = json.loads(content)
+    text: str = asked if isinstance(asked, str) else asked[-1]["content"] if asked else ""
+    line = " ".join(text.split())
+    return line if len(line) <= 160 else line[:159] + "…"
+
+
+def plain(tiers: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(tier) for tier in tiers)

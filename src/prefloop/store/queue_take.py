@@ -1,0 +1,279 @@
+"""Taking an item: own work first, then gold that is due, the oldest half-done task, and a coin for the rest.
+
+Every step is a look into an index, whatever the size of the queue. The one that might not be is "the oldest half-done
+task that this person has not had": `people.cursors` keeps, for each tag, a time before which the person has had them
+all. A cursor may overtake a task (clocks of two servers, a task that was locked for a moment), so whoever would go
+away empty-handed gets one search without it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, insert, select, update
+
+from prefloop.labels.assign import draw, gold_due, shuffled, wants_random
+from prefloop.store import codec
+from prefloop.store.queue_rows import (
+    Desk,
+    Phase,
+    Row,
+    able_person,
+    change_lease,
+    change_task,
+    has_place,
+    lock_person,
+    lock_task,
+    own_lease,
+    present,
+)
+from prefloop.store.queue_types import Presentation
+from prefloop.store.schema import completions, leases, people, tasks
+
+_SWEPT = 200  # leases that one call puts back at most; the next call goes on
+_TRIES = 5  # times somebody else was faster before we say that nothing is left
+
+
+def next_item(desk: Desk, person: str, after: str | None) -> Presentation | None:
+    """See `Queue.next`."""
+    now = desk.clock()
+    with desk.database.read() as connection:  # reloading a page writes nothing
+        current = next((row for row in _live(connection, desk, person) if row["id"] != after), None)
+        if current is not None and current["expires_at"] - now > desk.lease_s / 2:
+            able_person(connection, person)
+            return present(connection, desk, current)
+        run_out = connection.scalar(select(exists().where(*_run_out(now))))
+    if run_out:
+        sweep(desk, now)
+    with desk.database.work() as connection:
+        lease = _take(connection, desk, lock_person(connection, person), after, now)
+    if lease is None:
+        return None
+    with desk.database.read() as connection:
+        return present(connection, desk, lease)
+
+
+# -- leases that ran out -----------------------------------------------------------------------------------------------
+
+
+def _run_out(now: float) -> tuple[ColumnElement[bool], ...]:
+    return leases.c.state == "live", leases.c.expires_at <= now
+
+
+def sweep(desk: Desk, now: float) -> None:
+    """Give the places of leases that ran out back to their tasks. A transaction of its own: it holds many tasks."""
+    with desk.database.work() as connection:
+        stale = select(tasks).join(leases, leases.c.task == tasks.c.seq).where(*_run_out(now)).limit(_SWEPT)
+        held = connection.execute(stale.with_for_update(of=tasks, skip_locked=True)).mappings().all()
+        for task in {row["seq"]: row for row in held}.values():
+            mine = update(leases).where(leases.c.task == task["seq"], *_run_out(now)).values(state="expired")
+            gone = connection.execute(mine).rowcount
+            if gone:
+                change_task(connection, task, live=task["live"] - gone, waiting_since=now)
+
+
+# -- whose turn is what ------------------------------------------------------------------------------------------------
+
+
+def _take(connection: Connection, desk: Desk, me: RowMapping, after: str | None, now: float) -> Row | None:
+    live = _live(connection, desk, me["id"])
+    current = next((row for row in live if row["id"] != after), None)
+    if current is not None:
+        return renew(connection, desk, current, now)
+    if me["excluded"] is not None:
+        return None
+    if (returned := _returned(connection, desk, me["id"], after)) is not None:
+        return change_lease(connection, returned, reopened=True)
+    most = desk.settings.limit if me["most"] is None else me["most"]
+    if most is not None and me["done"] + len(live) >= most:
+        return None
+    if (dropped := _dropped(connection, desk, me["id"], after, now)) is not None:
+        return dropped
+    return _new(connection, desk, me, now)
+
+
+def _live(connection: Connection, desk: Desk, person: str) -> Sequence[RowMapping]:
+    mine = select(leases).join(tasks, tasks.c.seq == leases.c.task).where(leases.c.person == person)
+    live = mine.where(leases.c.state == "live", tasks.c.criterion == desk.settings.criterion)
+    return connection.execute(live.order_by(leases.c.started_at, leases.c.seq)).mappings().all()
+
+
+def renew(connection: Connection, desk: Desk, lease: Row, now: float) -> Row:
+    """The person asked for it again, which is more than a sign of life: the whole time anew."""
+    return change_lease(connection, lease, started_at=now, expires_at=now + desk.lease_s)
+
+
+def _returned(connection: Connection, desk: Desk, person: str, after: str | None) -> RowMapping | None:
+    mine = select(leases).join(tasks, tasks.c.seq == leases.c.task).where(leases.c.person == person)
+    asked = mine.where(leases.c.state == "done", leases.c.returned.is_not(None), leases.c.id != (after or ""))
+    here = asked.where(tasks.c.criterion == desk.settings.criterion, tasks.c.discarded.is_(None))
+    return connection.execute(here.order_by(leases.c.given_at, leases.c.seq).limit(1)).mappings().first()
+
+
+def _dropped(connection: Connection, desk: Desk, person: str, after: str | None, now: float) -> Row | None:
+    """One that ran out under this person while its place is still free: their draft is on it."""
+    mine = select(leases.c.id, leases.c.task).join(tasks, tasks.c.seq == leases.c.task)
+    mine = mine.where(leases.c.person == person, leases.c.state == "expired", leases.c.id != (after or ""))
+    free = mine.where(tasks.c.phase.in_([Phase.FRESH, Phase.HALF, Phase.GOLD]))
+    here = free.where(tasks.c.criterion == desk.settings.criterion).order_by(leases.c.seq.desc()).limit(1)
+    found = connection.execute(here).first()
+    if found is None:
+        return None
+    task = lock_task(connection, tasks.c.seq == found.task)
+    return revive(connection, desk, task, own_lease(connection, person, found.id), now)
+
+
+def revive(connection: Connection, desk: Desk, task: Row | None, lease: Row, now: float) -> Row | None:
+    """Take the place of a lease that ran out again, if it is free still. The task must be locked."""
+    if task is None or lease["state"] != "expired" or not has_place(task):
+        return None
+    change_task(connection, task, live=task["live"] + 1)
+    return change_lease(connection, lease, state="live", started_at=now, expires_at=now + desk.lease_s)
+
+
+# -- a new item --------------------------------------------------------------------------------------------------------
+
+
+def _new(connection: Connection, desk: Desk, me: RowMapping, now: float) -> Row | None:
+    finder = _Finder(connection, desk, me)
+    task, arm = None, "gold"
+    if gold_due(me["taken"], me["gold_taken"], desk.settings.gold_share, desk.seed, me["id"]):
+        task = finder.on_the_circle(Phase.GOLD, finder.unseen)
+    if task is None:
+        task, arm = finder.oldest_half_done(), "half"
+    if task is None and wants_random(me["taken"], desk.settings.random_share, desk.seed, me["id"]):
+        task, arm = finder.on_the_circle(Phase.FRESH), "random"
+    if task is None:
+        task, arm = finder.most_informative(), "priority"
+    if task is None:
+        task, arm = finder.anything()
+    if task is None:
+        if finder.cursors != json.loads(me["cursors"]):
+            _keep(connection, me, {"cursors": codec.dumps(finder.cursors)})
+        return None
+    return _lease(connection, desk, me, task, arm, finder.cursors, now)
+
+
+def _keep(connection: Connection, me: RowMapping, values: dict[str, Any]) -> None:
+    connection.execute(update(people).where(people.c.seq == me["seq"]).values(values))
+
+
+class _Finder:
+    """Looks for a task for one person, and holds what it finds.
+
+    On SQLite nobody else writes meanwhile; on Postgres tasks that others hold are passed over.
+    """
+
+    def __init__(self, connection: Connection, desk: Desk, me: RowMapping) -> None:
+        self._connection, self._desk, self._me = connection, desk, me
+        self.tags: tuple[str, ...] = ("", *json.loads(me["groups"]))
+        self.cursors: dict[str, float] = json.loads(me["cursors"])
+        mine = exists().where(leases.c.person == me["id"], leases.c.task == tasks.c.seq)
+        self.unseen: ColumnElement[bool] = ~mine
+
+    def _in(self, phase: Phase, tag: str) -> tuple[ColumnElement[bool], ...]:
+        return tasks.c.criterion == self._desk.settings.criterion, tasks.c.phase == int(phase), tasks.c.tag == tag
+
+    def _hold(self, query: Select[Any]) -> RowMapping | None:
+        return self._connection.execute(query.limit(1).with_for_update(skip_locked=True)).mappings().first()
+
+    def _best(self, queries: Sequence[Select[Any]], key: str, *, largest: bool = False) -> RowMapping | None:
+        """The first row of the query whose first row comes first by `key`: one query a tag, so each has its index."""
+        while queries:
+            if len(queries) == 1:
+                return self._hold(queries[0])
+            tops = [(self._connection.execute(q.limit(1)).mappings().first(), q) for q in queries]
+            found = [(row[key], n) for n, (row, _) in enumerate(tops) if row is not None]
+            if not found:
+                return None
+            n = (max if largest else min)(found)[1]
+            if (row := self._hold(tops[n][1])) is not None:
+                return row
+            queries = [q for m, (top, q) in enumerate(tops) if m != n and top is not None]
+        return None
+
+    def on_the_circle(self, phase: Phase, *where: ColumnElement[bool]) -> RowMapping | None:
+        """A random one: the next on the circle of `tasks.shuffle` from a random point."""
+        point = draw(self._desk.seed, "point", self._me["id"], self._me["taken"]).random()
+        for side in (tasks.c.shuffle >= point, tasks.c.shuffle < point):
+            base = [select(tasks).where(*self._in(phase, tag), side, *where) for tag in self.tags]
+            if (row := self._best([q.order_by(tasks.c.shuffle) for q in base], "shuffle")) is not None:
+                return row
+        return None
+
+    def most_informative(self) -> RowMapping | None:
+        order = (tasks.c.priority.desc(), tasks.c.shuffle.desc())
+        fresh = [select(tasks).where(*self._in(Phase.FRESH, tag)).order_by(*order) for tag in self.tags]
+        return self._best(fresh, "priority", largest=True)
+
+    def oldest_half_done(self) -> RowMapping | None:
+        queries = []
+        for tag in self.tags:
+            query = self._waiting(tag, self.cursors.get(tag, 0.0))
+            first = self._connection.execute(query.limit(1)).mappings().first()
+            if first is not None:
+                self.cursors[tag] = first["waiting_since"]
+                queries.append(self._waiting(tag, first["waiting_since"]))
+            else:
+                last = select(func.max(tasks.c.waiting_since)).where(*self._in(Phase.HALF, tag))
+                self.cursors[tag] = self._connection.scalar(last) or 0.0
+        return self._best(queries, "waiting_since")
+
+    def _waiting(self, tag: str, since: float) -> Select[Any]:
+        waiting = select(tasks).where(*self._in(Phase.HALF, tag), tasks.c.waiting_since >= since, self.unseen)
+        return waiting.order_by(tasks.c.waiting_since, tasks.c.seq)
+
+    def anything(self) -> tuple[RowMapping | None, str]:
+        """Before going away empty-handed: without cursors, and waiting for tasks that others hold for a moment."""
+        for _ in range(_TRIES):
+            left = False
+            for phase in (Phase.HALF, Phase.FRESH):
+                for tag in self.tags:
+                    query = select(tasks.c.seq).where(*self._in(phase, tag), self.unseen)
+                    seq = self._connection.scalar(query.order_by(tasks.c.waiting_since).limit(1))
+                    if seq is None:
+                        continue
+                    left = True
+                    still = (tasks.c.seq == seq) & (tasks.c.phase == int(phase))
+                    if (row := lock_task(self._connection, still)) is not None:
+                        return row, "half" if phase == Phase.HALF else "priority"
+            if not left:
+                break
+        return None, ""
+
+
+def _lease(
+    connection: Connection, desk: Desk, me: RowMapping, task: Row, arm: str, cursors: dict[str, float], now: float
+) -> Row:
+    members = select(completions.c.id, completions.c.text).where(completions.c.item_id == task["item_id"])
+    texts = connection.execute(members.order_by(completions.c.position)).all()
+    row = {
+        "id": "l-" + secrets.token_urlsafe(16),
+        "person": me["id"],
+        "task": task["seq"],
+        "state": "live",
+        "arm": arm,
+        "number": me["taken"] + 1,
+        "shown": codec.dumps(shuffled([id for id, _ in texts], desk.seed, me["id"], task["item_id"])),
+        "words": sum(len(text.split()) for _, text in texts),
+        "started_at": now,
+        "expires_at": now + desk.lease_s,
+        "given_at": None,
+        "duration_s": None,
+        "ranking_id": None,
+        "body": None,
+        "reason": None,
+        "returned": None,
+        "returned_by": None,
+        "reopened": False,
+        "surplus": False,
+    }
+    connection.execute(insert(leases), row)
+    since = now if task["waiting_since"] is None else task["waiting_since"]
+    change_task(connection, task, live=task["live"] + 1, waiting_since=since, arm=task["arm"] or arm)
+    gold = me["gold_taken"] + (arm == "gold")
+    _keep(connection, me, {"taken": me["taken"] + 1, "gold_taken": gold, "cursors": codec.dumps(cursors)})
+    return row
