@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("prefloop.cli.loop:report", "Write one page with everything that happened."),
     "run": ("prefloop.cli.loop:run", "Go through the whole loop; what is done already is skipped."),
     "export": ("prefloop.cli.data:export", "Write models, rankings or pairs to where you need them."),
+    "backup": ("prefloop.cli.backup:backup", "Copy the store while people work; or restore a copy."),
     "demo": ("prefloop.cli.demo:demo", "See the whole loop work on a built-in scenario."),
     "doctor": ("prefloop.cli.checking:doctor", "Check the machine, the project and the model."),
 }

@@ -1,0 +1,47 @@
+"""backup: all that people said, in one folder; and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prefloop.cli.common import Common, Verb, common, emit, in_project
+
+
+@click.command("backup", cls=Verb)
+@click.argument("to", type=click.Path(path_type=Path), metavar="[TO]", required=False)
+@click.option("--runs", is_flag=True, help="The trained models and run folders too; they may be large.")
+@click.option(
+    "--restore", "source", type=click.Path(path_type=Path), metavar="FROM", help="Make the project -C from a backup."
+)
+@common
+def backup(asked: Common, to: Path | None, runs: bool, source: Path | None) -> None:
+    """Back up a project, while people work on it; or restore one.
+
+    Writes the folder TO: the store as one file (from SQLite or Postgres), prefloop.toml and the guidelines, and the
+    hash of each. The copy is of one moment, checked and counted before the folder appears. --restore checks it again,
+    and makes a new project folder; nothing that exists is ever overwritten. A backup from one kind of database can be
+    restored to the other: --set project.store=URL is written into the new prefloop.toml. Keep backups as safe as the
+    store: secrets and password hashes are in them.
+
+    \b
+    Example:  prefloop backup ../backups/monday
+              prefloop backup --restore ../backups/monday -C ./again
+    """
+    if (to is None) is (source is None):
+        raise click.UsageError("say where to: prefloop backup TO; or what from: prefloop backup --restore FROM -C DIR")
+    if source is not None:
+        if runs:
+            raise click.UsageError("--runs is for making a backup: a restore brings back all that is in it")
+        if asked.root.absolute() == Path.cwd():
+            raise click.UsageError("say which folder to make: prefloop backup --restore FROM -C DIR")
+        from prefloop.stages.backup import restore
+
+        emit(asked, restore(source.absolute(), asked.root.absolute(), asked.overrides))
+        return
+    from prefloop.stages.backup import backup as stage
+
+    assert to is not None
+    folder = to.absolute()
+    in_project(asked, lambda project: stage(project, folder, runs))

@@ -1,0 +1,273 @@
+"""`prefloop backup`: all that people said, in one folder, taken while they work; and the way back. Loads no model.
+
+    TO/backup.json        what is in it: row counts, and the SHA-256 of every file
+       store.db           the store as one SQLite file, whatever database it came from
+       files/             prefloop.toml, the guidelines, and with `runs` also runs/ and model/
+
+Whoever has it has the password hashes and secrets of the store too, so nobody else can read the folder. Left out:
+checkpoints' half-written files, links, and whatever lies elsewhere (a pretrained model, imported files).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sqlalchemy import URL
+
+import prefloop
+from prefloop.config import CONFIG_NAME, Config, apply_override, load_config, make_config
+from prefloop.errors import DataError, StoreError
+from prefloop.record import write_json_atomic
+from prefloop.stages.project import Outcome, Project
+from prefloop.stages.toml import toml
+from prefloop.store import Store
+from prefloop.store.database import resolve
+from prefloop.store.dump import dump, inspect, load
+
+LAYOUT = 1
+MANIFEST, STORE, FILES = "backup.json", "store.db", "files"
+RUNS = ("runs", "model")
+
+
+def backup(project: Project, to: Path, runs: bool = False) -> Outcome:
+    """Make the folder `to`: whole, verified and on the disk, or not at all. Writers go on meanwhile.
+
+    runs: the trained models and run folders too, which may be large. Raises DataError where `to` holds something.
+    """
+    _refuse_occupied(to)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    aside = to.with_name(f".{to.name}.{os.getpid()}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(mode=0o700)
+    try:
+        counts = dump(project.store, aside / STORE)
+        for name in _belongings(project, runs):
+            _copy(project.root / name, aside / FILES / name)
+        hashes = {name: _sha256(aside / name) for name in _names(aside)}
+        manifest = {
+            "layout": LAYOUT,
+            "prefloop": prefloop.__version__,
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "project": project.config.project.name,
+            "runs": runs,
+            "rows": counts,
+            "files": hashes,
+        }
+        write_json_atomic(aside / MANIFEST, manifest)
+        _sync(aside)
+        size = sum((aside / name).stat().st_size for name in _names(aside))
+        _take_place(aside, to)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone after a success
+    models = len(project.store.models())
+    result = {"folder": str(to), "rankings": counts["rankings"], "rows": counts, "files": len(hashes), "bytes": size}
+    if models and not runs:
+        project.say(f"backup: the files of {models} trained models are not in it; say --runs to have them")
+    return Outcome("backup", None, result)
+
+
+def restore(source: Path, root: Path, overrides: tuple[str, ...] = ()) -> Outcome:
+    """Make the project `root` from a backup. Every file is checked against its hash first, the rows are counted after.
+
+    overrides: settings that become part of the new prefloop.toml; `project.store` is the usual one. Raises DataError
+    where `root` or the store it names holds something, and where the backup is not what it was.
+    """
+    manifest = _verified(source)
+    _refuse_occupied(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    aside = root.with_name(f".{root.name}.{os.getpid()}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        for name in manifest["files"]:
+            if name.startswith(f"{FILES}/"):
+                _copy(source / name, aside / name.removeprefix(f"{FILES}/"))
+        config = _configured(aside / CONFIG_NAME, overrides)
+        staged = aside / ".restoring.db"
+        _copy(source / STORE, staged)
+        url = resolve(config.project.store, root)
+        if url.get_backend_name() == "sqlite":
+            rows = _place_file(staged, url, root, aside)
+        else:
+            with Store.open(config.project.store, root) as target:
+                rows = load(staged, target)
+            _unlink(staged)
+        _sync(aside)
+        _take_place(aside, root)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    result = {
+        "project": str(root),
+        "from": str(source),
+        "made_at": manifest["made_at"],
+        "rankings": rows["rankings"],
+        "rows": rows,
+    }
+    return Outcome("restore", None, result)
+
+
+# -- what belongs to a project -----------------------------------------------------------------------------------------
+
+
+def _belongings(project: Project, runs: bool) -> Iterator[str]:
+    """Paths below the project. A file that vanishes while it is looked for (an old checkpoint) is left out."""
+    yield CONFIG_NAME
+    guidelines = Path(project.config.annotate.guidelines)
+    if not guidelines.is_absolute() and ".." not in guidelines.parts and (project.root / guidelines).is_file():
+        yield str(guidelines)
+    for folder in RUNS if runs else ():
+        for name in _names(project.root / folder):
+            yield f"{folder}/{name}"
+
+
+def _names(folder: Path) -> list[str]:
+    """Every regular file below a folder, with / between the parts; hidden ones are unfinished, links lead elsewhere."""
+    found: list[str] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            path = Path(place) / name
+            if not name.startswith(".") and path.is_file() and not path.is_symlink():
+                found.append(path.relative_to(folder).as_posix())
+    return sorted(found)
+
+
+def _copy(source: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):  # an old checkpoint goes while a run writes a newer one
+        shutil.copyfile(source, to)
+
+
+# -- checking ----------------------------------------------------------------------------------------------------------
+
+
+def _verified(source: Path) -> dict[str, Any]:
+    """The manifest of a backup that is still what it was. Raises DataError naming what is not."""
+    try:
+        manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{source} is no backup: there is no {MANIFEST} in it. Give the folder that backup made."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source / MANIFEST} cannot be read: {error}. Use another backup.") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("layout"), int):
+        raise DataError(f"{source / MANIFEST} is not the list of a backup. Use another backup.")
+    if manifest["layout"] > LAYOUT:
+        raise DataError(f"{source} was made by a newer prefloop ({manifest.get('prefloop')}). Upgrade, then restore.")
+    for name, wanted in manifest["files"].items():
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or name.startswith("/") or "\\" in name:
+            raise DataError(f"{source / MANIFEST} names a file outside of the backup: {name!r}. It was tampered with.")
+        path = source / name
+        if not path.is_file() or path.is_symlink():
+            raise DataError(f"{path} is missing: the backup is not whole. Use another one.")
+        if _sha256(path) != wanted:
+            raise DataError(f"{path} is not what was backed up: its hash differs. Use another backup.")
+    if STORE not in manifest["files"] or f"{FILES}/{CONFIG_NAME}" not in manifest["files"]:
+        raise DataError(f"{source} lists no {STORE} or no {CONFIG_NAME}: the backup is not whole. Use another one.")
+    found = inspect(source / STORE)
+    if found != manifest["rows"]:
+        raise StoreError(f"{source / STORE} holds {found}, {MANIFEST} says {manifest['rows']}. Use another backup.")
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_occupied(path: Path) -> None:
+    if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise DataError(f"{path} exists already, and nothing is overwritten. Name a new folder.")
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def _configured(path: Path, overrides: tuple[str, ...]) -> Config:
+    """The settings with the overrides, which are also written into the file."""
+    if overrides:
+        changes: dict[str, Any] = {}
+        for override in overrides:
+            apply_override(changes, override)
+        text = path.read_text(encoding="utf-8")
+        for section, values in changes.items():
+            for key, value in values.items():
+                text = _with_setting(text, section, key, value)
+        wanted = tomllib.loads(path.read_text(encoding="utf-8"))
+        for override in overrides:
+            apply_override(wanted, override)
+        if tomllib.loads(text) != wanted:
+            raise DataError(
+                f"--set cannot be written into this {CONFIG_NAME} without changing more of it. Restore without --set, "
+                "then edit the file."
+            )
+        make_config(wanted, where="--set")
+        path.write_text(text, encoding="utf-8")
+    return load_config(path)
+
+
+def _with_setting(text: str, section: str, key: str, value: object) -> str:
+    """A TOML file with one key set, everything else as it stands, comments too."""
+    line = f"{key} = {toml(value)}"
+    header = re.search(rf"^\[{re.escape(section)}\][^\n]*$", text, re.MULTILINE)
+    if header is None:
+        return f"{text.rstrip()}\n\n[{section}]\n{line}\n"
+    end = re.search(r"^\[", text[header.end() :], re.MULTILINE)
+    stop = header.end() + end.start() if end else len(text)
+    body = text[header.end() : stop]
+    changed, times = re.subn(rf"^{re.escape(key)}\s*=[^\n]*$", lambda _: line, body, count=1, flags=re.MULTILINE)
+    return text[: header.end()] + (changed if times else f"\n{line}{body}") + text[stop:]
+
+
+# -- on the disk -------------------------------------------------------------------------------------------------------
+
+
+def _place_file(staged: Path, url: URL, root: Path, aside: Path) -> dict[str, int]:
+    """Put a SQLite store where the settings want it; below the project, that is still the folder aside."""
+    wanted = Path(str(url.database))
+    if wanted.exists():
+        raise DataError(f"{wanted} exists already, and nothing is overwritten. Say --set project.store=sqlite:///NAME")
+    place = aside / wanted.relative_to(root) if wanted.is_relative_to(root) else wanted
+    if place.exists():
+        raise DataError(
+            f"{place.name} is also the name of a file in the backup. Say --set project.store=sqlite:///NAME"
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    staged.rename(place) if place.parent == staged.parent else shutil.move(staged, place)
+    Store.open(f"sqlite:///{place.name}", place.parent, create=False).close()  # brings an older one up to date
+    return inspect(place)
+
+
+def _unlink(path: Path) -> None:
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """All of it on the disk, so that a rename afterwards never shows a folder of empty files."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_symlink() or (path.is_dir() and os.name != "posix"):
+            continue
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _take_place(aside: Path, to: Path) -> None:
+    with suppress(FileNotFoundError):
+        to.rmdir()  # an empty one, checked before
+    aside.rename(to)
