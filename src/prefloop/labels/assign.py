@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-BLOCK = 100  # items among which the overlap sample is drawn exactly
+BLOCK = 10  # items among which the overlap sample is drawn exactly
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ def draw(seed: int, *names: object) -> random.Random:
 def overlaps(first: int, count: int, *, few: int, many: int, share: float, seed: int) -> list[int]:
     """How many people items number `first` to `first + count - 1` of the queue need: `many` for a share, else `few`.
 
-    Of any first N items, N * share need `many`, within one a block of 100; which of a block is drawn from the seed.
+    Of any first N items, N * share need `many`, within one a block; which of a block is drawn from the seed.
     """
     found: list[int] = []
     chosen: set[int] = set()

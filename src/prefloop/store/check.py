@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, select
 
 from prefloop.errors import DataError, StoreError
 from prefloop.store import codec
@@ -14,10 +14,13 @@ from prefloop.store.schema import (
     completions,
     demonstrations,
     items,
+    leases,
     prompts,
     rankings,
+    removals,
     snapshot_members,
     snapshots,
+    tasks,
 )
 from prefloop.store.split import bucket
 from prefloop.store.write import check_ranking, chunks, stored_texts
@@ -31,7 +34,12 @@ def problems(database: Database) -> list[str]:
     try:
         with database.read() as connection:
             damage = list(_sqlite_damage(connection)) if database.sqlite else []
-            return damage or [*_lost_parents(connection), *_bad_rankings(connection), *_bad_snapshots(connection)]
+            return damage or [
+                *_lost_parents(connection),
+                *_bad_rankings(connection),
+                *_bad_snapshots(connection),
+                *_bad_tasks(connection),
+            ]
     except StoreError as error:
         return [str(error)]
 
@@ -80,5 +88,26 @@ def _bad_snapshots(connection: Connection) -> Iterator[str]:
             select(func.count()).select_from(snapshot_members).join(kind, kind.c.id == snapshot_members.c.member_id)
         )
         missing = len(ids) - connection.execute(present.where(of_snapshot)).scalar_one()
+        if row["kind"] == "rankings":  # some left with the person who gave them
+            left = select(func.count()).select_from(snapshot_members)
+            left = left.join(removals, removals.c.ranking_id == snapshot_members.c.member_id)
+            missing -= connection.execute(left.where(of_snapshot)).scalar_one()
         if missing:
             yield f"snapshot {row['hash']}: {missing} of its {row['kind']} are not in the store"
+
+
+def _bad_tasks(connection: Connection) -> Iterator[str]:
+    """A queue that miscounts would ask too many people, or too few."""
+    held = select(leases.c.task, func.count().label("n")).where(leases.c.state == "live").group_by(leases.c.task)
+    live = held.subquery()
+    query = select(tasks.c.item_id, tasks.c.live, func.coalesce(live.c.n, 0)).outerjoin(
+        live, live.c.task == tasks.c.seq
+    )
+    for item, counted, there in connection.execute(query.where(tasks.c.live != func.coalesce(live.c.n, 0))):
+        yield f"tasks: item {item} counts {counted} people at work on it, but {there} have it"
+    ordinary = and_(tasks.c.gold.is_(None), tasks.c.arm != "gold")  # gold may have been made ordinary again
+    full = tasks.c.done + tasks.c.live > tasks.c.wanted
+    for item, done, wanted in connection.execute(
+        select(tasks.c.item_id, tasks.c.done + tasks.c.live, tasks.c.wanted).where(ordinary, full)
+    ):
+        yield f"tasks: item {item} was given to {done} people, {wanted} were wanted"

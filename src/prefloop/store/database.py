@@ -22,6 +22,8 @@ from prefloop.errors import BusyError, DataError, PrefloopError, StoreError
 
 BUSY_TIMEOUT_S = 30
 _WRITE_LOCK = 0x70726566  # "pref": the key of Postgres's advisory lock
+_ALONE_LOCK = 0x70726567
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 
 class Database:
@@ -42,21 +44,26 @@ class Database:
             yield connection
 
     @contextmanager
-    def work(self) -> Iterator[Connection]:
+    def work(self, *, alone: bool = False) -> Iterator[Connection]:
         """A write transaction that on Postgres runs beside others: it must lock the rows it changes, in this order:
-        a person, tasks, then `in_order`. On SQLite it is `write`."""
+        a person, tasks, then `in_order`. On SQLite it is `write`.
+
+        alone: no other such transaction at the same time; for what touches several people or many tasks at once.
+        """
         if self.sqlite:
             with self.write() as connection:
                 yield connection
         else:
             with explain(self.label), self._reader.begin() as connection:
+                if alone:
+                    connection.execute(_LOCK, {"key": _ALONE_LOCK})
                 yield connection
 
     def in_order(self, connection: Connection) -> None:
         """From here on `work` waits for other writers, so that rows appear in the order of their `seq`: who reads on
         from the last one seen misses none. Call it last, just before such an insert."""
         if not self.sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
+            connection.execute(_LOCK, {"key": _WRITE_LOCK})
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -108,7 +108,7 @@ def set_tag(desk: Desk, chosen: Sequence[str], tag: str) -> int:
 def _set_all(desk: Desk, column: str, values: Mapping[str, Any]) -> int:
     found = 0
     for part in chunks(values):
-        with desk.database.work() as connection:
+        with desk.database.work(alone=True) as connection:
             here = (tasks.c.criterion == desk.settings.criterion) & tasks.c.item_id.in_(part)
             held = select(tasks.c.seq, tasks.c.item_id).where(here).order_by(tasks.c.seq).with_for_update()
             rows = connection.execute(held).all()

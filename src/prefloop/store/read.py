@@ -12,7 +12,7 @@ from sqlalchemy.sql.expression import true
 
 from prefloop.store import codec
 from prefloop.store.database import Database
-from prefloop.store.schema import completions, demonstrations, items, prompts, rankings
+from prefloop.store.schema import completions, demonstrations, items, people, prompts, rankings, tasks
 from prefloop.store.split import threshold
 from prefloop.store.write import chunks
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, Split
@@ -24,6 +24,13 @@ def effective() -> ColumnElement[bool]:
     """A ranking counts until another of the same item supersedes it; only the last of a chain is left."""
     newer = rankings.alias("newer")
     return ~exists().where(newer.c.supersedes == rankings.c.id, newer.c.item_id == rankings.c.item_id)
+
+
+def trusted() -> ColumnElement[bool]:
+    """Neither by somebody a reviewer has excluded, nor about an item a reviewer has taken out."""
+    excluded = select(people.c.id).where(people.c.excluded.is_not(None))
+    of_task = (tasks.c.item_id == rankings.c.item_id) & (tasks.c.criterion == rankings.c.criterion)
+    return and_(rankings.c.annotator.not_in(excluded), ~exists().where(of_task, tasks.c.discarded.is_not(None)))
 
 
 def on_side(split: Split | None, heldout: float) -> ColumnElement[bool]:
@@ -46,6 +53,7 @@ class ItemQuery:
     round: int | None = None
     criterion: str | None = None
     ranked: bool | None = None
+    excluded: bool = False
 
     def rows(self, after: int) -> Select[Any]:
         query = select(items).where(items.c.seq > after).order_by(items.c.seq).limit(CHUNK)
@@ -62,7 +70,8 @@ class ItemQuery:
 
     def counted(self) -> ColumnElement[bool]:
         """The rankings that are attached to the items."""
-        return effective() if self.criterion is None else and_(effective(), rankings.c.criterion == self.criterion)
+        found = effective() if self.criterion is None else and_(effective(), rankings.c.criterion == self.criterion)
+        return found if self.excluded else and_(found, trusted())
 
 
 def stream_items(database: Database, query: ItemQuery) -> Iterator[Item]:

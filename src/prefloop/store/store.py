@@ -169,13 +169,15 @@ class Store:
         round: int | None = None,
         criterion: str | None = None,
         ranked: bool | None = None,
+        excluded: bool = False,
     ) -> Iterator[Item]:
         """Items in the order they were added, with their completions and effective rankings, 256 in memory at a time.
 
         A ranking is effective until another of its item supersedes it. `criterion` leaves out rankings on others;
-        `ranked` keeps the items with (True) or without (False) any ranking then left.
+        `ranked` keeps the items with (True) or without (False) any ranking then left. Rankings by people whom a
+        reviewer has excluded, and on items taken out of the queue, are left out unless `excluded`.
         """
-        query = read.ItemQuery(split, heldout, source, round, criterion, ranked)
+        query = read.ItemQuery(split, heldout, source, round, criterion, ranked, excluded)
         return read.stream_items(self._database, query)
 
     def item_by_ids(self, ids: Iterable[str]) -> list[Item]:
