@@ -1,0 +1,201 @@
+"""Backup and restore of a project: whole or not at all, nothing overwritten, nothing altered believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from prefloop.errors import DataError, PrefloopError, StoreError
+from prefloop.stages.backup import _with_setting, backup, restore
+from prefloop.stages.project import Project
+from prefloop.types import Completion, Item, Prompt, Ranking
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    root = tmp_path / "p"
+    root.mkdir()
+    (root / "prefloop.toml").write_text('[annotate]\nguidelines = "how.md"\n')
+    (root / "how.md").write_text("Be kind.")
+    (root / "runs" / "reward-001" / "model").mkdir(parents=True)
+    (root / "runs" / "reward-001" / "model" / "w.bin").write_bytes(b"weights")
+    (root / "runs" / ".new-1").mkdir()
+    (root / "runs" / ".new-1" / "half.json").write_text("{")
+    (root / "runs" / "link").symlink_to("/etc/passwd")
+    with Project.open(root, quiet=True) as opened:
+        made = tuple(Completion(f"i:c{j}", f"answer {j}") for j in range(3))
+        said = Ranking("i", "ann", "helpful", (("i:c2",), ("i:c0", "i:c1")))
+        opened.store.add([Item("i", Prompt("question"), made, (said,))])
+        yield opened
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_what_was_backed_up_comes_back(project: Project, tmp_path: Path) -> None:
+    made = backup(project, tmp_path / "b").result
+    assert (made["rankings"], made["files"]) == (1, 3)
+    assert names(tmp_path / "b") == ["backup.json", "files/how.md", "files/prefloop.toml", "store.db"]
+    result = restore(tmp_path / "b", tmp_path / "r").result
+    assert result["rows"] == made["rows"]
+    assert names(tmp_path / "r") == ["how.md", "prefloop.db", "prefloop.toml"]
+    with Project.open(tmp_path / "r", quiet=True) as again:
+        assert list(again.store.items()) == list(project.store.items())
+        assert again.config == project.config
+
+
+def test_run_folders_come_along_when_asked_for_without_links_and_scraps(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b", runs=True)
+    restore(tmp_path / "b", tmp_path / "r")
+    assert names(tmp_path / "r") == ["how.md", "prefloop.db", "prefloop.toml", "runs/reward-001/model/w.bin"]
+    assert (tmp_path / "r/runs/reward-001/model/w.bin").read_bytes() == b"weights"
+
+
+def test_nobody_else_can_read_a_backup(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b")
+    assert (tmp_path / "b").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("what", ["folder", "file", "link"])
+def test_nothing_is_overwritten(project: Project, tmp_path: Path, what: str) -> None:
+    backup(project, tmp_path / "b")
+    place = tmp_path / "taken"
+    if what == "folder":
+        place.mkdir()
+        (place / "mine").write_text("mine")
+    elif what == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(tmp_path / "b")
+    for act in (lambda: backup(project, place), lambda: restore(tmp_path / "b", place)):
+        with pytest.raises(DataError, match="nothing is overwritten"):
+            act()
+    assert what != "folder" or (place / "mine").read_text() == "mine"
+    assert what != "file" or place.read_text() == "mine"
+    assert not list(tmp_path.glob(".*")), "scraps"
+
+
+def test_an_empty_folder_is_a_fine_place(project: Project, tmp_path: Path) -> None:
+    for name in ("b", "r"):
+        (tmp_path / name).mkdir()
+    backup(project, tmp_path / "b")
+    restore(tmp_path / "b", tmp_path / "r")
+    assert (tmp_path / "r" / "prefloop.toml").is_file()
+
+
+def test_a_store_elsewhere_is_not_overwritten(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b")
+    other = tmp_path / "other.db"
+    other.write_text("mine")
+    with pytest.raises(DataError, match="nothing is overwritten"):
+        restore(tmp_path / "b", tmp_path / "r", (f"project.store=sqlite:///{other}",))
+    assert other.read_text() == "mine" and not (tmp_path / "r").exists()
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _lose(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("name", ["store.db", "files/prefloop.toml", "files/how.md"])
+@pytest.mark.parametrize("harm", [_flip, _lose])
+def test_a_backup_that_changed_is_refused_by_name(project: Project, tmp_path: Path, name: str, harm: object) -> None:
+    backup(project, tmp_path / "b")
+    harm(tmp_path / "b" / name)  # type: ignore[operator]
+    with pytest.raises(DataError, match=name):
+        restore(tmp_path / "b", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_counts_that_do_not_agree_are_refused(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / "backup.json").read_text())
+    manifest["rows"]["rankings"] = 2
+    (tmp_path / "b" / "backup.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="'rankings': 2"):
+        restore(tmp_path / "b", tmp_path / "r")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "files/../../x", "files\\..\\x"])
+def test_a_list_that_names_files_elsewhere_is_refused(project: Project, tmp_path: Path, name: str) -> None:
+    backup(project, tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / "backup.json").read_text())
+    manifest["files"][name] = "0" * 64
+    (tmp_path / "b" / "backup.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="outside"):
+        restore(tmp_path / "b", tmp_path / "r")
+
+
+def test_what_is_no_backup_or_newer_says_so(project: Project, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no backup"):
+        restore(tmp_path / "p", tmp_path / "r")
+    backup(project, tmp_path / "b")
+    path = tmp_path / "b" / "backup.json"
+    for text, message in (("[1]", "not the list"), ("{", "cannot be read"), ('{"layout": 2}', "newer prefloop")):
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            restore(tmp_path / "b", tmp_path / "r")
+
+
+def test_a_failed_copy_leaves_no_folder(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefloop.stages import backup as module
+
+    def lossy(store: object, to: Path) -> dict[str, int]:
+        to.write_bytes(b"half")
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(module, "dump", lossy)
+    with pytest.raises(PrefloopError, match="full"):
+        backup(project, tmp_path / "b")
+    assert sorted(os.listdir(tmp_path)) == ["p"]
+
+
+def test_a_backup_by_an_older_prefloop_is_brought_up_to_date_and_stays_as_it_is(
+    project: Project, tmp_path: Path
+) -> None:
+    """The store of a backup made before there were people has fewer tables."""
+    backup(project, tmp_path / "b")
+    path, listed = tmp_path / "b" / "store.db", tmp_path / "b" / "backup.json"
+    manifest = json.loads(listed.read_text())
+    first = {"prompts", "demonstrations", "items", "completions", "rankings", "imports", "snapshots", "models"}
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("PRAGMA foreign_keys=OFF")
+        for name in set(manifest["rows"]) - first - {"snapshot_members"}:
+            file.execute(f'DROP TABLE "{name}"')
+            del manifest["rows"][name]
+        file.execute("UPDATE alembic_version SET version_num = '0001'")
+    import hashlib
+
+    manifest["files"]["store.db"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    listed.write_text(json.dumps(manifest))
+    before = path.read_bytes()
+    assert restore(tmp_path / "b", tmp_path / "r").result["rows"]["people"] == 0
+    assert path.read_bytes() == before
+    with Project.open(tmp_path / "r", quiet=True) as again:
+        assert list(again.store.items()) == list(project.store.items())
+    assert names(tmp_path / "r") == ["how.md", "prefloop.db", "prefloop.toml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", '\n\n[project]\nstore = "s"\n'),
+        ("# c\n[project] # p\nseed = 1\n[data]\n", '# c\n[project] # p\nstore = "s"\nseed = 1\n[data]\n'),
+        ('[project]\nstore = "old" # why\nseed = 1\n', '[project]\nstore = "s"\nseed = 1\n'),
+        ('[data]\nx = 1\n\n[project]\n# store = "old"\n', '[data]\nx = 1\n\n[project]\nstore = "s"\n# store = "old"\n'),
+    ],
+)
+def test_one_setting_changes_and_the_rest_of_the_file_stays(text: str, expected: str) -> None:
+    assert _with_setting(text, "project", "store", "s") == expected
