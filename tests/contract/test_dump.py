@@ -126,6 +126,26 @@ def test_a_dump_is_of_one_moment_while_others_write(opener: Callable[[], Store],
             assert copy.check() == []
 
 
+@pytest.mark.parametrize("step", ["_file_counts", "_counts", "_copy_table"])
+def test_what_is_written_during_the_copy_is_not_in_it(
+    opener: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """After each step of a copy somebody writes; the steps themselves are the real ones."""
+    store, other = filled(opener()), opener()
+    before, taken = contents(store), getattr(dump_module, step)
+    number = iter(range(100, 200))
+
+    def with_a_write_after(*args: object) -> object:
+        result = taken(*args)
+        other.add([item(next(number))])
+        return result
+
+    monkeypatch.setattr(dump_module, step, with_a_write_after)
+    dump(store, tmp_path / "copy.db")
+    with opened(tmp_path / "copy.db") as copy:
+        assert contents(copy) == before
+
+
 def test_a_damaged_dump_is_refused(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "copy.db"
     dump(filled(store), path)
