@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -152,11 +151,6 @@ def in_words(answer: Answer) -> str:
     if answer.none_acceptable:
         parts.append("none acceptable")
     return "; ".join(filter(None, parts))
-
-
-def moment(at: float) -> str:
-    """Seconds since 1970 as a date and minutes, UTC."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def progress_json(progress: Progress) -> dict[str, Any]:

@@ -86,10 +86,7 @@ def guidelines(request: Request, me: Annotator) -> Response:
 def history(request: Request, me: Annotator) -> Response:
     """What this person gave, newest first."""
     queue = services(request).queue
-    given = [
-        (one, present.moment(one.at), present.in_words(one.answer) if one.answer else "")
-        for one in queue.history(me.id, HISTORY)
-    ]
+    given = [(one, present.in_words(one.answer) if one.answer else "") for one in queue.history(me.id, HISTORY)]
     return page(request, "history.html", given=given, progress=queue.progress(me.id), most=HISTORY)
 
 

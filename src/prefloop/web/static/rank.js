@@ -136,6 +136,7 @@ function stop(card, message) {
 
 function submit() {
   if (!task || !ready()) return;
+  view.say("Submitted");
   send("submit", {uuid: uuid(), answer: task.answer()});
   given.push(task.lease);
   pace();
