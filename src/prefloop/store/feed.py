@@ -16,7 +16,7 @@ def latest(store: Store) -> int:
     Postgres numbers rows before they are committed, so that 8 may be seen before 7. The table is locked for the moment
     of this look: writers under way finish first, later ones get higher numbers.
     """
-    with store._database.read() as connection:
+    with store.database.read() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("LOCK TABLE rankings IN SHARE MODE"))
         return connection.scalar(select(func.max(rankings.c.seq))) or 0
@@ -26,5 +26,5 @@ def rankings_since(store: Store, after: int, limit: int) -> list[tuple[int, Rank
     """Up to `limit` (number, ranking) with numbers above `after`, in order. Superseding ones come like any other."""
     end = latest(store)
     query = select(rankings).where(rankings.c.seq > after, rankings.c.seq <= end).order_by(rankings.c.seq).limit(limit)
-    with store._database.read() as connection:
+    with store.database.read() as connection:
         return [(row["seq"], codec.to_ranking(row)) for row in connection.execute(query).mappings()]

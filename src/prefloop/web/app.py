@@ -27,13 +27,13 @@ from prefloop.errors import (
     PrefloopError,
 )
 from prefloop.store import People, Queue, Store
-from prefloop.web import routes_account, routes_admin, routes_api, routes_rank
+from prefloop.web import routes_account, routes_admin, routes_api, routes_rank, routes_review
 from prefloop.web.guard import Forbidden, NotSignedIn, classify
 from prefloop.web.pages import HERE, make_templates, page
 from prefloop.web.services import Services, services
 from prefloop.web.shield import Shield
 
-ROUTERS = (routes_account, routes_rank, routes_admin, routes_api)
+ROUTERS = (routes_account, routes_rank, routes_review, routes_admin, routes_api)
 
 
 def create_app(root: Path, config: Config, store: Store) -> FastAPI:

@@ -176,7 +176,7 @@ def _settings(request: Request, token: str | None = None, key: str | None = None
 @router.post("/settings/tokens")
 def create_token(request: Request, me: Owner, label: Text, scope: Annotated[Scope, Form()]) -> Response:
     """The page with the token: it is shown this once, and only its hash is kept."""
-    label = label.strip()[:100] or "program"
+    label = label.strip()[:64] or "program"
     return _settings(request, token=services(request).people.create_token(me.id, label, scope))
 
 
