@@ -182,7 +182,8 @@ def test_a_damaged_page_is_reported_with_advice_and_never_read_as_data(tmp_path:
         store.add(item(n, size=500) for n in range(300))
     path = tmp_path / "store.db"
     whole = path.read_bytes()
-    path.write_bytes(whole[: 40 * 4096] + b"\xff" * (len(whole) - 60 * 4096) + whole[-20 * 4096 :])
+    first, last = 100 * 4096, 20 * 4096  # the schema lies within the first 100 pages
+    path.write_bytes(whole[:first] + b"\xff" * (len(whole) - first - last) + whole[-last:])
     with Store.open(URL, tmp_path) as store:
         assert store.check() != []
         with pytest.raises(StoreError, match=r"malformed.*\.recover"):

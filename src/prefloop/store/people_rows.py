@@ -165,7 +165,7 @@ def forget(connection: Connection, person: str, now: float) -> None:
     mine = select(leases.c.id).where(leases.c.person == person)
     connection.execute(delete(drafts).where(drafts.c.lease.in_(mine)))
     held = select(leases.c.task, func.count().label("n")).where(leases.c.person == person, leases.c.state == "live")
-    for task, number in sorted(connection.execute(held.group_by(leases.c.task)).tuples().all()):
+    for task, number in connection.execute(held.group_by(leases.c.task).order_by(leases.c.task)).all():
         row = connection.execute(select(tasks).where(tasks.c.seq == task).with_for_update()).mappings().one()
         change_task(connection, row, live=row["live"] - number, waiting_since=now)
     connection.execute(delete(leases).where(leases.c.person == person))
