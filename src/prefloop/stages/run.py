@@ -8,6 +8,7 @@ from typing import Any
 from prefloop.config import suggest
 from prefloop.errors import ConfigError
 from prefloop.stages.align import align
+from prefloop.stages.annotate_wait import annotate
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate
 from prefloop.stages.importing import import_file
@@ -20,6 +21,7 @@ from prefloop.stages.train_reward import reward
 ONCE: dict[str, Callable[[Project], Outcome]] = {"sft": sft}
 EACH_ROUND: dict[str, Callable[[Project, int], Outcome]] = {
     "sample": sample,
+    "annotate": annotate,
     "crowd": lambda project, round: crowd(project),
     "reward": reward,
     "align": align,
@@ -35,11 +37,14 @@ def run(project: Project) -> Outcome:
     for name in settings.stages:
         if name not in known:
             raise ConfigError(f'[run] stages names "{name}".{suggest(name, known)}')
+    if {"annotate", "crowd"} <= set(settings.stages):
+        raise ConfigError('[run] stages names "annotate" and "crowd": either people rank, or simulated ones. Drop one.')
     done: list[Outcome] = []
 
     def take(outcome: Outcome) -> None:
         done.append(outcome)
-        project.say(f"{outcome.stage}: {'already done' if outcome.skipped else 'done'} ({outcome.run})")
+        where = f" ({outcome.run})" if outcome.run else ""
+        project.say(f"{outcome.stage}: {'already done' if outcome.skipped else 'done'}{where}")
 
     for name in settings.imports:
         take(import_file(project, project.root / name))

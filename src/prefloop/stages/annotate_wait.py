@@ -1,0 +1,127 @@
+"""The stage of `prefloop run` in which people rank: fill the queue, say where, and wait for the quota. Loads no model.
+
+Nothing is held while it waits, neither the project nor a transaction: the server, imports and other commands go on.
+What people gave is in the store: an interrupted wait loses nothing, and the same command takes it up where it stands.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prefloop.errors import BusyError, NothingToDoError, StoreError
+from prefloop.stages.project import Outcome, Project
+from prefloop.store import Queue, Quota
+
+POLL_S = 2.0  # between looks at the queue
+SHARE_OF_TIME = 0.05  # at most this much of it is spent looking: a sum over a large queue takes a moment
+STALLED_S = 3600.0  # without a new ranking: say what can be done
+PATIENCE_S = 600.0  # how long the database may be away
+STEPS = 10  # lines on the way, where there is no terminal for a bar
+DEFAULT_ADDRESS = "http://127.0.0.1:8300"
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time, for tests to replace. `now` never goes back; seconds."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def annotate(project: Project, round: int, clock: Clock | None = None) -> Outcome:
+    """Wait until people have ranked as much of a round as `[annotate] quota` asks for; `skipped` if they had already.
+
+    Raises NothingToDoError where there is nothing to rank, StoreError where the database stays away for ten minutes.
+    """
+    clock = clock or Clock()
+    rules = project.config.annotate
+    queue = Queue(project.store, rules, seed=project.config.project.seed)
+    queue.fill()
+    quota = queue.quota(round)
+    if not quota.tasks and not _ranked(project, round):
+        raise NothingToDoError(_nothing(round, quota, rules.criterion))
+    waited = not quota.met
+    if waited:
+        _announce(project, round, quota)
+        quota = _wait(project, round, queue, quota, clock)
+    result: dict[str, Any] = {
+        "round": round,
+        "criterion": rules.criterion,
+        "simulated": False,
+        "items": quota.tasks,
+        "rankings": quota.done,
+        "wanted": quota.target,
+        "left_open": quota.open,
+        "discarded": quota.discarded,
+    }
+    return Outcome("annotate", None, result, skipped=not waited)
+
+
+def _nothing(round: int, quota: Quota, criterion: str) -> str:
+    if quota.discarded:
+        return f"round {round}: reviewers discarded all {quota.discarded} items. Sample or import others."
+    if quota.unfit:
+        return f"nothing can be ranked: {quota.unfit} items have fewer than 2 or more than 9 completions. Set sample.k"
+    return f'there is nothing to rank by "{criterion}" in round {round}: run prefloop sample, or import completions'
+
+
+def _ranked(project: Project, round: int) -> bool:
+    """Whether people had ranked the round before it could be queued, as when their rankings were imported."""
+    criterion = project.config.annotate.criterion
+    items = project.store.items(round=round, criterion=criterion, ranked=True)
+    return any(not ranking.simulated for item in items for ranking in item.rankings)
+
+
+def _announce(project: Project, round: int, quota: Quota) -> None:
+    command = f"prefloop annotate -C {shlex.quote(str(project.root))}"
+    project.say(
+        f"annotate: round {round} waits for people: {quota.done} of {quota.target} rankings are there\n"
+        f"  they rank at the address that this command prints ({DEFAULT_ADDRESS} unless told otherwise):\n"
+        f"    {command}\n"
+        "  run goes on by itself when the rankings are there; Ctrl-C stops it, and the same command goes on later"
+    )
+
+
+def _wait(project: Project, round: int, queue: Queue, quota: Quota, clock: Clock) -> Quota:
+    """Look until the quota is met. Raises StoreError after PATIENCE_S without a database."""
+    told, stalled = _step(quota), False
+    last_change = last_seen = clock.now()
+    with project.progress(quota.target, "rankings", quota.done) as bar:
+        pause = POLL_S
+        while not quota.met:
+            clock.sleep(pause)
+            begun = clock.now()
+            try:
+                found = queue.quota(round)
+            except (BusyError, StoreError) as error:
+                if begun - last_seen > PATIENCE_S:
+                    raise
+                project.say(f"annotate: {error} Trying again.")
+                pause = min(60.0, 2 * pause)
+                continue
+            last_seen = clock.now()
+            pause = max(POLL_S, (last_seen - begun) / SHARE_OF_TIME)
+            if (found.done, found.target) != (quota.done, quota.target):
+                last_change, stalled = last_seen, False
+            quota = found
+            bar.total, bar.n = quota.target, quota.done
+            bar.refresh()
+            if bar.disable and _step(quota) > told:
+                project.say(f"annotate: {quota.done} of {quota.target} rankings")
+                told = _step(quota)
+            if last_seen - last_change > STALLED_S and not stalled:
+                stalled = True
+                project.say(
+                    f"annotate: nothing new for an hour, {quota.open} rankings are open. Invite somebody (prefloop "
+                    "annotate --invite annotator), or run again with a lower --set annotate.quota=N"
+                )
+    return quota
+
+
+def _step(quota: Quota) -> int:
+    """How many tenths of the way."""
+    return STEPS if quota.met else quota.done * STEPS // max(1, quota.target)
