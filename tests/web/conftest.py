@@ -10,15 +10,15 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the server is not installed: pip install 'prefloop[web]'")
 
-from argon2 import PasswordHasher  # noqa: E402
-from fastapi import FastAPI  # noqa: E402
-from starlette.testclient import TestClient  # noqa: E402
+from argon2 import PasswordHasher
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
-from prefloop.config import Annotate, Config, Project  # noqa: E402
-from prefloop.store import People, Queue, Role, Store  # noqa: E402
-from prefloop.types import Completion, Item, Prompt  # noqa: E402
-from prefloop.web.app import create_app  # noqa: E402
-from prefloop.web.passwords import Passwords  # noqa: E402
+from prefloop.config import Annotate, Config, Project
+from prefloop.store import People, Queue, Role, Store
+from prefloop.types import Completion, Item, Prompt
+from prefloop.web.app import create_app
+from prefloop.web.passwords import Passwords
 
 PASSWORD = "correct horse battery"
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # tests log in often

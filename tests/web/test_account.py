@@ -276,11 +276,11 @@ def test_two_projects_on_one_host_do_not_share_a_cookie(server: Server) -> None:
     from pathlib import Path
 
     class Fake:
-        class app:  # noqa: N801 -- stands for Request.app
-            class state:  # noqa: N801
+        class app:
+            class state:
                 services = replace(server.app.state.services, root=Path("/elsewhere"))
 
-        class url:  # noqa: N801
+        class url:
             scheme = "http"
 
     server.join("owner", "Olga")

@@ -1,4 +1,4 @@
-"""What holds for every request: headers, posts from other sites, sizes, depth, throttles, the same time for everybody."""
+"""What holds for every request: headers, posts from other sites, sizes, depth, throttles, equal times."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("nh3", reason="the server is not installed: pip install 'prefloop[web]'")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from prefloop.web.render import MAX_RENDERED, REL, SCHEMES, TAGS, clean, raw, rendered  # noqa: E402
+from prefloop.web.render import MAX_RENDERED, REL, SCHEMES, TAGS, clean, raw, rendered
 
 
 class Parsed(HTMLParser):
