@@ -12,6 +12,8 @@ MAX_TOKEN_ID = 2**31 - 1
 
 # ShareGPT's and Open-Assistant's names for the roles of chat templates
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "observation": "tool"}
+PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "messages", "conversation", "chat", "text")
+SYSTEM_NAMES = ("system", "system_prompt")
 PROMPT_FIELDS = ("prompt", "instruction", "conversations", "messages")
 
 
@@ -137,6 +139,23 @@ def prompt_of(record: Record) -> Prompt:
         return Prompt(text(record[name], name), system)
     content, extra = messages(record[name], name)
     return Prompt(content, system, {"message_fields": extra} if extra else {})
+
+
+def named_prompt(record: Record) -> tuple[Prompt, tuple[str, ...]]:
+    """The prompt among the fields of other people's choosing, and the fields that it took: by its usual names, or the
+    only field there is. Raises BadRow where several could be it."""
+    filled = {name: value for name, value in record.items() if value not in (None, "")}
+    system = next((name for name in SYSTEM_NAMES if isinstance(filled.get(name), str)), None)
+    candidates = [name for name in filled if name != system and isinstance(filled[name], str | list)]
+    usual = [name for wanted in PROMPT_NAMES for name in candidates if name.casefold() == wanted]
+    if not usual and len(candidates) != 1:
+        raise BadRow(f"cannot tell which of {quoted(sorted(candidates))} is the prompt: call it prompt")
+    name = usual[0] if usual else candidates[0]
+    said = filled[system] if system else None
+    used = (name, system) if system else (name,)
+    if isinstance(filled[name], str):
+        return Prompt(text(filled[name], name), said), used
+    return Prompt(messages(filled[name], name)[0], said), used
 
 
 def _alpaca(record: Record) -> Content:

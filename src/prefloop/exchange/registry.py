@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from prefloop.errors import DataError
-from prefloop.exchange import canonical, kto, lists, oasst, pairs, prompts
+from prefloop.exchange import argilla, canonical, kto, label_studio, lists, oasst, pairs, prompts
 from prefloop.exchange.base import BadRow, Format, Parsed, Record, RowError
 from prefloop.exchange.source import Row, rows
 from prefloop.types import Demonstration, digest
@@ -22,6 +22,8 @@ SNIFFED_ROWS = 50
 _ALL: tuple[Format, ...] = (
     oasst.TREES,
     oasst.REPLIES,
+    argilla.FORMAT,
+    label_studio.FORMAT,
     *lists.LISTS,
     canonical.FORMAT,
     pairs.TRANSCRIPTS,
