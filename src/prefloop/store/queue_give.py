@@ -37,6 +37,7 @@ from prefloop.types import Json, digest
 
 EDITABLE = 10  # answers that can still be changed
 LARGEST_DRAFT = 100_000  # characters of JSON
+_SETTLED = {"returned": None, "returned_by": None, "returned_at": None}
 _UUID = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 
@@ -109,8 +110,7 @@ def _rank(
         ranking_id=ranking,
         body=answer.body,
         reason=None,
-        returned=None,
-        returned_by=None,
+        **_SETTLED,
         reopened=False,
         surplus=not counted,
     )
@@ -163,7 +163,7 @@ def skip(desk: Desk, person: str, lease: str, uuid: str, reason: str) -> Receipt
         if held["state"] == "done":
             if not held["reopened"]:
                 raise ConflictError("you have ranked this already; that answer is kept")
-            change_lease(connection, held, reopened=False, returned=None, returned_by=None)  # the answer stands
+            change_lease(connection, held, reopened=False, **_SETTLED)  # the answer stands
         elif held["state"] != "skipped":
             change_lease(connection, held, state="skipped", given_at=now, reason=reason)
             freed = {"live": task["live"] - 1, "waiting_since": now} if held["state"] == "live" else {}

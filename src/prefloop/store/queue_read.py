@@ -56,7 +56,7 @@ def progress(desk: Desk, person: str, open: int) -> Progress:
     with desk.database.read() as connection:
         me = able_person(connection, person)
         mine = leases.c.person == person
-        returned = count(connection, leases, mine, leases.c.state == "done", leases.c.returned.is_not(None))
+        returned = count(connection, leases, mine, leases.c.returned_at.is_not(None))
         latest = select(leases.c.duration_s, leases.c.words).where(mine, leases.c.given_at.is_not(None))
         rows = connection.execute(latest.order_by(leases.c.given_at.desc()).limit(_PACED_BY)).all()
     timed = [(float(row.duration_s), max(1, row.words)) for row in rows if row.duration_s]

@@ -41,23 +41,26 @@ def browse(desk: Desk, kind: Browse, after: int, limit: int) -> list[TaskRow]:
     """See `Queue.browse`."""
     if kind not in get_args(Browse):
         raise DataError(f"there is no list {kind!r}. Lists: {', '.join(get_args(Browse))}")
-    query: Select[Any] = (
-        select(tasks, prompts.c.content)
-        .join(items, items.c.id == tasks.c.item_id)
-        .join(prompts, prompts.c.id == items.c.prompt_id)
-        .where(tasks.c.criterion == desk.settings.criterion, tasks.c.seq > after)
-    )
+    chosen = select(tasks.c.seq).where(tasks.c.criterion == desk.settings.criterion, tasks.c.seq > after)
     narrow = {
         "answered": tasks.c.done > 0,
         "several": tasks.c.done > 1,
         "skipped": and_(tasks.c.skips > 0, tasks.c.phase != int(Phase.CLOSED)),
-        "gold": tasks.c.gold.is_not(None),
+        "gold": tasks.c.phase == int(Phase.GOLD),
         "discarded": tasks.c.phase == int(Phase.CLOSED),
     }
     if kind in narrow:
-        query = query.where(narrow[kind])
+        chosen = chosen.where(narrow[kind])
+    page = chosen.order_by(tasks.c.seq).limit(limit).subquery()  # from an index alone; only the page is looked up
+    query = (
+        select(tasks, prompts.c.content)
+        .join(page, page.c.seq == tasks.c.seq)
+        .join(items, items.c.id == tasks.c.item_id)
+        .join(prompts, prompts.c.id == items.c.prompt_id)
+        .order_by(tasks.c.seq)
+    )
     with desk.database.read() as connection:
-        rows = connection.execute(query.order_by(tasks.c.seq).limit(limit)).mappings().all()
+        rows = connection.execute(query).mappings().all()
     return [
         TaskRow(
             number=row["seq"],
@@ -174,8 +177,9 @@ def give_back(desk: Desk, by: str, item: str, person: str, text: str) -> None:
         lease = connection.execute(select(leases).where(theirs)).mappings().first()
         if lease is None or lease["state"] != "done":
             raise DataError(f"{person} has not ranked item {item}, so there is nothing to give back")
-        change_lease(connection, lease, returned=text, returned_by=by)
-        note(connection, desk.clock(), by, "give back", f"{item} {person}")
+        now = desk.clock()
+        change_lease(connection, lease, returned=text, returned_by=by, returned_at=now)
+        note(connection, now, by, "give back", f"{item} {person}")
 
 
 def discard(desk: Desk, by: str, item: str, reason: str) -> None:

@@ -108,9 +108,9 @@ def renew(connection: Connection, desk: Desk, lease: Row, now: float) -> Row:
 
 def _returned(connection: Connection, desk: Desk, person: str, after: str | None) -> RowMapping | None:
     mine = select(leases).join(tasks, tasks.c.seq == leases.c.task).where(leases.c.person == person)
-    asked = mine.where(leases.c.state == "done", leases.c.returned.is_not(None), leases.c.id != (after or ""))
+    asked = mine.where(leases.c.returned_at.is_not(None), leases.c.id != (after or ""))
     here = asked.where(tasks.c.criterion == desk.settings.criterion, tasks.c.discarded.is_(None))
-    return connection.execute(here.order_by(leases.c.given_at, leases.c.seq).limit(1)).mappings().first()
+    return connection.execute(here.order_by(leases.c.returned_at, leases.c.seq).limit(1)).mappings().first()
 
 
 def _dropped(connection: Connection, desk: Desk, person: str, after: str | None, now: float) -> Row | None:
@@ -268,6 +268,7 @@ def _lease(
         "reason": None,
         "returned": None,
         "returned_by": None,
+        "returned_at": None,
         "reopened": False,
         "surplus": False,
     }

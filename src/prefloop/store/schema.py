@@ -246,6 +246,7 @@ tasks = Table(
     Index("ix_tasks_shuffle", "criterion", "phase", "tag", "shuffle"),
     Index("ix_tasks_priority", "criterion", "phase", "tag", "priority", "shuffle"),
     Index("ix_tasks_waiting", "criterion", "phase", "tag", "waiting_since", "seq"),
+    Index("ix_tasks_counts", "criterion", "seq", "round", "phase", "wanted", "done", "live", "skips"),  # covers
 )
 
 leases = Table(
@@ -269,6 +270,7 @@ leases = Table(
     Column("reason", Text),  # of a skip
     Column("returned", Text),  # a reviewer's note; null: not asked for again
     Column("returned_by", Text),
+    Column("returned_at", Float),
     Column("reopened", Boolean, nullable=False),  # the next submit supersedes the answer
     Column("surplus", Boolean, nullable=False),
     CheckConstraint("state IN ('live', 'expired', 'done', 'skipped', 'closed')", name="ck_leases_state"),
@@ -276,6 +278,7 @@ leases = Table(
     Index("ix_leases_task", "task"),
     Index("ix_leases_state", "person", "state"),
     Index("ix_leases_given_at", "person", "given_at"),
+    Index("ix_leases_returned", "person", "returned_at"),
     Index("ix_leases_expires_at", "state", "expires_at"),
 )
 

@@ -141,6 +141,8 @@ def _queue() -> None:
     op.create_index("ix_tasks_shuffle", "tasks", ["criterion", "phase", "tag", "shuffle"])
     op.create_index("ix_tasks_priority", "tasks", ["criterion", "phase", "tag", "priority", "shuffle"])
     op.create_index("ix_tasks_waiting", "tasks", ["criterion", "phase", "tag", "waiting_since", "seq"])
+    counted = ["criterion", "seq", "round", "phase", "wanted", "done", "live", "skips"]
+    op.create_index("ix_tasks_counts", "tasks", counted)
     op.create_table(
         "leases",
         _seq(),
@@ -161,6 +163,7 @@ def _queue() -> None:
         _maybe("reason"),
         _maybe("returned"),
         _maybe("returned_by"),
+        _number("returned_at", nullable=True),
         _flag("reopened"),
         _flag("surplus"),
         sa.CheckConstraint("state IN ('live', 'expired', 'done', 'skipped', 'closed')", name="ck_leases_state"),
@@ -169,6 +172,7 @@ def _queue() -> None:
     op.create_index("ix_leases_task", "leases", ["task"])
     op.create_index("ix_leases_state", "leases", ["person", "state"])
     op.create_index("ix_leases_given_at", "leases", ["person", "given_at"])
+    op.create_index("ix_leases_returned", "leases", ["person", "returned_at"])
     op.create_index("ix_leases_expires_at", "leases", ["state", "expires_at"])
 
 
