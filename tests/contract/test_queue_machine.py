@@ -356,4 +356,4 @@ def test_a_day_of_a_crowd_leaves_the_queue_in_order(store: Store) -> None:
 
 @pytest.mark.slow
 def test_many_days_of_a_crowd_leave_the_queue_in_order(store: Store) -> None:
-    _run(store, 120, 60)
+    _run(store, 40, 60)

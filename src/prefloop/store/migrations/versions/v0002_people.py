@@ -141,8 +141,8 @@ def _queue() -> None:
     op.create_index("ix_tasks_shuffle", "tasks", ["criterion", "phase", "tag", "shuffle"])
     op.create_index("ix_tasks_priority", "tasks", ["criterion", "phase", "tag", "priority", "shuffle"])
     op.create_index("ix_tasks_waiting", "tasks", ["criterion", "phase", "tag", "waiting_since", "seq"])
-    counted = ["criterion", "seq", "round", "phase", "wanted", "done", "live", "skips"]
-    op.create_index("ix_tasks_counts", "tasks", counted)
+    op.create_index("ix_tasks_counts", "tasks", ["criterion", "phase", "round", "wanted", "done", "live"])
+    op.create_index("ix_tasks_pages", "tasks", ["criterion", "seq", "phase", "done", "skips"])
     op.create_table(
         "leases",
         _seq(),
