@@ -188,8 +188,8 @@ def choices() -> dict[str, Any]:
     }
 
 
-def finished(progress: Progress) -> Mapping[str, str]:
-    """What a person without work is told."""
+def finished(progress: Progress, open: int) -> Mapping[str, str]:
+    """What a person without work is told; `open` is how many rankings are still wanted of anybody."""
     if progress.stopped == "limit":
         return {
             "title": "That was your share: thank you",
@@ -197,7 +197,7 @@ def finished(progress: Progress) -> Mapping[str, str]:
         }
     if progress.stopped:
         return {"title": "Nothing for you here now", "why": "Ask the project's owner if you expected work."}
-    if progress.open:
+    if open:
         return {
             "title": "Nothing for you at this moment",
             "why": "Others are working on what is left. If they let go of it, it is yours: look again in a while.",

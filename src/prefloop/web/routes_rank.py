@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from prefloop.labels.answer import from_json
-from prefloop.store.queue_types import Presentation, Progress
+from prefloop.store.queue_types import Presentation
 from prefloop.web import present
 from prefloop.web.guard import Annotator
 from prefloop.web.pages import page
@@ -109,7 +109,7 @@ def guidelines_text(known: Services) -> str:
 def next_item(request: Request, me: Annotator, body: Next) -> Response:
     """The item to rank now, or with `after` the one that follows it."""
     queue = services(request).queue
-    return _item(request, queue.next(me.id, body.after), queue.progress(me.id))
+    return _item(request, queue.next(me.id, body.after), me.id)
 
 
 @router.post("/rank/given")
@@ -123,7 +123,7 @@ def given(request: Request, me: Annotator) -> JSONResponse:
 def reopen(request: Request, me: Annotator, lease: str) -> Response:
     """An earlier answer again; the next submit supersedes it."""
     queue = services(request).queue
-    return _item(request, queue.reopen(me.id, lease), queue.progress(me.id))
+    return _item(request, queue.reopen(me.id, lease), me.id)
 
 
 @router.post("/rank/{lease}/submit")
@@ -156,9 +156,11 @@ def heartbeat(request: Request, me: Annotator, lease: str, body: Annotated[dict[
     return JSONResponse({"seconds": max(0.0, queue.heartbeat(me.id, lease) - time.time())})
 
 
-def _item(request: Request, shown: Presentation | None, progress: Progress) -> Response:
+def _item(request: Request, shown: Presentation | None, me: str) -> Response:
+    queue = services(request).queue
+    progress = queue.progress(me)
     if shown is None:
-        done = present.finished(progress)
+        done = present.finished(progress, queue.quota().open)
         numbers = present.data(present.progress_json(progress))
         return page(request, "rank_task.html", task=None, done=done, progress=numbers)
     return page(request, "rank_task.html", task=present.task_page(shown, progress))

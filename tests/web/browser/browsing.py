@@ -29,12 +29,12 @@ def tiers(ranking: Any) -> list[list[str]]:
     return [sorted(id.split(":")[1] for id in tier) for tier in ranking.tiers]
 
 
-def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
-    """What `condition` gives as soon as it is true of something."""
+def until(condition: Callable[[], Any], page: Any = None, seconds: float = 20) -> Any:
+    """What `condition` gives as soon as it is true of something. With a page: its routes are answered meanwhile."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+        page.wait_for_timeout(20) if page else time.sleep(0.02)
     return found
 
 

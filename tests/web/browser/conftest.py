@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 import uvicorn
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'prefloop[test]'")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install 'prefloop[test]'"
+)
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run",
     "--disable-sync", "--disable-default-apps", "--disable-dev-shm-usage",
@@ -35,6 +39,7 @@ class Site:
     browser: Any
     trouble: list[str] = field(default_factory=list)
     contexts: list[Any] = field(default_factory=list)
+    leaving: bool = False  # "leave this page? answers are not sent yet" is expected, and said yes to
 
     def page(self, name: str | None = None, **context: Any) -> Any:
         """A page of a fresh browser profile; with a name, signed in as that person."""
@@ -61,6 +66,9 @@ class Site:
             self.trouble.append(f"console: {message.text}")
 
     def _dialog(self, dialog: Any) -> None:
+        if self.leaving and dialog.type == "beforeunload":
+            dialog.accept()
+            return
         self.trouble.append(f"dialog: {dialog.type} {dialog.message}")
         dialog.dismiss()
 

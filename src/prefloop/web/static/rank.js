@@ -60,6 +60,7 @@ function show(shown, article = shown?.article) {
   setRaw(settings.raw);
   setSingle(settings.single);
   paint();
+  scrollTo(0, 0);
   $("#work").scrollTop = 0;
   const turns = task.article.querySelector(".turns");
   turns.scrollTop = turns.scrollHeight; // the last turn is the one that was answered
@@ -68,12 +69,13 @@ function show(shown, article = shown?.article) {
     : `${task.cards} answers${pair ? ": which is better?" : ""}`);
 }
 
-async function fetchNext(url, body) {
+async function fetchItem(url, body) {
   for (;;) {
+    await outbox.flush(); // the server must know what is answered before it says what comes next
     const {status, article} = await askItem(url, body);
-    if (article) return article;
+    if (article && !sent(article.dataset.lease)) return article;
     if (status === 401) return lost("You are signed out. Sign in again in another tab: nothing is lost.");
-    if (status && status < 500 && status !== 429) return lost("This item cannot be opened. Reload the page.");
+    if (status && status < 500 && status !== 429 && !article) return lost("This item cannot be opened. Reload the page.");
     net("No connection; trying again…");
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
@@ -90,8 +92,7 @@ async function advance() {
   if (next && !sent(next.lease)) { const ready = next; next = null; show(ready); return prefetch(); }
   $("#work").setAttribute("aria-busy", "true");
   task = null;
-  await outbox.flush(); // the server must know what is answered before it says what comes next
-  const article = await fetchNext(host.next, {});
+  const article = await fetchItem(host.next, {});
   if (!article) return;
   net("");
   show(read(article), article);
@@ -327,6 +328,7 @@ const actions = {
     const prompt = task.article.querySelector(".prompt");
     const [size, words] = SIZES[prompt.dataset.size];
     prompt.dataset.size = size;
+    task.article.classList.toggle("whole", size === "whole");
     prompt.querySelector(".prompt-size").textContent = words;
   },
   help() {
@@ -454,7 +456,7 @@ async function start() {
   changed(outbox.waiting().length);
   await outbox.flush();
   if (!host.open) return advance();
-  const article = await fetchNext(host.open, {});
+  const article = await fetchItem(host.open, {});
   if (article) show(read(article), article);
 }
 

@@ -6,7 +6,7 @@ const WAITS = [1, 2, 4, 8, 15, 30]; // seconds between tries
 export class Outbox {
   // key: this person's place in local storage. told(entry, receipt), refused(entry, status, message), changed(count).
   constructor(key, {told, refused, changed}) {
-    Object.assign(this, {key, told, refused, changed, tries: 0, sending: false, timer: 0});
+    Object.assign(this, {key, told, refused, changed, tries: 0, running: null, timer: 0});
     addEventListener("online", () => this.flush());
   }
 
@@ -40,18 +40,17 @@ export class Outbox {
   }
 
   // One at a time and in order, so that a correction never overtakes what it corrects. Two tabs may send the same
-  // entry twice: the server answers the second time with the same receipt.
-  async flush() {
+  // entry twice: the server answers the second time with the same receipt. Resolves when nothing more can be sent now.
+  flush() {
     clearTimeout(this.timer);
-    if (this.sending) return;
-    this.sending = true;
-    try {
-      for (let entry = this.waiting()[0]; entry; entry = this.waiting()[0]) {
-        if (!(await this.send(entry))) return this.later();
-        this.tries = 0;
-      }
-    } finally {
-      this.sending = false;
+    this.running ??= this.work().finally(() => (this.running = null));
+    return this.running;
+  }
+
+  async work() {
+    for (let entry = this.waiting()[0]; entry; entry = this.waiting()[0]) {
+      if (!(await this.send(entry))) return this.later();
+      this.tries = 0;
     }
   }
 

@@ -8,7 +8,11 @@ const make = (tag, attributes = {}, ...children) => {
   node.append(...children);
   return node;
 };
-const press = (button, on) => button.setAttribute("aria-pressed", String(on));
+// What stays as it is isn't touched: the browser would style and lay it out again.
+const write = (node, text) => node.textContent !== text && (node.textContent = text);
+const press = (button, on) => {
+  if (button.getAttribute("aria-pressed") !== String(on)) button.setAttribute("aria-pressed", String(on));
+};
 
 export class View {
   constructor(root) {
@@ -34,7 +38,7 @@ export class View {
     const open = S.missing(state, rules.partial).length;
     const submit = this.root.querySelector("[data-act=submit]");
     submit.classList.toggle("ready", open === 0);
-    submit.querySelector(".left").textContent = open ? `· ${open} left` : "";
+    write(submit.querySelector(".left"), open ? `· ${open} left` : "");
     this.paintPair(state);
   }
 
@@ -44,7 +48,7 @@ export class View {
     const rank = S.rankOf(state, index);
     const words = slot ? `place ${slot}${tied.length ? `, tied with ${tied.join(", ")}` : ""}` : "unplaced";
     const bad = state.bad.includes(index);
-    card.querySelector(".place").textContent = !bad ? words : slot ? `${words}, unacceptable` : "unacceptable";
+    write(card.querySelector(".place"), !bad ? words : slot ? `${words}, unacceptable` : "unacceptable");
     card.classList.toggle("placed", slot > 0 || bad);
     card.classList.toggle("first", rank === 1);
     card.classList.toggle("is-bad", bad);
@@ -59,7 +63,7 @@ export class View {
         press(button, state.ratings[index]?.[attribute] === value);
       }
     }
-    card.querySelector(".flagged").textContent = (state.flags[index] ?? []).map((f) => `${f} `).join("");
+    write(card.querySelector(".flagged"), (state.flags[index] ?? []).map((f) => `${f} `).join(""));
   }
 
   // Built anew each time: at most nine letters in ten boxes. A letter that had the focus gets it back.
