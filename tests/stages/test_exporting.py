@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from prefloop.models.scratch import make_scratch
 from prefloop.stages.exporting import export
 from prefloop.stages.importing import import_file
 from prefloop.stages.project import Project
-from prefloop.store import ModelRow
+from prefloop.store import ModelRow, People, Queue, stream
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
 
@@ -56,6 +58,126 @@ def test_rankings_read_back_are_equal(project: Project, tmp_path: Path) -> None:
         import_file(other, tmp_path / "r.jsonl")
         assert other.store.criteria() == project.store.criteria()
         assert [i.prompt for i in other.store.items()] == [i.prompt for i in project.store.items()]
+
+
+def opened(folder: Path) -> Project:
+    folder.mkdir()
+    (folder / "prefloop.toml").write_text("")
+    return Project.open(folder, quiet=True)
+
+
+@pytest.mark.parametrize("name", ["r.jsonl.gz", "r.parquet"])
+def test_an_export_read_into_another_project_gives_the_same_store(project: Project, tmp_path: Path, name: str) -> None:
+    """Edits and what they edit, several people, ties, times, splits, rounds: all of it, in the same order."""
+    first = item(0)
+    said = first.rankings[0]
+    edit = Ranking(said.item_id, "ann", "helpful", (("i0:c0", "i0:c1"), ("i0:c2",)), supersedes=said.id, ordinal=1)
+    other = Ranking(said.item_id, "bob", "helpful", (("i0:c1",),), none_acceptable=True, duration_s=2.5, ordinal=2)
+    project.store.add([Item(first.id, Prompt("q", split="heldout"), first.completions, (said, edit, other), round=2)])
+    project.store.add([item(1, "harmless")])
+    result = export(project, "rankings", tmp_path / name).result
+    assert result["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    with opened(tmp_path / "other") as other_project:
+        import_file(other_project, tmp_path / name)
+        assert list(stream.every_item(other_project.store)) == list(stream.every_item(project.store))
+        assert len(next(stream.every_item(project.store)).rankings) == 3
+        assert other_project.store.counts() == project.store.counts()
+        assert other_project.store.prompts(split="heldout", heldout=0) == [Prompt("q", split="heldout")]
+        again = export(other_project, "rankings", tmp_path / f"again-{name}").result
+        assert again["sha256"] == result["sha256"]
+
+
+@pytest.mark.parametrize("name", ["e2e_nlg/rankings_train.jsonl.gz", "ukpconvarg1/rankings_train.jsonl.gz"])
+@pytest.mark.slow
+def test_real_rankings_come_through_two_projects_unchanged(
+    project: Project, tmp_path: Path, shared_data: Path, name: str
+) -> None:
+    import_file(project, shared_data / name)
+    export(project, "rankings", tmp_path / "r.parquet")
+    with opened(tmp_path / "other") as other:
+        import_file(other, tmp_path / "r.parquet")
+        assert other.store.counts() == project.store.counts()
+        assert list(stream.every_item(other.store)) == list(stream.every_item(project.store))
+
+
+def test_edits_are_not_trained_on_twice(project: Project, tmp_path: Path) -> None:
+    first = item(0)
+    said = first.rankings[0]
+    edit = Ranking(said.item_id, "ann", "helpful", (("i0:c0",), ("i0:c1",)), supersedes=said.id, ordinal=1)
+    project.store.add([Item(first.id, first.prompt, first.completions, (said, edit))])
+    export(project, "pairs", tmp_path / "p.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [("answer 0", "answer 1")]
+
+
+def test_excluded_people_and_discarded_items_are_kept_but_not_trained_on(project: Project, tmp_path: Path) -> None:
+    people = People(project.store)
+    owner = people.accept(people.owner_link() or "", "owner", "hash").id
+    spammer = people.accept(people.invite(None, "annotator"), "spammer", "hash").id
+    queue = Queue(project.store, project.config.annotate)
+    for n in range(3):
+        made = item(n, "quality")
+        project.store.add([Item(made.id, made.prompt, made.completions)])
+    queue.fill()
+    by = {"i0": owner, "i1": spammer, "i2": owner}
+    for key, who in by.items():
+        tiers = ((f"{key}:c0",), (f"{key}:c1",))
+        project.store.add_rankings([Ranking(key, who, "quality", tiers)])
+    people.exclude(None, spammer, "always the first")
+    queue.discard(owner, "i2", "unreadable")
+    for what in ("pairs", "kto"):
+        export(project, what, tmp_path / f"{what}.jsonl")
+        rows = [json.loads(line) for line in (tmp_path / f"{what}.jsonl").read_text().splitlines()]
+        assert {row["item_id"] for row in rows} == {"i0"}, what
+    export(project, "rankings", tmp_path / "r.jsonl")
+    assert (tmp_path / "r.jsonl").read_text().count('"annotator"') == 3
+    people.exclude(None, owner, "too")
+    with pytest.raises(NothingToDoError, match="excluded"):
+        export(project, "pairs", tmp_path / "none.jsonl")
+
+
+def test_the_annotator_model_gives_other_probabilities_than_the_votes(project: Project, tmp_path: Path) -> None:
+    """Five agree on everything; one says the opposite. Where it is one against one, the votes cannot tell."""
+
+    def said(n: int, who: str, turned: bool) -> Ranking:
+        ids = [f"i{n}:c{j}" for j in range(3)]
+        return Ranking(f"i{n}", who, "helpful", tuple((i,) for i in (ids[::-1] if turned else ids)))
+
+    for n in range(40):
+        made = item(n)
+        crowd = ["w0", "w1", "w2", "w3", "w4", "troll"] if n < 39 else ["w0", "troll"]
+        rankings = tuple(said(n, who, who == "troll") for who in crowd)
+        project.store.add([Item(made.id, made.prompt, made.completions, rankings)])
+
+    def probability(how: str) -> float:
+        path = tmp_path / f"{how}.jsonl"
+        export(project, "pairs", path, probability=how)  # type: ignore[arg-type]
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return next(
+            float(r["probability"])
+            for r in rows
+            if (r["item_id"], r["annotator"], r["chosen"], r["rejected"]) == ("i39", "w0", "answer 0", "answer 2")
+        )
+
+    assert probability("votes") == 0.5
+    assert probability("model") > 0.8
+
+
+def test_options_of_pairs_are_refused_elsewhere(project: Project, tmp_path: Path) -> None:
+    project.store.add([item(0)])
+    with pytest.raises(DataError, match="--pairing"):
+        export(project, "kto", tmp_path / "k.jsonl", pairing="extremes")
+    assert export(project, "pairs", tmp_path / "p.jsonl", pairing="extremes").result["rows"] == 2
+
+
+def test_prompts_and_demonstrations_stream_in_order(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "CHUNK", 2)
+    shown = [Demonstration(Prompt(f"q{n % 3}"), f"a{n}") for n in range(5)]
+    project.store.add(shown)
+    assert list(stream.every_demonstration(project.store)) == shown
+    assert [p.content for p in stream.every_prompt(project.store)] == ["q0", "q1", "q2"]
 
 
 def test_one_criterion_leaves_the_others_out(project: Project, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -78,24 +78,51 @@ def import_(asked: Common, files: tuple[Path, ...], format: str | None) -> None:
 @click.option("--to", required=True, type=click.Path(path_type=Path), metavar="PATH", help="A folder or file to make.")
 @click.option("--criterion", metavar="NAME", help="Only this criterion (reward, rankings, pairs, kto).")
 @click.option("--round", type=click.IntRange(min=0), metavar="N", help="Models of this round (default: the newest).")
+@click.option(
+    "--pairing",
+    type=click.Choice(["all", "adjacent", "extremes"]),
+    default="all",
+    show_default=True,
+    help="Which tiers make pairs.",
+)
+@click.option(
+    "--probability",
+    type=click.Choice(["votes", "model"]),
+    default="votes",
+    show_default=True,
+    help="The soft label of pairs: from the votes alone, or from the model of how reliable each annotator is.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @common
-def export(asked: Common, what: str, to: Path, criterion: str | None, round: int | None, overwrite: bool) -> None:
+def export(
+    asked: Common,
+    what: str,
+    to: Path,
+    criterion: str | None,
+    round: int | None,
+    pairing: str,
+    probability: Literal["votes", "model"],
+    overwrite: bool,
+) -> None:
     """Write models or data to where you need them.
 
     policy and reward are Hugging Face folders for plain transformers; several criteria give one folder each. rankings
-    keeps everything (reading it back gives the same items); pairs and kto are what other trainers read, derived from
-    rankings; demonstrations and prompts are what was imported. Data goes to .jsonl, .jsonl.gz or .jsonl.xz. A file or
-    folder appears whole or not at all, and is never replaced unless you say --overwrite.
+    keeps everything, edits too (reading it back gives the same items); pairs and kto are what other trainers read,
+    derived from the rankings that count: without those of excluded people and discarded items. demonstrations and
+    prompts are what was imported. The file's name says what it becomes: .jsonl, .parquet, or .csv for spreadsheets,
+    with no cell that could run as a formula; also .jsonl.gz and .jsonl.xz. A file or folder appears whole or not at
+    all, and is never replaced unless you say --overwrite. The SHA-256 of a file is printed.
 
     \b
     Example:  prefloop export policy --to ./aligned
-              prefloop export pairs --to pairs.jsonl.gz --criterion helpful
+              prefloop export pairs --to pairs.parquet --criterion helpful
     """
 
     from prefloop.stages.exporting import export as stage
 
     def go(project: Project) -> Outcome:
-        return stage(project, what, to.absolute(), criterion, round, overwrite)
+        return stage(
+            project, what, to.absolute(), criterion, round, overwrite, pairing=pairing, probability=probability
+        )
 
     in_project(asked, go)

@@ -204,7 +204,7 @@ def _export(r: Result) -> list[str]:
     if "rows" in r:
         lines = [f"{r['rows']} rows of {r['what']} in {r['to']} ({r['bytes']} bytes)", f"sha256 {r['sha256']}"]
         if r["mended"]:
-            lines.append(f"{r['mended']} rows held half a surrogate pair, which became U+FFFD")
+            lines.append(f"{r['mended']} rows held surrogates, which no file can: halves of pairs became U+FFFD")
         return lines
     return [
         f"{m['version']}{' (' + m['criterion'] + ')' if m['criterion'] else ''} in {m['folder']}" for m in r["models"]

@@ -34,7 +34,7 @@ class Written:
 
     format:  "jsonl", "csv" or "parquet".
     sha256:  of the file as it lies there, compression included.
-    mended:  rows in which half a surrogate pair was replaced by U+FFFD, because no UTF-8 file can hold one.
+    mended:  rows with surrogates, which no UTF-8 file can hold: pairs became their character, halves U+FFFD.
     schema:  the version of the layout; docs/formats.md tells them apart.
     """
 
