@@ -87,9 +87,12 @@ def _line(row: TaskRow, item: Item, criterion: str) -> Line:
 
 
 def opposition(said: list[Ranking]) -> tuple[int, int]:
-    """(pairs that two people put in opposite orders, pairs that both put in an order), over pairs of people."""
+    """(pairs that two people put in opposite orders, pairs that both put in an order), over pairs of people.
+
+    Adjudications don't count: whoever gave them had seen the others.
+    """
     opposed = ordered = 0
-    ranks = [mid_ranks(r.tiers) for r in said]
+    ranks = [mid_ranks(r.tiers) for r in said if not r.metadata.get("adjudication")]
     for one, other in itertools.combinations(ranks, 2):
         for a, b in itertools.combinations([id for id in one if id in other], 2):
             product = (one[a] - one[b]) * (other[a] - other[b])

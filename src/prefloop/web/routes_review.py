@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from prefloop.errors import DataError
 from prefloop.labels.answer import from_json
 from prefloop.web import present, reviewing
+from prefloop.web.agreeing import Figures
 from prefloop.web.guard import Reviewer
 from prefloop.web.pages import page
 from prefloop.web.render import rendered
@@ -159,3 +160,22 @@ def exclude(request: Request, me: Reviewer, item: str, person: Text, reason: Tex
         raise DataError("say why this person's rankings are left out: it is kept in the audit log")
     services(request).people.exclude(me.id, person, reason.strip())
     return _to(item)
+
+
+# -- agreement ---------------------------------------------------------------------------------------------------------
+
+
+@router.get("/agreement")
+def agreement(request: Request, me: Reviewer, criterion: str = "") -> Response:
+    """What the rankings say about annotators and items, by default on the criterion that people rank by now."""
+    known = services(request)
+    criteria = {known.config.annotate.criterion: 0} | known.store.criteria()
+    wanted = criterion or known.config.annotate.criterion
+    if wanted not in criteria:
+        raise DataError("nobody has ranked by that criterion; open the page without one")
+    state = request.app.state
+    if not hasattr(state, "agreement"):
+        state.agreement = Figures()  # two at once: one is forgotten, and counts once for nothing
+    found = state.agreement.get(known.store, known.queue, wanted)
+    people = {person.id: person for person in known.people.list()}
+    return page(request, "agreement.html", found=found, people=people, criterion=wanted, criteria=list(criteria))
