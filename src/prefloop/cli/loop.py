@@ -135,14 +135,15 @@ def report(asked: Common) -> None:
     in_project(asked, stage)
 
 
-@click.command("run", cls=Verb, sections=("run",))
+@click.command("run", cls=Verb, sections=("run", "annotate.quota"))
 @common
 def run(asked: Common) -> None:
     """Go through the whole loop of prefloop.toml.
 
     Imports the files of [run] imports, then runs the stages of [run] stages, round after round. A stage whose inputs
     and settings have not changed is skipped, so the same command goes on after an interruption, and repeating it costs
-    nothing. Without demonstrations, sft is left out.
+    nothing. Without demonstrations, sft is left out. With annotate among the stages instead of crowd, it says where
+    people rank, waits until they have, and goes on by itself.
 
     \b
     Example:  prefloop run --set run.rounds=2
