@@ -203,3 +203,42 @@ def test_roles_include_each_other(world: World) -> None:
     world.server.app.router.routes.append(router.routes[0])
     said = {role: world.callers[role].get("/who").status_code for role in ROLES}
     assert said == {"nobody": 303, "annotator": 200, "reviewer": 200, "owner": 200, "reading": 401, "writing": 401}
+
+
+OPEN = {
+    ("GET", "/"),
+    ("GET", "/login"),
+    ("POST", "/login"),
+    ("POST", "/logout"),
+    ("POST", "/theme"),
+    ("GET", "/join/{token}"),
+    ("POST", "/join/{token}"),
+    ("GET", "/api/openapi.json"),
+    ("GET", "/api/docs"),
+}
+OWNERS = {
+    ("POST", "/people/{person}/role"),
+    ("POST", "/people/{person}/disable"),
+    ("POST", "/people/{person}/enable"),
+    ("POST", "/people/{person}/sign-out"),
+    ("POST", "/people/{person}/password"),
+    ("POST", "/people/{person}/delete"),
+    ("GET", "/audit"),
+    ("GET", "/settings"),
+    ("POST", "/settings/tokens"),
+    ("POST", "/settings/tokens/{token}/revoke"),
+    ("POST", "/settings/webhook-key"),
+}
+
+
+def test_what_is_open_and_what_is_the_owners_is_written_down_twice(server: Server) -> None:
+    """The other tests believe what a route says of itself; these lines do not."""
+    table = server.app.state.routes
+    assert {key for key, level in table.items() if level == "public"} == OPEN
+    assert {key for key, level in table.items() if level == "owner"} >= OWNERS
+    assert {level for (_, path), level in table.items() if path.startswith(("/review", "/people"))} <= {
+        "reviewer",
+        "owner",
+    }
+    assert {level for (_, path), level in table.items() if path.startswith("/api/")} <= {"read", "write", "public"}
+    assert table["POST", "/api/items"] == "write"
