@@ -520,6 +520,8 @@ def test_excluded_people_get_no_work_and_their_rankings_are_not_trained_on(queue
     rank_all(queue, ann)
     rank_all(queue, bea, LAST)
     people.exclude(None, bea, "same order always")
+    store.add([item("new")])
+    assert queue.fill() == 1
     left = {ranking.annotator for found in store.items(ranked=True) for ranking in found.rankings}
     assert left == {ann}
     kept = {ranking.annotator for found in store.items(excluded=True) for ranking in found.rankings}
@@ -527,6 +529,7 @@ def test_excluded_people_get_no_work_and_their_rankings_are_not_trained_on(queue
     assert (queue.next(bea), queue.progress(bea).stopped) == (None, "excluded")
     assert [said.excluded for said in queue.view("i0").said] == [False, True]
     people.include(None, bea)
+    assert named(take(queue, bea)) == "new"
     assert {ranking.annotator for found in store.items() for ranking in found.rankings} == {ann, bea}
 
 
