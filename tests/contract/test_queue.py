@@ -213,19 +213,19 @@ def test_the_most_informative_goes_first_but_a_fifth_is_random(queue_of, hire, s
     queue = queue_of(200)
     assert queue.set_priorities({f"i{n}": float(n) for n in range(200)}) == 200
     ann = hire("Ann")
-    for n in range(100):
+    for n in range(60):
         queue.submit(ann, take(queue, ann).lease, f"uuid-{n:04}", FIRST)
     by_arm: dict[str, list[int]] = {"random": [], "priority": []}
     for ranked in store.items(ranked=True):
         by_arm[ranked.rankings[0].metadata["arm"]].append(int(ranked.id[1:]))
-    assert 10 <= len(by_arm["random"]) <= 32  # 20 +- 3 standard deviations
-    assert min(by_arm["priority"]) >= 80 and 60 < sum(by_arm["random"]) / len(by_arm["random"]) < 140
+    assert 3 <= len(by_arm["random"]) <= 22  # 12 +- 3 standard deviations
+    assert min(by_arm["priority"]) >= 130 and 55 < sum(by_arm["random"]) / len(by_arm["random"]) < 145
     with pytest.raises(DataError, match="nan"):
         queue.set_priorities({"i1": float("nan")})
 
 
 def test_gold_comes_once_to_everybody_in_its_share_at_places_that_differ(queue_of, hire) -> None:
-    queue = queue_of(60, overlap=3, gold_share=0.2)
+    queue = queue_of(40, overlap=3, gold_share=0.2)
     gold = [f"i{n}" for n in range(10)]
     for name in gold:
         queue.set_gold(None, name, [[f"{name}:c0"], [f"{name}:c1", f"{name}:c2"]])
@@ -233,11 +233,11 @@ def test_gold_comes_once_to_everybody_in_its_share_at_places_that_differ(queue_o
     for name in ("Ann", "Bea", "Cyd"):
         done = rank_all(queue, hire(name))
         assert len(done) == len(set(done))
-        places.append([n for n, known in enumerate(done[:40]) if known in gold])
-        assert 7 <= len(places[-1]) <= 9
+        places.append([n for n, known in enumerate(done[:25]) if known in gold])
+        assert 4 <= len(places[-1]) <= 6
     assert places[0] != places[1] != places[2]
     assert [name for name, _ in queue.golds()] == gold
-    assert queue.quota().gold == 10 and queue.quota().wanted == 150
+    assert queue.quota().gold == 10 and queue.quota().wanted == 90
     with pytest.raises(DataError, match="not one of its completions"):
         queue.set_gold(None, "i1", [["i2:c0"], ["i1:c1"]])
 

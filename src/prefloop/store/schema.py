@@ -314,16 +314,6 @@ audit = Table(  # triggers refuse UPDATE and DELETE
     Column("after", Text),
 )
 
-webhooks = Table(
-    "webhooks",
-    metadata,
-    Column("url", Text, primary_key=True),
-    Column("cursor", _Seq, nullable=False),  # rankings.seq delivered so far
-    Column("failures", Integer, nullable=False),  # in a row
-    Column("retry_at", Float, nullable=False),
-    Column("error", Text),
-)
-
 removals = Table(  # rankings that a deleted person took along; snapshots may still name them
     "removals", metadata, Column("ranking_id", Text, primary_key=True), Column("removed_at", Float, nullable=False)
 )

@@ -56,14 +56,6 @@ def upgrade() -> None:
         _text("receipt"),
     )
     op.create_table("settings", sa.Column("key", sa.Text(), primary_key=True), _text("value"))
-    op.create_table(
-        "webhooks",
-        sa.Column("url", sa.Text(), primary_key=True),
-        sa.Column("cursor", _big(), nullable=False),
-        _whole("failures"),
-        _number("retry_at"),
-        _maybe("error"),
-    )
     op.create_table("removals", sa.Column("ranking_id", sa.Text(), primary_key=True), _number("removed_at"))
     _audit()
 
