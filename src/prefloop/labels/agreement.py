@@ -1,15 +1,23 @@
-"""How often two people order a pair the same way: the ceiling for any model of their preferences."""
+"""How often two people order a pair the same way: the ceiling for any model of their preferences.
+
+Kendall's tau-b (1945) of two people on an item, and Krippendorff's alpha (1970) over all of them. The unit of alpha is
+a pair of completions, the value -1, 0 (tie) or 1 with the interval metric, and every pair is counted in both
+orientations, so that the order in which completions are listed cannot matter. Without ties alpha is then 2 x agreement
+- 1, which is also the mean tau: three numbers on one scale. Alpha on ranks would be about the place in a list, whose
+mean is the same for every item by construction.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prefloop.labels.intervals import share_interval
+from prefloop.labels.intervals import FEWEST_GROUPS, share_interval
 from prefloop.labels.ranking import current, mid_ranks
 from prefloop.types import Item
 
@@ -68,3 +76,139 @@ def _count(item: Item, criterion: str | None) -> tuple[int, int, int, int]:
             untied += product != 0
             same += product > 0
     return same, untied, ties, judged
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval by bootstrap over items; all None where there is nothing to take it of."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def kendall_tau(items: Sequence[Item], criterion: str, *, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """Mean tau-b of two people on the completions of an item that both placed; `n` counts such pairs of people.
+
+    Undefined, and left out, where one of them ties everything.
+    """
+    sums = np.array([_taus(*_signs(item, criterion)) for item in items], dtype=np.float64).reshape(-1, 2)
+    total = sums.sum(axis=0)
+    if total[1] == 0:
+        return Estimate(None, None, None, 0)
+    low, high = _bootstrap(sums, lambda drawn: drawn[:, 0] / np.maximum(drawn[:, 1], 1), resamples, seed)
+    return Estimate(float(total[0] / total[1]), low, high, int(total[1]))
+
+
+def pair_alpha(items: Sequence[Item], criterion: str, *, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """Krippendorff's alpha over pairs of completions, see above; `n` counts pairs that two people judged at least.
+
+    None where nobody overlaps, and where nobody ever put anything in an order: without variation there is no alpha.
+    """
+    tables = [_coincidences(*_signs(item, criterion)) for item in items]
+    counted = np.array([table.ravel() for table, _ in tables], dtype=np.float64).reshape(-1, 9)
+    value = float(_alphas(counted.sum(axis=0)[None], _INTERVAL)[0])
+    units = sum(units for _, units in tables)
+    if not np.isfinite(value):
+        return Estimate(None, None, None, units)
+    low, high = _bootstrap(counted, lambda drawn: _alphas(drawn, _INTERVAL), resamples, seed)
+    return Estimate(value, low, high, units)
+
+
+_INTERVAL = np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2
+
+
+def krippendorff_alpha(
+    ratings: NDArray[np.float64], metric: Literal["nominal", "ordinal", "interval"] = "interval"
+) -> float | None:
+    """Alpha of ratings [people, units], NaN where a person did not rate a unit. None without any variation."""
+    values = np.unique(ratings[np.isfinite(ratings)])
+    table = np.zeros((len(values), len(values)))
+    for unit in ratings.T:
+        given = np.searchsorted(values, unit[np.isfinite(unit)])
+        if len(given) > 1:
+            counts = np.bincount(given, minlength=len(values))
+            table += (np.outer(counts, counts) - np.diag(counts)) / (len(given) - 1)
+    if metric == "nominal":
+        distance = 1.0 - np.eye(len(values))
+    elif metric == "interval":
+        distance = np.subtract.outer(values, values) ** 2
+    else:
+        seen = table.sum(axis=0)
+        middle = np.cumsum(seen) - seen / 2  # sum of the values between, half of both ends
+        distance = np.subtract.outer(middle, middle) ** 2
+    alpha = float(_alphas(table.ravel()[None], distance)[0])
+    return alpha if np.isfinite(alpha) else None
+
+
+def _alphas(tables: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 - observed / expected disagreement of coincidence tables [B, V*V]; NaN without variation."""
+    size = len(distance)
+    seen = tables.reshape(-1, size, size).sum(axis=1)  # [B,V]
+    total = seen.sum(axis=1)
+    observed = tables @ distance.ravel()
+    expected = np.einsum("bi,ij,bj->b", seen, distance, seen)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(1.0 - (total - 1) * observed / expected, dtype=np.float64)
+
+
+def _signs(item: Item, criterion: str) -> tuple[list[str], NDArray[np.float64]]:
+    """Who ranked, and [people, pairs]: 1 where the first is better, -1, 0 for a tie; NaN where one is unplaced."""
+    asked = [r for r in current(item.rankings) if r.criterion == criterion]
+    ids = [c.id for c in item.completions]
+    placed = [mid_ranks(r.tiers) for r in asked]
+    ranks = np.array([[p.get(id, np.nan) for id in ids] for p in placed]).reshape(len(asked), len(ids))
+    i, j = np.triu_indices(len(ids), 1)
+    return [r.annotator for r in asked], np.sign(ranks[:, j] - ranks[:, i])
+
+
+def _taus(people: list[str], signs: NDArray[np.float64]) -> tuple[float, int]:
+    """Sum and number of tau-b over pairs of different people."""
+    total, count = 0.0, 0
+    for a, b in itertools.combinations(range(len(people)), 2):
+        both = np.isfinite(signs[a]) & np.isfinite(signs[b])
+        untied = float(np.abs(signs[a][both]).sum() * np.abs(signs[b][both]).sum())
+        if people[a] != people[b] and untied:
+            total += float(signs[a][both] @ signs[b][both]) / untied**0.5
+            count += 1
+    return total, count
+
+
+def _coincidences(people: list[str], signs: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """The coincidence table [3,3] of one item, both orientations; and how many pairs two people judged at least."""
+    first = [people.index(name) == k for k, name in enumerate(people)]  # nobody is compared with himself
+    counts = np.stack([(signs[first] == value).sum(axis=0) for value in (-1, 0, 1)], axis=1).astype(np.float64)
+    counts = counts[counts.sum(axis=1) > 1]  # [pairs,3]
+    table = np.zeros((3, 3))
+    for both in (counts, counts[:, ::-1]):
+        share = both / (both.sum(axis=1, keepdims=True) - 1)
+        table += share.T @ both - np.diag(share.sum(axis=0))
+    return table, len(counts)
+
+
+def _bootstrap(
+    groups: NDArray[np.float64], figure: Any, resamples: int, seed: int
+) -> tuple[float | None, float | None]:
+    """95 % percentile interval of a figure of summed groups [G, columns]; None for fewer groups than can be drawn from.
+
+    figure: [B, columns] sums to [B] values.
+    """
+    groups = groups[np.abs(groups).sum(axis=1) > 0]
+    if len(groups) < FEWEST_GROUPS:
+        return None, None
+    rng = np.random.default_rng(seed)
+    values: list[NDArray[np.float64]] = []
+    step = max(1, _CELLS // len(groups))
+    for start in range(0, resamples, step):
+        times = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=min(step, resamples - start))
+        values.append(figure(times @ groups))
+    found = np.concatenate(values)
+    low, high = np.quantile(found[np.isfinite(found)], [0.025, 0.975])
+    return float(low), float(high)
+
+
+_CELLS = 2_000_000  # drawn at once, to bound memory

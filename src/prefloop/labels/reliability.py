@@ -1,0 +1,363 @@
+"""Whose order follows what others see, and what all of them together say about each pair of completions.
+
+Plackett-Luce with Davidson's ties (`davidson`) with three numbers a person, estimated by maximising the integral over
+the unseen qualities times a prior on people, with L-BFGS:
+
+    beta    weight: how strongly the order follows the shared quality. 1 is a typical careful person, 0 a coin,
+            below 0 somebody who ranks upside down.      Student-t(3) around 1
+    gamma   logits by which the place shown first beats the last.   Student-t(3) around a shared gamma
+    nu      readiness to tie.                            log nu: Normal around a shared log nu, sd 1
+
+A prior on beta that lives on the positive numbers (log-normal around 1, as usual for discriminations) has no room for
+an adversary and none for a coin-flipper either: zero is infinitely far away. A prior on the whole line that falls off
+slowly treats the careful alike (it pulls them together) and lets go of the few who differ; its centre at 1 says which
+of the two mirror images, everybody right or everybody upside down, is meant. Near 1 the two are nearly the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from prefloop.labels.davidson import Marginal, People, Settled
+from prefloop.labels.overlap import Overlap, overlap
+from prefloop.labels.votes import Floats, Ints, Tiers, Votes, collect, pairs_of
+from prefloop.types import Item
+
+GOLD_BETA = 4.0  # how strongly expected answers follow the quality: nearly always, but not beyond doubt
+BETA_SCALE, GAMMA_SCALE, NU_SD = 0.35, 0.3, 2.0  # spread of people around what they share
+BETA_MOST = 2.5  # beyond, the likelihood has a second, worse optimum: one person's order is the truth without noise
+FREEDOM = 3.0  # of Student's t: two in a hundred lie further out than 4.5 scales
+SHARED_GAMMA_SD, SHARED_NU = 0.5, (-1.0, 2.0)
+# Gaps of sd 1.4 to 3.0 give the 63 to 77 % agreement that published crowds reach; quality has 1/sqrt 2 of that.
+LOG_SIGMA, LOG_SIGMA_SD = float(np.log(1.5)), 0.5
+NODES = 21  # Gauss-Hermite
+LEAST_GAIN, LEAST_SLOPE = 1e-3, 0.02  # nats a step, nats a standard error: where the search stops
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One person. `weight` and `position` are beta and gamma above, with standard errors; `tie` is nu.
+
+    position:  None where the order shown was never recorded.
+    rankings:  how many compare something.
+    shared:    pairs (a list of four is worth 3.8, see `votes`) on items that somebody else ranked too.
+    known:     enough of these to tell a coin-flipper from a careful person.
+    """
+
+    annotator: str
+    weight: float
+    weight_se: float
+    position: float | None
+    position_se: float | None
+    tie: float
+    rankings: int
+    shared: float
+    known: bool
+
+
+@dataclass(frozen=True)
+class SoftPair:
+    """What a typical person without position bias says about a pair: `better` beats `worse` with probability `p`,
+
+    a tie counting half; `tie` is its probability. `gap` is the difference in quality in logits, `gap_se` its posterior
+    standard deviation."""
+
+    better: str
+    worse: str
+    p: float
+    tie: float
+    gap: float
+    gap_se: float
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """Every pair of every item, as columns. `rows_of`: {item id: its rows}."""
+
+    rows_of: Mapping[str, slice]
+    completions: tuple[str, ...]
+    better: Ints
+    worse: Ints
+    p: Floats
+    tie: Floats
+    gap: Floats
+    gap_se: Floats
+
+    def of(self, item_id: str) -> tuple[SoftPair, ...]:
+        rows = range(self.rows_of[item_id].start, self.rows_of[item_id].stop) if item_id in self.rows_of else ()
+        return tuple(
+            SoftPair(
+                self.completions[self.better[k]],
+                self.completions[self.worse[k]],
+                float(self.p[k]),
+                float(self.tie[k]),
+                float(self.gap[k]),
+                float(self.gap_se[k]),
+            )
+            for k in rows
+        )
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The fitted model of one criterion. `enough`: people can be told apart; if not, `reason` says why in words.
+
+    position, tie: what people share (gamma, nu).   sigma: standard deviation of quality, in logits of a typical person.
+    quality: of every completion somebody ranked, within its item; 0 is the item's middle.
+    """
+
+    criterion: str
+    readers: tuple[Reader, ...]
+    enough: bool
+    reason: str | None
+    position: float | None
+    tie: float
+    sigma: float
+    quality: Mapping[str, float]
+    pairs: PairTable = field(repr=False)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """{annotator: beta}; 1 for everybody where the overlap is too small to know."""
+        return {r.annotator: r.weight if self.enough else 1.0 for r in self.readers}
+
+    def soft_pairs(self, item_id: str) -> tuple[SoftPair, ...]:
+        """All pairs of an item's ranked completions; empty for an item without rankings."""
+        return self.pairs.of(item_id)
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the pairs, which grow with the data."""
+        shown = {k: v for k, v in self.__dict__.items() if k not in ("pairs", "quality", "readers")}
+        return {**shown, "readers": [asdict(r) for r in self.readers]}
+
+
+def fit_reliability(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers] | None = None) -> Reliability:
+    """Fit people and qualities to the current rankings of one criterion.
+
+    gold: {item id: expected tiers}: speaks as one more person, nearly infallible. It makes people known where nobody
+    else ranked the same item. Deterministic; the order of items and rankings does not matter.
+    """
+    votes = collect(items, criterion, gold)
+    seen = overlap(votes)
+    marginal = Marginal(votes)
+    objective = Objective(marginal)
+    vector = _maximise(objective)
+    people = objective.people(vector)
+    settled = marginal.settle(people)
+    errors = objective.errors(vector)
+    has_places = bool(votes.early.any())
+    return Reliability(
+        criterion=criterion,
+        readers=_readers(votes, seen, objective.unpack(vector), errors, has_places),
+        enough=seen.enough,
+        reason=seen.reason,
+        position=float(objective.unpack(vector).gamma) if has_places else None,
+        tie=float(np.exp(objective.unpack(vector).log_nu)),
+        sigma=float(np.exp(people.log_sigma)),
+        quality=dict(zip(votes.completions, settled.quality.tolist(), strict=True)),
+        pairs=_all_pairs(marginal, settled, objective.unpack(vector).log_nu),
+    )
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """The parameter vector by name. [A] of each person; `gamma`, `log_nu` are what people share."""
+
+    betas: Floats
+    gammas: Floats
+    log_nus: Floats
+    gamma: float
+    log_nu: float
+    log_sigma: float
+
+
+class Objective:
+    """Minus the log posterior of people: a function of one vector, with its gradient.
+
+    [3A + 3]: every beta, every gamma, every log nu; shared gamma, shared log nu, log sigma.
+    """
+
+    def __init__(self, marginal: Marginal):
+        self.marginal, votes = marginal, marginal.votes
+        self.count = len(votes.annotators)
+        self.of_people = votes.person < self.count  # [R] not gold
+
+    def start(self) -> Floats:
+        """Everybody typical; ties as often as they are."""
+        vector: Floats = np.zeros(3 * self.count + 3)
+        vector[: self.count] = 1.0
+        of_pairs = self.marginal.votes.placed == 2
+        pairs = pairs_of(self.marginal.votes)
+        ties = pairs.tie[of_pairs[pairs.ranking]]
+        tied = float(ties.mean()) if len(ties) else 0.25
+        vector[2 * self.count : 3 * self.count + 2] = np.log(2.5 * np.clip(tied / (1 - tied + 0.01), 0.02, 10))
+        vector[self.count : 2 * self.count] = vector[3 * self.count] = 0.0
+        vector[3 * self.count + 2] = LOG_SIGMA
+        return vector
+
+    def unpack(self, vector: Floats) -> Unpacked:
+        a = self.count
+        shared = vector[3 * a :]
+        return Unpacked(
+            vector[:a],
+            vector[a : 2 * a],
+            vector[2 * a : 3 * a],
+            float(shared[0]),
+            float(shared[1]),
+            float(shared[2]),
+        )
+
+    def people(self, vector: Floats) -> People:
+        """As the likelihood wants them: with gold, if it speaks, as the last."""
+        u = self.unpack(vector)
+        if not self.marginal.votes.has_gold:
+            return People(u.betas, u.gammas, u.log_nus, u.log_sigma)
+        gold = (np.append(u.betas, GOLD_BETA), np.append(u.gammas, 0.0), np.append(u.log_nus, u.log_nu))
+        return People(*gold, u.log_sigma)
+
+    def __call__(self, vector: Floats) -> tuple[float, Floats]:
+        u = self.unpack(vector)
+        found = self.marginal.evaluate(self.people(vector))
+        person = self.marginal.votes.person[self.of_people]
+        by_ranking = found.by_ranking[self.of_people]
+        people = np.stack([np.bincount(person, by_ranking[:, k], self.count) for k in range(3)])
+        found_gold = float(found.by_ranking[~self.of_people, 2].sum())
+        beta_prior, beta_slope = _student(u.betas - 1.0, BETA_SCALE)
+        gamma_prior, gamma_slope = _student(u.gammas - u.gamma, GAMMA_SCALE)
+        nu_gap = u.log_nus - u.log_nu
+        shared = np.array([u.gamma / SHARED_GAMMA_SD, (u.log_nu - SHARED_NU[0]) / SHARED_NU[1]])
+        sigma_gap = (u.log_sigma - LOG_SIGMA) / LOG_SIGMA_SD
+        prior = beta_prior + gamma_prior - float(nu_gap @ nu_gap) / (2 * NU_SD**2)
+        prior -= (float(shared @ shared) + sigma_gap**2) / 2
+        gradient = np.concatenate(
+            [
+                people[0] + beta_slope,
+                people[1] + gamma_slope,
+                people[2] - nu_gap / NU_SD**2,
+                [
+                    -gamma_slope.sum() - shared[0] / SHARED_GAMMA_SD,
+                    nu_gap.sum() / NU_SD**2 - shared[1] / SHARED_NU[1] + found_gold,
+                    found.log_sigma - sigma_gap / LOG_SIGMA_SD,
+                ],
+            ]
+        )
+        return -(found.value + prior), -gradient
+
+    def information(self, vector: Floats) -> Floats:
+        """[A,3,3] of each person's beta, gamma and log nu: the spread of single rankings' gradients, and the prior.
+
+        The outer product of gradients (Berndt et al. 1974) needs no second derivatives, and allows for the pairs of a
+        list hanging together. What people share is taken as known.
+        """
+        u = self.unpack(vector)
+        person = self.marginal.votes.person[self.of_people]
+        g = self.marginal.evaluate(self.people(vector)).by_ranking[self.of_people]
+        information: Floats = np.zeros((self.count, 3, 3))
+        np.add.at(information, person, g[:, :, None] * g[:, None, :])
+        information[:, 0, 0] += _student_precision(u.betas - 1.0, BETA_SCALE)
+        information[:, 1, 1] += _student_precision(u.gammas - u.gamma, GAMMA_SCALE)
+        information[:, 2, 2] += 1 / NU_SD**2
+        return information
+
+    def errors(self, vector: Floats) -> Floats:
+        """[A,2] standard errors of beta and gamma."""
+        inverse = np.linalg.inv(self.information(vector))
+        return np.asarray(np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)[:, :2]), dtype=np.float64)
+
+
+def _maximise(objective: Objective) -> Floats:
+    """L-BFGS from everybody typical, every parameter in units of its standard error there."""
+    start, a = objective.start(), objective.count
+    if a == 0:
+        return start
+    own = np.diagonal(objective.information(start), axis1=1, axis2=2)  # [A,3]
+    shared = [
+        a / GAMMA_SCALE**2 + 1 / SHARED_GAMMA_SD**2,
+        a / NU_SD**2 + 1 / SHARED_NU[1] ** 2,
+        len(objective.marginal.votes.completions) / 2 + 1 / LOG_SIGMA_SD**2,
+    ]
+    unit = 1 / np.sqrt(np.concatenate([own.T.ravel(), shared]))
+
+    def scaled(y: Floats) -> tuple[float, Floats]:
+        value, slope = objective(start + unit * y)
+        return value, slope * unit
+
+    first = abs(scaled(np.zeros_like(start))[0])
+    stop = {"maxiter": 500, "ftol": LEAST_GAIN / max(1.0, first), "gtol": LEAST_SLOPE}
+    bounds = [((-BETA_MOST - 1) / u, (BETA_MOST - 1) / u) for u in unit[:a]] + [(None, None)] * (len(unit) - a)
+    found = minimize(scaled, np.zeros_like(start), jac=True, method="L-BFGS-B", bounds=bounds, options=stop)
+    return np.asarray(start + unit * found.x, dtype=np.float64)
+
+
+def _student(gap: Floats, scale: float) -> tuple[float, Floats]:
+    """Log density of Student's t up to a constant, summed; and its slope."""
+    ratio = FREEDOM * scale**2 + gap**2
+    return -float((FREEDOM + 1) / 2 * np.log(ratio).sum()), -(FREEDOM + 1) * gap / ratio
+
+
+def _student_precision(gap: Floats, scale: float) -> Floats:
+    """Of the normal that t is a mixture of, at this gap: positive everywhere, unlike the curvature."""
+    return np.asarray((FREEDOM + 1) / (FREEDOM * scale**2 + gap**2), dtype=np.float64)
+
+
+def _readers(votes: Votes, seen: Overlap, u: Unpacked, errors: Floats, has_places: bool) -> tuple[Reader, ...]:
+    rankings = np.bincount(votes.person, minlength=len(votes.people))
+    return tuple(
+        Reader(
+            annotator=name,
+            weight=float(u.betas[k]),
+            weight_se=float(errors[k, 0]),
+            position=float(u.gammas[k]) if has_places else None,
+            position_se=float(errors[k, 1]) if has_places else None,
+            tie=float(np.exp(u.log_nus[k])),
+            rankings=int(rankings[k]),
+            shared=float(seen.shared[k]),
+            known=bool(seen.known[k]),
+        )
+        for k, name in enumerate(votes.annotators)
+    )
+
+
+def _all_pairs(marginal: Marginal, settled: Settled, log_nu: float) -> PairTable:
+    votes, q = marginal.votes, settled.quality
+    first: list[Ints] = []
+    second: list[Ints] = []
+    spread: list[Floats] = []
+    rows_of: dict[str, slice] = {}
+    at = 0
+    for rows, cells, size in marginal.runs:
+        start = np.arange(rows.start, rows.stop, size)
+        inverse = settled.inverse[cells].reshape(len(start), size, size)
+        i, j = np.triu_indices(size, 1)
+        first.append((start[:, None] + i).ravel())
+        second.append((start[:, None] + j).ravel())
+        variance = inverse[:, i, i] + inverse[:, j, j] - 2 * inverse[:, i, j]
+        spread.append(np.sqrt(np.maximum(0.0, variance)).ravel())
+        for n in votes.item[start].tolist():
+            rows_of[votes.items[n]] = slice(at, at + len(i))
+            at += len(i)
+    none: Ints = np.zeros(0, dtype=np.int64)
+    one, other = np.concatenate([none, *first]), np.concatenate([none, *second])
+    swap = q[one] < q[other]
+    better, worse = np.where(swap, other, one), np.where(swap, one, other)
+    gap, sd = q[better] - q[worse], np.concatenate([np.zeros(0), *spread])
+    p, tie = _predicted(gap, sd, log_nu)
+    return PairTable(rows_of, votes.completions, better, worse, p, tie, gap, sd)
+
+
+def _predicted(gap: Floats, spread: Floats, log_nu: float) -> tuple[Floats, Floats]:
+    """Chances of a win (ties half) and of a tie, averaged over the normal posterior of the gap. All [pairs]."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    half, tie = np.zeros_like(gap), np.zeros_like(gap)
+    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+        d = gap + spread * node
+        drawn = expit(log_nu - np.logaddexp(d / 2, -d / 2))  # nu / (e^(d/2) + e^(-d/2) + nu)
+        tie += weight * drawn
+        half += weight * (drawn / 2 + (1 - drawn) * expit(d))
+    return half, tie

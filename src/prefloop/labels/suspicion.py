@@ -1,0 +1,136 @@
+"""Who should be looked at, and why, in a sentence each. Thresholds are constants here, and in docs/annotators.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from prefloop.labels.reliability import Reader
+from prefloop.labels.tallies import Counted
+
+FEWEST_RANKINGS = 10  # below this nobody is suspected of anything but by the annotator model and gold
+FEWEST_GOLD = 15  # pairs
+STANDARD_ERRORS = 2.0
+LOW_WEIGHT = 0.35  # of a typical person's 1: a person with half the usual sensitivity is not one to suspect
+CHANCE_ON_GOLD = 0.75  # upper end of the interval; a coin is right on half
+KEEPS_ORDER = 0.85  # lower end of the interval
+PICKS_LONGER = 0.90
+TIES_ALL = 0.95
+TOO_FAST = 0.25  # of the typical seconds a word
+
+Kind = Literal["upside down", "coin", "gold", "order shown", "length", "ties", "speed"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One reason to look at a person's rankings."""
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is known about one person, or the medians over everybody."""
+
+    reader: Reader | None
+    ties: Counted
+    seconds: float | None
+    seconds_per_word: float | None
+    agreement: Counted
+    gold: Counted
+    earlier_first: Counted
+    longer_first: Counted
+
+
+def typical(people: Sequence[Figures]) -> Figures:
+    """Medians over people: what each is held against."""
+
+    def middle(shares: Sequence[Counted]) -> Counted:
+        known = [s.share for s in shares if s.share is not None]
+        return Counted(statistics.median(known) if known else None, None, None, sum(s.n for s in shares))
+
+    def median(values: Sequence[float | None]) -> float | None:
+        known = [v for v in values if v is not None]
+        return statistics.median(known) if known else None
+
+    return Figures(
+        reader=None,
+        ties=middle([p.ties for p in people]),
+        seconds=median([p.seconds for p in people]),
+        seconds_per_word=median([p.seconds_per_word for p in people]),
+        agreement=middle([p.agreement for p in people]),
+        gold=middle([p.gold for p in people]),
+        earlier_first=middle([p.earlier_first for p in people]),
+        longer_first=middle([p.longer_first for p in people]),
+    )
+
+
+def suspect(person: Figures, everybody: Figures) -> tuple[Evidence, ...]:
+    """Reasons to look at a person; none for nearly everybody."""
+    assert person.reader is not None
+    found = [_by_weight(person.reader), _by_gold(person.gold)]
+    if person.reader.rankings >= FEWEST_RANKINGS:
+        found += [
+            _by_order(person.earlier_first),
+            _by_length(person.longer_first, everybody.longer_first),
+            _by_ties(person.ties, everybody.ties),
+            _by_speed(person, everybody),
+        ]
+    return tuple(evidence for evidence in found if evidence is not None)
+
+
+def _by_weight(reader: Reader) -> Evidence | None:
+    if not reader.known:
+        return None
+    high = reader.weight + STANDARD_ERRORS * reader.weight_se
+    said = (
+        f"weight {reader.weight:.2f} ± {reader.weight_se:.2f} (1 is typical, 0 is chance), {reader.rankings} rankings"
+    )
+    if high < 0:
+        return Evidence("upside down", f"orders the other way round than everybody else: {said}")
+    if high < LOW_WEIGHT:
+        return Evidence("coin", f"the order hardly follows what others see: {said}")
+    return None
+
+
+def _by_gold(gold: Counted) -> Evidence | None:
+    if gold.share is None or gold.high is None or gold.n < FEWEST_GOLD or gold.high >= CHANCE_ON_GOLD:
+        return None
+    return Evidence("gold", f"meets the expected answer on {gold.share:.0%} of {gold.n} gold pairs; chance is 50 %")
+
+
+def _by_order(earlier: Counted) -> Evidence | None:
+    if earlier.share is None or earlier.low is None or earlier.low <= KEEPS_ORDER:
+        return None
+    return Evidence("order shown", f"prefers the one shown earlier in {earlier.share:.0%} of {earlier.n} untied pairs")
+
+
+def _by_length(longer: Counted, others: Counted) -> Evidence | None:
+    if longer.share is None or longer.low is None or others.share is None or longer.low <= PICKS_LONGER:
+        return None
+    if others.share >= (1 + PICKS_LONGER) / 2 - 0.1:  # here the longer one simply is the better one
+        return None
+    return Evidence(
+        "length",
+        f"prefers the longer text in {longer.share:.0%} of {longer.n} untied pairs; others in {others.share:.0%}",
+    )
+
+
+def _by_ties(ties: Counted, others: Counted) -> Evidence | None:
+    if ties.share is None or others.share is None or ties.share <= TIES_ALL or others.share > TIES_ALL / 2:
+        return None
+    return Evidence("ties", f"ties {ties.share:.0%} of {ties.n} pairs; others {others.share:.0%}")
+
+
+def _by_speed(person: Figures, everybody: Figures) -> Evidence | None:
+    mine, usual = person.seconds_per_word, everybody.seconds_per_word
+    if mine is None or usual is None or person.seconds is None or everybody.seconds is None or mine >= TOO_FAST * usual:
+        return None
+    return Evidence(
+        "speed",
+        f"{person.seconds:.0f} s an item at the median, {mine / usual:.0%} of the usual time a word; "
+        f"others take {everybody.seconds:.0f} s",
+    )
