@@ -33,7 +33,7 @@ LONGEST = 9  # completions: 511 sets
 CELLS = 200_000  # of the largest array of a block: small enough for a processor's cache
 LONGEST_STEP = 3.0  # logits: an undamped Newton step from far away can overshoot
 MOST_STEPS = 100
-SETTLED = 1e-5  # logits of the last step: Newton's method squares the error, so what is left is below 1e-9
+SETTLED = 1e-4  # logits of the last step: Newton's method squares the error, so what is left is below 1e-8
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,15 @@ LEAST_GAIN, LEAST_SLOPE = 1e-3, 0.02  # nats a step, nats a standard error: wher
 
 @dataclass(frozen=True)
 class Reader:
-    """One person. `weight` and `position` are beta and gamma above, with standard errors; `tie` is nu.
+    """One person, with standard errors.
 
-    position:  None where the order shown was never recorded.
+    weight:    beta, times how much of the order is left to the quality by gamma: somebody who keeps the order shown has
+               0 for any beta, which nothing then tells. The slope of the chance of a win at equal quality, that is the
+               mean of 1 / cosh^2(gamma lead / 2) over the pairs the person ordered.
+    position:  gamma; None where the order shown was never recorded.
     rankings:  how many compare something.
     shared:    pairs (a list of four is worth 3.8, see `votes`) on items that somebody else ranked too.
+    tie:       nu; None where nobody ranked pairs.
     known:     enough of these to tell a coin-flipper from a careful person.
     """
 
@@ -55,7 +59,7 @@ class Reader:
     weight_se: float
     position: float | None
     position_se: float | None
-    tie: float
+    tie: float | None
     rankings: int
     shared: float
     known: bool
@@ -63,10 +67,12 @@ class Reader:
 
 @dataclass(frozen=True)
 class SoftPair:
-    """What a typical person without position bias says about a pair: `better` beats `worse` with probability `p`,
+    """What a typical person without position bias says about two completions.
 
-    a tie counting half; `tie` is its probability. `gap` is the difference in quality in logits, `gap_se` its posterior
-    standard deviation."""
+    p:           chance that `better` is preferred, a tie counting half.
+    tie:         chance of a tie; 0 where nobody ranked pairs, for ties in longer lists are taken as given.
+    gap, gap_se: difference in quality in logits, and its posterior standard deviation.
+    """
 
     better: str
     worse: str
@@ -108,7 +114,7 @@ class PairTable:
 class Reliability:
     """The fitted model of one criterion. `enough`: people can be told apart; if not, `reason` says why in words.
 
-    position, tie: what people share (gamma, nu).   sigma: standard deviation of quality, in logits of a typical person.
+    position, tie: what people share (gamma, nu); None as for a `Reader`.   sigma: standard deviation of quality, in logits of a typical person.
     quality: of every completion somebody ranked, within its item; 0 is the item's middle.
     """
 
@@ -117,14 +123,14 @@ class Reliability:
     enough: bool
     reason: str | None
     position: float | None
-    tie: float
+    tie: float | None
     sigma: float
     quality: Mapping[str, float]
     pairs: PairTable = field(repr=False)
 
     @property
     def weights(self) -> dict[str, float]:
-        """{annotator: beta}; 1 for everybody where the overlap is too small to know."""
+        """{annotator: weight}; 1 for everybody where the overlap is too small to know."""
         return {r.annotator: r.weight if self.enough else 1.0 for r in self.readers}
 
     def soft_pairs(self, item_id: str) -> tuple[SoftPair, ...]:
@@ -148,20 +154,18 @@ def fit_reliability(items: Sequence[Item], criterion: str, gold: Mapping[str, Ti
     marginal = Marginal(votes)
     objective = Objective(marginal)
     vector = _maximise(objective)
-    people = objective.people(vector)
-    settled = marginal.settle(people)
-    errors = objective.errors(vector)
-    has_places = bool(votes.early.any())
+    settled, u = marginal.settle(objective.people(vector)), objective.unpack(vector)
+    has_places, has_pairs = bool(votes.early.any()), bool((votes.placed == 2).any())
     return Reliability(
         criterion=criterion,
-        readers=_readers(votes, seen, objective.unpack(vector), errors, has_places),
+        readers=_readers(votes, seen, u, objective.errors(vector), has_places, has_pairs),
         enough=seen.enough,
         reason=seen.reason,
-        position=float(objective.unpack(vector).gamma) if has_places else None,
-        tie=float(np.exp(objective.unpack(vector).log_nu)),
-        sigma=float(np.exp(people.log_sigma)),
+        position=u.gamma if has_places else None,
+        tie=float(np.exp(u.log_nu)) if has_pairs else None,
+        sigma=float(np.exp(u.log_sigma)),
         quality=dict(zip(votes.completions, settled.quality.tolist(), strict=True)),
-        pairs=_all_pairs(marginal, settled, objective.unpack(vector).log_nu),
+        pairs=_all_pairs(marginal, settled, u.log_nu if has_pairs else -np.inf),
     )
 
 
@@ -306,22 +310,37 @@ def _student_precision(gap: Floats, scale: float) -> Floats:
     return np.asarray((FREEDOM + 1) / (FREEDOM * scale**2 + gap**2), dtype=np.float64)
 
 
-def _readers(votes: Votes, seen: Overlap, u: Unpacked, errors: Floats, has_places: bool) -> tuple[Reader, ...]:
+def _readers(
+    votes: Votes, seen: Overlap, u: Unpacked, errors: Floats, has_places: bool, has_pairs: bool
+) -> tuple[Reader, ...]:
     rankings = np.bincount(votes.person, minlength=len(votes.people))
+    left = _left_to_quality(votes, u.gammas)
     return tuple(
         Reader(
             annotator=name,
-            weight=float(u.betas[k]),
-            weight_se=float(errors[k, 0]),
+            weight=float(u.betas[k] * left[k]),
+            weight_se=float(errors[k, 0] * left[k]),
             position=float(u.gammas[k]) if has_places else None,
             position_se=float(errors[k, 1]) if has_places else None,
-            tie=float(np.exp(u.log_nus[k])),
+            tie=float(np.exp(u.log_nus[k])) if has_pairs else None,
             rankings=int(rankings[k]),
             shared=float(seen.shared[k]),
             known=bool(seen.known[k]),
         )
         for k, name in enumerate(votes.annotators)
     )
+
+
+def _left_to_quality(votes: Votes, gammas: Floats) -> Floats:
+    """[A] see `Reader.weight`; 1 for somebody without pairs."""
+    pairs, count = pairs_of(votes), len(gammas)
+    person = votes.person[pairs.ranking]
+    mine = ~pairs.tie & (person < count)
+    person, lead = person[mine], pairs.lead[mine]
+    slope = 1 / np.cosh(np.clip(gammas[person] * lead / 2, -50, 50)) ** 2
+    total = np.bincount(person, minlength=count)
+    left = np.bincount(person, slope, count) / np.maximum(total, 1)
+    return np.asarray(np.where(total > 0, left, 1.0), dtype=np.float64)
 
 
 def _all_pairs(marginal: Marginal, settled: Settled, log_nu: float) -> PairTable:
