@@ -19,7 +19,7 @@ from prefloop.exchange.source import check_value, parse_json
 from prefloop.exchange.tables import Fields, Type
 
 BATCH_ROWS = 256
-GROUP_BYTES = 16_000_000  # of JSON in one row group: what a reader, and this writer, holds at once
+GROUP_BYTES = 6_000_000  # of text in one row group: what a reader, and this writer, holds at once (five-fold as Python)
 GROUP_ROWS = 10_000
 MARK = {b"prefloop": b"json"}  # on a column of ours whose text is JSON
 # what pyarrow raises for damaged files and for values Python cannot hold

@@ -90,7 +90,7 @@ def _settle(path: Path) -> tuple[int, str]:
 
 def _compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
     if suffix == ".gz":
-        return cast(IO[bytes], gzip.GzipFile("", "wb", fileobj=file, mtime=0))  # no name, no time: equal bytes
+        return cast(IO[bytes], gzip.GzipFile("", "wb", 6, file, 0))  # no name, no time: equal bytes
     if suffix == ".xz":
         return lzma.open(file, "wb")
     return file

@@ -20,7 +20,7 @@ from prefloop.errors import DataError, NothingToDoError
 from prefloop.exchange import Soft, Written
 from prefloop.stages.project import Outcome, Project
 from prefloop.store import ModelRow, Store
-from prefloop.store.stream import every_demonstration, every_item, every_prompt, trained_items
+from prefloop.store.stream import every_demonstration, every_item, every_prompt
 from prefloop.types import Item
 
 WHAT = ("policy", "reward", "rankings", "pairs", "kto", "demonstrations", "prompts")
@@ -143,9 +143,9 @@ def _export_data(
         raise NothingToDoError(
             "there are no rankings yet: import a file of rankings or pairs, or run prefloop annotate or prefloop crowd"
         )
-    if next(trained_items(store, criterion=criterion), None) is None:
+    if next(store.items(criterion=criterion, ranked=True), None) is None:
         raise NothingToDoError("every ranking is by an excluded person or of a discarded item: nothing is left")
-    items = trained_items(store, criterion=criterion)
+    items = store.items(criterion=criterion, ranked=True)
     if what == "kto":
         return exchange.write_kto(items, to)
     soft = _modelled(store) if probability == "model" else None
@@ -170,7 +170,7 @@ def _modelled(store: Store) -> Soft:
 
     @cache
     def fitted(criterion: str) -> Mapping[str, Mapping[tuple[str, str], float]]:
-        items = list(trained_items(store, criterion=criterion))
+        items = list(store.items(criterion=criterion, ranked=True))
         model = fit_reliability(items, criterion)
         return {item.id: {(p.better, p.worse): p.p for p in model.soft_pairs(item.id)} for item in items}
 

@@ -94,13 +94,10 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _file_counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Of the tables that are there: a file of an older prefloop has fewer."""
-    known = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    return {
-        name: int(connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0])
-        for name in sorted(metadata.tables)
-        if name in known
-    }
+    """Of the tables that are there: a file of another version has others."""
+    listed = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    names = [name for (name,) in listed if name != "alembic_version" and not name.startswith("sqlite_")]
+    return {name: int(connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]) for name in names}
 
 
 # -- table by table ----------------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.sql.expression import true
 
 from prefloop.store import codec, read
-from prefloop.store.schema import demonstrations, people, prompts, rankings, tasks
+from prefloop.store.schema import demonstrations, prompts, rankings
 from prefloop.store.store import Store
 from prefloop.types import Demonstration, Item, Prompt
 
@@ -17,13 +17,8 @@ CHUNK = 1000  # prompts or demonstrations held in memory at once
 
 
 def every_item(store: Store, *, criterion: str | None = None, ranked: bool | None = None) -> Iterator[Item]:
-    """`Store.items` with every ranking ever given, also those that a later one supersedes."""
+    """`Store.items` with every ranking ever given: superseded ones, by excluded people, of discarded items."""
     return read.stream_items(store._database, _Every(criterion=criterion, ranked=ranked))
-
-
-def trained_items(store: Store, *, criterion: str | None = None) -> Iterator[Item]:
-    """Items with rankings to learn from: without those of excluded people, and without what a reviewer discarded."""
-    return read.stream_items(store._database, _Trained(criterion=criterion, ranked=True))
 
 
 def every_prompt(store: Store) -> Iterator[Prompt]:
@@ -57,15 +52,3 @@ def every_demonstration(store: Store) -> Iterator[Demonstration]:
 class _Every(read.ItemQuery):
     def counted(self) -> ColumnElement[bool]:
         return true() if self.criterion is None else rankings.c.criterion == self.criterion
-
-
-@dataclass(frozen=True)
-class _Trained(read.ItemQuery):
-    def counted(self) -> ColumnElement[bool]:
-        left_out = exists().where(people.c.id == rankings.c.annotator, people.c.excluded.is_not(None))
-        thrown_away = exists().where(
-            tasks.c.item_id == rankings.c.item_id,
-            tasks.c.criterion == rankings.c.criterion,
-            tasks.c.discarded.is_not(None),
-        )
-        return and_(super().counted(), ~left_out, ~thrown_away)
