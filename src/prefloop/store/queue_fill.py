@@ -58,7 +58,7 @@ def _fill_some(connection: Connection, desk: Desk) -> tuple[int, int]:
     )
     if todo:
         made = [_task(desk, row, people) for row, people in zip(todo, wanted, strict=True)]
-        connection.execute(insert(tasks), made)
+        connection.execute(insert(tasks).returning(tasks.c.seq), made)  # returning: many rows a statement on Postgres
     unfit = at["unfit"] + len(rows) - len(fit)
     keep_setting(
         connection,
