@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefloop.labels.intervals import FEWEST_GROUPS, share_interval
-from prefloop.labels.ranking import current, mid_ranks
+from prefloop.labels.ranking import independent, mid_ranks
 from prefloop.types import Item
 
 
@@ -61,7 +61,7 @@ def agreement_by_criterion(items: Sequence[Item], *, resamples: int = 2000, seed
 
 def _count(item: Item, criterion: str | None) -> tuple[int, int, int, int]:
     """(same order, both untied) over pairs of annotators; (ties, all) over single rankings."""
-    asked = [r for r in current(item.rankings) if criterion in (None, r.criterion)]
+    asked = [r for r in independent(item.rankings) if criterion in (None, r.criterion)]
     ranks = [(r.annotator, r.criterion, mid_ranks(r.tiers)) for r in asked]
     ties = judged = same = untied = 0
     for _, _, placed in ranks:
@@ -158,7 +158,7 @@ def _alphas(tables: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArr
 
 def _signs(item: Item, criterion: str) -> tuple[list[str], NDArray[np.float64]]:
     """Who ranked, and [people, pairs]: 1 where the first is better, -1, 0 for a tie; NaN where one is unplaced."""
-    asked = [r for r in current(item.rankings) if r.criterion == criterion]
+    asked = [r for r in independent(item.rankings) if r.criterion == criterion]
     ids = [c.id for c in item.completions]
     placed = [mid_ranks(r.tiers) for r in asked]
     ranks = np.array([[p.get(id, np.nan) for id in ids] for p in placed]).reshape(len(asked), len(ids))

@@ -64,6 +64,11 @@ def current(rankings: Sequence[Ranking]) -> list[Ranking]:
     return [r for r in rankings if r.id not in superseded]
 
 
+def independent(rankings: Sequence[Ranking]) -> list[Ranking]:
+    """The current rankings of people who had not seen the others': without reviewers' adjudications."""
+    return [r for r in current(rankings) if not r.metadata.get("adjudication")]
+
+
 def comparisons(ranking: Ranking) -> list[Comparison]:
     """All pairs of ranked ids, better first; p = 0.5 for a tie. The weights sum to one, whatever the list's length."""
     ranked = [(id, tier) for tier, ids in enumerate(ranking.tiers) for id in ids]

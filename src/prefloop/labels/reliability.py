@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit
 
-from prefloop.labels.davidson import Marginal, People, Settled
+from prefloop.labels.davidson import Marginal, People
 from prefloop.labels.overlap import Overlap, overlap
-from prefloop.labels.votes import Floats, Ints, Tiers, Votes, collect, pairs_of
+from prefloop.labels.soft import PairTable, SoftPair, all_pairs
+from prefloop.labels.votes import Floats, Tiers, Votes, collect, pairs_of
 from prefloop.types import Item
 
 GOLD_BETA = 4.0  # how strongly expected answers follow the quality: nearly always, but not beyond doubt
@@ -36,7 +36,6 @@ FREEDOM = 3.0  # of Student's t: two in a hundred lie further out than 4.5 scale
 SHARED_GAMMA_SD, SHARED_NU = 0.5, (-1.0, 2.0)
 # Gaps of sd 1.4 to 3.0 give the 63 to 77 % agreement that published crowds reach; quality has 1/sqrt 2 of that.
 LOG_SIGMA, LOG_SIGMA_SD = float(np.log(1.5)), 0.5
-NODES = 21  # Gauss-Hermite
 LEAST_GAIN, LEAST_SLOPE = 1e-3, 0.02  # nats a step, nats a standard error: where the search stops
 
 
@@ -66,55 +65,11 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class SoftPair:
-    """What a typical person without position bias says about two completions.
-
-    p:           chance that `better` is preferred, a tie counting half.
-    tie:         chance of a tie; 0 where nobody ranked pairs, for ties in longer lists are taken as given.
-    gap, gap_se: difference in quality in logits, and its posterior standard deviation.
-    """
-
-    better: str
-    worse: str
-    p: float
-    tie: float
-    gap: float
-    gap_se: float
-
-
-@dataclass(frozen=True)
-class PairTable:
-    """Every pair of every item, as columns. `rows_of`: {item id: its rows}."""
-
-    rows_of: Mapping[str, slice]
-    completions: tuple[str, ...]
-    better: Ints
-    worse: Ints
-    p: Floats
-    tie: Floats
-    gap: Floats
-    gap_se: Floats
-
-    def of(self, item_id: str) -> tuple[SoftPair, ...]:
-        rows = range(self.rows_of[item_id].start, self.rows_of[item_id].stop) if item_id in self.rows_of else ()
-        return tuple(
-            SoftPair(
-                self.completions[self.better[k]],
-                self.completions[self.worse[k]],
-                float(self.p[k]),
-                float(self.tie[k]),
-                float(self.gap[k]),
-                float(self.gap_se[k]),
-            )
-            for k in rows
-        )
-
-
-@dataclass(frozen=True)
 class Reliability:
     """The fitted model of one criterion. `enough`: people can be told apart; if not, `reason` says why in words.
 
-    position, tie: what people share (gamma, nu); None as for a `Reader`.   sigma: standard deviation of quality, in logits of a typical person.
+    position, tie: what people share (gamma, nu); None as for a `Reader`.
+    sigma:   standard deviation of quality, in logits of a typical person.
     quality: of every completion somebody ranked, within its item; 0 is the item's middle.
     """
 
@@ -165,7 +120,7 @@ def fit_reliability(items: Sequence[Item], criterion: str, gold: Mapping[str, Ti
         tie=float(np.exp(u.log_nu)) if has_pairs else None,
         sigma=float(np.exp(u.log_sigma)),
         quality=dict(zip(votes.completions, settled.quality.tolist(), strict=True)),
-        pairs=_all_pairs(marginal, settled, u.log_nu if has_pairs else -np.inf),
+        pairs=all_pairs(marginal, settled, u.log_nu if has_pairs else -np.inf),
     )
 
 
@@ -341,42 +296,3 @@ def _left_to_quality(votes: Votes, gammas: Floats) -> Floats:
     total = np.bincount(person, minlength=count)
     left = np.bincount(person, slope, count) / np.maximum(total, 1)
     return np.asarray(np.where(total > 0, left, 1.0), dtype=np.float64)
-
-
-def _all_pairs(marginal: Marginal, settled: Settled, log_nu: float) -> PairTable:
-    votes, q = marginal.votes, settled.quality
-    first: list[Ints] = []
-    second: list[Ints] = []
-    spread: list[Floats] = []
-    rows_of: dict[str, slice] = {}
-    at = 0
-    for rows, cells, size in marginal.runs:
-        start = np.arange(rows.start, rows.stop, size)
-        inverse = settled.inverse[cells].reshape(len(start), size, size)
-        i, j = np.triu_indices(size, 1)
-        first.append((start[:, None] + i).ravel())
-        second.append((start[:, None] + j).ravel())
-        variance = inverse[:, i, i] + inverse[:, j, j] - 2 * inverse[:, i, j]
-        spread.append(np.sqrt(np.maximum(0.0, variance)).ravel())
-        for n in votes.item[start].tolist():
-            rows_of[votes.items[n]] = slice(at, at + len(i))
-            at += len(i)
-    none: Ints = np.zeros(0, dtype=np.int64)
-    one, other = np.concatenate([none, *first]), np.concatenate([none, *second])
-    swap = q[one] < q[other]
-    better, worse = np.where(swap, other, one), np.where(swap, one, other)
-    gap, sd = q[better] - q[worse], np.concatenate([np.zeros(0), *spread])
-    p, tie = _predicted(gap, sd, log_nu)
-    return PairTable(rows_of, votes.completions, better, worse, p, tie, gap, sd)
-
-
-def _predicted(gap: Floats, spread: Floats, log_nu: float) -> tuple[Floats, Floats]:
-    """Chances of a win (ties half) and of a tie, averaged over the normal posterior of the gap. All [pairs]."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    half, tie = np.zeros_like(gap), np.zeros_like(gap)
-    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
-        d = gap + spread * node
-        drawn = expit(log_nu - np.logaddexp(d / 2, -d / 2))  # nu / (e^(d/2) + e^(-d/2) + nu)
-        tie += weight * drawn
-        half += weight * (drawn / 2 + (1 - drawn) * expit(d))
-    return half, tie

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefloop.labels.intervals import share_interval
-from prefloop.labels.ranking import current
+from prefloop.labels.ranking import independent
 from prefloop.labels.votes import Floats, Ints, Pairs, Tiers, Votes, collect, pairs_of
 from prefloop.types import Item
 
@@ -139,7 +139,7 @@ def _durations(items: Sequence[Item], criterion: str) -> tuple[dict[str, list[fl
     per_word: dict[str, list[float]] = defaultdict(list)
     for item in items:
         words = len(item.prompt.text.split()) + sum(len(c.text.split()) for c in item.completions)
-        for r in current(item.rankings):
+        for r in independent(item.rankings):
             if r.criterion == criterion and r.duration_s is not None:
                 seconds[r.annotator].append(r.duration_s)
                 per_word[r.annotator].append(r.duration_s / max(1, words))

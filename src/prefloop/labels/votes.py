@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.labels.ranking import current
+from prefloop.labels.ranking import independent
 from prefloop.types import Item, Ranking
 
 Floats = NDArray[np.float64]
@@ -101,13 +101,15 @@ def worth_in_pairs(n: int) -> float:
 
 
 def collect(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers] | None = None) -> Votes:
-    """The votes of one criterion. Rankings that compare nothing, and items without any other, are left out.
+    """The votes of one criterion. Left out: rankings that compare nothing, adjudications, items without any other.
 
     gold: {item id: expected tiers of completion ids}, best first; completions it does not name are not judged by it.
     """
     kept: list[tuple[Item, list[Said]]] = []
     for item in items:
-        said: list[Said] = [(r.annotator, r.tiers, r.shown) for r in current(item.rankings) if _useful(r, criterion)]
+        said: list[Said] = [
+            (r.annotator, r.tiers, r.shown) for r in independent(item.rankings) if _useful(r, criterion)
+        ]
         if gold and sum(len(tier) for tier in gold.get(item.id, ())) >= 2:
             said.append((GOLD, gold[item.id], ()))
         if said:
