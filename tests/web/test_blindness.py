@@ -82,6 +82,7 @@ def everything(server: Any, name: str) -> Iterator[tuple[str, Any]]:
         answer = Answer(((0,), (1, 2), (3,)), comment=f"said by {name}").to_json()
         yield "ahead", browser.post("/rank/next", json={"after": lease.group(1)})
         yield "draft", browser.post(f"{base}/draft", json={"state": {"lease": lease.group(1), "at": 1}})
+        yield "drafted", browser.post("/rank/next", json={})
         yield "heartbeat", browser.post(f"{base}/heartbeat", json={})
         body = {"uuid": UUID.format(n), "answer": answer}
         yield "bad", browser.post(f"{base}/submit", json={**body, "answer": {"tiers": [[0]]}})
@@ -92,7 +93,11 @@ def everything(server: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield "again", browser.post(f"{base}/submit", json=body)
         yield "conflict", browser.post(f"{base}/submit", json={**body, "answer": {**answer, "comment": "other"}})
         yield "reopen", browser.post(f"{base}/reopen", json={})
+    browser.headers["accept"] = "application/json"
+    yield "foreign", browser.post("/rank/nobody/reopen", json={})
+    yield "foreign", browser.get("/review")
     yield "given", browser.post("/rank/given", json={})
+    browser.headers["accept"] = "text/html"
     yield "history", browser.get("/history")
 
 

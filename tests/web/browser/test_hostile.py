@@ -21,7 +21,8 @@ PAYLOADS = [
     f"<svg onload=alert(3)><use href='{EVIL}/s.svg#x'/></svg><svg><style>*{{background:url({EVIL}/a)}}</style></svg>",
     f"<style>@import '{EVIL}/s.css'; body{{display:none}}</style><link rel=stylesheet href={EVIL}/l.css>",
     "<a href='javascript:alert(4)'>a</a> [b](javascript:alert(5)) [c](JaVaScRiPt:alert(6)) "
-    "[d](data:text/html,<script>) [e](vbscript:x) <javascript:alert(7)> [f](java\tscript:alert(8)) [g](&#106;avascript:alert(9))",
+    "[d](data:text/html,<script>) [e](vbscript:x) <javascript:alert(7)> "
+    "[f](java\tscript:alert(8)) [g](&#106;avascript:alert(9))",
     f"<iframe src={EVIL}></iframe><object data={EVIL}></object><embed src={EVIL}>"
     f"<form action={EVIL}><input name=x></form>",
     "<div id=rank data-rules='{}' data-mode=evil><form id=work><input name=dataset></form><a id=task href=//x>t</a>"
@@ -39,8 +40,8 @@ PRESENT = (
     "() => [...document.querySelectorAll('.untrusted')].flatMap(e => [...e.querySelectorAll('*')].map(n => n.tagName))"
 )
 ALLOWED = {
-    "P", "BR", "EM", "STRONG", "CODE", "PRE", "UL", "OL", "LI", "BLOCKQUOTE", "H1", "H2", "H3", "H4", "H5", "H6", "TABLE",
-    "THEAD", "TBODY", "TR", "TH", "TD", "A", "SUP", "SUB", "HR", "SPAN",
+    "P", "BR", "EM", "STRONG", "CODE", "PRE", "UL", "OL", "LI", "BLOCKQUOTE", "H1", "H2", "H3", "H4", "H5", "H6",
+    "TABLE", "THEAD", "TBODY", "TR", "TH", "TD", "A", "SUP", "SUB", "HR", "SPAN",
 }  # fmt: skip
 
 

@@ -3,17 +3,16 @@
 import {Clock, unseen} from "./rank_clock.js";
 import {diff} from "./rank_diff.js";
 import {enableDrag} from "./rank_drag.js";
-import {actionOf, inText} from "./rank_keys.js";
-import {askItem, post, recall, remember, uuid} from "./rank_net.js";
+import {actionOf} from "./rank_keys.js";
+import {askItem, post, recall, remember, stayAlive, uuid} from "./rank_net.js";
 import {Outbox} from "./rank_outbox.js";
+import {Panels} from "./rank_panels.js";
 import * as S from "./rank_state.js";
 import {Task} from "./rank_task.js";
 import {View} from "./rank_view.js";
 
-const HEARTBEAT_MS = 60_000;
 const DRAFT_MS = 1500;
 const RETRY_MS = 4000;
-const QUICK = 0.25; // of one's own median seconds a word: a gentle word, nothing is stopped
 const root = document.body;
 const host = document.getElementById("rank").dataset;
 const rules = JSON.parse(host.rules);
@@ -26,7 +25,7 @@ view.attributes = rules.attributes;
 const clock = new Clock();
 const tabs = new BroadcastChannel(`${keep}tabs`);
 const outbox = new Outbox(`${keep}${ranking ? "outbox" : "review"}`, {told, refused, changed});
-const settings = {single: recall(`${keep}keys`, true), raw: false};
+const panels = new Panels(root, keep);
 let task = null; // on the screen
 let next = null; // fetched already
 let held = null; // put aside while an earlier answer is open
@@ -57,16 +56,16 @@ function show(shown, article = shown?.article) {
   $("#dock").classList.toggle("writing", task.state.comment !== "");
   const comment = $("#comment");
   if (comment) comment.value = task.state.comment;
-  setRaw(settings.raw);
-  setSingle(settings.single);
+  panels.apply();
   paint();
   scrollTo(0, 0);
   $("#work").scrollTop = 0;
   const turns = task.article.querySelector(".turns");
   turns.scrollTop = turns.scrollHeight; // the last turn is the one that was answered
   view.card(task.current).focus({preventScroll: true});
-  view.say(task.reopened ? `Your earlier answer: ${S.said(task.state)}. Submit replaces it, Escape leaves it.`
-    : `${task.cards} answers${pair ? ": which is better?" : ""}`);
+  const earlier = `Your earlier answer: ${S.said(task.state)}. Submit replaces it`;
+  if (task.reopened) view.say(held ? `${earlier}, Escape leaves it.` : `${earlier}.`);
+  else view.say(`${task.cards} answers${pair ? ": which is better?" : ""}`);
 }
 
 async function fetchItem(url, body) {
@@ -140,7 +139,8 @@ function submit() {
   view.say("Submitted");
   send("submit", {uuid: uuid(), answer: task.answer()});
   given.push(task.lease);
-  pace();
+  // said once the answer is on its way, so that it stops nobody
+  if (task.hurried()) setTimeout(() => view.say("That was much quicker than usual for you. Undo reopens it.", "stop"), 50);
   tabs.postMessage({answered: task.lease});
   if (ranking) advance();
 }
@@ -168,14 +168,6 @@ function refused(entry, status, message) {
 
 function changed(waiting) {
   net(waiting > 1 || (waiting && !navigator.onLine) ? `${waiting} waiting to be sent` : "");
-}
-
-// Much quicker than one's own habit: said once the answer is on its way, so that it stops nobody.
-function pace() {
-  const median = task.progress?.seconds_per_word;
-  if (median && task.times.elapsed / Math.max(task.words, 1) < QUICK * median) {
-    setTimeout(() => view.say("That was much quicker than usual for you. Undo reopens it.", "stop"), 50);
-  }
 }
 
 // -- what people do ---------------------------------------------------------------------------------------------------
@@ -232,13 +224,6 @@ async function reopen() {
   show(found);
 }
 
-function shown(name, open = true) {
-  const dialog = $(`dialog#${name}`);
-  if (open) dialog.showModal();
-  else dialog.close();
-  return dialog;
-}
-
 function compare(card) {
   if (task.pinned === null || task.pinned === card) {
     task.pinned = task.pinned === card ? null : card;
@@ -250,32 +235,10 @@ function compare(card) {
   view.paintDiff($("#diff"), diff(sides[0].text, sides[1].text), sides);
   task.pinned = null;
   paint();
-  shown("diff");
+  panels.open("diff");
 }
 
-function flagging() {
-  for (const button of $("#flags").querySelectorAll("[data-act=flag-as]")) {
-    button.setAttribute("aria-pressed", String((task.state.flags[task.current] ?? []).includes(button.dataset.value)));
-  }
-  $("#flags .letter").textContent = S.letter(task.current);
-}
-
-function setRaw(on) {
-  settings.raw = on;
-  root.classList.toggle("raw-text", on);
-  $("[data-act=raw]").setAttribute("aria-pressed", String(on));
-}
-
-// With single keys on, Tab walks from card to card; off, it reaches every button.
-function setSingle(on) {
-  settings.single = on;
-  remember(`${keep}keys`, on);
-  $("[data-act=keys]").setAttribute("aria-pressed", String(on));
-  $("[data-act=keys]").textContent = on ? "Keys on" : "Keys off";
-  for (const button of root.querySelectorAll(".card header button, .card .ratings button")) button.tabIndex = on ? -1 : 0;
-}
-
-const SIZES = {third: ["line", "Whole"], line: ["whole", "Smaller"], whole: ["third", "Smaller"]};
+const showFlags = () => panels.showFlags(S.letter(task.current), task.state.flags[task.current] ?? []);
 
 const actions = {
   next: () => go((task.current + 1) % task.cards),
@@ -298,14 +261,14 @@ const actions = {
     if (attribute) apply(S.rate(task.state, task.current, attribute, value), `${S.letter(task.current)}: ${attribute} ${value}`);
   },
   pair: (what, much) => apply(S.pair(task.state, what, much && rules.much, rules.none_acceptable)),
-  flag() { flagging(); shown("flags"); },
+  flag() { showFlags(); panels.open("flags"); },
   "flag-as"(flag) { 
     const state = S.toggleFlag(task.state, task.current, flag);
     apply(state, `${S.letter(task.current)}: ${state.flags[task.current].join(", ") || "no"} flag`);
-    flagging();
+    showFlags();
   },
   compare: () => compare(task.current),
-  raw: () => setRaw(!settings.raw),
+  raw: () => panels.setRaw(!panels.raw),
   comment() { $("#dock").classList.add("writing"); $("#comment")?.focus(); },
   draft: () => saveDraft()?.then(({status}) => view.say(status === 0 ? "Kept in this browser" : "Saved")),
   undo() {
@@ -317,30 +280,19 @@ const actions = {
   },
   escape() { if (held) { earlier = null; advance(); } },
   submit,
-  skip: () => ranking && shown("skip"),
+  skip: () => ranking && panels.open("skip"),
   "skip-for"(reason) {
-    shown("skip", false);
+    panels.close();
     send("skip", {uuid: uuid(), reason});
     tabs.postMessage({answered: task.lease});
     advance();
   },
-  prompt() {
-    const prompt = task.article.querySelector(".prompt");
-    const [size, words] = SIZES[prompt.dataset.size];
-    prompt.dataset.size = size;
-    task.article.classList.toggle("whole", size === "whole");
-    prompt.querySelector(".prompt-size").textContent = words;
-  },
+  prompt: () => panels.resizePrompt(task.article),
   help() {
-    const help = $("#help");
-    help.hidden = !help.hidden;
-    remember(`${keep}help`, !help.hidden);
-    root.querySelectorAll(".bar [data-act=help]").forEach((b) => b.setAttribute("aria-expanded", String(!help.hidden)));
-    if (!help.hidden) help.focus();
-    else if (task) actions.card();
+    if (!panels.toggleHelp() && task) actions.card();
   },
-  keys: () => setSingle(!settings.single),
-  pause() { saveDraft(); clock.paused = true; shown("pause"); },
+  keys: () => panels.setSingle(!panels.single),
+  pause() { saveDraft(); clock.paused = true; panels.open("pause"); },
   again: () => advance(),
   close: (_, __, node) => node.closest("dialog").close(),
 };
@@ -389,30 +341,18 @@ root.addEventListener("input", (event) => {
 
 addEventListener("keydown", (event) => {
   const dialog = document.querySelector("dialog[open]");
-  if (dialog) return inDialog(event, dialog);
-  const found = actionOf(event, {single: settings.single, pair: task?.cards === 2});
+  if (dialog) return panels.key(event, dialog);
+  const found = actionOf(event, {single: panels.single, pair: task?.cards === 2});
   if (!found) return;
   event.preventDefault();
   if (event.repeat && ["submit", "none", "skip"].includes(found[0])) return; // a held key sends one answer
   act(...found);
 });
 
-function inDialog(event, dialog) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const digit = Number(event.key);
-  const choice = digit ? dialog.querySelectorAll(".choices button")[digit - 1] : null;
-  if (choice) choice.click();
-  else if ((event.key === "v" && dialog.id === "diff") || (event.key === "Enter" && dialog.id === "flags" &&
-           !event.target.closest("button:not([data-act=close])"))) dialog.close();
-  else return;
-  event.preventDefault();
-}
-
-root.querySelectorAll("dialog").forEach((dialog) =>
-  dialog.addEventListener("close", () => {
-    if (dialog.id === "pause") clock.paused = false;
-    if (task && task.article.isConnected) view.card(task.current)?.focus({preventScroll: true});
-  }));
+panels.onClose((dialog) => {
+  if (dialog.id === "pause") clock.paused = false;
+  if (task?.article.isConnected) view.card(task.current)?.focus({preventScroll: true});
+});
 
 enableDrag(root, (card, {slot, gap}) => {
   task.current = card;
@@ -433,26 +373,23 @@ function warn(words) {
   $("#warning").hidden = !words;
 }
 
-setInterval(async () => {
-  if (!ranking || !task || task.reopened || !clock.running) return;
-  for (const one of [task, next, held].filter(Boolean)) {
-    const {status, body} = await post(leaseUrl(one.lease, "heartbeat"), {});
-    if (status === 200) one.expires = performance.now() + 1000 * body.seconds;
-  }
-}, HEARTBEAT_MS);
-setInterval(() => {
-  const over = task && !task.reopened && ranking && performance.now() > task.expires;
-  if (over && $("#warning").hidden) {
-    warn("The time for this item is over and someone else may have it now. Submit all the same: your answer is kept.");
-  }
-}, 1000);
+if (ranking) {
+  stayAlive({
+    held: () => (task && clock.running ? [task, next, held].filter((one) => one && !one.reopened) : []),
+    url: (one) => leaseUrl(one.lease, "heartbeat"),
+    over() {
+      if (!task || task.reopened || performance.now() < task.expires || !$("#warning").hidden) return;
+      warn("The time for this item is over and someone else may have it now. Submit all the same: your answer is kept.");
+    },
+  });
+}
 addEventListener("visibilitychange", () => document.visibilityState === "hidden" && saveDraft({keepalive: true}));
 addEventListener("offline", () => net("Offline: answers are kept here and sent later"));
 addEventListener("online", () => net(""));
 addEventListener("beforeunload", (event) => outbox.waiting().length && event.preventDefault());
 
 async function start() {
-  if (recall(`${keep}help`, innerWidth > 1200)) $("#help").hidden = false;
+  panels.start();
   changed(outbox.waiting().length);
   await outbox.flush();
   if (!host.open) return advance();

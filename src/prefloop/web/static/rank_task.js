@@ -4,6 +4,8 @@ import * as S from "./rank_state.js";
 import {noTime} from "./rank_clock.js";
 import {recall, remember} from "./rank_net.js";
 
+const QUICK = 0.25; // of one's own median
+
 const parsed = (text) => (text ? JSON.parse(text) : null);
 
 export class Task {
@@ -50,6 +52,12 @@ export class Task {
     const draft = {lease: this.lease, at: Date.now(), state: this.state, times: this.times};
     remember(this.draftKey, draft);
     return draft;
+  }
+
+  // Much quicker than this person's own median, by the words there were to read.
+  hurried() {
+    const median = this.progress?.seconds_per_word;
+    return Boolean(median) && this.times.elapsed / Math.max(this.words, 1) < QUICK * median;
   }
 
   answer() {

@@ -1,0 +1,85 @@
+// What lies beside the task: dialogs, the guide, and how texts and keys are switched.
+
+import {recall, remember} from "./rank_net.js";
+
+const SIZES = {third: ["line", "Whole"], line: ["whole", "Smaller"], whole: ["third", "Smaller"]};
+
+export class Panels {
+  // keep: the beginning of this person's keys in local storage.
+  constructor(root, keep) {
+    Object.assign(this, {root, keep, raw: false, single: recall(`${keep}keys`, true)});
+    this.help = root.querySelector("#help");
+  }
+
+  start() {
+    this.showHelp(recall(`${this.keep}help`, innerWidth > 1200));
+  }
+
+  open(name) { this.root.querySelector(`dialog#${name}`).showModal(); }
+  close() { this.root.querySelector("dialog[open]")?.close(); }
+  onClose(told) {
+    for (const dialog of this.root.querySelectorAll("dialog")) dialog.addEventListener("close", () => told(dialog));
+  }
+
+  // Digits choose; Enter ends the flags, v the comparison; Escape is the browser's.
+  key(event, dialog) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
+    const choice = digit ? dialog.querySelectorAll(".choices button")[digit - 1] : null;
+    const done = dialog.id === "flags" && event.key === "Enter" && event.target.dataset?.act !== "close";
+    if (choice) choice.click();
+    else if (done || (event.key === "v" && dialog.id === "diff")) dialog.close();
+    else return;
+    event.preventDefault();
+  }
+
+  showFlags(letter, flags) {
+    for (const button of this.root.querySelectorAll("#flags [data-act=flag-as]")) {
+      button.setAttribute("aria-pressed", String(flags.includes(button.dataset.value)));
+    }
+    this.root.querySelector("#flags .letter").textContent = letter;
+  }
+
+  resizePrompt(article) {
+    const prompt = article.querySelector(".prompt");
+    const [size, words] = SIZES[prompt.dataset.size];
+    prompt.dataset.size = size;
+    article.classList.toggle("whole", size === "whole");
+    prompt.querySelector(".prompt-size").textContent = words;
+  }
+
+  // Returns whether it is open now.
+  toggleHelp() {
+    this.showHelp(this.help.hidden);
+    remember(`${this.keep}help`, !this.help.hidden);
+    if (!this.help.hidden) this.help.focus();
+    return !this.help.hidden;
+  }
+
+  showHelp(open) {
+    this.help.hidden = !open;
+    this.root.querySelector(".bar [data-act=help]").setAttribute("aria-expanded", String(open));
+  }
+
+  // To a new task too: its buttons are new.
+  apply() {
+    this.setRaw(this.raw);
+    this.setSingle(this.single);
+  }
+
+  setRaw(on) {
+    this.raw = on;
+    this.root.classList.toggle("raw-text", on);
+    this.root.querySelector("[data-act=raw]").setAttribute("aria-pressed", String(on));
+  }
+
+  // With single keys on, Tab walks from card to card; off, it reaches every button.
+  setSingle(on) {
+    this.single = on;
+    remember(`${this.keep}keys`, on);
+    const button = this.root.querySelector("[data-act=keys]");
+    button.setAttribute("aria-pressed", String(on));
+    button.textContent = on ? "Keys on" : "Keys off";
+    for (const each of this.root.querySelectorAll(".card header button, .card .ratings button")) each.tabIndex = on ? -1 : 0;
+  }
+}
