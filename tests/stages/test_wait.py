@@ -155,6 +155,20 @@ def test_a_stalled_queue_is_said_once_an_hour_of_silence(project: Project, capsy
     assert "--invite annotator" in said
 
 
+def test_a_ranking_now_and_then_is_no_silence(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.store.add([item(n) for n in range(3)])
+    somebody, given = Somebody(project), [0.0]
+
+    def every_50_minutes() -> None:
+        if days.time - given[-1] > 3000:
+            given.append(days.time)
+            somebody.rank()
+
+    days = Days(every_50_minutes)
+    annotate(project, 0, days.clock)
+    assert len(given) == 4 and "nothing new" not in capsys.readouterr().err
+
+
 def test_a_database_that_comes_back_is_no_end_and_one_that_stays_away_is(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
