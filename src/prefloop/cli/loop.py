@@ -77,22 +77,30 @@ def crowd(asked: Common) -> None:
 
 @click.command("reward", cls=Verb, sections=("reward", "data.heldout"))
 @_round
+@click.option(
+    "--annotators",
+    type=click.Choice(["all", "weighted", "majority"]),
+    help="Whose rankings count how much: the same as --set reward.annotators=NAME.",
+)
 @common
-def reward(asked: Common, round: int | None) -> None:
+def reward(asked: Common, round: int | None, annotators: str | None) -> None:
     """Train a reward model for each criterion, from whole rankings.
 
     Reads all rankings of rounds up to this one, however long the lists and whatever ties they have. Writes
     runs/reward-NNN/model (AutoModelForSequenceClassification with one label, for plain transformers too) and measures
-    it on held-out prompts: accuracy with its interval, by margin, against length, and calibration.
+    it on held-out prompts: accuracy with its interval, by margin, against length, and calibration. With --annotators
+    weighted, every ranking counts as much as its author's order follows what others see (docs/annotators.md).
 
     \b
     Example:  prefloop reward --set reward.criteria='["helpful"]'
+              prefloop reward --annotators weighted
     Next:     prefloop align
     """
 
     from prefloop.stages.train_reward import reward as stage
 
-    in_project(asked, lambda project: stage(project, round))
+    overrides = [f'reward.annotators="{annotators}"'] if annotators else []
+    in_project(asked, lambda project: stage(project, round), overrides)
 
 
 @click.command("align", cls=Verb, sections=("align",))

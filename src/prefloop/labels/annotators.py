@@ -64,7 +64,7 @@ class ItemReport:
 
 @dataclass(frozen=True)
 class AnnotatorReport:
-    """Everything about one criterion. `hardest`: of the items ranked by two at least, those with most doubt first."""
+    """Everything about one criterion. `hardest`: of the items that two people put in an order, most doubt first."""
 
     criterion: str
     items: int
@@ -164,7 +164,7 @@ def _hardest(tallies: Tallies, model: Reliability, most: int) -> tuple[ItemRepor
     found = []
     for n, name in enumerate(tallies.votes.items):
         pairs = model.soft_pairs(name)
-        if tallies.judges[n] >= 2 and pairs:
+        if agreement[n] is not None and pairs:
             doubt = sum(min(pair.p, 1 - pair.p) for pair in pairs) / len(pairs)
             found.append(ItemReport(name, int(tallies.judges[n]), agreement[n], doubt))
     return tuple(sorted(found, key=lambda item: (-item.doubt, item.item))[:most])

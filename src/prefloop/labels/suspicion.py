@@ -17,6 +17,7 @@ LOW_WEIGHT = 0.35  # of a typical person's 1: a person with half the usual sensi
 CHANCE_ON_GOLD = 0.75  # upper end of the interval; a coin is right on half
 KEEPS_ORDER = 0.85  # lower end of the interval
 PICKS_LONGER = 0.90
+USUALLY_LONGER = 0.85
 TIES_ALL = 0.95
 TOO_FAST = 0.25  # of the typical seconds a word
 
@@ -111,7 +112,7 @@ def _by_order(earlier: Counted) -> Evidence | None:
 def _by_length(longer: Counted, others: Counted) -> Evidence | None:
     if longer.share is None or longer.low is None or others.share is None or longer.low <= PICKS_LONGER:
         return None
-    if others.share >= (1 + PICKS_LONGER) / 2 - 0.1:  # here the longer one simply is the better one
+    if others.share > USUALLY_LONGER:  # here the longer one simply is the better one
         return None
     return Evidence(
         "length",

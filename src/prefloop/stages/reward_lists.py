@@ -89,15 +89,27 @@ class EachCriterion:
 
 
 class Lists:
-    """The training lists of one run, encoded once; `batch` draws lent answers from (seed, step) alone."""
+    """The training lists of one run, encoded once; `batch` draws lent answers from (seed, step) alone.
 
-    def __init__(self, codec: Codec, lists: Sequence[Shown], criteria: Sequence[str], settings: Reward, seed: int):
+    weights: {ranking id: how much it counts}; 1 for those not named.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        lists: Sequence[Shown],
+        criteria: Sequence[str],
+        settings: Reward,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+    ):
         self.lists, self.criteria, self.seed = list(lists), tuple(criteria), seed
         self.contrast = {c: settings.contrast[c] for c in criteria if settings.contrast.get(c)}
         self.encoded = [[encode(codec, s.prompt, c, settings.max_tokens) for c in s.completions] for s in lists]
         words = {s.prompt.id: frozenset(s.prompt.text.split()) for s in lists}
         self.words = [words[s.prompt.id] for s in lists]
         self.max_tokens = min(codec.context, settings.max_tokens)
+        self.weights = weights or {}
 
     def __len__(self) -> int:
         return len(self.lists)
@@ -108,7 +120,7 @@ class Lists:
         encoded = [list(self.encoded[n]) for n in at]
         ids = [[c.id for c in self.lists[n].completions] for n in at]
         said = [{c: list(self.lists[n].rankings.get(c, ())) for c in self.criteria} for n in at]
-        weights = [{c: [1.0] * len(found) for c, found in one.items()} for one in said]
+        weights = [{c: [self.weights.get(r.id, 1.0) for r in found] for c, found in one.items()} for one in said]
         for place, n in enumerate(at):
             lent = self._lend(n, rng) if self.contrast else None
             if lent is None:
@@ -118,7 +130,7 @@ class Lists:
             ids[place].append(LENT)
             for criterion, weight in self.contrast.items():
                 if found := said[place][criterion]:
-                    weights[place][criterion] += [weight * len(found) / len(own)] * len(own)
+                    weights[place][criterion] += [weight * sum(weights[place][criterion]) / len(own)] * len(own)
                     said[place][criterion] = found + [_above(found[0], one) for one in own]
         parts = [
             collate_rankings(encoded, ids, [one[c] for one in said], [one[c] for one in weights]) for c in self.criteria

@@ -22,11 +22,13 @@ from prefloop.models.reward import RewardModel, SharedReward, load_reward_model,
 from prefloop.models.text import Codec
 from prefloop.record import Run
 from prefloop.rewards.model import raw_scores
+from prefloop.stages.agreement import gold_of
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import ModelRef, Outcome, Project, derive, file_hash, fitting, load_policy
 from prefloop.stages.reward_lists import EachCriterion, Lists, gather
 from prefloop.stages.sample import draw_lists, to_completion
-from prefloop.types import Completion, Item, Prompt
+from prefloop.stages.trusting import Trusted, trust
+from prefloop.types import Completion, Item, Prompt, digest
 
 TRAIN_EVAL = 200  # training lists scored for the train/held-out comparison
 NOT_COMPARABLE = ("acceptable",)  # criteria of single-completion labels: no pairs to learn from
@@ -93,8 +95,8 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             f"Criteria in the store: {project.store.criteria() or 'none'}."
         )
     start, reference = start_of(project), project.reference()
-    learnt = {criterion: train} | _others(project, criterion, round)
-    snapshot = project.snapshot("rankings", [r.id for items in learnt.values() for i in items for r in i.rankings])
+    asked = {criterion: train} | _others(project, criterion, round)
+    snapshot = project.snapshot("rankings", [r.id for items in asked.values() for i in items for r in i.rankings])
     inputs = {
         "start": start.weights,
         "reference": reference.weights,
@@ -102,12 +104,23 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         "criterion": criterion,
         "round": round,
     }
+    weighted = settings.annotators == "weighted"
+    gold = {c: gold_of(project, c) if weighted else {} for c in asked}
+    if any(gold.values()):
+        inputs["gold"] = digest({c: sorted(expected.items()) for c, expected in gold.items()})
     options = project.config.algorithms.get(settings.objective, {})
     sampling = (project.config.align.temperature, project.config.align.max_tokens)  # of what it is normalised on
     fingerprint = project.fingerprint("reward", settings, inputs | {"options": options, "sampling": sampling})
     if done := project.done("reward", fingerprint):
         return done
     objective = make(settings.objective, options)
+    trusted = {c: trust(items, c, settings.annotators, gold[c]) for c, items in asked.items()}
+    for warning in filter(None, (t.warning for t in trusted.values())):
+        project.say(f"warning: {warning}")
+    learnt = {c: t.items for c, t in trusted.items() if t.items}
+    if criterion not in learnt:
+        raise NothingToDoError(trusted[criterion].empty(criterion))
+    weights = {id: weight for t in trusted.values() for id, weight in t.weights.items()}
     with project.lock():
         run = project.begin("reward", fingerprint, inputs)
         model, codec = new_reward_model(
@@ -116,7 +129,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         model.criterion = criterion
         held = rankable(project, criterion, round, "heldout")
         shown = gather(learnt)
-        lists = Lists(codec, shown, list(learnt), settings, derive(seed, "lent", criterion))
+        lists = Lists(codec, shown, list(learnt), settings, derive(seed, "lent", criterion), weights)
         order = Order(len(shown), settings.batch, settings.epochs, derive(seed, "reward", criterion))
         others = len(learnt) - 1
         trained = SharedReward(model, others, derive(seed, "reward-heads", criterion)) if others else model
@@ -135,7 +148,8 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             label=f"reward {criterion}",
         )
         with learner.averaged_weights():
-            return _finish(project, run, engine, model, codec, train, held, round, snapshot, start, len(shown))
+            people = trusted[criterion]
+            return _finish(project, run, engine, model, codec, train, held, round, snapshot, start, len(shown), people)
 
 
 def _finish(
@@ -150,6 +164,7 @@ def _finish(
     snapshot: str,
     start: ModelRef,
     lists: int,
+    people: Trusted,
 ) -> Outcome:
     """Normalise, save, measure, register."""
     criterion = model.criterion
@@ -165,6 +180,7 @@ def _finish(
         "lists_trained_on": lists,
         "rankings": sum(len(i.rankings) for i in train),
         "simulated": sum(r.simulated for i in train for r in i.rankings),
+        "annotators": people.to_json(),
         "heldout_lists": len(held),
         "normalisation": {"mean": mean, "std": std},
         "heldout": report.to_json() if report else None,

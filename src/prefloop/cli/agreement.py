@@ -1,0 +1,131 @@
+"""agreement: what the rankings say about the people who gave them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prefloop.cli.common import Common, Verb, common, print_json
+from prefloop.errors import ConfigError
+
+Row = Mapping[str, Any]
+
+
+@click.command("agreement", cls=Verb, sections=("annotate.criterion", "reward.annotators"))
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="FILE", help="A file of rankings instead of a project."
+)
+@click.option("--as", "format", metavar="FORMAT", help="What the file is, where it cannot be told from the records.")
+@click.option("--criterion", metavar="NAME", help="One criterion only (default: each).")
+@click.option("--people", type=click.IntRange(min=0), default=20, show_default=True, help="How many people to list.")
+@click.option("--items", type=click.IntRange(min=0), default=10, show_default=True, help="How many hard items to list.")
+@common
+def agreement(
+    asked: Common, data: Path | None, format: str | None, criterion: str | None, people: int, items: int
+) -> None:
+    """Say how far people agree, whose order follows what others see, and which items are hard.
+
+    Reads the rankings and gold items of the store, or any file of rankings; writes nothing. Prints, for each criterion,
+    agreement with its 95 % interval, Kendall's tau and Krippendorff's alpha; for each person the weight in the
+    annotator model, agreement with others, gold met, ties, seconds, the share of earlier shown and longer texts
+    preferred; suspected spammers with the evidence; and the items of most doubt. docs/annotators.md explains each
+    number. With --json, everybody is listed.
+
+    \b
+    Example:  prefloop agreement
+              prefloop agreement --data rankings.jsonl.gz --criterion quality
+    Next:     prefloop reward --annotators weighted
+    """
+    from prefloop.stages.agreement import agreement as stage
+    from prefloop.stages.agreement import agreement_file
+    from prefloop.stages.project import Project
+
+    if format and data is None:
+        raise ConfigError("--as says what --data FILE is: name the file too")
+    with redirect_stdout(sys.stderr):
+        if data is not None:
+            outcome = agreement_file(data, format, criterion, items)
+        else:
+            with Project.open(asked.root.absolute(), asked.overrides, asked.quiet) as project:
+                outcome = stage(project, criterion, items)
+    if asked.as_json:
+        print_json(outcome.to_json())
+    else:
+        click.echo("\n".join(lines(outcome.result, people)))
+
+
+def lines(result: Row, people: int) -> Iterator[str]:
+    """The result for people to read."""
+    if result.get("rejected"):
+        yield f"{result['rejected']} rows could not be read; the first: {result['reasons'][0]}"
+    for name, report in result["criteria"].items():
+        yield from _criterion(name, report, people)
+
+
+def _criterion(name: str, r: Row, people: int) -> Iterator[str]:
+    a, tau, alpha = r["agreement"], r["tau"], r["alpha"]
+    yield f'"{name}": {r["rankings"]} rankings of {r["items"]} items by {len(r["people"])} people;'
+    yield f"  {r['overlapping']} items ranked by two or more"
+    yield f"  two people agree on {_interval(a['share'], a, '.1%')} of {a['pairs']} untied pairs"
+    yield f"  Kendall tau {_interval(tau['value'], tau, '.3f')}"
+    yield f"  Krippendorff alpha {_interval(alpha['value'], alpha, '.3f')}"
+    longer, earlier = (_share(r[key]["share"]) for key in ("longer_first", "earlier_first"))
+    yield f"  {_share(a['tie_share'])} of all pairs are ties; of the others"
+    yield f"  {longer} prefer the longer text, {earlier} the one shown earlier"
+    if not r["enough"]:
+        yield f"  too little overlap to know people: {r['reason']}"
+    shown = sorted(r["people"], key=lambda p: (p["reliability"]["weight"], p["annotator"]))[:people]
+    if shown:
+        yield ""
+        yield from _table(shown)
+        if len(shown) < len(r["people"]):
+            yield f"  ... {len(r['people']) - len(shown)} more, of higher weight (--people {len(r['people'])})"
+    suspected = [p for p in r["people"] if p["suspicions"]]
+    yield ""
+    yield f"  to look at: {len(suspected) or 'nobody'}"
+    for person in suspected:
+        yield f"    {person['annotator']}"
+        yield from (f"      {evidence['text']}" for evidence in person["suspicions"])
+    if r["hardest"]:
+        yield ""
+        yield "  hardest items                     people  agree  doubt"
+        for item in r["hardest"]:
+            yield f"    {item['item']:<32}{item['people']:>6}{_share(item['agreement']):>7}{item['doubt']:>7.2f}"
+    yield ""
+
+
+_COLUMNS = (("lists", 6), ("weight", 16), ("agree", 7), ("gold", 6), ("ties", 6), ("earlier", 9), ("longer", 8))
+
+
+def _table(people: list[Row]) -> Iterator[str]:
+    """Lowest weight first: the ones to look at."""
+    yield f"  {'person':<26}" + "".join(f"{name:>{width}}" for name, width in _COLUMNS) + "  seconds"
+    for p in people:
+        model = p["reliability"]
+        weight = f"{model['weight']:.2f} ± {model['weight_se']:.2f}{' ' if model['known'] else '?'}"
+        seconds = "-" if p["seconds"] is None else f"{p['seconds']:.0f}"
+        shares = [_share(p[key]["share"]) for key in ("agreement", "gold")]
+        biases = [_share(p[key]["share"]) for key in ("earlier_first", "longer_first")]
+        yield (
+            f"  {p['annotator']:<26}{p['rankings']:>6}{weight:>16}{shares[0]:>7}{shares[1]:>6}{_share(p['ties']):>6}"
+            f"{biases[0]:>9}{biases[1]:>8}{seconds:>9}"
+        )
+    if not all(p["reliability"]["known"] for p in people):
+        yield "  ? = too few shared comparisons to tell a coin-flipper from a careful person"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _interval(value: float | None, bounds: Row, form: str) -> str:
+    if value is None:
+        return "-"
+    if bounds["low"] is None:
+        return format(value, form)
+    return f"{value:{form}} ({bounds['low']:{form}} to {bounds['high']:{form}})"

@@ -1,0 +1,73 @@
+"""`prefloop agreement`: what rankings say about people and items, of a project or of any file of rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop import exchange
+from prefloop.errors import ConfigError, NothingToDoError
+from prefloop.exchange import RowError
+from prefloop.labels.annotators import HARDEST, AnnotatorReport, annotator_report
+from prefloop.labels.votes import Tiers
+from prefloop.stages.project import Outcome, Project
+from prefloop.types import Item
+
+NOT_COMPARABLE = ("acceptable",)  # criteria of single-completion labels
+
+
+def agreement(project: Project, criterion: str | None = None, hardest: int = HARDEST) -> Outcome:
+    """Every criterion of a project's store, or one. Excluded people are in it: this is where to look at them.
+
+    Reads the store only; there is nothing to skip, so nothing is kept. Raises NothingToDoError without rankings.
+    """
+    criteria = [c for c in project.store.criteria() if c not in NOT_COMPARABLE]
+    chosen = _chosen(criteria, criterion)
+    reports = {}
+    for name in chosen:
+        items = list(project.store.items(criterion=name, ranked=True, excluded=True))
+        reports[name] = annotator_report(items, name, gold_of(project, name), hardest=hardest)
+    return Outcome("agreement", None, {"criteria": _json(reports)})
+
+
+def agreement_file(
+    data: Path, format: str | None = None, criterion: str | None = None, hardest: int = HARDEST
+) -> Outcome:
+    """The same of a file of rankings, without a project. Raises DataError, or NothingToDoError without rankings."""
+    items: list[Item] = []
+    rejected: list[str] = []
+    for row in exchange.read(data, format):
+        if isinstance(row, Item):
+            items.append(row)
+        elif isinstance(row, RowError):
+            rejected.append(f"row {row.line}: {row.reason}")
+    found = sorted({r.criterion for item in items for r in item.rankings} - set(NOT_COMPARABLE))
+    reports = {name: annotator_report(items, name, hardest=hardest) for name in _chosen(found, criterion)}
+    result = {"file": str(data), "rejected": len(rejected), "reasons": rejected[:10], "criteria": _json(reports)}
+    return Outcome("agreement", None, result)
+
+
+def _chosen(criteria: Sequence[str], asked: str | None) -> list[str]:
+    if not criteria:
+        raise NothingToDoError(
+            "there are no rankings yet: let people rank (prefloop annotate), or import a file of rankings"
+        )
+    if asked is None:
+        return list(criteria)
+    if asked not in criteria:
+        raise ConfigError(f'nobody has ranked by "{asked}". Criteria: {", ".join(criteria)}')
+    return [asked]
+
+
+def gold_of(project: Project, criterion: str) -> dict[str, Tiers]:
+    """{item id: expected tiers} of the gold items, which are about the criterion that people are asked for."""
+    from prefloop.store.queue import Queue
+
+    if criterion != project.config.annotate.criterion:
+        return {}
+    return dict(Queue(project.store, project.config.annotate, seed=project.config.project.seed).golds())
+
+
+def _json(reports: Mapping[str, AnnotatorReport]) -> dict[str, Any]:
+    return {name: report.to_json() for name, report in reports.items()}

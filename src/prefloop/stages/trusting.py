@@ -1,0 +1,109 @@
+"""Whose rankings a reward model learns from, and how much each counts: `[reward] annotators`.
+
+    all        every ranking as it is.
+    weighted   a ranking counts as its author's weight in the annotator model (`labels.reliability`), 1 on average. To
+               first order that is what the model's own likelihood does: the slope of log P at equal scores is beta / 2.
+    majority   one ranking an item, by mean rank over its people.
+
+Nobody's order is turned round: somebody with a negative weight counts as nothing. That such a person is a perfect
+mirror is a guess about them, what is lost is one person's rankings, and the evidence is on the agreement page. Where a
+reviewer has adjudicated an item, weighted and majority take that as the last word.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from prefloop.labels.ranking import current, mean_rank, tiers_from_scores
+from prefloop.labels.reliability import fit_reliability
+from prefloop.labels.votes import Tiers
+from prefloop.types import Item, Ranking
+
+LEAST_WEIGHT = 0.05  # less is left out: it would cost as much to read as any other
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """What is learnt from. weights: {ranking id: how much it counts}.   people: {annotator: weight}, weighted only.
+
+    warning: why the annotator model could not tell people apart, so that all count alike.
+    """
+
+    mode: Literal["all", "weighted", "majority"]
+    items: list[Item]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    people: Mapping[str, float] = field(default_factory=dict)
+    left_out: int = 0
+    warning: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the run's result: enough to see who counted how much."""
+        said: dict[str, Any] = {"mode": self.mode, "left_out": self.left_out}
+        if self.mode == "weighted":
+            said |= {"enough": self.warning is None, "reason": self.warning, "weights": dict(self.people)}
+        return said
+
+    def empty(self, criterion: str) -> str:
+        """What to tell somebody for whom nothing is left."""
+        return (
+            f'no ranking by "{criterion}" is left to learn from with [reward] annotators = "{self.mode}": everybody\'s '
+            'weight is about 0. Look at the evidence (prefloop agreement), or use annotators = "all"'
+        )
+
+
+def trust(
+    items: Sequence[Item], criterion: str, mode: Literal["all", "weighted", "majority"], gold: Mapping[str, Tiers]
+) -> Trusted:
+    """Items as a reward model should see them. `items` hold this criterion's rankings only, at least one each.
+
+    gold: {item id: expected tiers}: makes people known where nobody else ranked the same items.
+    """
+    if mode == "all":
+        return Trusted(mode, list(items))
+    if mode == "majority":
+        return Trusted(mode, [replace(item, rankings=(_majority(item),)) for item in items])
+    return _weighted(items, criterion, gold)
+
+
+def _majority(item: Item) -> Ranking:
+    """One ranking by mean rank, over the largest group that placed the same completions."""
+    said = _last_word(item.rankings)
+    groups: dict[frozenset[str], list[Ranking]] = defaultdict(list)
+    for ranking in said:
+        groups[frozenset(id for tier in ranking.tiers for id in tier)].append(ranking)
+    together = max(groups.values(), key=lambda group: (len(group), len(group[0].tiers)))
+    tiers = tiers_from_scores({id: -rank for id, rank in mean_rank(together).items()})
+    first = together[0]
+    return Ranking(item.id, "majority", first.criterion, tiers, simulated=all(r.simulated for r in together))
+
+
+def _last_word(rankings: Sequence[Ranking]) -> list[Ranking]:
+    said = current(rankings)
+    return [r for r in said if r.metadata.get("adjudication")] or said
+
+
+def _weighted(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]) -> Trusted:
+    model = fit_reliability(items, criterion, gold)
+    if not model.enough:
+        warning = f'people who ranked by "{criterion}" all count alike: {model.reason}'
+        return Trusted("weighted", list(items), people=model.weights, warning=warning)
+    of_person = {name: max(0.0, weight) for name, weight in model.weights.items()}
+    raw = {r.id: _weight(r, of_person) for item in items for r in _last_word(item.rankings)}
+    kept = {id: weight for id, weight in raw.items() if weight >= LEAST_WEIGHT}
+    mean = sum(kept.values()) / max(1, len(kept))
+    left = [replace(item, rankings=tuple(r for r in item.rankings if r.id in kept)) for item in items]
+    return Trusted(
+        "weighted",
+        [item for item in left if item.rankings],
+        {id: weight / mean for id, weight in kept.items()},
+        model.weights,
+        sum(len(item.rankings) for item in items) - len(kept),
+    )
+
+
+def _weight(ranking: Ranking, of_person: Mapping[str, float]) -> float:
+    """A reviewer's last word counts as a typical person's, whatever else the reviewer ranked."""
+    return 1.0 if ranking.metadata.get("adjudication") else of_person.get(ranking.annotator, 1.0)
