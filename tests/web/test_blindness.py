@@ -14,19 +14,6 @@ from prefloop.types import Completion, Item, Prompt, Ranking
 
 SECRETS = ("secret-model", "policy-v7", "sampler-setting", "tok-finger", "hidden-note", "item-name", "prompt-note")
 UUID = "00000000-0000-4000-8000-{:012d}"
-FIELDS = (
-    "gold",
-    "score",
-    "priority",
-    "model",
-    "policy",
-    "surplus",
-    "wanted",
-    "overlap",
-    "completion",
-    "logprob",
-    "item",
-)
 
 
 def secretive(n: int, count: int = 4) -> Item:

@@ -67,6 +67,11 @@ def test_a_reviewers_day(make_site: Any, said: Any, shot: Any) -> None:
     submitted(ada)
     until(lambda: any(r.supersedes for r in said(site)))
 
+    page.goto(f"{site.url}/agreement")
+    page.wait_for_selector("text=Krippendorff")
+    shot(page, "agreement")
+    page.go_back()
+
     # leave Ben out, make gold, discard, restore
     page.reload()
     row = page.locator("tbody tr", has_text="Ben")

@@ -366,7 +366,6 @@ tabs.addEventListener("message", ({data}) => {
 });
 
 // -- signs of life ----------------------------------------------------------------------------------------------------
-
 function net(words) { $("#net").textContent = words; }
 function warn(words) {
   $("#warning").textContent = words;
