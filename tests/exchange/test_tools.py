@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefloop.exchange import RowError, read, sniff, write_rankings
 from prefloop.exchange.argilla import _stem
@@ -283,3 +286,38 @@ def test_rankings_of_other_tools_survive_our_own_export(tmp_path: Path, record: 
     for name in ("again.jsonl", "again.parquet"):
         write_rankings([item], tmp_path / name)
         assert list(read(tmp_path / name)) == [item]
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+ODD = st.sampled_from(
+    [None, True, 0, -1, 1.5, "", " ", "reply-1", "a", [], {}, [None], [[]], [{}], {"value": None}, [1]]
+)
+
+
+def places(value: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to every part of a record."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [*([path] if path else []), *(way for key, inner in pairs for way in places(inner, (*path, key)))]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_a_damaged_record_is_an_item_or_a_row_that_says_why(tmp_path_factory: Any, data: st.DataObject) -> None:
+    whole = [
+        *ARGILLA.items(),
+        ("task", task({"rank": ["b", "3", "a"]})),
+        ("pair", pairwise({"a1": "x", "a2": "y"}, None)),
+    ]
+    name, record = data.draw(st.sampled_from(whole))
+    record = json.loads(json.dumps(record))
+    for _ in range(data.draw(st.integers(1, 3))):
+        way = data.draw(st.sampled_from(places(record) or [("id",)]))
+        part: Any = record
+        for key in way[:-1]:
+            part = part[key]
+        part[way[-1]] = copy.deepcopy(data.draw(ODD))
+    path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    (found,) = read(path, "label-studio" if name in ("task", "pair") else "argilla")
+    assert isinstance(found, Item | RowError)

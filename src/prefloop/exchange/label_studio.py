@@ -28,8 +28,10 @@ def fits(record: Record) -> bool:
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
     (record,) = records
-    data = fields.object_of(record["data"], "data")
-    annotations = [fields.object_of(a, "an annotation") for a in fields.items_of(record["annotations"], "annotations")]
+    data = fields.object_of(record.get("data"), "data")
+    annotations = [
+        fields.object_of(a, "an annotation") for a in fields.items_of(record.get("annotations"), "annotations")
+    ]
     counted = [a for a in annotations if a.get("was_cancelled") is not True]
     completions, taken = _completions(data, [r for a in counted for r in _results(a)])
     prompt, used = fields.named_prompt({name: value for name, value in data.items() if name not in taken})
