@@ -31,8 +31,7 @@ from prefloop.labels.votes import Floats, Ints, Votes
 
 LONGEST = 9  # completions: 511 sets
 CELLS = 200_000  # of the largest array of a block: small enough for a processor's cache
-LONGEST_STEP = 3.0  # logits: an undamped Newton step from far away can overshoot
-MOST_STEPS = 100
+MOST_STEPS = 200
 SETTLED = 1e-4  # logits of the last step: Newton's method squares the error, so what is left is below 1e-8
 
 
@@ -87,6 +86,8 @@ class Evaluation:
     value: float
     by_ranking: Floats  # [R,3]: beta, gamma, log nu of whoever ranked
     log_sigma: float
+    settled: Settled
+    mean: Floats  # [C] posterior means of the qualities: the mode, and the first term of what skewness adds
 
 
 class Marginal:
@@ -131,33 +132,51 @@ class Marginal:
             )
 
     def settle(self, people: People) -> Settled:
-        """Newton's method on every item's qualities at once; concave, so there is one optimum."""
-        precision = float(np.exp(-2 * people.log_sigma))
-        quality = self._start
-        for _ in range(MOST_STEPS):
-            slope, hessian = self._slopes(people, quality)
-            slope -= precision * quality
-            step = np.empty_like(quality)
-            for rows, cells, size in self.runs:
-                h = hessian[cells].reshape(-1, size, size) + precision * np.eye(size)
-                step[rows] = np.linalg.solve(h, slope[rows].reshape(-1, size, 1)).ravel()
-            quality = quality + np.clip(step, -LONGEST_STEP, LONGEST_STEP)
-            if float(np.abs(step).max(initial=0.0)) < SETTLED:
-                break
-        self._start = quality
-        return self._curvature(quality, self._slopes(people, quality)[1], precision)
+        """Newton's method on every item's qualities at once; concave, so there is one optimum.
 
-    def _slopes(self, people: People, quality: Floats) -> tuple[Floats, Floats]:
-        """Gradient of the log-likelihood by the qualities [C], and minus its second derivative, flattened."""
-        slope, hessian = np.zeros(len(quality)), np.zeros(self.cells)
+        An item whose step overshot goes back and half as far: somebody of large beta makes the likelihood a wall.
+        """
+        precision, item = float(np.exp(-2 * people.log_sigma)), self.votes.item
+        at = quality = self._start
+        best, slope, hessian = self._posterior(people, at, precision)
+        step, size = self._newton(slope, hessian, precision), np.ones(len(best))
+        for _ in range(MOST_STEPS):
+            quality = at + size[item] * step
+            value, new_slope, new_hessian = self._posterior(people, quality, precision)
+            better = value >= best - 1e-9 * (1 + np.abs(best))
+            longest = float(np.abs(quality - at).max(initial=0.0))
+            best = np.where(better, value, best)
+            at = np.where(better[item], quality, at)
+            slope = np.where(better[item], new_slope, slope)
+            hessian = np.where(np.repeat(better, self.sizes**2), new_hessian, hessian)
+            if longest < SETTLED:
+                break
+            step, size = self._newton(slope, hessian, precision), np.where(better, 1.0, size / 2)
+        self._start = at
+        return self._curvature(at, hessian, precision)
+
+    def _newton(self, slope: Floats, hessian: Floats, precision: float) -> Floats:
+        step = np.empty_like(slope)
+        for rows, cells, size in self.runs:
+            h = hessian[cells].reshape(-1, size, size) + precision * np.eye(size)
+            step[rows] = np.linalg.solve(h, slope[rows].reshape(-1, size, 1)).ravel()
+        return step
+
+    def _posterior(self, people: People, quality: Floats, precision: float) -> tuple[Floats, Floats, Floats]:
+        """By the qualities: log posterior of each item [N], its gradient [C], and minus the likelihood's curvature."""
+        item, count = self.votes.item, len(self.sizes)
+        value: Floats = -precision / 2 * np.bincount(item, quality * quality, count).astype(np.float64)
+        slope: Floats = -precision * quality
+        hessian: Floats = np.zeros(self.cells)
         for b in self.blocks:
             beta = people.beta[b.judge][:, None]
-            chance, _ = _chances(b, people, quality)
+            chance, log_chance = _chances(b, people, quality)
             mean = chance @ b.share
+            value += np.bincount(item[b.left[:, 0]], np.take_along_axis(log_chance, b.chosen[:, None], 1)[:, 0], count)
             slope += _summed(b.left, beta * (b.share[b.chosen] - mean), len(slope))
             spread = chance @ b.both - (mean[:, :, None] * mean[:, None, :]).reshape(len(mean), -1)
             hessian += _summed(b.cell, beta**2 * spread, len(hessian))
-        return slope, hessian
+        return value, slope, hessian
 
     def _curvature(self, quality: Floats, hessian: Floats, precision: float) -> Settled:
         inverse = np.empty(self.cells)
@@ -209,7 +228,7 @@ class Marginal:
             for column, values in enumerate((by_beta, by_gamma, by_nu)):
                 by_ranking[:, column] += np.bincount(b.ranking, values, len(by_ranking))
         log_sigma = precision * (squares + s.trace + 2 * float(moved @ s.quality)) - len(s.quality)
-        return Evaluation(value, by_ranking, log_sigma)
+        return Evaluation(value, by_ranking, log_sigma, s, s.quality + moved)
 
     @staticmethod
     def _trace(covariance: Floats, chance: Floats, b: Block) -> Floats:

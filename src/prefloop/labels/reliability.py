@@ -31,7 +31,9 @@ from prefloop.types import Item
 
 GOLD_BETA = 4.0  # how strongly expected answers follow the quality: nearly always, but not beyond doubt
 BETA_SCALE, GAMMA_SCALE, NU_SD = 0.35, 0.3, 2.0  # spread of people around what they share
-BETA_MOST = 2.5  # beyond, the likelihood has a second, worse optimum: one person's order is the truth without noise
+# Beyond these bounds the likelihood has other optima, in which some people's order is the truth without any noise; and
+# Laplace's approximation, good to 0.1 nats an item below, flatters them.
+BETA_MOST, SIGMA_RANGE = 2.5, (0.4, 2.2)
 FREEDOM = 3.0  # of Student's t: two in a hundred lie further out than 4.5 scales
 SHARED_GAMMA_SD, SHARED_NU = 0.5, (-1.0, 2.0)
 # Gaps of sd 1.4 to 3.0 give the 63 to 77 % agreement that published crowds reach; quality has 1/sqrt 2 of that.
@@ -108,8 +110,8 @@ def fit_reliability(items: Sequence[Item], criterion: str, gold: Mapping[str, Ti
     seen = overlap(votes)
     marginal = Marginal(votes)
     objective = Objective(marginal)
-    vector = _maximise(objective)
-    settled, u = marginal.settle(objective.people(vector)), objective.unpack(vector)
+    vector = _maximise(objective, seen.enough)
+    found, u = marginal.evaluate(objective.people(vector)), objective.unpack(vector)
     has_places, has_pairs = bool(votes.early.any()), bool((votes.placed == 2).any())
     return Reliability(
         criterion=criterion,
@@ -119,8 +121,8 @@ def fit_reliability(items: Sequence[Item], criterion: str, gold: Mapping[str, Ti
         position=u.gamma if has_places else None,
         tie=float(np.exp(u.log_nu)) if has_pairs else None,
         sigma=float(np.exp(u.log_sigma)),
-        quality=dict(zip(votes.completions, settled.quality.tolist(), strict=True)),
-        pairs=all_pairs(marginal, settled, u.log_nu if has_pairs else -np.inf),
+        quality=dict(zip(votes.completions, found.mean.tolist(), strict=True)),
+        pairs=all_pairs(marginal, found, u.log_nu if has_pairs else -np.inf),
     )
 
 
@@ -230,8 +232,11 @@ class Objective:
         return np.asarray(np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)[:, :2]), dtype=np.float64)
 
 
-def _maximise(objective: Objective) -> Floats:
-    """L-BFGS from everybody typical, every parameter in units of its standard error there."""
+def _maximise(objective: Objective, enough: bool) -> Floats:
+    """L-BFGS from everybody typical, every parameter in units of its standard error there.
+
+    Without enough overlap sigma keeps its published value: single rankings say nothing about it.
+    """
     start, a = objective.start(), objective.count
     if a == 0:
         return start
@@ -249,7 +254,10 @@ def _maximise(objective: Objective) -> Floats:
 
     first = abs(scaled(np.zeros_like(start))[0])
     stop = {"maxiter": 500, "ftol": LEAST_GAIN / max(1.0, first), "gtol": LEAST_SLOPE}
-    bounds = [((-BETA_MOST - 1) / u, (BETA_MOST - 1) / u) for u in unit[:a]] + [(None, None)] * (len(unit) - a)
+    low, high = np.full(len(unit), -np.inf), np.full(len(unit), np.inf)
+    low[:a], high[:a] = -BETA_MOST, BETA_MOST
+    low[-1], high[-1] = np.log(SIGMA_RANGE) if enough else (LOG_SIGMA, LOG_SIGMA)
+    bounds = np.stack([low - start, high - start], axis=1) / unit[:, None]
     found = minimize(scaled, np.zeros_like(start), jac=True, method="L-BFGS-B", bounds=bounds, options=stop)
     return np.asarray(start + unit * found.x, dtype=np.float64)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from prefloop.labels.davidson import Marginal, Settled
+from prefloop.labels.davidson import Evaluation, Marginal
 from prefloop.labels.votes import Floats, Ints
 
 NODES = 21  # Gauss-Hermite
@@ -59,9 +59,9 @@ class PairTable:
         )
 
 
-def all_pairs(marginal: Marginal, settled: Settled, log_nu: float) -> PairTable:
+def all_pairs(marginal: Marginal, found: Evaluation, log_nu: float) -> PairTable:
     """The pairs of every item. log_nu: readiness to tie a pair, -inf for none."""
-    votes, q = marginal.votes, settled.quality
+    votes, q = marginal.votes, found.mean
     first: list[Ints] = []
     second: list[Ints] = []
     spread: list[Floats] = []
@@ -69,7 +69,7 @@ def all_pairs(marginal: Marginal, settled: Settled, log_nu: float) -> PairTable:
     at = 0
     for rows, cells, size in marginal.runs:
         start = np.arange(rows.start, rows.stop, size)
-        inverse = settled.inverse[cells].reshape(len(start), size, size)
+        inverse = found.settled.inverse[cells].reshape(len(start), size, size)
         i, j = np.triu_indices(size, 1)
         first.append((start[:, None] + i).ravel())
         second.append((start[:, None] + j).ravel())
