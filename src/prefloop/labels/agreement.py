@@ -184,7 +184,7 @@ def _coincidences(people: list[str], signs: NDArray[np.float64]) -> tuple[NDArra
     counts = np.stack([(signs[first] == value).sum(axis=0) for value in (-1, 0, 1)], axis=1).astype(np.float64)
     counts = counts[counts.sum(axis=1) > 1]  # [pairs,3]
     table = np.zeros((3, 3))
-    for both in (counts, counts):
+    for both in (counts, counts[:, ::-1]):
         share = both / (both.sum(axis=1, keepdims=True) - 1)
         table += share.T @ both - np.diag(share.sum(axis=0))
     return table, len(counts)
