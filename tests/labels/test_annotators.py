@@ -75,8 +75,8 @@ def test_tau_is_what_scipy_says_and_leaves_out_who_ties_everything() -> None:
 
 def test_pair_alpha_does_not_depend_on_how_completions_are_listed() -> None:
     items, _ = crowded(40, 3, 3)
-    turned = [replace(item, completions=item.completions[::-1]) for item in items]
-    assert pair_alpha(items, QUALITY) == pair_alpha(turned, QUALITY)
+    turned = [replace(item, completions=item.completions[:: 1 - 2 * (n % 2)]) for n, item in enumerate(items)]
+    assert pair_alpha(items, QUALITY).value == pytest.approx(pair_alpha(turned, QUALITY).value)
     found = pair_alpha(items, QUALITY)
     assert found.low is not None and found.high is not None and found.value is not None
     assert found.low < found.value < found.high and found.n == 120

@@ -66,7 +66,7 @@ def current(rankings: Sequence[Ranking]) -> list[Ranking]:
 
 def independent(rankings: Sequence[Ranking]) -> list[Ranking]:
     """The current rankings of people who had not seen the others': without reviewers' adjudications."""
-    return [r for r in current(rankings) if True]
+    return [r for r in current(rankings) if not r.metadata.get("adjudication")]
 
 
 def comparisons(ranking: Ranking) -> list[Comparison]:
