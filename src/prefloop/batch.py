@@ -95,6 +95,13 @@ _PER_TOKEN = frozenset(
 
 
 @dataclass(frozen=True)
+class ListRows(Rows):
+    """Rows that come `k` at a time from one list: they may share a prompt, which a model then reads once."""
+
+    k: int
+
+
+@dataclass(frozen=True)
 class RankingBatch(Rows):
     """R lists of up to K completions; ids, mask, action are [R,K,T].
 
@@ -111,8 +118,10 @@ class RankingBatch(Rows):
     numerator: Tensor
     weight: Tensor
 
-    def rows(self) -> Rows:
-        return Rows(self.ids.flatten(0, 1), self.mask.flatten(0, 1), self.action.flatten(0, 1))
+    def rows(self) -> ListRows:
+        return ListRows(
+            self.ids.flatten(0, 1), self.mask.flatten(0, 1), self.action.flatten(0, 1), k=self.present.shape[1]
+        )
 
     def lists(self, x: Tensor) -> Tensor:
         """Per-row numbers [R*K] back as lists [R,K]; 0 where there is no completion."""

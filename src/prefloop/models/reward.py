@@ -19,6 +19,7 @@ from prefloop.batch import RewardOutput, Rows
 from prefloop.config import Model
 from prefloop.errors import ModelError
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
+from prefloop.models.shared_prompt import last_answer_states
 from prefloop.models.text import EXTRA_PAD, Codec, make_codec
 from prefloop.ops.masked import last_index
 
@@ -39,9 +40,7 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: Rows) -> RewardOutput:
         """The raw score at the last real token of each row [N], wherever the padding is."""
-        states = token_scores(self.model, rows)
-        index = last_index(rows.mask).clamp(min=0)
-        return RewardOutput(states.gather(1, index[:, None]).squeeze(1))
+        return RewardOutput(score_head(self.model)(last_states(self.model, rows)).squeeze(-1).float())
 
     def normalise(self, score: Tensor) -> Tensor:
         return (score - self.mean) / self.std
@@ -80,9 +79,7 @@ class SharedReward(nn.Module):
 
     def forward(self, rows: Rows) -> RewardOutput:
         """Raw scores [N,C] at the last real token of each row."""
-        states = body_states(self.main.model, rows)
-        index = last_index(rows.mask).clamp(min=0)
-        last = states[torch.arange(len(states), device=states.device), index]
+        last = last_states(self.main.model, rows)
         mine = score_head(self.main.model)(last)
         return RewardOutput(torch.cat([mine, self.others(last)], dim=-1).float())
 
@@ -121,6 +118,15 @@ def body_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     )
     states: Tensor = body.last_hidden_state
     return states
+
+
+def last_states(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """The hidden state at the last real token of each row [N,H], wherever the padding is."""
+    shared = last_answer_states(model, rows)
+    if shared is not None:
+        return shared
+    states = body_states(model, rows)
+    return states[torch.arange(len(states), device=states.device), last_index(rows.mask).clamp(min=0)]
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:
