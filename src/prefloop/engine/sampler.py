@@ -89,10 +89,11 @@ def _generate_batch(
     seed: int,
 ) -> list[Sampled]:
     device = model.device
-    width, count = max(len(p) for p in prompts), len(prompts)
-    ids = torch.zeros(count, width, dtype=torch.long)
-    mask = torch.zeros(count, width + sampling.max_tokens, dtype=torch.long)
-    for row, prompt in enumerate(prompts):  # left-padded, so that every row's next token is in the last column
+    distinct = {tuple(p): n for n, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # each is read once
+    width, count = max(len(p) for p in distinct), len(prompts)
+    ids = torch.zeros(len(distinct), width, dtype=torch.long)
+    mask = torch.zeros(len(distinct), width + sampling.max_tokens, dtype=torch.long)
+    for prompt, row in distinct.items():  # left-padded, so that every row's next token is in the last column
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) : width] = 1
     mask[:, width:] = 1
@@ -115,9 +116,13 @@ def _generate_batch(
             use_cache=True,
             logits_to_keep=1,
         )
-        past = out.past_key_values
+        past, logits = out.past_key_values, out.logits[:, -1]
+        if t == 0 and len(distinct) < count:  # from here on, a row for each completion
+            index = torch.tensor([distinct[tuple(p)] for p in prompts], device=device)
+            past.batch_select_indices(index)
+            logits, positions, mask = logits[index], positions[index], mask[index]
         u = torch.from_numpy(uniforms(seed, key_array[alive], t)).to(device)
-        token, logp = choose(out.logits[:, -1], u, sampling.temperature, sampling.top_p)
+        token, logp = choose(logits, u, sampling.temperature, sampling.top_p)
         done = torch.isin(token, stops)
         for row, tok, lp, stop in zip(alive.tolist(), token.tolist(), logp.tolist(), done.tolist(), strict=True):
             tokens[row].append(tok)
