@@ -39,9 +39,9 @@ from prefloop.stages.train_reward import reward
 from prefloop.types import Completion, Prompt
 
 PROMPTS = 1300  # asked by customers; a fifth of them held out
-ROUNDS = 2
-BUDGET = 640  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
-BEST_OF = 16
+ROUNDS = 3
+BUDGET = 660  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
+BEST_OF = 8
 SHOWN = 8
 
 SETTINGS = """# The built-in demo, a project like any other: change what you like and type `prefloop run` in this folder
@@ -68,30 +68,32 @@ quality_sd = 3.0   # careful people agree on 77 % of pairs
 [reward]
 objective = "plackett_luce"
 epochs = 2
-batch = 16
+batch = 8
 lr = 5e-4
+freeze = 2
 weight_decay = 0.01
 eval_every = 40
 checkpoint_every = 40
 
 [align]
 algorithm = "ppo"
-steps = 24
+steps = 14
 prompts = 64
 k = 1
-minibatches = 2
+minibatches = 4
 lr = 3e-4
 critic_lr = 1e-3
 max_tokens = 64
 kl_budget = 30
-eval_every = 8
-checkpoint_every = 12
+eval_every = 7
+checkpoint_every = 7
 
 [algorithms.ppo]
-kl = 0.06
+kl = 0.05
 
 [evaluate]
 scorer = "demo"
+temperature = 0.7
 max_tokens = 64
 
 [run]

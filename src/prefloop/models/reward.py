@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from prefloop.batch import RewardOutput, Rows
 from prefloop.config import Model
-from prefloop.errors import ModelError
+from prefloop.errors import ConfigError, ModelError
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
 from prefloop.models.shared_prompt import last_answer_states
 from prefloop.models.text import EXTRA_PAD, Codec, make_codec
@@ -163,6 +163,18 @@ def new_reward_model(source: str | Path, settings: Model, seed: int, dropout: fl
     if dropout:
         set_dropout(model, dropout)
     return RewardModel(model), make_codec(tokenizer, model, settings.chat)
+
+
+def freeze_lowest(model: PreTrainedModel, layers: int) -> None:
+    """Leave the embedding and the first layers as they are. Raises ConfigError where nothing would be left to learn."""
+    if not layers:
+        return
+    stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList)]
+    stack = max(stacks, key=len, default=nn.ModuleList())
+    if layers >= len(stack):
+        raise ConfigError(f"[reward] freeze = {layers}, but {type(model).__name__} has {len(stack)} layers. Lower it.")
+    for module in (model.get_input_embeddings(), *stack[:layers]):
+        module.requires_grad_(False)
 
 
 def set_dropout(model: PreTrainedModel, p: float) -> None:
