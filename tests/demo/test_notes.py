@@ -1,11 +1,14 @@
-"""Case notes say what is in the prompt and the answer, and nothing about which answer is the better one."""
+"""Notes and codes say what is in the prompt and the answer, and nothing about which answer is the better one."""
 
 from __future__ import annotations
 
 import re
+from importlib.resources import as_file, files
+from random import Random
 
-from prefloop.demo.notes import REQUEST, note, notes
+from prefloop.demo.notes import REQUEST, codes, filed, note, notes
 from prefloop.demo.scenario import ideal, prompts, read_facts
+from prefloop.models.load import load_causal
 from prefloop.types import Prompt
 
 PROMPT = Prompt(
@@ -52,3 +55,20 @@ def test_notes_are_chats_that_end_with_the_request_and_repeat_from_the_seed() ->
 def test_no_note_judges() -> None:
     words = {word for shown in notes(500, 1) for word in re.findall(r"[a-z]+", shown.text)}
     assert not words & {"good", "bad", "better", "best", "right", "quality", "ideal", "polite", "safe", "brief"}
+
+
+def test_codes_say_the_same_in_letters_in_any_order() -> None:
+    answer = "Hi Elena, we are sorry that you got the wrong item. We will exchange it. This will work for sure."
+    drawn = {codes(PROMPT, answer, Random(seed)) for seed in range(50)}
+    assert {frozenset(c.split()) for c in drawn} == {frozenset("BELNOW")}
+    assert len(drawn) > 30, "the order says nothing"
+    assert set(codes(PROMPT, "", Random(0)).split()) == set("DHLMOS")
+
+
+def test_codes_follow_the_end_of_the_answer_at_once() -> None:
+    with as_file(files("prefloop.demo") / "model") as folder:
+        _, codec = load_causal(str(folder))
+    for shown in filed(20, 1):
+        case, answer = shown.prompt.content
+        assert set(shown.text.split()) == set(codes(Prompt(case.content), answer.content, Random(0)).split())
+        assert codec.encode_prompt(shown.prompt)[-1] == codec.end_id
