@@ -71,6 +71,8 @@ class Rows:
         """Row indices of parts of at most `budget` padded tokens (at least one row each), like lengths together."""
         lengths = self.lengths
         per_row = 1 if self.ids.dim() == 2 else self.ids.shape[1]
+        if len(lengths) and int(lengths.max()) * per_row * len(lengths) <= budget:  # all at once: as they are
+            return [torch.arange(len(lengths), device=lengths.device)]
         order = torch.argsort(lengths, descending=True, stable=True)
         parts, start = [], 0
         while start < len(order):
@@ -147,6 +149,12 @@ class RolloutBatch(Rows):
     reward: Tensor
     group: Tensor
     ended: Tensor
+
+    def rows(self) -> Rows:
+        """Plain rows, or lists where the completions of each prompt stand together, equally many of each."""
+        k = int((self.group == self.group[0]).sum()) if len(self) else 1
+        even = k > 1 and len(self) % k == 0 and bool((self.group.view(-1, k) == self.group[::k, None]).all())
+        return ListRows(self.ids, self.mask, self.action, k=k) if even else super().rows()
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import pytest
 import torch
 import transformers
 
-from prefloop.batch import ListRows, Rows, collate
-from prefloop.models.shared_prompt import last_answer_states
+from prefloop.batch import ListRows, RolloutBatch, Rows, collate
+from prefloop.models.policy import Policy
+from prefloop.models.reward import Critic
+from prefloop.models.shared_prompt import last_answer_states, predicting_states
 from tiny_models import causal
 
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [5, 6, 7]]
@@ -84,3 +86,38 @@ def test_a_model_that_looks_ahead_shares_nothing() -> None:
         vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     assert last_answer_states(transformers.BertForSequenceClassification(config), list_rows()) is None
+
+
+@pytest.mark.parametrize("kind", ["Llama", "GPT2"])
+def test_a_policy_and_a_critic_say_of_lists_what_they_say_of_rows(kind: str) -> None:
+    model, rows = causal(kind, sharp=3.0), list_rows()
+    plain = Rows(rows.ids, rows.mask, rows.action)
+    policy = Policy(model, temperature=0.7)
+    ours, theirs = policy(rows), policy(plain)
+    assert predicting_states(model, rows) is not None
+    assert theirs.logp.abs().max() > 1 and torch.allclose(ours.logp, theirs.logp, atol=1e-5)
+    assert torch.allclose(ours.entropy, theirs.entropy, atol=1e-5)
+    config = type(model.config)(**{**model.config.to_dict(), "num_labels": 1})
+    scorer = transformers.AutoModelForSequenceClassification.from_config(config).eval()  # GPT-2 has dropout
+    critic = Critic(scorer, mean=0.3, std=2.0)
+    assert torch.allclose(critic(rows), critic(plain), atol=1e-5) and critic(plain).std() > 1e-3
+
+
+def test_rollouts_are_lists_where_each_prompts_completions_stand_together() -> None:
+    rows = list_rows()
+    rest = {name: torch.zeros(9) for name in ("sampler_logp", "reward")} | {"ended": torch.ones(9, dtype=torch.bool)}
+
+    def batch(group: list[int]) -> Rows:
+        return RolloutBatch(rows.ids, rows.mask, rows.action, group=torch.tensor(group), **rest).rows()
+
+    together = batch([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    assert isinstance(together, ListRows) and together.k == 3
+    for group in ([0, 1, 2, 0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 2, 2, 2, 2], list(range(9))):
+        assert not isinstance(batch(group), ListRows)
+
+
+def test_rows_that_fit_into_one_part_keep_their_order() -> None:
+    rows = list_rows()
+    (index,) = rows.split_index(9 * rows.ids.shape[1])
+    assert index.tolist() == list(range(9))
+    assert len(rows.split_index(9 * rows.ids.shape[1] - 1)) == 2

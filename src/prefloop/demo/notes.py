@@ -42,8 +42,8 @@ def note(prompt: Prompt, answer: str) -> str:
     return f"{case}. {reply}."
 
 
-def codes(prompt: Prompt, answer: str, rng: Random) -> str:
-    """One letter a fact, in an order that `rng` draws."""
+def codes(prompt: Prompt, answer: str, rng: Random, policy_first: float = 0.0) -> str:
+    """One letter a fact, in an order that `rng` draws; the policy's, the hardest to know, comes first in that share."""
     facts, said = read_facts(prompt.text), read_answer(answer)
     letters = [
         _CODES["policy"][_match(said.offered, facts.step)],
@@ -53,6 +53,10 @@ def codes(prompt: Prompt, answer: str, rng: Random) -> str:
         _CODES["thanks"][min(3, said.courtesies)],
         _CODES["words"][min(7, said.words // 5)],
     ]
+    if rng.random() < policy_first:
+        rest = letters[1:]
+        rng.shuffle(rest)
+        return " ".join([letters[0], *rest])
     rng.shuffle(letters)
     return " ".join(letters)
 
@@ -73,11 +77,11 @@ def notes(n: int, seed: int) -> list[Demonstration]:
     return [Demonstration(_chat(p, a, Message("user", REQUEST)), note(p, a)) for p, a in answered]
 
 
-def filed(n: int, seed: int) -> list[Demonstration]:
+def filed(n: int, seed: int, policy_first: float = 0.0) -> list[Demonstration]:
     """n chats: a customer, an imperfect answer; the codes that follow it are what is to be learnt."""
     rng = Random(f"demo codes {seed}")
     answered = ((prompt, demonstration(prompt, rng)) for prompt in prompts(n, seed))
-    return [Demonstration(_chat(p, a), codes(p, a, rng)) for p, a in answered]
+    return [Demonstration(_chat(p, a), codes(p, a, rng, policy_first)) for p, a in answered]
 
 
 def _chat(prompt: Prompt, answer: str, *more: Message) -> Prompt:

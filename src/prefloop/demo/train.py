@@ -1,8 +1,8 @@
 """How the demo's small language model was made: `python -m prefloop.demo.train --out FOLDER`.
 
 The ordinary stages, nothing else: a tokenizer of its own and a Llama of about a million parameters. First it learns to
-write answers and case notes, then to write answers and filing codes (`notes.py`): notes and codes teach it to read. The
-result is what lies in `prefloop/demo/model`.
+write answers and case notes, then answers and filing codes (`notes.py`), the hardest letter oftener in the end: notes
+and codes teach it to read. The result is what lies in `prefloop/demo/model`.
 """
 
 from __future__ import annotations
@@ -47,16 +47,22 @@ checkpoint_every = 500
 
 
 def train(out: Path, count: int, overrides: list[str]) -> dict[str, object]:
-    """Both phases; `count` answers and as many notes in the first. Writes the model to `out`."""
+    """All three phases; `count` answers and as many notes in the first. Writes the model to `out`."""
+    some, more = count * 3 // 20, count * 7 // 20
+    phases: list[tuple[float, float, Iterable[Demonstration]]] = [
+        (1.5, 2e-3, [*demonstrations(count, SEED), *notes(count, SEED + 1)]),
+        (1.0, 1e-3, [*demonstrations(some, SEED + 2), *filed(more, SEED + 3)]),
+        (1.0, 1e-3, [*demonstrations(some, SEED + 4), *filed(more, SEED + 5, policy_first=0.5)]),
+    ]
+    model, result = SCRATCH, dict[str, object]()
     with tempfile.TemporaryDirectory() as folder:
-        first, second = Path(folder) / "first", Path(folder) / "second"
-        texts = [*demonstrations(count, SEED), *notes(count, SEED + 1)]
-        result = _phase(first, SCRATCH, texts, 1.5, 2e-3, overrides)
-        texts = [*demonstrations(count * 3 // 20, SEED + 2), *filed(count * 7 // 20, SEED + 3)]
-        start = f'path = "{first / str(result["model"])}"'
-        result = _phase(second, start, texts, 1.0, 1e-3, overrides)
-        shutil.copytree(second / str(result["model"]), out, dirs_exist_ok=True)
-        return result
+        for number, (epochs, lr, texts) in enumerate(phases):
+            root = Path(folder) / str(number)
+            result = _phase(root, model, texts, epochs, lr, overrides)
+            last = root / str(result["model"])
+            model = f'path = "{last}"'
+        shutil.copytree(last, out, dirs_exist_ok=True)
+    return result
 
 
 def _phase(

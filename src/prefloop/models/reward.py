@@ -19,8 +19,9 @@ from prefloop.batch import RewardOutput, Rows
 from prefloop.config import Model
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
-from prefloop.models.shared_prompt import last_answer_states
+from prefloop.models.shared_prompt import last_answer_states, predicting_states
 from prefloop.models.text import EXTRA_PAD, Codec, make_codec
+from prefloop.ops.logprobs import scatter
 from prefloop.ops.masked import last_index
 
 NORM_KEY = "prefloop_reward"
@@ -97,6 +98,10 @@ class Critic(nn.Module):
 
     def forward(self, rows: Rows) -> Tensor:
         """value [N,T]: at each action token, the estimate from the state *before* it; 0 elsewhere."""
+        shared = predicting_states(self.model, rows)
+        if shared is not None:
+            values = (score_head(self.model)(shared).squeeze(-1).float() - self.mean) / self.std
+            return scatter(values, rows.action)
         states = (token_scores(self.model, rows) - self.mean) / self.std
         before = torch.zeros_like(states)
         before[:, 1:] = states[:, :-1]

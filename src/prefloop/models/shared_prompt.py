@@ -21,12 +21,27 @@ def last_answer_states(model: PreTrainedModel, rows: Rows) -> Tensor | None:
 
     A row without any answer token (a place in a short list) gives a state that means nothing, but is finite.
     """
+    read = _shared(model, rows)
+    if read is None:
+        return None
+    _, states, mask = read
+    return states[torch.arange(len(states), device=states.device), (mask.sum(-1) - 1).clamp(min=0)]
+
+
+def predicting_states(model: PreTrainedModel, rows: Rows) -> Tensor | None:
+    """The state before each action token, in row-major order [M,H]; none where the prompts can't be shared."""
+    read = _shared(model, rows)
+    if read is None:
+        return None
+    prompt, states, mask = read
+    return torch.cat([prompt[:, None], states[:, :-1]], dim=1)[mask]
+
+
+def _shared(model: PreTrainedModel, rows: Rows) -> tuple[Tensor, Tensor, Tensor] | None:
     if not isinstance(rows, ListRows) or not _allows(model):
         return None
     cut = _prompt_lengths(rows)
-    if cut is None:
-        return None
-    return _read(model, rows, cut)
+    return None if cut is None else _read(model, rows, cut)
 
 
 def _prompt_lengths(rows: ListRows) -> Tensor | None:
@@ -39,13 +54,15 @@ def _prompt_lengths(rows: ListRows) -> Tensor | None:
     first = lengths[:, :1]
     same_length = (lengths == first) | ~present
     same_ids = ((ids == ids[:, :1]) | ~prompt).all(-1)
-    starts = bool(rows.mask[:: rows.k, 0].all())  # right-padded: the prompt is at the left
-    if not starts or int(first.min()) < 1 or not bool((same_length & same_ids).all()):
+    after = torch.arange(shape[2], device=ids.device) >= first[..., None]
+    in_two = (rows.action.view(shape) == (rows.mask.view(shape) & after)).all()  # first the prompt, then the answer
+    if int(first.min()) < 1 or not bool(in_two & rows.mask[:: rows.k, 0].all() & (same_length & same_ids).all()):
         return None
     return first[:, 0]
 
 
-def _read(model: Any, rows: ListRows, cut: Tensor) -> Tensor:
+def _read(model: Any, rows: ListRows, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The state at the prompt's end for each row [N,H]; the answers' states [N,A,H] and which are real [N,A]."""
     k, width = rows.k, rows.ids.shape[1]
     device = rows.ids.device
     ids, total = rows.ids.view(-1, k, width), rows.mask.view(-1, k, width).sum(-1)
@@ -75,8 +92,7 @@ def _read(model: Any, rows: ListRows, cut: Tensor) -> Tensor:
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
-    last = (answer_mask.sum(-1) - 1).clamp(min=0)
-    return states[torch.arange(len(states), device=device), last]
+    return out.last_hidden_state[:, -1].repeat_interleave(k, 0), states, answer_mask
 
 
 _allowed: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -99,8 +115,8 @@ def _try(model: Any) -> bool:
         mask = torch.ones_like(ids, dtype=torch.bool)
         rows = ListRows(ids, mask, torch.arange(6, device=ids.device)[None].expand(2, 6) >= 3, k=2)
         whole = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state[:, -1]
-        parts = _read(model, rows, torch.tensor([3], device=ids.device))
-        return torch.allclose(parts.float(), whole.float(), rtol=1e-3, atol=1e-4)
+        _, parts, _ = _read(model, rows, torch.tensor([3], device=ids.device))
+        return torch.allclose(parts[:, -1].float(), whole.float(), rtol=1e-3, atol=1e-4)
     except (TypeError, AttributeError, RuntimeError, ValueError):
         return False
     finally:
