@@ -53,7 +53,7 @@ def codes(prompt: Prompt, answer: str, rng: Random, policy_first: float = 0.0) -
         _CODES["thanks"][min(3, said.courtesies)],
         _CODES["words"][min(7, said.words // 5)],
     ]
-    if rng.random() < policy_first:
+    if policy_first and rng.random() < policy_first:
         rest = letters[1:]
         rng.shuffle(rest)
         return " ".join([letters[0], *rest])

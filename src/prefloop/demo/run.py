@@ -38,9 +38,9 @@ from prefloop.stages.train_policy import make_scorer, validation_and_test
 from prefloop.stages.train_reward import reward
 from prefloop.types import Completion, Prompt
 
-PROMPTS = 1300  # asked by customers; a fifth of them held out
-ROUNDS = 3
-BUDGET = 660  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
+PROMPTS = 2000  # asked by customers; some of them held out
+ROUNDS = 2
+BUDGET = 500  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
 BEST_OF = 8
 SHOWN = 8
 
@@ -53,7 +53,7 @@ seed = {seed}
 path = "model"
 
 [data]
-heldout = 0.2
+heldout = 0.12
 
 [sample]
 k = 4
@@ -72,20 +72,21 @@ batch = 8
 lr = 5e-4
 freeze = 2
 weight_decay = 0.01
-eval_every = 40
-checkpoint_every = 40
+eval_every = 100
+checkpoint_every = 100
 
 [align]
 algorithm = "ppo"
 steps = 14
-prompts = 64
-k = 1
+prompts = 16
+k = 4
 minibatches = 4
 lr = 3e-4
 critic_lr = 1e-3
 max_tokens = 64
 kl_budget = 30
 eval_every = 7
+eval_prompts = 48
 checkpoint_every = 7
 
 [algorithms.ppo]

@@ -47,12 +47,13 @@ checkpoint_every = 500
 
 
 def train(out: Path, count: int, overrides: list[str]) -> dict[str, object]:
-    """All three phases; `count` answers and as many notes in the first. Writes the model to `out`."""
+    """All four phases; `count` answers and as many notes in the first. Writes the model to `out`."""
     some, more = count * 3 // 20, count * 7 // 20
     phases: list[tuple[float, float, Iterable[Demonstration]]] = [
         (1.5, 2e-3, [*demonstrations(count, SEED), *notes(count, SEED + 1)]),
         (1.0, 1e-3, [*demonstrations(some, SEED + 2), *filed(more, SEED + 3)]),
         (1.0, 1e-3, [*demonstrations(some, SEED + 4), *filed(more, SEED + 5, policy_first=0.5)]),
+        (1.0, 1e-3, [*demonstrations(some, SEED + 6), *filed(more, SEED + 7, policy_first=0.9)]),
     ]
     model, result = SCRATCH, dict[str, object]()
     with tempfile.TemporaryDirectory() as folder:
