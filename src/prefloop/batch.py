@@ -71,6 +71,8 @@ class Rows:
         """Row indices of parts of at most `budget` padded tokens (at least one row each), like lengths together."""
         lengths = self.lengths
         per_row = 1 if self.ids.dim() == 2 else self.ids.shape[1]
+        if len(lengths) and int(lengths.max()) * per_row * len(lengths) <= budget:  # all at once: as they are
+            return [torch.arange(len(lengths), device=lengths.device)]
         order = torch.argsort(lengths, descending=True, stable=True)
         parts, start = [], 0
         while start < len(order):
@@ -95,6 +97,13 @@ _PER_TOKEN = frozenset(
 
 
 @dataclass(frozen=True)
+class ListRows(Rows):
+    """Rows that come `k` at a time from one list: they may share a prompt, which a model then reads once."""
+
+    k: int
+
+
+@dataclass(frozen=True)
 class RankingBatch(Rows):
     """R lists of up to K completions; ids, mask, action are [R,K,T].
 
@@ -111,8 +120,10 @@ class RankingBatch(Rows):
     numerator: Tensor
     weight: Tensor
 
-    def rows(self) -> Rows:
-        return Rows(self.ids.flatten(0, 1), self.mask.flatten(0, 1), self.action.flatten(0, 1))
+    def rows(self) -> ListRows:
+        return ListRows(
+            self.ids.flatten(0, 1), self.mask.flatten(0, 1), self.action.flatten(0, 1), k=self.present.shape[1]
+        )
 
     def lists(self, x: Tensor) -> Tensor:
         """Per-row numbers [R*K] back as lists [R,K]; 0 where there is no completion."""
@@ -138,6 +149,12 @@ class RolloutBatch(Rows):
     reward: Tensor
     group: Tensor
     ended: Tensor
+
+    def rows(self) -> Rows:
+        """Plain rows, or lists where the completions of each prompt stand together, equally many of each."""
+        k = int((self.group == self.group[0]).sum()) if len(self) else 1
+        even = k > 1 and len(self) % k == 0 and bool((self.group.view(-1, k) == self.group[::k, None]).all())
+        return ListRows(self.ids, self.mask, self.action, k=k) if even else super().rows()
 
 
 @dataclass(frozen=True)

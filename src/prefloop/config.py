@@ -137,6 +137,7 @@ class Reward(Optimiser):
     epochs: float = Field(2, gt=0, description="passes over the lists")
     batch: int = Field(16, ge=1, description="lists a step")
     dropout: float = Field(0.0, ge=0, lt=1, description="in training only")
+    freeze: int = Field(0, ge=0, description="lowest layers, with the embedding, left as they are: for few rankings")
     max_tokens: int = Field(512, ge=4, description="longest prompt + completion; a longer prompt loses its beginning")
     annotators: Literal["all", "weighted", "majority"] = Field(
         "all", description="every ranking alike; weighted by estimated reliability; or one majority ranking an item"

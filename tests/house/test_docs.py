@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefloop.algorithms.registry import make, names, options_of
-from prefloop.config import load_config, make_config
+from prefloop.config import Config, load_config, make_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

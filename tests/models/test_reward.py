@@ -13,9 +13,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from prefloop.batch import Rows, collate
 from prefloop.config import Model
 from prefloop.engine.local import save_pretrained
-from prefloop.errors import ModelError
+from prefloop.errors import ConfigError, ModelError
 from prefloop.models.load import load_causal
-from prefloop.models.reward import RewardModel, load_reward_model, new_critic, new_reward_model, token_scores
+from prefloop.models.reward import (
+    RewardModel,
+    freeze_lowest,
+    load_reward_model,
+    new_critic,
+    new_reward_model,
+    token_scores,
+)
 from prefloop.models.text import EXTRA_PAD, Codec
 from tiny_models import folder, left_padded, random_rows
 
@@ -184,3 +191,16 @@ def test_a_critic_does_not_see_the_token_it_judges_or_any_later_one(tmp_path: Pa
     changed[:, t:] = 9
     with torch.no_grad():
         assert torch.allclose(critic(rows)[0, t], critic(Rows(changed, rows.mask, rows.action))[0, t], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["Llama", "GPT2"])
+def test_frozen_layers_and_the_embedding_learn_nothing_the_rest_does(tmp_path: Path, kind: str) -> None:
+    model, codec = made(tmp_path, kind)
+    freeze_lowest(model.model, 1)
+    model(ended_rows(codec)).score.square().sum().backward()
+    moved = {name for name, p in model.model.named_parameters() if p.grad is not None}
+    layers = ("layers.0", "layers.1") if kind == "Llama" else ("h.0", "h.1")
+    assert not any(layers[0] in name or "embed" in name or "wte" in name for name in moved)
+    assert any(layers[1] in name for name in moved) and any("score" in name for name in moved)
+    with pytest.raises(ConfigError, match="has 2 layers"):
+        freeze_lowest(model.model, 2)

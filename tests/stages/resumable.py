@@ -57,6 +57,7 @@ checkpoint_every = 3
 batch = 4
 epochs = 4
 dropout = 0.2
+freeze = 1
 average = 0.5
 eval_every = 4
 checkpoint_every = 3

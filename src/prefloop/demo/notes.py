@@ -1,12 +1,14 @@
-"""Case notes: what a desk writes down after an answer. They teach the demo's model to read, as a large corpus would.
+"""What a desk files after an answer: notes and codes. They teach the demo's model to read, as a large corpus would.
 
-A note states what the case is, what the policy says about it, and what was answered: facts, never whether the answer
-was a good one. The model that the demo starts from has seen notes; preferences it has not.
+A note states what the case is, what the policy says about it, and what was answered; codes say the same of the answer
+in letters, right after it ends and in any order, so that all of it has to be known by then. Facts only, never whether
+an answer was a good one: the model that the demo starts from has read notes and codes; preferences it has not.
 """
 
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 from prefloop.demo.phrases import ACTIONS
 from prefloop.demo.reading import read_answer
@@ -15,6 +17,14 @@ from prefloop.types import Demonstration, Message, Prompt
 
 REQUEST = "Note:"
 _COUNTS = ("none", "one", "two")
+_CODES: dict[str, Any] = {  # letters for how an answer stands to its case
+    "policy": {"same": "A", "other": "B", "both": "C", "none": "D"},
+    "problem": {"same": "E", "other": "F", "both": "G", "none": "H"},
+    "product": {"same": "I", "other": "J", "both": "K", "none": "L"},
+    "promise": "MN",
+    "thanks": "OPQR",
+    "words": "STUVWXYZ",  # a letter for each five words
+}
 
 
 def note(prompt: Prompt, answer: str) -> str:
@@ -32,6 +42,25 @@ def note(prompt: Prompt, answer: str) -> str:
     return f"{case}. {reply}."
 
 
+def codes(prompt: Prompt, answer: str, rng: Random, policy_first: float = 0.0) -> str:
+    """One letter a fact, in an order that `rng` draws; the policy's, the hardest to know, comes first in that share."""
+    facts, said = read_facts(prompt.text), read_answer(answer)
+    letters = [
+        _CODES["policy"][_match(said.offered, facts.step)],
+        _CODES["problem"][_match(said.problems, facts.kind)],
+        _CODES["product"][_match(said.products, facts.product)],
+        _CODES["promise"][said.forbidden],
+        _CODES["thanks"][min(3, said.courtesies)],
+        _CODES["words"][min(7, said.words // 5)],
+    ]
+    if policy_first and rng.random() < policy_first:
+        rest = letters[1:]
+        rng.shuffle(rest)
+        return " ".join([letters[0], *rest])
+    rng.shuffle(letters)
+    return " ".join(letters)
+
+
 def _match(said: frozenset[str], true: str) -> str:
     """How what was said fits the case."""
     if not said:
@@ -44,9 +73,16 @@ def _match(said: frozenset[str], true: str) -> str:
 def notes(n: int, seed: int) -> list[Demonstration]:
     """n chats: a customer, an imperfect answer, then the request for a note; the note is what is to be learnt."""
     rng = Random(f"demo notes {seed}")
-    made = []
-    for prompt in prompts(n, seed):
-        answer = demonstration(prompt, rng)
-        chat = (Message("user", prompt.text), Message("assistant", answer), Message("user", REQUEST))
-        made.append(Demonstration(Prompt(chat), note(prompt, answer)))
-    return made
+    answered = ((prompt, demonstration(prompt, rng)) for prompt in prompts(n, seed))
+    return [Demonstration(_chat(p, a, Message("user", REQUEST)), note(p, a)) for p, a in answered]
+
+
+def filed(n: int, seed: int, policy_first: float = 0.0) -> list[Demonstration]:
+    """n chats: a customer, an imperfect answer; the codes that follow it are what is to be learnt."""
+    rng = Random(f"demo codes {seed}")
+    answered = ((prompt, demonstration(prompt, rng)) for prompt in prompts(n, seed))
+    return [Demonstration(_chat(p, a), codes(p, a, rng, policy_first)) for p, a in answered]
+
+
+def _chat(prompt: Prompt, answer: str, *more: Message) -> Prompt:
+    return Prompt((Message("user", prompt.text), Message("assistant", answer), *more))

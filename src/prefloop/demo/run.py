@@ -38,10 +38,10 @@ from prefloop.stages.train_policy import make_scorer, validation_and_test
 from prefloop.stages.train_reward import reward
 from prefloop.types import Completion, Prompt
 
-PROMPTS = 1300  # asked by customers; a fifth of them held out
+PROMPTS = 2000  # asked by customers; some of them held out
 ROUNDS = 2
-BUDGET = 640  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
-BEST_OF = 16
+BUDGET = 500  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
+BEST_OF = 8
 SHOWN = 8
 
 SETTINGS = """# The built-in demo, a project like any other: change what you like and type `prefloop run` in this folder
@@ -53,7 +53,7 @@ seed = {seed}
 path = "model"
 
 [data]
-heldout = 0.2
+heldout = 0.12
 
 [sample]
 k = 4
@@ -68,30 +68,33 @@ quality_sd = 3.0   # careful people agree on 77 % of pairs
 [reward]
 objective = "plackett_luce"
 epochs = 2
-batch = 16
+batch = 8
 lr = 5e-4
+freeze = 2
 weight_decay = 0.01
-eval_every = 40
-checkpoint_every = 40
+eval_every = 100
+checkpoint_every = 100
 
 [align]
 algorithm = "ppo"
-steps = 24
-prompts = 64
-k = 1
-minibatches = 2
+steps = 14
+prompts = 16
+k = 4
+minibatches = 4
 lr = 3e-4
 critic_lr = 1e-3
 max_tokens = 64
 kl_budget = 30
-eval_every = 8
-checkpoint_every = 12
+eval_every = 7
+eval_prompts = 48
+checkpoint_every = 7
 
 [algorithms.ppo]
-kl = 0.06
+kl = 0.05
 
 [evaluate]
 scorer = "demo"
+temperature = 0.7
 max_tokens = 64
 
 [run]

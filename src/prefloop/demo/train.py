@@ -1,8 +1,8 @@
 """How the demo's small language model was made: `python -m prefloop.demo.train --out FOLDER`.
 
-The ordinary stages, nothing else: a tokenizer of its own and a Llama of about a million parameters, fitted to the
-scenario's demonstrations and, in equal number, to case notes (`notes.py`), which teach it to read. The result is what
-lies in `prefloop/demo/model`.
+The ordinary stages, nothing else: a tokenizer of its own and a Llama of about a million parameters. First it learns to
+write answers and case notes, then answers and filing codes (`notes.py`), the hardest letter oftener in the end: notes
+and codes teach it to read. The result is what lies in `prefloop/demo/model`.
 """
 
 from __future__ import annotations
@@ -10,30 +10,35 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from prefloop.demo.notes import notes
+from prefloop.demo.notes import filed, notes
 from prefloop.demo.scenario import demonstrations
 from prefloop.stages.project import Project
 from prefloop.stages.sft import sft
+from prefloop.types import Demonstration
 
 SEED = 20_000_000  # far from the seeds a demo draws its prompts from
-SETTINGS = """
-[project]
-name = "demo-model"
-[model]
+SCRATCH = """
 init = "scratch"
 vocab_size = 1024
 hidden_size = 128
 layers = 5
 heads = 4
 context = 192
+"""
+SETTINGS = """
+[project]
+name = "demo-model"
+[model]
+{model}
 [data]
 heldout = 0.01
 [sft]
 epochs = {epochs}
 batch = 32
-lr = 2e-3
+lr = {lr}
 warmup = 0.03
 weight_decay = 0.01
 eval_every = 200
@@ -41,24 +46,40 @@ checkpoint_every = 500
 """
 
 
-def train(out: Path, count: int, epochs: float, overrides: list[str]) -> dict[str, object]:
-    """Train on `count` demonstrations and as many notes, and write the model to `out`."""
+def train(out: Path, count: int, overrides: list[str]) -> dict[str, object]:
+    """All four phases; `count` answers and as many notes in the first. Writes the model to `out`."""
+    some, more = count * 3 // 20, count * 7 // 20
+    phases: list[tuple[float, float, Iterable[Demonstration]]] = [
+        (1.5, 2e-3, [*demonstrations(count, SEED), *notes(count, SEED + 1)]),
+        (1.0, 1e-3, [*demonstrations(some, SEED + 2), *filed(more, SEED + 3)]),
+        (1.0, 1e-3, [*demonstrations(some, SEED + 4), *filed(more, SEED + 5, policy_first=0.5)]),
+        (1.0, 1e-3, [*demonstrations(some, SEED + 6), *filed(more, SEED + 7, policy_first=0.9)]),
+    ]
+    model, result = SCRATCH, dict[str, object]()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        (root / "prefloop.toml").write_text(SETTINGS.format(epochs=epochs))
-        with Project.open(root, overrides) as project:
-            project.store.add(demonstrations(count, SEED))
-            project.store.add(notes(count, SEED + 1))
-            outcome = sft(project)
-        shutil.copytree(root / str(outcome.result["model"]), out, dirs_exist_ok=True)
-        return dict(outcome.result)
+        for number, (epochs, lr, texts) in enumerate(phases):
+            root = Path(folder) / str(number)
+            result = _phase(root, model, texts, epochs, lr, overrides)
+            last = root / str(result["model"])
+            model = f'path = "{last}"'
+        shutil.copytree(last, out, dirs_exist_ok=True)
+    return result
+
+
+def _phase(
+    root: Path, model: str, texts: Iterable[Demonstration], epochs: float, lr: float, overrides: list[str]
+) -> dict[str, object]:
+    root.mkdir()
+    (root / "prefloop.toml").write_text(SETTINGS.format(model=model, epochs=epochs, lr=lr))
+    with Project.open(root, overrides) as project:
+        project.store.add(texts)
+        return dict(sft(project).result)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=40_000, help="demonstrations")
-    parser.add_argument("--epochs", type=float, default=1.5)
+    parser.add_argument("--count", type=int, default=40_000, help="demonstrations of the first phase")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
-    print(train(arguments.out, arguments.count, arguments.epochs, arguments.overrides))
+    print(train(arguments.out, arguments.count, arguments.overrides))

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from prefloop.engine.base import Sampled, Sampling
 
+KEEP = 0.8  # once this share of a batch is still unfinished, or less, the others leave it
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -89,10 +91,11 @@ def _generate_batch(
     seed: int,
 ) -> list[Sampled]:
     device = model.device
-    width, count = max(len(p) for p in prompts), len(prompts)
-    ids = torch.zeros(count, width, dtype=torch.long)
-    mask = torch.zeros(count, width + sampling.max_tokens, dtype=torch.long)
-    for row, prompt in enumerate(prompts):  # left-padded, so that every row's next token is in the last column
+    distinct = {tuple(p): n for n, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # each is read once
+    width, count = max(len(p) for p in distinct), len(prompts)
+    ids = torch.zeros(len(distinct), width, dtype=torch.long)
+    mask = torch.zeros(len(distinct), width + sampling.max_tokens, dtype=torch.long)
+    for prompt, row in distinct.items():  # left-padded, so that every row's next token is in the last column
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) : width] = 1
     mask[:, width:] = 1
@@ -102,7 +105,7 @@ def _generate_batch(
     logps: list[list[float]] = [[] for _ in prompts]
     ended = [False] * count
 
-    alive = np.arange(count)
+    alive, done = np.arange(count), torch.zeros(count, dtype=torch.bool, device=device)
     mask, inputs = mask.to(device), ids.to(device)
     positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0)
     past = None
@@ -115,21 +118,28 @@ def _generate_batch(
             use_cache=True,
             logits_to_keep=1,
         )
-        past = out.past_key_values
+        past, logits = out.past_key_values, out.logits[:, -1]
+        if t == 0 and len(distinct) < count:  # from here on, a row for each completion
+            index = torch.tensor([distinct[tuple(p)] for p in prompts], device=device)
+            past.batch_select_indices(index)
+            logits, positions, mask = logits[index], positions[index], mask[index]
         u = torch.from_numpy(uniforms(seed, key_array[alive], t)).to(device)
-        token, logp = choose(out.logits[:, -1], u, sampling.temperature, sampling.top_p)
-        done = torch.isin(token, stops)
-        for row, tok, lp, stop in zip(alive.tolist(), token.tolist(), logp.tolist(), done.tolist(), strict=True):
+        token, logp = choose(logits, u, sampling.temperature, sampling.top_p)
+        done |= torch.isin(token, stops)
+        drawn = zip(alive.tolist(), token.tolist(), logp.tolist(), done.tolist(), strict=True)
+        for row, tok, lp, stop in drawn:
+            if ended[row]:  # finished before, but still in the batch
+                continue
             tokens[row].append(tok)
             logps[row].append(lp)
             ended[row] = stop
-        keep = ~done
-        if not bool(keep.any()):
+        left = int((~done).sum())
+        if not left:
             break
         inputs, positions = token[:, None], positions[:, -1:] + 1
-        if not bool(keep.all()):  # finished rows leave the batch
-            index = keep.nonzero().squeeze(1)
+        if left <= KEEP * len(done):  # leaving costs a copy of the cache, so finished rows leave several at a time
+            index = (~done).nonzero().squeeze(1)
             past.batch_select_indices(index)
-            inputs, positions, mask = inputs[index], positions[index], mask[index]
+            inputs, positions, mask, done = inputs[index], positions[index], mask[index], done[index]
             alive = alive[index.cpu().numpy()]
     return [Sampled(tuple(i), tuple(p), e) for i, p, e in zip(tokens, logps, ended, strict=True)]

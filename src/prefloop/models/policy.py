@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefloop.batch import PolicyOutput, Rows
+from prefloop.models.shared_prompt import predicting_states
 from prefloop.ops.logprobs import from_logits, predicting, scatter, token_logprobs
 
 
@@ -31,7 +32,9 @@ class Policy(nn.Module):
         }
         if self.linear_head:
             head = self.model.get_output_embeddings()
-            hidden = self.model.base_model(**inputs).last_hidden_state[at]
+            hidden = predicting_states(self.model, rows)
+            if hidden is None:
+                hidden = self.model.base_model(**inputs).last_hidden_state[at]
             bias = getattr(head, "bias", None)
             logp, entropy = token_logprobs(hidden, head.weight, bias, targets, self.temperature)
         else:

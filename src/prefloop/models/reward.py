@@ -17,9 +17,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from prefloop.batch import RewardOutput, Rows
 from prefloop.config import Model
-from prefloop.errors import ModelError
+from prefloop.errors import ConfigError, ModelError
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
+from prefloop.models.shared_prompt import last_answer_states, predicting_states
 from prefloop.models.text import EXTRA_PAD, Codec, make_codec
+from prefloop.ops.logprobs import scatter
 from prefloop.ops.masked import last_index
 
 NORM_KEY = "prefloop_reward"
@@ -39,9 +41,7 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: Rows) -> RewardOutput:
         """The raw score at the last real token of each row [N], wherever the padding is."""
-        states = token_scores(self.model, rows)
-        index = last_index(rows.mask).clamp(min=0)
-        return RewardOutput(states.gather(1, index[:, None]).squeeze(1))
+        return RewardOutput(score_head(self.model)(last_states(self.model, rows)).squeeze(-1).float())
 
     def normalise(self, score: Tensor) -> Tensor:
         return (score - self.mean) / self.std
@@ -80,9 +80,7 @@ class SharedReward(nn.Module):
 
     def forward(self, rows: Rows) -> RewardOutput:
         """Raw scores [N,C] at the last real token of each row."""
-        states = body_states(self.main.model, rows)
-        index = last_index(rows.mask).clamp(min=0)
-        last = states[torch.arange(len(states), device=states.device), index]
+        last = last_states(self.main.model, rows)
         mine = score_head(self.main.model)(last)
         return RewardOutput(torch.cat([mine, self.others(last)], dim=-1).float())
 
@@ -100,6 +98,10 @@ class Critic(nn.Module):
 
     def forward(self, rows: Rows) -> Tensor:
         """value [N,T]: at each action token, the estimate from the state *before* it; 0 elsewhere."""
+        shared = predicting_states(self.model, rows)
+        if shared is not None:
+            values = (score_head(self.model)(shared).squeeze(-1).float() - self.mean) / self.std
+            return scatter(values, rows.action)
         states = (token_scores(self.model, rows) - self.mean) / self.std
         before = torch.zeros_like(states)
         before[:, 1:] = states[:, :-1]
@@ -121,6 +123,15 @@ def body_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     )
     states: Tensor = body.last_hidden_state
     return states
+
+
+def last_states(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """The hidden state at the last real token of each row [N,H], wherever the padding is."""
+    shared = last_answer_states(model, rows)
+    if shared is not None:
+        return shared
+    states = body_states(model, rows)
+    return states[torch.arange(len(states), device=states.device), last_index(rows.mask).clamp(min=0)]
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:
@@ -157,6 +168,18 @@ def new_reward_model(source: str | Path, settings: Model, seed: int, dropout: fl
     if dropout:
         set_dropout(model, dropout)
     return RewardModel(model), make_codec(tokenizer, model, settings.chat)
+
+
+def freeze_lowest(model: PreTrainedModel, layers: int) -> None:
+    """Leave the embedding and the first layers as they are. Raises ConfigError where nothing would be left to learn."""
+    if not layers:
+        return
+    stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList)]
+    stack = max(stacks, key=len, default=nn.ModuleList())
+    if layers >= len(stack):
+        raise ConfigError(f"[reward] freeze = {layers}, but {type(model).__name__} has {len(stack)} layers. Lower it.")
+    for module in (model.get_input_embeddings(), *stack[:layers]):
+        module.requires_grad_(False)
 
 
 def set_dropout(model: PreTrainedModel, p: float) -> None:

@@ -18,7 +18,7 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m.role == 'assistant' %}<|assistant|>{{ m.content }}<|end|>"
     "{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% if add_generation_prompt and messages[-1].role != 'assistant' %}<|assistant|>{% endif %}"
 )
 
 

@@ -232,8 +232,10 @@ class _Loop:
         updates: list[Mapping[str, float]] = []
         rng = np.random.default_rng([self.seed, step])
         for _ in range(settings.epochs):
-            order = torch.from_numpy(rng.permutation(len(credited)))  # a fresh permutation every inner epoch
-            for index in torch.tensor_split(order, min(settings.minibatches, len(order))):
+            # a fresh permutation every inner epoch; a prompt's completions stay together, so that it is read once
+            lists = torch.from_numpy(rng.permutation(len(credited) // settings.k))
+            for part in torch.tensor_split(lists, min(settings.minibatches, len(lists))):
+                index = (part[:, None] * settings.k + torch.arange(settings.k)).flatten()
                 terms = [Term(credited.select(index), self.progress.algorithm)]
                 if self.demonstrations:
                     picked = rng.integers(len(self.demonstrations), size=len(index))

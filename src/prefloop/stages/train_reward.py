@@ -18,7 +18,13 @@ from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.preference_eval import PairReport, pair_accuracy
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
-from prefloop.models.reward import RewardModel, SharedReward, load_reward_model, new_reward_model
+from prefloop.models.reward import (
+    RewardModel,
+    SharedReward,
+    freeze_lowest,
+    load_reward_model,
+    new_reward_model,
+)
 from prefloop.models.text import Codec
 from prefloop.record import Run
 from prefloop.rewards.model import raw_scores
@@ -127,6 +133,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             start.path, project.config.model, derive(seed, "reward-head", criterion), settings.dropout
         )
         model.criterion = criterion
+        freeze_lowest(model.model, settings.freeze)
         held = rankable(project, criterion, round, "heldout")
         shown = gather(learnt)
         lists = Lists(codec, shown, list(learnt), settings, derive(seed, "lent", criterion), weights)

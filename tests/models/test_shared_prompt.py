@@ -1,0 +1,123 @@
+"""A list whose prompt is read once scores, and learns, as if every answer were read with the prompt alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from prefloop.batch import ListRows, RolloutBatch, Rows, collate
+from prefloop.models.policy import Policy
+from prefloop.models.reward import Critic
+from prefloop.models.shared_prompt import last_answer_states, predicting_states
+from tiny_models import causal
+
+PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [5, 6, 7]]
+ANSWERS = [[[20, 21, 1], [22, 1], [23, 24, 25, 26, 1]], [[20, 1], [30, 31, 32, 1], [33, 1]], [[9, 1], [8, 9, 1], [1]]]
+
+
+def list_rows(prompts: Sequence[Sequence[int]] = PROMPTS) -> ListRows:
+    sequences = [([*p, *a], len(p)) for p, answers in zip(prompts, ANSWERS, strict=True) for a in answers]
+    flat = collate([s for s, _ in sequences], [n for _, n in sequences])
+    return ListRows(flat.ids, flat.mask, flat.action, k=3)
+
+
+def one_by_one(model: Any, rows: Rows) -> torch.Tensor:
+    ids = [rows.ids[n][rows.mask[n]][None] for n in range(len(rows))]
+    return torch.cat([model.base_model(input_ids=i, use_cache=False).last_hidden_state[:, -1] for i in ids])
+
+
+@pytest.mark.parametrize("kind", ["Llama", "GPT2", "Gemma2"])
+def test_states_and_gradients_are_those_of_reading_each_row_alone(kind: str) -> None:
+    model, rows = causal(kind, sharp=3.0), list_rows()
+    weight = torch.randn(9, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    found = []
+    for read in (last_answer_states, one_by_one):
+        model.zero_grad()
+        states = read(model, rows)
+        assert states is not None
+        (states * weight).sum().backward()
+        found.append((states.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    (ours, our_grads), (theirs, their_grads) = found
+    assert theirs.std() > 1e-2 and torch.allclose(ours, theirs, atol=1e-5)
+    assert our_grads.keys() == their_grads.keys()
+    for name, gradient in their_grads.items():
+        assert torch.allclose(our_grads[name], gradient, atol=1e-4 * max(1.0, float(gradient.abs().max()))), name
+
+
+def test_an_empty_place_in_a_list_changes_nothing() -> None:
+    model, rows = causal(sharp=3.0), list_rows()
+    mask, action = rows.mask.clone(), rows.action.clone()
+    mask[4], action[4] = False, False
+    states = last_answer_states(model, ListRows(rows.ids, mask, action, k=3))
+    whole = last_answer_states(model, rows)
+    assert states is not None and whole is not None and bool(torch.isfinite(states).all())
+    kept = torch.arange(9) != 4
+    assert torch.allclose(states[kept], whole[kept], atol=1e-6)
+
+
+def test_garbage_in_the_padding_is_not_read() -> None:
+    model, rows = causal(sharp=3.0), list_rows()
+    garbage = ListRows(torch.where(rows.mask, rows.ids, 39), rows.mask, rows.action, k=3)
+    ours, theirs = last_answer_states(model, garbage), last_answer_states(model, rows)
+    assert ours is not None and theirs is not None and torch.equal(ours, theirs)
+
+
+def test_rows_that_share_no_prompt_are_left_to_the_caller() -> None:
+    model, rows = causal(), list_rows()
+    assert last_answer_states(model, Rows(rows.ids, rows.mask, rows.action)) is None
+    other_token = rows.ids.clone()
+    other_token[1, 0] = 30
+    assert last_answer_states(model, ListRows(other_token, rows.mask, rows.action, k=3)) is None
+    other_length = rows.action.clone()
+    other_length[1, 4] = True
+    assert last_answer_states(model, ListRows(rows.ids, rows.mask, other_length, k=3)) is None
+    assert last_answer_states(model, ListRows(rows.ids[:8], rows.mask[:8], rows.action[:8], k=3)) is None
+    assert last_answer_states(model, list_rows([[], [11], [5]])) is None, "no prompt, nothing to share"
+    left = [torch.roll(x, 2, dims=1) for x in (rows.ids, rows.mask, rows.action)]
+    assert last_answer_states(model, ListRows(*left, k=3)) is None, "padded on the left"
+
+
+def test_a_model_that_looks_ahead_shares_nothing() -> None:
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    assert last_answer_states(transformers.BertForSequenceClassification(config), list_rows()) is None
+
+
+@pytest.mark.parametrize("kind", ["Llama", "GPT2"])
+def test_a_policy_and_a_critic_say_of_lists_what_they_say_of_rows(kind: str) -> None:
+    model, rows = causal(kind, sharp=3.0), list_rows()
+    plain = Rows(rows.ids, rows.mask, rows.action)
+    policy = Policy(model, temperature=0.7)
+    ours, theirs = policy(rows), policy(plain)
+    assert predicting_states(model, rows) is not None
+    assert theirs.logp.abs().max() > 1 and torch.allclose(ours.logp, theirs.logp, atol=1e-5)
+    assert torch.allclose(ours.entropy, theirs.entropy, atol=1e-5)
+    config = type(model.config)(**{**model.config.to_dict(), "num_labels": 1})
+    scorer = transformers.AutoModelForSequenceClassification.from_config(config).eval()  # GPT-2 has dropout
+    critic = Critic(scorer, mean=0.3, std=2.0)
+    assert torch.allclose(critic(rows), critic(plain), atol=1e-5) and critic(plain).std() > 1e-3
+
+
+def test_rollouts_are_lists_where_each_prompts_completions_stand_together() -> None:
+    rows = list_rows()
+    rest = {name: torch.zeros(9) for name in ("sampler_logp", "reward")} | {"ended": torch.ones(9, dtype=torch.bool)}
+
+    def batch(group: list[int]) -> Rows:
+        return RolloutBatch(rows.ids, rows.mask, rows.action, group=torch.tensor(group), **rest).rows()
+
+    together = batch([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    assert isinstance(together, ListRows) and together.k == 3
+    for group in ([0, 1, 2, 0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 2, 2, 2, 2], list(range(9))):
+        assert not isinstance(batch(group), ListRows)
+
+
+def test_rows_that_fit_into_one_part_keep_their_order() -> None:
+    rows = list_rows()
+    (index,) = rows.split_index(9 * rows.ids.shape[1])
+    assert index.tolist() == list(range(9))
+    assert len(rows.split_index(9 * rows.ids.shape[1] - 1)) == 2
