@@ -9,7 +9,7 @@ prefloop init "$project" --model "$model"
 cd "$project"
 prefloop doctor                                          # is everything in order before hours are spent?
 prefloop import "$prompts"
-prefloop sample --set sample.prompts=200 --set sample.max_tokens=48
+prefloop sample --set sample.prompts=500 --set sample.max_tokens=48
 prefloop crowd --set crowd.scorer=positive
 prefloop reward --set align.max_tokens=48
 prefloop align --set align.max_tokens=48 --set align.steps=40

@@ -61,7 +61,7 @@ class Data(_Section):
 class Optimiser(_Section):
     """Settings every training stage shares."""
 
-    lr: float = Field(3e-4, gt=0, description="peak learning rate (AdamW)")
+    lr: float | None = Field(None, gt=0, description="peak learning rate (AdamW); none = by the model's width")
     warmup: float = Field(0.05, ge=0, le=1, description="share of steps with a rising learning rate")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description='after the warm-up: "cosine", "linear" or "constant"'
@@ -155,8 +155,8 @@ class Reward(Optimiser):
 
 class Align(Optimiser):
     algorithm: str = Field("ppo", description="a name of the algorithm registry: ppo, grpo, rloo, dpo")
-    lr: float = Field(1e-4, gt=0, description="peak learning rate of the policy")
-    critic_lr: float | None = Field(None, gt=0, description="none = lr")
+    lr: float | None = Field(None, gt=0, description="of the policy, at its peak; none = by the model's width")
+    critic_lr: float | None = Field(None, gt=0, description="none = lr, or by the model's width")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "linear", description='after the warm-up: "cosine", "linear" or "constant"'
     )

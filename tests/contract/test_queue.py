@@ -528,9 +528,22 @@ def test_excluded_people_get_no_work_and_their_rankings_are_not_trained_on(queue
     assert kept == {ann, bea}
     assert (queue.next(bea), queue.progress(bea).stopped) == (None, "excluded")
     assert [said.excluded for said in queue.view("i0").said] == [False, True]
+    cyd = hire("Cyd")
+    assert sorted(rank_all(queue, cyd)) == ["i0", "i1", "new"], "others get the places of those left out"
+    assert (queue.quota().done, queue.quota().open) == (5, 1)
     people.include(None, bea)
     assert named(take(queue, bea)) == "new"
-    assert {ranking.annotator for found in store.items() for ranking in found.rankings} == {ann, bea}
+    assert {ranking.annotator for found in store.items() for ranking in found.rankings} == {ann, bea, cyd}
+
+
+def test_what_somebody_excluded_has_on_the_desk_is_kept_but_counts_for_nothing(queue_of, hire, people) -> None:
+    queue = queue_of(1, overlap=1)
+    ann, bea = hire("Ann"), hire("Bea")
+    shown = take(queue, ann)
+    people.exclude(None, ann, "too fast")
+    assert queue.next(bea) is None
+    assert queue.submit(ann, shown.lease, "uuid-0001", FIRST).kind == "surplus"
+    assert named(take(queue, bea)) == "i0"
 
 
 # -- many at once

@@ -70,6 +70,7 @@ class Crowd(RuleBasedStateMachine):
         self.desks: list[Desk] = []
         self.sent: list[Sent] = []
         self.gone: set[str] = set()  # rankings that left with their people
+        self.given_up: set[str] = set()  # rankings that others are asked for instead
         self.adjudicated: set[str] = set()
         self.gilded: set[str] = set()  # ever gold: those may have been given to more people than are wanted
         self.items = self.sends = 0
@@ -108,6 +109,8 @@ class Crowd(RuleBasedStateMachine):
     def trust(self, who: int, out: bool) -> None:
         person = self.desks[who % len(self.desks)].person.id
         if out:
+            theirs = [row for row in self.rows(leases) if row["person"] == person and row["state"] == "done"]
+            self.given_up |= {row["ranking_id"] for row in theirs}
             self.people.exclude(self.owner.id, person, "too fast")
         else:
             self.people.include(self.owner.id, person)
@@ -175,6 +178,7 @@ class Crowd(RuleBasedStateMachine):
             return
         open_place = task["gold"] is not None or task["done"] + task["live"] < task["wanted"]
         counted = before["state"] == "live" or (open_place and task["discarded"] is None)
+        counted = counted and self.people.person(desk.person.id).excluded is None
         expected = "revised" if before["state"] == "done" else "ranked" if counted else "surplus"
         assert receipt.kind == expected
         assert len(self.rows(rankings)) == total + 1
@@ -295,7 +299,7 @@ class Crowd(RuleBasedStateMachine):
             if row["id"] in superseded or marks.get("adjudication"):
                 continue
             once[row["item_id"], row["annotator"]] += 1
-            counted[row["item_id"]] += not marks.get("surplus")
+            counted[row["item_id"]] += not marks.get("surplus") and row["id"] not in self.given_up
         assert set(once.values()) <= {1}
         for task in self.rows(tasks):
             assert task["done"] == counted[task["item_id"]]

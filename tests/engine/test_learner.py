@@ -126,7 +126,7 @@ def test_each_step_uses_the_scheduled_rate_of_its_own_model() -> None:
 
 
 def test_adam_has_the_epsilon_and_decay_it_should() -> None:
-    group = learner_of(Optimiser(weight_decay=0.3)).optimisers["policy"].param_groups[0]
+    group = learner_of(Optimiser(lr=1e-3, weight_decay=0.3)).optimisers["policy"].param_groups[0]
     assert group["eps"] == 1e-5 and group["weight_decay"] == 0.3
 
 

@@ -103,6 +103,26 @@ def reward(asked: Common, round: int | None, annotators: str | None) -> None:
     in_project(asked, lambda project: stage(project, round), overrides)
 
 
+@click.command("prioritise", cls=Verb, sections=("annotate.criterion", "annotate.random_share"))
+@common
+def prioritise(asked: Common) -> None:
+    """Let people rank first what the reward model is unsure of.
+
+    Reads the reward models of the criterion that people rank by, and the lists that nobody has been given yet; writes
+    how informative each would be, and the server hands out the most informative first. At least [annotate]
+    random_share of what people get stays random, for honest evaluation. With several reward models it is their
+    disagreement that counts, with one its own doubt. `run` does this by itself before it waits for people.
+
+    \b
+    Example:  prefloop sample && prefloop prioritise
+    Next:     prefloop annotate
+    """
+
+    from prefloop.stages.prioritise import prioritise as stage
+
+    in_project(asked, stage)
+
+
 @click.command("align", cls=Verb, sections=("align",))
 @_round
 @click.option("--algorithm", metavar="NAME", help="ppo, grpo, rloo or dpo: the same as --set align.algorithm=NAME.")

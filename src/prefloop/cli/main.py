@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sample": ("prefloop.cli.loop:sample", "Draw several completions of each prompt, to be ranked."),
     "crowd": ("prefloop.cli.loop:crowd", "Let simulated annotators rank what was sampled."),
     "annotate": ("prefloop.cli.annotate:annotate", "Open the place where people rank: a server for browsers."),
+    "prioritise": ("prefloop.cli.loop:prioritise", "Let people rank first what the reward model is unsure of."),
     "agreement": ("prefloop.cli.agreement:agreement", "Say how far people agree, and whose rankings to look at."),
     "reward": ("prefloop.cli.loop:reward", "Train a reward model for each criterion, from whole rankings."),
     "align": ("prefloop.cli.loop:align", "Optimise the policy: PPO, GRPO, RLOO or DPO."),

@@ -7,14 +7,16 @@ What people gave is in the store: an interrupted wait loses nothing, and the sam
 from __future__ import annotations
 
 import shlex
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefloop.errors import BusyError, NothingToDoError, StoreError
 from prefloop.stages.project import Outcome, Project
-from prefloop.store import Queue, Quota
+from prefloop.store import Queue, Quota, get_address
 
 POLL_S = 2.0  # between looks at the queue
 SHARE_OF_TIME = 0.05  # at most this much of it is spent looking: a sum over a large queue takes a moment
@@ -77,13 +79,26 @@ def _ranked(project: Project, round: int) -> bool:
 
 
 def _announce(project: Project, round: int, quota: Quota) -> None:
-    command = f"prefloop annotate -C {shlex.quote(str(project.root))}"
+    address = get_address(project.store)
+    if address is not None and _answers(address):
+        where = f"  they rank at {address}\n"
+    else:
+        command = f"prefloop annotate -C {shlex.quote(str(project.root))}"
+        where = f"  they rank at {DEFAULT_ADDRESS} once the server runs; start it in another terminal:\n    {command}\n"
     project.say(
-        f"annotate: round {round} waits for people: {quota.done} of {quota.target} rankings are there\n"
-        f"  they rank at the address that this command prints ({DEFAULT_ADDRESS} unless told otherwise):\n"
-        f"    {command}\n"
+        f"annotate: round {round} waits for people: {quota.done} of {quota.target} rankings are there\n{where}"
         "  run goes on by itself when the rankings are there; Ctrl-C stops it, and the same command goes on later"
     )
+
+
+def _answers(address: str) -> bool:
+    """Whether anything listens there: a server that was killed could not take its address back."""
+    url = urlsplit(address)
+    try:
+        with socket.create_connection((url.hostname, url.port or 80), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def _wait(project: Project, round: int, queue: Queue, quota: Quota, clock: Clock) -> Quota:

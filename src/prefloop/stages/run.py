@@ -12,16 +12,28 @@ from prefloop.stages.annotate_wait import annotate
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate
 from prefloop.stages.importing import import_file
+from prefloop.stages.prioritise import judges, prioritise
 from prefloop.stages.project import Outcome, Project
 from prefloop.stages.report import report
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
+from prefloop.store import Queue
+
+
+def _ask_people(project: Project, round: int) -> Outcome:
+    """Wait for people, who get first what the reward models of the rounds before are unsure of."""
+    queue = Queue(project.store, project.config.annotate, seed=project.config.project.seed)
+    queue.fill()
+    if judges(project) and queue.fresh():
+        prioritise(project)
+    return annotate(project, round)
+
 
 ONCE: dict[str, Callable[[Project], Outcome]] = {"sft": sft}
 EACH_ROUND: dict[str, Callable[[Project, int], Outcome]] = {
     "sample": sample,
-    "annotate": annotate,
+    "annotate": _ask_people,
     "crowd": lambda project, round: crowd(project),
     "reward": reward,
     "align": align,

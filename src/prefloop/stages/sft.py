@@ -19,6 +19,7 @@ from prefloop.models.text import Codec
 from prefloop.ops.masked import masked_sum
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import Outcome, Project, derive, load_policy
+from prefloop.stages.rates import with_rate
 from prefloop.types import Demonstration, Item
 
 EVAL_LIMIT = 256
@@ -101,7 +102,7 @@ def sft(project: Project) -> Outcome:
         )
         order = Order(len(encoded), settings.batch, settings.epochs, derive(seed, "sft"))
         policy = Policy(model)
-        learner = Learner({"policy": policy}, settings, order.steps)
+        learner = Learner({"policy": policy}, with_rate(project, settings, "sft", model), order.steps)
         engine = LocalEngine({"policy": policy}, codec, seed, settings.token_budget, learner, project.device)
         fit(
             project,

@@ -1,5 +1,6 @@
 """The store: the only place that speaks SQL. SQLite by default, Postgres by URL. See docs/store.md."""
 
+from prefloop.store.address import get_address, put_address
 from prefloop.store.lock import ProjectLock
 from prefloop.store.people import People
 from prefloop.store.people_types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
@@ -34,5 +35,7 @@ __all__ = [
     "Scope",
     "Store",
     "TaskRow",
+    "get_address",
+    "put_address",
     "split_of",
 ]

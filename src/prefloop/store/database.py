@@ -80,6 +80,7 @@ class Database:
         """Settings and versions that put data at risk; each says what to do."""
         with self.read() as connection:
             if self.sqlite:
+                connection.exec_driver_sql("SELECT 1 FROM sqlite_master")  # a fresh connection only knows after a look
                 mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
                 return sqlite_warnings(sqlite3.sqlite_version_info, str(mode))
             settings = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in _POSTGRES_SAFETY}

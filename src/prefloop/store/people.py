@@ -251,16 +251,25 @@ class People:
         self._change(by, person, "disable" if disabled else "enable", ("owner",), disabled=disabled)
 
     def exclude(self, by: str | None, person: str, reason: str) -> None:
-        """Leave a person's rankings, past and future, out of training: kept, marked. They get no more work."""
+        """Leave a person's rankings, past and future, out of training: kept, marked. They get no more work, and others
+        get the items that they ranked, as many as are wanted without them."""
         if not reason.strip() or len(reason) > 1000 or "\0" in reason:
             raise DataError("say why, in at most 1000 characters")
-        self._change(by, person, "exclude", _MANAGERS, excluded=reason, excluded_by=by)
+        self._change(by, person, "exclude", _MANAGERS, rows.give_up_places, excluded=reason, excluded_by=by)
 
     def include(self, by: str | None, person: str) -> None:
-        """Undo `exclude`."""
+        """Undo `exclude`, but for the places: what others were given meanwhile stays theirs."""
         self._change(by, person, "include", _MANAGERS, excluded=None, excluded_by=None)
 
-    def _change(self, by: str | None, person: str, what: str, roles: Sequence[str], **values: Any) -> None:
+    def _change(
+        self,
+        by: str | None,
+        person: str,
+        what: str,
+        roles: Sequence[str],
+        then: Callable[[Connection, str, float], None] | None = None,
+        **values: Any,
+    ) -> None:
         with self._database.work(alone=True) as connection:
             rows.may(connection, by, *roles)
             row = rows.hold(connection, person)
@@ -271,8 +280,11 @@ class People:
             connection.execute(update(people).where(people.c.seq == row["seq"]).values(values))
             if values.get("disabled"):
                 connection.execute(delete(sessions).where(sessions.c.person == person))
+            now = self._clock()
+            if then is not None:
+                then(connection, person, now)
             before, after = rows.state_of(row), rows.state_of(rows.hold(connection, person))
-            note(connection, self._clock(), by, what, person, before, after)
+            note(connection, now, by, what, person, before, after)
 
     def models_of(self, person: str) -> builtins.list[ModelRow]:
         """The models trained on any ranking of this person, oldest first."""

@@ -183,16 +183,18 @@ def rename_rankings(connection: Connection, person: str, to: str) -> None:
     connection.execute(update(rankings).where(rankings.c.annotator == person).values(annotator=to, comment=None))
 
 
-def remove_rankings(connection: Connection, person: str, now: float) -> None:
-    """Their items get the places back. Ids stay known, so that snapshots that name them are not taken for damaged."""
-    given = (
-        select(leases.c.task)
-        .where(leases.c.person == person, leases.c.state == "done", ~leases.c.surplus)
-        .order_by(leases.c.task)
-    )
-    for task in connection.scalars(given).all():
+def give_up_places(connection: Connection, person: str, now: float) -> None:
+    """What this person gave stops counting towards what is wanted of each item: others get those places."""
+    given = (leases.c.person == person, leases.c.state == "done", ~leases.c.surplus)
+    for task in connection.scalars(select(leases.c.task).where(*given).order_by(leases.c.task)).all():
         row = connection.execute(select(tasks).where(tasks.c.seq == task).with_for_update()).mappings().one()
         change_task(connection, row, done=row["done"] - 1, waiting_since=now)
+    connection.execute(update(leases).where(*given).values(surplus=True))
+
+
+def remove_rankings(connection: Connection, person: str, now: float) -> None:
+    """Their items get the places back. Ids stay known, so that snapshots that name them are not taken for damaged."""
+    give_up_places(connection, person, now)
     theirs = rankings.c.annotator == person
     gone = select(rankings.c.id, literal(now)).where(theirs)
     connection.execute(insert(removals).from_select(["ranking_id", "removed_at"], gone))

@@ -104,6 +104,10 @@ class Queue:
         """{item id: how informative}; higher goes first. Returns how many tasks were found. DataError for NaN."""
         return queue_fill.set_priorities(self._desk, scores)
 
+    def fresh(self) -> list[str]:
+        """Ids of the items that nobody has been given yet, oldest first."""
+        return queue_read.fresh(self._desk)
+
     def set_tag(self, items: Sequence[str], tag: str) -> int:
         """Only people of the group `tag` get these items; "" = everybody. Returns how many tasks were found."""
         return queue_fill.set_tag(self._desk, items, tag)

@@ -95,7 +95,8 @@ def _rank(
 ) -> Receipt:
     now = desk.clock()
     again = lease["state"] == "done"
-    counted = not lease["surplus"] if again else lease["state"] == "live" or has_place(task)
+    place = lease["state"] == "live" or has_place(task)
+    counted = not lease["surplus"] if again else place and me["excluded"] is None
     marks: dict[str, Any] = {"arm": task["arm"]}
     if not counted:
         marks["surplus"] = True
@@ -116,7 +117,8 @@ def _rank(
     )
     if not again:
         held = lease["state"] == "live"
-        change_task(connection, task, live=task["live"] - held, done=task["done"] + counted)
+        free = {"waiting_since": now} if held and not counted else {}
+        change_task(connection, task, live=task["live"] - held, done=task["done"] + counted, **free)
         took_back = lease["state"] == "skipped"
         tally = {"done": me["done"] + 1, "skipped": me["skipped"] - took_back}
         connection.execute(update(people).where(people.c.seq == me["seq"]).values(tally))

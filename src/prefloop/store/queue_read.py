@@ -91,6 +91,13 @@ def quota(desk: Desk, round: int | None) -> Quota:
     return Quota(wanted, done, wanted - done, live, number, gold, discarded, unfit, target)
 
 
+def fresh(desk: Desk) -> list[str]:
+    """See `Queue.fresh`."""
+    here = and_(tasks.c.criterion == desk.settings.criterion, tasks.c.phase == int(Phase.FRESH))
+    with desk.database.read() as connection:
+        return list(connection.scalars(select(tasks.c.item_id).where(here).order_by(tasks.c.seq)))
+
+
 def golds(desk: Desk) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
     """See `Queue.golds`."""
     here = and_(tasks.c.criterion == desk.settings.criterion, tasks.c.gold.is_not(None))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefloop.labels.annotators import AnnotatorReport
 
 FRESH_S = 60.0  # figures younger than this are shown as they are
-PATIENCE_S = 2.0  # how long a page waits for new ones
+PATIENCE_S = 0.2  # how long a page waits for new ones
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI
@@ -121,9 +122,14 @@ def _signed_in(request: Request, least: Literal["annotator", "reviewer", "owner"
 
 
 def cookie_name(request: Request) -> str:
+    """What this request's session cookie is called."""
+    return session_cookie(services(request).root, request.url.scheme == "https")
+
+
+def session_cookie(root: Path, tls: bool) -> str:
     """Over TLS the `__Host-` prefix binds it to this host. Cookies know no ports: the project tells servers apart."""
-    project = sha256(str(services(request).root).encode()).hexdigest()[:8]
-    return f"{'__Host-' if request.url.scheme == 'https' else ''}prefloop-{project}"
+    project = sha256(str(root).encode()).hexdigest()[:8]
+    return f"{'__Host-' if tls else ''}prefloop-{project}"
 
 
 def set_session(request: Request, response: Response, token: str) -> None:

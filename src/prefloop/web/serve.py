@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 
 from prefloop.config import CONFIG_NAME, load_config
 from prefloop.errors import ConfigError, PrefloopError
-from prefloop.store import People, Queue, Role, Store
+from prefloop.store import People, Queue, Role, Store, put_address
 from prefloop.web.app import create_app
 from prefloop.web.webhooks import Doorbell, check_addresses
 
@@ -69,6 +69,8 @@ def serve(
             bell = Doorbell(store, config.project.name, config.annotate.webhooks)
             bell.start()
             stack.callback(bell.stop)
+        put_address(store, url)
+        stack.callback(put_address, store, None)
         told = Address(url, f"{url}/join/{token}" if token else None, tuple(_warnings(host, store)))
         before = signal.signal(signal.SIGTERM, _terminate)
         stack.callback(signal.signal, signal.SIGTERM, before)

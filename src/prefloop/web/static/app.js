@@ -1,4 +1,4 @@
-// What every page shares: colours without a reload, a question before leaving for another site, copying.
+// What every page shares: colours without a reload, a question before leaving for another site, copying, waiting.
 "use strict";
 (() => {
   const next = { auto: "dark", dark: "light", light: "auto" };
@@ -53,6 +53,10 @@
   }
   document.addEventListener("click", onLink);
   document.addEventListener("auxclick", onLink);
+
+  // A page that has something in the making looks again by itself.
+  const waiting = document.querySelector("[data-reload]");
+  if (waiting) setTimeout(() => location.reload(), 1000 * Number(waiting.dataset.reload));
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.("[data-copy]");

@@ -1,0 +1,5 @@
+"""`python -m prefloop`."""
+
+from prefloop.cli.main import main
+
+main()

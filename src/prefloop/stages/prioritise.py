@@ -1,0 +1,87 @@
+"""Which lists people should rank first: those whose order the reward models are unsure of.
+
+With two or more reward models of the criterion (an ensemble: other rounds, other seeds): how far they disagree about
+each pair, the mutual information between the outcome and the model (BALD, Houlsby et al. 2011). With one: the entropy
+of each pair's outcome. Both in nats, as the mean over the pairs of a list, so that long lists are not favoured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prefloop.errors import NothingToDoError
+from prefloop.models.reward import RewardModel, load_reward_model
+from prefloop.models.text import Codec
+from prefloop.rewards.model import raw_scores
+from prefloop.stages.project import Outcome, Project
+from prefloop.store import ModelRow, Queue
+from prefloop.types import Item
+
+MOST_MODELS = 4  # the newest
+CHUNK = 512  # items in memory at a time
+
+
+def prioritise(project: Project) -> Outcome:
+    """Score every list that nobody has been given yet. Raises NothingToDoError without a reward model or such lists."""
+    rows = judges(project)
+    criterion = project.config.annotate.criterion
+    if not rows:
+        raise NothingToDoError(
+            f'there is no reward model for "{criterion}" yet: people rank in random order. Run prefloop reward first'
+        )
+    queue = Queue(project.store, project.config.annotate, seed=project.config.project.seed)
+    queue.fill()
+    ids = queue.fresh()
+    if not ids:
+        raise NothingToDoError("no list is waiting to be handed out: run prefloop sample, or import completions")
+    models = [load_reward_model(project.root / row.path, project.config.model) for row in rows]
+    for model, _ in models:
+        model.model.to(project.device)
+    found: dict[str, float] = {}
+    with project.progress(len(ids), "prioritise") as bar:
+        for start in range(0, len(ids), CHUNK):
+            part = ids[start : start + CHUNK]
+            items = project.store.item_by_ids(part)
+            scores = torch.stack([_scores(project, model, codec, items) for model, codec in models])
+            for item, of_item in zip(items, scores.split([len(i.completions) for i in items], dim=1), strict=True):
+                found[item.id] = informativeness(of_item)
+            bar.update(len(part))
+    result = {
+        "criterion": criterion,
+        "models": [row.version for row in rows],
+        "measure": "disagreement" if len(rows) > 1 else "entropy",
+        "items": queue.set_priorities(found),
+        "mean": sum(found.values()) / len(found),
+        "largest": max(found.values()),
+    }
+    return Outcome("prioritise", None, result)
+
+
+def judges(project: Project) -> list[ModelRow]:
+    """The newest reward models of the criterion that people rank by."""
+    rows = [row for row in project.store.models("reward") if row.criterion == project.config.annotate.criterion]
+    return rows[-MOST_MODELS:]
+
+
+def informativeness(scores: Tensor) -> float:
+    """Nats that the order of a list would tell. scores: [models, K] in logits, one row a model."""
+    i, j = torch.triu_indices(scores.shape[1], scores.shape[1], 1)
+    p = torch.sigmoid((scores[:, i] - scores[:, j]).double())
+    entropy = _entropy(p.mean(0))
+    if len(scores) > 1:
+        entropy = entropy - _entropy(p).mean(0)
+    return max(0.0, float(entropy.mean()))
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
+
+
+def _scores(project: Project, model: RewardModel, codec: Codec, items: Sequence[Item]) -> Tensor:
+    """[completions of all items] before normalising: differences are logits of a preference."""
+    prompts = [item.prompt for item in items for _ in item.completions]
+    completions = [completion for item in items for completion in item.completions]
+    return raw_scores(model, codec, prompts, completions, project.config.align.token_budget, project.device)
