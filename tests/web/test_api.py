@@ -101,6 +101,17 @@ def test_rankings_come_once_each_in_order_since_a_cursor(server: Server, program
     assert program.get("/api/rankings").json()["rankings"][0]["excluded"] is True
 
 
+def test_a_cursor_stays_good_when_somebody_goes_with_their_rankings(server: Server, program: TestClient) -> None:
+    program.post("/api/items", json=[record(f"i{n}") for n in range(4)])
+    anna, bea = server.join("annotator", "Anna"), server.join("annotator", "Bea")
+    rank(server, anna, 2)
+    cursor = program.get("/api/rankings").json()["cursor"]
+    server.people.delete(None, anna, keep_rankings=False)
+    rank(server, bea, 1)
+    (newer,) = program.get("/api/rankings", params={"after": cursor}).json()["rankings"]
+    assert newer["annotator"] == bea and newer["number"] > cursor
+
+
 def test_a_correction_comes_again(server: Server, program: TestClient) -> None:
     program.post("/api/items", json=[record("a")])
     anna = server.join("annotator", "Anna")

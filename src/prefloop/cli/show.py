@@ -38,7 +38,7 @@ def _files(outcome: Outcome, root: Path) -> list[Path]:
 _NEXT = {
     "init": "cd {project} && prefloop import FILE",
     "sft": "prefloop sample",
-    "sample": "prefloop crowd  (or: prefloop export rankings --to FILE, let people rank, prefloop import FILE)",
+    "sample": "prefloop annotate: people rank them  (prefloop crowd: simulated people do)",
     "crowd": "prefloop reward",
     "reward": "prefloop align",
     "align": "prefloop evaluate",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
 from prefloop.store import codec
 from prefloop.store.schema import rankings
@@ -11,14 +11,9 @@ from prefloop.types import Ranking
 
 
 def latest(store: Store) -> int:
-    """The number of the newest ranking such that no lower one can still appear; 0 before the first.
-
-    Postgres numbers rows before they are committed, so that 8 may be seen before 7. The table is locked for the moment
-    of this look: writers under way finish first, later ones get higher numbers.
-    """
+    """The number of the newest ranking; 0 before the first. No lower one appears later: rankings are numbered under
+    the write lock (`Database.in_order`), which is held until they are committed."""
     with store.database.read() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("LOCK TABLE rankings IN SHARE MODE"))
         return connection.scalar(select(func.max(rankings.c.seq))) or 0
 
 

@@ -119,6 +119,7 @@ rankings = Table(
     Column("ordinal", Integer, nullable=False),
     Index("ix_rankings_item_id", "item_id", "criterion"),
     Index("ix_rankings_supersedes", "supersedes"),
+    sqlite_autoincrement=True,  # numbers of removed rankings are not used again
 )
 
 imports = Table(

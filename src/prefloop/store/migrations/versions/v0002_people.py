@@ -40,6 +40,7 @@ def _flag(name: str) -> sa.Column[bool]:
 
 
 def upgrade() -> None:
+    _never_number_a_ranking_twice()
     _people()
     _queue()
     op.create_table(
@@ -58,6 +59,13 @@ def upgrade() -> None:
     op.create_table("settings", sa.Column("key", sa.Text(), primary_key=True), _text("value"))
     op.create_table("removals", sa.Column("ranking_id", sa.Text(), primary_key=True), _number("removed_at"))
     _audit()
+
+
+def _never_number_a_ranking_twice() -> None:
+    """People can be removed with their rankings now, and programs read on from the highest number they saw."""
+    if op.get_bind().dialect.name == "sqlite":  # Postgres never does
+        with op.batch_alter_table("rankings", recreate="always", table_kwargs={"sqlite_autoincrement": True}):
+            pass
 
 
 def _people() -> None:
