@@ -34,4 +34,7 @@ def test_every_table_is_on_the_page(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "store.db")
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     connection.close()
-    assert {name for name in names if f"`{name}`" not in PAGE.read_text(encoding="utf-8")} == {"alembic_version", "sqlite_sequence"}
+    assert {name for name in names if f"`{name}`" not in PAGE.read_text(encoding="utf-8")} == {
+        "alembic_version",
+        "sqlite_sequence",
+    }
