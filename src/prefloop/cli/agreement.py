@@ -93,9 +93,9 @@ def _criterion(name: str, r: Row, people: int) -> Iterator[str]:
         yield from (f"      {evidence['text']}" for evidence in person["suspicions"])
     if r["hardest"]:
         yield ""
-        yield "  hardest items                     people  agree  doubt"
+        yield "  hardest items (doubt 0.50 is a toss-up)   people  agree  doubt"
         for item in r["hardest"]:
-            yield f"    {item['item']:<32}{item['people']:>6}{_share(item['agreement']):>7}{item['doubt']:>7.2f}"
+            yield f"    {item['item']:<40}{item['people']:>6}{_share(item['agreement']):>7}{item['doubt']:>7.2f}"
     yield ""
 
 
@@ -115,6 +115,7 @@ def _table(people: list[Row]) -> Iterator[str]:
             f"  {p['annotator']:<26}{p['rankings']:>6}{weight:>16}{shares[0]:>7}{shares[1]:>6}{_share(p['ties']):>6}"
             f"{biases[0]:>9}{biases[1]:>8}{seconds:>9}"
         )
+    yield "  weight: the order follows what others see as a typical person's does (1), not at all (0), upside down (-1)"
     if not all(p["reliability"]["known"] for p in people):
         yield "  ? = too few shared comparisons to tell a coin-flipper from a careful person"
 
