@@ -74,7 +74,7 @@ def typical(people: Sequence[Figures]) -> Figures:
 def suspect(person: Figures, everybody: Figures) -> tuple[Evidence, ...]:
     """Reasons to look at a person; none for nearly everybody."""
     assert person.reader is not None
-    found = [_by_weight(person.reader), _by_gold(person.gold)]
+    found = [_by_weight(person.reader, person.agreement, everybody.agreement), _by_gold(person.gold)]
     if person.reader.rankings >= FEWEST_RANKINGS:
         found += [
             _by_order(person.earlier_first),
@@ -85,16 +85,16 @@ def suspect(person: Figures, everybody: Figures) -> tuple[Evidence, ...]:
     return tuple(evidence for evidence in found if evidence is not None)
 
 
-def _by_weight(reader: Reader) -> Evidence | None:
+def _by_weight(reader: Reader, agreement: Counted, others: Counted) -> Evidence | None:
     if not reader.known:
         return None
-    said = (
-        f"weight {reader.weight:.2f} ± {reader.weight_se:.2f} (1 is typical, 0 is chance), {reader.rankings} rankings"
-    )
+    said = f"weight {reader.weight:.2f} ± {reader.weight_se:.2f} (1 is typical, 0 chance)"
+    if agreement.share is not None and others.share is not None:
+        said += f", agrees on {agreement.share:.0%} of pairs, others on {others.share:.0%}"
     if reader.weight + UPSIDE_DOWN_ERRORS * reader.weight_se < 0:
-        return Evidence("upside down", f"orders the other way round than everybody else: {said}")
+        return Evidence("upside down", f"ranks the other way round from others: {said}")
     if reader.weight + LOW_ERRORS * reader.weight_se < LOW_WEIGHT:
-        return Evidence("coin", f"the order hardly follows what others see: {said}")
+        return Evidence("coin", f"the order hardly follows others': {said}")
     return None
 
 
