@@ -90,7 +90,7 @@ def _by_weight(reader: Reader, agreement: Counted, others: Counted) -> Evidence 
         return None
     said = f"weight {reader.weight:.2f} ± {reader.weight_se:.2f} (1 is typical, 0 chance)"
     if agreement.share is not None and others.share is not None:
-        said += f", agrees on {agreement.share:.0%} of pairs, others on {others.share:.0%}"
+        said += f", agrees on {agreement.share:.0%}, others on {others.share:.0%}"
     if reader.weight + UPSIDE_DOWN_ERRORS * reader.weight_se < 0:
         return Evidence("upside down", f"ranks the other way round from others: {said}")
     if reader.weight + LOW_ERRORS * reader.weight_se < LOW_WEIGHT:
