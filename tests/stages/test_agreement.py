@@ -83,6 +83,18 @@ def test_a_project_and_its_file_say_the_same(project: Project, tmp_path: Path) -
         assert ours["reliability"]["weight"] == pytest.approx(theirs["reliability"]["weight"], abs=0.02)
 
 
+def test_rows_about_the_same_item_are_one_item_and_a_ranking_given_twice_counts_once(tmp_path: Path) -> None:
+    whole, spread = tmp_path / "whole.jsonl", tmp_path / "spread.jsonl"
+    items = make_items(30)
+    exchange.write_rankings(items, whole)
+    rows = [json.loads(line) for line in whole.read_text().splitlines()]
+    apart = [row | {"rankings": [said]} for row in rows for said in row["rankings"]]
+    spread.write_text("".join(json.dumps(row) + "\n" for row in [*apart, apart[0]]))
+    one, other = (agreement_file(path).result["criteria"]["quality"] for path in (whole, spread))
+    assert (other["items"], other["rankings"]) == (one["items"], one["rankings"]) == (30, 90)
+    assert other["agreement"] == one["agreement"]
+
+
 def test_a_criterion_nobody_ranked_by_is_an_error_that_names_those_there_are(project: Project) -> None:
     with pytest.raises(NothingToDoError, match="prefloop annotate"):
         agreement(project)
@@ -184,6 +196,9 @@ def test_an_adjudication_is_the_last_word_but_with_all() -> None:
     assert trust(items, "quality", "majority", {}).items[0].rankings[0].tiers == verdict.tiers
     assert trust(items, "quality", "weighted", {}).items[0].rankings == (verdict,)
     assert len(trust(items, "quality", "all", {}).items[0].rankings) == 4
+    alone = trust(items[:1], "quality", "weighted", {})  # too little to know people, but the last word stays the last
+    assert alone.warning is not None and alone.left_out == 3
+    assert alone.items[0].rankings == (verdict,)
 
 
 def test_reward_trains_with_each_and_keeps_who_counted_how_much(project: Project) -> None:

@@ -74,17 +74,18 @@ def _criterion(name: str, r: Row, people: int) -> Iterator[str]:
     yield f"  two people agree on {_interval(a['share'], a, '.1%')} of {a['pairs']} untied pairs"
     yield f"  Kendall tau {_interval(tau['value'], tau, '.3f')}"
     yield f"  Krippendorff alpha {_interval(alpha['value'], alpha, '.3f')}"
-    longer, earlier = (_share(r[key]["share"]) for key in ("longer_first", "earlier_first"))
+    longer, earlier = (r[key]["share"] for key in ("longer_first", "earlier_first"))
+    shown_first = "the order shown is not known" if earlier is None else f"{_share(earlier)} the one shown earlier"
     yield f"  {_share(a['tie_share'])} of all pairs are ties; of the others"
-    yield f"  {longer} prefer the longer text, {earlier} the one shown earlier"
+    yield f"  {_share(longer)} prefer the longer text, {shown_first}"
     if not r["enough"]:
         yield f"  too little overlap to know people: {r['reason']}"
-    shown = sorted(r["people"], key=lambda p: (p["reliability"]["weight"], p["annotator"]))[:people]
-    if shown:
+    listed = sorted(r["people"], key=lambda p: (p["reliability"]["weight"], p["annotator"]))[:people]
+    if listed:
         yield ""
-        yield from _table(shown)
-        if len(shown) < len(r["people"]):
-            yield f"  ... {len(r['people']) - len(shown)} more, of higher weight (--people {len(r['people'])})"
+        yield from _table(listed)
+        if len(listed) < len(r["people"]):
+            yield f"  ... {len(r['people']) - len(listed)} more, of higher weight (--people {len(r['people'])})"
     suspected = [p for p in r["people"] if p["suspicions"]]
     yield ""
     yield f"  to look at: {len(suspected) or 'nobody'}"
@@ -93,9 +94,9 @@ def _criterion(name: str, r: Row, people: int) -> Iterator[str]:
         yield from (f"      {evidence['text']}" for evidence in person["suspicions"])
     if r["hardest"]:
         yield ""
-        yield "  hardest items                     people  agree  doubt"
+        yield "  hardest items (doubt 0.50 is a toss-up)   people  agree  doubt"
         for item in r["hardest"]:
-            yield f"    {item['item']:<32}{item['people']:>6}{_share(item['agreement']):>7}{item['doubt']:>7.2f}"
+            yield f"    {item['item']:<40}{item['people']:>6}{_share(item['agreement']):>7}{item['doubt']:>7.2f}"
     yield ""
 
 
@@ -115,6 +116,7 @@ def _table(people: list[Row]) -> Iterator[str]:
             f"  {p['annotator']:<26}{p['rankings']:>6}{weight:>16}{shares[0]:>7}{shares[1]:>6}{_share(p['ties']):>6}"
             f"{biases[0]:>9}{biases[1]:>8}{seconds:>9}"
         )
+    yield "  weight: the order follows what others see as a typical person's does (1), not at all (0), upside down (-1)"
     if not all(p["reliability"]["known"] for p in people):
         yield "  ? = too few shared comparisons to tell a coin-flipper from a careful person"
 

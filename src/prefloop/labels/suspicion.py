@@ -12,8 +12,10 @@ from prefloop.labels.tallies import Counted
 
 FEWEST_RANKINGS = 10  # below this nobody is suspected of anything but by the annotator model and gold
 FEWEST_GOLD = 15  # pairs
-STANDARD_ERRORS = 2.0
-LOW_WEIGHT = 0.35  # of a typical person's 1: a person with half the usual sensitivity is not one to suspect
+UPSIDE_DOWN_ERRORS = 2.0  # standard errors
+# Of a typical person's 1. One standard error, because the prior has pulled the weight towards 1 already: with the usual
+# overlap a person of half the usual sensitivity, who is not one to suspect, comes out between 0.6 and 1.
+LOW_WEIGHT, LOW_ERRORS = 0.5, 1.0
 CHANCE_ON_GOLD = 0.75  # upper end of the interval; a coin is right on half
 KEEPS_ORDER = 0.85  # lower end of the interval
 PICKS_LONGER = 0.90
@@ -72,7 +74,7 @@ def typical(people: Sequence[Figures]) -> Figures:
 def suspect(person: Figures, everybody: Figures) -> tuple[Evidence, ...]:
     """Reasons to look at a person; none for nearly everybody."""
     assert person.reader is not None
-    found = [_by_weight(person.reader), _by_gold(person.gold)]
+    found = [_by_weight(person.reader, person.agreement, everybody.agreement), _by_gold(person.gold)]
     if person.reader.rankings >= FEWEST_RANKINGS:
         found += [
             _by_order(person.earlier_first),
@@ -83,17 +85,16 @@ def suspect(person: Figures, everybody: Figures) -> tuple[Evidence, ...]:
     return tuple(evidence for evidence in found if evidence is not None)
 
 
-def _by_weight(reader: Reader) -> Evidence | None:
+def _by_weight(reader: Reader, agreement: Counted, others: Counted) -> Evidence | None:
     if not reader.known:
         return None
-    high = reader.weight + STANDARD_ERRORS * reader.weight_se
-    said = (
-        f"weight {reader.weight:.2f} ± {reader.weight_se:.2f} (1 is typical, 0 is chance), {reader.rankings} rankings"
-    )
-    if high < 0:
-        return Evidence("upside down", f"orders the other way round than everybody else: {said}")
-    if high < LOW_WEIGHT:
-        return Evidence("coin", f"the order hardly follows what others see: {said}")
+    said = f"weight {reader.weight:.2f} ± {reader.weight_se:.2f} (1 is typical, 0 chance)"
+    if agreement.share is not None and others.share is not None:
+        said += f", agrees on {agreement.share:.0%}, others on {others.share:.0%}"
+    if reader.weight + UPSIDE_DOWN_ERRORS * reader.weight_se < 0:
+        return Evidence("upside down", f"ranks the other way round from others: {said}")
+    if reader.weight + LOW_ERRORS * reader.weight_se < LOW_WEIGHT:
+        return Evidence("coin", f"the order hardly follows others': {said}")
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,24 @@ def agreement_file(
     data: Path, format: str | None = None, criterion: str | None = None, hardest: int = HARDEST
 ) -> Outcome:
     """The same of a file of rankings, without a project. Raises DataError, or NothingToDoError without rankings."""
-    items: list[Item] = []
+    read: dict[str, Item] = {}
     rejected: list[str] = []
     for row in exchange.read(data, format):
         if isinstance(row, Item):
-            items.append(row)
+            read[row.id] = _joined(read[row.id], row) if row.id in read else row
         elif isinstance(row, RowError):
             rejected.append(f"row {row.line}: {row.reason}")
+    items = list(read.values())
     found = sorted({r.criterion for item in items for r in item.rankings} - set(NOT_COMPARABLE))
     reports = {name: annotator_report(items, name, hardest=hardest) for name in _chosen(found, criterion)}
     result = {"file": str(data), "rejected": len(rejected), "reasons": rejected[:10], "criteria": _json(reports)}
     return Outcome("agreement", None, result)
+
+
+def _joined(one: Item, other: Item) -> Item:
+    """One item whose rankings a file spreads over rows; a ranking that is there twice counts once, as in a store."""
+    said = {r.id: r for r in (*one.rankings, *other.rankings)}
+    return replace(one, rankings=tuple(said.values()))
 
 
 def _chosen(criteria: Sequence[str], asked: str | None) -> list[str]:

@@ -89,7 +89,8 @@ def _weighted(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]) 
     model = fit_reliability(items, criterion, gold)
     if not model.enough:
         warning = f'people who ranked by "{criterion}" all count alike: {model.reason}'
-        return Trusted("weighted", list(items), people=model.weights, warning=warning)
+        heard = [replace(item, rankings=tuple(_last_word(item.rankings))) for item in items]
+        return Trusted("weighted", heard, people=model.weights, left_out=_lost(items, heard), warning=warning)
     of_person = {name: max(0.0, weight) for name, weight in model.weights.items()}
     raw = {r.id: _weight(r, of_person) for item in items for r in _last_word(item.rankings)}
     kept = {id: weight for id, weight in raw.items() if weight >= LEAST_WEIGHT}
@@ -100,8 +101,13 @@ def _weighted(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]) 
         [item for item in left if item.rankings],
         {id: weight / mean for id, weight in kept.items()},
         model.weights,
-        sum(len(item.rankings) for item in items) - len(kept),
+        _lost(items, left),
     )
+
+
+def _lost(items: Sequence[Item], left: Sequence[Item]) -> int:
+    """How many rankings are in `items` and not in `left`."""
+    return sum(len(item.rankings) for item in items) - sum(len(item.rankings) for item in left)
 
 
 def _weight(ranking: Ranking, of_person: Mapping[str, float]) -> float:
