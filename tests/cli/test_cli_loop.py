@@ -27,7 +27,7 @@ def test_every_verb_prints_one_json_object_and_the_next_step_works(prefloop: Cal
 def test_people_are_told_the_figures_the_files_and_the_next_command(prefloop: Callable, tiny_project: Path) -> None:
     expected = {
         "sft": ("held-out loss", "runs/sft-001/model", "next: prefloop sample"),
-        "sample": ("120 completions of 40 prompts", "next: prefloop crowd"),
+        "sample": ("120 completions of 40 prompts", "next: prefloop annotate"),
         "crowd": ("40 simulated rankings", "next: prefloop reward"),
         "reward": ("accuracy", "longer wins", "next: prefloop align"),
         "align": ("held-out reward", "runs/align-001/model", "next: prefloop evaluate"),

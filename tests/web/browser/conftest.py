@@ -143,6 +143,7 @@ def said(make_site: Any) -> Callable[[Site], list[Any]]:
     """Every effective ranking in the store of a site, oldest first."""
 
     def read(site: Site) -> list[Any]:
-        return [ranking for item in site.server.store.items() for ranking in item.rankings]
+        found = [ranking for item in site.server.store.items() for ranking in item.rankings]
+        return sorted(found, key=lambda ranking: ranking.created_at)
 
     return read

@@ -182,6 +182,7 @@ def finger_drag(page: Any, source: str, target: str) -> None:
     touch("touchStart", (x0, y0))
     for step in range(1, 6):
         touch("touchMove", (x0 + (x1 - x0) * step / 5, y0 + (y1 - y0) * step / 5))
+    page.wait_for_timeout(100)  # a finger rests before it lifts; else it is a fling, which swallows the tap after it
     touch("touchEnd")
 
 

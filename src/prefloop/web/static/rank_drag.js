@@ -45,10 +45,11 @@ export function enableDrag(root, drop) {
     const over = ghost && target(event);
     end();
     if (!ghost) return;
-    // the click that follows a drag means nothing; after a finger's there is none, so the next click must count
-    const listening = new AbortController();
-    addEventListener("click", (click) => click.stopPropagation(), {capture: true, signal: listening.signal});
-    setTimeout(() => listening.abort(), 50);
+    if (event.pointerType !== "touch") { // the click that follows a drag means nothing; after a finger's there is none
+      const listening = new AbortController();
+      addEventListener("click", (click) => click.stopPropagation(), {capture: true, signal: listening.signal});
+      setTimeout(() => listening.abort(), 50);
+    }
     if (over) drop(card, over.dataset.gap ? {gap: Number(over.dataset.gap)} : {slot: Number(over.dataset.slot)});
   });
   addEventListener("pointercancel", end);
