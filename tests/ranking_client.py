@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
+IDLE_S = 20.0  # the server closes connections after 30 s without a call
 _TASK = re.compile(r'data-lease="([^"]+)".*?data-cards="(\d+)"', re.DOTALL)
 
 
@@ -41,6 +42,7 @@ class RankingClient:
         self._port = port
         self._headers = {"Cookie": cookie, "Sec-Fetch-Site": "same-origin", "Content-Type": "application/json"}
         self._connection: http.client.HTTPConnection | None = None
+        self._used = 0.0
 
     def next(self, after: str | None = None) -> Task | None:
         """The item to rank, or the one after it; None where there is none."""
@@ -56,7 +58,8 @@ class RankingClient:
 
     def call(self, method: str, path: str, body: object = None, accept: str = "application/json") -> str:
         """The body of the answer."""
-        if self._connection is None:
+        if self._connection is None or time.monotonic() - self._used > IDLE_S:
+            self.close()
             self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         sent = None if body is None else json.dumps(body)
         try:
@@ -66,6 +69,7 @@ class RankingClient:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Gone(str(error)) from error
+        self._used = time.monotonic()
         assert answer.status == 200, f"{method} {path}: {answer.status} {text[:300]}"
         return text
 

@@ -7,20 +7,24 @@ ever commits, which also keeps checkpoints on one connection. Postgres: one advi
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
 from prefloop.errors import BusyError, DataError, PrefloopError, StoreError
 
 BUSY_TIMEOUT_S = 30
+CONNECTIONS, SPARE = 8, 8  # kept open, as many as the server has threads; and more for moments, made and closed again
+STALE_AFTER_S = 5.0  # without use: then a Postgres connection is tried before it is used
 _WRITE_LOCK = 0x70726566  # "pref": the key of Postgres's advisory lock
 _ALONE_LOCK = 0x70726567
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
@@ -33,8 +37,10 @@ class Database:
         self.sqlite = url.get_backend_name() == "sqlite"
         self.label = str(url.database) if self.sqlite else url.render_as_string(hide_password=True)
         self._writing = threading.Lock()
-        self._writer = _engine(url, self.sqlite, write=True)
-        self._reader = _engine(url, self.sqlite, write=False)
+        make = _sqlite_engine if self.sqlite else _postgres_engine
+        self._writer = make(url, write=True)
+        self._reader = make(url, write=False, size=CONNECTIONS)
+        self._worker = self._writer if self.sqlite else make(url, write=True, size=CONNECTIONS)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -54,7 +60,7 @@ class Database:
             with self.write() as connection:
                 yield connection
         else:
-            with explain(self.label), self._reader.begin() as connection:
+            with explain(self.label), self._worker.begin() as connection:
                 if alone:
                     connection.execute(_LOCK, {"key": _ALONE_LOCK})
                 yield connection
@@ -67,14 +73,15 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A view of the store; on SQLite, of one moment. Keep it short: long readers hold up checkpoints."""
+        """A view of the store; on SQLite of one moment, on Postgres each statement sees what is committed by then.
+        Keep it short: long readers hold up checkpoints."""
         with explain(self.label), self._reader.connect() as connection:
             yield connection
 
     def close(self) -> None:
         """Readers first, so that the writer is the last to leave and folds the write-ahead log into the file."""
-        self._reader.dispose()
-        self._writer.dispose()
+        for engine in (self._reader, self._worker, self._writer):
+            engine.dispose()
 
     def warnings(self) -> list[str]:
         """Settings and versions that put data at risk; each says what to do."""
@@ -113,15 +120,34 @@ def resolve(url: str, root: Path) -> URL:
 _POSTGRES_EXAMPLE = "postgresql+pg8000://user:password@host/name"
 
 
-def _engine(url: URL, sqlite: bool, *, write: bool) -> Engine:
-    pool: dict[str, Any] = {"pool_size": 1, "max_overflow": 0} if write else {"pool_size": 4, "max_overflow": 16}
-    if not sqlite:
-        try:
-            return create_engine(url, pool_pre_ping=True, **pool)
-        except (ImportError, NoSuchModuleError) as error:
-            raise StoreError(
-                f"no driver for {url.drivername} ({error}). Run: pip install 'prefloop[postgres]'"
-            ) from None
+def _postgres_engine(url: URL, *, write: bool, size: int = 1) -> Engine:
+    """Readers commit by themselves: no BEGIN and ROLLBACK around a single SELECT."""
+    pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0 if size == 1 else SPARE}
+    if not write:
+        pool["isolation_level"] = "AUTOCOMMIT"
+    try:
+        engine = create_engine(url, **pool)
+    except (ImportError, NoSuchModuleError) as error:
+        raise StoreError(f"no driver for {url.drivername} ({error}). Run: pip install 'prefloop[postgres]'") from None
+
+    @event.listens_for(engine, "checkin")
+    def used(_connection: object, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def look(connection: Any, record: Any, _proxy: object) -> None:
+        """A server that was restarted has forgotten connections; asking before each use would cost a round trip."""
+        if time.monotonic() - record.info.get("used", math.inf) > STALE_AFTER_S:
+            try:
+                engine.dialect.do_ping(connection)
+            except Exception as error:  # whatever the driver has for it, the pool makes a new connection
+                raise DisconnectionError from error
+
+    return engine
+
+
+def _sqlite_engine(url: URL, *, write: bool, size: int = 1) -> Engine:
+    pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0 if size == 1 else SPARE}
     connect = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
     engine = create_engine(url, poolclass=QueuePool, connect_args=connect, **pool)
 

@@ -104,7 +104,7 @@ def _file_counts(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def _copy_rows_out(database: Database, to: Path) -> dict[str, int]:
-    moment = database._reader.connect().execution_options(isolation_level="REPEATABLE READ")
+    moment = database._worker.connect().execution_options(isolation_level="REPEATABLE READ")
     with explain(database.label), moment as reader, Store.open(f"sqlite:///{to.name}", to.parent) as copy:
         counts = _counts(reader)
         with copy._database.write() as connection:

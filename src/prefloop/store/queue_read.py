@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, func, select
 from prefloop.labels.answer import from_ranking
 from prefloop.store import codec
 from prefloop.store.queue_give import EDITABLE
-from prefloop.store.queue_rows import Desk, Phase, able_person, count, excerpt, plain
+from prefloop.store.queue_rows import Desk, Phase, able_person, excerpt, plain
 from prefloop.store.queue_types import Given, Progress, Quota
 from prefloop.store.schema import items, leases, prompts, rankings, settings, tasks
 
@@ -54,9 +54,9 @@ def history(desk: Desk, person: str, limit: int) -> list[Given]:
 def progress(desk: Desk, person: str, open: int) -> Progress:
     """See `Queue.progress`; open: rankings the whole queue waits for."""
     with desk.database.read() as connection:
-        me = able_person(connection, person)
         mine = leases.c.person == person
-        returned = count(connection, leases, mine, leases.c.returned_at.is_not(None))
+        asked_again = select(func.count()).where(mine, leases.c.returned_at.is_not(None)).scalar_subquery()
+        me = able_person(connection, person, asked_again.label("returned"))
         latest = select(leases.c.duration_s, leases.c.words).where(mine, leases.c.given_at.is_not(None))
         rows = connection.execute(latest.order_by(leases.c.given_at.desc()).limit(_PACED_BY)).all()
     timed = [(float(row.duration_s), max(1, row.words)) for row in rows if row.duration_s]
@@ -66,7 +66,7 @@ def progress(desk: Desk, person: str, open: int) -> Progress:
     return Progress(
         done=me["done"],
         skipped=me["skipped"],
-        returned=returned,
+        returned=me["returned"],
         limit=most,
         open=open,
         per_hour=3600 / statistics.median(spent for spent, _ in timed) if enough else None,

@@ -94,9 +94,9 @@ def lock_person(connection: Connection, id: str) -> RowMapping:
     return _able(connection.execute(query).mappings().first(), id)
 
 
-def able_person(connection: Connection, id: str) -> RowMapping:
-    """The same without holding it."""
-    return _able(connection.execute(select(people).where(people.c.id == id)).mappings().first(), id)
+def able_person(connection: Connection, id: str, *more: ColumnElement[Any]) -> RowMapping:
+    """The same without holding it; `more` columns come with it."""
+    return _able(connection.execute(select(people, *more).where(people.c.id == id)).mappings().first(), id)
 
 
 def _able(row: RowMapping | None, id: str) -> RowMapping:
@@ -153,9 +153,10 @@ def lock_lease(connection: Connection, person: str, lease: str) -> tuple[RowMapp
 def present(connection: Connection, desk: Desk, lease: Row) -> Presentation:
     """A lease as its person sees it: letters and texts, and nothing that tells where they came from."""
     shown = json.loads(lease["shown"])
-    item = select(items.c.prompt_id, tasks.c.criterion).join(tasks, tasks.c.item_id == items.c.id)
-    prompt_id, criterion = connection.execute(item.where(tasks.c.seq == lease["task"])).one()
-    asked = codec.to_prompt(connection.execute(select(prompts).where(prompts.c.id == prompt_id)).mappings().one())
+    item = select(prompts, tasks.c.criterion).join(items, items.c.prompt_id == prompts.c.id)
+    item = item.join(tasks, tasks.c.item_id == items.c.id).where(tasks.c.seq == lease["task"])
+    row = connection.execute(item).mappings().one()
+    asked = codec.to_prompt(row)
     members = select(completions.c.id, completions.c.text).where(completions.c.id.in_(shown))
     texts = {id: text for id, text in connection.execute(members)}
     kept = connection.scalar(select(drafts.c.state).where(drafts.c.lease == lease["id"]))
@@ -168,7 +169,7 @@ def present(connection: Connection, desk: Desk, lease: Row) -> Presentation:
         expires_at=lease["expires_at"],
         prompt=Prompt(asked.content, asked.system),
         texts=tuple(texts[id] for id in shown),
-        criterion=criterion,
+        criterion=row["criterion"],
         attributes=desk.settings.attributes,
         draft=None if kept is None else json.loads(kept),
         answer=answer,

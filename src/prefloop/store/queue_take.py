@@ -50,10 +50,7 @@ def next_item(desk: Desk, person: str, after: str | None) -> Presentation | None
         sweep(desk, now)
     with desk.database.work() as connection:
         lease = _take(connection, desk, lock_person(connection, person), after, now)
-    if lease is None:
-        return None
-    with desk.database.read() as connection:
-        return present(connection, desk, lease)
+        return None if lease is None else present(connection, desk, lease)
 
 
 # -- leases that ran out -----------------------------------------------------------------------------------------------

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -27,6 +30,7 @@ from prefloop.errors import (
     PrefloopError,
 )
 from prefloop.store import People, Queue, Store
+from prefloop.store.database import CONNECTIONS
 from prefloop.web import routes_account, routes_admin, routes_api, routes_rank, routes_review
 from prefloop.web.guard import Forbidden, NotSignedIn, classify
 from prefloop.web.pages import HERE, make_templates, page
@@ -41,7 +45,8 @@ def create_app(root: Path, config: Config, store: Store) -> FastAPI:
 
     Raises RuntimeError where a route does not say who may call it.
     """
-    app = FastAPI(title="prefloop", version=prefloop.__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    pages = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = FastAPI(title="prefloop", version=prefloop.__version__, lifespan=_as_many_threads_as_connections, **pages)
     people = People(store)
     queue = Queue(store, config.annotate, seed=config.project.seed)
     app.state.services = Services(root, config, store, people, queue, make_templates())
@@ -56,6 +61,13 @@ def create_app(root: Path, config: Config, store: Store) -> FastAPI:
     app.add_middleware(Shield, on_bug=_bug)
     app.state.routes = classify(app)
     return app
+
+
+@asynccontextmanager
+async def _as_many_threads_as_connections(_app: FastAPI) -> AsyncIterator[None]:
+    """More would only wait for one another, for a connection or Python's lock, or open connections for a moment."""
+    to_thread.current_default_thread_limiter().total_tokens = CONNECTIONS
+    yield
 
 
 # -- every way a request can end ---------------------------------------------------------------------------------------
