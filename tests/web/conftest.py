@@ -70,8 +70,9 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     made: list[Server] = []
 
     def make(**annotate: object) -> Server:
-        config = Config(project=Project(name="A <b>project</b>"), annotate=Annotate.model_validate(annotate))
-        store = Store.open("sqlite:///store.db", tmp_path)
+        project = Project(name="A <b>project</b>", store="sqlite:///store.db")
+        config = Config(project=project, annotate=Annotate.model_validate(annotate))
+        store = Store.open(project.store, tmp_path)
         app = create_app(tmp_path, config, store)
         services = replace(app.state.services, passwords=Passwords(CHEAP))
         app.state.services = services

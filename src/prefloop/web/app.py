@@ -45,8 +45,14 @@ def create_app(root: Path, config: Config, store: Store) -> FastAPI:
 
     Raises RuntimeError where a route does not say who may call it.
     """
-    pages = {"docs_url": None, "redoc_url": None, "openapi_url": None}
-    app = FastAPI(title="prefloop", version=prefloop.__version__, lifespan=_as_many_threads_as_connections, **pages)
+    app = FastAPI(
+        title="prefloop",
+        version=prefloop.__version__,
+        lifespan=_as_many_threads_as_connections,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
     people = People(store)
     queue = Queue(store, config.annotate, seed=config.project.seed)
     app.state.services = Services(root, config, store, people, queue, make_templates())

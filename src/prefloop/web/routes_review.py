@@ -176,6 +176,6 @@ def agreement(request: Request, me: Reviewer, criterion: str = "") -> Response:
     state = request.app.state
     if not hasattr(state, "agreement"):
         state.agreement = Figures()  # two at once: one is forgotten, and counts once for nothing
-    found = state.agreement.get(known.store, known.queue, wanted)
+    found = state.agreement.get(known.root, known.config, wanted)
     people = {person.id: person for person in known.people.list()}
     return page(request, "agreement.html", found=found, people=people, criterion=wanted, criteria=list(criteria))

@@ -68,6 +68,8 @@ def test_every_other_page_has_no_violations(make_site: Any, scheme: str) -> None
     found = {}
     for path in paths:
         page.goto(site.url + path)
+        if path == "/agreement":
+            page.wait_for_selector("text=Krippendorff", timeout=60_000)
         for summary in page.locator("summary").all():
             summary.click()
         found[path] = violations(page)

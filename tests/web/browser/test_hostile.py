@@ -90,6 +90,8 @@ def test_hostile_texts_are_ranked_like_any_other(make_site: Any, said: Any, tmp_
         review.goto(f"{site.url}/review/items/{item.id}")
         clean(review)
     review.goto(f"{site.url}/agreement")
+    review.wait_for_selector("text=Krippendorff", timeout=60_000)
+    clean(review)
 
 
 def test_hostile_names_are_only_names(make_site: Any) -> None:

@@ -68,7 +68,7 @@ def test_a_reviewers_day(make_site: Any, said: Any, shot: Any) -> None:
     until(lambda: any(r.supersedes for r in said(site)))
 
     page.goto(f"{site.url}/agreement")
-    page.wait_for_selector("text=Krippendorff")
+    page.wait_for_selector("text=Krippendorff", timeout=60_000)
     shot(page, "agreement")
     page.go_back()
 
