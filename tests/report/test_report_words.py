@@ -40,6 +40,12 @@ def test_an_independent_judge_comes_before_the_reward_model(facts: dict[str, Any
     assert said["sentence"].endswith("as judged by an independent judge.")
 
 
+def test_a_demo_says_both_what_it_is_measured_against(facts: dict[str, Any]) -> None:
+    facts["demo"] = {"win_rate": {"mean": 0.88, "low": 0.82, "high": 0.93, "n": 123}}
+    said = headline(facts)["sentence"]
+    assert "beats the reference's" in said and said.endswith("it is preferred on 88 % (82 to 93 %).")
+
+
 def _evidence(facts: dict[str, Any], **after: float) -> dict[str, Any]:
     """With some figures of the policy replaced."""
     evaluated, aligned, reward = (copy.deepcopy(facts["stages"][s][-1]) for s in ("evaluate", "align", "reward"))

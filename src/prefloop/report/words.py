@@ -63,7 +63,13 @@ def model_name(facts: Mapping[str, Any]) -> str:
     settings = facts["project"]["config"].get("model", {})
     if settings.get("init") == "scratch":
         return "a small model made from scratch"
-    return str(settings.get("path") or "a model").rstrip("/").split("/")[-1]
+    name = str(settings.get("path") or "a model").rstrip("/").split("/")[-1]
+    return "the model" if name == "model" else name
+
+
+def capital(text: str) -> str:
+    """To begin a sentence with; hub ids and folders keep their case."""
+    return text[:1].upper() + text[1:] if text.startswith(("a ", "the ")) else text
 
 
 def algorithm_name(run: Mapping[str, Any] | None) -> str:
@@ -120,10 +126,16 @@ def _evaluated(
     rounds = len(facts["stages"].get("align", ()))
     how = algorithm_name(aligned) or "the loop"
     sentence = (
-        f"{model_name(facts)} was aligned with {counts.get('effective', 0):,} rankings by "
+        f"{capital(model_name(facts))} was aligned with {counts.get('effective', 0):,} rankings by "
         f"{counts.get('annotators', 0):,} annotators, using {how}{f', in {rounds} rounds' if rounds > 1 else ''}. "
         f"On {percent(win['mean'])} of {win['n']} held-out prompts its answer beats the reference's, as judged by {by}."
     )
+    beside = (facts.get("demo") or {}).get("win_rate")
+    if beside:
+        sentence += (
+            " Beside a model that learnt from as many demonstrations instead, it is preferred on "
+            f"{percent(beside['mean'])} ({span(beside)})."
+        )
     return {"sentence": sentence, "verdict": verdict(win), "tiles": tiles + _reward_tile(facts)}
 
 
