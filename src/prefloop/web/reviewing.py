@@ -30,7 +30,7 @@ KINDS: Mapping[Kind, str] = {
     "discarded": "Discarded",
 }
 PAGE = 50  # rows a page
-SCAN = 1000  # rows looked through for one page of the lists that depend on what rankings say
+SCAN = 500  # rows looked through for one page of the lists that depend on what rankings say
 _CHUNK = 200
 
 

@@ -1,0 +1,137 @@
+"""Sampling: prefloop's sampler against transformers' `generate`, on the same weights and prompts, turn by turn.
+
+    python benchmarks/sampling.py                             # the demo's model (natural lengths), a random Llama (fixed)
+    python benchmarks/sampling.py --model DIR --prompts FILE  # any Hugging Face folder; prompts as prefloop import reads
+
+K completions of each prompt at temperature 1. Both run in this process, A B A B, after a warm-up of each; medians over
+the rounds with least and most, and the ratio of tokens a second. Tokens are those up to and with the end token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prefloop import exchange
+from prefloop.engine import sampler
+from prefloop.engine.base import Sampling
+from prefloop.engine.local import cores
+from prefloop.models.load import load_causal
+from prefloop.types import Prompt
+
+DEMO = Path(__file__).resolve().parents[1] / "src" / "prefloop" / "demo" / "model"
+
+
+def ours(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k: int, limit: int, seed: int) -> int:
+    """Tokens drawn."""
+    rows = [ids for ids in prompts for _ in range(k)]
+    drawn = sampler.generate(model, stop, rows, range(len(rows)), Sampling(limit, batch=len(rows)), seed)
+    return sum(len(one.ids) for one in drawn)
+
+
+def theirs(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k: int, limit: int, seed: int) -> int:
+    """The same with `generate`: prompts padded on the left, K sequences of each."""
+    torch.manual_seed(seed)
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for n, prompt in enumerate(prompts):
+        ids[n, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[n, longest - len(prompt) :] = 1
+    with torch.inference_mode():
+        out = model.generate(
+            ids,
+            attention_mask=mask,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            num_return_sequences=k,
+            max_new_tokens=limit,
+            eos_token_id=list(stop) or None,
+            pad_token_id=0,
+        )
+    answers = out[:, longest:]
+    ended = torch.isin(answers, torch.tensor(list(stop), dtype=torch.long))
+    before = (ended.cumsum(1) - ended.long()) == 0  # up to and with the first end token
+    return int(before.sum())
+
+
+def compare(
+    name: str, model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k: int, limit: int, rounds: int
+) -> dict[str, Any]:
+    speed: dict[str, list[float]] = {"prefloop": [], "generate": []}
+    sides: list[tuple[str, Callable[..., int]]] = [("prefloop", ours), ("generate", theirs)]
+    for turn in range(rounds + 1):
+        for side, sample in sides:
+            before = time.perf_counter()
+            tokens = sample(model, stop, prompts, k, limit, turn)
+            if turn:  # the first warms up
+                speed[side].append(tokens / (time.perf_counter() - before))
+    row: dict[str, Any] = {"work": name, "completions": len(prompts) * k, "max_tokens": limit}
+    for side, values in speed.items():
+        row[side] = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    row["ratio"] = statistics.median(a / b for a, b in zip(speed["prefloop"], speed["generate"], strict=True))
+    shown = [f"{side} {r['median']:,.0f} ({r['least']:,.0f} to {r['most']:,.0f})" for side, r in list(row.items())[3:5]]
+    print(
+        f"{name:26}  {row['completions']} x {limit}  {'  '.join(shown)} tokens/s  ratio {row['ratio']:.2f}", flush=True
+    )
+    return row
+
+
+def random_llama() -> Any:
+    """5.4 M parameters."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=4096,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        max_position_embeddings=512,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder instead of the demo's model")
+    parser.add_argument("--prompts", type=Path, help="a file of prompts for it")
+    parser.add_argument("--count", type=int, default=8, help="prompts")
+    parser.add_argument("--k", type=int, default=8, help="completions of each")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    model, codec = load_causal(asked.model or DEMO)
+    if asked.prompts:
+        texts = [row for row in exchange.read(asked.prompts) if isinstance(row, Prompt)][: asked.count]
+    else:
+        from prefloop.demo.scenario import prompts as scenario
+
+        texts = scenario(asked.count, 0)
+    ids = [codec.encode_prompt(prompt) for prompt in texts]
+    rows = [compare("natural lengths", model, codec.stop_ids, ids, asked.k, asked.max_tokens, asked.rounds)]
+    llama = random_llama()
+    draw = torch.Generator().manual_seed(1)
+    fixed = [torch.randint(3, 4096, (24,), generator=draw).tolist() for _ in range(asked.count)]
+    rows.append(compare("random Llama, no end token", llama, (), fixed, asked.k, asked.max_tokens, asked.rounds))
+    if asked.json:
+        asked.json.write_text(json.dumps({"threads": asked.threads, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
