@@ -1,7 +1,7 @@
 """Sampling: prefloop's sampler against transformers' `generate`, on the same weights and prompts, turn by turn.
 
-    python benchmarks/sampling.py                             # the demo's model (natural lengths), a random Llama (fixed)
-    python benchmarks/sampling.py --model DIR --prompts FILE  # any Hugging Face folder; prompts as prefloop import reads
+    python benchmarks/sampling.py                   # the demo model (natural lengths), a random Llama (fixed)
+    python benchmarks/sampling.py --model DIR --prompts FILE    # a Hugging Face folder, a file as for import
 
 K completions of each prompt at temperature 1. Both run in this process, A B A B, after a warm-up of each; medians over
 the rounds with least and most, and the ratio of tokens a second. Tokens are those up to and with the end token.
