@@ -215,6 +215,7 @@ def test_raw_keeps_every_character_that_can_be_seen() -> None:
 
 
 BOMBS = {
+    "rows filled up": "| a " * 3000 + "\n" + "|-" * 3000 + "\n" + ("| a " * 20 + "\n") * 100,
     "brackets": "[" * 9_000,
     "pictures": "![" * 4_900,
     "emphasis": "*a_ " * 4_900,

@@ -24,6 +24,7 @@ from markupsafe import Markup
 MAX_RENDERED = 200_000  # characters of Markdown; a longer text is shown raw
 MAX_NESTING = 20  # quotes in lists in quotes ...; a deeper text is shown raw
 MAX_MARKS = 10_000  # lines, and characters that may be markup; parsing many more takes seconds
+MAX_CELLS = 50_000  # of a table: the head's columns times all lines, since short rows are filled up
 MAX_LABELS = 1000  # invisible characters with a label of their own; further ones are a box
 TAGS = frozenset(
     ("p", "br", "hr", "em", "strong", "code", "pre", "ul", "ol", "li", "blockquote", "a", "sup", "sub")
@@ -59,7 +60,7 @@ _SHORT = {
 def rendered(text: str) -> Markup:
     """Markdown as safe HTML (block elements). Too long, or nested too deeply: the same as `raw`, in a <pre>."""
     text = _normal(text)
-    if len(text) <= MAX_RENDERED and sum(map(text.count, "\n[]!|*_`<&")) <= MAX_MARKS:
+    if _renderable(text):
         env: dict[str, Any] = {}
         tokens = _markdown().parse(text.replace("\0", "\u2400"), env)
         # markdown-it silently drops what is nested deeper than its limit
@@ -67,6 +68,14 @@ def rendered(text: str) -> Markup:
             html = _markdown().renderer.render(tokens, _markdown().options, env)
             return Markup(_label(clean(html)))
     return Markup(f"<pre>{raw(text)}</pre>")
+
+
+def _renderable(text: str) -> bool:
+    """Whether Markdown of it takes no longer than a page may."""
+    if len(text) > MAX_RENDERED or sum(map(text.count, "\n[]!|*_`<&")) > MAX_MARKS:
+        return False
+    lines = text.split("\n")
+    return max(line.count("|") for line in lines) * len(lines) <= MAX_CELLS
 
 
 def raw(text: str) -> Markup:
