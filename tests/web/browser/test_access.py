@@ -18,6 +18,7 @@ PHONE = {"width": 390, "height": 780}
 
 def violations(page: Any) -> list[str]:
     """What axe finds, with the elements. Its script comes in beside the page's policy, as an extension's would."""
+    page.evaluate("Promise.allSettled(document.getAnimations().map((one) => one.finished))")  # colours come to rest
     found = axe.Axe().run(page, options=RULES).response["violations"]
     return [
         f"{each['id']}: {node['html'][:150]} {node['failureSummary'][:300]}" for each in found for node in each["nodes"]

@@ -45,11 +45,12 @@ export function enableDrag(root, drop) {
     const over = ghost && target(event);
     end();
     if (!ghost) return;
-    if (event.pointerType !== "touch") { // the click that follows a drag means nothing; after a finger's there is none
-      const listening = new AbortController();
-      addEventListener("click", (click) => click.stopPropagation(), {capture: true, signal: listening.signal});
-      setTimeout(() => listening.abort(), 50);
-    }
+    // the click that belongs to a drag means nothing; one after another press (a finger's drag has none) counts
+    const listening = new AbortController();
+    const {signal} = listening;
+    addEventListener("click", (click) => click.stopPropagation(), {capture: true, signal});
+    addEventListener("pointerdown", () => listening.abort(), {capture: true, signal});
+    setTimeout(() => listening.abort(), 50);
     if (over) drop(card, over.dataset.gap ? {gap: Number(over.dataset.gap)} : {slot: Number(over.dataset.slot)});
   });
   addEventListener("pointercancel", end);
