@@ -351,6 +351,7 @@ addEventListener("keydown", (event) => {
 
 panels.onClose((dialog) => {
   if (dialog.id === "pause") clock.paused = false;
+  if (document.activeElement?.matches("textarea")) return; // "closed" is said late: somebody may be writing already
   if (task?.article.isConnected) view.card(task.current)?.focus({preventScroll: true});
 });
 
