@@ -15,7 +15,8 @@ from prefloop.stages.project import Outcome, Project
 from prefloop.stages.run import run
 from prefloop.stages.sample import sample
 from prefloop.stages.train_reward import reward
-from prefloop.store import People, Queue
+from prefloop.store import People
+from prefloop.types import Completion, Item, Prompt
 
 
 def test_one_model_is_unsure_where_scores_are_close() -> None:
@@ -48,11 +49,16 @@ def test_people_get_the_most_informative_lists_first(tiny_project: Path) -> None
             prioritise(project)
         reward(project)
         done = prioritise(project)
-        queue = Queue(project.store, project.config.annotate, seed=project.config.project.seed)
+        queue = project.queue
         assert done.result["items"] == len(queue.fresh()) == 40 and done.result["measure"] == "entropy"
+        again = prioritise(project)
+        assert again.skipped and again.result["items"] == 0, "the same models have judged them all"
+        project.store.add([Item("late", Prompt("Say grey hat."), (Completion("l0", "No."), Completion("l1", "Yes.")))])
+        assert prioritise(project).result["items"] == 1
+        queue.set_tag(["late"], "nobody")
         assert 0 < done.result["mean"] < done.result["largest"] <= math.log(2) + 1e-9
 
-        priority = {id: queue.view(id).priority for id in queue.fresh()}
+        priority = {id: queue.view(id).priority for id in queue.fresh() if id != "late"}
         people = People(project.store)
         somebody = people.accept(str(people.owner_link()), "Olga", "hash").id
         given, last = [], None
@@ -73,7 +79,7 @@ def test_run_does_it_before_people_are_asked(tiny_project: Path, monkeypatch: py
     seen: list[float] = []
 
     def nobody_comes(project: Project, round: int) -> Outcome:
-        queue = Queue(project.store, project.config.annotate, seed=project.config.project.seed)
+        queue = project.queue
         seen.append(max((queue.view(id).priority for id in queue.fresh()), default=0.0))
         return Outcome("annotate", None, {})
 
@@ -83,4 +89,6 @@ def test_run_does_it_before_people_are_asked(tiny_project: Path, monkeypatch: py
         crowd(project)
         reward(project)
         run(project)
-    assert seen[0] == 0 < seen[1]
+        monkeypatch.setattr("prefloop.stages.prioritise.load_reward_model", None)  # nothing is judged a second time
+        run(project)
+    assert seen[0] == 0 < seen[1] == seen[2]

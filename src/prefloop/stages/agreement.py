@@ -70,11 +70,9 @@ def _chosen(criteria: Sequence[str], asked: str | None) -> list[str]:
 
 def gold_of(project: Project, criterion: str) -> dict[str, Tiers]:
     """{item id: expected tiers} of the gold items, which are about the criterion that people are asked for."""
-    from prefloop.store.queue import Queue
-
     if criterion != project.config.annotate.criterion:
         return {}
-    return dict(Queue(project.store, project.config.annotate, seed=project.config.project.seed).golds())
+    return dict(project.queue.golds())
 
 
 def _json(reports: Mapping[str, AnnotatorReport]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def annotate(project: Project, round: int, clock: Clock | None = None) -> Outcom
     """
     clock = clock or Clock()
     rules = project.config.annotate
-    queue = Queue(project.store, rules, seed=project.config.project.seed)
+    queue = project.queue
     queue.fill()
     quota = queue.quota(round)
     if not quota.tasks and not _ranked(project, round):

@@ -8,6 +8,7 @@ of each pair's outcome. Both in nats, as the mean over the pairs of a list, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,26 +18,32 @@ from prefloop.models.reward import RewardModel, load_reward_model
 from prefloop.models.text import Codec
 from prefloop.rewards.model import raw_scores
 from prefloop.stages.project import Outcome, Project
-from prefloop.store import ModelRow, Queue
-from prefloop.types import Item
+from prefloop.store import ModelRow
+from prefloop.types import Item, digest
 
 MOST_MODELS = 4  # the newest
 CHUNK = 512  # items in memory at a time
 
 
 def prioritise(project: Project) -> Outcome:
-    """Score every list that nobody has been given yet. Raises NothingToDoError without a reward model or such lists."""
+    """Score every list that nobody has been given yet; `skipped` where these models have scored them all.
+
+    Raises NothingToDoError without a reward model.
+    """
     rows = judges(project)
     criterion = project.config.annotate.criterion
     if not rows:
         raise NothingToDoError(
             f'there is no reward model for "{criterion}" yet: people rank in random order. Run prefloop reward first'
         )
-    queue = Queue(project.store, project.config.annotate, seed=project.config.project.seed)
-    queue.fill()
-    ids = queue.fresh()
+    project.queue.fill()
+    versions = [row.version for row in rows]
+    measure = "disagreement" if len(rows) > 1 else "entropy"
+    result: dict[str, Any] = {"criterion": criterion, "models": versions, "measure": measure}
+    judged_by = digest("priorities", *versions)
+    ids = project.queue.fresh(judged_by)
     if not ids:
-        raise NothingToDoError("no list is waiting to be handed out: run prefloop sample, or import completions")
+        return Outcome("prioritise", None, result | {"items": 0}, skipped=True)
     models = [load_reward_model(project.root / row.path, project.config.model) for row in rows]
     for model, _ in models:
         model.model.to(project.device)
@@ -49,11 +56,8 @@ def prioritise(project: Project) -> Outcome:
             for item, of_item in zip(items, scores.split([len(i.completions) for i in items], dim=1), strict=True):
                 found[item.id] = informativeness(of_item)
             bar.update(len(part))
-    result = {
-        "criterion": criterion,
-        "models": [row.version for row in rows],
-        "measure": "disagreement" if len(rows) > 1 else "entropy",
-        "items": queue.set_priorities(found),
+    result |= {
+        "items": project.queue.set_priorities(found, judged_by),
         "mean": sum(found.values()) / len(found),
         "largest": max(found.values()),
     }

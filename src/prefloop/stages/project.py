@@ -23,7 +23,7 @@ from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, load_config
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.record import Run
-from prefloop.store import ModelKind, ModelRow, ProjectLock, Store
+from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
 from prefloop.types import Prompt, Snapshot, digest
 
 if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it
@@ -68,6 +68,11 @@ class Project:
 
         set_threads(self.config.project.threads)
         return pick_device(self.config.project.device)
+
+    @cached_property
+    def queue(self) -> Queue:
+        """What people are asked to rank, by the rules of `[annotate]`."""
+        return Queue(self.store, self.config.annotate, seed=self.config.project.seed)
 
     @classmethod
     def open(cls, root: Path, overrides: Iterable[str] = (), quiet: bool = False) -> Self:

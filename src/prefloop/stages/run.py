@@ -18,15 +18,14 @@ from prefloop.stages.report import report
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
-from prefloop.store import Queue
 
 
 def _ask_people(project: Project, round: int) -> Outcome:
     """Wait for people, who get first what the reward models of the rounds before are unsure of."""
-    queue = Queue(project.store, project.config.annotate, seed=project.config.project.seed)
-    queue.fill()
-    if judges(project) and queue.fresh():
-        prioritise(project)
+    if judges(project):
+        project.queue.fill()
+        if not project.queue.quota(round).met:
+            prioritise(project)
     return annotate(project, round)
 
 

@@ -100,13 +100,16 @@ class Queue:
         """Where the whole queue, or one round of it, stands; `prefloop run` waits for `quota().met`."""
         return queue_read.quota(self._desk, round)
 
-    def set_priorities(self, scores: Mapping[str, float]) -> int:
-        """{item id: how informative}; higher goes first. Returns how many tasks were found. DataError for NaN."""
-        return queue_fill.set_priorities(self._desk, scores)
+    def set_priorities(self, scores: Mapping[str, float], by: str = "") -> int:
+        """{item id: how informative}; higher goes first. Returns how many tasks were found. DataError for NaN.
 
-    def fresh(self) -> list[str]:
-        """Ids of the items that nobody has been given yet, oldest first."""
-        return queue_read.fresh(self._desk)
+        by: what judged them, for `fresh`.
+        """
+        return queue_fill.set_priorities(self._desk, scores, by)
+
+    def fresh(self, by: str = "") -> list[str]:
+        """Ids of the items that nobody has been given yet, oldest first; without those that `by` was last to judge."""
+        return queue_read.fresh(self._desk, by)
 
     def set_tag(self, items: Sequence[str], tag: str) -> int:
         """Only people of the group `tag` get these items; "" = everybody. Returns how many tasks were found."""

@@ -92,29 +92,33 @@ def keep_setting(connection: Connection, key: str, value: object) -> None:
         connection.execute(insert(settings), {"key": key, "value": text})
 
 
-def set_priorities(desk: Desk, scores: Mapping[str, float]) -> int:
+def set_priorities(desk: Desk, scores: Mapping[str, float], by: str) -> int:
     """See `Queue.set_priorities`."""
     for item, score in scores.items():
         if not math.isfinite(score):
             raise DataError(f"the priority of item {item} is {score}. Give a finite number, or leave the item out.")
-    return _set_all(desk, "priority", {item: float(score) for item, score in scores.items()})
+    values: dict[str, Any] = {item: float(score) for item, score in scores.items()}
+    return _set_all(desk, {"priority": values, "judged_by": dict.fromkeys(scores, by)})
 
 
 def set_tag(desk: Desk, chosen: Sequence[str], tag: str) -> int:
     """See `Queue.set_tag`."""
-    return _set_all(desk, "tag", dict.fromkeys(chosen, tag))
+    return _set_all(desk, {"tag": dict.fromkeys(chosen, tag)})
 
 
-def _set_all(desk: Desk, column: str, values: Mapping[str, Any]) -> int:
+def _set_all(desk: Desk, values: Mapping[str, Mapping[str, Any]]) -> int:
+    """{column: {item id: value}}, of the same items each."""
     found = 0
-    for part in chunks(values):
+    for part in chunks(next(iter(values.values()))):
         with desk.database.work(alone=True) as connection:
             here = (tasks.c.criterion == desk.settings.criterion) & tasks.c.item_id.in_(part)
             held = select(tasks.c.seq, tasks.c.item_id).where(here).order_by(tasks.c.seq).with_for_update()
             rows = connection.execute(held).all()
             if rows:
-                one = update(tasks).where(tasks.c.seq == bindparam("at")).values({column: bindparam("to")})
-                connection.execute(one, [{"at": row.seq, "to": values[row.item_id]} for row in rows])
+                one = update(tasks).where(tasks.c.seq == bindparam("at"))
+                one = one.values({column: bindparam(f"to_{column}") for column in values})
+                to = [{f"to_{name}": column[row.item_id] for name, column in values.items()} for row in rows]
+                connection.execute(one, [{"at": row.seq} | new for row, new in zip(rows, to, strict=True)])
             found += len(rows)
     return found
 

@@ -91,9 +91,11 @@ def quota(desk: Desk, round: int | None) -> Quota:
     return Quota(wanted, done, wanted - done, live, number, gold, discarded, unfit, target)
 
 
-def fresh(desk: Desk) -> list[str]:
+def fresh(desk: Desk, by: str) -> list[str]:
     """See `Queue.fresh`."""
     here = and_(tasks.c.criterion == desk.settings.criterion, tasks.c.phase == int(Phase.FRESH))
+    if by:
+        here = and_(here, tasks.c.judged_by != by)
     with desk.database.read() as connection:
         return list(connection.scalars(select(tasks.c.item_id).where(here).order_by(tasks.c.seq)))
 

@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0002"  # the newest migration; a test compares it with Alembic's own idea
+HEAD = "0003"  # the newest migration; a test compares it with Alembic's own idea
 
 metadata = MetaData()
 _Seq = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -237,6 +237,7 @@ tasks = Table(
     Column("tag", Text, nullable=False),  # only for people of this group; "" = everybody
     Column("shuffle", Float, nullable=False),  # a random place in [0, 1)
     Column("priority", Float, nullable=False),
+    Column("judged_by", Text, nullable=False, server_default=""),  # what set the priority; "" = nothing yet
     Column("waiting_since", Float),  # since when a touched task has had a place free; null: never handed out
     Column("arm", Text),  # how it was first chosen: "random", "priority" or "gold"
     Column("gold", Text),  # expected tiers of completion ids; null: no gold
