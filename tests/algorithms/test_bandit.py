@@ -62,7 +62,7 @@ def rows_of(arms: Tensor) -> dict[str, Tensor]:
 def learner_of(trains: tuple[Any, ...], lr: float, steps: int) -> Learner:
     makers = {"policy": Arms, "critic": Baseline}
     settings = Optimiser(lr=lr, warmup=0.0, schedule="linear", clip_norm=1e9, token_budget=10**6)
-    return Learner({role: makers[role]() for role in trains}, settings, steps)
+    return Learner({role: makers[role]() for role in trains}, settings, steps, dict.fromkeys(trains, lr))
 
 
 def rollout(policy: Arms, value: Tensor) -> AnnotatedBatch:

@@ -119,7 +119,7 @@ def learn(algorithm: Any, batch: Any, token_budget: int = 10**6) -> tuple[dict[s
     """Gradient of every parameter, and the step's metrics, by the engine's own learner."""
     models = models_for(algorithm)
     settings = Optimiser(lr=1.0, warmup=0.0, schedule="constant", clip_norm=1e12, token_budget=token_budget)
-    learner = Learner(models, settings, total_steps=10)
+    learner = Learner(models, settings, 10, dict.fromkeys(models, 1.0))
     learner.optimisers = {r: torch.optim.SGD(m.parameters(), lr=1.0) for r, m in models.items()}  # type: ignore[misc]
     before = {f"{r}.{n}": p.detach().clone() for r, m in models.items() for n, p in m.named_parameters()}
     metrics = learner.step(Term(batch, algorithm))

@@ -39,7 +39,7 @@ class Broken(Sft):
 
 
 def learner_of(settings: Optimiser = FLAT, average: float = 0.0, steps: int = 20) -> Learner:
-    return Learner({"policy": Policy(causal(sharp=3.0))}, settings, steps, average=average)
+    return Learner({"policy": Policy(causal(sharp=3.0))}, settings, steps, {"policy": settings.lr}, average)
 
 
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
@@ -117,7 +117,7 @@ def test_the_learning_rate_rises_then_follows_its_schedule_to_zero() -> None:
 def test_each_step_uses_the_scheduled_rate_of_its_own_model() -> None:
     settings = Optimiser(lr=0.5, warmup=0.5, schedule="linear")
     models: Any = {"policy": Policy(causal()), "critic": Policy(causal(seed=1))}
-    learner = Learner(models, settings, 4, lr={"critic": 0.2})
+    learner = Learner(models, settings, 4, {"policy": settings.lr, "critic": 0.2})
     used = []
     for _ in range(4):
         learner.step(Term(random_rows(), Sft()))
@@ -263,7 +263,7 @@ def test_before_the_first_update_the_kl_is_exactly_zero_and_the_ratio_one() -> N
     model = causal(sharp=14.0)
     frozen = copy.deepcopy(model)
     policy: Any = Policy(model, 0.8)
-    learner = Learner({"policy": policy}, FLAT, 10)
+    learner = Learner({"policy": policy}, FLAT, 10, {"policy": FLAT.lr})
     codec = Codec(None, (1,), 1, False, 64)
     engine = LocalEngine({"policy": policy, "reference": Policy(frozen, 0.8)}, codec, 0, 64, learner)
     prompts = [[5, 6], [7, 8, 9], [10]] * 4

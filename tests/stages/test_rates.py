@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.config import Sft
 from prefloop.stages.project import Project, load_policy
-from prefloop.stages.rates import AT_1024, MOST, learning_rate, with_rate
+from prefloop.stages.rates import AT_1024, MOST, learning_rate, rate
 
 
 @pytest.mark.parametrize("kind", AT_1024)
@@ -22,7 +21,7 @@ def test_wide_models_get_small_rates(kind) -> None:  # type: ignore[no-untyped-d
 def test_one_that_is_asked_for_stays(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Project.open(tiny_project) as project:
         model, _ = load_policy(project, project.base())
-        assert with_rate(project, Sft(lr=1e-5), "sft", model).lr == 1e-5
+        assert rate(project, 1e-5, "sft", model) == 1e-5
         assert "learning rate" not in capsys.readouterr().err
-        assert with_rate(project, Sft(), "sft", model).lr == MOST["sft"]
-        assert "learning rate 0.002, for a model of width 16" in capsys.readouterr().err
+        assert rate(project, None, "sft", model) == MOST["sft"]
+        assert "learning rate of the sft: 0.002, for a model of width 16" in capsys.readouterr().err

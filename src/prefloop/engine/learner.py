@@ -19,12 +19,6 @@ from prefloop.errors import TrainingError
 MAX_SKIPS = 5  # steps in a row with a gradient that is not finite, before the run is ended
 
 
-def _rate(role: Role, lr: float | None) -> float:
-    if lr is None:
-        raise ValueError(f"no learning rate for the {role}: it depends on the model (stages/rates.py)")
-    return lr
-
-
 class Learner:
     """Trains the models of some roles. All its state is in `state()`: what is not there does not survive a kill."""
 
@@ -33,13 +27,13 @@ class Learner:
         models: Mapping[Role, nn.Module],
         settings: Optimiser,
         total_steps: int,
-        lr: Mapping[Role, float] | None = None,
+        lr: Mapping[Role, float],
         average: float = 0.0,
     ):
         self.models = dict(models)
         self.settings = settings
         self.total_steps = total_steps
-        self.lr = {role: _rate(role, (lr or {}).get(role, settings.lr)) for role in models}
+        self.lr = {role: lr[role] for role in models}
         self.average = average
         self.steps = 0
         self.skipped_in_a_row = 0

@@ -159,7 +159,7 @@ def _first_step(s: _Subject, name: str) -> Check:
     """Before any update: a copy gives KL 0 to the last bit, the learner's own pass a ratio of 1."""
     old, copied = s.engine.forward("policy", s.rows), s.engine.forward("reference", s.rows)
     kl = float(masked_sum(k1(old, copied), s.rows.action).abs())
-    learner = _Gradients({"policy": Policy(s.model)}, Optimiser(lr=1.0), 1)
+    learner = _Gradients({"policy": Policy(s.model)}, Optimiser(), 1, {"policy": 1.0})
     policy = learner.models["policy"]
     policy.train()
     try:
@@ -179,7 +179,7 @@ def _splitting(s: _Subject, name: str) -> Check:
     rows = s.rows.to(s.project.device)
     found = []
     for budget in (1_000_000, 64):
-        learner = _Gradients({"policy": Policy(s.model)}, Optimiser(lr=1.0, token_budget=budget), 1)
+        learner = _Gradients({"policy": Policy(s.model)}, Optimiser(token_budget=budget), 1, {"policy": 1.0})
         found.append((learner.step(Term(rows, Sft()))["loss"], learner.seen))
     (whole, gradient), (parts, summed) = found
     loss = abs(whole - parts) / max(1e-12, abs(whole))

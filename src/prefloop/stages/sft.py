@@ -19,7 +19,7 @@ from prefloop.models.text import Codec
 from prefloop.ops.masked import masked_sum
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import Outcome, Project, derive, load_policy
-from prefloop.stages.rates import with_rate
+from prefloop.stages.rates import rate
 from prefloop.types import Demonstration, Item
 
 EVAL_LIMIT = 256
@@ -102,7 +102,8 @@ def sft(project: Project) -> Outcome:
         )
         order = Order(len(encoded), settings.batch, settings.epochs, derive(seed, "sft"))
         policy = Policy(model)
-        learner = Learner({"policy": policy}, with_rate(project, settings, "sft", model), order.steps)
+        lr = rate(project, settings.lr, "sft", model)
+        learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr})
         engine = LocalEngine({"policy": policy}, codec, seed, settings.token_budget, learner, project.device)
         fit(
             project,

@@ -23,7 +23,7 @@ from prefloop.ops.masked import masked_sum
 from prefloop.rewards.model import encode
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import Outcome, Project, derive, load_policy
-from prefloop.stages.rates import with_rate
+from prefloop.stages.rates import rate
 from prefloop.stages.train_reward import NOT_COMPARABLE, rankable
 from prefloop.types import Item
 
@@ -50,8 +50,8 @@ def train_offline(project: Project, round: int) -> Outcome:
         frozen = copy.deepcopy(model) if start.path == reference.path else load_policy(project, reference)[0]
         order = Order(len(train), settings.prompts, settings.epochs, derive(seed, "offline"))
         policy = Policy(model)
-        settings = with_rate(project, settings, "policy", model)
-        learner = Learner({"policy": policy}, settings, order.steps, average=settings.average)
+        lr = rate(project, settings.lr, "policy", model)
+        learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr}, settings.average)
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
         engine = LocalEngine(models, codec, seed, settings.token_budget, learner, project.device)
         data = _Lists(engine, [[encode(codec, i.prompt, c) for c in i.completions] for i in train], train)

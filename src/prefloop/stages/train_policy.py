@@ -27,7 +27,7 @@ from prefloop.models.reward import load_reward_model, new_critic
 from prefloop.record import Run
 from prefloop.rewards.model import Judge, ModelScorer
 from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy
-from prefloop.stages.rates import learning_rate, width_of
+from prefloop.stages.rates import rate
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
 from prefloop.stages.sft import encode_demonstrations, rows_of
 from prefloop.store import ModelRow
@@ -156,12 +156,9 @@ class _Loop:
                 )
             models["critic"] = critic
         per_step = settings.epochs * settings.minibatches
-        width = width_of(model)
-        lr: dict[Role, float] = {"policy": settings.lr or learning_rate("policy", width)}
-        lr["critic"] = settings.critic_lr or settings.lr or learning_rate("critic", width)
-        if settings.lr is None:
-            rates = ", ".join(f"{role} {lr[role]:g}" for role in models)
-            project.say(f"learning rate {rates}, for a model of width {width}; --set align.lr=NUMBER to choose another")
+        lr: dict[Role, float] = {"policy": rate(project, settings.lr, "policy", model)}
+        if "critic" in models:
+            lr["critic"] = rate(project, settings.critic_lr or settings.lr, "critic", models["critic"].model)
         self.learner = Learner(models, settings, settings.steps * per_step, lr, settings.average)
         everything: dict[Role, torch.nn.Module] = {**models, "reference": Policy(frozen, settings.temperature)}
         self.engine = LocalEngine(everything, self.codec, seed, settings.token_budget, self.learner, project.device)

@@ -31,7 +31,7 @@ from prefloop.rewards.model import raw_scores
 from prefloop.stages.agreement import gold_of
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import ModelRef, Outcome, Project, derive, file_hash, fitting, load_policy
-from prefloop.stages.rates import with_rate
+from prefloop.stages.rates import rate
 from prefloop.stages.reward_lists import EachCriterion, Lists, gather
 from prefloop.stages.sample import draw_lists, to_completion
 from prefloop.stages.trusting import Trusted, trust
@@ -141,8 +141,8 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         order = Order(len(shown), settings.batch, settings.epochs, derive(seed, "reward", criterion))
         others = len(learnt) - 1
         trained = SharedReward(model, others, derive(seed, "reward-heads", criterion)) if others else model
-        settings = with_rate(project, settings, "reward", model.model)
-        learner = Learner({"reward": trained}, settings, order.steps, average=settings.average)
+        lr = rate(project, settings.lr, "reward", model.model)
+        learner = Learner({"reward": trained}, settings, order.steps, {"reward": lr}, settings.average)
         engine = LocalEngine({"reward": trained}, codec, seed, settings.token_budget, learner, project.device)
         fit(
             project,
