@@ -13,6 +13,19 @@ from transformers import PreTrainedTokenizerFast
 from prefloop.batch import Rows, collate
 from prefloop.models.scratch import train_tokenizer
 
+TINY_MODEL = """
+[project]
+seed = 3
+threads = 1
+device = "cpu"
+[model]
+init = "scratch"
+vocab_size = 300
+hidden_size = 16
+layers = 1
+heads = 2
+context = 64
+"""  # the head of a prefloop.toml
 TEXTS = ["the cat sat on the mat and looked at the dog", "a dog ran to the park, and the cat did not"] * 4
 SIZES: dict[str, dict[str, Any]] = {
     "Llama": {

@@ -19,19 +19,9 @@ from prefloop.stages.agreement import agreement, agreement_file, gold_of
 from prefloop.stages.project import Project
 from prefloop.stages.trusting import LEAST_WEIGHT, trust
 from prefloop.types import Completion, Item, Prompt, Ranking
+from tiny_models import TINY_MODEL
 
-TOML = """
-[project]
-seed = 3
-threads = 1
-device = "cpu"
-[model]
-init = "scratch"
-vocab_size = 300
-hidden_size = 16
-layers = 1
-heads = 2
-context = 64
+SETTINGS = """
 [data]
 heldout = 0.2
 [reward]
@@ -59,7 +49,7 @@ def make_items(count: int = 120, k: int = 3, overlap: int = 3, seed: int = 0, **
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    (tmp_path / CONFIG_NAME).write_text(TOML)
+    (tmp_path / CONFIG_NAME).write_text(TINY_MODEL + SETTINGS)
     return Project.open(tmp_path, quiet=True)
 
 

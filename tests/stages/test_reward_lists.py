@@ -22,19 +22,9 @@ from prefloop.stages.project import Project, load_policy
 from prefloop.stages.reward_lists import LENT, EachCriterion, Lists, Shown, gather
 from prefloop.stages.train_reward import reward
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
+from tiny_models import TINY_MODEL
 
-TOML = """
-[project]
-seed = 3
-threads = 1
-device = "cpu"
-[model]
-init = "scratch"
-vocab_size = 300
-hidden_size = 16
-layers = 1
-heads = 2
-context = 64
+SETTINGS = """
 [data]
 heldout = 0.2
 [reward]
@@ -84,7 +74,7 @@ def project(tmp_path: Path) -> Project:
 
 def make_project(root: Path) -> Project:
     root.mkdir()
-    (root / CONFIG_NAME).write_text(TOML)
+    (root / CONFIG_NAME).write_text(TINY_MODEL + SETTINGS)
     project = Project.open(root, quiet=True)
     items = make_items()
     project.store.add([*items, *(Demonstration(i.prompt, i.completions[0].text) for i in items)])

@@ -11,19 +11,9 @@ from prefloop.errors import NothingToDoError
 from prefloop.stages.project import Project
 from prefloop.stages.sft import preferred, sft
 from prefloop.types import Completion, Item, Prompt, Ranking
+from tiny_models import TINY_MODEL
 
-TOML = """
-[project]
-seed = 3
-threads = 1
-device = "cpu"
-[model]
-init = "scratch"
-vocab_size = 300
-hidden_size = 16
-layers = 1
-heads = 2
-context = 64
+SETTINGS = """
 [data]
 heldout = 0.3
 [sft]
@@ -45,7 +35,7 @@ def ranked(n: int, *orders: tuple[tuple[int, ...], ...], criterion: str = "quali
 
 
 def make_project(root: Path, items: list[Item]) -> Project:
-    (root / CONFIG_NAME).write_text(TOML)
+    (root / CONFIG_NAME).write_text(TINY_MODEL + SETTINGS)
     project = Project.open(root, quiet=True)
     project.store.add(items)
     return project
