@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,49 +111,24 @@ def pair_alpha(items: Sequence[Item], criterion: str, *, resamples: int = 2000, 
     """
     tables = [_coincidences(*_signs(item, criterion)) for item in items]
     counted = np.array([table.ravel() for table, _ in tables], dtype=np.float64).reshape(-1, 9)
-    value = float(_alphas(counted.sum(axis=0)[None], _INTERVAL)[0])
+    value = float(_alphas(counted.sum(axis=0)[None])[0])
     units = sum(units for _, units in tables)
     if not np.isfinite(value):
         return Estimate(None, None, None, units)
-    low, high = _bootstrap(counted, lambda drawn: _alphas(drawn, _INTERVAL), resamples, seed)
+    low, high = _bootstrap(counted, _alphas, resamples, seed)
     return Estimate(value, low, high, units)
 
 
-_INTERVAL = np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2
+_INTERVAL = np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2  # how far a pair's two answers are apart
 
 
-def krippendorff_alpha(
-    ratings: NDArray[np.float64], metric: Literal["nominal", "ordinal", "interval"] = "interval"
-) -> float | None:
-    """Alpha of ratings [people, units], NaN where a person did not rate a unit. None without any variation."""
-    values = np.unique(ratings[np.isfinite(ratings)])
-    table = np.zeros((len(values), len(values)))
-    for unit in ratings.T:
-        given = np.searchsorted(values, unit[np.isfinite(unit)])
-        if len(given) > 1:
-            counts = np.bincount(given, minlength=len(values))
-            table += (np.outer(counts, counts) - np.diag(counts)) / (len(given) - 1)
-    if metric == "nominal":
-        distance = 1.0 - np.eye(len(values))
-    elif metric == "interval":
-        distance = np.subtract.outer(values, values) ** 2
-    else:
-        seen = table.sum(axis=0)
-        middle = np.cumsum(seen) - seen / 2  # sum of the values between, half of both ends
-        distance = np.subtract.outer(middle, middle) ** 2
-    alpha = float(_alphas(table.ravel()[None], distance)[0])
-    return alpha if np.isfinite(alpha) else None
-
-
-def _alphas(tables: NDArray[np.float64], distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 - observed / expected disagreement of coincidence tables [B, V*V]; NaN without variation."""
-    size = len(distance)
-    seen = tables.reshape(-1, size, size).sum(axis=1)  # [B,V]
-    total = seen.sum(axis=1)
-    observed = tables @ distance.ravel()
-    expected = np.einsum("bi,ij,bj->b", seen, distance, seen)
+def _alphas(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 - observed / expected disagreement of coincidence tables [B,9] of -1, 0 and 1; NaN without variation."""
+    seen = tables.reshape(-1, 3, 3).sum(axis=1)  # [B,3]
+    observed = tables @ _INTERVAL.ravel()
+    expected = np.einsum("bi,ij,bj->b", seen, _INTERVAL, seen)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(1.0 - (total - 1) * observed / expected, dtype=np.float64)
+        return np.asarray(1.0 - (seen.sum(axis=1) - 1) * observed / expected, dtype=np.float64)
 
 
 def _signs(item: Item, criterion: str) -> tuple[list[str], NDArray[np.float64]]:
