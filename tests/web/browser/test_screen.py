@@ -35,21 +35,23 @@ def test_a_key_is_answered_within_50_ms(make_site: Any, capsys: Any) -> None:
         metrics = session.send("Performance.getMetrics")["metrics"]
         return float(1000 * next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
 
-    keys = ["3", "1", "=", "5", "[", "]", "x", "k", "2", "u", "m", "m", "j", "7", "Backspace", "9"] * 3
+    keys = ["3", "1", "=", "5", "[", "]", "x", "k", "2", "u", "m", "m", "j", "7", "Backspace", "9"]
     idle = statistics.median(milliseconds("y") for _ in range(16))  # a key that does nothing: the machine's own share
     before = worked()
-    spent = sorted(milliseconds(key) for key in keys)
-    work = (worked() - before) / len(keys)
+    runs = [sorted(milliseconds(key) for key in keys) for _ in range(3)]
+    work = (worked() - before) / (3 * len(keys))
+    spent = min(runs, key=lambda run: run[int(0.9 * len(run))])  # what is slow in each is ours, not the machine's
     with capsys.disabled():
         print(
-            f"\n{len(spent)} keys on 9 long answers, from key to frame: median {statistics.median(spent):.0f} ms, "
-            f"nine in ten {spent[int(0.9 * len(spent))]:.0f} ms; a key that does nothing {idle:.0f} ms; "
+            f"\n9 long answers, from key to frame, best of three runs of {len(spent)} keys: "
+            f"median {statistics.median(spent):.0f} ms, nine in ten {spent[int(0.9 * len(spent))]:.0f} ms; "
+            f"a key that does nothing {idle:.0f} ms; "
             f"processor time of the page's thread {work:.1f} ms a key"
         )
     assert work < FRAME_MS  # whatever else the machine does
     if idle > FRAME_MS / 5:
         pytest.skip(f"this machine is too busy to time a frame: a key that does nothing takes {idle:.0f} ms")
-    assert spent[len(spent) // 4] < FRAME_MS  # most of them: other programs cost some of the frames
+    assert spent[int(0.9 * len(spent))] < FRAME_MS
 
 
 def test_the_next_item_is_there_before_it_is_asked_for(make_site: Any, capsys: Any) -> None:
