@@ -69,18 +69,7 @@ class Rows:
 
     def split_index(self, budget: int) -> list[Tensor]:
         """Row indices of parts of at most `budget` padded tokens (at least one row each), like lengths together."""
-        lengths = self.lengths
-        per_row = 1 if self.ids.dim() == 2 else self.ids.shape[1]
-        if len(lengths) and int(lengths.max()) * per_row * len(lengths) <= budget:  # all at once: as they are
-            return [torch.arange(len(lengths), device=lengths.device)]
-        order = torch.argsort(lengths, descending=True, stable=True)
-        parts, start = [], 0
-        while start < len(order):
-            width = max(1, int(lengths[order[start]])) * per_row
-            size = max(1, budget // width)
-            parts.append(order[start : start + size])
-            start += size
-        return parts
+        return _split(self.lengths, 1 if self.ids.dim() == 2 else self.ids.shape[1], budget)
 
     def split(self, budget: int) -> Iterator[Self]:
         for index in self.split_index(budget):
@@ -101,6 +90,32 @@ class ListRows(Rows):
     """Rows that come `k` at a time from one list: they may share a prompt, which a model then reads once."""
 
     k: int
+
+    def split_index(self, budget: int) -> list[Tensor]:
+        """Row indices of parts, as of `Rows`, without cutting a list."""
+        within = torch.arange(self.k, device=self.ids.device)
+        parts = _split(self.lengths.view(-1, self.k).amax(1), self.k, budget)
+        return [(part[:, None] * self.k + within).flatten() for part in parts]
+
+
+def _split(lengths: Tensor, each: int, budget: int) -> list[Tensor]:
+    """Places in `lengths` [R] of parts of at most `budget` tokens, of `each` rows as long as the longest."""
+    if len(lengths) and int(lengths.max()) * each * len(lengths) <= budget:  # all at once: as they are
+        return [torch.arange(len(lengths), device=lengths.device)]
+    order = torch.argsort(lengths, descending=True, stable=True)
+    parts, start = [], 0
+    while start < len(order):
+        size = max(1, budget // (max(1, int(lengths[order[start]])) * each))
+        parts.append(order[start : start + size])
+        start += size
+    return parts
+
+
+def as_lists(rows: Rows, group: Tensor) -> Rows:
+    """Lists where the rows of each group [N] stand together, equally many of each; else the rows as they are."""
+    k = int((group == group[0]).sum()) if len(group) else 1
+    even = k > 1 and len(group) % k == 0 and bool((group.view(-1, k) == group[::k, None]).all())
+    return ListRows(rows.ids, rows.mask, rows.action, k=k) if even else rows
 
 
 @dataclass(frozen=True)
@@ -152,9 +167,7 @@ class RolloutBatch(Rows):
 
     def rows(self) -> Rows:
         """Plain rows, or lists where the completions of each prompt stand together, equally many of each."""
-        k = int((self.group == self.group[0]).sum()) if len(self) else 1
-        even = k > 1 and len(self) % k == 0 and bool((self.group.view(-1, k) == self.group[::k, None]).all())
-        return ListRows(self.ids, self.mask, self.action, k=k) if even else super().rows()
+        return as_lists(super().rows(), self.group)
 
 
 @dataclass(frozen=True)

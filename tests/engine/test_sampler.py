@@ -169,11 +169,34 @@ def test_an_end_token_in_the_last_place_counts_as_ended(model: Any) -> None:
     assert all(s.ended == (s.ids[0] < 20) for s in drawn)
 
 
+@pytest.mark.parametrize("vocabulary", [7, 64, 1000, 4099])
+def test_draws_by_blocks_are_the_draws_by_one_sum(vocabulary: int) -> None:
+    """The slow twin adds up the whole distribution in double precision. They may part where u hits a boundary."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5000, vocabulary, generator=generator) * 3
+    u = torch.rand(5000, generator=generator, dtype=torch.float64)
+    token, logp = choose(logits, u, 1.0, 1.0)
+    cdf = torch.softmax(logits.double(), -1).cumsum(-1)
+    slow = torch.searchsorted(cdf, u[:, None]).squeeze(1).clamp(max=vocabulary - 1)
+    apart = token != slow
+    assert int(apart.sum()) <= 5
+    near = (cdf.gather(1, torch.minimum(token, slow)[:, None]).squeeze(1) - u).abs()
+    assert (near[apart] < 1e-6).all()
+    assert torch.allclose(
+        logp.double(), torch.log_softmax(logits.double(), -1).gather(1, token[:, None])[:, 0], atol=2e-6
+    )
+
+
 def test_the_ends_of_the_uniform_range_choose_possible_tokens() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf], [-torch.inf, 0.0, 1.0, -torch.inf]])
     u = torch.tensor([0.5 / 2**53, 1 - 0.5 / 2**53], dtype=torch.float64)
     token, logp = choose(logits, u, 1.0, 1.0)
     assert token.tolist() == [1, 2] and torch.isfinite(logp).all()
+
+
+def test_weights_that_are_no_numbers_give_log_probabilities_that_are_none() -> None:
+    token, logp = choose(torch.full((2, 40), torch.nan), torch.tensor([0.1, 0.9], dtype=torch.float64), 1.0, 1.0)
+    assert (token < 40).all() and torch.isnan(logp).all()
 
 
 def test_rounding_never_lets_an_impossible_token_through() -> None:

@@ -6,25 +6,29 @@ depends on its own key, never on who shares its batch (beyond rounding), and not
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from prefloop.engine.base import Sampled, Sampling
+from prefloop.engine.decoder import decoder_for
 
-KEEP = 0.8  # once this share of a batch is still unfinished, or less, the others leave it
+KEEP = 0.9  # once this share of the rows is still growing, or less, the others leave: that costs a copy of the cache
+REFILL = 1 / 8  # once this share of a batch is free, waiting prompts are read into it
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def uniforms(seed: int, keys: np.ndarray, position: int) -> np.ndarray:
+def uniforms(seed: int, keys: np.ndarray, position: int | np.ndarray) -> np.ndarray:
     """Numbers in (0, 1), one a key: SplitMix64 (Steele 2014) over seed, key and position. keys: [N] uint64."""
     with np.errstate(over="ignore"):
         x = _mix(np.uint64(seed) * _GOLDEN + keys)
-        x = _mix(x + np.uint64(position + 1) * _GOLDEN)
+        x = _mix(x + (np.asarray(position).astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     return ((x >> np.uint64(11)).astype(np.float64) + 0.5) / float(1 << 53)
 
 
@@ -45,24 +49,44 @@ def choose(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple
         logp = torch.log_softmax(logits.float(), dim=-1)
         token = logp.argmax(-1)
         return token, logp.gather(1, token[:, None]).squeeze(1)
-    logp = torch.log_softmax(logits.float() / temperature, dim=-1)
+    logits = logits.float() if temperature == 1 else logits.float() / temperature
+    p = torch.softmax(logits, dim=-1)
     if top_p < 1.0:
-        logp = _nucleus(logp, top_p)
-    cdf = logp.double().exp().cumsum(-1)
-    token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None]).squeeze(1).clamp(max=logits.shape[-1] - 1)
-    return token, logp.gather(1, token[:, None]).squeeze(1)
+        p = _nucleus(p, top_p)
+    token = _draw(p, u)
+    return token, p.gather(1, token[:, None]).squeeze(1).log()
 
 
-def _nucleus(logp: Tensor, top_p: float) -> Tensor:
+def _draw(p: Tensor, u: Tensor) -> Tensor:
+    """The token in whose share of the summed probabilities [N,V] the place u [N] lies: first its block, then itself.
+
+    Only the sums of blocks, and the tokens of one block, are added up in double precision: a 30th of the work.
+    """
+    rows, vocabulary = p.shape
+    block = 1 << (vocabulary.bit_length() // 2)
+    if vocabulary % block:
+        p = F.pad(p, (0, block - vocabulary % block))
+    blocks = p.view(rows, -1, block)
+    ends = blocks.sum(-1).double().cumsum(-1)
+    place = u * ends[:, -1]
+    chosen = torch.searchsorted(ends, place[:, None]).clamp_(max=ends.shape[1] - 1)
+    start = torch.where(chosen > 0, ends.gather(1, (chosen - 1).clamp(min=0)), 0.0)
+    inner = blocks[torch.arange(rows, device=p.device), chosen.squeeze(1)].double().cumsum(-1)  # [N,block]
+    # rounding must not lead to a token of no probability, before the first or after the last that has some
+    rest = (place[:, None] - start).clamp(min=torch.finfo(torch.float64).tiny).minimum(inner[:, -1:])
+    found = chosen.squeeze(1) * block + torch.searchsorted(inner, rest).squeeze(1)
+    return found.clamp_(max=vocabulary - 1)  # NaN, which whoever reads the log-probability will see
+
+
+def _nucleus(p: Tensor, top_p: float) -> Tensor:
     """Keep the smallest set of tokens whose probability reaches top_p (Holtzman 2019), renormalised."""
-    ordered, index = logp.sort(dim=-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    cut = ordered.masked_fill(before >= top_p, -torch.inf)
-    kept = torch.full_like(logp, -torch.inf).scatter(1, index, cut)
-    return torch.log_softmax(kept, dim=-1)
+    ordered, index = p.sort(dim=-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    kept = torch.zeros_like(p).scatter(1, index, ordered.masked_fill(before >= top_p, 0.0))
+    return kept / kept.sum(-1, keepdim=True)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: PreTrainedModel,
     stop_ids: Sequence[int],
@@ -71,75 +95,97 @@ def generate(
     sampling: Sampling,
     seed: int,
 ) -> list[Sampled]:
-    """One completion for each prompt (repeat a prompt, with other keys, for several)."""
-    results: list[Sampled | None] = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # like lengths together: less padding
-    for start in range(0, len(order), sampling.batch):
-        rows = order[start : start + sampling.batch]
-        drawn = _generate_batch(model, stop_ids, [prompts[i] for i in rows], [keys[i] for i in rows], sampling, seed)
-        for row, sample in zip(rows, drawn, strict=True):
-            results[row] = sample
-    return [r for r in results if r is not None]
+    """One completion for each prompt (repeat a prompt, with other keys, for several).
+
+    At most `sampling.batch` grow at a time. Where the decoder allows it, those that end make room for others at once.
+    """
+    batch = min(sampling.batch, len(prompts))
+    decoder = decoder_for(model, batch, sampling.max_tokens)
+    board = _Board(keys, sampling, seed, stop_ids, model.device)
+    waiting = _by_prompt(prompts)
+    while waiting or len(board.rows):
+        room = batch - len(board.rows)
+        if waiting and (not len(board.rows) or (decoder.refills and room >= REFILL * batch)):
+            texts, rows = _next(waiting, room, prompts)
+            board.draw(decoder.add(texts, [len(r) for r in rows]), [row for some in rows for row in some])
+        else:
+            board.draw(decoder.step(board.last))
+        enough = KEEP * len(board.rows) if not waiting else len(board.rows) - REFILL * batch
+        if board.left <= max(0, enough):
+            decoder.keep(board.leave())
+    return board.results()
 
 
-def _generate_batch(
-    model: PreTrainedModel,
-    stop_ids: Sequence[int],
-    prompts: Sequence[Sequence[int]],
-    keys: Sequence[int],
-    sampling: Sampling,
-    seed: int,
-) -> list[Sampled]:
-    device = model.device
-    distinct = {tuple(p): n for n, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # each is read once
-    width, count = max(len(p) for p in distinct), len(prompts)
-    ids = torch.zeros(len(distinct), width, dtype=torch.long)
-    mask = torch.zeros(len(distinct), width + sampling.max_tokens, dtype=torch.long)
-    for prompt, row in distinct.items():  # left-padded, so that every row's next token is in the last column
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) : width] = 1
-    mask[:, width:] = 1
-    stops = torch.tensor(list(stop_ids) or [-1], device=device)
-    key_array = np.array([k & 0xFFFFFFFFFFFFFFFF for k in keys], dtype=np.uint64)
-    tokens: list[list[int]] = [[] for _ in prompts]
-    logps: list[list[float]] = [[] for _ in prompts]
-    ended = [False] * count
+class _Board:
+    """What has been drawn so far, and for which rows the decoder is working."""
 
-    alive, done = np.arange(count), torch.zeros(count, dtype=torch.bool, device=device)
-    mask, inputs = mask.to(device), ids.to(device)
-    positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0)
-    past = None
-    for t in range(sampling.max_tokens):
-        out = model(
-            input_ids=inputs,
-            attention_mask=mask[:, : width + t],
-            position_ids=positions,
-            past_key_values=past,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        past, logits = out.past_key_values, out.logits[:, -1]
-        if t == 0 and len(distinct) < count:  # from here on, a row for each completion
-            index = torch.tensor([distinct[tuple(p)] for p in prompts], device=device)
-            past.batch_select_indices(index)
-            logits, positions, mask = logits[index], positions[index], mask[index]
-        u = torch.from_numpy(uniforms(seed, key_array[alive], t)).to(device)
-        token, logp = choose(logits, u, sampling.temperature, sampling.top_p)
-        done |= torch.isin(token, stops)
-        drawn = zip(alive.tolist(), token.tolist(), logp.tolist(), done.tolist(), strict=True)
-        for row, tok, lp, stop in drawn:
-            if ended[row]:  # finished before, but still in the batch
-                continue
-            tokens[row].append(tok)
-            logps[row].append(lp)
-            ended[row] = stop
-        left = int((~done).sum())
-        if not left:
-            break
-        inputs, positions = token[:, None], positions[:, -1:] + 1
-        if left <= KEEP * len(done):  # leaving costs a copy of the cache, so finished rows leave several at a time
-            index = (~done).nonzero().squeeze(1)
-            past.batch_select_indices(index)
-            inputs, positions, mask, done = inputs[index], positions[index], mask[index], done[index]
-            alive = alive[index.cpu().numpy()]
-    return [Sampled(tuple(i), tuple(p), e) for i, p, e in zip(tokens, logps, ended, strict=True)]
+    def __init__(
+        self, keys: Sequence[int], sampling: Sampling, seed: int, stop_ids: Sequence[int], device: torch.device
+    ):
+        self.sampling, self.seed, self.device = sampling, seed, device
+        self.keys = np.array([k & 0xFFFFFFFFFFFFFFFF for k in keys], dtype=np.uint64)
+        self.stops = torch.tensor(list(stop_ids) or [-1], device=device)
+        # a last column for what rows draw after their end
+        self.ids = torch.zeros(len(keys), sampling.max_tokens + 1, dtype=torch.long, device=device)
+        self.logp = torch.zeros(len(keys), sampling.max_tokens + 1, device=device)
+        self.length = torch.zeros(len(keys), dtype=torch.long, device=device)
+        self.rows = np.empty(0, dtype=np.int64)  # at work, in the decoder's order [n]
+        self.times = np.empty(0, dtype=np.int64)  # draws of each [n]
+        self.done = torch.empty(0, dtype=torch.bool, device=device)
+        self.last = torch.empty(0, dtype=torch.long, device=device)
+        self.left = 0
+
+    def draw(self, logits: Tensor, new: Sequence[int] | None = None) -> None:
+        """One more token for every row, or the first for `new` rows; logits [n,V]."""
+        first = len(self.rows) if new else 0
+        if new:
+            self.rows, self.times = np.append(self.rows, new), np.append(self.times, np.zeros(len(new), dtype=np.int64))
+            self.done = torch.cat([self.done, self.done.new_zeros(len(new))])
+            self.last = torch.cat([self.last, self.last.new_zeros(len(new))])
+        rows, times, done = self.rows[first:], self.times[first:], self.done[first:]
+        u = torch.from_numpy(uniforms(self.seed, self.keys[rows], times)).to(self.device)
+        token, logp = choose(logits, u, self.sampling.temperature, self.sampling.top_p)
+        at = torch.from_numpy(rows).to(self.device)
+        column = torch.from_numpy(times).to(self.device).masked_fill(done, self.sampling.max_tokens)
+        self.ids[at, column], self.logp[at, column] = token, logp
+        self.length[at] += ~done
+        times += 1
+        done |= torch.isin(token, self.stops) | torch.from_numpy(times >= self.sampling.max_tokens).to(self.device)
+        self.last[first:] = token
+        self.left = int((~self.done).sum())
+
+    def leave(self) -> Tensor:
+        """Rows that have ended go. Returns the places of the others."""
+        index = (~self.done).nonzero().squeeze(1)
+        places = index.cpu().numpy()
+        self.rows, self.times = self.rows[places], self.times[places]
+        self.done, self.last = self.done[index], self.last[index]
+        return index
+
+    def results(self) -> list[Sampled]:
+        last = self.ids.gather(1, (self.length - 1).clamp(min=0)[:, None])[:, 0]
+        ended = torch.isin(last, self.stops).tolist()
+        drawn = zip(self.ids.tolist(), self.logp.tolist(), self.length.tolist(), ended, strict=True)
+        return [Sampled(tuple(ids[:n]), tuple(logp[:n]), end) for ids, logp, n, end in drawn]
+
+
+def _by_prompt(prompts: Sequence[Sequence[int]]) -> deque[list[int]]:
+    """The rows of each prompt together, prompts of like length next to each other: less padding."""
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(tuple(prompt), []).append(row)
+    return deque(sorted(rows.values(), key=lambda some: len(prompts[some[0]])))
+
+
+def _next(
+    waiting: deque[list[int]], room: int, prompts: Sequence[Sequence[int]]
+) -> tuple[list[Sequence[int]], list[list[int]]]:
+    """Prompts, and the rows of each, that fit into the room."""
+    rows: list[list[int]] = []
+    while waiting and room:
+        some = waiting.popleft()
+        rows.append(some[:room])
+        room -= len(rows[-1])
+        if len(some) > len(rows[-1]):
+            waiting.appendleft(some[len(rows[-1]) :])
+    return [prompts[some[0]] for some in rows], rows

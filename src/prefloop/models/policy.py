@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefloop.batch import PolicyOutput, Rows
-from prefloop.models.shared_prompt import predicting_states
+from prefloop.models.reading import predicting_states
 from prefloop.ops.logprobs import from_logits, predicting, scatter, token_logprobs
 
 
@@ -22,23 +22,20 @@ class Policy(nn.Module):
 
     def forward(self, rows: Rows) -> PolicyOutput:
         """Rows to logp and entropy [N,T]."""
-        at = predicting(rows.action)
         targets = rows.ids[rows.action]
-        inputs = {
-            "input_ids": torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
-            "attention_mask": rows.mask.long(),
-            "position_ids": rows.positions,
-            "use_cache": False,
-        }
         if self.linear_head:
             head = self.model.get_output_embeddings()
             hidden = predicting_states(self.model, rows)
-            if hidden is None:
-                hidden = self.model.base_model(**inputs).last_hidden_state[at]
             bias = getattr(head, "bias", None)
             logp, entropy = token_logprobs(hidden, head.weight, bias, targets, self.temperature)
         else:
-            logits = self.model(**inputs).logits[at]
+            out = self.model(
+                input_ids=torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
+                attention_mask=rows.mask.long(),
+                position_ids=rows.positions,
+                use_cache=False,
+            )
+            logits = out.logits[predicting(rows.action)]
             logp, entropy = from_logits(logits, targets, self.temperature)
         return PolicyOutput(scatter(logp, rows.action), scatter(entropy, rows.action))
 

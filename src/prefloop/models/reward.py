@@ -19,10 +19,9 @@ from prefloop.batch import RewardOutput, Rows
 from prefloop.config import Model
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
-from prefloop.models.shared_prompt import last_answer_states, predicting_states
+from prefloop.models.reading import last_states, predicting_states
 from prefloop.models.text import EXTRA_PAD, Codec, make_codec
 from prefloop.ops.logprobs import scatter
-from prefloop.ops.masked import last_index
 
 NORM_KEY = "prefloop_reward"
 HEADS = ("score", "classifier", "qa_outputs")  # what architectures call the head of a sequence classifier
@@ -98,40 +97,9 @@ class Critic(nn.Module):
 
     def forward(self, rows: Rows) -> Tensor:
         """value [N,T]: at each action token, the estimate from the state *before* it; 0 elsewhere."""
-        shared = predicting_states(self.model, rows)
-        if shared is not None:
-            values = (score_head(self.model)(shared).squeeze(-1).float() - self.mean) / self.std
-            return scatter(values, rows.action)
-        states = (token_scores(self.model, rows) - self.mean) / self.std
-        before = torch.zeros_like(states)
-        before[:, 1:] = states[:, :-1]
-        return torch.where(rows.action, before, torch.zeros_like(before))
-
-
-def token_scores(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """The score head at every position [N,T]."""
-    return score_head(model)(body_states(model, rows)).squeeze(-1).float()
-
-
-def body_states(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """The last hidden states [N,T,H]; padding is never read."""
-    body = model.base_model(
-        input_ids=torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
-        attention_mask=rows.mask.long(),
-        position_ids=rows.positions,
-        use_cache=False,
-    )
-    states: Tensor = body.last_hidden_state
-    return states
-
-
-def last_states(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """The hidden state at the last real token of each row [N,H], wherever the padding is."""
-    shared = last_answer_states(model, rows)
-    if shared is not None:
-        return shared
-    states = body_states(model, rows)
-    return states[torch.arange(len(states), device=states.device), last_index(rows.mask).clamp(min=0)]
+        states = predicting_states(self.model, rows)
+        values = (score_head(self.model)(states).squeeze(-1).float() - self.mean) / self.std
+        return scatter(values, rows.action)
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:

@@ -154,7 +154,8 @@ METRICS = (
         "sampler_mismatch",
         "Sampler mismatch",
         "nats, largest of a step",
-        "Largest difference of a token's log-probability between the sampler and the learner.",
+        "Largest difference of a token's log-probability between the sampler and the learner, where the learner's are "
+        "computed: in every evaluation, and in every step after one that showed 1e-4 or more.",
         "under 1e-4 in float32; about 1e-2 in bfloat16",
         "an invariant",
         peak(0.05, "sampler and learner disagree (temperature, padding, template)"),
@@ -172,7 +173,7 @@ METRICS = (
         "First ratio",
         "-",
         "Probability ratio of new to old policy on the first inner update, before anything was learned.",
-        "exactly 1 (within 1e-5 in float32)",
+        "1 (within 1e-5 in float32)",
         "an invariant",
         off_one(1e-3),
     ),

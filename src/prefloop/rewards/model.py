@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prefloop.batch import collate
+from prefloop.batch import as_lists, collate
 from prefloop.errors import TrainingError
 from prefloop.models.reward import RewardModel
 from prefloop.models.text import Codec
@@ -66,7 +66,9 @@ def raw_scores(
     if not completions:
         return torch.zeros(0)
     encoded = [encode(codec, p, c) for p, c in zip(prompts, completions, strict=True)]
-    rows = collate([ids for ids, _ in encoded], [cut for _, cut in encoded]).to(device)
+    flat = collate([ids for ids, _ in encoded], [cut for _, cut in encoded]).to(device)
+    number = {id: n for n, id in enumerate(dict.fromkeys(prompt.id for prompt in prompts))}
+    rows = as_lists(flat, torch.tensor([number[prompt.id] for prompt in prompts], device=device))
     model.eval()
     out = torch.zeros(len(rows))
     for index in rows.split_index(token_budget):

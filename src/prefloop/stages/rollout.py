@@ -80,9 +80,14 @@ def eos_rule(reward: Tensor, ended: Tensor, settings: Align) -> Tensor:
     return reward
 
 
-def annotate(batch: RolloutBatch, engine: LocalEngine, needs: frozenset[str]) -> AnnotatedBatch:
-    """What the models say before the first update: the learner's own logprobs, the reference's, the critic's values."""
-    old_logp = engine.forward("policy", batch)
+def annotate(
+    batch: RolloutBatch, engine: LocalEngine, needs: frozenset[str], trust_sampler: bool = False
+) -> AnnotatedBatch:
+    """What the models say before the first update: the learner's own logprobs, the reference's, the critic's values.
+
+    trust_sampler: take the sampler's logprobs for the learner's, where they were seen to agree.
+    """
+    old_logp = batch.sampler_logp if trust_sampler else engine.forward("policy", batch)
     return AnnotatedBatch(
         **vars(batch),
         old_logp=old_logp,
@@ -92,10 +97,15 @@ def annotate(batch: RolloutBatch, engine: LocalEngine, needs: frozenset[str]) ->
 
 
 def describe(rolls: Rollouts, batch: AnnotatedBatch) -> dict[str, float]:
-    """Masked means of a rollout batch: KL in nats a sequence, lengths in tokens."""
+    """Masked means of a rollout batch: KL in nats a sequence, lengths in tokens.
+
+    `sampler_mismatch` is there where the learner's logprobs were computed.
+    """
     n, action = len(batch), batch.action
-    mismatch = torch.where(action, (batch.sampler_logp - batch.old_logp).abs(), torch.zeros_like(batch.old_logp))
     score = torch.tensor(list(rolls.scores.total))
+    mismatch: dict[str, float] = {}
+    if batch.old_logp is not batch.sampler_logp:
+        mismatch = {"sampler_mismatch": float((batch.sampler_logp - batch.old_logp)[action].abs().max())}
     parts = {f"reward_{name}": float(torch.tensor(list(v)).mean()) for name, v in rolls.scores.parts.items()}
     return {
         "sequences": float(n),
@@ -106,7 +116,7 @@ def describe(rolls: Rollouts, batch: AnnotatedBatch) -> dict[str, float]:
         "entropy": float(-masked_sum(batch.old_logp, action) / action.sum()),
         "length": float(action.sum(1).float().mean()),
         "ended": float(batch.ended.float().mean()),
-        "sampler_mismatch": float(mismatch.max()),
+        **mismatch,
         **(parts if len(parts) > 1 else {}),
     }
 

@@ -33,6 +33,8 @@ from prefloop.stages.sft import encode_demonstrations, rows_of
 from prefloop.store import ModelRow
 from prefloop.types import Prompt, digest
 
+AGREES = 1e-4  # nats; float32 gives about 1e-5, bfloat16 about 1e-2
+
 
 @dataclass
 class Progress:
@@ -42,6 +44,7 @@ class Progress:
     best_step: int = 0
     best_reward: float = -math.inf
     stopped: str = ""
+    sampler_agrees: bool = False  # at the last evaluation: the learner need not compute what sampling gave
     evals: list[dict[str, float]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
@@ -50,6 +53,7 @@ class Progress:
             "best_step": self.best_step,
             "best_reward": self.best_reward if math.isfinite(self.best_reward) else None,
             "stopped": self.stopped,
+            "sampler_agrees": self.sampler_agrees,
             "evals": self.evals,
         }
 
@@ -58,6 +62,7 @@ class Progress:
         self.best_step = state["best_step"]
         self.best_reward = -math.inf if state["best_reward"] is None else state["best_reward"]
         self.stopped = state["stopped"]
+        self.sampler_agrees = state["sampler_agrees"]
         self.evals = list(state["evals"])
 
 
@@ -228,7 +233,8 @@ class _Loop:
         clock.lap("rollout")
         self.project.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
         clock.lap("store")
-        batch = annotate(rolls.batch, self.engine, frozenset(self.progress.algorithm.needs))
+        needs = frozenset(self.progress.algorithm.needs)
+        batch = annotate(rolls.batch, self.engine, needs, self.progress.sampler_agrees)
         clock.lap("annotate")
         credited, metrics = self.progress.algorithm.credit(batch)
         logged = describe(rolls, batch) | dict(metrics)
@@ -282,6 +288,7 @@ class _Loop:
             seen = {f"eval_{k}": v for k, v in describe(rolls, batch).items() if k != "sequences"}
             # chosen by what is optimised: the EOS rule counts
             reward, kl = float(rolls.batch.reward.mean()), seen["eval_kl"]
+            state.sampler_agrees = seen["eval_sampler_mismatch"] < AGREES
             within = kl <= settings.kl_budget
             if reward > state.best_reward and within:
                 state.best_step, state.best_reward = step, reward

@@ -10,9 +10,11 @@ import torch
 import transformers
 
 from prefloop.batch import ListRows, RolloutBatch, Rows, collate
+from prefloop.models import reading
+from prefloop.models.lean import is_lean
 from prefloop.models.policy import Policy
+from prefloop.models.reading import _allows, _shared_prompts, last_states, predicting_states
 from prefloop.models.reward import Critic
-from prefloop.models.shared_prompt import last_answer_states, predicting_states
 from tiny_models import causal
 
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [5, 6, 7]]
@@ -30,12 +32,28 @@ def one_by_one(model: Any, rows: Rows) -> torch.Tensor:
     return torch.cat([model.base_model(input_ids=i, use_cache=False).last_hidden_state[:, -1] for i in ids])
 
 
-@pytest.mark.parametrize("kind", ["Llama", "GPT2", "Gemma2"])
-def test_states_and_gradients_are_those_of_reading_each_row_alone(kind: str) -> None:
+WAYS = [("Llama", True), ("Qwen2", True), ("Qwen3", True), ("Llama", False), ("GPT2", False), ("Gemma2", False)]
+
+
+@pytest.fixture
+def transformers_only(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return lambda: monkeypatch.setattr(reading, "is_lean", lambda model: False)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("kind", "lean"), WAYS)
+def test_states_and_gradients_are_those_of_reading_each_row_alone(
+    kind: str, lean: bool, shared: bool, transformers_only: Any
+) -> None:
     model, rows = causal(kind, sharp=3.0), list_rows()
+    assert is_lean(model) == (kind not in ("GPT2", "Gemma2"))
+    if not lean:
+        transformers_only()
+    if not shared:
+        rows = Rows(rows.ids, rows.mask, rows.action)  # type: ignore[assignment]
     weight = torch.randn(9, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     found = []
-    for read in (last_answer_states, one_by_one):
+    for read in (last_states, one_by_one):
         model.zero_grad()
         states = read(model, rows)
         assert states is not None
@@ -48,44 +66,62 @@ def test_states_and_gradients_are_those_of_reading_each_row_alone(kind: str) -> 
         assert torch.allclose(our_grads[name], gradient, atol=1e-4 * max(1.0, float(gradient.abs().max()))), name
 
 
-def test_an_empty_place_in_a_list_changes_nothing() -> None:
+@pytest.mark.parametrize("lean", [True, False])
+def test_an_empty_place_in_a_list_changes_nothing(lean: bool, transformers_only: Any) -> None:
+    if not lean:
+        transformers_only()
     model, rows = causal(sharp=3.0), list_rows()
     mask, action = rows.mask.clone(), rows.action.clone()
     mask[4], action[4] = False, False
-    states = last_answer_states(model, ListRows(rows.ids, mask, action, k=3))
-    whole = last_answer_states(model, rows)
-    assert states is not None and whole is not None and bool(torch.isfinite(states).all())
+    states, whole = last_states(model, ListRows(rows.ids, mask, action, k=3)), last_states(model, rows)
+    assert bool(torch.isfinite(states).all())
     kept = torch.arange(9) != 4
     assert torch.allclose(states[kept], whole[kept], atol=1e-6)
 
 
-def test_garbage_in_the_padding_is_not_read() -> None:
+@pytest.mark.parametrize("lean", [True, False])
+def test_garbage_in_the_padding_is_not_read(lean: bool, transformers_only: Any) -> None:
+    if not lean:
+        transformers_only()
     model, rows = causal(sharp=3.0), list_rows()
     garbage = ListRows(torch.where(rows.mask, rows.ids, 39), rows.mask, rows.action, k=3)
-    ours, theirs = last_answer_states(model, garbage), last_answer_states(model, rows)
-    assert ours is not None and theirs is not None and torch.equal(ours, theirs)
+    assert torch.equal(last_states(model, garbage), last_states(model, rows))
+    assert torch.equal(predicting_states(model, garbage), predicting_states(model, rows))
+
+
+def test_rows_padded_on_the_left_are_read_by_transformers() -> None:
+    model, rows = causal(sharp=3.0), list_rows()
+    turned = Rows(
+        *(
+            torch.stack([torch.roll(row, n, 0) for row, n in zip(x, (~rows.mask).sum(1), strict=True)])
+            for x in (rows.ids, rows.mask, rows.action)
+        )
+    )
+    assert torch.allclose(last_states(model, turned), last_states(model, rows), atol=1e-5)
+    assert torch.allclose(predicting_states(model, turned), predicting_states(model, rows), atol=1e-5)
 
 
 def test_rows_that_share_no_prompt_are_left_to_the_caller() -> None:
-    model, rows = causal(), list_rows()
-    assert last_answer_states(model, Rows(rows.ids, rows.mask, rows.action)) is None
+    rows = list_rows()
+    assert _shared_prompts(Rows(rows.ids, rows.mask, rows.action)) is None
     other_token = rows.ids.clone()
     other_token[1, 0] = 30
-    assert last_answer_states(model, ListRows(other_token, rows.mask, rows.action, k=3)) is None
+    assert _shared_prompts(ListRows(other_token, rows.mask, rows.action, k=3)) is None
     other_length = rows.action.clone()
     other_length[1, 4] = True
-    assert last_answer_states(model, ListRows(rows.ids, rows.mask, other_length, k=3)) is None
-    assert last_answer_states(model, ListRows(rows.ids[:8], rows.mask[:8], rows.action[:8], k=3)) is None
-    assert last_answer_states(model, list_rows([[], [11], [5]])) is None, "no prompt, nothing to share"
+    assert _shared_prompts(ListRows(rows.ids, rows.mask, other_length, k=3)) is None
+    assert _shared_prompts(ListRows(rows.ids[:8], rows.mask[:8], rows.action[:8], k=3)) is None
+    assert _shared_prompts(list_rows([[], [11], [5]])) is None, "no prompt, nothing to share"
     left = [torch.roll(x, 2, dims=1) for x in (rows.ids, rows.mask, rows.action)]
-    assert last_answer_states(model, ListRows(*left, k=3)) is None, "padded on the left"
+    assert _shared_prompts(ListRows(*left, k=3)) is None, "padded on the left"
 
 
 def test_a_model_that_looks_ahead_shares_nothing() -> None:
     config = transformers.BertConfig(
         vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
-    assert last_answer_states(transformers.BertForSequenceClassification(config), list_rows()) is None
+    model = transformers.BertForSequenceClassification(config)
+    assert not is_lean(model) and not _allows(model)
 
 
 @pytest.mark.parametrize("kind", ["Llama", "GPT2"])
@@ -94,7 +130,6 @@ def test_a_policy_and_a_critic_say_of_lists_what_they_say_of_rows(kind: str) -> 
     plain = Rows(rows.ids, rows.mask, rows.action)
     policy = Policy(model, temperature=0.7)
     ours, theirs = policy(rows), policy(plain)
-    assert predicting_states(model, rows) is not None
     assert theirs.logp.abs().max() > 1 and torch.allclose(ours.logp, theirs.logp, atol=1e-5)
     assert torch.allclose(ours.entropy, theirs.entropy, atol=1e-5)
     config = type(model.config)(**{**model.config.to_dict(), "num_labels": 1})

@@ -1,0 +1,90 @@
+"""Our side of vs_trl.py: the stages that the commands run, on a project made for the purpose.
+
+python prefloop_side.py WORK_FOLDER        prints one line of JSON, as trl_side.py does
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from prefloop.stages.importing import import_files
+from prefloop.stages.project import Project, file_hash
+from prefloop.stages.sft import sft
+from prefloop.stages.train_offline import train_offline
+from prefloop.stages.train_policy import train_policy
+from prefloop.stages.train_reward import reward
+from prefloop.store import ModelRow
+
+FAR = 1_000_000  # no evaluation or checkpoint between first and last step: the other side has none
+
+
+def settings(work: dict[str, Any]) -> str:
+    kind, steps = work["kind"], work["steps"]
+    lines = [
+        f"[project]\nthreads = {work['threads']}\nseed = 1\n[model]\npath = {json.dumps(work['policy'])}\n",
+        "[data]\nheldout = 0.02\n",
+    ]
+    often = f"eval_every = {FAR}\ncheckpoint_every = {FAR}\n"
+    budget = f"token_budget = {work['token_budget']}\n" if work.get("token_budget") else ""
+    if kind in ("grpo", "rloo", "ppo"):
+        lines.append(
+            f'[align]\nalgorithm = "{kind}"\nsteps = {steps}\nprompts = {work["prompts"]}\nk = {work["k"]}\n'
+            f'max_tokens = {work["max_tokens"]}\nminibatches = 1\nlr = 3e-4\nkl_budget = 1e9\nmissing_eos = "off"\n'
+            f"eval_prompts = 2\n{often}{budget}[algorithms.{kind}]\nkl = 0.05\n"
+        )
+    if kind == "dpo":
+        lines.append(f'[align]\nalgorithm = "dpo"\nprompts = {work["batch"]}\nsteps = 1\nlr = 1e-4\n{often}{budget}')
+    if kind == "reward":
+        lines.append(
+            f"[reward]\nepochs = 1\nbatch = {work['batch']}\nlr = 1e-4\nmax_tokens = {work['max_length']}\n"
+            f"normalise_prompts = 2\n{often}{budget}[align]\nmax_tokens = 8\n"
+        )
+    if kind == "sft":
+        lines.append(
+            f"[sft]\nepochs = 1\nbatch = {work['batch']}\nlr = 1e-4\nmax_tokens = {work['max_length']}\n{often}{budget}"
+        )
+    return "".join(lines)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    work = json.loads((folder / "work.json").read_text())
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        (root / "prefloop.toml").write_text(settings(work))
+        with Project.open(root, quiet=True) as project:
+            import_files(project, [folder / work["data"]])
+            if work.get("reward"):
+                shutil.copytree(work["reward"], root / "reward")
+                row = ModelRow("reward", "reward", "reward", criterion="quality", metrics={"round": 0})
+                project.store.add_model(
+                    ModelRow(
+                        **(vars(row) | {"weights_sha256": file_hash(root / "reward")})
+                    )  # fields of a frozen record
+                )
+            stage = {
+                "sft": lambda: sft(project),
+                "reward": lambda: reward(project),
+                "dpo": lambda: train_offline(project, 0),
+            }
+            outcome = stage.get(work["kind"], lambda: train_policy(project, 0))()
+            run = root / "runs" / f"{outcome.run}" if outcome.run else max((root / "runs").iterdir())
+            lines = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
+            metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seconds = [sum(v for name, v in line.items() if name != "step") for line in lines]
+    parts = {name: [line[name] for line in lines] for name in lines[0] if name != "step"}
+    lengths = [line["length"] for line in metrics if "length" in line]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "parts": parts, "length": lengths, "peak_mb": peak}))
+
+
+if __name__ == "__main__":
+    main()

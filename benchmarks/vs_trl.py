@@ -1,0 +1,270 @@
+"""prefloop against TRL: the same weights, data and settings, in turns, each side in an environment of its own.
+
+    python benchmarks/vs_trl.py online --project e2e      # GRPO and RLOO steps; and on a random Llama of 5.4 M
+    python benchmarks/vs_trl.py ppo    --project e2e      # against TRL 1.12, the last with PPO
+    python benchmarks/vs_trl.py reward --project e2e      # lists of rankings, against all their pairs
+    python benchmarks/vs_trl.py reward --project e2e --data hh.jsonl.gz --max-length 256     # rankings of a file
+    python benchmarks/vs_trl.py dpo    --project e2e      # the same rankings, as pairs for TRL
+    python benchmarks/vs_trl.py sft    --project e2e
+    python benchmarks/vs_trl.py memory                    # peak of a GRPO step, 32k and 151k words, 512 tokens
+
+--project: one that has been through `sft` and `reward`; its policy, reward model, prompts and rankings are used. TRL's
+environment is made with pip under --peers the first time: minutes, 1.5 GB. Each side runs --rounds times, by turns, in
+new processes; the first step of a run is left out. Seconds are medians with least and most; the ratio is the median
+over the rounds of their seconds to ours for the same samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from sampling import random_llama
+
+from prefloop import exchange
+from prefloop.config import Model
+from prefloop.engine.local import cores, save_pretrained
+from prefloop.labels.ranking import comparisons
+from prefloop.models.load import load_causal
+from prefloop.models.reward import new_reward_model
+from prefloop.models.scratch import train_tokenizer
+from prefloop.models.text import Codec, make_codec
+from prefloop.rewards.model import encode
+from prefloop.stages.project import Project, load_policy
+from prefloop.types import Demonstration, Item, Prompt
+
+HERE = Path(__file__).resolve().parent
+GENERAL, LAST_WITH_PPO = "1.16.0", "1.12.0"
+Work = dict[str, Any]
+
+
+# -- what both sides are given -----------------------------------------------------------------------------------------
+
+
+def online(folder: Path, codec: Codec, prompts: list[Prompt], work: Work) -> Work:
+    """Prompts as a file to import, and in the chat template."""
+    exchange.write_prompts(prompts, folder / "data.jsonl")
+    (folder / "peer.json").write_text(json.dumps([codec.tokenizer.decode(codec.encode_prompt(p)) for p in prompts]))
+    return work
+
+
+def pairs(item: Item, codec: Codec) -> Iterator[dict[str, str]]:
+    """Every two completions that somebody told apart, as TRL reads them; it appends the end token itself."""
+    texts = {c.id: c for c in item.completions}
+    prompt = codec.tokenizer.decode(codec.encode_prompt(item.prompt))
+
+    def text(id: str) -> str:
+        ids, cut = encode(codec, item.prompt, texts[id])
+        answer: str = codec.tokenizer.decode(ids[cut:-1])
+        return answer
+
+    for ranking in item.rankings:
+        for pair in comparisons(ranking):
+            if pair.p == 1.0:
+                yield {"prompt": prompt, "chosen": text(pair.better), "rejected": text(pair.worse)}
+
+
+def ranked(folder: Path, codec: Codec, items: Iterable[Item], work: Work, lists: int) -> Work:
+    """The first lists that somebody put in an order. Our step takes `batch` of them, theirs the pairs of as many."""
+    kept: list[Item] = []
+    rows: list[dict[str, str]] = []
+    for item in items:
+        if found := list(pairs(item, codec)):
+            kept.append(item)
+            rows += found
+        if len(kept) == lists:
+            break
+    exchange.write_rankings(kept, folder / "data.jsonl")
+    (folder / "peer.json").write_text(json.dumps(rows))
+    each = len(rows) / len(kept)
+    return work | {"pairs_a_list": each, "peer_batch": max(1, round(work["batch"] * each))}
+
+
+def demonstrated(folder: Path, codec: Codec, shown: list[Demonstration], work: Work) -> Work:
+    exchange.write_demonstrations(shown, folder / "data.jsonl")
+    rows = [{"prompt": codec.tokenizer.decode(codec.encode_prompt(d.prompt)), "completion": d.text} for d in shown]
+    (folder / "peer.json").write_text(json.dumps(rows))
+    return work | {"peer_batch": work["batch"]}
+
+
+def random_models(folder: Path, vocabulary: int = 4096) -> tuple[Path, Path, list[Prompt]]:
+    """A random Llama (5.4 M with 4,096 words) and a reward model on it, with a tokenizer of this repository's texts."""
+    texts = [path.read_text() for path in sorted((HERE.parent / "docs").rglob("*.md"))]
+    tokenizer = train_tokenizer(texts, min(vocabulary, 4096))
+    model = random_llama(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    save_pretrained(model, make_codec(tokenizer, model), folder / "policy")
+    reward, codec = new_reward_model(folder / "policy", Model(), seed=1)
+    reward.set_normalisation(0.0, 1.0)
+    save_pretrained(reward.model, codec, folder / "reward")
+    lines = [line for text in texts for line in text.splitlines() if 60 <= len(line) <= 100]
+    return folder / "policy", folder / "reward", [Prompt(line) for line in lines[:256]]
+
+
+# -- running them ------------------------------------------------------------------------------------------------------
+
+
+def peer(folder: Path, version: str) -> Path:
+    """The interpreter of an environment with this TRL."""
+    home = folder.resolve() / f"trl-{version}"
+    if not (home / "bin" / "python").exists():
+        print(f"making {home}: some minutes", file=sys.stderr)
+        venv.create(home, with_pip=True)
+        for packages in (["torch==2.13.0"], [f"trl=={version}", "transformers==5.23.0"]):
+            subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *packages], check=True)
+    return home / "bin" / "python"
+
+
+def once(python: Path | str, script: str, folder: Path) -> dict[str, Any]:
+    done = subprocess.run([python, HERE / "sides" / script, folder], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{script} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def compare(name: str, folder: Path, work: Work, asked: argparse.Namespace, version: str = GENERAL) -> dict[str, Any]:
+    (folder / "work.json").write_text(json.dumps(work))
+    python = peer(asked.peers, version)
+    sides: dict[str, list[dict[str, Any]]] = {"prefloop": [], "trl": []}
+    for _ in range(asked.rounds):
+        sides["prefloop"].append(once(sys.executable, "prefloop_side.py", folder))
+        sides["trl"].append(once(python, "trl_side.py", folder))
+    row: dict[str, Any] = {"work": name, "peer": f"TRL {version}"}
+    for side, runs in sides.items():
+        steps = [s for run in runs for s in run["seconds"][1:]]
+        row[side] = {
+            "seconds": {"median": statistics.median(steps), "least": min(steps), "most": max(steps)},
+            "peak_mb": statistics.median(run["peak_mb"] for run in runs),
+            "length": statistics.mean([x for run in runs for x in run["length"]] or [0.0]),
+            "parts": {
+                part: statistics.median(v for r in runs for v in r["parts"][part][1:])
+                for part in runs[0].get("parts", {})
+            },
+        }
+    medians = [[statistics.median(run["seconds"][1:]) for run in runs] for runs in sides.values()]
+    row["ratios"] = sorted(theirs / ours for ours, theirs in zip(*medians, strict=True))
+    row["ratio"] = statistics.median(row["ratios"])
+    row["memory_ratio"] = row["prefloop"]["peak_mb"] / row["trl"]["peak_mb"]
+    show(row)
+    return row
+
+
+def show(row: dict[str, Any]) -> None:
+    cells = []
+    for side in ("prefloop", "trl"):
+        s, length = row[side]["seconds"], row[side]["length"]
+        tokens = f", {length:.0f} tokens" if length else ""
+        cells.append(
+            f"{side} {s['median']:.2f} s ({s['least']:.2f} to {s['most']:.2f}{tokens}, {row[side]['peak_mb']:,.0f} MB)"
+        )
+    spread = f"{row['ratios'][0]:.2f} to {row['ratios'][-1]:.2f}"
+    print(f"{row['work']:34} {'  '.join(cells)}  ratio {row['ratio']:.2f} ({spread})", flush=True)
+
+
+# -- what is measured --------------------------------------------------------------------------------------------------
+
+
+def measure(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    what, rows = asked.what, []
+    work: Work = {
+        "threads": asked.threads,
+        "steps": asked.steps + 1,
+        "k": asked.k,
+        "prompts": asked.completions // asked.k,
+        "max_tokens": asked.max_tokens,
+        "max_length": asked.max_length,
+        "batch": asked.batch,
+        "data": "data.jsonl",
+    }
+    if what == "memory":
+        for vocabulary in (32_000, 151_936):
+            here = folder / str(vocabulary)
+            policy, reward, prompts = random_models(here, vocabulary)
+            _, codec = load_causal(policy)
+            more = {"kind": "grpo", "policy": str(policy), "reward": str(reward), "prompts": 1, "max_tokens": 512 - 32}
+            rows.append(
+                compare(f"GRPO, {vocabulary:,} words, T = 512", here, online(here, codec, prompts, work | more), asked)
+            )
+        return rows
+    with Project.open(asked.project, quiet=True) as project:
+        _, codec = load_policy(project, project.reference())
+        work |= {"policy": project.reference().path, "reward": str(project.root / project.reward_models(0)[0].path)}
+        if what in ("online", "ppo"):
+            prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)[:256]
+            random = folder / "random"
+            policy, reward, lines = random_models(random)
+            fixed = work | {"policy": str(policy), "reward": str(reward), "max_tokens": 64}
+            version = LAST_WITH_PPO if what == "ppo" else GENERAL
+            for kind in ("ppo",) if what == "ppo" else ("grpo", "rloo"):
+                name, shape = kind.upper(), {"kind": kind}
+                if what == "ppo":
+                    shape |= {"k": 1, "prompts": asked.completions}
+                rows.append(
+                    compare(
+                        f"{name}, project's policy",
+                        folder,
+                        online(folder, codec, prompts, work | shape),
+                        asked,
+                        version,
+                    )
+                )
+                _, other = load_causal(policy)
+                rows.append(
+                    compare(
+                        f"{name}, random Llama 5.4 M",
+                        random,
+                        online(random, other, lines, fixed | shape),
+                        asked,
+                        version,
+                    )
+                )
+        elif what == "sft":
+            shown = sorted(project.store.demonstrations(), key=lambda d: d.prompt.id)[: 2 * asked.batch * work["steps"]]
+            rows.append(compare("SFT", folder, demonstrated(folder, codec, shown, work | {"kind": "sft"}), asked))
+        else:
+            given: Iterable[Item] = project.store.items(criterion=project.reward_models(0)[0].criterion, ranked=True)
+            if asked.data:
+                given = (row for row in exchange.read(asked.data) if isinstance(row, Item))
+            lists = int(1.1 * asked.batch * work["steps"]) + 8
+            rows.append(compare(what, folder, ranked(folder, codec, given, work | {"kind": what}, lists), asked))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["online", "ppo", "reward", "dpo", "sft", "memory"])
+    parser.add_argument("--project", type=Path, help="a project with a policy and a reward model")
+    parser.add_argument("--data", type=Path, help="reward, dpo: rankings of this file instead of the project's")
+    parser.add_argument("--peers", type=Path, default=HERE / ".peers", help="where TRL's environments are, or are made")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of each run")
+    parser.add_argument("--completions", type=int, default=64, help="a step (online, ppo)")
+    parser.add_argument("--k", type=int, default=8, help="completions a prompt")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-length", type=int, default=512, help="prompt and answer (reward, dpo, sft)")
+    parser.add_argument("--batch", type=int, default=16, help="lists or demonstrations a step (reward, dpo, sft)")
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    asked = parser.parse_args()
+    if asked.what != "memory" and asked.project is None:
+        parser.error("name a project that has been through sft and reward: --project DIR (make demo makes one)")
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = measure(asked, Path(temporary))
+    if asked.json:
+        asked.json.write_text(
+            json.dumps({"command": sys.argv, "threads": asked.threads, "rows": rows}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

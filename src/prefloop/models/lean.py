@@ -1,0 +1,229 @@
+"""Models laid out as Llama is, computed from their own weights: the same numbers as transformers gives, with less work.
+
+Matrices that share an input are one matrix, and padding is not computed: the real tokens of a batch stand one after the
+other, and only attention, which is small beside the matrices, sees rows. `is_lean` says which models this is for; all
+others run through transformers, which is also what the tests compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from prefloop.ops.linear import laid_out, linear
+
+BODIES = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
+ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # those whose tables don't depend on the text's length
+SHORT = 1 << 14  # queries x keys of a row; up to here plain products beat the fused attention kernel on a CPU
+FUSE_UP_TO = 1 << 24  # elements of a layer; above, copying its matrices together costs more than it saves
+
+Scale = tuple[Tensor, float]  # of an RMS norm: weight, epsilon
+Matrices = list[tuple[Tensor, Tensor | None]]  # weights and biases whose results stand side by side
+
+
+class Layer:
+    """The weights of one layer of a Llama body, in `dtype`.
+
+    They stay part of the graph, unless they are laid out for about `rows` rows at a time.
+    """
+
+    def __init__(self, layer: Any, dtype: torch.dtype, rows: int | None = None):
+        attention, mlp = layer.self_attn, layer.mlp
+        fuse = sum(p.numel() for p in layer.parameters()) <= FUSE_UP_TO
+        self.size, self.scaling = attention.head_dim, attention.scaling
+        self.groups = attention.k_proj.out_features // self.size  # of heads that share keys and values
+        self.dropout = attention.attention_dropout if layer.training else 0.0
+        self.qkv = matrices([attention.q_proj, attention.k_proj, attention.v_proj], dtype, fuse)
+        self.out = matrices([attention.o_proj], dtype)
+        self.gate_up = matrices([mlp.gate_proj, mlp.up_proj], dtype, fuse)
+        self.down = matrices([mlp.down_proj], dtype)
+        if rows is not None:
+            for name in ("qkv", "out", "gate_up", "down"):
+                setattr(self, name, [(laid_out(weight, rows), bias) for weight, bias in getattr(self, name)])
+        self.act = mlp.act_fn
+        self.before, self.after = scale(layer.input_layernorm, dtype), scale(layer.post_attention_layernorm, dtype)
+        self.q_norm = scale(attention.q_norm, dtype) if hasattr(attention, "q_norm") else None
+        self.k_norm = scale(attention.k_norm, dtype) if hasattr(attention, "k_norm") else None
+
+    def heads(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [M,heads,size], keys and values [M,groups,size] of tokens x [M,H]; turn: see `turning`."""
+        parts = times(normed(x, self.before), self.qkv).view(len(x), -1, self.size)
+        asking = parts.shape[1] - 2 * self.groups
+        both, v = parts[:, : asking + self.groups], parts[:, asking + self.groups :]
+        if self.q_norm is not None and self.k_norm is not None:
+            both = torch.cat([normed(both[:, :asking], self.q_norm), normed(both[:, asking:], self.k_norm)], dim=1)
+        both = turned(both, turn)
+        return both[:, :asking], both[:, asking:], v
+
+    def rest(self, x: Tensor, read: Tensor) -> Tensor:
+        """The layer's result for tokens x [M,H], given what their attention read [M,heads*size]."""
+        x = x + times(read, self.out)
+        gate, up = times(normed(x, self.after), self.gate_up).chunk(2, dim=-1)
+        return x + times(self.act(gate) * up, self.down)
+
+
+def matrices(linears: Sequence[nn.Linear], dtype: torch.dtype, fuse: bool = False) -> Matrices:
+    if any(type(one) is not nn.Linear for one in linears):  # adapters and quantised layers compute something else
+        raise TypeError("not plain matrices")
+    parts: Matrices = [(one.weight.to(dtype), None if one.bias is None else one.bias.to(dtype)) for one in linears]
+    if not fuse:
+        return parts
+    biases = [bias for _, bias in parts if bias is not None]
+    return [(torch.cat([weight for weight, _ in parts]), torch.cat(biases) if len(biases) == len(parts) else None)]
+
+
+def times(x: Tensor, matrices: Matrices) -> Tensor:
+    """x [M,in] times each, [M,out] side by side."""
+    if len(matrices) == 1:
+        return linear(x, *matrices[0])
+    return torch.cat([linear(x, *one) for one in matrices], dim=-1)
+
+
+def scale(norm: Any, dtype: torch.dtype) -> Scale:
+    return norm.weight.to(dtype), norm.variance_epsilon
+
+
+def normed(x: Tensor, how: Scale) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], *how)
+
+
+def turning(body: Any, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for `turned`, of tokens at `positions` [M]: [M,1,size/2]."""
+    cos, sin = body.rotary_emb(body.embed_tokens.weight, positions[:, None])
+    half = cos.shape[-1] // 2
+    return cos[..., :half].to(dtype), sin[..., :half].to(dtype)
+
+
+def turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position (Su 2021) in the half-split layout of Hugging Face: x [M,heads,size]."""
+    (cos, sin), (first, second) = turn, x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+# -- reading a batch ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sequences [N,T] of a batch, right-padded: what each token is, which are real, and where they stand."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+
+
+def read(model: PreTrainedModel, first: Block, then: Block | None = None) -> tuple[Tensor, Tensor | None]:
+    """Final states of the real tokens of `first`, in row-major order [M,H]; and of `then`, whose rows continue them.
+
+    Each row of `first` is continued by equally many rows of `then`, which stand together.
+    """
+    body: Any = model.base_model
+    dtype = body.embed_tokens.weight.dtype
+    blocks = [first] if then is None else [first, then]
+    ids, positions = (torch.cat([getattr(b, name)[b.mask] for b in blocks]) for name in ("ids", "positions"))
+    turn = turning(body, positions, dtype)
+    places = [b.mask.flatten().nonzero().squeeze(1) for b in blocks]
+    cut = len(places[0])
+    mask = None if then is None else _continued(first, then, dtype)
+    x = F.embedding(ids, body.embed_tokens.weight)
+    for one in body.layers:
+        layer = Layer(one, dtype)
+        parts = [part.tensor_split([cut]) for part in layer.heads(x, turn)]
+        q, k, v = (_rows(part[0], first, places[0]) for part in parts)
+        found = [_attend(layer, q, k, v, None)]
+        if then is not None:
+            q, own_k, own_v = (_rows(part[1], then, places[1]) for part in parts)
+            times = len(then.ids) // len(first.ids)
+            k, v = (torch.cat([a.repeat_interleave(times, 0), b], dim=2) for a, b in ((k, own_k), (v, own_v)))
+            found.append(_attend(layer, q, k, v, mask))
+        flat = [f.transpose(1, 2).flatten(0, 1).flatten(1)[at] for f, at in zip(found, places, strict=True)]
+        x = layer.rest(x, torch.cat(flat))
+    x = normed(x, scale(body.norm, dtype))
+    return x[:cut], None if then is None else x[cut:]
+
+
+def _causal(width: int, like: Tensor) -> Tensor:
+    """0 where a token reads another, -inf where it may not [1,1,T,T]."""
+    return torch.full((width, width), -torch.inf, dtype=like.dtype, device=like.device).triu(1)[None, None]
+
+
+def _continued(first: Block, then: Block, dtype: torch.dtype) -> Tensor:
+    """The same for the tokens of `then`: all of the first block, and their own up to themselves [N,1,T2,T1+T2]."""
+    width = then.ids.shape[1]
+    before = torch.zeros(first.mask.shape, dtype=dtype, device=first.mask.device).masked_fill_(~first.mask, -torch.inf)
+    before = before.repeat_interleave(len(then.ids) // len(first.ids), 0)[:, None, None].expand(-1, -1, width, -1)
+    return torch.cat([before, _causal(width, before).expand(len(then.ids), 1, -1, -1)], dim=-1)
+
+
+def _rows(packed: Tensor, block: Block, places: Tensor) -> Tensor:
+    """[M,heads,size] to [N,heads,T,size], zeros in the padding."""
+    n, width = block.ids.shape
+    flat = packed.new_zeros(n * width, *packed.shape[1:]).index_copy(0, places, packed)
+    return flat.view(n, width, *packed.shape[1:]).transpose(1, 2)
+
+
+def _attend(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of q [N,heads,T,size] to k and v [N,groups,T2,size]; mask [.,1,T,T2] is added, none: causal."""
+    if q.device.type != "cpu" or q.shape[2] * k.shape[2] > SHORT or layer.dropout:
+        return F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=layer.dropout,
+            scale=layer.scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+    if mask is None:
+        mask = _causal(q.shape[2], q)
+    if q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    return torch.matmul((torch.matmul(q * layer.scaling, k.mT) + mask).softmax(-1), v)
+
+
+# -- which models ------------------------------------------------------------------------------------------------------
+
+_lean: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def is_lean(model: PreTrainedModel) -> bool:
+    """Whether this module computes what the model does: by the model's kind, then tried out, once a model."""
+    if model not in _lean:
+        _lean[model] = _is_known(model) and _agrees(model)
+    return _lean[model]
+
+
+def _is_known(model: PreTrainedModel) -> bool:
+    body: Any = model.base_model
+    if type(body).__name__ not in BODIES or getattr(body.rotary_emb, "rope_type", "") not in ROTARY:
+        return False
+    kinds = getattr(body.config, "layer_types", None)
+    if kinds is None:
+        return getattr(body.config, "sliding_window", None) is None
+    return set(kinds) == {"full_attention"}
+
+
+@torch.no_grad()
+def _agrees(model: PreTrainedModel) -> bool:
+    body: Any = model.base_model
+    training, device = model.training, model.device
+    ids = (torch.arange(12, device=device) % body.embed_tokens.weight.shape[0]).view(2, 6)
+    block = Block(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(6, device=device).expand(2, 6))
+    model.eval()
+    try:
+        ours, _ = read(model, block)
+        theirs = body(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+    except (TypeError, AttributeError, RuntimeError):
+        return False
+    finally:
+        model.train(training)
+    bound = 1e-4 if model.dtype == torch.float32 else 0.1
+    return bool((ours - theirs).abs().max() <= bound * max(1.0, float(theirs.float().std())))

@@ -1,0 +1,123 @@
+"""The lean decoder says what transformers says, whoever leaves or comes; and only where it does is it used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from prefloop.engine import sampler
+from prefloop.engine.base import Sampling
+from prefloop.engine.decoder import Decoder, LeanDecoder, decoder_for
+from prefloop.models import lean
+from tiny_models import causal
+
+PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]
+KINDS = ["Llama", "Qwen2", "Qwen3"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_those_of_transformers(kind: str) -> None:
+    model = causal(kind, sharp=10.0)
+    said = []
+    for make in (Decoder, LeanDecoder):
+        decoder = make(model, 7, 12)
+        logits = [decoder.add(PROMPTS, [2, 1, 3])]
+        for t in range(4):
+            logits.append(decoder.step(torch.arange(t, t + 6)))
+        decoder.keep(torch.tensor([5, 0, 2]))
+        for t in range(4):
+            logits.append(decoder.step(torch.arange(t, t + 3)))
+        said.append(torch.cat(logits))
+    assert said[0].std() > 0.5
+    assert torch.allclose(said[0], said[1], atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_come_later_are_read_as_if_alone(kind: str) -> None:
+    """Three rows start, one leaves, two come with a longer prompt, all grow on; compared with each row by itself."""
+    model = causal(kind, sharp=10.0)
+    decoder = LeanDecoder(model, 4, 8)
+    decoder.add([[5, 6], [7]], [2, 1])
+    for t in range(3):
+        decoder.step(torch.arange(t, t + 3))
+    decoder.keep(torch.tensor([0, 2]))
+    first = decoder.add([[9, 8, 7, 6, 5]], [2])
+    texts = [[5, 6, 0, 1, 2], [7, 2, 3, 4], [9, 8, 7, 6, 5], [9, 8, 7, 6, 5]]
+    assert torch.allclose(first, torch.stack([slow(model, texts[2])] * 2), atol=1e-4)
+    for t in range(4):
+        tokens = torch.arange(20 + t, 24 + t)
+        logits = decoder.step(tokens)
+        texts = [[*text, int(token)] for text, token in zip(texts, tokens, strict=True)]
+        assert torch.allclose(logits, torch.stack([slow(model, text) for text in texts]), atol=1e-4)
+    decoder.keep(torch.tensor([1]))
+    assert torch.allclose(decoder.step(torch.tensor([3]))[0], slow(model, [*texts[1], 3]), atol=1e-4)
+
+
+def slow(model: Any, ids: list[int]) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=torch.tensor([ids])).logits[0, -1]
+    return logits
+
+
+@pytest.mark.parametrize("batch", [64, 7])
+def test_samples_are_those_of_the_slow_way(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokens; their log-probabilities within 1e-5."""
+    model = causal(sharp=14.0)
+    prompts, keys = [p for p in PROMPTS for _ in range(30)], list(range(90))
+    fast = sampler.generate(model, (1, 2), prompts, keys, Sampling(20, batch=batch), 3)
+    monkeypatch.setattr(sampler, "decoder_for", lambda model, rows, most: Decoder(model, rows, most))
+    slow = sampler.generate(model, (1, 2), prompts, keys, Sampling(20, batch=batch), 3)
+    assert len({len(s.ids) for s in slow}) > 5, "samples all as long show nothing"
+    assert [s.ids for s in fast] == [s.ids for s in slow] and [s.ended for s in fast] == [s.ended for s in slow]
+    for a, b in zip(fast, slow, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
+def test_those_that_end_make_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer steps than batch after batch takes, for the same samples."""
+    model = causal(sharp=14.0)
+    steps = {Decoder: 0, LeanDecoder: 0}
+    for kind in steps:
+        step = kind.step
+
+        def counted(self: Any, tokens: Any, kind: Any = kind, step: Any = step) -> Any:
+            steps[kind] += 1
+            return step(self, tokens)
+
+        monkeypatch.setattr(kind, "step", counted)
+        monkeypatch.setattr(sampler, "decoder_for", lambda model, rows, most, kind=kind: kind(model, rows, most))
+        sampler.generate(
+            model, (1, 2, 3), [p for p in PROMPTS for _ in range(64)], range(192), Sampling(40, batch=16), 3
+        )
+    assert steps[LeanDecoder] < 0.6 * steps[Decoder]
+
+
+def test_only_models_that_agree_are_read_the_lean_way() -> None:
+    assert isinstance(decoder_for(causal(), 1, 4), LeanDecoder)
+    for other in (causal("GPT2"), causal("Gemma2"), causal("Mistral", sliding_window=4)):
+        assert not lean.is_lean(other) and type(decoder_for(other, 1, 4)) is Decoder
+    assert lean.is_lean(causal("Mistral", sliding_window=None))
+    adapted = causal()
+    adapted.model.layers[0].self_attn.q_proj = torch.nn.Sequential(adapted.model.layers[0].self_attn.q_proj)
+    assert not lean.is_lean(adapted), "an adapter in place of a matrix"
+    longer = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    assert not lean.is_lean(causal(rope_parameters=longer))
+    odd = causal()
+    odd.model.layers[0].mlp.register_forward_hook(lambda *a: a[-1] * 2)
+    assert not lean.is_lean(odd), "a model that computes something else on the way"
+
+
+def test_a_bfloat16_decoder_is_near_the_float32_one() -> None:
+    model = causal(sharp=3.0)
+    with torch.no_grad():
+        logits = [LeanDecoder(model, 3, 4, dtype).add(PROMPTS, [1, 1, 1]) for dtype in (None, torch.bfloat16)]
+        steps = []
+        for dtype in (None, torch.bfloat16):
+            decoder = LeanDecoder(model, 3, 4, dtype)
+            decoder.add(PROMPTS, [1, 1, 1])
+            steps.append(decoder.step(torch.tensor([3, 4, 5])).float())
+    assert torch.equal(*logits), "the prompt is read in the model's own precision"
+    assert 0 < (steps[0] - steps[1]).abs().max() < 0.05 * steps[0].std()
