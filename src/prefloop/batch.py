@@ -192,12 +192,10 @@ class PolicyOutput:
     """What a policy (and its critic) says about Rows: per token, 0 outside the action mask.
 
     logp:    [N,T] log-probability of the token, at the sampling temperature, with gradient
-    entropy: [N,T] nats, without gradient
     value:   [N,T] the critic's estimate before the token; none where no critic is trained
     """
 
     logp: Tensor
-    entropy: Tensor
     value: Tensor | None = None
 
 

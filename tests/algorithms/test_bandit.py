@@ -35,7 +35,7 @@ class Arms(nn.Module):
     def forward(self, rows: Rows) -> PolicyOutput:
         logp = torch.log_softmax(self.logits, 0)
         token = torch.where(rows.action, logp[rows.ids], 0.0)
-        return PolicyOutput(token, torch.zeros_like(token))
+        return PolicyOutput(token)
 
     def probabilities(self) -> Tensor:
         return torch.softmax(self.logits.detach(), 0)

@@ -148,7 +148,7 @@ def outputs(algorithm: Any, batch: Any, dtype: torch.dtype = torch.float64) -> l
 def wrap(algorithm: Any, tensors: list[Tensor]) -> Any:
     if "reward" in algorithm.trains:
         return RewardOutput(tensors[0])
-    return PolicyOutput(tensors[0], torch.zeros_like(tensors[0]), tensors[1] if len(tensors) > 1 else None)
+    return PolicyOutput(tensors[0], tensors[1] if len(tensors) > 1 else None)
 
 
 def read_mask(algorithm: Any, batch: Any) -> Tensor:

@@ -36,8 +36,7 @@ class ToyPolicy(_Body):
         logp = torch.log_softmax(self.before(rows) @ self.head.T, -1)
         ids = torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids))
         own = logp.gather(-1, ids[..., None]).squeeze(-1)
-        entropy = -(logp.exp() * logp).sum(-1).detach()
-        return PolicyOutput(_poisoned(own, rows.action), _poisoned(entropy, rows.action))
+        return PolicyOutput(_poisoned(own, rows.action))
 
 
 class ToyCritic(_Body):

@@ -36,7 +36,7 @@ def test_log_probabilities_are_those_of_the_whole_logits(kind: str, temperature:
         out = policy(rows)
         assert torch.allclose(out.logp[rows.action].double(), full_logits(model, rows, temperature), atol=2e-5)
     assert torch.equal(out.logp[~rows.action], torch.zeros_like(out.logp[~rows.action]))
-    assert (out.entropy[rows.action] > 0).all() and out.logp.shape == rows.ids.shape
+    assert out.logp.shape == rows.ids.shape
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +68,6 @@ def test_padding_on_either_side_and_company_change_nothing(kind: str) -> None:
     with torch.no_grad():
         whole, on_the_left = policy(rows), policy(left)
         assert torch.allclose(whole.logp[rows.action], on_the_left.logp[left.action], atol=1e-5)
-        assert torch.allclose(whole.entropy[rows.action], on_the_left.entropy[left.action], atol=1e-5)
         garbage = Rows(torch.where(rows.mask, rows.ids, torch.tensor(10**9)), rows.mask, rows.action)
         assert torch.equal(policy(garbage).logp, whole.logp)
         for n in range(len(rows)):

@@ -131,7 +131,6 @@ def test_a_policy_and_a_critic_say_of_lists_what_they_say_of_rows(kind: str) -> 
     policy = Policy(model, temperature=0.7)
     ours, theirs = policy(rows), policy(plain)
     assert theirs.logp.abs().max() > 1 and torch.allclose(ours.logp, theirs.logp, atol=1e-5)
-    assert torch.allclose(ours.entropy, theirs.entropy, atol=1e-5)
     config = type(model.config)(**{**model.config.to_dict(), "num_labels": 1})
     scorer = transformers.AutoModelForSequenceClassification.from_config(config).eval()  # GPT-2 has dropout
     critic = Critic(scorer, mean=0.3, std=2.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from prefloop.ops import logprobs
 from prefloop.ops.logprobs import from_logits, predicting, scatter, token_logprobs
 
 
@@ -18,32 +20,56 @@ def case(m: int = 23, h: int = 5, v: int = 11) -> tuple[torch.Tensor, torch.Tens
     return hidden, weight, bias, torch.randint(0, v, (m,), generator=generator)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 23, 4096])
+@pytest.mark.parametrize("chunk", [1, 4, 23, 4096, None])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_chunks_give_the_log_softmax_and_its_gradient(chunk: int, temperature: float) -> None:
+def test_chunks_give_the_log_softmax_and_its_gradient(chunk: int | None, temperature: float) -> None:
     hidden, weight, bias, targets = case()
     inputs = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
-    logp, entropy = token_logprobs(*inputs, targets, temperature, chunk)
+    logp = token_logprobs(*inputs, targets, temperature, chunk)
     twin_inputs = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
     whole = torch.log_softmax((twin_inputs[0] @ twin_inputs[1].T + twin_inputs[2]) / temperature, dim=-1)
     twin = whole[torch.arange(len(targets)), targets]
     assert torch.allclose(logp, twin, atol=1e-12)
-    assert torch.allclose(entropy, -(whole.exp() * whole).sum(-1), atol=1e-12)
     weights = torch.linspace(-1, 1, len(targets), dtype=torch.float64)
     ours = torch.autograd.grad((logp * weights).sum(), inputs)
     theirs = torch.autograd.grad((twin * weights).sum(), twin_inputs)
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("vocabulary", [300, 50_000])
+def test_memory_does_not_grow_with_positions_times_vocabulary(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor of more than LOGITS numbers is made on the way, forward or backward, but the weight's gradient."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.shape != weight.shape:
+                largest = max(largest, out.numel())
+            return out
+
+    monkeypatch.setattr(logprobs, "LOGITS", 1 << 20)
+    hidden, weight = (
+        torch.randn(20_000 if vocabulary == 300 else 200, 8),
+        torch.randn(vocabulary, 8, requires_grad=True),
+    )
+    hidden.requires_grad_()
+    with Watch():
+        logp = token_logprobs(hidden, weight, None, torch.zeros(len(hidden), dtype=torch.long))
+        logp.sum().backward()
+    assert (1 << 19) < largest <= max(1 << 20, 64 * vocabulary)
+
+
 def test_a_head_without_bias_works_and_finite_differences_agree() -> None:
     hidden, weight, _, targets = case(m=4, h=3, v=5)
     hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
-    assert torch.autograd.gradcheck(lambda h, w: token_logprobs(h, w, None, targets % 5, 0.9, 2)[0], (hidden, weight))
+    assert torch.autograd.gradcheck(lambda h, w: token_logprobs(h, w, None, targets % 5, 0.9, 2), (hidden, weight))
 
 
 def test_half_precision_logits_are_normalised_in_single_precision() -> None:
     logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
-    logp, _ = from_logits(logits, torch.arange(6))
+    logp = from_logits(logits, torch.arange(6))
     assert logp.dtype == torch.float32
     assert torch.allclose(logp, torch.log_softmax(logits.float(), -1)[torch.arange(6), torch.arange(6)])
 
@@ -51,23 +77,12 @@ def test_half_precision_logits_are_normalised_in_single_precision() -> None:
 def test_probabilities_of_all_tokens_sum_to_one_at_any_temperature() -> None:
     logits = torch.randn(1, 9, generator=torch.Generator().manual_seed(0)).expand(9, 9)
     for temperature in (0.3, 1.0, 2.5):
-        logp, _ = from_logits(logits, torch.arange(9), temperature)
+        logp = from_logits(logits, torch.arange(9), temperature)
         assert float(logp.exp().sum()) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_the_entropy_of_a_uniform_distribution_is_log_v() -> None:
-    _, entropy = from_logits(torch.zeros(1, 8), torch.tensor([3]))
-    assert float(entropy[0]) == pytest.approx(math.log(8))
-
-
-def test_entropy_carries_no_gradient() -> None:
-    logits = torch.randn(2, 4, requires_grad=True)
-    assert not from_logits(logits, torch.tensor([0, 1]))[1].requires_grad
-
-
-def test_no_completion_tokens_give_empty_tensors() -> None:
-    logp, entropy = token_logprobs(torch.zeros(0, 3), torch.zeros(5, 3), None, torch.zeros(0, dtype=torch.long))
-    assert logp.shape == entropy.shape == (0,)
+def test_no_completion_tokens_give_an_empty_tensor() -> None:
+    assert token_logprobs(torch.zeros(0, 3), torch.zeros(5, 3), None, torch.zeros(0, dtype=torch.long)).shape == (0,)
 
 
 def test_the_state_before_a_token_predicts_it() -> None:

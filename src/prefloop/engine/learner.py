@@ -69,7 +69,7 @@ class Learner:
             return self.models["reward"](rows)
         out: PolicyOutput = self.models["policy"](rows)
         if "critic" in roles:
-            out = PolicyOutput(out.logp, out.entropy, self.models["critic"](rows))
+            out = PolicyOutput(out.logp, self.models["critic"](rows))
         return out
 
     def _update(self) -> dict[str, float]:

@@ -119,8 +119,8 @@ class Block:
     positions: Tensor
 
 
-def read(model: PreTrainedModel, first: Block, then: Block | None = None) -> tuple[Tensor, Tensor | None]:
-    """Final states of the real tokens of `first`, in row-major order [M,H]; and of `then`, whose rows continue them.
+def read(model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | None = None) -> Tensor:
+    """Final states [n,H] of the tokens `wanted` [n]: places among the real tokens of `first`, then those of `then`.
 
     Each row of `first` is continued by equally many rows of `then`, which stand together.
     """
@@ -130,12 +130,11 @@ def read(model: PreTrainedModel, first: Block, then: Block | None = None) -> tup
     ids, positions = (torch.cat([getattr(b, name)[b.mask] for b in blocks]) for name in ("ids", "positions"))
     turn = turning(body, positions, dtype)
     places = [b.mask.flatten().nonzero().squeeze(1) for b in blocks]
-    cut = len(places[0])
     mask = None if then is None else _continued(first, then, dtype)
     x = F.embedding(ids, body.embed_tokens.weight)
-    for one in body.layers:
+    for number, one in enumerate(body.layers):
         layer = Layer(one, dtype)
-        parts = [part.tensor_split([cut]) for part in layer.heads(x, turn)]
+        parts = [part.tensor_split([len(places[0])]) for part in layer.heads(x, turn)]
         q, k, v = (_rows(part[0], first, places[0]) for part in parts)
         found = [_attend(layer, q, k, v, None)]
         if then is not None:
@@ -143,10 +142,11 @@ def read(model: PreTrainedModel, first: Block, then: Block | None = None) -> tup
             times = len(then.ids) // len(first.ids)
             k, v = (torch.cat([a.repeat_interleave(times, 0), b], dim=2) for a, b in ((k, own_k), (v, own_v)))
             found.append(_attend(layer, q, k, v, mask))
-        flat = [f.transpose(1, 2).flatten(0, 1).flatten(1)[at] for f, at in zip(found, places, strict=True)]
-        x = layer.rest(x, torch.cat(flat))
-    x = normed(x, scale(body.norm, dtype))
-    return x[:cut], None if then is None else x[cut:]
+        flat = torch.cat([f.transpose(1, 2).flatten(0, 1).flatten(1)[at] for f, at in zip(found, places, strict=True)])
+        if number + 1 == len(body.layers):  # nobody reads the others any more
+            x, flat = x[wanted], flat[wanted]
+        x = layer.rest(x, flat)
+    return normed(x, scale(body.norm, dtype))
 
 
 def _causal(width: int, like: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ def _agrees(model: PreTrainedModel) -> bool:
     block = Block(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(6, device=device).expand(2, 6))
     model.eval()
     try:
-        ours, _ = read(model, block)
+        ours = read(model, torch.arange(12, device=device), block)
         theirs = body(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
     except (TypeError, AttributeError, RuntimeError):
         return False

@@ -21,13 +21,13 @@ class Policy(nn.Module):
         self.linear_head = _head_is_linear(model)
 
     def forward(self, rows: Rows) -> PolicyOutput:
-        """Rows to logp and entropy [N,T]."""
+        """Rows to logp [N,T]."""
         targets = rows.ids[rows.action]
         if self.linear_head:
             head = self.model.get_output_embeddings()
             hidden = predicting_states(self.model, rows)
             bias = getattr(head, "bias", None)
-            logp, entropy = token_logprobs(hidden, head.weight, bias, targets, self.temperature)
+            logp = token_logprobs(hidden, head.weight, bias, targets, self.temperature)
         else:
             out = self.model(
                 input_ids=torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
@@ -36,8 +36,8 @@ class Policy(nn.Module):
                 use_cache=False,
             )
             logits = out.logits[predicting(rows.action)]
-            logp, entropy = from_logits(logits, targets, self.temperature)
-        return PolicyOutput(scatter(logp, rows.action), scatter(entropy, rows.action))
+            logp = from_logits(logits, targets, self.temperature)
+        return PolicyOutput(scatter(logp, rows.action))
 
 
 @torch.no_grad()

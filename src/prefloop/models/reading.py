@@ -28,8 +28,7 @@ def last_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     """
     cut = _shared_prompts(rows)
     if is_lean(model) and _right_padded(rows):
-        states, ends, _ = _packed(model, rows, cut)
-        return states[ends]
+        return _packed(model, rows, cut, ends=True)
     if cut is not None and _allows(model):
         _, answers, mask = _read(model, rows, cut)
         return answers[torch.arange(len(answers), device=answers.device), (mask.sum(-1) - 1).clamp(min=0)]
@@ -41,8 +40,7 @@ def predicting_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     """The state before each action token, in row-major order [M,H]."""
     cut = _shared_prompts(rows)
     if is_lean(model) and _right_padded(rows):
-        states, _, before = _packed(model, rows, cut)
-        return states[before]
+        return _packed(model, rows, cut, ends=False)
     if cut is not None and _allows(model):
         prompt, answers, mask = _read(model, rows, cut)
         return torch.cat([prompt[:, None], answers[:, :-1]], dim=1)[mask]
@@ -81,24 +79,23 @@ def _shared_prompts(rows: Rows) -> Tensor | None:
     return first[:, 0]
 
 
-def _packed(model: PreTrainedModel, rows: Rows, cut: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """States of real tokens one after the other [M,H]; which is each row's last [N], which are before action tokens."""
+def _packed(model: PreTrainedModel, rows: Rows, cut: Tensor | None, ends: bool) -> Tensor:
+    """States at the last token of each row [N,H], or before each action token [M,H], with no padding computed."""
     if cut is None:
-        states, _ = read(model, Block(rows.ids, rows.mask, rows.positions))
-        ends = (rows.mask.sum(-1).cumsum(0) - 1).clamp(min=0)
-        return states, ends, predicting(rows.action)[rows.mask].nonzero().squeeze(1)
+        last = (rows.mask.sum(-1).cumsum(0) - 1).clamp(min=0)
+        wanted = last if ends else predicting(rows.action)[rows.mask].nonzero().squeeze(1)
+        return read(model, wanted, Block(rows.ids, rows.mask, rows.positions))
     assert isinstance(rows, ListRows)
     prompts, answers = _in_two(rows, cut)
-    of_prompts, of_answers = read(model, prompts, answers)
-    assert of_answers is not None
     counts = answers.mask.sum(-1)
-    starts = counts.cumsum(0) - counts  # of each row among the answers' tokens
     prompt_ends = (cut.cumsum(0) - 1).repeat_interleave(rows.k)
-    before = torch.arange(len(of_answers), device=cut.device) + len(of_prompts) - 1
+    starts = cut.sum() + counts.cumsum(0) - counts  # of each row, after the tokens of all prompts
     some = counts > 0
-    before[starts[some]] = prompt_ends[some]
-    ends = torch.where(some, len(of_prompts) + starts + counts - 1, prompt_ends)
-    return torch.cat([of_prompts, of_answers]), ends, before
+    if ends:
+        return read(model, torch.where(some, starts + counts - 1, prompt_ends), prompts, answers)
+    before = torch.arange(int(counts.sum()), device=cut.device) + cut.sum() - 1
+    before[(starts - cut.sum())[some]] = prompt_ends[some]
+    return read(model, before, prompts, answers)
 
 
 def _in_two(rows: ListRows, cut: Tensor) -> tuple[Block, Block]:

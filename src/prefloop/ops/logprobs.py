@@ -6,10 +6,14 @@ A causal model's hidden state at t-1 predicts the token at t. Everything else in
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-CHUNK = 4096  # positions whose logits exist at one time; bounds memory, does not change results
+from prefloop.ops.linear import laid_out, linear
+
+LOGITS = 1 << 21  # how many exist at one time; bounds memory, and keeps them in the processor's cache
 
 
 def predicting(action: Tensor) -> Tensor:
@@ -20,36 +24,86 @@ def predicting(action: Tensor) -> Tensor:
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float = 1.0, chunk: int = CHUNK
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of each distribution, both in nats.
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> Tensor:
+    """Log-probability of each target, in nats.
 
     hidden:      [M,H]  states that predict the targets
     weight:      [V,H]  output embedding;  bias: [V] or none
     targets:     [M]    token ids
     temperature: logits are divided by it, as they were in sampling (detail 3 of PPO)
-    returns:     [M], [M]; computed in float32 whatever the model's dtype
+    chunk:       positions whose logits exist at one time, forward and backward; by the vocabulary. No result changes
+    returns:     [M]; computed in float32 whatever the model's dtype
     """
-    logps, entropies = [], []
-    for start in range(0, hidden.shape[0], chunk):
-        logits = torch.nn.functional.linear(hidden[start : start + chunk], weight, bias)
-        logp, entropy = from_logits(logits, targets[start : start + chunk], temperature)
-        logps.append(logp)
-        entropies.append(entropy)
-    if not logps:
-        return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
-    return torch.cat(logps), torch.cat(entropies)
+    chunk = chunk or max(64, LOGITS // weight.shape[0])
+    found: Tensor = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)  # type: ignore[no-untyped-call]
+    return found
 
 
-def from_logits(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The same from logits [M,V]. Entropy carries no gradient: it is a diagnosis here, not a bonus."""
-    logits = logits.float() / temperature if logits.dtype != torch.float64 else logits / temperature
-    norm = torch.logsumexp(logits, dim=-1)
-    logp = logits.gather(-1, targets[:, None]).squeeze(-1) - norm
-    with torch.no_grad():
-        scaled = logits - norm[:, None]
-        entropy = -(scaled.exp() * scaled).sum(-1)
-    return logp, entropy
+class _TokenLogprobs(torch.autograd.Function):
+    """Logits are computed a second time for the gradient, so that none need be kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        laid = _laid_out(weight, len(hidden), chunk)
+        pairs = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        return torch.cat([from_logits(linear(some, laid, bias), asked, temperature) for some, asked in pairs])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """d logp / d logits = (one at the target - softmax) / temperature."""
+        hidden, weight, bias, targets = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        to_hidden = torch.empty_like(hidden) if needs_hidden else None
+        to_weight = torch.zeros_like(weight, dtype=gradient.dtype) if needs_weight else None
+        to_bias = torch.zeros_like(bias, dtype=gradient.dtype) if needs_bias else None
+        laid = _laid_out(weight, len(hidden), ctx.chunk)
+        for start in range(0, len(hidden), ctx.chunk):
+            at = slice(start, start + ctx.chunk)
+            logits = linear(hidden[at], laid, bias).to(gradient.dtype)
+            scaled = (gradient[at] / ctx.temperature)[:, None]
+            slope = torch.softmax(logits if ctx.temperature == 1 else logits / ctx.temperature, dim=-1).mul_(-scaled)
+            slope.scatter_add_(1, targets[at, None], scaled)
+            if to_bias is not None:
+                to_bias += slope.sum(0)
+            if to_weight is not None:
+                to_weight.addmm_(slope.t(), hidden[at].to(slope.dtype))
+            if to_hidden is not None:
+                to_hidden[at] = slope.to(hidden.dtype) @ weight
+        return (
+            to_hidden,
+            None if to_weight is None else to_weight.to(weight.dtype),
+            None if to_bias is None else to_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _laid_out(weight: Tensor, rows: int, chunk: int) -> Tensor:
+    return laid_out(weight, chunk) if rows > chunk else weight
+
+
+def from_logits(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """The same from logits [M,V]."""
+    logits = logits.float() if logits.dtype != torch.float64 else logits
+    log_p = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+    return log_p.gather(-1, targets[:, None]).squeeze(-1)
 
 
 def scatter(values: Tensor, action: Tensor) -> Tensor:
