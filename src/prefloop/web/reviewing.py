@@ -30,8 +30,8 @@ KINDS: Mapping[Kind, str] = {
     "discarded": "Discarded",
 }
 PAGE = 50  # rows a page
-SCAN = 500  # rows looked through for one page of the lists that depend on what rankings say
-_CHUNK = 200
+SCAN = 300  # rows looked through for one page of the lists that depend on what rankings say
+_CHUNK = 150
 
 
 @dataclass(frozen=True)
