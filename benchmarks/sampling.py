@@ -90,17 +90,19 @@ def compare(
     return row
 
 
-def random_llama(vocabulary: int = 4096, pad: int | None = None, end: int | None = None) -> Any:
-    """5.4 M parameters with 4,096 words."""
+def random_llama(
+    vocabulary: int = 4096, pad: int | None = None, end: int | None = None, width: int = 256, layers: int = 4
+) -> Any:
+    """5.4 M parameters by default."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
         pad_token_id=pad,
         eos_token_id=end,
         bos_token_id=None,
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=4,
+        hidden_size=width,
+        intermediate_size=width * 43 // 16,
+        num_hidden_layers=layers,
         num_attention_heads=8,
         max_position_embeddings=1024,
     )

@@ -59,7 +59,10 @@ def online(folder: Path, codec: Codec, prompts: list[Prompt], work: Work) -> Wor
 
 
 def pairs(item: Item, codec: Codec) -> Iterator[dict[str, str]]:
-    """Every two completions that somebody told apart, as TRL reads them; it appends the end token itself."""
+    """Every two completions that somebody told apart, once for each order, as TRL reads them.
+
+    Once, however many people said so: repeating them would only cost the other side time. TRL appends the end token.
+    """
     texts = {c.id: c for c in item.completions}
     prompt = codec.tokenizer.decode(codec.encode_prompt(item.prompt))
 
@@ -68,10 +71,9 @@ def pairs(item: Item, codec: Codec) -> Iterator[dict[str, str]]:
         answer: str = codec.tokenizer.decode(ids[cut:-1])
         return answer
 
-    for ranking in item.rankings:
-        for pair in comparisons(ranking):
-            if pair.p == 1.0:
-                yield {"prompt": prompt, "chosen": text(pair.better), "rejected": text(pair.worse)}
+    told = {(pair.better, pair.worse) for r in item.rankings for pair in comparisons(r) if pair.p == 1.0}
+    for better, worse in sorted(told):
+        yield {"prompt": prompt, "chosen": text(better), "rejected": text(worse)}
 
 
 def ranked(folder: Path, codec: Codec, items: Iterable[Item], work: Work, lists: int) -> Work:

@@ -108,7 +108,14 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def in_project(asked: Common, stage: Callable[[Project], Outcome], overrides: Iterable[str] = ()) -> None:
+profiled = click.option(
+    "--profile", is_flag=True, help="Show where the time goes; profile.json and a trace go into the run's folder."
+)
+
+
+def in_project(
+    asked: Common, stage: Callable[[Project], Outcome], overrides: Iterable[str] = (), profile: bool = False
+) -> None:
     """Open the project, run a stage, print what came out."""
     from prefloop.stages.project import Project
 
@@ -117,8 +124,22 @@ def in_project(asked: Common, stage: Callable[[Project], Outcome], overrides: It
         redirect_stdout(sys.stderr),
         Project.open(asked.root.absolute(), [*asked.overrides, *overrides], asked.quiet) as project,
     ):
-        outcome = stage(project)
+        outcome = _profile(project, stage) if profile else stage(project)
     emit(asked, outcome)
+
+
+def _profile(project: Project, stage: Callable[[Project], Outcome]) -> Outcome:
+    from prefloop.engine.spans import profiling
+
+    with profiling() as found:
+        outcome = stage(project)
+    if outcome.skipped or outcome.run is None:
+        project.say("this was done before, so there is nothing to profile; another seed makes another run")
+    else:
+        folder = project.root / "runs" / outcome.run
+        written = " and ".join(found.write(folder))
+        project.say(f"{found.table()}\nin {folder}: {written}")
+    return outcome
 
 
 def emit(asked: Common, outcome: Outcome) -> None:

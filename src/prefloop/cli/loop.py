@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from prefloop.cli.common import Common, Verb, common, in_project
+from prefloop.cli.common import Common, Verb, common, in_project, profiled
 
 _round = click.option("--round", type=click.IntRange(min=0), metavar="N", help="Which round (default: the newest).")
 
 
 @click.command("sft", cls=Verb, sections=("sft", "model", "data.heldout"))
+@profiled
 @common
-def sft(asked: Common) -> None:
+def sft(asked: Common, profile: bool) -> None:
     """Fine-tune the base model on demonstrations.
 
     Reads the demonstrations of the store's training prompts; held-out ones only measure. Writes runs/sft-NNN/model, an
@@ -26,7 +27,7 @@ def sft(asked: Common) -> None:
 
     from prefloop.stages.sft import sft as stage
 
-    in_project(asked, stage)
+    in_project(asked, stage, profile=profile)
 
 
 @click.command("sample", cls=Verb, sections=("sample",))
@@ -82,8 +83,9 @@ def crowd(asked: Common) -> None:
     type=click.Choice(["all", "weighted", "majority"]),
     help="Whose rankings count how much: the same as --set reward.annotators=NAME.",
 )
+@profiled
 @common
-def reward(asked: Common, round: int | None, annotators: str | None) -> None:
+def reward(asked: Common, round: int | None, annotators: str | None, profile: bool) -> None:
     """Train a reward model for each criterion, from whole rankings.
 
     Reads all rankings of rounds up to this one, however long the lists and whatever ties they have. Writes
@@ -100,7 +102,7 @@ def reward(asked: Common, round: int | None, annotators: str | None) -> None:
     from prefloop.stages.train_reward import reward as stage
 
     overrides = [f'reward.annotators="{annotators}"'] if annotators else []
-    in_project(asked, lambda project: stage(project, round), overrides)
+    in_project(asked, lambda project: stage(project, round), overrides, profile)
 
 
 @click.command("prioritise", cls=Verb, sections=("annotate.criterion", "annotate.random_share"))
@@ -126,8 +128,9 @@ def prioritise(asked: Common) -> None:
 @click.command("align", cls=Verb, sections=("align",))
 @_round
 @click.option("--algorithm", metavar="NAME", help="ppo, grpo, rloo or dpo: the same as --set align.algorithm=NAME.")
+@profiled
 @common
-def align(asked: Common, round: int | None, algorithm: str | None) -> None:
+def align(asked: Common, round: int | None, algorithm: str | None, profile: bool) -> None:
     """Optimise the policy for what people prefer.
 
     Reads the policy at the start of the round, the round's reward models (dpo: the rankings themselves) and the
@@ -142,7 +145,8 @@ def align(asked: Common, round: int | None, algorithm: str | None) -> None:
 
     from prefloop.stages.align import align as stage
 
-    in_project(asked, lambda project: stage(project, round), [f'align.algorithm="{algorithm}"'] if algorithm else [])
+    overrides = [f'align.algorithm="{algorithm}"'] if algorithm else []
+    in_project(asked, lambda project: stage(project, round), overrides, profile)
 
 
 @click.command("report", cls=Verb)

@@ -16,6 +16,7 @@ from prefloop.engine import sampler
 from prefloop.engine.base import Sampled, Sampling, Term
 from prefloop.engine.checkpoint import publish
 from prefloop.engine.learner import Learner
+from prefloop.engine.spans import span
 from prefloop.models.text import Codec
 
 
@@ -42,10 +43,15 @@ class LocalEngine:
 
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
         policy: Any = self.models["policy"]
-        return sampler.generate(policy.model, self.codec.stop_ids, prompts, keys, sampling, self.seed)
+        with span("sampling"):
+            return sampler.generate(policy.model, self.codec.stop_ids, prompts, keys, sampling, self.seed)
 
     @torch.no_grad()
     def forward(self, role: Role, batch: Rows) -> Tensor:
+        with span(role):
+            return self._forward(role, batch)
+
+    def _forward(self, role: Role, batch: Rows) -> Tensor:
         rows = batch.rows().to(self.device)
         model = self.models[role]
         result: Tensor | None = None
@@ -66,7 +72,8 @@ class LocalEngine:
         for model in self.learner.models.values():
             model.train()  # matters only where a reward model trains with dropout
         try:
-            return self.learner.step(*[Term(t.batch.to(self.device), t.objective, t.scale) for t in terms])
+            with span("learner"):
+                return self.learner.step(*[Term(t.batch.to(self.device), t.objective, t.scale) for t in terms])
         finally:
             for model in self.learner.models.values():
                 model.eval()

@@ -13,6 +13,7 @@ from prefloop.engine.base import Term
 from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
+from prefloop.engine.spans import next_step, span
 from prefloop.record import Run
 from prefloop.stages.project import Project, derive
 
@@ -68,12 +69,14 @@ def fit(
             metrics = dict(engine.step(*terms(step)))
             last = step + 1 == steps
             if last or (step + 1) % eval_every == 0:
-                with learner.averaged_weights():
+                with learner.averaged_weights(), span("evaluation"):
                     metrics |= evaluate()
-            run.metric(step + 1, metrics)
-            run.timing(step + 1, {"learn": time.perf_counter() - began})
-            if last or (step + 1) % checkpoint_every == 0:
-                files, plain = learner.state()
-                save_checkpoint(folder, step + 1, files, {"learner": plain})
+            with span("I/O"):
+                run.metric(step + 1, metrics)
+                run.timing(step + 1, {"learn": time.perf_counter() - began})
+                if last or (step + 1) % checkpoint_every == 0:
+                    files, plain = learner.state()
+                    save_checkpoint(folder, step + 1, files, {"learner": plain})
+            next_step()
             bar.update()
             bar.set_postfix(loss=f"{metrics['loss']:.3f}")

@@ -12,6 +12,7 @@ from prefloop.batch import AnnotatedBatch, RolloutBatch, collate
 from prefloop.config import Align
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
+from prefloop.engine.spans import span
 from prefloop.models.text import Codec
 from prefloop.ops.kl import k3
 from prefloop.ops.masked import masked_sum
@@ -51,7 +52,8 @@ def roll_out(
     how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
     completions = [to_completion(codec, f"{name}:{place}", s, version, how) for place, s in enumerate(samples)]
     asked = [p for p, _, _ in rows]
-    scores = scorer.score(asked, completions)
+    with span("reward"):
+        scores = scorer.score(asked, completions)
     flat = collate([[*ids, *s.ids] for (_, ids, _), s in zip(rows, samples, strict=True)], [len(i) for _, i, _ in rows])
     sampler_logp = torch.zeros(flat.ids.shape)
     sampler_logp[flat.action] = torch.tensor([lp for s in samples for lp in s.logprobs])

@@ -20,6 +20,7 @@ from prefloop.engine.base import Sampling, Term
 from prefloop.engine.checkpoint import load_checkpoint, publish, save_checkpoint
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine, save_pretrained
+from prefloop.engine.spans import next_step, span
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
@@ -208,10 +209,12 @@ class _Loop:
                 last = step + 1 == settings.steps
                 if last or (step + 1) % settings.eval_every == 0:
                     metrics |= self._evaluate(step + 1)
-                self.run.metric(step + 1, metrics)
-                self.run.timing(step + 1, seconds)
-                if last or self.progress.stopped or (step + 1) % settings.checkpoint_every == 0:
-                    self._checkpoint(step + 1)
+                with span("I/O"):
+                    self.run.metric(step + 1, metrics)
+                    self.run.timing(step + 1, seconds)
+                    if last or self.progress.stopped or (step + 1) % settings.checkpoint_every == 0:
+                        self._checkpoint(step + 1)
+                next_step()
                 bar.update()
                 bar.set_postfix_str(summary(metrics, "reward", "kl", "length"))
         return self._result()
@@ -231,7 +234,8 @@ class _Loop:
             version=f"{self.run.name}/{step}",
         )
         clock.lap("rollout")
-        self.project.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
+        with span("I/O"):
+            self.project.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
         clock.lap("store")
         needs = frozenset(self.progress.algorithm.needs)
         batch = annotate(rolls.batch, self.engine, needs, self.progress.sampler_agrees)
@@ -292,7 +296,8 @@ class _Loop:
             within = kl <= settings.kl_budget
             if reward > state.best_reward and within:
                 state.best_step, state.best_reward = step, reward
-                publish(self.run.path / "best", lambda tmp: save_pretrained(self.model, self.codec, tmp))
+                with span("I/O"):
+                    publish(self.run.path / "best", lambda tmp: save_pretrained(self.model, self.codec, tmp))
         state.evals.append({"step": step, "reward": reward, "kl": kl})
         if not within:
             state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {settings.kl_budget:g}"
