@@ -14,8 +14,11 @@ from prefloop.models import reading
 from prefloop.models.lean import is_lean
 from prefloop.models.policy import Policy
 from prefloop.models.reading import _allows, _shared_prompts, last_states, predicting_states
-from prefloop.models.reward import Critic
-from tiny_models import causal
+from prefloop.models.reward import Critic, RewardModel
+from prefloop.models.text import Codec
+from prefloop.rewards.model import raw_scores
+from prefloop.types import Completion, Prompt
+from tiny_models import causal, tokenizer
 
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [5, 6, 7]]
 ANSWERS = [[[20, 21, 1], [22, 1], [23, 24, 25, 26, 1]], [[20, 1], [30, 31, 32, 1], [33, 1]], [[9, 1], [8, 9, 1], [1]]]
@@ -155,3 +158,29 @@ def test_rows_that_fit_into_one_part_keep_their_order() -> None:
     (index,) = rows.split_index(9 * rows.ids.shape[1])
     assert index.tolist() == list(range(9))
     assert len(rows.split_index(9 * rows.ids.shape[1] - 1)) == 2
+
+
+@pytest.mark.parametrize("budget", [1, 16, 25, 40, 1000])
+def test_a_list_is_never_cut(budget: int) -> None:
+    rows = list_rows()
+    parts = rows.split_index(budget)
+    assert sorted(torch.cat(parts).tolist()) == list(range(9))
+    for part in parts:
+        lists = part.view(-1, 3)
+        assert torch.equal(lists, lists[:, :1] // 3 * 3 + torch.arange(3))
+        longest = int(rows.lengths[part].max())
+        assert len(lists) == 1 or len(part) * longest <= budget
+    assert len(parts) == {1: 3, 16: 3, 25: 3, 40: 2, 1000: 1}[budget]
+
+
+def test_scores_of_lists_are_those_of_single_answers() -> None:
+    """Prompts are shared where they stand together, whatever the token budget."""
+    codec, model = Codec(tokenizer(), (1,), 1, False, 64), causal(vocab=400, sharp=3.0)
+    config = type(model.config)(**{**model.config.to_dict(), "num_labels": 1})
+    scorer = RewardModel(transformers.AutoModelForSequenceClassification.from_config(config).eval())
+    asked = [Prompt(text) for text in ("the cat", "the dog ran") for _ in range(3)]
+    said = [Completion(str(n), " ".join(["and", "the", "cat"][: n % 3 + 1])) for n in range(6)]
+    alone = torch.cat([raw_scores(scorer, codec, [p], [c]) for p, c in zip(asked, said, strict=True)])
+    assert alone.std() > 1e-3
+    for budget in (8, 40, 10_000):
+        assert torch.allclose(raw_scores(scorer, codec, asked, said, budget), alone, atol=1e-5)
