@@ -76,18 +76,15 @@ class LeanDecoder(Decoder):
 
     refills = True
 
-    def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int, dtype: torch.dtype | None = None):
-        """dtype: to compute in, the model's own by default."""
+    def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
         body: Any = model.base_model
         self.model, self.max_tokens, config = model, max_tokens, model.config
         self.groups = config.num_key_value_heads
         self.embedding = body.embed_tokens.weight
-        self.dtype = dtype or self.embedding.dtype
+        self.dtype = self.embedding.dtype
         self.layers = [Layer(layer, self.dtype, rows) for layer in body.layers]
         head: Any = model.get_output_embeddings()
-        self.head = [
-            (laid_out(head.weight.to(self.dtype), rows), None if head.bias is None else head.bias.to(self.dtype))
-        ]
+        self.head = [(laid_out(head.weight, rows), head.bias)]
         self.norm = scale(body.norm, self.dtype)
         device = self.embedding.device
         # [keys and values, layer, row, head, token, size]
@@ -106,7 +103,7 @@ class LeanDecoder(Decoder):
         body: Any = self.model.base_model
         ids, mask = _left_padded(prompts, self.embedding.device)
         out = body(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True)
-        read = [(layer.keys.to(self.dtype), layer.values.to(self.dtype)) for layer in out.past_key_values.layers]
+        read = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
         hidden = torch.where(mask.bool(), 0.0, -torch.inf).to(self.dtype)[:, None, None]
         if len(self.prompt):
             read = [
@@ -169,7 +166,7 @@ class LeanDecoder(Decoder):
         if not self.even:
             after = torch.arange(self.longest, device=tokens.device) > self.drawn[:, None]
             late = torch.zeros_like(after, dtype=self.dtype).masked_fill_(after, -torch.inf)[:, None, None]
-        x = F.embedding(tokens, self.embedding).to(self.dtype)
+        x = F.embedding(tokens, self.embedding)
         for number, layer in enumerate(self.layers):
             x = layer.rest(x, self._attend(number, *layer.heads(x, turn), layer.scaling, late))
         self.drawn = (self.drawn + 1).clamp(max=self.max_tokens - 1)  # rows that ended go on until they leave
@@ -217,8 +214,7 @@ def _under(old: Tensor, new: Tensor, fill: float = 0.0) -> Tensor:
     return torch.cat(padded)
 
 
-def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int, dtype: torch.dtype | None = None) -> Decoder:
-    """The fastest that computes what the model computes. dtype: for the lean one, if it is another than the model's."""
-    if type(model).__name__.endswith("ForCausalLM") and is_lean(model):
-        return LeanDecoder(model, rows, max_tokens, dtype)
-    return Decoder(model, rows, max_tokens)
+def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int) -> Decoder:
+    """The fastest that computes what the model computes."""
+    lean = type(model).__name__.endswith("ForCausalLM") and is_lean(model)
+    return LeanDecoder(model, rows, max_tokens) if lean else Decoder(model, rows, max_tokens)
