@@ -60,7 +60,7 @@ def choose(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple
 def _draw(p: Tensor, u: Tensor) -> Tensor:
     """The token in whose share of the summed probabilities [N,V] the place u [N] lies: first its block, then itself.
 
-    Only the sums of blocks, and the tokens of one block, are added up in double precision: a 30th of the work.
+    Only the sums of blocks, and the tokens of one block, are added up in double precision.
     """
     rows, vocabulary = p.shape
     block = 1 << (vocabulary.bit_length() // 2)
