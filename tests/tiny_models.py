@@ -27,31 +27,18 @@ heads = 2
 context = 64
 """  # the head of a prefloop.toml
 TEXTS = ["the cat sat on the mat and looked at the dog", "a dog ran to the park, and the cat did not"] * 4
+_LLAMA: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
 SIZES: dict[str, dict[str, Any]] = {
-    "Llama": {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 64,
-    },
-    "Qwen2": {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 64,
-    },
-    "Mistral": {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 64,
-    },
+    "Llama": _LLAMA,
+    "Qwen2": _LLAMA,
+    "Mistral": _LLAMA,
     "Qwen3": {
         "hidden_size": 16,
         "intermediate_size": 32,
