@@ -64,12 +64,8 @@ def main() -> None:
             import_files(project, [folder / work["data"]])
             if work.get("reward"):
                 shutil.copytree(work["reward"], root / "reward")
-                row = ModelRow("reward", "reward", "reward", criterion="quality", metrics={"round": 0})
-                project.store.add_model(
-                    ModelRow(
-                        **(vars(row) | {"weights_sha256": file_hash(root / "reward")})
-                    )  # fields of a frozen record
-                )
+                given = {"weights_sha256": file_hash(root / "reward"), "criterion": "quality", "metrics": {"round": 0}}
+                project.store.add_model(ModelRow("reward", "reward", "reward", **given))
             stage = {
                 "sft": lambda: sft(project),
                 "reward": lambda: reward(project),

@@ -43,7 +43,7 @@ class Clock(transformers.TrainerCallback):
             self.lengths.append(logs["completions/mean_length"])
 
 
-def common(work: dict[str, Any], out: str, batch: int) -> dict[str, Any]:
+def common(out: str, batch: int) -> dict[str, Any]:
     return {
         "output_dir": out,
         "use_cpu": True,
@@ -68,7 +68,7 @@ def online(work: dict[str, Any], texts: list[str], clock: Clock, out: str) -> No
         model=CAUSAL(work["policy"]),
         reward_funcs=SCORER(work["reward"]),
         args=config(
-            **common(work, out, work["prompts"] * work["k"]),
+            **common(out, work["prompts"] * work["k"]),
             num_generations=work["k"],
             max_completion_length=work["max_tokens"],
             beta=0.05,
@@ -93,7 +93,7 @@ def ppo(work: dict[str, Any], texts: list[str], clock: Clock, out: str) -> None:
     model = CAUSAL(work["policy"])
     PPOTrainer(
         args=PPOConfig(
-            **common(work, out, batch),
+            **common(out, batch),
             total_episodes=batch * work["steps"],
             num_ppo_epochs=1,
             num_mini_batches=1,
@@ -119,7 +119,7 @@ def ppo(work: dict[str, Any], texts: list[str], clock: Clock, out: str) -> None:
 def offline(work: dict[str, Any], rows: list[dict[str, str]], clock: Clock, out: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(work["policy"])
     kind, data = work["kind"], Dataset.from_list(rows)
-    shared = common(work, out, work["peer_batch"]) | {"max_length": work["max_length"], "max_steps": work["steps"]}
+    shared = common(out, work["peer_batch"]) | {"max_length": work["max_length"], "max_steps": work["steps"]}
     how = {"train_dataset": data, "processing_class": tokenizer, "callbacks": [clock]}
     if kind == "reward":
         from trl import RewardConfig, RewardTrainer

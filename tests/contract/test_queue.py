@@ -210,16 +210,18 @@ def test_the_oldest_half_done_item_goes_before_a_fresh_one(queue_of, hire, clock
 
 
 def test_the_most_informative_goes_first_but_a_fifth_is_random(queue_of, hire, store: Store) -> None:
-    queue = queue_of(200)
-    assert queue.set_priorities({f"i{n}": float(n) for n in range(200)}) == 200
+    queue = queue_of(400)
+    assert queue.set_priorities({f"i{n}": float(n) for n in range(400)}) == 400
     ann = hire("Ann")
-    for n in range(60):
+    for n in range(200):
         queue.submit(ann, take(queue, ann).lease, f"uuid-{n:04}", FIRST)
     by_arm: dict[str, list[int]] = {"random": [], "priority": []}
     for ranked in store.items(ranked=True):
         by_arm[ranked.rankings[0].metadata["arm"]].append(int(ranked.id[1:]))
-    assert 3 <= len(by_arm["random"]) <= 22  # 12 +- 3 standard deviations
-    assert min(by_arm["priority"]) >= 130 and 55 < sum(by_arm["random"]) / len(by_arm["random"]) < 145
+    # Keyed by her id, drawn anew each run: five standard deviations, so that one run in a million fails.
+    assert 12 <= len(by_arm["random"]) <= 68  # 40 +- 5.7
+    assert min(by_arm["priority"]) >= 400 - 200
+    assert 70 < sum(by_arm["random"]) / len(by_arm["random"]) < 250  # 160 +- 18: the upper ones are soon taken
     with pytest.raises(DataError, match="nan"):
         queue.set_priorities({"i1": float("nan")})
 
@@ -235,7 +237,7 @@ def test_gold_comes_once_to_everybody_in_its_share_at_places_that_differ(queue_o
         assert len(done) == len(set(done))
         places.append([n for n, known in enumerate(done[:25]) if known in gold])
         assert 4 <= len(places[-1]) <= 6
-    assert places[0] != places[1] != places[2]
+    assert any(one != places[0] for one in places)  # three people by chance alike: once in ten million
     assert [name for name, _ in queue.golds()] == gold
     assert queue.quota().gold == 10 and queue.quota().wanted == 90
     with pytest.raises(DataError, match="not one of its completions"):

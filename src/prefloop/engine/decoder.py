@@ -143,8 +143,7 @@ class LeanDecoder(Decoder):
         beside = torch.empty_like(order)
         beside[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.prompt[order]]
         self.place = self.prompt * self.most + beside  # [N]
-        self.full = bool((self.place == torch.arange(len(counts) * self.most, device=order.device)[: len(order)]).all())
-        self.full &= len(order) == len(counts) * self.most
+        self.full = torch.equal(self.place, torch.arange(len(counts) * self.most, device=order.device))
         self.cut = bool(torch.isinf(self.hidden).any())
 
     def _to_grid(self, x: Tensor) -> Tensor:
