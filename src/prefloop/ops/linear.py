@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 _ops: Any = getattr(torch.ops, "mkldnn", None)
 AVAILABLE = torch.backends.mkldnn.is_available() and all(
-    hasattr(_ops, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+    hasattr(_ops, name) for name in ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
 )
+# oneDNN refuses bfloat16 on processors without AVX-512 or its like
+TYPES = {torch.float32, torch.bfloat16} if AVAILABLE and _ops._is_mkldnn_bf16_supported() else {torch.float32}
 
 
 def laid_out(weight: Tensor, rows: int) -> Tensor:
@@ -60,4 +62,4 @@ class _Linear(torch.autograd.Function):
 
 
 def _fits(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    return weight.device.type == "cpu" and weight.dtype in TYPES
