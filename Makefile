@@ -30,6 +30,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e ".[test,lint,postgres,web]"
+	tests/programs.sh
 	touch $@
 
 clean:
