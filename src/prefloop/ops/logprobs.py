@@ -14,6 +14,7 @@ from torch import Tensor
 from prefloop.ops.linear import laid_out, linear
 
 LOGITS = 1 << 21  # how many exist at one time; bounds memory, and keeps them in the processor's cache
+KEPT = 1 << 24  # probabilities kept for the gradient, if there are no more (64 MB); else they are computed again
 
 
 def predicting(action: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ def token_logprobs(
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Logits are computed a second time for the gradient, so that none need be kept."""
+    """For the gradient, logits are computed a second time, a chunk at a time, unless all their softmax is small."""
 
     @staticmethod
     def forward(
@@ -58,26 +59,34 @@ class _TokenLogprobs(torch.autograd.Function):
         temperature: float,
         chunk: int,
     ) -> Tensor:
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.temperature, ctx.chunk = temperature, chunk
         laid = _laid_out(weight, len(hidden), chunk)
-        pairs = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        return torch.cat([from_logits(linear(some, laid, bias), asked, temperature) for some, asked in pairs])
+        keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT
+        found, softmax = [], []
+        for some, asked in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            log_p = _log_softmax(linear(some, laid, bias), temperature)
+            found.append(log_p.gather(-1, asked[:, None]).squeeze(-1))
+            if keep:
+                softmax.append(log_p.exp_())
+        ctx.save_for_backward(hidden, weight, bias, targets, *softmax)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        return torch.cat(found)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """d logp / d logits = (one at the target - softmax) / temperature."""
-        hidden, weight, bias, targets = ctx.saved_tensors
+        hidden, weight, bias, targets, *softmax = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         to_hidden = torch.empty_like(hidden) if needs_hidden else None
         to_weight = torch.zeros_like(weight, dtype=gradient.dtype) if needs_weight else None
         to_bias = torch.zeros_like(bias, dtype=gradient.dtype) if needs_bias else None
         laid = _laid_out(weight, len(hidden), ctx.chunk)
-        for start in range(0, len(hidden), ctx.chunk):
+        for number, start in enumerate(range(0, len(hidden), ctx.chunk)):
             at = slice(start, start + ctx.chunk)
-            logits = linear(hidden[at], laid, bias).to(gradient.dtype)
             scaled = (gradient[at] / ctx.temperature)[:, None]
-            slope = torch.softmax(logits if ctx.temperature == 1 else logits / ctx.temperature, dim=-1).mul_(-scaled)
+            if softmax:
+                slope = softmax[number] * -scaled
+            else:
+                slope = _log_softmax(linear(hidden[at], laid, bias), ctx.temperature).exp_().mul_(-scaled)
             slope.scatter_add_(1, targets[at, None], scaled)
             if to_bias is not None:
                 to_bias += slope.sum(0)
@@ -101,9 +110,12 @@ def _laid_out(weight: Tensor, rows: int, chunk: int) -> Tensor:
 
 def from_logits(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """The same from logits [M,V]."""
+    return _log_softmax(logits, temperature).gather(-1, targets[:, None]).squeeze(-1)
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     logits = logits.float() if logits.dtype != torch.float64 else logits
-    log_p = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
-    return log_p.gather(-1, targets[:, None]).squeeze(-1)
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
 
 def scatter(values: Tensor, action: Tensor) -> Tensor:
