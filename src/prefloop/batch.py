@@ -67,9 +67,17 @@ class Rows:
                 cut[f.name] = value
         return replace(self, **cut)
 
+    @property
+    def together(self) -> int:
+        """How many rows at a time come from one list, and are better not parted."""
+        return 1
+
     def split_index(self, budget: int) -> list[Tensor]:
-        """Row indices of parts of at most `budget` padded tokens (at least one row each), like lengths together."""
-        return _split(self.lengths, 1 if self.ids.dim() == 2 else self.ids.shape[1], budget)
+        """Row indices of parts of at most `budget` padded tokens (at least one row each), like lengths together.
+
+        Rows of one list stay together, unless they alone are over the budget.
+        """
+        return _split(self.lengths, 1 if self.ids.dim() == 2 else self.ids.shape[1], self.together, budget)
 
     def split(self, budget: int) -> Iterator[Self]:
         for index in self.split_index(budget):
@@ -91,31 +99,46 @@ class ListRows(Rows):
 
     k: int
 
-    def split_index(self, budget: int) -> list[Tensor]:
-        """Row indices of parts, as of `Rows`, without cutting a list."""
-        within = torch.arange(self.k, device=self.ids.device)
-        parts = _split(self.lengths.view(-1, self.k).amax(1), self.k, budget)
-        return [(part[:, None] * self.k + within).flatten() for part in parts]
+    @property
+    def together(self) -> int:
+        return self.k
+
+    def rows(self) -> ListRows:
+        return self
+
+    def select(self, index: Tensor) -> Self:
+        """The same, and lists of as many as are left of each; of one if that is uneven."""
+        return replace(super().select(index), k=_together(index // self.k))
 
 
-def _split(lengths: Tensor, each: int, budget: int) -> list[Tensor]:
-    """Places in `lengths` [R] of parts of at most `budget` tokens, of `each` rows as long as the longest."""
-    if len(lengths) and int(lengths.max()) * each * len(lengths) <= budget:  # all at once: as they are
+def _split(lengths: Tensor, wide: int, together: int, budget: int) -> list[Tensor]:
+    """Places in `lengths` [R] of parts of at most `budget` tokens, where each place is of `wide` sequences."""
+    if len(lengths) and int(lengths.max()) * wide * len(lengths) <= budget:  # all at once: as they are
         return [torch.arange(len(lengths), device=lengths.device)]
-    order = torch.argsort(lengths, descending=True, stable=True)
-    parts, start = [], 0
+    longest = lengths.view(-1, together).amax(1)
+    order = torch.argsort(longest, descending=True, stable=True)
+    within = torch.arange(together, device=lengths.device)
+    parts: list[Tensor] = []
+    start = 0
     while start < len(order):
-        size = max(1, budget // (max(1, int(lengths[order[start]])) * each))
-        parts.append(order[start : start + size])
-        start += size
+        room = max(1, budget // (max(1, int(longest[order[start]])) * wide))
+        lists = order[start : start + max(1, room // together)]
+        parts += (lists[:, None] * together + within).flatten().split(room)
+        start += len(lists)
     return parts
 
 
 def as_lists(rows: Rows, group: Tensor) -> Rows:
     """Lists where the rows of each group [N] stand together, equally many of each; else the rows as they are."""
+    k = _together(group)
+    return ListRows(rows.ids, rows.mask, rows.action, k=k) if k > 1 else rows
+
+
+def _together(group: Tensor) -> int:
+    """How many rows of each group [N] stand together, equally many of each; else 1."""
     k = int((group == group[0]).sum()) if len(group) else 1
-    even = k > 1 and len(group) % k == 0 and bool((group.view(-1, k) == group[::k, None]).all())
-    return ListRows(rows.ids, rows.mask, rows.action, k=k) if even else rows
+    even = len(group) % k == 0 and bool((group.view(-1, k) == group[::k, None]).all())
+    return k if even else 1
 
 
 @dataclass(frozen=True)
@@ -164,6 +187,10 @@ class RolloutBatch(Rows):
     reward: Tensor
     group: Tensor
     ended: Tensor
+
+    @property
+    def together(self) -> int:
+        return _together(self.group)
 
     def rows(self) -> Rows:
         """Plain rows, or lists where the completions of each prompt stand together, equally many of each."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefloop.batch import RankingBatch, RolloutBatch, Rows, collate, collate_rankings
+from prefloop.batch import ListRows, RankingBatch, RolloutBatch, Rows, as_lists, collate, collate_rankings
 from prefloop.types import Ranking
 
 
@@ -56,6 +56,27 @@ def test_parts_hold_every_row_once_within_the_budget_and_as_few_as_it_takes(budg
 def test_a_row_larger_than_the_budget_is_a_part_of_its_own() -> None:
     parts = list(collate([[1] * 100, [2] * 3, [3] * 3], [1, 1, 1]).split(64))
     assert [len(p) for p in parts] == [1, 2]
+
+
+@pytest.mark.parametrize("budget, sizes", [(10_000, [30]), (320, [6, 9, 15]), (100, [2, 1, 2, 1, 3, 3, 6, 9, 3])])
+def test_rows_of_one_list_stay_together_and_are_parted_only_where_they_alone_are_too_much(
+    budget: int, sizes: list[int]
+) -> None:
+    lengths = [n for n, of in ((10, 9), (45, 6), (12, 6), (30, 6), (11, 3)) for _ in range(of)]
+    flat = collate([[row + 1, *range(n - 1)] for row, n in enumerate(lengths)], [1] * 30)
+    group = torch.arange(30) // 3
+    zero = torch.zeros(30)
+    rollouts = RolloutBatch(flat.ids, flat.mask, flat.action, zero[:, None], zero, group, zero > 0)
+    for batch in (as_lists(flat, group), rollouts):
+        parts = list(batch.split(budget))
+        assert sorted(int(i) for part in parts for i in part.ids[:, 0]) == list(range(1, 31))
+        assert sorted(len(part) for part in parts) == sorted(sizes)
+        for part in parts:
+            assert part.ids.numel() <= budget
+            lists = part.rows()
+            together = len(set(((part.ids[:, 0] - 1) // 3).tolist()))
+            if len(part) > together:
+                assert isinstance(lists, ListRows) and lists.k == len(part) // together
 
 
 def test_every_tensor_of_a_batch_is_cut_alike() -> None:

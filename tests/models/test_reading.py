@@ -160,19 +160,6 @@ def test_rows_that_fit_into_one_part_keep_their_order() -> None:
     assert len(rows.split_index(9 * rows.ids.shape[1] - 1)) == 2
 
 
-@pytest.mark.parametrize("budget", [1, 16, 25, 40, 1000])
-def test_a_list_is_never_cut(budget: int) -> None:
-    rows = list_rows()
-    parts = rows.split_index(budget)
-    assert sorted(torch.cat(parts).tolist()) == list(range(9))
-    for part in parts:
-        lists = part.view(-1, 3)
-        assert torch.equal(lists, lists[:, :1] // 3 * 3 + torch.arange(3))
-        longest = int(rows.lengths[part].max())
-        assert len(lists) == 1 or len(part) * longest <= budget
-    assert len(parts) == {1: 3, 16: 3, 25: 3, 40: 2, 1000: 1}[budget]
-
-
 def test_scores_of_lists_are_those_of_single_answers() -> None:
     """Prompts are shared where they stand together, whatever the token budget."""
     codec, model = Codec(tokenizer(), (1,), 1, False, 64), causal(vocab=400, sharp=3.0)

@@ -167,7 +167,7 @@ class LeanDecoder(Decoder):
             late = torch.zeros_like(after, dtype=self.dtype).masked_fill_(after, -torch.inf)[:, None, None]
         x = F.embedding(tokens, self.embedding)
         for number, layer in enumerate(self.layers):
-            x = layer.rest(x, self._attend(number, *layer.heads(x, turn), layer.scaling, late))
+            x = layer.rest(x, self._attend(number, *layer.asked(x, turn), layer.scaling, late))
         self.drawn = (self.drawn + 1).clamp(max=self.max_tokens - 1)  # rows that ended go on until they leave
         return times(normed(x, self.norm), self.head)
 

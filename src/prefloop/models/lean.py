@@ -7,7 +7,7 @@ others run through transformers, which is also what the tests compare with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from prefloop.ops.attention import Heads, Turn, attention, plan
 from prefloop.ops.linear import laid_out, linear
 
 BODIES = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
 ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # those whose tables don't depend on the text's length
-SHORT = 1 << 14  # queries x keys of a row; up to here plain products beat the fused attention kernel on a CPU
 FUSE_UP_TO = 1 << 24  # elements of a layer; above, copying its matrices together costs more than it saves
 
 Scale = tuple[Tensor, float]  # of an RMS norm: weight, epsilon
@@ -38,7 +38,8 @@ class Layer:
         attention, mlp = layer.self_attn, layer.mlp
         fuse = sum(p.numel() for p in layer.parameters()) <= FUSE_UP_TO
         self.size, self.scaling = attention.head_dim, attention.scaling
-        self.groups = attention.k_proj.out_features // self.size  # of heads that share keys and values
+        asking, groups = (proj.out_features // self.size for proj in (attention.q_proj, attention.k_proj))
+        self.heads = Heads(asking, groups)
         self.dropout = attention.attention_dropout if layer.training else 0.0
         self.qkv = matrices([attention.q_proj, attention.k_proj, attention.v_proj], dtype, fuse)
         self.out = matrices([attention.o_proj], dtype)
@@ -52,15 +53,19 @@ class Layer:
         self.q_norm = scale(attention.q_norm, dtype) if hasattr(attention, "q_norm") else None
         self.k_norm = scale(attention.k_norm, dtype) if hasattr(attention, "k_norm") else None
 
-    def heads(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [M,heads,size], keys and values [M,groups,size] of tokens x [M,H]; turn: see `turning`."""
-        parts = times(normed(x, self.before), self.qkv).view(len(x), -1, self.size)
-        asking = parts.shape[1] - 2 * self.groups
-        both, v = parts[:, : asking + self.groups], parts[:, asking + self.groups :]
-        if self.q_norm is not None and self.k_norm is not None:
-            both = torch.cat([normed(both[:, :asking], self.q_norm), normed(both[:, asking:], self.k_norm)], dim=1)
-        both = turned(both, turn)
-        return both[:, :asking], both[:, asking:], v
+    def vectors(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of tokens x [M,H] side by side [M,A,size], before rotary positions."""
+        found = times(normed(x, self.before), self.qkv).view(len(x), -1, self.size)
+        if self.q_norm is None or self.k_norm is None:
+            return found
+        q, k, v = found.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
+        return torch.cat([normed(q, self.q_norm), normed(k, self.k_norm), v], dim=1)
+
+    def asked(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turn: see `turning`."""
+        both, v = self.vectors(x).tensor_split([self.heads.asking + self.heads.groups], dim=1)
+        q, k = turned(both, turn).tensor_split([self.heads.asking], dim=1)
+        return q, k, v
 
     def rest(self, x: Tensor, read: Tensor) -> Tensor:
         """The layer's result for tokens x [M,H], given what their attention read [M,heads*size]."""
@@ -94,14 +99,14 @@ def normed(x: Tensor, how: Scale) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], *how)
 
 
-def turning(body: Any, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def turning(body: Any, positions: Tensor, dtype: torch.dtype) -> Turn:
     """Cosines and sines for `turned`, of tokens at `positions` [M]: [M,1,size/2]."""
     cos, sin = body.rotary_emb(body.embed_tokens.weight, positions[:, None])
     half = cos.shape[-1] // 2
     return cos[..., :half].to(dtype), sin[..., :half].to(dtype)
 
 
-def turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def turned(x: Tensor, turn: Turn) -> Tensor:
     """Rotary position (Su 2021) in the half-split layout of Hugging Face: x [M,heads,size]."""
     (cos, sin), (first, second) = turn, x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
@@ -129,37 +134,54 @@ def read(model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | Non
     blocks = [first] if then is None else [first, then]
     ids, positions = (torch.cat([getattr(b, name)[b.mask] for b in blocks]) for name in ("ids", "positions"))
     turn = turning(body, positions, dtype)
-    places = [b.mask.flatten().nonzero().squeeze(1) for b in blocks]
-    mask = None if then is None else _continued(first, then, dtype)
+    layers = (Layer(layer, dtype) for layer in body.layers)
+    one = next(layers)
+    fused = ids.device.type != "cpu" or dtype not in (torch.float32, torch.float64) or one.dropout
+    look = _in_rows(blocks, turn, dtype) if fused else _in_tiles(blocks, turn, one.heads)
     x = F.embedding(ids, body.embed_tokens.weight)
-    for number, one in enumerate(body.layers):
-        layer = Layer(one, dtype)
-        parts = [part.tensor_split([len(places[0])]) for part in layer.heads(x, turn)]
+    for layer in layers:
+        x = one.rest(x, look(one, x))
+        one = layer
+    return normed(
+        one.rest(x[wanted], look(one, x)[wanted]), scale(body.norm, dtype)
+    )  # nobody reads the others any more
+
+
+Look = Callable[[Layer, Tensor], Tensor]  # what tokens [M,H] read from their rows in a layer [M,heads*size]
+
+
+def _in_tiles(blocks: Sequence[Block], turn: Turn, heads: Heads) -> Look:
+    made = plan(heads, *(block.mask.sum(-1) for block in blocks))
+    return lambda layer, x: attention(layer.vectors(x), turn, made, layer.scaling)
+
+
+def _in_rows(blocks: Sequence[Block], turn: Turn, dtype: torch.dtype) -> Look:
+    """On padded rows, by torch's fused kernels."""
+    first, then = blocks[0], blocks[-1]
+    places = [b.mask.flatten().nonzero().squeeze(1) for b in blocks]
+    mask = _continued(first, then, dtype) if len(blocks) > 1 else None
+
+    def look(layer: Layer, x: Tensor) -> Tensor:
+        parts = [part.tensor_split([len(places[0])]) for part in layer.asked(x, turn)]
         q, k, v = (_rows(part[0], first, places[0]) for part in parts)
         found = [_attend(layer, q, k, v, None)]
-        if then is not None:
+        if mask is not None:
             q, own_k, own_v = (_rows(part[1], then, places[1]) for part in parts)
             times = len(then.ids) // len(first.ids)
             k, v = (torch.cat([a.repeat_interleave(times, 0), b], dim=2) for a, b in ((k, own_k), (v, own_v)))
             found.append(_attend(layer, q, k, v, mask))
-        flat = torch.cat([f.transpose(1, 2).flatten(0, 1).flatten(1)[at] for f, at in zip(found, places, strict=True)])
-        if number + 1 == len(body.layers):  # nobody reads the others any more
-            x, flat = x[wanted], flat[wanted]
-        x = layer.rest(x, flat)
-    return normed(x, scale(body.norm, dtype))
+        return torch.cat([f.transpose(1, 2).flatten(0, 1).flatten(1)[at] for f, at in zip(found, places, strict=True)])
 
-
-def _causal(width: int, like: Tensor) -> Tensor:
-    """0 where a token reads another, -inf where it may not [1,1,T,T]."""
-    return torch.full((width, width), -torch.inf, dtype=like.dtype, device=like.device).triu(1)[None, None]
+    return look
 
 
 def _continued(first: Block, then: Block, dtype: torch.dtype) -> Tensor:
-    """The same for the tokens of `then`: all of the first block, and their own up to themselves [N,1,T2,T1+T2]."""
+    """0 where a token of `then` reads: its first block, its row up to itself; else -inf [N,1,T2,T1+T2]."""
     width = then.ids.shape[1]
     before = torch.zeros(first.mask.shape, dtype=dtype, device=first.mask.device).masked_fill_(~first.mask, -torch.inf)
     before = before.repeat_interleave(len(then.ids) // len(first.ids), 0)[:, None, None].expand(-1, -1, width, -1)
-    return torch.cat([before, _causal(width, before).expand(len(then.ids), 1, -1, -1)], dim=-1)
+    causal = torch.full((width, width), -torch.inf, dtype=dtype, device=before.device).triu(1)
+    return torch.cat([before, causal.expand(len(then.ids), 1, -1, -1)], dim=-1)
 
 
 def _rows(packed: Tensor, block: Block, places: Tensor) -> Tensor:
@@ -171,22 +193,16 @@ def _rows(packed: Tensor, block: Block, places: Tensor) -> Tensor:
 
 def _attend(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of q [N,heads,T,size] to k and v [N,groups,T2,size]; mask [.,1,T,T2] is added, none: causal."""
-    if q.device.type != "cpu" or q.shape[2] * k.shape[2] > SHORT or layer.dropout:
-        return F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None,
-            dropout_p=layer.dropout,
-            scale=layer.scaling,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-    if mask is None:
-        mask = _causal(q.shape[2], q)
-    if q.shape[1] != k.shape[1]:
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    return torch.matmul((torch.matmul(q * layer.scaling, k.mT) + mask).softmax(-1), v)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        is_causal=mask is None,
+        dropout_p=layer.dropout,
+        scale=layer.scaling,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
 
 
 # -- which models ------------------------------------------------------------------------------------------------------
