@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from prefloop.models.lean import Layer, is_lean, normed, scale, times, turning
+from prefloop.models.folded import Folded, is_foldable
+from prefloop.models.lean import Layer, is_lean, normed, scale, times
 from prefloop.ops.linear import laid_out
 
 
@@ -78,19 +79,17 @@ class LeanDecoder(Decoder):
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
         body: Any = model.base_model
-        self.model, self.max_tokens, config = model, max_tokens, model.config
-        self.groups = config.num_key_value_heads
-        self.embedding = body.embed_tokens.weight
+        self.model, self.max_tokens = model, max_tokens
+        self.embedding = body.embed_tokens.weight.detach()
         self.dtype = self.embedding.dtype
-        self.layers = [Layer(layer, self.dtype, rows) for layer in body.layers]
+        self.layers = [Folded(one, rows) if is_foldable(model) else Layer(one, self.dtype, rows) for one in body.layers]
         head: Any = model.get_output_embeddings()
         self.head = [(laid_out(head.weight, rows), head.bias)]
         self.norm = scale(body.norm, self.dtype)
-        device = self.embedding.device
-        # [keys and values, layer, row, head, token, size]
-        self.own = torch.zeros(  # what is weighted by 0 must be finite
-            2, len(self.layers), rows, self.groups, max_tokens, self.layers[0].size, dtype=self.dtype, device=device
-        )
+        device, config = self.embedding.device, model.config
+        shape = (2, rows, config.num_key_value_heads, max_tokens, self.layers[0].size)
+        # of each layer, keys and values of rows' own tokens; what is weighted by 0 must be finite
+        self.own = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
         self.prompts: list[tuple[Tensor, Tensor]] = []  # keys, values of each layer [G,head,P,size]
         self.hidden = torch.empty(0)  # [G,1,1,P]: -inf where there is no prompt
         self.prompt = torch.empty(0, dtype=torch.long, device=device)  # which prompt a row is of [N]
@@ -103,7 +102,8 @@ class LeanDecoder(Decoder):
         body: Any = self.model.base_model
         ids, mask = _left_padded(prompts, self.embedding.device)
         out = body(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True)
-        read = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+        cached = zip(self.layers, out.past_key_values.layers, strict=True)
+        read = [(layer.keys(found.keys), found.values) for layer, found in cached]
         hidden = torch.where(mask.bool(), 0.0, -torch.inf).to(self.dtype)[:, None, None]
         if len(self.prompt):
             read = [
@@ -117,14 +117,15 @@ class LeanDecoder(Decoder):
         self.even = self.longest == 0
         self.prompts, self.hidden = read, hidden
         places = torch.arange(int(self.length.max()) + self.max_tokens, device=ids.device)
-        self.turns = turning(body, places, self.dtype)
+        self.turns = self.layers[0].turns(body, places, self.dtype)
         self._place()
         logits: Tensor = self.model.get_output_embeddings()(out.last_hidden_state[:, -1])  # type: ignore[misc]
         return logits[which]
 
     def keep(self, index: Tensor) -> None:
-        longest = self.longest
-        self.own[:, :, : len(index), :, :longest] = self.own[:, :, index, :, :longest]
+        moved = (index != torch.arange(len(index), device=index.device)).nonzero().squeeze(1)
+        for own in self.own:
+            own[:, moved, :, : self.longest] = own[:, index[moved], :, : self.longest]
         used, self.prompt = self.prompt[index].unique(return_inverse=True)
         if len(used) < len(self.hidden):
             self.prompts = [(keys[used], values[used]) for keys, values in self.prompts]
@@ -140,26 +141,31 @@ class LeanDecoder(Decoder):
         counts = torch.bincount(self.prompt, minlength=len(self.hidden))
         self.most = int(counts.max()) if len(counts) else 0
         order = torch.argsort(self.prompt, stable=True)
-        beside = torch.empty_like(order)
-        beside[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.prompt[order]]
-        self.place = self.prompt * self.most + beside  # [N]
-        self.full = torch.equal(self.place, torch.arange(len(counts) * self.most, device=order.device))
+        self.beside = torch.empty_like(order)
+        self.beside[order] = (
+            torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.prompt[order]]
+        )
+        place = self.prompt * self.most + self.beside
+        self.full = torch.equal(place, torch.arange(len(counts) * self.most, device=order.device))
         self.cut = bool(torch.isinf(self.hidden).any())
 
     def _to_grid(self, x: Tensor) -> Tensor:
-        """Rows [N,groups,r,*] side by side for each prompt [G,groups,M*r,*]."""
-        cells = len(self.hidden) * self.most
-        grid = x if self.full else x.new_zeros(cells, *x.shape[1:]).index_copy_(0, self.place, x)
-        return grid.unflatten(0, (-1, self.most)).transpose(1, 2).flatten(2, 3)
+        """Rows [N,groups,r,*] side by side for each prompt [G,groups,M*r,*]; what no row is in means nothing."""
+        grid = x.new_empty(len(self.hidden), x.shape[1], self.most, *x.shape[2:])
+        if self.full:
+            grid.copy_(x.unflatten(0, (-1, self.most)).transpose(1, 2))
+        else:
+            grid[self.prompt, :, self.beside] = x
+        return grid.flatten(2, 3)
 
     def _from_grid(self, x: Tensor) -> Tensor:
         """The reverse."""
-        rows = x.unflatten(2, (self.most, -1)).transpose(1, 2).flatten(0, 1)
-        return rows if self.full else rows.index_select(0, self.place)
+        grid = x.unflatten(2, (self.most, -1))
+        return grid.transpose(1, 2).flatten(0, 1) if self.full else grid[self.prompt, :, self.beside]
 
     def step(self, tokens: Tensor) -> Tensor:
         at = self.length + self.drawn
-        turn = (self.turns[0][at], self.turns[1][at])
+        turn = tuple(part[at] for part in self.turns)
         self.longest = min(self.longest + 1, self.max_tokens)
         late = None
         if not self.even:
@@ -174,8 +180,8 @@ class LeanDecoder(Decoder):
     def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, late: Tensor | None) -> Tensor:
         """What the new tokens' queries [N,heads,size] read in layer `number`: [N,heads*size]."""
         n, longest = len(q), self.longest
-        q = (q * scaling).view(n, self.groups, -1, q.shape[-1])
-        keys, values = self.own[0, number, :n], self.own[1, number, :n]
+        q = (q * scaling if scaling != 1 else q).unflatten(1, (k.shape[1], -1))
+        keys, values = self.own[number][:, :n]
         if self.even:
             keys[:, :, longest - 1], values[:, :, longest - 1] = k, v
         else:
@@ -193,7 +199,7 @@ class LeanDecoder(Decoder):
         weight = found.softmax(-1, dtype=torch.float32).to(self.dtype)
         cut = of_prompt.shape[-1]
         read = self._from_grid(torch.matmul(self._to_grid(weight[..., :cut]), prompt_values))
-        return (read + torch.matmul(weight[..., cut:], values[:, :, :longest])).reshape(n, -1)
+        return read.add_(torch.matmul(weight[..., cut:], values[:, :, :longest])).reshape(n, -1)
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -103,14 +103,14 @@ def generate(
     decoder = decoder_for(model, batch, sampling.max_tokens)
     board = _Board(keys, sampling, seed, stop_ids, model.device)
     waiting = _by_prompt(prompts)
-    while waiting or len(board.rows):
-        room = batch - len(board.rows)
-        if waiting and (not len(board.rows) or (decoder.refills and room >= REFILL * batch)):
+    while waiting or board.working:
+        room = batch - board.working
+        if waiting and (not board.working or (decoder.refills and room >= REFILL * batch)):
             texts, rows = _next(waiting, room, prompts)
             board.draw(decoder.add(texts, [len(r) for r in rows]), [row for some in rows for row in some])
         else:
             board.draw(decoder.step(board.last))
-        enough = KEEP * len(board.rows) if not waiting else len(board.rows) - REFILL * batch
+        enough = KEEP * board.working if not waiting else board.working - REFILL * batch
         if board.left <= max(0, enough):
             decoder.keep(board.leave())
     return board.results()
@@ -125,48 +125,65 @@ class _Board:
         self.sampling, self.seed, self.device = sampling, seed, device
         self.keys = np.array([k & 0xFFFFFFFFFFFFFFFF for k in keys], dtype=np.uint64)
         self.stops = torch.tensor(list(stop_ids) or [-1], device=device)
-        # a last column for what rows draw after their end
-        self.ids = torch.zeros(len(keys), sampling.max_tokens + 1, dtype=torch.long, device=device)
-        self.logp = torch.zeros(len(keys), sampling.max_tokens + 1, device=device)
+        self.wide = sampling.max_tokens + 1  # a last column for what rows draw after their end
+        self.ids = torch.zeros(len(keys) * self.wide, dtype=torch.long, device=device)
+        self.logp = torch.zeros(len(keys) * self.wide, device=device)
         self.length = torch.zeros(len(keys), dtype=torch.long, device=device)
-        self.rows = np.empty(0, dtype=np.int64)  # at work, in the decoder's order [n]
-        self.times = np.empty(0, dtype=np.int64)  # draws of each [n]
+        # of the rows at work, in the decoder's order [n]
+        self.at, self.last = (torch.empty(0, dtype=torch.long, device=device) for _ in range(2))  # next place, token
         self.done = torch.empty(0, dtype=torch.bool, device=device)
-        self.last = torch.empty(0, dtype=torch.long, device=device)
-        self.left = 0
+        self.u = torch.empty(0, sampling.max_tokens, dtype=torch.float64, device=device)  # for all their tokens
+        self.working = self.left = 0  # rows, and how many of them have not ended
 
     def draw(self, logits: Tensor, new: Sequence[int] | None = None) -> None:
         """One more token for every row, or the first for `new` rows; logits [n,V]."""
-        first = len(self.rows) if new else 0
+        first = self.working if new else 0
         if new:
-            self.rows, self.times = np.append(self.rows, new), np.append(self.times, np.zeros(len(new), dtype=np.int64))
-            self.done = torch.cat([self.done, self.done.new_zeros(len(new))])
-            self.last = torch.cat([self.last, self.last.new_zeros(len(new))])
-        rows, times, done = self.rows[first:], self.times[first:], self.done[first:]
-        u = torch.from_numpy(uniforms(self.seed, self.keys[rows], times)).to(self.device)
+            self._join(np.array(new))
+        at, done = self.at[first:], self.done[first:]
+        time = at % self.wide
+        u = self.u[first:].gather(1, time[:, None].clamp(max=self.sampling.max_tokens - 1)).squeeze(1)
         token, logp = choose(logits, u, self.sampling.temperature, self.sampling.top_p)
-        at = torch.from_numpy(rows).to(self.device)
-        column = torch.from_numpy(times).to(self.device).masked_fill(done, self.sampling.max_tokens)
-        self.ids[at, column], self.logp[at, column] = token, logp
-        self.length[at] += ~done
-        times += 1
-        done |= torch.isin(token, self.stops) | torch.from_numpy(times >= self.sampling.max_tokens).to(self.device)
+        self.ids[at], self.logp[at] = token, logp  # rows that have ended stay one place beyond their end
+        going = ~done
+        at += going
+        stopped = token == self.stops if len(self.stops) == 1 else torch.isin(token, self.stops)
+        done |= stopped
+        done |= time >= self.sampling.max_tokens - 1
         self.last[first:] = token
-        self.left = int((~self.done).sum())
+        self.left = self.working - int(self.done.sum())
+
+    def _join(self, rows: np.ndarray) -> None:
+        times = np.arange(self.sampling.max_tokens)[None]
+        u = torch.from_numpy(uniforms(self.seed, self.keys[rows][:, None], times)).to(self.device)
+        at = torch.from_numpy(rows * self.wide).to(self.device)
+        self.u, self.at = torch.cat([self.u, u]), torch.cat([self.at, at])
+        self.done = torch.cat([self.done, self.done.new_zeros(len(rows))])
+        self.last = torch.cat([self.last, self.last.new_zeros(len(rows))])
+        self.working += len(rows)
 
     def leave(self) -> Tensor:
-        """Rows that have ended go. Returns the places of the others."""
-        index = (~self.done).nonzero().squeeze(1)
-        places = index.cpu().numpy()
-        self.rows, self.times = self.rows[places], self.times[places]
-        self.done, self.last = self.done[index], self.last[index]
+        """Rows that have ended go, and the last ones take their places. Returns who stands where now."""
+        gone = self.done.nonzero().squeeze(1)
+        self._note(gone)
+        index = torch.arange(self.left, device=self.device)
+        free = gone[gone < self.left]
+        index[free] = (~self.done[self.left :]).nonzero().squeeze(1) + self.left
+        self.at, self.done, self.last, self.u = self.at[index], self.done[index], self.last[index], self.u[index]
+        self.working = self.left
         return index
 
+    def _note(self, rows: Tensor) -> None:
+        """How much these places have drawn."""
+        row = (self.at[rows] - 1) // self.wide
+        self.length[row] = self.at[rows] - row * self.wide
+
     def results(self) -> list[Sampled]:
-        last = self.ids.gather(1, (self.length - 1).clamp(min=0)[:, None])[:, 0]
+        drawn, logp = self.ids.view(-1, self.wide), self.logp.view(-1, self.wide)
+        last = drawn.gather(1, (self.length - 1).clamp(min=0)[:, None])[:, 0]
         ended = torch.isin(last, self.stops).tolist()
-        drawn = zip(self.ids.tolist(), self.logp.tolist(), self.length.tolist(), ended, strict=True)
-        return [Sampled(tuple(ids[:n]), tuple(logp[:n]), end) for ids, logp, n, end in drawn]
+        rows = zip(drawn.tolist(), logp.tolist(), self.length.tolist(), ended, strict=True)
+        return [Sampled(tuple(ids[:n]), tuple(logp[:n]), end) for ids, logp, n, end in rows]
 
 
 def _by_prompt(prompts: Sequence[Sequence[int]]) -> deque[list[int]]:
