@@ -178,6 +178,9 @@ class Align(Optimiser):
     eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
     eval_prompts: int = Field(64, ge=1, description="held-out prompts of each")
     checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints")
+    staleness: int = Field(
+        0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"
+    )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
 
 

@@ -85,6 +85,7 @@ STAGES: dict[str, tuple[Callable[[Project], Any], list[str]]] = {
     "reward": (reward, []),
     "ppo": (align, []),
     "grpo": (align, ["align.algorithm=grpo", "align.k=3"]),
+    "stale": (align, ["align.algorithm=grpo", "align.k=3", "align.staleness=1", "align.checkpoint_every=4"]),
     "dpo": (align, ["align.algorithm=dpo", "align.epochs=4"]),
 }
 
@@ -234,7 +235,7 @@ def told(stage: str, root: Path) -> dict[str, Any]:
 
 def main(stage: str, folder: Path) -> dict[str, Any]:
     base = folder / "base"
-    forked(lambda: build(base, with_reward=stage in ("ppo", "grpo")))
+    forked(lambda: build(base, with_reward=stage in ("ppo", "grpo", "stale")))
 
     def fresh(name: str) -> Path:
         shutil.copytree(base, folder / name)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.slow
-ALGORITHMS = ["sft", "reward", "ppo", "grpo", "dpo"]
+ALGORITHMS = ["sft", "reward", "ppo", "grpo", "stale", "dpo"]
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
@@ -42,7 +42,13 @@ def test_the_first_rollout_is_the_references_own(report: dict[str, Any]) -> None
     assert metrics[0]["step"] == 0 and metrics[0]["eval_kl"] == 0.0
     assert metrics[1]["kl"] == pytest.approx(0.0, abs=1e-5) and metrics[0]["eval_sampler_mismatch"] < 1e-5
     for line in metrics[1:]:
-        assert line["first_ratio"] == pytest.approx(1.0, abs=1e-5) and "sampler_mismatch" not in line
+        assert "sampler_mismatch" not in line
+        if line.get("staleness"):
+            assert "first_ratio" not in line and 0 < line["stale_kl"] < 0.1
+        else:
+            assert line["first_ratio"] == pytest.approx(1.0, abs=1e-5)
+    if "staleness" in metrics[-1]:
+        assert [line["staleness"] for line in metrics[1:]] == [0, 1, 1, 1, 0, 1, 1, 1, 0, 1]
     assert abs(metrics[-1]["kl"]) > 1e-4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,9 @@ class LocalEngine:
         token_budget: int = 8192,
         learner: Learner | None = None,
         device: str = "cpu",
+        own_sampler: bool = False,
     ):
+        """own_sampler: samples come from a copy of the policy, which changes only in `sync`."""
         self.models = {role: model.to(device) for role, model in models.items()}
         for model in self.models.values():
             model.eval()
@@ -40,11 +43,14 @@ class LocalEngine:
         self.token_budget = token_budget
         self.learner = learner
         self.device = device
+        policy: Any = self.models.get("policy")
+        self.sampled = copy.deepcopy(policy.model) if own_sampler else None
 
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
         policy: Any = self.models["policy"]
+        model = policy.model if self.sampled is None else self.sampled
         with span("sampling"):
-            return sampler.generate(policy.model, self.codec.stop_ids, prompts, keys, sampling, self.seed)
+            return sampler.generate(model, self.codec.stop_ids, prompts, keys, sampling, self.seed)
 
     @torch.no_grad()
     def forward(self, role: Role, batch: Rows) -> Tensor:
@@ -79,7 +85,12 @@ class LocalEngine:
                 model.eval()
 
     def sync(self) -> None:
-        """Nothing to do: sampler and learner share their weights here."""
+        """The sampler's copy gets the learner's weights. Without a copy they share them."""
+        if self.sampled is not None:
+            policy: Any = self.models["policy"]
+            with torch.no_grad():
+                for mine, learned in zip(self.sampled.parameters(), policy.model.parameters(), strict=True):
+                    mine.copy_(learned)
 
     def save(self, role: Role, folder: Path) -> None:
         model: Any = self.models[role]

@@ -178,6 +178,23 @@ METRICS = (
         off_one(1e-3),
     ),
     Metric(
+        "staleness",
+        "Staleness",
+        "updates",
+        "How many updates the policy that sampled is behind the one that learns ([align] staleness).",
+        "0 or 1",
+        "-",
+    ),
+    Metric(
+        "stale_kl",
+        "KL of staleness",
+        "nats a token",
+        "How far apart those two policies are, before the update (k3 estimator).",
+        "about 0.001; not over 0.02",
+        "common early-stop value",
+        above(0.02, "samples are too old for what is learned from them; lower the learning rate, or staleness = 0"),
+    ),
+    Metric(
         "ratio",
         "Ratio",
         "-",

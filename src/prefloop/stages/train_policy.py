@@ -27,6 +27,7 @@ from prefloop.models.policy import Policy
 from prefloop.models.reward import load_reward_model, new_critic
 from prefloop.record import Run
 from prefloop.rewards.model import Judge, ModelScorer
+from prefloop.stages.ahead import Ahead
 from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy
 from prefloop.stages.rates import rate
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
@@ -167,7 +168,16 @@ class _Loop:
             lr["critic"] = rate(project, settings.critic_lr or settings.lr, "critic", models["critic"].model)
         self.learner = Learner(models, settings, settings.steps * per_step, lr, settings.average)
         everything: dict[Role, torch.nn.Module] = {**models, "reference": Policy(frozen, settings.temperature)}
-        self.engine = LocalEngine(everything, self.codec, seed, settings.token_budget, self.learner, project.device)
+        self.engine = LocalEngine(
+            everything,
+            self.codec,
+            seed,
+            settings.token_budget,
+            self.learner,
+            project.device,
+            own_sampler=settings.staleness > 0,
+        )
+        self.ahead = Ahead(self._roll_out)
         self.model = model
         heldout = project.config.data.heldout
         self.prompts = fitting(
@@ -198,6 +208,7 @@ class _Loop:
             self.learner.restore(checkpoint.files, checkpoint.state["learner"])
             self.progress.restore(checkpoint.state["progress"])
             first = checkpoint.step
+            self.engine.sync()
         self.run.rewind(first if checkpoint is not None else -1)
         if checkpoint is None:
             self.run.metric(0, self._evaluate(0))
@@ -222,23 +233,18 @@ class _Loop:
     def _step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Roll out, credit, learn. Metrics are masked means over the whole rollout batch."""
         settings, clock = self.settings, _Clock()
-        rolls = roll_out(
-            self.engine,
-            self.codec,
-            self.scorer,
-            self._prompts_at(step),
-            settings.k,
-            self.sampling,
-            settings,
-            name=f"{self.run.name}/{step}",
-            version=f"{self.run.name}/{step}",
-        )
+        rolls = self.ahead.take(step)
+        behind = rolls is not None
+        if rolls is None:
+            rolls = self._roll_out(step)
+        if self._is_stale(step + 1):
+            self.ahead.start(step + 1)
         clock.lap("rollout")
         with span("I/O"):
             self.project.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
         clock.lap("store")
         needs = frozenset(self.progress.algorithm.needs)
-        batch = annotate(rolls.batch, self.engine, needs, self.progress.sampler_agrees)
+        batch = annotate(rolls.batch, self.engine, needs, behind or self.progress.sampler_agrees)
         clock.lap("annotate")
         credited, metrics = self.progress.algorithm.credit(batch)
         logged = describe(rolls, batch) | dict(metrics)
@@ -254,13 +260,33 @@ class _Loop:
                     picked = rng.integers(len(self.demonstrations), size=len(index))
                     terms.append(Term(rows_of([self.demonstrations[i] for i in picked]), Sft(), settings.ptx))
                 updates.append(self.engine.step(*terms))
-        self.engine.sync()
         clock.lap("learn")
-        logged["first_ratio"] = updates[0]["ratio"]  # exactly 1, or policy and learner disagree
+        self.ahead.wait()
+        self.engine.sync()
+        if settings.staleness:
+            clock.lap("wait")
+            logged["staleness"] = float(behind)
+        if behind:
+            logged["stale_kl"] = updates[0]["approx_kl"]
+        else:
+            logged["first_ratio"] = updates[0]["ratio"]  # exactly 1, or policy and learner disagree
         for name in updates[0]:
             logged[name] = float(np.mean([u[name] for u in updates]))
         self.progress.algorithm = self.progress.algorithm.adapt(logged)
         return logged, clock.seconds
+
+    def _roll_out(self, step: int) -> Rollouts:
+        name = f"{self.run.name}/{step}"
+        sampled_by = f"{self.run.name}/{step - self._is_stale(step)}"
+        prompts, k = self._prompts_at(step), self.settings.k
+        return roll_out(
+            self.engine, self.codec, self.scorer, prompts, k, self.sampling, self.settings, name, sampled_by
+        )
+
+    def _is_stale(self, step: int) -> bool:
+        """Whether a step's samples are made one update early. Not across checkpoints, so that resuming is exact."""
+        every = (self.settings.checkpoint_every, self.settings.eval_every)
+        return self.settings.staleness > 0 and step < self.settings.steps and all(step % n for n in every)
 
     def _prompts_at(self, step: int) -> list[Encoded]:
         """The step's prompts: one long sequence of shuffled passes over all of them, a pure function of the step."""
@@ -277,6 +303,7 @@ class _Loop:
         """Held-out reward and KL with fixed random keys; keeps the best weights; notices a spent KL budget."""
         settings, state = self.settings, self.progress
         with self.learner.averaged_weights():
+            self.engine.sync()
             rolls = roll_out(
                 self.engine,
                 self.codec,
@@ -298,6 +325,7 @@ class _Loop:
                 state.best_step, state.best_reward = step, reward
                 with span("I/O"):
                     publish(self.run.path / "best", lambda tmp: save_pretrained(self.model, self.codec, tmp))
+        self.engine.sync()
         state.evals.append({"step": step, "reward": reward, "kl": kl})
         if not within:
             state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {settings.kl_budget:g}"
