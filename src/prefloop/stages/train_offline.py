@@ -19,13 +19,15 @@ from prefloop.engine.local import LocalEngine
 from prefloop.errors import NothingToDoError
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
+from prefloop.models.text import Codec
 from prefloop.ops.masked import masked_sum
 from prefloop.rewards.model import encode
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.project import Outcome, Project, derive, load_policy
 from prefloop.stages.rates import rate
 from prefloop.stages.train_reward import NOT_COMPARABLE, rankable
-from prefloop.types import Item
+from prefloop.store import Store
+from prefloop.types import Item, digest
 
 EVAL_LISTS = 100
 
@@ -54,8 +56,8 @@ def train_offline(project: Project, round: int) -> Outcome:
         learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr}, settings.average)
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
         engine = LocalEngine(models, codec, seed, settings.token_budget, learner, project.device)
-        data = _Lists(engine, [[encode(codec, i.prompt, c) for c in i.completions] for i in train], train)
-        heldout = _Lists(engine, [[encode(codec, i.prompt, c) for c in i.completions] for i in held], held)
+        named = digest(reference.weights, codec.fingerprint)
+        data, heldout = (_Lists(project.store, named, engine, codec, items) for items in (train, held))
         fit(
             project,
             run,
@@ -92,27 +94,27 @@ def _lists(project: Project, round: int, split: str) -> list[Item]:
 
 
 class _Lists:
-    """Encoded lists; the reference's log-probabilities are computed once a list and kept."""
+    """Encoded lists. What the reference says about a completion is asked once, and kept in the store."""
 
-    def __init__(self, engine: LocalEngine, encoded: list[list[tuple[list[int], int]]], items: Sequence[Item]):
-        self.engine, self.encoded, self.items = engine, encoded, items
-        self.ref: dict[int, Tensor] = {}
+    def __init__(self, store: Store, reference: str, engine: LocalEngine, codec: Codec, items: Sequence[Item]):
+        self.store, self.reference, self.engine, self.items = store, reference, engine, items
+        self.encoded = [[encode(codec, item.prompt, c) for c in item.completions] for item in items]
+        self.known = store.logprobs(reference, (c.id for item in items for c in item.completions))
 
     def batch(self, at: Sequence[int]) -> ReferencedBatch:
         items = [self.items[i] for i in at]
-        batch = collate_rankings(
-            [self.encoded[i] for i in at],
-            [[c.id for c in item.completions] for item in items],
-            [i.rankings for i in items],
-        )
-        missing = [n for n, i in enumerate(at) if i not in self.ref]
+        ids = [[c.id for c in item.completions] for item in items]
+        batch = collate_rankings([self.encoded[i] for i in at], ids, [i.rankings for i in items])
+        missing = [n for n, some in enumerate(ids) if any(key not in self.known for key in some)]
         if missing:
-            totals = self._totals("reference", batch.select(torch.tensor(missing)))
-            self.ref |= {at[n]: row for n, row in zip(missing, totals, strict=True)}
-        width = batch.present.shape[1]
-        ref = torch.stack(
-            [torch.nn.functional.pad(self.ref[i][:width], (0, max(0, width - len(self.ref[i])))) for i in at]
-        )
+            totals = self._totals("reference", batch.select(torch.tensor(missing))).tolist()
+            said = {key: value for n, row in zip(missing, totals, strict=True) for key, value in zip(ids[n], row)}  # noqa: B905
+            fresh = {key: value for key, value in said.items() if key not in self.known}
+            self.store.add_logprobs(self.reference, fresh)
+            self.known.update(fresh)
+        ref = torch.zeros(batch.present.shape)
+        for row, some in zip(ref, ids, strict=True):
+            row[: len(some)] = torch.tensor([self.known[key] for key in some])
         return ReferencedBatch(**{f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}, ref_total=ref)
 
     def _totals(self, role: Any, batch: RankingBatch) -> Tensor:

@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0003"  # the newest migration; a test compares it with Alembic's own idea
+HEAD = "0004"  # the newest migration; a test compares it with Alembic's own idea
 
 metadata = MetaData()
 _Seq = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -168,6 +168,14 @@ models = Table(
     Column("metrics", Text, nullable=False),
     Column("created_at", Text, nullable=False),
     CheckConstraint("kind IN ('policy', 'reward')", name="ck_models_kind"),
+)
+
+logprobs = Table(  # log-probability of whole completions, nats
+    "logprobs",
+    metadata,
+    Column("model", Text, primary_key=True),  # hash of the weights, and of how text is encoded for them
+    Column("completion_id", Text, ForeignKey("completions.id"), primary_key=True),
+    Column("total", Float, nullable=False),
 )
 
 # -- people, and the queue they work through ---------------------------------------------------------------------------

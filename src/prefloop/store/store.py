@@ -17,7 +17,7 @@ from prefloop.store.check import problems
 from prefloop.store.database import Database, resolve
 from prefloop.store.migrate import migrate
 from prefloop.store.records import Counts, ImportRow, ModelKind, ModelRow
-from prefloop.store.schema import imports, items, models, snapshot_members, snapshots
+from prefloop.store.schema import imports, items, logprobs, models, snapshot_members, snapshots
 from prefloop.store.write import Parsed
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, Snapshot, Split
 
@@ -105,6 +105,23 @@ class Store:
             raise DataError(f"{len(prompt_ids)} prompt ids for {len(completions)} rollouts; give one for each")
         with self._database.write() as connection:
             write.add_rollouts(connection, prompt_ids, completions, run_id)
+
+    def add_logprobs(self, model: str, totals: Mapping[str, float]) -> None:
+        """What a model says about completions, by their ids, nats; `model` names its weights by their hash."""
+        rows = [{"model": model, "completion_id": key, "total": total} for key, total in totals.items()]
+        with self._database.write() as connection:
+            for part in write.chunks(rows, BATCH_ROWS):
+                connection.execute(insert(logprobs), part)
+
+    def logprobs(self, model: str, completion_ids: Iterable[str]) -> dict[str, float]:
+        """Those that are known."""
+        found: dict[str, float] = {}
+        with self._database.read() as connection:
+            for ids in write.chunks(completion_ids):
+                asked = (logprobs.c.model == model, logprobs.c.completion_id.in_(ids))
+                rows = connection.execute(select(logprobs.c.completion_id, logprobs.c.total).where(*asked))
+                found.update((row.completion_id, row.total) for row in rows)
+        return found
 
     def add_snapshot(self, snapshot: Snapshot) -> str:
         """Remember what a model is trained on; returns the hash."""
