@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from prefloop.engine.checkpoint import publish
 from prefloop.engine.learner import Learner
 from prefloop.engine.spans import span
 from prefloop.models.text import Codec
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, as glibc's malloc.h numbers them
 
 
 class LocalEngine:
@@ -122,6 +126,15 @@ def pick_device(wanted: str) -> str:
 def set_threads(threads: int) -> None:
     """All cores this process may use by default. The number of threads is part of what makes a CPU run repeatable."""
     torch.set_num_threads(threads or cores())
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """glibc keeps what large tensors free, and gives it to the next, in place of fresh pages that the kernel zeroes."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(parameter, 1 << 30)
 
 
 def cores() -> int:
