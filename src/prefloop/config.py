@@ -178,6 +178,9 @@ class Align(Optimiser):
     eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
     eval_prompts: int = Field(64, ge=1, description="held-out prompts of each")
     checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints")
+    frozen_dtype: Literal["", "float32", "bfloat16"] = Field(
+        "", description='of the reference and the reward models, which are not trained; "" = as they are'
+    )
     staleness: int = Field(
         0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"
     )

@@ -151,6 +151,9 @@ class _Loop:
         model, self.codec = load_policy(project, start)
         frozen = copy.deepcopy(model) if start.path == reference.path else load_policy(project, reference)[0]
         self.scorer = make_scorer(project, judges)
+        if settings.frozen_dtype:
+            for still in (frozen, *(judge.model for judge in self.scorer.judges)):
+                still.to(getattr(torch, settings.frozen_dtype))
         models: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.temperature)}
         if "value" in algorithm.needs:
             main = max(self.scorer.judges, key=lambda j: abs(j.weight))
