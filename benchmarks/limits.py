@@ -30,7 +30,7 @@ from prefloop.config import Optimiser
 from prefloop.engine import sampler
 from prefloop.engine.base import Sampling, Term
 from prefloop.engine.learner import Learner
-from prefloop.engine.local import cores
+from prefloop.engine.local import cores, set_threads
 from prefloop.models.policy import Policy
 from prefloop.ops.linear import laid_out, linear
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    set_threads(asked.threads)
     rows = [one(name, *shape, asked) for name, shape in SHAPES.items()]
     if asked.json:
         asked.json.write_text(json.dumps({"threads": asked.threads, "rows": rows}, indent=1) + "\n")

@@ -1,10 +1,10 @@
-"""Sampling: prefloop's sampler against transformers' `generate`, on the same weights and prompts, turn by turn.
+"""Sampling: prefloop's sampler against transformers' `generate` and its continuous batching, same weights.
 
     python benchmarks/sampling.py                   # the demo model (natural lengths), a random Llama (fixed)
     python benchmarks/sampling.py --model DIR --prompts FILE    # a Hugging Face folder, a file as for import
 
-K completions of each prompt at temperature 1. Both run in this process, A B A B, after a warm-up of each; medians over
-the rounds with least and most, and the ratio of tokens a second. Tokens are those up to and with the end token.
+K completions of each prompt at temperature 1. All run in this process, A B C A B C, after a warm-up of each; medians
+over the rounds with least and most, and the ratios of tokens a second. Tokens are those up to and with the end token.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from prefloop import exchange
 from prefloop.engine import sampler
 from prefloop.engine.base import Sampling
-from prefloop.engine.local import cores
+from prefloop.engine.local import cores, set_threads
 from prefloop.models.load import load_causal
 from prefloop.types import Prompt
 
@@ -68,11 +68,24 @@ def theirs(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k:
     return int(before.sum())
 
 
+def continuous(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k: int, limit: int, seed: int) -> int:
+    """The same with `generate_batch`, where rows that end leave the batch."""
+    torch.manual_seed(seed)
+    drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": limit}
+    how = GenerationConfig(**drawing, eos_token_id=list(stop) or -1, pad_token_id=0)
+    out = model.generate_batch([list(ids) for ids in prompts for _ in range(k)], generation_config=how)
+    return sum(len(one.generated_tokens) for one in out.values())
+
+
 def compare(
     name: str, model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k: int, limit: int, rounds: int
 ) -> dict[str, Any]:
-    speed: dict[str, list[float]] = {"prefloop": [], "generate": []}
-    sides: list[tuple[str, Callable[..., int]]] = [("prefloop", ours), ("generate", theirs)]
+    sides: list[tuple[str, Callable[..., int]]] = [
+        ("prefloop", ours),
+        ("generate", theirs),
+        ("continuous", continuous),
+    ]
+    speed: dict[str, list[float]] = {side: [] for side, _ in sides}
     for turn in range(rounds + 1):
         for side, sample in sides:
             before = time.perf_counter()
@@ -82,11 +95,12 @@ def compare(
     row: dict[str, Any] = {"work": name, "completions": len(prompts) * k, "max_tokens": limit}
     for side, values in speed.items():
         row[side] = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-    row["ratio"] = statistics.median(a / b for a, b in zip(speed["prefloop"], speed["generate"], strict=True))
-    shown = [f"{side} {r['median']:,.0f} ({r['least']:,.0f} to {r['most']:,.0f})" for side, r in list(row.items())[3:5]]
-    print(
-        f"{name:26}  {row['completions']} x {limit}  {'  '.join(shown)} tokens/s  ratio {row['ratio']:.2f}", flush=True
-    )
+    for peer in ("generate", "continuous"):
+        pairs = zip(speed["prefloop"], speed[peer], strict=True)
+        row[f"ratio to {peer}"] = statistics.median(a / b for a, b in pairs)
+    shown = [f"{side} {row[side]['median']:,.0f} ({min(v):,.0f} to {max(v):,.0f})" for side, v in speed.items()]
+    ratios = f"{row['ratio to generate']:.2f}, {row['ratio to continuous']:.2f}"
+    print(f"{name:26}  {row['completions']} x {limit}  {'  '.join(shown)} tokens/s  ratios {ratios}", flush=True)
     return row
 
 
@@ -120,7 +134,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    set_threads(asked.threads)
     model, codec = load_causal(asked.model or DEMO)
     if asked.prompts:
         texts = [row for row in exchange.read(asked.prompts) if isinstance(row, Prompt)][: asked.count]
