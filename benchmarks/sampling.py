@@ -51,8 +51,8 @@ def theirs(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k:
         mask[n, longest - len(prompt) :] = 1
     with torch.inference_mode():
         out = model.generate(
-            ids,
-            attention_mask=mask,
+            ids.to(model.device),
+            attention_mask=mask.to(model.device),
             do_sample=True,
             temperature=1.0,
             top_k=0,
@@ -62,7 +62,7 @@ def theirs(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k:
             eos_token_id=list(stop) or None,
             pad_token_id=0,
         )
-    answers = out[:, longest:]
+    answers = out[:, longest:].cpu()
     ended = torch.isin(answers, torch.tensor(list(stop), dtype=torch.long))
     before = (ended.cumsum(1) - ended.long()) == 0  # up to and with the first end token
     return int(before.sum())

@@ -94,6 +94,16 @@ def causal(
     return model.eval()
 
 
+def uneven(model: Any) -> Any:
+    """The model with norms and biases that do something; those of a new model are all 1 and 0."""
+    draw = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.4 * torch.randn(parameter.shape, generator=draw))
+    return model
+
+
 def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     """Byte-level BPE of 300 tokens: <|pad|> is 0, <|end|> is 1."""
     made = train_tokenizer(TEXTS, 300)

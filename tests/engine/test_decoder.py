@@ -11,7 +11,9 @@ from prefloop.engine import sampler
 from prefloop.engine.base import Sampling
 from prefloop.engine.decoder import Decoder, LeanDecoder, decoder_for
 from prefloop.models import lean
-from tiny_models import causal
+from prefloop.models.folded import Folded
+from prefloop.models.lean import Layer
+from tiny_models import causal, uneven
 
 PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]
 KINDS = ["Llama", "Qwen2", "Qwen3"]
@@ -20,7 +22,7 @@ KINDS = ["Llama", "Qwen2", "Qwen3"]
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_transformers(kind: str) -> None:
-    model = causal(kind, sharp=10.0)
+    model = uneven(causal(kind, sharp=10.0))
     said = []
     for make in (Decoder, LeanDecoder):
         decoder = make(model, 7, 12)
@@ -39,7 +41,7 @@ def test_logits_are_those_of_transformers(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_that_come_later_are_read_as_if_alone(kind: str) -> None:
     """Three rows start, one leaves, two come with a longer prompt, all grow on; compared with each row by itself."""
-    model = causal(kind, sharp=10.0)
+    model = uneven(causal(kind, sharp=10.0))
     decoder = LeanDecoder(model, 4, 8)
     decoder.add([[5, 6], [7]], [2, 1])
     for t in range(3):
@@ -108,6 +110,21 @@ def test_only_models_that_agree_are_read_the_lean_way() -> None:
     odd = causal()
     odd.model.layers[0].mlp.register_forward_hook(lambda *a: a[-1] * 2)
     assert not lean.is_lean(odd), "a model that computes something else on the way"
+
+
+def test_weights_are_folded_where_that_is_exact() -> None:
+    """In float32 on a CPU, and with the usual activation; the others are read the lean way, unfolded."""
+    kinds = {type(LeanDecoder(model, 1, 4).layers[0]) for model in (causal(), causal("Qwen3"))}
+    assert kinds == {Folded}
+    for other in (causal().to(torch.bfloat16), causal(hidden_act="gelu")):
+        assert type(LeanDecoder(other, 1, 4).layers[0]) is Layer
+    gelu, said = uneven(causal(hidden_act="gelu")), []
+    with torch.no_grad():
+        for make in (Decoder, LeanDecoder):
+            decoder = make(gelu, 3, 4)
+            decoder.add(PROMPTS, [1, 1, 1])
+            said.append(decoder.step(torch.tensor([3, 4, 5])))
+    assert torch.allclose(said[0], said[1], atol=1e-4)
 
 
 def test_a_bfloat16_model_is_read_as_transformers_reads_it() -> None:

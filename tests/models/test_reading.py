@@ -18,7 +18,7 @@ from prefloop.models.reward import Critic, RewardModel
 from prefloop.models.text import Codec
 from prefloop.rewards.model import raw_scores
 from prefloop.types import Completion, Prompt
-from tiny_models import causal, tokenizer
+from tiny_models import causal, tokenizer, uneven
 
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [5, 6, 7]]
 ANSWERS = [[[20, 21, 1], [22, 1], [23, 24, 25, 26, 1]], [[20, 1], [30, 31, 32, 1], [33, 1]], [[9, 1], [8, 9, 1], [1]]]
@@ -48,7 +48,7 @@ def transformers_only(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_states_and_gradients_are_those_of_reading_each_row_alone(
     kind: str, lean: bool, shared: bool, transformers_only: Any
 ) -> None:
-    model, rows = causal(kind, sharp=3.0), list_rows()
+    model, rows = uneven(causal(kind, sharp=3.0)), list_rows()
     assert is_lean(model) == (kind not in ("GPT2", "Gemma2"))
     if not lean:
         transformers_only()
@@ -129,7 +129,7 @@ def test_a_model_that_looks_ahead_shares_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["Llama", "GPT2"])
 def test_a_policy_and_a_critic_say_of_lists_what_they_say_of_rows(kind: str) -> None:
-    model, rows = causal(kind, sharp=3.0), list_rows()
+    model, rows = uneven(causal(kind, sharp=3.0)), list_rows()
     plain = Rows(rows.ids, rows.mask, rows.action)
     policy = Policy(model, temperature=0.7)
     ours, theirs = policy(rows), policy(plain)
