@@ -1,4 +1,4 @@
-"""`[align] staleness = 1`: what was sampled by earlier weights is corrected with the probabilities it was sampled with."""
+"""`[align] staleness = 1`: stale samples are corrected with the probabilities they were drawn with."""
 
 from __future__ import annotations
 
