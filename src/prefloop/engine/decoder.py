@@ -87,7 +87,8 @@ class LeanDecoder(Decoder):
         self.head = [(laid_out(head.weight, rows), head.bias)]
         self.norm = scale(body.norm, self.dtype)
         device, config = self.embedding.device, model.config
-        shape = (2, rows, config.num_key_value_heads, max_tokens, self.layers[0].size)
+        self.groups = config.num_key_value_heads
+        shape = (2, rows, self.groups, max_tokens, self.layers[0].size)
         # of each layer, keys and values of rows' own tokens; what is weighted by 0 must be finite
         self.own = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
         self.prompts: list[tuple[Tensor, Tensor]] = []  # keys, values of each layer [G,head,P,size]
@@ -97,6 +98,7 @@ class LeanDecoder(Decoder):
         self.length = torch.empty(0, dtype=torch.long, device=device)  # of its prompt [N]
         self.longest = 0  # upper bound of `drawn`
         self.even = True  # whether every row has `longest`
+        self.next = torch.empty(0, dtype=torch.long, device=device)
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
         body: Any = self.model.base_model
@@ -137,31 +139,28 @@ class LeanDecoder(Decoder):
         self._place()
 
     def _place(self) -> None:
-        """Where each row stands in the grid of prompts and the rows of each, G x M."""
+        """Where each row stands in the grid of prompts and the rows of each, G x M, and who stands where."""
         counts = torch.bincount(self.prompt, minlength=len(self.hidden))
         self.most = int(counts.max()) if len(counts) else 0
         order = torch.argsort(self.prompt, stable=True)
-        self.beside = torch.empty_like(order)
-        self.beside[order] = (
-            torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.prompt[order]]
-        )
-        place = self.prompt * self.most + self.beside
-        self.full = torch.equal(place, torch.arange(len(counts) * self.most, device=order.device))
+        beside = torch.empty_like(order)
+        beside[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.prompt[order]]
+        who = order.new_zeros(len(counts), self.most)  # in cells where no row stands: the first, for nobody
+        who[self.prompt, beside] = torch.arange(len(order), device=order.device)
+        group = torch.arange(self.groups, device=order.device)
+        self.to_grid = (who[:, None] * self.groups + group[:, None]).flatten()
+        self.from_grid = ((self.prompt[:, None] * self.groups + group) * self.most + beside[:, None]).flatten()
         self.cut = bool(torch.isinf(self.hidden).any())
 
     def _to_grid(self, x: Tensor) -> Tensor:
-        """Rows [N,groups,r,*] side by side for each prompt [G,groups,M*r,*]; what no row is in means nothing."""
-        grid = x.new_empty(len(self.hidden), x.shape[1], self.most, *x.shape[2:])
-        if self.full:
-            grid.copy_(x.unflatten(0, (-1, self.most)).transpose(1, 2))
-        else:
-            grid[self.prompt, :, self.beside] = x
-        return grid.flatten(2, 3)
+        """Rows [N,groups,r,*] side by side for each prompt [G,groups,M*r,*]."""
+        each = x.reshape(x.shape[0] * self.groups, -1).index_select(0, self.to_grid)
+        return each.view(len(self.hidden), self.groups, self.most * x.shape[2], -1)
 
-    def _from_grid(self, x: Tensor) -> Tensor:
+    def _from_grid(self, x: Tensor, r: int) -> Tensor:
         """The reverse."""
-        grid = x.unflatten(2, (self.most, -1))
-        return grid.transpose(1, 2).flatten(0, 1) if self.full else grid[self.prompt, :, self.beside]
+        each = x.reshape(len(self.hidden) * self.groups * self.most, -1).index_select(0, self.from_grid)
+        return each.view(-1, self.groups, r, x.shape[-1])
 
     def step(self, tokens: Tensor) -> Tensor:
         at = self.length + self.drawn
@@ -170,6 +169,9 @@ class LeanDecoder(Decoder):
         late = None
         if not self.even:
             after = torch.arange(self.longest, device=tokens.device) > self.drawn[:, None]
+            row = torch.arange(len(tokens), device=tokens.device)[:, None] * self.groups
+            heads = row + torch.arange(self.groups, device=tokens.device)
+            self.next = (heads * self.max_tokens + self.drawn[:, None]).flatten()  # places of the new keys and values
             late = torch.zeros_like(after, dtype=self.dtype).masked_fill_(after, -torch.inf)[:, None, None]
         x = F.embedding(tokens, self.embedding)
         for number, layer in enumerate(self.layers):
@@ -185,8 +187,8 @@ class LeanDecoder(Decoder):
         if self.even:
             keys[:, :, longest - 1], values[:, :, longest - 1] = k, v
         else:
-            rows = torch.arange(n, device=q.device)
-            keys[rows, :, self.drawn], values[rows, :, self.drawn] = k, v
+            for cached, new in zip(self.own[number].flatten(1, 3), (k, v), strict=True):
+                cached.index_copy_(0, self.next, new.reshape(-1, new.shape[-1]))
         prompt_keys, prompt_values = self.prompts[number]
 
         of_prompt = torch.matmul(self._to_grid(q), prompt_keys.mT)  # [G,groups,M*r,P]
@@ -195,10 +197,11 @@ class LeanDecoder(Decoder):
         of_own = torch.matmul(q, keys[:, :, :longest].mT)  # [N,groups,r,longest]
         if late is not None:
             of_own += late
-        found = torch.cat([self._from_grid(of_prompt), of_own], dim=-1)
+        r = q.shape[2]
+        found = torch.cat([self._from_grid(of_prompt, r), of_own], dim=-1)
         weight = found.softmax(-1, dtype=torch.float32).to(self.dtype)
         cut = of_prompt.shape[-1]
-        read = self._from_grid(torch.matmul(self._to_grid(weight[..., :cut]), prompt_values))
+        read = self._from_grid(torch.matmul(self._to_grid(weight[..., :cut]), prompt_values), r)
         return read.add_(torch.matmul(weight[..., cut:], values[:, :, :longest])).reshape(n, -1)
 
 
