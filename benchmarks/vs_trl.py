@@ -7,6 +7,7 @@
     python benchmarks/vs_trl.py dpo    --project e2e      # the same rankings, as pairs for TRL
     python benchmarks/vs_trl.py sft    --project e2e
     python benchmarks/vs_trl.py memory                    # peak of a GRPO step, 32k and 151k words, 512 tokens
+    python benchmarks/vs_trl.py large --device cuda --dtype bfloat16 --width 1024 --layers 36      # half a billion
 
 --project: one that has been through `sft` and `reward`; its policy, reward model, prompts and rankings are used. TRL's
 environment is made with pip under --peers the first time: minutes, 1.5 GB. Each side runs --rounds times, by turns, in
@@ -99,11 +100,13 @@ def demonstrated(folder: Path, codec: Codec, shown: list[Demonstration], work: W
     return work | {"peer_batch": work["batch"]}
 
 
-def random_models(folder: Path, vocabulary: int = 4096) -> tuple[Path, Path, list[Prompt]]:
+def random_models(
+    folder: Path, vocabulary: int = 4096, width: int = 256, layers: int = 4
+) -> tuple[Path, Path, list[Prompt]]:
     """A random Llama (5.4 M with 4,096 words) and a reward model on it, with a tokenizer of this repository's texts."""
     texts = [path.read_text() for path in sorted((HERE.parent / "docs").rglob("*.md"))]
     tokenizer = train_tokenizer(texts, min(vocabulary, 4096))
-    model = random_llama(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    model = random_llama(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id, width, layers)
     save_pretrained(model, make_codec(tokenizer, model), folder / "policy")
     reward, codec = new_reward_model(folder / "policy", Model(), seed=1)
     reward.set_normalisation(0.0, 1.0)
@@ -187,7 +190,15 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         "max_length": asked.max_length,
         "batch": asked.batch,
         "data": "data.jsonl",
+        "device": asked.device,
+        "dtype": asked.dtype,
     }
+    if what == "large":
+        policy, reward, prompts = random_models(folder, 32_000, asked.width, asked.layers)
+        _, codec = load_causal(policy)
+        shape = {"kind": "grpo", "policy": str(policy), "reward": str(reward)}
+        name = f"GRPO, random Llama {asked.width} x {asked.layers}"
+        return [compare(name, folder, online(folder, codec, prompts, work | shape), asked)]
     if what == "memory":
         for vocabulary in (32_000, 151_936):
             here = folder / str(vocabulary)
@@ -244,7 +255,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["online", "ppo", "reward", "dpo", "sft", "memory"])
+    parser.add_argument("what", choices=["online", "ppo", "reward", "dpo", "sft", "memory", "large"])
     parser.add_argument("--project", type=Path, help="a project with a policy and a reward model")
     parser.add_argument("--data", type=Path, help="reward, dpo: rankings of this file instead of the project's")
     parser.add_argument("--peers", type=Path, default=HERE / ".peers", help="where TRL's environments are, or are made")
@@ -256,9 +267,13 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=512, help="prompt and answer (reward, dpo, sft)")
     parser.add_argument("--batch", type=int, default=16, help="lists or demonstrations a step (reward, dpo, sft)")
     parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--width", type=int, default=1024, help="of the random Llama (large)")
+    parser.add_argument("--layers", type=int, default=36, help="of the random Llama (large)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    if asked.what != "memory" and asked.project is None:
+    if asked.what not in ("memory", "large") and asked.project is None:
         parser.error("name a project that has been through sft and reward: --project DIR (make demo makes one)")
     with tempfile.TemporaryDirectory() as temporary:
         rows = measure(asked, Path(temporary))

@@ -29,7 +29,8 @@ FAR = 1_000_000  # no evaluation or checkpoint between first and last step: the 
 def settings(work: dict[str, Any]) -> str:
     kind, steps = work["kind"], work["steps"]
     lines = [
-        f"[project]\nthreads = {work['threads']}\nseed = 1\n[model]\npath = {json.dumps(work['policy'])}\n",
+        f'[project]\nthreads = {work["threads"]}\nseed = 1\ndevice = "{work["device"]}"\n',
+        f'[model]\npath = {json.dumps(work["policy"])}\ndtype = "{work["dtype"]}"\n',
         "[data]\nheldout = 0.02\n",
     ]
     often = f"eval_every = {FAR}\ncheckpoint_every = {FAR}\n"

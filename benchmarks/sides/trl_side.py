@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ import transformers
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-CAUSAL, SCORER = AutoModelForCausalLM.from_pretrained, AutoModelForSequenceClassification.from_pretrained
+WORK: dict[str, Any] = json.loads((Path(sys.argv[1]) / "work.json").read_text())
+LOADED = {"dtype": getattr(torch, WORK["dtype"])}
+CAUSAL = partial(AutoModelForCausalLM.from_pretrained, **LOADED)
+SCORER = partial(AutoModelForSequenceClassification.from_pretrained, **LOADED)
 
 
 class Clock(transformers.TrainerCallback):
@@ -46,7 +50,7 @@ class Clock(transformers.TrainerCallback):
 def common(out: str, batch: int) -> dict[str, Any]:
     return {
         "output_dir": out,
-        "use_cpu": True,
+        "use_cpu": WORK["device"] == "cpu",
         "bf16": False,
         "fp16": False,
         "gradient_checkpointing": False,
@@ -137,8 +141,7 @@ def offline(work: dict[str, Any], rows: list[dict[str, str]], clock: Clock, out:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    work = json.loads((folder / "work.json").read_text())
+    folder, work = Path(sys.argv[1]), WORK
     torch.set_num_threads(work["threads"])
     given = json.loads((folder / "peer.json").read_text())
     clock = Clock()
