@@ -193,21 +193,19 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         "device": asked.device,
         "dtype": asked.dtype,
     }
-    if what == "large":
-        policy, reward, prompts = random_models(folder, 32_000, asked.width, asked.layers)
-        _, codec = load_causal(policy)
-        shape = {"kind": "grpo", "policy": str(policy), "reward": str(reward)}
-        name = f"GRPO, random Llama {asked.width} x {asked.layers}"
-        return [compare(name, folder, online(folder, codec, prompts, work | shape), asked)]
-    if what == "memory":
-        for vocabulary in (32_000, 151_936):
-            here = folder / str(vocabulary)
-            policy, reward, prompts = random_models(here, vocabulary)
+    if what in ("memory", "large"):
+        long: Work = {"prompts": 1, "max_tokens": 512 - 32}
+        shapes: dict[str, tuple[tuple[int, ...], Work]] = {
+            f"GRPO, random Llama {asked.width} x {asked.layers}": ((32_000, asked.width, asked.layers), {})
+        }
+        if what == "memory":
+            shapes = {f"GRPO, {words:,} words, T = 512": ((words,), long) for words in (32_000, 151_936)}
+        for name, (shape, more) in shapes.items():
+            here = folder / str(len(rows))
+            policy, reward, prompts = random_models(here, *shape)
             _, codec = load_causal(policy)
-            more = {"kind": "grpo", "policy": str(policy), "reward": str(reward), "prompts": 1, "max_tokens": 512 - 32}
-            rows.append(
-                compare(f"GRPO, {vocabulary:,} words, T = 512", here, online(here, codec, prompts, work | more), asked)
-            )
+            more = more | {"kind": "grpo", "policy": str(policy), "reward": str(reward)}
+            rows.append(compare(name, here, online(here, codec, prompts, work | more), asked))
         return rows
     with Project.open(asked.project, quiet=True) as project:
         _, codec = load_policy(project, project.reference())

@@ -82,7 +82,8 @@ class LeanDecoder(Decoder):
         self.model, self.max_tokens = model, max_tokens
         self.embedding = body.embed_tokens.weight.detach()
         self.dtype = self.embedding.dtype
-        self.layers = [Folded(one, rows) if is_foldable(model) else Layer(one, self.dtype, rows) for one in body.layers]
+        fold = is_foldable(model)
+        self.layers = [Folded(one, rows) if fold else Layer(one, self.dtype, rows) for one in body.layers]
         head: Any = model.get_output_embeddings()
         self.head = [(laid_out(head.weight, rows), head.bias)]
         self.norm = scale(body.norm, self.dtype)

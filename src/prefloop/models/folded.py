@@ -7,14 +7,13 @@ complex product. Numbers are those of `lean.Layer` up to rounding; the weights a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from prefloop.models.lean import matrices, turning
+from prefloop.models.lean import beside, matrices, turning
 from prefloop.ops.linear import laid_out, linear
 
 Matrix = tuple[Tensor, Tensor | None]  # weight, bias
@@ -55,18 +54,19 @@ class Folded:
             self.q_weight = self.q_norm.weight[order] * attention.scaling
             self.k_weight = self.k_norm.weight[order]
         factor = 1.0 if self.q_norm is not None else attention.scaling
-        q, k, v = (_one(proj) for proj in (attention.q_proj, attention.k_proj, attention.v_proj))
-        parts = [(self._paired(q[0]) * factor, None if q[1] is None else self._paired(q[1]) * factor)]
-        parts += [(self._paired(k[0]), None if k[1] is None else self._paired(k[1])), v]
-        self.asking, self.groups = (len(weight) // self.size for weight, _ in parts[:2])
-        self.qkv = _ready(_beside(parts), rows, self.before)
-        self.out = _ready(_one(attention.o_proj), rows)
-        self.gate_up = _ready(_beside([_one(mlp.gate_proj), _one(mlp.up_proj)]), rows, self.after)
-        self.down = _ready(_one(mlp.down_proj), rows)
+        q, k, v = matrices([attention.q_proj, attention.k_proj, attention.v_proj], self.before.weight.dtype)
+        self.asking, self.groups = (len(weight) // self.size for weight, _ in (q, k))
+        self.qkv = _ready(beside([self._paired(*q, factor), self._paired(*k), v]), rows, self.before)
+        self.gate_up = _ready(*matrices([mlp.gate_proj, mlp.up_proj], q[0].dtype, fuse=True), rows, self.after)
+        self.out, self.down = (_ready(one, rows) for one in matrices([attention.o_proj, mlp.down_proj], q[0].dtype))
 
-    def _paired(self, x: Tensor) -> Tensor:
-        """Rows of a weight or bias, each head's in the order of pairs."""
-        return x.unflatten(0, (-1, self.size))[:, _pairs(self.size)].flatten(0, 1)
+    def _paired(self, weight: Tensor, bias: Tensor | None, factor: float = 1.0) -> Matrix:
+        """A projection to heads, each head's rows in the order of pairs."""
+
+        def paired(x: Tensor) -> Tensor:
+            return x.unflatten(0, (-1, self.size))[:, _pairs(self.size)].flatten(0, 1) * factor
+
+        return paired(weight), None if bias is None else paired(bias)
 
     @staticmethod
     def turns(body: Any, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -100,17 +100,8 @@ def _pairs(size: int) -> Tensor:
     return torch.arange(size).view(2, -1).T.flatten()
 
 
-def _one(linear_: nn.Linear) -> Matrix:
-    ((weight, bias),) = matrices([linear_], linear_.weight.dtype)
-    return weight.detach(), None if bias is None else bias.detach()
-
-
-def _beside(parts: Sequence[Matrix]) -> Matrix:
-    biases = [bias for _, bias in parts if bias is not None]
-    return torch.cat([weight for weight, _ in parts]), torch.cat(biases) if len(biases) == len(parts) else None
-
-
 def _ready(matrix: Matrix, rows: int, after: Unit | None = None) -> Matrix:
     """Laid out for about `rows` rows, and to be applied after the norm `after`."""
     weight, bias = matrix
-    return laid_out(weight * after.weight if after is not None else weight, rows), bias
+    weight = weight.detach() if after is None else weight.detach() * after.weight
+    return laid_out(weight, rows), None if bias is None else bias.detach()

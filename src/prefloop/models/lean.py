@@ -87,10 +87,13 @@ def matrices(linears: Sequence[nn.Linear], dtype: torch.dtype, fuse: bool = Fals
     if any(type(one) is not nn.Linear for one in linears):  # adapters and quantised layers compute something else
         raise TypeError("not plain matrices")
     parts: Matrices = [(one.weight.to(dtype), None if one.bias is None else one.bias.to(dtype)) for one in linears]
-    if not fuse:
-        return parts
+    return [beside(parts)] if fuse else parts
+
+
+def beside(parts: Matrices) -> tuple[Tensor, Tensor | None]:
+    """As one matrix, whose results stand side by side."""
     biases = [bias for _, bias in parts if bias is not None]
-    return [(torch.cat([weight for weight, _ in parts]), torch.cat(biases) if len(biases) == len(parts) else None)]
+    return torch.cat([weight for weight, _ in parts]), torch.cat(biases) if len(biases) == len(parts) else None
 
 
 def times(x: Tensor, matrices: Matrices) -> Tensor:
