@@ -57,7 +57,8 @@ class Folded:
         q, k, v = matrices([attention.q_proj, attention.k_proj, attention.v_proj], self.before.weight.dtype)
         self.asking, self.groups = (len(weight) // self.size for weight, _ in (q, k))
         self.qkv = _ready(beside([self._paired(*q, factor), self._paired(*k), v]), rows, self.before)
-        self.gate_up = _ready(*matrices([mlp.gate_proj, mlp.up_proj], q[0].dtype, fuse=True), rows, self.after)
+        (gate_up,) = matrices([mlp.gate_proj, mlp.up_proj], q[0].dtype, fuse=True)
+        self.gate_up = _ready(gate_up, rows, self.after)
         self.out, self.down = (_ready(one, rows) for one in matrices([attention.o_proj, mlp.down_proj], q[0].dtype))
 
     def _paired(self, weight: Tensor, bias: Tensor | None, factor: float = 1.0) -> Matrix:
