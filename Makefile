@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/prefloop demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples benchmarks
@@ -22,7 +22,7 @@ install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
 # torch first and pinned: a range would let pip choose a build with gigabytes of CUDA packages
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt src/prefloop/ops/native.c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -e .

@@ -1,4 +1,4 @@
-"""The lean decoder says what transformers says, whoever leaves or comes; and only where it does is it used."""
+"""The fast decoders say what transformers says, whoever leaves or comes; and only where they do are they used."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import torch
 
 from prefloop.engine import sampler
 from prefloop.engine.base import Sampling
-from prefloop.engine.decoder import Decoder, LeanDecoder, decoder_for
+from prefloop.engine.decoder import CompiledDecoder, Decoder, LeanDecoder, decoder_for
 from prefloop.models import lean
-from prefloop.models.folded import Folded
-from prefloop.models.lean import Layer
+from prefloop.ops import native
 from tiny_models import causal, uneven
 
 PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]
 KINDS = ["Llama", "Qwen2", "Qwen3"]
+compiled = pytest.mark.skipif(not native.AVAILABLE, reason="native.c was not compiled here: is there a C compiler?")
+FAST = [LeanDecoder, pytest.param(CompiledDecoder, marks=compiled)]
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_those_of_transformers(kind: str) -> None:
+def test_logits_are_those_of_transformers(kind: str, fast: type[Decoder]) -> None:
     model = uneven(causal(kind, sharp=10.0))
     said = []
-    for make in (Decoder, LeanDecoder):
+    for make in (Decoder, fast):
         decoder = make(model, 7, 12)
         logits = [decoder.add(PROMPTS, [2, 1, 3])]
         for t in range(4):
@@ -38,11 +40,12 @@ def test_logits_are_those_of_transformers(kind: str) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_that_come_later_are_read_as_if_alone(kind: str) -> None:
+def test_rows_that_come_later_are_read_as_if_alone(kind: str, fast: type[Decoder]) -> None:
     """Three rows start, one leaves, two come with a longer prompt, all grow on; compared with each row by itself."""
     model = uneven(causal(kind, sharp=10.0))
-    decoder = LeanDecoder(model, 4, 8)
+    decoder = fast(model, 4, 8)
     decoder.add([[5, 6], [7]], [2, 1])
     for t in range(3):
         decoder.step(torch.arange(t, t + 3))
@@ -64,13 +67,51 @@ def slow(model: Any, ids: list[int]) -> torch.Tensor:
     return logits
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("fast", FAST)
+@pytest.mark.parametrize("shape", ["heads of 32", "heads of 64, 3 to a group", "heads of 128", "heads of 6"])
+def test_long_texts_and_every_shape_of_heads(shape: str, fast: type[Decoder]) -> None:
+    """Prompts and answers of more keys than are held at one time, in matrices that fill no whole panel."""
+    size = int(shape.split()[2].rstrip(","))
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2} if "3 to" in shape else {}
+    sizes = {"head_dim": size, "hidden_size": 18, "intermediate_size": 27, "max_position_embeddings": 400}
+    model = uneven(causal(vocab=53, sharp=8.0, **sizes, **heads))
+    draw = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(3, 53, (n,), generator=draw).tolist() for n in (150, 2)]
+    answer = torch.randint(3, 53, (140, 3), generator=draw)
+    decoder = fast(model, 3, 140)
+    said = [decoder.add(prompts, [1, 2]), *(decoder.step(tokens) for tokens in answer)]
+    for row, prompt in enumerate([prompts[0], prompts[1], prompts[1]]):
+        whole = model(input_ids=torch.tensor([[*prompt, *answer[:, row].tolist()]])).logits[0, len(prompt) - 1 :]
+        assert whole.std() > 0.3
+        assert torch.allclose(torch.stack(said, dim=1)[row], whole, atol=1e-4)
+
+
+@torch.no_grad()
+@compiled
+def test_the_number_of_threads_changes_nothing() -> None:
+    model, said = causal(), []
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            decoder = CompiledDecoder(model, 50, 3)
+            said.append(torch.cat([decoder.add(PROMPTS, [20, 20, 10]), decoder.step(torch.arange(50) % 40)]))
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(*said)
+
+
+@pytest.mark.parametrize("make", FAST)
 @pytest.mark.parametrize("batch", [64, 7])
-def test_samples_are_those_of_the_slow_way(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_those_of_the_slow_way(batch: int, make: type[Decoder], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same tokens; their log-probabilities within 1e-5."""
     model = causal(sharp=14.0)
     prompts, keys = [p for p in PROMPTS for _ in range(30)], list(range(90))
+    monkeypatch.setattr(sampler, "decoder_for", make)
     fast = sampler.generate(model, (1, 2), prompts, keys, Sampling(20, batch=batch), 3)
-    monkeypatch.setattr(sampler, "decoder_for", lambda model, rows, most: Decoder(model, rows, most))
+    monkeypatch.setattr(sampler, "decoder_for", Decoder)
+    monkeypatch.setattr(native, "AVAILABLE", False)
     slow = sampler.generate(model, (1, 2), prompts, keys, Sampling(20, batch=batch), 3)
     assert len({len(s.ids) for s in slow}) > 5, "samples all as long show nothing"
     assert [s.ids for s in fast] == [s.ids for s in slow] and [s.ended for s in fast] == [s.ended for s in slow]
@@ -78,10 +119,11 @@ def test_samples_are_those_of_the_slow_way(batch: int, monkeypatch: pytest.Monke
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
 
 
-def test_those_that_end_make_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fast", FAST)
+def test_those_that_end_make_room_at_once(fast: type[Decoder], monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer steps than batch after batch takes, for the same samples."""
     model = causal(sharp=14.0)
-    steps = {Decoder: 0, LeanDecoder: 0}
+    steps = {Decoder: 0, fast: 0}
     for kind in steps:
         step = kind.step
 
@@ -94,11 +136,11 @@ def test_those_that_end_make_room_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         sampler.generate(
             model, (1, 2, 3), [p for p in PROMPTS for _ in range(64)], range(192), Sampling(40, batch=16), 3
         )
-    assert steps[LeanDecoder] < 0.6 * steps[Decoder]
+    assert steps[fast] < 0.6 * steps[Decoder]
 
 
 def test_only_models_that_agree_are_read_the_lean_way() -> None:
-    assert isinstance(decoder_for(causal(), 1, 4), LeanDecoder)
+    assert type(decoder_for(causal(), 1, 4)) is not Decoder
     for other in (causal("GPT2"), causal("Gemma2"), causal("Mistral", sliding_window=4)):
         assert not lean.is_lean(other) and type(decoder_for(other, 1, 4)) is Decoder
     assert lean.is_lean(causal("Mistral", sliding_window=None))
@@ -112,19 +154,22 @@ def test_only_models_that_agree_are_read_the_lean_way() -> None:
     assert not lean.is_lean(odd), "a model that computes something else on the way"
 
 
-def test_weights_are_folded_where_that_is_exact() -> None:
-    """In float32 on a CPU, and with the usual activation; the others are read the lean way, unfolded."""
-    kinds = {type(LeanDecoder(model, 1, 4).layers[0]) for model in (causal(), causal("Qwen3"))}
-    assert kinds == {Folded}
-    for other in (causal().to(torch.bfloat16), causal(hidden_act="gelu")):
-        assert type(LeanDecoder(other, 1, 4).layers[0]) is Layer
-    gelu, said = uneven(causal(hidden_act="gelu")), []
+@compiled
+def test_what_compiled_code_does_not_know_is_read_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for known in (causal(), causal("Qwen3")):
+        assert type(decoder_for(known, 1, 4)) is CompiledDecoder
+    gelu = uneven(causal(hidden_act="gelu"))
+    for other in (causal().to(torch.bfloat16), causal().double(), causal(head_dim=512), gelu):
+        assert type(decoder_for(other, 1, 4)) is LeanDecoder
+    said = []
     with torch.no_grad():
         for make in (Decoder, LeanDecoder):
             decoder = make(gelu, 3, 4)
             decoder.add(PROMPTS, [1, 1, 1])
             said.append(decoder.step(torch.tensor([3, 4, 5])))
     assert torch.allclose(said[0], said[1], atol=1e-4)
+    monkeypatch.setattr(native, "AVAILABLE", False)
+    assert type(decoder_for(causal(), 1, 4)) is LeanDecoder
 
 
 def test_a_bfloat16_model_is_read_as_transformers_reads_it() -> None:

@@ -10,12 +10,13 @@ import torch
 import transformers
 
 from prefloop.batch import ListRows, RolloutBatch, Rows, collate
-from prefloop.models import reading
+from prefloop.models import compiled, reading
 from prefloop.models.lean import is_lean
 from prefloop.models.policy import Policy
 from prefloop.models.reading import _allows, _shared_prompts, last_states, predicting_states
 from prefloop.models.reward import Critic, RewardModel
 from prefloop.models.text import Codec
+from prefloop.ops import native
 from prefloop.rewards.model import raw_scores
 from prefloop.types import Completion, Prompt
 from tiny_models import causal, tokenizer, uneven
@@ -92,6 +93,33 @@ def test_garbage_in_the_padding_is_not_read(lean: bool, transformers_only: Any) 
     assert torch.equal(predicting_states(model, garbage), predicting_states(model, rows))
 
 
+@pytest.mark.skipif(not native.AVAILABLE, reason="native.c was not compiled here: is there a C compiler?")
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3"])
+def test_frozen_models_are_read_by_compiled_code_and_say_the_same(
+    kind: str, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = uneven(causal(kind, sharp=3.0)), list_rows()
+    mask, action = rows.mask.clone(), rows.action.clone()
+    mask[4], action[4] = False, False  # an empty place in a list
+    rows = ListRows(rows.ids, mask, action, k=3) if shared else Rows(rows.ids, rows.mask, rows.action)  # type: ignore[assignment]
+    used: list[int] = []
+    read = compiled.read
+    monkeypatch.setattr(compiled, "read", lambda model, wanted, *blocks: used.append(1) or read(model, wanted, *blocks))
+    monkeypatch.setattr(reading, "WORTH", 20)
+    for look in (last_states, predicting_states):
+        with torch.no_grad():
+            learning = look(model, rows)
+            assert not used, "a model that learns is read as it learns"
+            frozen = look(model.requires_grad_(False), rows)
+        look(model, rows)  # somebody wants a gradient, if only of something else
+        assert used == [1] and learning.std() > 1e-2 and torch.isfinite(frozen).all()
+        there = rows.mask.any(-1) if look is last_states else torch.ones(len(frozen), dtype=torch.bool)
+        assert torch.allclose(frozen[there], learning[there], atol=1e-5)
+        model.requires_grad_(True)
+        used.clear()
+
+
 def test_rows_padded_on_the_left_are_read_by_transformers() -> None:
     model, rows = causal(sharp=3.0), list_rows()
     turned = Rows(
@@ -135,6 +163,7 @@ def test_a_policy_and_a_critic_say_of_lists_what_they_say_of_rows(kind: str) -> 
     ours, theirs = policy(rows), policy(plain)
     assert theirs.logp.abs().max() > 1 and torch.allclose(ours.logp, theirs.logp, atol=1e-5)
     config = type(model.config)(**{**model.config.to_dict(), "num_labels": 1})
+    torch.manual_seed(0)
     scorer = transformers.AutoModelForSequenceClassification.from_config(config).eval()  # GPT-2 has dropout
     critic = Critic(scorer, mean=0.3, std=2.0)
     assert torch.allclose(critic(rows), critic(plain), atol=1e-5) and critic(plain).std() > 1e-3
@@ -164,6 +193,7 @@ def test_scores_of_lists_are_those_of_single_answers() -> None:
     """Prompts are shared where they stand together, whatever the token budget."""
     codec, model = Codec(tokenizer(), (1,), 1, False, 64), causal(vocab=400, sharp=3.0)
     config = type(model.config)(**{**model.config.to_dict(), "num_labels": 1})
+    torch.manual_seed(0)
     scorer = RewardModel(transformers.AutoModelForSequenceClassification.from_config(config).eval())
     asked = [Prompt(text) for text in ("the cat", "the dog ran") for _ in range(3)]
     said = [Completion(str(n), " ".join(["and", "the", "cat"][: n % 3 + 1])) for n in range(6)]

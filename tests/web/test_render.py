@@ -236,7 +236,7 @@ BOMBS = {
 def test_a_markdown_bomb_is_over_soon(name: str) -> None:
     start = time.process_time()
     html = rendered(BOMBS[name])
-    assert time.process_time() - start < 1.5
+    assert time.process_time() - start < 8, "they take less than one; what grows with the square takes minutes"
     assert len(html) < 12 * len(BOMBS[name]) + 1000
 
 

@@ -1,8 +1,8 @@
 """What a causal model says about the next token of many texts at once, with their keys and values at hand.
 
-`Decoder` runs any model through transformers, and is the slow twin in the tests of `LeanDecoder`, which computes the
-same for models laid out as Llama is, several times faster on small batches: three matrices in place of seven a layer, a
-prompt's keys and values kept once for all its completions, those of completions in one block allocated beforehand.
+`Decoder` runs any model through transformers. Two others do the same for models laid out as Llama is, with a prompt's
+keys and values kept once for all its completions: `CompiledDecoder` on a CPU in float32, where a compiler was at hand,
+and `LeanDecoder` by torch everywhere. Each is the slow twin of the next in the tests.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from prefloop.models.folded import Folded, is_foldable
-from prefloop.models.lean import Layer, is_lean, normed, scale, times
+from prefloop.models.compiled import Compiled, is_compilable, padded
+from prefloop.models.lean import Layer, is_lean, normed, scale, times, turning
+from prefloop.ops import native
 from prefloop.ops.linear import laid_out
 
 
@@ -82,8 +83,7 @@ class LeanDecoder(Decoder):
         self.model, self.max_tokens = model, max_tokens
         self.embedding = body.embed_tokens.weight.detach()
         self.dtype = self.embedding.dtype
-        fold = is_foldable(model)
-        self.layers = [Folded(one, rows) if fold else Layer(one, self.dtype, rows) for one in body.layers]
+        self.layers = [Layer(one, self.dtype, rows) for one in body.layers]
         head: Any = model.get_output_embeddings()
         self.head = [(laid_out(head.weight, rows), head.bias)]
         self.norm = scale(body.norm, self.dtype)
@@ -105,8 +105,7 @@ class LeanDecoder(Decoder):
         body: Any = self.model.base_model
         ids, mask = _left_padded(prompts, self.embedding.device)
         out = body(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True)
-        cached = zip(self.layers, out.past_key_values.layers, strict=True)
-        read = [(layer.keys(found.keys), found.values) for layer, found in cached]
+        read = [(found.keys, found.values) for found in out.past_key_values.layers]
         hidden = torch.where(mask.bool(), 0.0, -torch.inf).to(self.dtype)[:, None, None]
         if len(self.prompt):
             read = [
@@ -120,7 +119,7 @@ class LeanDecoder(Decoder):
         self.even = self.longest == 0
         self.prompts, self.hidden = read, hidden
         places = torch.arange(int(self.length.max()) + self.max_tokens, device=ids.device)
-        self.turns = self.layers[0].turns(body, places, self.dtype)
+        self.turns = turning(body, places, self.dtype)
         self._place()
         logits: Tensor = self.model.get_output_embeddings()(out.last_hidden_state[:, -1])  # type: ignore[misc]
         return logits[which]
@@ -165,7 +164,7 @@ class LeanDecoder(Decoder):
 
     def step(self, tokens: Tensor) -> Tensor:
         at = self.length + self.drawn
-        turn = tuple(part[at] for part in self.turns)
+        turn = self.turns[0][at], self.turns[1][at]
         self.longest = min(self.longest + 1, self.max_tokens)
         late = None
         if not self.even:
@@ -183,7 +182,7 @@ class LeanDecoder(Decoder):
     def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, late: Tensor | None) -> Tensor:
         """What the new tokens' queries [N,heads,size] read in layer `number`: [N,heads*size]."""
         n, longest = len(q), self.longest
-        q = (q * scaling if scaling != 1 else q).unflatten(1, (k.shape[1], -1))
+        q = (q * scaling).unflatten(1, (k.shape[1], -1))
         keys, values = self.own[number][:, :n]
         if self.even:
             keys[:, :, longest - 1], values[:, :, longest - 1] = k, v
@@ -206,6 +205,65 @@ class LeanDecoder(Decoder):
         return read.add_(torch.matmul(weight[..., cut:], values[:, :, :longest])).reshape(n, -1)
 
 
+class CompiledDecoder(Decoder):
+    """The same, by compiled code. Takes a copy of the weights: make a new one when they have changed.
+
+    Nothing moves when rows leave: each has a region of its own for its keys and values, and reads its prompt's.
+    """
+
+    refills = True
+
+    def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
+        head: Any = model.get_output_embeddings()
+        self.model, self.max_tokens = model, max_tokens
+        self.body, self.head = Compiled(model), native.Panels(head.weight, head.bias)
+        self.own = torch.empty(rows, self.body.room(max_tokens))
+        # of each row: its last token as `body` wants it; the last position and place there is room for
+        self.table = torch.empty(len(Compiled.COLUMNS) + 2, 0, dtype=torch.long)
+        self.prompts: list[Tensor] = []  # of each row, the region of its prompt
+
+    def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
+        regions = [torch.empty(self.body.room(len(prompt))) for prompt in prompts]
+        logits = native.times(self._read(prompts, regions), self.head)
+        which = torch.repeat_interleave(torch.tensor(counts))
+        length = torch.tensor([len(prompt) for prompt in prompts])[which]
+        region = torch.tensor([one.data_ptr() for one in regions])[which]
+        none, last = torch.zeros_like(which), torch.full_like(which, self.max_tokens - 1)
+        own, room = self._free(len(which)), torch.full_like(which, padded(self.max_tokens))
+        rows = (none, length, none, own, room, region, padded(length), length, length + last, last)
+        self.table = torch.cat([self.table, torch.stack(rows)], dim=1)
+        self.prompts += [regions[prompt] for prompt in which.tolist()]
+        return logits[which]
+
+    def _read(self, prompts: Sequence[Sequence[int]], regions: Sequence[Tensor]) -> Tensor:
+        """Keys and values of prompts, into regions; final states of their last tokens [G,H]."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ends = lengths.cumsum(0)
+        which = torch.repeat_interleave(lengths)
+        ids, none = torch.tensor([token for prompt in prompts for token in prompt]), torch.zeros_like(which)
+        at = torch.arange(len(which)) - (ends - lengths)[which]
+        own = torch.tensor([region.data_ptr() for region in regions])[which]
+        table = torch.stack([ids, at, at, own, padded(lengths)[which], own, none, none])
+        return self.body.states(table)[ends - 1]
+
+    def _free(self, count: int) -> Tensor:
+        """Addresses of as many regions that no row has [count]."""
+        start, size = self.own.data_ptr(), self.own.shape[1] * self.own.element_size()
+        taken = set(self.table[3].tolist())
+        return torch.tensor([a for n in range(len(self.own)) if (a := start + n * size) not in taken][:count])
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self.table[0] = tokens
+        logits = native.times(self.body.states(self.table), self.head)
+        last = self.table[1:3]  # rows that ended go on until they leave
+        torch.minimum(last.add_(1), self.table[-2:], out=last)
+        return logits
+
+    def keep(self, index: Tensor) -> None:
+        self.table = self.table.index_select(1, index)
+        self.prompts = [self.prompts[row] for row in index.tolist()]
+
+
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """ids and mask [G,P], so that every row's next token comes after the last column."""
     width = max(len(p) for p in prompts)
@@ -225,5 +283,6 @@ def _under(old: Tensor, new: Tensor, fill: float = 0.0) -> Tensor:
 
 def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int) -> Decoder:
     """The fastest that computes what the model computes."""
-    lean = type(model).__name__.endswith("ForCausalLM") and is_lean(model)
-    return LeanDecoder(model, rows, max_tokens) if lean else Decoder(model, rows, max_tokens)
+    if not type(model).__name__.endswith("ForCausalLM") or not is_lean(model):
+        return Decoder(model, rows, max_tokens)
+    return (CompiledDecoder if is_compilable(model) else LeanDecoder)(model, rows, max_tokens)

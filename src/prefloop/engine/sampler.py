@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from prefloop.engine.base import Sampled, Sampling
 from prefloop.engine.decoder import decoder_for
+from prefloop.ops import native
 
 KEEP = 0.9  # once this share of the rows is still growing, or less, the others leave: that costs a copy of the cache
 REFILL = 1 / 8  # once this share of a batch is free, waiting prompts are read into it
@@ -49,6 +50,8 @@ def choose(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple
         logp = torch.log_softmax(logits.float(), dim=-1)
         token = logp.argmax(-1)
         return token, logp.gather(1, token[:, None]).squeeze(1)
+    if native.AVAILABLE and top_p == 1.0 and logits.device.type == "cpu" and logits.dtype == torch.float32:
+        return native.draw(logits, u, temperature)
     logits = logits.float() if temperature == 1 else logits.float() / temperature
     p = torch.softmax(logits, dim=-1)
     if top_p < 1.0:

@@ -61,20 +61,11 @@ class Layer:
         q, k, v = found.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
         return torch.cat([normed(q, self.q_norm), normed(k, self.k_norm), v], dim=1)
 
-    def asked(self, x: Tensor, turn: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turn: see `turns`."""
+    def asked(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turn: see `turning`."""
         both, v = self.vectors(x).tensor_split([self.heads.asking + self.heads.groups], dim=1)
-        q, k = turned(both, (turn[0], turn[1])).tensor_split([self.heads.asking], dim=1)
+        q, k = turned(both, turn).tensor_split([self.heads.asking], dim=1)
         return q, k, v
-
-    @staticmethod
-    def turns(body: Any, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """What `asked` needs to know of tokens at `positions` [M]."""
-        return turning(body, positions, dtype)
-
-    def keys(self, keys: Tensor) -> Tensor:
-        """Keys [*,size] that transformers computed, as `asked` gives them."""
-        return keys
 
     def rest(self, x: Tensor, read: Tensor) -> Tensor:
         """The layer's result for tokens x [M,H], given what their attention read [M,heads*size]."""

@@ -2,8 +2,8 @@
 
 Lists of answers to one prompt: the prompt is read once, and its keys and values serve every answer. With prompts as
 long as the answers, a list of four costs five eighths. Results are those of reading every row alone, up to rounding.
-Three ways, the first that the model and the rows allow: `lean` (no padding computed), transformers in two parts (the
-prompts, then the answers), transformers on the rows as they are.
+Four ways, the first that the model and the rows allow: `compiled` (frozen models), `lean` (no padding computed),
+transformers in two parts (the prompts, then the answers), transformers on the rows as they are.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prefloop.batch import ListRows, Rows
-from prefloop.models.lean import Block, is_lean, read
+from prefloop.models import compiled, lean
+from prefloop.models.compiled import is_compilable
+from prefloop.models.lean import Block, is_lean
 from prefloop.ops.logprobs import predicting
 from prefloop.ops.masked import last_index
+
+WORTH = 256  # tokens, from which on copying the weights for compiled code pays
 
 
 def last_states(model: PreTrainedModel, rows: Rows) -> Tensor:
@@ -81,6 +85,7 @@ def _shared_prompts(rows: Rows) -> Tensor | None:
 
 def _packed(model: PreTrainedModel, rows: Rows, cut: Tensor | None, ends: bool) -> Tensor:
     """States at the last token of each row [N,H], or before each action token [M,H], with no padding computed."""
+    read = compiled.read if _is_frozen(model) and rows.mask.sum() >= WORTH and is_compilable(model) else lean.read
     if cut is None:
         last = (rows.mask.sum(-1).cumsum(0) - 1).clamp(min=0)
         wanted = last if ends else predicting(rows.action)[rows.mask].nonzero().squeeze(1)
@@ -96,6 +101,11 @@ def _packed(model: PreTrainedModel, rows: Rows, cut: Tensor | None, ends: bool) 
     before = torch.arange(int(counts.sum()), device=cut.device) + cut.sum() - 1
     before[(starts - cut.sum())[some]] = prompt_ends[some]
     return read(model, before, prompts, answers)
+
+
+def _is_frozen(model: PreTrainedModel) -> bool:
+    """A model that learns is read as it learns: what its samples are compared with is the learner's own numbers."""
+    return not torch.is_grad_enabled() and not any(p.requires_grad for p in model.parameters())
 
 
 def _in_two(rows: ListRows, cut: Tensor) -> tuple[Block, Block]:

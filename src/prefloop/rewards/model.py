@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class ModelScorer:
     """Normalised rewards of several reward models, as a weighted sum (weights as given, not rescaled)."""
 
     def __init__(self, judges: Sequence[Judge], token_budget: int = 32768, device: str = "cpu"):
-        self.judges = [Judge(j.name, j.model.to(device).eval(), j.codec, j.weight) for j in judges]
+        self.judges = [replace(j, model=j.model.to(device).eval().requires_grad_(False)) for j in judges]
         self.token_budget = token_budget
         self.device = device
 

@@ -170,7 +170,10 @@ class _Loop:
         if "critic" in models:
             lr["critic"] = rate(project, settings.critic_lr or settings.lr, "critic", models["critic"].model)
         self.learner = Learner(models, settings, settings.steps * per_step, lr, settings.average)
-        everything: dict[Role, torch.nn.Module] = {**models, "reference": Policy(frozen, settings.temperature)}
+        everything: dict[Role, torch.nn.Module] = {
+            **models,
+            "reference": Policy(frozen, settings.temperature).requires_grad_(False),
+        }
         self.engine = LocalEngine(
             everything,
             self.codec,

@@ -1,0 +1,26 @@
+"""The one part that is compiled: the sampler's forward pass on a processor. Everything else is in pyproject.toml.
+
+Optional: where there is no compiler, or none that knows these options, the package installs all the same, and samples
+more slowly. One library for each kind of processor; `prefloop.ops.native` picks. No OpenMP library is linked: the calls
+to it find torch's, which is loaded before.
+"""
+
+import platform
+
+from setuptools import Extension, setup
+
+KINDS = {"x86_64": {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}, "aarch64": {"neon": []}}
+# sums may be added up in any order; infinities and NaN keep their meaning
+OPTIONS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
+
+setup(
+    ext_modules=[
+        Extension(
+            f"prefloop.ops._native_{kind}",
+            ["src/prefloop/ops/native.c"],
+            extra_compile_args=OPTIONS + march,
+            optional=True,
+        )
+        for kind, march in KINDS.get(platform.machine(), {}).items()
+    ]
+)

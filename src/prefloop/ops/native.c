@@ -1,0 +1,339 @@
+/* The forward pass of a Llama body in single precision on a processor, for tokens that read keys and values kept before,
+ * and the drawing of a token. `ops/native.py` calls it; what it must equal is `models/lean.py`.
+ *
+ * Every phase is shared out among OpenMP's threads. Nothing depends on how: each number is added up by one thread.
+ * Matrices come in panels: LANES columns of the transposed weight side by side, row after row, so that a tile of ROWS
+ * tokens and LANES results stays in registers. Linked without an OpenMP library: torch's is used, and its threads.
+ */
+#include <math.h>
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+#define LANES (2 * WIDTH)
+#define ROWS 6
+#define CHUNK (4 * ROWS) /* tokens whose panels one thread goes through at a time */
+#define KEYS 128         /* whose weights are held at a time */
+#define QUERIES 4        /* that read the same keys together */
+#define PART 1024        /* tokens that go through the wide matrices at a time; native.py knows it too */
+#define WIDEST 256       /* of a head */
+#define BLOCK 64         /* words whose probabilities are summed up together */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float Lanes __attribute__((vector_size(4 * WIDTH), aligned(4)));
+
+typedef struct { const float *panels, *bias; int64_t in, out; } Matrix;
+typedef struct {
+    Matrix qkv, out, gate_up, down;
+    const float *q_weight, *k_weight; /* of the norms of heads, where there are any */
+} Layer;
+typedef struct {
+    int64_t layers, hidden, asking, groups, size;
+    float small;
+    const float *embedding, *weight; /* weight: of the last norm */
+    const Layer *layer;
+} Body;
+/* Tokens [n]. Keys and values lie in regions: of each layer, [groups,size,capacity] keys and [groups,capacity,size]
+ * values. A token writes its own into region `own` at place `at`, and reads that region up to itself, and all `count`
+ * of region `before`. Where `kept` is 0 a region has room for one layer, and the next one overwrites it. */
+typedef struct {
+    int64_t n, kept;
+    const int64_t *id, *position, *at, *own, *own_capacity, *before, *before_capacity, *count;
+    const float *cos, *sin; /* of each position [*,size/2] */
+    float *x, *unit, *asked, *read, *wide, *gated; /* [n,*], the last two [at most PART,*] */
+} Tokens;
+
+int64_t lanes(void) { return LANES; }
+
+INLINE float power(float x) /* e^x: Cephes' expf, without its special cases but for very small ones */
+{
+    const float n = rintf(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    union { int32_t i; float f; } two = {(int32_t)((uint32_t)((int32_t)n + 127) << 23)};
+    return x < -87.0f ? 0.0f : p * two.f;
+}
+
+INLINE float inverse_length(const float *x, int64_t n, float small)
+{
+    float sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
+    return 1.0f / sqrtf(sum / (float)n + small);
+}
+
+INLINE void tile(const Matrix *m, const float *x, const float *panel, const float *bias, float *y, int lanes, int add, const int rows)
+{
+    Lanes left[ROWS], right[ROWS];
+    for (int i = 0; i < rows; i++) left[i] = right[i] = (Lanes){0};
+    for (int64_t k = 0; k < m->in; k++) {
+        const Lanes a = *(const Lanes *)(panel + k * LANES), b = *(const Lanes *)(panel + k * LANES + WIDTH);
+#pragma GCC unroll 6
+        for (int i = 0; i < rows; i++) {
+            left[i] += x[i * m->in + k] * a;
+            right[i] += x[i * m->in + k] * b;
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++) {
+        float *to = y + i * m->out;
+        if (bias) left[i] += *(const Lanes *)bias, right[i] += *(const Lanes *)(bias + WIDTH);
+        if (lanes == LANES) {
+            if (add) left[i] += *(const Lanes *)to, right[i] += *(const Lanes *)(to + WIDTH);
+            *(Lanes *)to = left[i], *(Lanes *)(to + WIDTH) = right[i];
+        } else {
+            float sum[LANES];
+            *(Lanes *)sum = left[i], *(Lanes *)(sum + WIDTH) = right[i];
+            for (int j = 0; j < lanes; j++) to[j] = sum[j] + (add ? to[j] : 0.0f);
+        }
+    }
+}
+
+/* x [n,in] times the matrix, to y [n,out] or added to it; within a parallel region */
+static void product(const Matrix *m, const float *x, float *y, int64_t n, int add)
+{
+    const int64_t panels = (m->out + LANES - 1) / LANES, chunks = (n + CHUNK - 1) / CHUNK;
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t chunk = 0; chunk < chunks; chunk++)
+        for (int64_t p = 0; p < panels; p++) {
+            const float *panel = m->panels + p * m->in * LANES, *bias = m->bias ? m->bias + p * LANES : 0;
+            const int lanes = m->out - p * LANES < LANES ? (int)(m->out - p * LANES) : LANES;
+            const int64_t end = (chunk + 1) * CHUNK < n ? (chunk + 1) * CHUNK : n;
+            for (int64_t row = chunk * CHUNK; row < end; row += ROWS) {
+                const float *from = x + row * m->in;
+                float *to = y + row * m->out + p * LANES;
+#define CASE(r) case r: tile(m, from, panel, bias, to, lanes, add, r); break;
+                switch (end - row < ROWS ? end - row : ROWS) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+            }
+        }
+}
+
+static void units(const float *x, const float *weight, float *out, int64_t n, int64_t h, float small)
+{
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < n; row++) {
+        const float by = inverse_length(x + row * h, h, small);
+        for (int64_t i = 0; i < h; i++) out[row * h + i] = x[row * h + i] * by * (weight ? weight[i] : 1.0f);
+    }
+}
+
+INLINE void turn(float *x, const float *cos, const float *sin, const float *weight, float small, int64_t size)
+{
+    const int64_t half = size / 2;
+    if (weight) {
+        const float by = inverse_length(x, size, small);
+        for (int64_t i = 0; i < size; i++) x[i] *= by * weight[i];
+    }
+    for (int64_t i = 0; i < half; i++) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a * cos[i] - b * sin[i];
+        x[i + half] = b * cos[i] + a * sin[i];
+    }
+}
+
+INLINE float *region(const Body *b, const Tokens *t, int64_t start, int64_t capacity, int64_t layer, int64_t group)
+{
+    return (float *)start + (2 * layer * t->kept * b->groups + group) * b->size * capacity;
+}
+
+/* Queries and keys turned to their positions; keys and values to where they are read. */
+static void place(const Body *b, const Layer *l, const Tokens *t, int64_t layer)
+{
+    const int64_t size = b->size, half = size / 2;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < t->n; row++) {
+        const float *cos = t->cos + t->position[row] * half, *sin = t->sin + t->position[row] * half;
+        const int64_t at = t->at[row], capacity = t->own_capacity[row];
+        float *of_row = t->asked + row * (b->asking + 2 * b->groups) * size;
+        for (int64_t head = 0; head < b->asking; head++) turn(of_row + head * size, cos, sin, l->q_weight, b->small, size);
+        for (int64_t group = 0; group < b->groups; group++) {
+            float *key = of_row + (b->asking + group) * size, *value = key + b->groups * size;
+            float *keys = region(b, t, t->own[row], capacity, layer, group), *values = keys + b->groups * size * capacity;
+            turn(key, cos, sin, l->k_weight, b->small, size);
+            for (int64_t d = 0; d < size; d++) keys[d * capacity + at] = key[d];
+            for (int64_t d = 0; d < size; d++) values[at * size + d] = value[d];
+        }
+    }
+}
+
+typedef struct { float top, sum, read[WIDEST]; } Reading; /* of the keys so far: Milakov and Gimelshein (2018) */
+
+/* What queries q read from the first count[i] keys and values, added to what they have found. */
+INLINE void over(const float *const q[], const int64_t count[], const float *keys, const float *values, int64_t capacity, int64_t size, Reading found[], const int queries)
+{
+    float weight[QUERIES][KEYS];
+    int64_t most = 0;
+    for (int i = 0; i < queries; i++) most = count[i] > most ? count[i] : most;
+    for (int64_t from = 0; from < most; from += KEYS) {
+        const int some = most - from < KEYS ? (int)(most - from) : KEYS;
+        Lanes left[QUERIES], right[QUERIES];
+        for (int j = 0; j < some; j += LANES) { /* capacities are multiples of LANES */
+            const float *key = keys + from + j;
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++) left[i] = right[i] = (Lanes){0};
+            for (int64_t d = 0; d < size; d++, key += capacity) {
+                const Lanes a = *(const Lanes *)key, b = *(const Lanes *)(key + WIDTH);
+#pragma GCC unroll 4
+                for (int i = 0; i < queries; i++) left[i] += q[i][d] * a, right[i] += q[i][d] * b;
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++)
+                *(Lanes *)(weight[i] + j) = left[i], *(Lanes *)(weight[i] + j + WIDTH) = right[i];
+        }
+        for (int i = 0; i < queries; i++) {
+            const int own = count[i] <= from ? 0 : count[i] - from < some ? (int)(count[i] - from) : some;
+            for (int j = own; j < some; j++) weight[i][j] = 0;
+            if (!own) continue;
+            float top = found[i].top, sum = 0;
+            for (int j = 0; j < own; j++) top = weight[i][j] > top ? weight[i][j] : top;
+            const float old = power(found[i].top - top);
+            for (int j = 0; j < own; j++) weight[i][j] = power(weight[i][j] - top);
+            for (int j = 0; j < own; j++) sum += weight[i][j];
+            for (int64_t d = 0; d < size; d++) found[i].read[d] *= old;
+            found[i].sum = found[i].sum * old + sum;
+            found[i].top = top;
+        }
+        int64_t d = 0;
+        for (; d + LANES <= size; d += LANES) {
+            const float *value = values + from * size + d;
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++)
+                left[i] = *(const Lanes *)(found[i].read + d), right[i] = *(const Lanes *)(found[i].read + d + WIDTH);
+            for (int j = 0; j < some; j++, value += size) {
+                const Lanes a = *(const Lanes *)value, b = *(const Lanes *)(value + WIDTH);
+#pragma GCC unroll 4
+                for (int i = 0; i < queries; i++) left[i] += weight[i][j] * a, right[i] += weight[i][j] * b;
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++)
+                *(Lanes *)(found[i].read + d) = left[i], *(Lanes *)(found[i].read + d + WIDTH) = right[i];
+        }
+        for (; d < size; d++)
+            for (int i = 0; i < queries; i++)
+                for (int j = 0; j < some; j++) found[i].read[d] += weight[i][j] * values[(from + j) * size + d];
+    }
+}
+
+/* Queries of one group, numbered by token, then by head; those that read the same region do so together. */
+static void attend(const Body *b, const Tokens *t, int64_t layer)
+{
+    const int64_t size = b->size, r = b->asking / b->groups, all = b->asking + 2 * b->groups, every = t->n * r;
+#pragma omp for collapse(2) schedule(dynamic, 4)
+    for (int64_t start = 0; start < every; start += QUERIES)
+        for (int64_t group = 0; group < b->groups; group++) {
+            const int queries = every - start < QUERIES ? (int)(every - start) : QUERIES;
+            const float *q[QUERIES];
+            int64_t row[QUERIES], count[2][QUERIES];
+            Reading found[QUERIES];
+            for (int i = 0; i < queries; i++) {
+                row[i] = (start + i) / r;
+                q[i] = t->asked + (row[i] * all + group * r + (start + i) % r) * size;
+                count[0][i] = t->count[row[i]], count[1][i] = t->at[row[i]] + 1;
+                found[i].top = -INFINITY, found[i].sum = 0;
+                for (int64_t d = 0; d < size; d++) found[i].read[d] = 0;
+            }
+            for (int part = 0; part < 2; part++) {
+                const int64_t *where = part ? t->own : t->before, *wide = part ? t->own_capacity : t->before_capacity;
+                int same = queries == QUERIES;
+                for (int i = 1; i < queries; i++) same &= where[row[i]] == where[row[0]];
+                for (int i = 0; i < queries; i += same ? queries : 1) {
+                    const int64_t capacity = wide[row[i]];
+                    const float *keys = region(b, t, where[row[i]], capacity, layer, group);
+                    const float *values = keys + b->groups * size * capacity;
+                    if (same) over(q, count[part], keys, values, capacity, size, found, QUERIES);
+                    else over(q + i, count[part] + i, keys, values, capacity, size, found + i, 1);
+                }
+            }
+            for (int i = 0; i < queries; i++)
+                for (int64_t d = 0; d < size; d++)
+                    t->read[(row[i] * b->asking + group * r + (start + i) % r) * size + d] = found[i].read[d] / found[i].sum;
+        }
+}
+
+static void gate(const float *x, float *out, int64_t n, int64_t h)
+{
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < n; row++) {
+        const float *from = x + 2 * row * h;
+        for (int64_t i = 0; i < h; i++) out[row * h + i] = from[i] / (1.0f + power(-from[i])) * from[h + i];
+    }
+}
+
+/* The final states of tokens, into t->unit [n,hidden]. */
+void forward(const Body *b, const Tokens *t)
+{
+    const int64_t n = t->n, h = b->hidden;
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < n; row++)
+            for (int64_t i = 0; i < h; i++) t->x[row * h + i] = b->embedding[t->id[row] * h + i];
+        for (int64_t layer = 0; layer < b->layers; layer++) {
+            const Layer *l = b->layer + layer;
+            units(t->x, 0, t->unit, n, h, b->small);
+            product(&l->qkv, t->unit, t->asked, n, 0);
+            place(b, l, t, layer);
+            attend(b, t, layer);
+            product(&l->out, t->read, t->x, n, 1);
+            units(t->x, 0, t->unit, n, h, b->small);
+            for (int64_t from = 0; from < n; from += PART) {
+                const int64_t some = n - from < PART ? n - from : PART;
+                product(&l->gate_up, t->unit + from * h, t->wide, some, 0);
+                gate(t->wide, t->gated, some, l->down.in);
+                product(&l->down, t->gated, t->x + from * h, some, 1);
+            }
+        }
+        units(t->x, b->weight, t->unit, n, h, b->small);
+    }
+}
+
+/* x [n,in] times the matrix, to y [n,out] */
+void times(const Matrix *m, const float *x, float *y, int64_t n)
+{
+#pragma omp parallel
+    product(m, x, y, n, 0);
+}
+
+/* The word in whose share of the summed probabilities the place u lies, and its log-probability. sums [n,words/BLOCK] */
+static void draw_row(const float *x, double u, float by, int64_t *id, float *logp, int64_t words, float *sums)
+{
+    const int64_t blocks = (words + BLOCK - 1) / BLOCK;
+    float top = -INFINITY;
+    double total = 0, before = 0;
+    for (int64_t j = 0; j < words; j++) top = x[j] > top ? x[j] : top;
+    for (int64_t block = 0; block < blocks; block++) {
+        const int64_t end = (block + 1) * BLOCK < words ? (block + 1) * BLOCK : words;
+        float sum = 0;
+        for (int64_t j = block * BLOCK; j < end; j++) sum += power((x[j] - top) * by);
+        sums[block] = sum;
+        total += sum;
+    }
+    const double place = u * total;
+    int64_t block = 0, found = -1;
+    while (block < blocks - 1 && before + sums[block] < place) before += sums[block++];
+    for (int64_t j = block * BLOCK; j < words; j++) { /* rounding must not lead to a word of no probability */
+        const float p = power((x[j] - top) * by);
+        before += p;
+        if (p > 0) found = j;
+        if (p > 0 && before >= place) break;
+    }
+    *id = found < 0 ? 0 : found; /* NaN, which whoever reads the log-probability will see */
+    *logp = (x[*id] - top) * by - (float)log(total);
+}
+
+void draw(const float *x, const double *u, float by, int64_t *id, float *logp, int64_t n, int64_t words, float *sums)
+{
+    const int64_t blocks = (words + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < n; row++)
+        draw_row(x + row * words, u[row], by, id + row, logp + row, words, sums + row * blocks);
+}

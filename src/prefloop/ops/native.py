@@ -1,0 +1,114 @@
+"""`native.c` from Python: tensors in, tensors out. Where it was not compiled, or does not load, `AVAILABLE` is false.
+
+Its threads are torch's. All tensors are float32 or int64 on the CPU, and contiguous.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int64, c_void_p
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+WIDEST = 256  # of a head; these are as in native.c
+BLOCK, PART = 64, 1024
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = [("panels", c_void_p), ("bias", c_void_p), ("in_", c_int64), ("out", c_int64)]
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, Matrix) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, c_void_p) for name in ("q_weight", "k_weight")),
+    ]
+
+
+class Body(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("layers", "hidden", "asking", "groups", "size")),
+        ("small", c_float),
+        *((name, c_void_p) for name in ("embedding", "weight", "layer")),
+    ]
+
+
+class Tokens(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("n", "kept")),
+        *((name, c_void_p) for name in ("id", "position", "at", "own", "own_capacity")),
+        *((name, c_void_p) for name in ("before", "before_capacity", "count")),
+        *((name, c_void_p) for name in ("cos", "sin")),
+        *((name, c_void_p) for name in ("x", "unit", "asked", "read", "wide", "gated")),
+    ]
+
+
+def _load() -> Any:
+    kind = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "neon")
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_native_{kind}{suffix}")
+        if path.exists():
+            try:
+                found = ctypes.CDLL(str(path))
+            except OSError:  # built for another OpenMP than torch's
+                return None
+            found.lanes.restype = c_int64
+            for name, arguments in (
+                ("forward", [c_void_p] * 2),
+                ("times", [c_void_p] * 3 + [c_int64]),
+                ("draw", [c_void_p] * 2 + [c_float] + [c_void_p] * 2 + [c_int64] * 2 + [c_void_p]),
+            ):
+                getattr(found, name).argtypes, getattr(found, name).restype = arguments, None
+            return found
+    return None
+
+
+_library: Any = _load()
+AVAILABLE = _library is not None
+LANES = int(_library.lanes()) if AVAILABLE else 1
+
+
+class Panels:
+    """A matrix [out,in] with its bias, laid out for `times`; a copy."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        self.out, self.in_ = weight.shape
+        padding = (0, 0, 0, -self.out % LANES)
+        self.weight = F.pad(weight.detach(), padding).view(-1, LANES, self.in_).transpose(1, 2).contiguous()
+        self.bias = None if bias is None else F.pad(bias.detach(), padding[2:]).contiguous()
+        self.struct = Matrix(address(self.weight), address(self.bias), self.in_, self.out)
+
+
+def address(x: Tensor | None) -> int | None:
+    """Where its numbers are; whoever uses this keeps the tensor."""
+    if x is not None and not x.is_contiguous():
+        raise ValueError("native code reads contiguous tensors only")
+    return None if x is None else x.data_ptr()
+
+
+def times(x: Tensor, matrix: Panels) -> Tensor:
+    """x [N,in] to [N,out]."""
+    x = x.contiguous()
+    out = x.new_empty(len(x), matrix.out)
+    _library.times(ctypes.byref(matrix.struct), address(x), address(out), len(x))
+    return out
+
+
+def forward(body: Body, tokens: Tokens) -> None:
+    """See native.c."""
+    _library.forward(ctypes.byref(body), ctypes.byref(tokens))
+
+
+def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """As `engine.sampler.choose` without top-p: token [N], logp [N]. logits [N,V], u [N] float64."""
+    logits, u = logits.contiguous(), u.contiguous()
+    n, words = logits.shape
+    ids, logp = logits.new_empty(n, dtype=torch.long), logits.new_empty(n)
+    sums = logits.new_empty(n, -(-words // BLOCK))
+    _library.draw(address(logits), address(u), 1 / temperature, address(ids), address(logp), n, words, address(sums))
+    return ids, logp

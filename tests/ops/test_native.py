@@ -1,0 +1,83 @@
+"""Compiled products and draws against torch's own, at sizes that fill no panel and no block."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from prefloop.engine import sampler
+from prefloop.ops import native
+
+pytestmark = pytest.mark.skipif(not native.AVAILABLE, reason="native.c was not compiled here: is there a C compiler?")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 24, 25, 61])
+@pytest.mark.parametrize(("wide", "out"), [(1, 1), (17, 31), (64, 32), (33, 100)])
+def test_products_are_those_of_torch(rows: int, wide: int, out: int) -> None:
+    draw = torch.Generator().manual_seed(rows)
+    x, weight, bias = (torch.randn(*shape, generator=draw) for shape in ((rows, wide), (out, wide), (out,)))
+    for b in (None, bias):
+        found = native.times(x, native.Panels(weight, b))
+        assert torch.allclose(
+            found,
+            torch.nn.functional.linear(x.double(), weight.double(), b if b is None else b.double()).float(),
+            atol=1e-5,
+        )
+    assert torch.equal(
+        native.times(x.t().contiguous().t(), native.Panels(weight)), native.times(x, native.Panels(weight))
+    )
+
+
+def slow(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> tuple[list[int], list[float]]:
+    """By cumulative sums in double precision."""
+    p = torch.softmax(logits.double() / temperature, -1)
+    ids = torch.searchsorted(p.cumsum(-1), u[:, None]).squeeze(1)
+    return ids.tolist(), p.gather(1, ids[:, None]).squeeze(1).log().tolist()
+
+
+@pytest.mark.parametrize("words", [1, 5, 64, 65, 1000, 5003])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_word_is_drawn_where_u_lies(words: int, temperature: float) -> None:
+    draw = torch.Generator().manual_seed(words)
+    logits, u = 4 * torch.randn(400, words, generator=draw), torch.rand(400, generator=draw, dtype=torch.float64)
+    ids, logp = native.draw(logits, u, temperature)
+    expected, log = slow(logits, u, temperature)
+    differing = [n for n in range(400) if ids[n] != expected[n]]
+    assert len(differing) <= 1, "rounding may move a place across an edge, seldom"
+    assert all(abs(float(logp[n]) - log[n]) < 5e-6 for n in range(400) if n not in differing)
+
+
+def test_words_of_no_probability_are_never_drawn() -> None:
+    logits = torch.full((6, 200), -math.inf)
+    logits[:, 70] = 0.0
+    logits[3:, 130] = -50.0
+    u = torch.tensor([1e-300, 0.5, 1 - 1e-16] * 2, dtype=torch.float64)
+    ids, logp = native.draw(logits, u, 1.0)
+    assert ids[:5].tolist() == [70] * 5 and ids[5] in (70, 130)
+    assert logp[:5].abs().max() == 0
+
+
+def test_what_is_not_a_number_shows_in_the_log_probability() -> None:
+    logits = torch.zeros(3, 100)
+    logits[0, 3], logits[1] = math.nan, math.inf
+    ids, logp = native.draw(logits, torch.full((3,), 0.5, dtype=torch.float64), 1.0)
+    assert logp.isnan().tolist() == [True, True, False]
+    assert ((ids >= 0) & (ids < 100)).all()
+    assert float(logp[2]) == pytest.approx(-math.log(100), abs=1e-6)
+
+
+def test_the_sampler_draws_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits, u = 3 * torch.randn(500, 1024, generator=draw), torch.rand(500, generator=draw, dtype=torch.float64)
+    ids, logp = sampler.choose(logits, u, 1.0, 1.0)
+    monkeypatch.setattr(native, "AVAILABLE", False)
+    again, log = sampler.choose(logits, u, 1.0, 1.0)
+    same = ids == again
+    assert (~same).sum() <= 1 and torch.allclose(logp[same], log[same], atol=5e-6)
+
+
+def test_only_contiguous_tensors_have_an_address() -> None:
+    with pytest.raises(ValueError, match="contiguous"):
+        native.address(torch.zeros(4, 4).t())
