@@ -22,7 +22,7 @@ install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
 # torch first and pinned: a range would let pip choose a build with gigabytes of CUDA packages
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt src/prefloop/ops/native.c
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard src/prefloop/ops/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -e .

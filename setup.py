@@ -1,7 +1,7 @@
-"""The one part that is compiled: the sampler's forward pass on a processor. Everything else is in pyproject.toml.
+"""The one part that is compiled: what sampling and training compute on a processor. All else is in pyproject.toml.
 
-Optional: where there is no compiler, or none that knows these options, the package installs all the same, and samples
-more slowly. One library for each kind of processor; `prefloop.ops.native` picks. No OpenMP library is linked: the calls
+Optional: where there is no compiler, or none that knows these options, the package installs all the same, and is
+slower. One library for each kind of processor; `prefloop.ops.native` picks. No OpenMP library is linked: the calls
 to it find torch's, which is loaded before.
 """
 
@@ -17,7 +17,8 @@ setup(
     ext_modules=[
         Extension(
             f"prefloop.ops._native_{kind}",
-            ["src/prefloop/ops/native.c"],
+            ["src/prefloop/ops/native.c", "src/prefloop/ops/learning.c"],
+            depends=["src/prefloop/ops/native.h"],
             extra_compile_args=OPTIONS + march,
             optional=True,
         )

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from prefloop.models.compiled import Compiled, is_compilable, padded
+from prefloop.models.compiled import Compiled, is_compilable
 from prefloop.models.lean import Layer, is_lean, normed, scale, times, turning
 from prefloop.ops import native
-from prefloop.ops.linear import laid_out
 
 
 class Decoder:
@@ -83,9 +82,9 @@ class LeanDecoder(Decoder):
         self.model, self.max_tokens = model, max_tokens
         self.embedding = body.embed_tokens.weight.detach()
         self.dtype = self.embedding.dtype
-        self.layers = [Layer(one, self.dtype, rows) for one in body.layers]
+        self.layers = [Layer(one, self.dtype) for one in body.layers]
         head: Any = model.get_output_embeddings()
-        self.head = [(laid_out(head.weight, rows), head.bias)]
+        self.head = [(head.weight.detach(), head.bias)]
         self.norm = scale(body.norm, self.dtype)
         device, config = self.embedding.device, model.config
         self.groups = config.num_key_value_heads
@@ -229,8 +228,8 @@ class CompiledDecoder(Decoder):
         length = torch.tensor([len(prompt) for prompt in prompts])[which]
         region = torch.tensor([one.data_ptr() for one in regions])[which]
         none, last = torch.zeros_like(which), torch.full_like(which, self.max_tokens - 1)
-        own, room = self._free(len(which)), torch.full_like(which, padded(self.max_tokens))
-        rows = (none, length, none, own, room, region, padded(length), length, length + last, last)
+        own, room = self._free(len(which)), torch.full_like(which, native.padded(self.max_tokens))
+        rows = (none, length, none, own, room, region, native.padded(length), length, length + last, last)
         self.table = torch.cat([self.table, torch.stack(rows)], dim=1)
         self.prompts += [regions[prompt] for prompt in which.tolist()]
         return logits[which]
@@ -243,7 +242,7 @@ class CompiledDecoder(Decoder):
         ids, none = torch.tensor([token for prompt in prompts for token in prompt]), torch.zeros_like(which)
         at = torch.arange(len(which)) - (ends - lengths)[which]
         own = torch.tensor([region.data_ptr() for region in regions])[which]
-        table = torch.stack([ids, at, at, own, padded(lengths)[which], own, none, none])
+        table = torch.stack([ids, at, at, own, native.padded(lengths)[which], own, none, none])
         return self.body.states(table)[ends - 1]
 
     def _free(self, count: int) -> Tensor:

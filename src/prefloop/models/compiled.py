@@ -13,23 +13,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prefloop.models.lean import Block, beside, is_lean, matrices, turning
+from prefloop.models.lean import Block, beside, is_lean, is_silu, matrices, turning
 from prefloop.ops import native
-from prefloop.ops.native import LANES, Panels, address
+from prefloop.ops.native import LANES, Panels, address, padded
 
 
 def is_compilable(model: PreTrainedModel) -> bool:
     """Whether this module computes what the model does, and may."""
     if not (native.AVAILABLE and is_lean(model)):
         return False
-    body, config = model.base_model, model.config
+    body = model.base_model
     weight = body.embed_tokens.weight
     precise = weight.device.type == "cpu" and weight.dtype == torch.float32
     size = body.layers[0].self_attn.head_dim
     dropout = model.training and body.layers[0].self_attn.attention_dropout
-    return (
-        precise and not dropout and config.hidden_act in ("silu", "swish") and size % 2 == 0 and size <= native.WIDEST
-    )
+    return precise and not dropout and is_silu(body.layers[0].mlp) and size % 2 == 0 and size <= native.WIDEST
 
 
 class Compiled:
@@ -110,11 +108,6 @@ class Compiled:
         )
         native.forward(self.struct, tokens)
         return unit
-
-
-def padded(capacity: Any) -> Any:
-    """Tokens that a region has room for, of an integer or a tensor of them."""
-    return -(-capacity // LANES) * LANES
 
 
 @torch.no_grad()

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
 
+from prefloop.ops import native
 from prefloop.ops.attention import Heads, Turn, attention, plan
-from prefloop.ops.linear import laid_out, linear
+from prefloop.ops.linear import linear, rms_norm, silu_gate
 
 BODIES = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
 ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # those whose tables don't depend on the text's length
@@ -29,12 +31,9 @@ Matrices = list[tuple[Tensor, Tensor | None]]  # weights and biases whose result
 
 
 class Layer:
-    """The weights of one layer of a Llama body, in `dtype`.
+    """The weights of one layer of a Llama body, in `dtype`. They stay part of the graph."""
 
-    They stay part of the graph, unless they are laid out for about `rows` rows at a time.
-    """
-
-    def __init__(self, layer: Any, dtype: torch.dtype, rows: int | None = None):
+    def __init__(self, layer: Any, dtype: torch.dtype):
         attention, mlp = layer.self_attn, layer.mlp
         fuse = sum(p.numel() for p in layer.parameters()) <= FUSE_UP_TO
         self.size, self.scaling = attention.head_dim, attention.scaling
@@ -45,10 +44,8 @@ class Layer:
         self.out = matrices([attention.o_proj], dtype)
         self.gate_up = matrices([mlp.gate_proj, mlp.up_proj], dtype, fuse)
         self.down = matrices([mlp.down_proj], dtype)
-        if rows is not None:
-            for name in ("qkv", "out", "gate_up", "down"):
-                setattr(self, name, [(laid_out(weight, rows), bias) for weight, bias in getattr(self, name)])
         self.act = mlp.act_fn
+        self.silu = is_silu(mlp)
         self.before, self.after = scale(layer.input_layernorm, dtype), scale(layer.post_attention_layernorm, dtype)
         self.q_norm = scale(attention.q_norm, dtype) if hasattr(attention, "q_norm") else None
         self.k_norm = scale(attention.k_norm, dtype) if hasattr(attention, "k_norm") else None
@@ -70,8 +67,13 @@ class Layer:
     def rest(self, x: Tensor, read: Tensor) -> Tensor:
         """The layer's result for tokens x [M,H], given what their attention read [M,heads*size]."""
         x = x + times(read, self.out)
-        gate, up = times(normed(x, self.after), self.gate_up).chunk(2, dim=-1)
-        return x + times(self.act(gate) * up, self.down)
+        wide = times(normed(x, self.after), self.gate_up)
+        gate, up = wide.chunk(2, dim=-1)
+        return x + times(silu_gate(wide) if self.silu else self.act(gate) * up, self.down)
+
+
+def is_silu(mlp: Any) -> bool:
+    return isinstance(mlp.act_fn, (nn.SiLU, SiLUActivation))
 
 
 def matrices(linears: Sequence[nn.Linear], dtype: torch.dtype, fuse: bool = False) -> Matrices:
@@ -99,7 +101,7 @@ def scale(norm: Any, dtype: torch.dtype) -> Scale:
 
 
 def normed(x: Tensor, how: Scale) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], *how)
+    return rms_norm(x, *how)
 
 
 def turning(body: Any, positions: Tensor, dtype: torch.dtype) -> Turn:
@@ -139,9 +141,9 @@ def read(model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | Non
     turn = turning(body, positions, dtype)
     layers = (Layer(layer, dtype) for layer in body.layers)
     one = next(layers)
-    fused = ids.device.type != "cpu" or dtype not in (torch.float32, torch.float64) or one.dropout
-    look = _in_rows(blocks, turn, dtype) if fused else _in_tiles(blocks, turn, one.heads)
     x = F.embedding(ids, body.embed_tokens.weight)
+    packed = native.fits(x) and not one.dropout and one.size <= native.WIDEST
+    look = _packed(blocks, turn, one.heads) if packed else _in_rows(blocks, turn, dtype)
     for layer in layers:
         x = one.rest(x, look(one, x))
         one = layer
@@ -153,7 +155,7 @@ def read(model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | Non
 Look = Callable[[Layer, Tensor], Tensor]  # what tokens [M,H] read from their rows in a layer [M,heads*size]
 
 
-def _in_tiles(blocks: Sequence[Block], turn: Turn, heads: Heads) -> Look:
+def _packed(blocks: Sequence[Block], turn: Turn, heads: Heads) -> Look:
     made = plan(heads, *(block.mask.sum(-1) for block in blocks))
     return lambda layer, x: attention(layer.vectors(x), turn, made, layer.scaling)
 

@@ -1,46 +1,37 @@
-"""`linear` on a CPU by oneDNN, which is faster there than torch's default in float32, above all for few rows.
+"""`linear` and what stands between matrices, on a CPU in float32 by compiled code, forward and backward.
 
-For few rows it is the laying out of weights that counts: torch does it anew in every call, `laid_out` once. The
-operators are those that torch's own compiler emits; where a build of torch has none, and on other devices and types,
-this is `torch.nn.functional.linear`.
+Elsewhere, and where there is none, this is torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_ops: Any = getattr(torch.ops, "mkldnn", None)
-AVAILABLE = torch.backends.mkldnn.is_available() and all(
-    hasattr(_ops, name) for name in ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
-)
-# oneDNN refuses bfloat16 on processors without AVX-512 or its like
-TYPES = {torch.float32, torch.bfloat16} if AVAILABLE and _ops._is_mkldnn_bf16_supported() else {torch.float32}
+from prefloop.ops import native
+from prefloop.ops.native import Panels, address
+
+WORTH = 32  # rows, from which on laying a matrix out anew pays
+LARGEST = 1 << 24  # elements, up to which the memory of a copy is worth it
 
 
-def laid_out(weight: Tensor, rows: int) -> Tensor:
-    """A weight [out,in] as `linear` reads it fastest for about `rows` rows: a copy that nothing else can use."""
-    if not (AVAILABLE and _fits(weight)):
-        return weight
-    found: Tensor = _ops._reorder_linear_weight(weight.detach(), rows)
-    return found
+def product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
+    """x [*,in] to [*,out] by a weight [out,in], for `rows` rows in all; without a gradient."""
+    if not native.fits(weight) or rows < WORTH or weight.numel() > LARGEST:
+        return lambda x: F.linear(x, weight, bias)
+    panels = Panels(weight, bias)
+    return lambda x: native.times(x, panels)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [N,in] to [N,out]; `weight` as it is, or as `laid_out` gave it (then without gradient)."""
-    if not (AVAILABLE and (weight.is_mkldnn or _fits(weight))):
+    """x [N,in] to [N,out]."""
+    if not (native.fits(x) and native.fits(weight)) or len(x) < WORTH or weight.numel() > LARGEST:
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and not weight.is_mkldnn:
-        found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        return found
-    return _product(x, weight, bias)
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    found: Tensor = _ops._linear_pointwise(x, weight, bias, "none", [], "")
+    found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -48,18 +39,66 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return native.times(x, Panels(weight, bias))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _product(gradient.contiguous(), weight.t().contiguous(), None) if needs_x else None,
+            native.times(gradient, Panels(weight.t())) if needs_x else None,
             gradient.t() @ x if needs_weight else None,
             gradient.sum(0) if needs_bias else None,
         )
 
 
-def _fits(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype in TYPES
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x [*,H] divided by its root mean square, times a weight (Zhang 2019)."""
+    if not (native.fits(x) and native.fits(weight)):
+        return F.rms_norm(x, x.shape[-1:], weight, epsilon)
+    found: Tensor = _Norm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        out, by = torch.empty_like(x), x.new_empty(x.shape[:-1])
+        native.call("norm", address(x), address(weight), epsilon, address(out), address(by), by.numel(), len(weight))
+        ctx.save_for_backward(x, weight, by)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, by = ctx.saved_tensors
+        to_x, to_weight = torch.empty_like(x), torch.zeros_like(weight)
+        given = x, weight, by, gradient.contiguous(), to_x, to_weight
+        native.call("norm_back", *map(address, given), by.numel(), len(weight))
+        return to_x, to_weight, None
+
+
+def silu_gate(x: Tensor) -> Tensor:
+    """silu(gate) * up, of gate and up side by side [N,2H] (Shazeer 2020): [N,H]."""
+    if not native.fits(x):
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    found: Tensor = _Gate.apply(x)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x)
+        out = x.new_empty(len(x), x.shape[1] // 2)
+        native.call("gate", address(x), address(out), *out.shape)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        found = torch.empty_like(x)
+        native.call("gate_back", address(x), address(gradient.contiguous()), address(found), *gradient.shape)
+        return found

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefloop.ops.linear import laid_out, linear
+from prefloop.ops.linear import product
 
 LOGITS = 1 << 21  # how many exist at one time; bounds memory, and keeps them in the processor's cache
 KEPT = 1 << 24  # probabilities kept for the gradient, if there are no more (64 MB); else they are computed again
@@ -59,11 +59,11 @@ class _TokenLogprobs(torch.autograd.Function):
         temperature: float,
         chunk: int,
     ) -> Tensor:
-        laid = _laid_out(weight, len(hidden), chunk)
+        head = product(weight, bias, len(hidden))
         keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT
         found, softmax = [], []
         for some, asked in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            log_p = _log_softmax(linear(some, laid, bias), temperature)
+            log_p = _log_softmax(head(some), temperature)
             found.append(log_p.gather(-1, asked[:, None]).squeeze(-1))
             if keep:
                 softmax.append(log_p.exp_())
@@ -79,21 +79,22 @@ class _TokenLogprobs(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden) if needs_hidden else None
         to_weight = torch.zeros_like(weight, dtype=gradient.dtype) if needs_weight else None
         to_bias = torch.zeros_like(bias, dtype=gradient.dtype) if needs_bias else None
-        laid = _laid_out(weight, len(hidden), ctx.chunk)
+        head = None if softmax else product(weight, bias, len(hidden))
+        back = product(weight.t(), None, len(hidden))
         for number, start in enumerate(range(0, len(hidden), ctx.chunk)):
             at = slice(start, start + ctx.chunk)
             scaled = (gradient[at] / ctx.temperature)[:, None]
-            if softmax:
+            if head is None:
                 slope = softmax[number] * -scaled
             else:
-                slope = _log_softmax(linear(hidden[at], laid, bias), ctx.temperature).exp_().mul_(-scaled)
+                slope = _log_softmax(head(hidden[at]), ctx.temperature).exp_().mul_(-scaled)
             slope.scatter_add_(1, targets[at, None], scaled)
             if to_bias is not None:
                 to_bias += slope.sum(0)
             if to_weight is not None:
                 to_weight.addmm_(slope.t(), hidden[at].to(slope.dtype))
             if to_hidden is not None:
-                to_hidden[at] = slope.to(hidden.dtype) @ weight
+                to_hidden[at] = back(slope.to(hidden.dtype))
         return (
             to_hidden,
             None if to_weight is None else to_weight.to(weight.dtype),
@@ -102,10 +103,6 @@ class _TokenLogprobs(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _laid_out(weight: Tensor, rows: int, chunk: int) -> Tensor:
-    return laid_out(weight, chunk) if rows > chunk else weight
 
 
 def from_logits(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""`native.c` from Python: tensors in, tensors out. Where it was not compiled, or does not load, `AVAILABLE` is false.
+"""`native.c` and `learning.c` from Python. Where they were not compiled, or do not load, `AVAILABLE` is false.
 
 Its threads are torch's. All tensors are float32 or int64 on the CPU, and contiguous.
 """
@@ -48,6 +48,28 @@ class Tokens(ctypes.Structure):
     ]
 
 
+class Rows(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("tokens", "lists", "times", "asking", "groups", "size")),
+        *((name, c_void_p) for name in ("start", "length", "place", "cos", "sin")),
+        ("scaling", c_float),
+    ]
+
+
+FUNCTIONS: dict[str, list[Any]] = {
+    "forward": [c_void_p] * 2,
+    "pack": [c_void_p, *[c_int64] * 4, c_void_p],
+    "multiply": [*[c_void_p] * 3, c_int64],
+    "draw": [*[c_void_p] * 2, c_float, *[c_void_p] * 2, *[c_int64] * 2, c_void_p],
+    "attention": [c_void_p] * 5,
+    "attention_back": [c_void_p] * 7,
+    "norm": [*[c_void_p] * 2, c_float, *[c_void_p] * 2, *[c_int64] * 2],
+    "norm_back": [*[c_void_p] * 6, *[c_int64] * 2],
+    "gate": [*[c_void_p] * 2, *[c_int64] * 2],
+    "gate_back": [*[c_void_p] * 3, *[c_int64] * 2],
+}
+
+
 def _load() -> Any:
     kind = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "neon")
     for suffix in EXTENSION_SUFFIXES:
@@ -58,11 +80,7 @@ def _load() -> Any:
             except OSError:  # built for another OpenMP than torch's
                 return None
             found.lanes.restype = c_int64
-            for name, arguments in (
-                ("forward", [c_void_p] * 2),
-                ("times", [c_void_p] * 3 + [c_int64]),
-                ("draw", [c_void_p] * 2 + [c_float] + [c_void_p] * 2 + [c_int64] * 2 + [c_void_p]),
-            ):
+            for name, arguments in FUNCTIONS.items():
                 getattr(found, name).argtypes, getattr(found, name).restype = arguments, None
             return found
     return None
@@ -73,15 +91,14 @@ AVAILABLE = _library is not None
 LANES = int(_library.lanes()) if AVAILABLE else 1
 
 
-class Panels:
-    """A matrix [out,in] with its bias, laid out for `times`; a copy."""
+def fits(x: Tensor) -> bool:
+    """Whether native code can and may compute with it."""
+    return AVAILABLE and x.device.type == "cpu" and x.dtype == torch.float32
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        self.out, self.in_ = weight.shape
-        padding = (0, 0, 0, -self.out % LANES)
-        self.weight = F.pad(weight.detach(), padding).view(-1, LANES, self.in_).transpose(1, 2).contiguous()
-        self.bias = None if bias is None else F.pad(bias.detach(), padding[2:]).contiguous()
-        self.struct = Matrix(address(self.weight), address(self.bias), self.in_, self.out)
+
+def call(name: str, *arguments: float | None) -> None:
+    """A function of the library, by addresses and numbers."""
+    getattr(_library, name)(*arguments)
 
 
 def address(x: Tensor | None) -> int | None:
@@ -91,17 +108,34 @@ def address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
+def padded(length: Any) -> Any:
+    """What an integer, or a tensor of them, is rounded up to where numbers lie in vectors."""
+    return -(-length // LANES) * LANES
+
+
+class Panels:
+    """A matrix [out,in], however it lies, with its bias, laid out for `times`; a copy."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        self.out, self.in_ = weight.shape
+        self.weight = weight.new_empty(padded(self.out), self.in_)
+        weight = weight.detach()
+        call("pack", weight.data_ptr(), *weight.stride(), self.out, self.in_, address(self.weight))
+        self.bias = None if bias is None else F.pad(bias.detach(), (0, padded(self.out) - self.out))
+        self.struct = Matrix(address(self.weight), address(self.bias), self.in_, self.out)
+
+
 def times(x: Tensor, matrix: Panels) -> Tensor:
     """x [N,in] to [N,out]."""
     x = x.contiguous()
     out = x.new_empty(len(x), matrix.out)
-    _library.times(ctypes.byref(matrix.struct), address(x), address(out), len(x))
+    call("multiply", ctypes.addressof(matrix.struct), address(x), address(out), len(x))
     return out
 
 
 def forward(body: Body, tokens: Tokens) -> None:
     """See native.c."""
-    _library.forward(ctypes.byref(body), ctypes.byref(tokens))
+    call("forward", ctypes.addressof(body), ctypes.addressof(tokens))
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -110,5 +144,6 @@ def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]
     n, words = logits.shape
     ids, logp = logits.new_empty(n, dtype=torch.long), logits.new_empty(n)
     sums = logits.new_empty(n, -(-words // BLOCK))
-    _library.draw(address(logits), address(u), 1 / temperature, address(ids), address(logp), n, words, address(sums))
+    given = address(logits), address(u), 1 / temperature, address(ids), address(logp), n, words, address(sums)
+    call("draw", *given)
     return ids, logp

@@ -1,0 +1,102 @@
+/* What native.c and learning.c share: vectors, e^x, and what queries read from keys and values. */
+#include <math.h>
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+#define LANES (2 * WIDTH)
+#define ROWS 6
+#define CHUNK (4 * ROWS) /* tokens whose panels one thread goes through at a time */
+#define KEYS 128         /* whose weights are held at a time */
+#define QUERIES 4        /* that read the same keys together */
+#define PART 1024        /* tokens that go through the wide matrices at a time; native.py knows it too */
+#define WIDEST 256       /* of a head */
+#define BLOCK 64         /* words whose probabilities are summed up together */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float Lanes __attribute__((vector_size(4 * WIDTH), aligned(4)));
+
+INLINE float power(float x) /* e^x: Cephes' expf, without its special cases but for very small ones */
+{
+    const float n = rintf(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    union { int32_t i; float f; } two = {(int32_t)((uint32_t)((int32_t)n + 127) << 23)};
+    return x < -87.0f ? 0.0f : p * two.f;
+}
+
+INLINE float inverse_length(const float *x, int64_t n, float small)
+{
+    float sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
+    return 1.0f / sqrtf(sum / (float)n + small);
+}
+
+typedef struct { float top, sum, read[WIDEST]; } Reading; /* of the keys so far: Milakov and Gimelshein (2018) */
+
+/* What queries q read from the first count[i] keys [size,capacity] and values, which are `apart` numbers from each other;
+ * added to what they have found. */
+INLINE void over(const float *const q[], const int64_t count[], const float *keys, int64_t capacity, const float *values, int64_t apart, int64_t size, Reading found[], const int queries)
+{
+    float weight[QUERIES][KEYS];
+    int64_t most = 0;
+    for (int i = 0; i < queries; i++) most = count[i] > most ? count[i] : most;
+    for (int64_t from = 0; from < most; from += KEYS) {
+        const int some = most - from < KEYS ? (int)(most - from) : KEYS;
+        Lanes left[QUERIES], right[QUERIES];
+        for (int j = 0; j < some; j += LANES) { /* capacities are multiples of LANES */
+            const float *key = keys + from + j;
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++) left[i] = right[i] = (Lanes){0};
+            for (int64_t d = 0; d < size; d++, key += capacity) {
+                const Lanes a = *(const Lanes *)key, b = *(const Lanes *)(key + WIDTH);
+#pragma GCC unroll 4
+                for (int i = 0; i < queries; i++) left[i] += q[i][d] * a, right[i] += q[i][d] * b;
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++)
+                *(Lanes *)(weight[i] + j) = left[i], *(Lanes *)(weight[i] + j + WIDTH) = right[i];
+        }
+        for (int i = 0; i < queries; i++) {
+            const int own = count[i] <= from ? 0 : count[i] - from < some ? (int)(count[i] - from) : some;
+            for (int j = own; j < some; j++) weight[i][j] = 0;
+            if (!own) continue;
+            float top = found[i].top, sum = 0;
+            for (int j = 0; j < own; j++) top = weight[i][j] > top ? weight[i][j] : top;
+            const float old = power(found[i].top - top);
+            for (int j = 0; j < own; j++) weight[i][j] = power(weight[i][j] - top);
+            for (int j = 0; j < own; j++) sum += weight[i][j];
+            for (int64_t d = 0; d < size; d++) found[i].read[d] *= old;
+            found[i].sum = found[i].sum * old + sum;
+            found[i].top = top;
+        }
+        int64_t d = 0;
+        for (; d + LANES <= size; d += LANES) {
+            const float *value = values + from * apart + d;
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++)
+                left[i] = *(const Lanes *)(found[i].read + d), right[i] = *(const Lanes *)(found[i].read + d + WIDTH);
+            for (int j = 0; j < some; j++, value += apart) {
+                const Lanes a = *(const Lanes *)value, b = *(const Lanes *)(value + WIDTH);
+#pragma GCC unroll 4
+                for (int i = 0; i < queries; i++) left[i] += weight[i][j] * a, right[i] += weight[i][j] * b;
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++)
+                *(Lanes *)(found[i].read + d) = left[i], *(Lanes *)(found[i].read + d + WIDTH) = right[i];
+        }
+        for (; d < size; d++)
+            for (int i = 0; i < queries; i++)
+                for (int j = 0; j < some; j++) found[i].read[d] += weight[i][j] * values[(from + j) * apart + d];
+    }
+}
