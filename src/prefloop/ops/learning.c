@@ -50,9 +50,11 @@ static void transpose(const Rows *r, const float *x, float *space, int64_t kinds
         for (int64_t group = 0; group < r->groups; group++)
             for (int64_t kind = 0; kind < kinds; kind++) {
                 float *to = turned_space(r, space, row, group, kind);
-                for (int64_t t = 0; t < r->length[row]; t++) {
-                    const float *from = x + (r->start[row] + t) * vectors(r) + (r->asking + kind * r->groups + group) * r->size;
-                    for (int64_t d = 0; d < r->size; d++) to[d * capacity(r, row) + t] = from[d];
+                const float *from = x + r->start[row] * vectors(r) + (r->asking + kind * r->groups + group) * r->size;
+                for (int64_t t = 0; t < r->length[row]; t += LANES) { /* whole cache lines are written */
+                    const int64_t end = t + LANES < r->length[row] ? t + LANES : r->length[row];
+                    for (int64_t d = 0; d < r->size; d++)
+                        for (int64_t i = t; i < end; i++) to[d * capacity(r, row) + i] = from[i * vectors(r) + d];
                 }
             }
 }
