@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from prefloop.cli.main import run
 from prefloop.engine.local import LocalEngine
 from prefloop.models.policy import Policy
+from prefloop.ops import native
 from prefloop.stages import invariants
 from prefloop.stages.doctor import NEEDS, Check, doctor
 from prefloop.stages.project import ModelRef, Project
@@ -48,6 +49,13 @@ def test_a_healthy_project_passes_every_check(trained: Path) -> None:
     for name in ("versions", "disk", "store", "runs", "sampler and learner", "first update", "batch splitting"):
         assert name in names
     assert "reward padding" in names and "reward save and load" in names
+
+
+def test_it_says_whether_there_is_compiled_code(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert by_name(doctor(trained))["compiled code"].status == ("ok" if native.AVAILABLE else "warn")
+    monkeypatch.setattr(native, "AVAILABLE", False)
+    check = by_name(doctor(trained))["compiled code"]
+    assert check.status == "warn" and "C compiler" in check.advice
 
 
 def test_outside_a_project_only_the_machine_is_checked() -> None:

@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
     # torch and transformers make a million objects that stay: with Python's defaults, looking at them again and again
     # takes a second of every start
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(200_000, 20, 100)
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 

@@ -61,15 +61,17 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> Tensor:
         head = product(weight, bias, len(hidden))
         keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT
-        found, softmax = [], []
-        for some, asked in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        # one piece: small results of each chunk, between large ones, would keep their memory from being used again
+        found = hidden.new_empty(len(hidden), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
+        softmax = []
+        for some, asked, into in zip(*(x.split(chunk) for x in (hidden, targets, found)), strict=True):
             log_p = _log_softmax(head(some), temperature)
-            found.append(log_p.gather(-1, asked[:, None]).squeeze(-1))
+            into.copy_(log_p.gather(-1, asked[:, None]).squeeze(-1))
             if keep:
                 softmax.append(log_p.exp_())
         ctx.save_for_backward(hidden, weight, bias, targets, *softmax)
         ctx.temperature, ctx.chunk = temperature, chunk
-        return torch.cat(found)
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

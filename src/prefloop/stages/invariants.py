@@ -27,6 +27,7 @@ from prefloop.models.load import from_pretrained, load_tokenizer
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel, load_reward_model
 from prefloop.models.text import Codec
+from prefloop.ops import native
 from prefloop.ops.kl import k1
 from prefloop.ops.masked import masked_sum
 from prefloop.stages.doctor import Check, guarded
@@ -201,7 +202,18 @@ class _Gradients(Learner):
         return {}
 
 
+def _compiled(s: _Subject, name: str) -> Check:
+    """Whether sampling, scoring and training are as fast as they can be here."""
+    if not native.fits(next(s.model.parameters())) and native.AVAILABLE:
+        return Check(name, "ok", "not used: it is for float32 on a CPU")
+    if native.AVAILABLE:
+        return Check(name, "ok", f"there, {native.LANES} numbers at a time")
+    advice = "install a C compiler (Debian: gcc), then prefloop again: pip install --force-reinstall --no-deps"
+    return Check(name, "warn", "not there: torch computes it all, slower", advice)
+
+
 _POLICY: Mapping[str, Any] = {
+    "compiled code": _compiled,
     "end of answers": _ending,
     "padding": _padding,
     "sampler and learner": _sampler,
