@@ -59,6 +59,14 @@ def test_words_of_no_probability_are_never_drawn() -> None:
     assert logp[:5].abs().max() == 0
 
 
+def test_a_place_at_the_very_end_is_a_word_that_has_some_probability() -> None:
+    """Sums of blocks and of their words round differently: the last place may lie beyond the last word."""
+    logits = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
+    logits[:, 40:] = -math.inf
+    ids, logp = native.draw(logits, torch.full((2000,), 1 - 1e-16, dtype=torch.float64), 1.0)
+    assert (ids < 40).all() and logp.isfinite().all()
+
+
 def test_what_is_not_a_number_shows_in_the_log_probability() -> None:
     logits = torch.zeros(3, 100)
     logits[0, 3], logits[1] = math.nan, math.inf
