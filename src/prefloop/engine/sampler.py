@@ -50,7 +50,7 @@ def choose(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple
         logp = torch.log_softmax(logits.float(), dim=-1)
         token = logp.argmax(-1)
         return token, logp.gather(1, token[:, None]).squeeze(1)
-    if native.AVAILABLE and top_p == 1.0 and logits.device.type == "cpu" and logits.dtype == torch.float32:
+    if top_p == 1.0 and native.fits(logits):
         return native.draw(logits, u, temperature)
     logits = logits.float() if temperature == 1 else logits.float() / temperature
     p = torch.softmax(logits, dim=-1)

@@ -117,24 +117,6 @@ void attention(const Rows *r, float *x, float *space, float *read, float *logs)
     }
 }
 
-/* scores of queries with some keys: [queries][some], rows of vectors transposed */
-INLINE void scores(const float *const q[], const float *keys, int64_t wide, int64_t size, int some, float out[QUERIES][KEYS], const int queries)
-{
-    for (int j = 0; j < some; j += LANES) {
-        const float *key = keys + j;
-        Lanes left[QUERIES], right[QUERIES];
-#pragma GCC unroll 4
-        for (int i = 0; i < queries; i++) left[i] = right[i] = (Lanes){0};
-        for (int64_t d = 0; d < size; d++, key += wide) {
-            const Lanes a = *(const Lanes *)key, b = *(const Lanes *)(key + WIDTH);
-#pragma GCC unroll 4
-            for (int i = 0; i < queries; i++) left[i] += q[i][d] * a, right[i] += q[i][d] * b;
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < queries; i++) *(Lanes *)(out[i] + j) = left[i], *(Lanes *)(out[i] + j + WIDTH) = right[i];
-    }
-}
-
 /* The gradient through what queries of one row read from another row, or from their own (dq: [queries][size] adds up). */
 INLINE void back_over(const Rows *r, const float *x, float *space, const Asking *a, const int64_t count[], const float *const came[], const float *logs, const float *inner, int64_t row, int64_t group, float dq[QUERIES][WIDEST], float *result, const int queries)
 {

@@ -42,6 +42,24 @@ INLINE float inverse_length(const float *x, int64_t n, float small)
     return 1.0f / sqrtf(sum / (float)n + small);
 }
 
+/* Products of queries with some keys [size,wide], `wide` a multiple of LANES: out [queries,some]. */
+INLINE void scores(const float *const q[], const float *keys, int64_t wide, int64_t size, int some, float out[QUERIES][KEYS], const int queries)
+{
+    for (int j = 0; j < some; j += LANES) {
+        const float *key = keys + j;
+        Lanes left[QUERIES], right[QUERIES];
+#pragma GCC unroll 4
+        for (int i = 0; i < queries; i++) left[i] = right[i] = (Lanes){0};
+        for (int64_t d = 0; d < size; d++, key += wide) {
+            const Lanes a = *(const Lanes *)key, b = *(const Lanes *)(key + WIDTH);
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++) left[i] += q[i][d] * a, right[i] += q[i][d] * b;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < queries; i++) *(Lanes *)(out[i] + j) = left[i], *(Lanes *)(out[i] + j + WIDTH) = right[i];
+    }
+}
+
 typedef struct { float top, sum, read[WIDEST]; } Reading; /* of the keys so far: Milakov and Gimelshein (2018) */
 
 /* What queries q read from the first count[i] keys [size,capacity] and values, which are `apart` numbers from each other;
@@ -54,19 +72,7 @@ INLINE void over(const float *const q[], const int64_t count[], const float *key
     for (int64_t from = 0; from < most; from += KEYS) {
         const int some = most - from < KEYS ? (int)(most - from) : KEYS;
         Lanes left[QUERIES], right[QUERIES];
-        for (int j = 0; j < some; j += LANES) { /* capacities are multiples of LANES */
-            const float *key = keys + from + j;
-#pragma GCC unroll 4
-            for (int i = 0; i < queries; i++) left[i] = right[i] = (Lanes){0};
-            for (int64_t d = 0; d < size; d++, key += capacity) {
-                const Lanes a = *(const Lanes *)key, b = *(const Lanes *)(key + WIDTH);
-#pragma GCC unroll 4
-                for (int i = 0; i < queries; i++) left[i] += q[i][d] * a, right[i] += q[i][d] * b;
-            }
-#pragma GCC unroll 4
-            for (int i = 0; i < queries; i++)
-                *(Lanes *)(weight[i] + j) = left[i], *(Lanes *)(weight[i] + j + WIDTH) = right[i];
-        }
+        scores(q, keys + from, capacity, size, some, weight, queries);
         for (int i = 0; i < queries; i++) {
             const int own = count[i] <= from ? 0 : count[i] - from < some ? (int)(count[i] - from) : some;
             for (int j = own; j < some; j++) weight[i][j] = 0;

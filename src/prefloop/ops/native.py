@@ -77,11 +77,11 @@ def _load() -> Any:
         if path.exists():
             try:
                 found = ctypes.CDLL(str(path))
-            except OSError:  # built for another OpenMP than torch's
+                found.lanes.restype = c_int64
+                for name, arguments in FUNCTIONS.items():
+                    getattr(found, name).argtypes, getattr(found, name).restype = arguments, None
+            except (OSError, AttributeError):  # built for another OpenMP than torch's; left over from an older version
                 return None
-            found.lanes.restype = c_int64
-            for name, arguments in FUNCTIONS.items():
-                getattr(found, name).argtypes, getattr(found, name).restype = arguments, None
             return found
     return None
 
