@@ -42,7 +42,7 @@ def rows(folder: Path) -> dict[str, tuple[float, float, float]]:
         for row in json.loads(path.read_text()).get("rows", []):
             name = "reward, HH pairs" if path.stem == "hh" else row.get("work")
             if name in GOALS and "ratios" in row:
-                found[name] = (row["ratio"], row["ratios"][0], row["ratios"][-1])
+                found[name] = (row["ratio"], min(row["ratios"]), max(row["ratios"]))
             elif name in GOALS:
                 found[name] = (row["ratio to generate"],) * 3
     return {name: found[name] for name in GOALS if name in found}
@@ -60,8 +60,9 @@ def draw(found: dict[str, tuple[float, float, float]], path: Path) -> None:
         place.text(max(most, GOALS[name]) * 1.04, y, f"{ratio:.2f}", va="center", fontsize=9)
     place.set_yticks(at, [NAMES.get(name, name) for name in found])
     place.set_xscale("log", base=2)
-    place.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
-    place.set_xlim(0.9, 24)
+    ticks = [2**n for n in range(10) if 2**n <= max(most for _, _, most in found.values())]
+    place.set_xticks(ticks, [str(tick) for tick in ticks])
+    place.set_xlim(0.9, 1.5 * max(most for _, _, most in found.values()))
     place.axvline(1, color="black", linewidth=0.8)
     place.set_xlabel("times as many samples a second as the peer; red: the goal; line: least to most over rounds")
     for side in ("top", "right"):
