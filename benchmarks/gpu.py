@@ -1,12 +1,12 @@
 """On a GPU: sampling and training beside `generate`, and beside the device's bandwidth and matrix limits, in one run.
 
     python benchmarks/gpu.py --size 0.5B            # a random Llama of half a billion parameters in bfloat16
-    python benchmarks/gpu.py --size tiny --device cpu --dtype float32      # whether the script works
+    python benchmarks/gpu.py --size 5.4M --device cpu --dtype float32      # whether the script works
     python benchmarks/vs_trl.py large --device cuda --dtype bfloat16       # GRPO steps beside TRL
 
-Every token drawn reads all weights once a step, however many rows there are: `share` of sampling is the bytes of the
-weights times the steps a second, to the bandwidth of a large copy. `share` of training is 6 operations a parameter and
-token, to the rate of a large product of the same type.
+A step of sampling reads all weights once, however many rows there are, and of each row its own keys and values, those
+of its prompt once for all its rows: `share` of sampling is these bytes times the steps a second, to the bandwidth of a
+large copy. `share` of training is 6 operations a parameter and token, to the rate of a large product of the same type.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import torch
-from sampling import ours, random_llama, theirs
+from sampling import SIZES, ours, random_llama, theirs
 
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import as_lists, collate
@@ -33,7 +33,6 @@ from prefloop.engine.learner import Learner
 from prefloop.engine.local import pick_device
 from prefloop.models.policy import Policy
 
-SIZES = {"tiny": (256, 4, 4096), "0.5B": (1024, 36, 32_000), "1.5B": (2048, 28, 32_000)}  # width, layers, words
 PROMPT = 128  # tokens
 
 
@@ -72,9 +71,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     device, dtype = pick_device(asked.device), getattr(torch, asked.dtype)
-    width, layers, words = SIZES[asked.size]
-    model = random_llama(words, width=width, layers=layers).to(device, dtype)
-    weights = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
+    model = random_llama(**SIZES[asked.size]).to(device, dtype)
+    config = model.config
+    words = config.vocab_size
+    weights = sum(p.numel() for p in model.parameters())
+    if not config.tie_word_embeddings:  # looked up, not multiplied
+        weights -= model.get_input_embeddings().weight.numel()
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim  # keys and values
+    held = asked.prompts * (PROMPT + asked.k * asked.max_tokens / 2) * token  # on average
     bandwidth, matrix = limits(device, dtype, 8192 if device == "cuda" else 2048)
     draw = torch.Generator().manual_seed(0)
     prompts = [torch.randint(3, words, (PROMPT,), generator=draw).tolist() for _ in range(asked.prompts)]
@@ -99,7 +103,7 @@ def main() -> None:
         "sampling_tokens_s": tokens / mine,
         "generate_tokens_s": tokens / peer,
         "ratio": peer / mine,
-        "sampling_share_of_bandwidth": weights * dtype.itemsize * asked.max_tokens / mine / bandwidth,
+        "sampling_share_of_bandwidth": (weights + held) * dtype.itemsize * asked.max_tokens / mine / bandwidth,
         "training_tokens_s": read / step,
         "training_share_of_matrix": 6 * weights * read / step / matrix,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else None,

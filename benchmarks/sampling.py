@@ -104,8 +104,25 @@ def compare(
     return row
 
 
+# the last two are as large, and as wide in every part, as Qwen2.5's models of these names
+SIZES: dict[str, dict[str, Any]] = {
+    "5.4M": {},
+    "0.5B": {"vocabulary": 151_936, "width": 896, "layers": 24, "heads": 14, "groups": 2, "inner": 4864, "tied": True},
+    "1.5B": {"vocabulary": 151_936, "width": 1536, "layers": 28, "heads": 12, "groups": 2, "inner": 8960, "tied": True},
+}
+
+
 def random_llama(
-    vocabulary: int = 4096, pad: int | None = None, end: int | None = None, width: int = 256, layers: int = 4
+    vocabulary: int = 4096,
+    pad: int | None = None,
+    end: int | None = None,
+    *,
+    width: int = 256,
+    layers: int = 4,
+    heads: int = 8,
+    groups: int = 0,
+    inner: int = 0,
+    tied: bool = False,
 ) -> Any:
     """5.4 M parameters by default."""
     torch.manual_seed(0)
@@ -115,9 +132,11 @@ def random_llama(
         eos_token_id=end,
         bos_token_id=None,
         hidden_size=width,
-        intermediate_size=width * 43 // 16,
+        intermediate_size=inner or width * 43 // 16,
         num_hidden_layers=layers,
-        num_attention_heads=8,
+        num_attention_heads=heads,
+        num_key_value_heads=groups or heads,
+        tie_word_embeddings=tied,
         max_position_embeddings=1024,
     )
     return LlamaForCausalLM(config).eval()

@@ -7,7 +7,7 @@
     python benchmarks/vs_trl.py dpo    --project e2e      # the same rankings, as pairs for TRL
     python benchmarks/vs_trl.py sft    --project e2e
     python benchmarks/vs_trl.py memory                    # peak of a GRPO step, 32k and 151k words, 512 tokens
-    python benchmarks/vs_trl.py large --device cuda --dtype bfloat16 --width 1024 --layers 36      # half a billion
+    python benchmarks/vs_trl.py large --size 0.5B --device cuda --dtype bfloat16 --max-tokens 256       # GRPO, on a GPU
 
 --project: one that has been through `sft` and `reward`; its policy, reward model, prompts and rankings are used. TRL's
 environment is made with pip under --peers the first time: minutes, 1.5 GB. Each side runs --rounds times, by turns, in
@@ -30,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from sampling import random_llama
+from sampling import SIZES, random_llama
 
 from prefloop import exchange
 from prefloop.config import Model
@@ -100,13 +100,11 @@ def demonstrated(folder: Path, codec: Codec, shown: list[Demonstration], work: W
     return work | {"peer_batch": work["batch"]}
 
 
-def random_models(
-    folder: Path, vocabulary: int = 4096, width: int = 256, layers: int = 4
-) -> tuple[Path, Path, list[Prompt]]:
+def random_models(folder: Path, vocabulary: int = 4096, **shape: Any) -> tuple[Path, Path, list[Prompt]]:
     """A random Llama (5.4 M with 4,096 words) and a reward model on it, with a tokenizer of this repository's texts."""
     texts = [path.read_text() for path in sorted((HERE.parent / "docs").rglob("*.md"))]
     tokenizer = train_tokenizer(texts, min(vocabulary, 4096))
-    model = random_llama(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id, width, layers)
+    model = random_llama(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id, **shape)
     save_pretrained(model, make_codec(tokenizer, model), folder / "policy")
     reward, codec = new_reward_model(folder / "policy", Model(), seed=1)
     reward.set_normalisation(0.0, 1.0)
@@ -195,14 +193,13 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     }
     if what in ("memory", "large"):
         long: Work = {"prompts": 1, "max_tokens": 512 - 32}
-        shapes: dict[str, tuple[tuple[int, ...], Work]] = {
-            f"GRPO, random Llama {asked.width} x {asked.layers}": ((32_000, asked.width, asked.layers), {})
-        }
+        shapes: dict[str, tuple[Work, Work]] = {f"GRPO, random Llama of {asked.size}": (SIZES[asked.size], {})}
         if what == "memory":
-            shapes = {f"GRPO, {words:,} words, T = 512": ((words,), long) for words in (32_000, 151_936)}
+            words = (32_000, 151_936)
+            shapes = {f"GRPO, {some:,} words, T = 512": ({"vocabulary": some}, long) for some in words}
         for name, (shape, more) in shapes.items():
             here = folder / str(len(rows))
-            policy, reward, prompts = random_models(here, *shape)
+            policy, reward, prompts = random_models(here, **shape)
             _, codec = load_causal(policy)
             more = more | {"kind": "grpo", "policy": str(policy), "reward": str(reward)}
             rows.append(compare(name, here, online(here, codec, prompts, work | more), asked))
@@ -267,8 +264,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--width", type=int, default=1024, help="of the random Llama (large)")
-    parser.add_argument("--layers", type=int, default=36, help="of the random Llama (large)")
+    parser.add_argument("--size", choices=SIZES, default="0.5B", help="of the random Llama (large)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
     if asked.what not in ("memory", "large") and asked.project is None:

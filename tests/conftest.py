@@ -13,7 +13,12 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers side by side compute on one thread each, unless a test says otherwise."""
+    """Workers side by side compute on one thread each, unless a test says otherwise.
+
+    Where there is no GPU, kernels for it run on the CPU.
+    """
+    if not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -39,6 +44,20 @@ def stories260k() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here: this test needs the pretrained checkpoint")
     return folder
+
+
+@pytest.fixture
+def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The device on which kernels for GPUs run: a GPU, or else the CPU, where Triton interprets them."""
+    pytest.importorskip("triton", reason="Triton is not installed: `pip install triton`")
+    import torch
+
+    from prefloop.ops import gpu
+
+    if torch.cuda.is_available():
+        return "cuda"
+    monkeypatch.setattr(gpu, "fits", lambda x: x.dtype in gpu.FLOATS)
+    return "cpu"
 
 
 # -- a project small enough to go round the loop in seconds ------------------------------------------------------------

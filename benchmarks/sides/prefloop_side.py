@@ -15,6 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
+import torch
+
 from prefloop.stages.importing import import_files
 from prefloop.stages.project import Project, file_hash
 from prefloop.stages.sft import sft
@@ -80,6 +82,8 @@ def main() -> None:
     parts = {name: [line[name] for line in lines] for name in lines[0] if name != "step"}
     lengths = [line["length"] for line in metrics if "length" in line]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if work["device"] == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 1e6
     print(json.dumps({"seconds": seconds, "parts": parts, "length": lengths, "peak_mb": peak}))
 
 

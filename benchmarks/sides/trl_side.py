@@ -149,6 +149,8 @@ def main() -> None:
         {"grpo": online, "rloo": online, "ppo": ppo}.get(work["kind"], offline)(work, given, clock, out)
     seconds = [b - a for a, b in zip(clock.ends, clock.ends[1:], strict=False)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if work["device"] == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 1e6
     print("\n" + json.dumps({"seconds": seconds, "length": clock.lengths, "peak_mb": peak}))
 
 

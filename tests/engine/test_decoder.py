@@ -127,9 +127,9 @@ def test_those_that_end_make_room_at_once(fast: type[Decoder], monkeypatch: pyte
     for kind in steps:
         step = kind.step
 
-        def counted(self: Any, tokens: Any, kind: Any = kind, step: Any = step) -> Any:
+        def counted(self: Any, *given: Any, kind: Any = kind, step: Any = step) -> Any:
             steps[kind] += 1
-            return step(self, tokens)
+            return step(self, *given)
 
         monkeypatch.setattr(kind, "step", counted)
         monkeypatch.setattr(sampler, "decoder_for", lambda model, rows, most, kind=kind: kind(model, rows, most))

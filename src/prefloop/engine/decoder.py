@@ -1,13 +1,14 @@
 """What a causal model says about the next token of many texts at once, with their keys and values at hand.
 
-`Decoder` runs any model through transformers. Two others do the same for models laid out as Llama is, with a prompt's
+`Decoder` runs any model through transformers. Three others do the same for models laid out as Llama is, with a prompt's
 keys and values kept once for all its completions: `CompiledDecoder` on a CPU in float32, where a compiler was at hand,
-and `LeanDecoder` by torch everywhere. Each is the slow twin of the next in the tests.
+`GraphDecoder` (a file of its own) on a GPU, where there is Triton, and `LeanDecoder` by torch everywhere. The first and
+the last are the slow twins of the others in the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class Decoder:
     """Rows of texts that grow by one token a step. Through transformers, for any causal model."""
 
     refills = False  # whether rows can be added while others are still growing
+    dense = 0.9  # the share of rows still growing, at or below which the others should leave
+    patience = 1  # steps after which to look who has ended
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
         """At most `rows` rows of at most `max_tokens` tokens each beyond their prompts."""
@@ -43,8 +46,8 @@ class Decoder:
             self.keep(index)
         return out[index]
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """The token that each row grows by [N]. Returns logits of the next [N,V]."""
+    def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
+        """The token each row grows by [N]. Returns logits of the next [N,V]; nobody reads those of `ended` rows."""
         self.positions = self.positions[:, -1:] + 1
         self.width += 1
         return self._run(tokens[:, None], self.past)
@@ -53,6 +56,10 @@ class Decoder:
         """Only the rows `index` [n] go on, in this order."""
         self.past.batch_select_indices(index)
         self.positions, self.mask = self.positions[index], self.mask[index]
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """The same work, made ready for being done many times."""
+        return work
 
     def _run(self, ids: Tensor, past: Any = None) -> Tensor:
         out = self.model(
@@ -161,7 +168,7 @@ class LeanDecoder(Decoder):
         each = x.reshape(len(self.hidden) * self.groups * self.most, -1).index_select(0, self.from_grid)
         return each.view(-1, self.groups, r, x.shape[-1])
 
-    def step(self, tokens: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
         at = self.length + self.drawn
         turn = self.turns[0][at], self.turns[1][at]
         self.longest = min(self.longest + 1, self.max_tokens)
@@ -251,7 +258,7 @@ class CompiledDecoder(Decoder):
         taken = set(self.table[3].tolist())
         return torch.tensor([a for n in range(len(self.own)) if (a := start + n * size) not in taken][:count])
 
-    def step(self, tokens: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
         self.table[0] = tokens
         logits = native.times(self.body.states(self.table), self.head)
         last = self.table[1:3]  # rows that ended go on until they leave
@@ -284,4 +291,11 @@ def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int) -> Decoder:
     """The fastest that computes what the model computes."""
     if not type(model).__name__.endswith("ForCausalLM") or not is_lean(model):
         return Decoder(model, rows, max_tokens)
-    return (CompiledDecoder if is_compilable(model) else LeanDecoder)(model, rows, max_tokens)
+    if is_compilable(model):
+        return CompiledDecoder(model, rows, max_tokens)
+    if model.device.type == "cuda":  # imported here: it builds on this file, and loads Triton
+        from prefloop.engine.graph_decoder import GraphDecoder, is_recordable
+
+        if is_recordable(model):
+            return GraphDecoder(model, rows, max_tokens)
+    return LeanDecoder(model, rows, max_tokens)

@@ -19,7 +19,6 @@ from prefloop.engine.base import Sampled, Sampling
 from prefloop.engine.decoder import decoder_for
 from prefloop.ops import native
 
-KEEP = 0.9  # once this share of the rows is still growing, or less, the others leave: that costs a copy of the cache
 REFILL = 1 / 8  # once this share of a batch is free, waiting prompts are read into it
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -104,18 +103,22 @@ def generate(
     """
     batch = min(sampling.batch, len(prompts))
     decoder = decoder_for(model, batch, sampling.max_tokens)
-    board = _Board(keys, sampling, seed, stop_ids, model.device)
+    board = _Board(keys, sampling, seed, stop_ids, batch, model.device)
+    grow = decoder.record(lambda: board.draw(decoder.step(board.last[: board.working], board.done[: board.working])))
     waiting = _by_prompt(prompts)
     while waiting or board.working:
         room = batch - board.working
         if waiting and (not board.working or (decoder.refills and room >= REFILL * batch)):
             texts, rows = _next(waiting, room, prompts)
-            board.draw(decoder.add(texts, [len(r) for r in rows]), [row for some in rows for row in some])
+            logits = decoder.add(texts, [len(r) for r in rows])
+            board.draw(logits, board.join([row for some in rows for row in some]))
         else:
-            board.draw(decoder.step(board.last))
-        enough = KEEP * board.working if not waiting else board.working - REFILL * batch
-        if board.left <= max(0, enough):
-            decoder.keep(board.leave())
+            for _ in range(decoder.patience):
+                grow()
+        left = board.left()
+        enough = decoder.dense * board.working if not waiting else board.working - REFILL * batch
+        if left <= max(0, enough):
+            decoder.keep(board.leave(left))
     return board.results()
 
 
@@ -123,7 +126,13 @@ class _Board:
     """What has been drawn so far, and for which rows the decoder is working."""
 
     def __init__(
-        self, keys: Sequence[int], sampling: Sampling, seed: int, stop_ids: Sequence[int], device: torch.device
+        self,
+        keys: Sequence[int],
+        sampling: Sampling,
+        seed: int,
+        stop_ids: Sequence[int],
+        batch: int,
+        device: torch.device,
     ):
         self.sampling, self.seed, self.device = sampling, seed, device
         self.keys = np.array([k & 0xFFFFFFFFFFFFFFFF for k in keys], dtype=np.uint64)
@@ -132,48 +141,54 @@ class _Board:
         self.ids = torch.zeros(len(keys) * self.wide, dtype=torch.long, device=device)
         self.logp = torch.zeros(len(keys) * self.wide, device=device)
         self.length = torch.zeros(len(keys), dtype=torch.long, device=device)
-        # of the rows at work, in the decoder's order [n]
-        self.at, self.last = (torch.empty(0, dtype=torch.long, device=device) for _ in range(2))  # next place, token
-        self.done = torch.empty(0, dtype=torch.bool, device=device)
-        self.u = torch.empty(0, sampling.max_tokens, dtype=torch.float64, device=device)  # for all their tokens
-        self.working = self.left = 0  # rows, and how many of them have not ended
+        # of the rows at work, in the decoder's order [batch]; they stay where they are in memory, as `record` needs it
+        self.working = 0
+        self.at, self.last = (
+            torch.zeros(batch, dtype=torch.long, device=device) for _ in range(2)
+        )  # next place, token
+        self.done = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.u = torch.zeros(batch, sampling.max_tokens, dtype=torch.float64, device=device)  # for all their tokens
 
-    def draw(self, logits: Tensor, new: Sequence[int] | None = None) -> None:
-        """One more token for every row, or the first for `new` rows; logits [n,V]."""
-        first = self.working if new else 0
-        if new:
-            self._join(np.array(new))
-        at, done = self.at[first:], self.done[first:]
+    def draw(self, logits: Tensor, first: int = 0) -> None:
+        """One more token for every row from `first` on; logits [n,V]."""
+        some = slice(first, self.working)
+        at, done = self.at[some], self.done[some]
         time = at % self.wide
-        u = self.u[first:].gather(1, time[:, None].clamp(max=self.sampling.max_tokens - 1)).squeeze(1)
+        u = self.u[some].gather(1, time[:, None].clamp(max=self.sampling.max_tokens - 1)).squeeze(1)
         token, logp = choose(logits, u, self.sampling.temperature, self.sampling.top_p)
         self.ids[at], self.logp[at] = token, logp  # rows that have ended stay one place beyond their end
-        going = ~done
-        at += going
+        at += ~done
         stopped = token == self.stops if len(self.stops) == 1 else torch.isin(token, self.stops)
         done |= stopped
         done |= time >= self.sampling.max_tokens - 1
-        self.last[first:] = token
-        self.left = self.working - int(self.done.sum())
+        self.last[some] = token
 
-    def _join(self, rows: np.ndarray) -> None:
-        times = np.arange(self.sampling.max_tokens)[None]
-        u = torch.from_numpy(uniforms(self.seed, self.keys[rows][:, None], times)).to(self.device)
-        at = torch.from_numpy(rows * self.wide).to(self.device)
-        self.u, self.at = torch.cat([self.u, u]), torch.cat([self.at, at])
-        self.done = torch.cat([self.done, self.done.new_zeros(len(rows))])
-        self.last = torch.cat([self.last, self.last.new_zeros(len(rows))])
+    def left(self) -> int:
+        """How many rows have not ended."""
+        return self.working - int(self.done[: self.working].sum())
+
+    def join(self, rows: Sequence[int]) -> int:
+        """These come to work; returns the place of the first."""
+        first, some = self.working, np.array(rows)
         self.working += len(rows)
+        new = slice(first, self.working)
+        u = uniforms(self.seed, self.keys[some][:, None], np.arange(self.sampling.max_tokens)[None])
+        self.u[new] = torch.from_numpy(u).to(self.device)
+        self.at[new] = torch.from_numpy(some * self.wide).to(self.device)
+        self.done[new] = False
+        return first
 
-    def leave(self) -> Tensor:
+    def leave(self, left: int) -> Tensor:
         """Rows that have ended go, and the last ones take their places. Returns who stands where now."""
-        gone = self.done.nonzero().squeeze(1)
+        done = self.done[: self.working]
+        gone = done.nonzero().squeeze(1)
         self._note(gone)
-        index = torch.arange(self.left, device=self.device)
-        free = gone[gone < self.left]
-        index[free] = (~self.done[self.left :]).nonzero().squeeze(1) + self.left
-        self.at, self.done, self.last, self.u = self.at[index], self.done[index], self.last[index], self.u[index]
-        self.working = self.left
+        index = torch.arange(left, device=self.device)
+        free = gone[gone < left]
+        index[free] = (~done[left:]).nonzero().squeeze(1) + left
+        for column in (self.at, self.done, self.last, self.u):
+            column[:left] = column[index]
+        self.working = left
         return index
 
     def _note(self, rows: Tensor) -> None:

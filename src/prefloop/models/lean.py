@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,7 @@ from transformers.activations import SiLUActivation
 
 from prefloop.ops import native
 from prefloop.ops.attention import Heads, Turn, attention, plan
-from prefloop.ops.linear import linear, rms_norm, silu_gate
+from prefloop.ops.linear import linear, rms_norm, rotary, silu_gate
 
 BODIES = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
 ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # those whose tables don't depend on the text's length
@@ -41,9 +42,9 @@ class Layer:
         self.heads = Heads(asking, groups)
         self.dropout = attention.attention_dropout if layer.training else 0.0
         self.qkv = matrices([attention.q_proj, attention.k_proj, attention.v_proj], dtype, fuse)
-        self.out = matrices([attention.o_proj], dtype)
+        (self.out,) = matrices([attention.o_proj], dtype)
         self.gate_up = matrices([mlp.gate_proj, mlp.up_proj], dtype, fuse)
-        self.down = matrices([mlp.down_proj], dtype)
+        (self.down,) = matrices([mlp.down_proj], dtype)
         self.act = mlp.act_fn
         self.silu = is_silu(mlp)
         self.before, self.after = scale(layer.input_layernorm, dtype), scale(layer.post_attention_layernorm, dtype)
@@ -60,16 +61,16 @@ class Layer:
 
     def asked(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turn: see `turning`."""
-        both, v = self.vectors(x).tensor_split([self.heads.asking + self.heads.groups], dim=1)
-        q, k = turned(both, turn).tensor_split([self.heads.asking], dim=1)
+        turned = rotary(self.vectors(x), *turn, self.heads.asking + self.heads.groups)
+        q, k, v = turned.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
         return q, k, v
 
     def rest(self, x: Tensor, read: Tensor) -> Tensor:
         """The layer's result for tokens x [M,H], given what their attention read [M,heads*size]."""
-        x = x + times(read, self.out)
+        x = linear(read, *self.out, onto=x)
         wide = times(normed(x, self.after), self.gate_up)
         gate, up = wide.chunk(2, dim=-1)
-        return x + times(silu_gate(wide) if self.silu else self.act(gate) * up, self.down)
+        return linear(silu_gate(wide) if self.silu else self.act(gate) * up, *self.down, onto=x)
 
 
 def is_silu(mlp: Any) -> bool:
@@ -105,16 +106,10 @@ def normed(x: Tensor, how: Scale) -> Tensor:
 
 
 def turning(body: Any, positions: Tensor, dtype: torch.dtype) -> Turn:
-    """Cosines and sines for `turned`, of tokens at `positions` [M]: [M,1,size/2]."""
+    """Cosines and sines for `rotary`, of tokens at `positions` [M]: [M,1,size/2]."""
     cos, sin = body.rotary_emb(body.embed_tokens.weight, positions[:, None])
     half = cos.shape[-1] // 2
     return cos[..., :half].to(dtype), sin[..., :half].to(dtype)
-
-
-def turned(x: Tensor, turn: Turn) -> Tensor:
-    """Rotary position (Su 2021) in the half-split layout of Hugging Face: x [M,heads,size]."""
-    (cos, sin), (first, second) = turn, x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 # -- reading a batch ---------------------------------------------------------------------------------------------------
@@ -129,10 +124,17 @@ class Block:
     positions: Tensor
 
 
-def read(model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | None = None) -> Tensor:
+Look = Callable[[Layer, Tensor], Tensor]  # what tokens [M,H] read from their rows in a layer [M,heads*size]
+Kept = Callable[[int, Tensor, Tensor], object]
+
+
+def read(
+    model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | None = None, kept: Kept | None = None
+) -> Tensor:
     """Final states [n,H] of the tokens `wanted` [n]: places among the real tokens of `first`, then those of `then`.
 
-    Each row of `first` is continued by equally many rows of `then`, which stand together.
+    Each row of `first` is continued by equally many rows of `then`, which stand together. `kept` is given the keys and
+    values [M,groups,size] of each layer, by its number.
     """
     body: Any = model.base_model
     dtype = body.embed_tokens.weight.dtype
@@ -142,8 +144,8 @@ def read(model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | Non
     layers = (Layer(layer, dtype) for layer in body.layers)
     one = next(layers)
     x = F.embedding(ids, body.embed_tokens.weight)
-    packed = native.fits(x) and not one.dropout and one.size <= native.WIDEST
-    look = _packed(blocks, turn, one.heads) if packed else _in_rows(blocks, turn, dtype)
+    packed = native.fits(x) and not one.dropout and one.size <= native.WIDEST and kept is None
+    look = _packed(blocks, turn, one.heads) if packed else _in_rows(blocks, turn, dtype, kept)
     for layer in layers:
         x = one.rest(x, look(one, x))
         one = layer
@@ -152,28 +154,29 @@ def read(model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | Non
     )  # nobody reads the others any more
 
 
-Look = Callable[[Layer, Tensor], Tensor]  # what tokens [M,H] read from their rows in a layer [M,heads*size]
-
-
 def _packed(blocks: Sequence[Block], turn: Turn, heads: Heads) -> Look:
     made = plan(heads, *(block.mask.sum(-1) for block in blocks))
     return lambda layer, x: attention(layer.vectors(x), turn, made, layer.scaling)
 
 
-def _in_rows(blocks: Sequence[Block], turn: Turn, dtype: torch.dtype) -> Look:
+def _in_rows(blocks: Sequence[Block], turn: Turn, dtype: torch.dtype, kept: Kept | None) -> Look:
     """On padded rows, by torch's fused kernels."""
+    number = count()
     first, then = blocks[0], blocks[-1]
     places = [b.mask.flatten().nonzero().squeeze(1) for b in blocks]
     mask = _continued(first, then, dtype) if len(blocks) > 1 else None
 
     def look(layer: Layer, x: Tensor) -> Tensor:
-        parts = [part.tensor_split([len(places[0])]) for part in layer.asked(x, turn)]
+        asked = layer.asked(x, turn)
+        if kept is not None:
+            kept(next(number), *asked[1:])
+        parts = [part.tensor_split([len(places[0])]) for part in asked]
         q, k, v = (_rows(part[0], first, places[0]) for part in parts)
         found = [_attend(layer, q, k, v, None)]
         if mask is not None:
             q, own_k, own_v = (_rows(part[1], then, places[1]) for part in parts)
             times = len(then.ids) // len(first.ids)
-            k, v = (torch.cat([a.repeat_interleave(times, 0), b], dim=2) for a, b in ((k, own_k), (v, own_v)))
+            k, v = (torch.cat([_repeated(a, times), b], dim=2) for a, b in ((k, own_k), (v, own_v)))
             found.append(_attend(layer, q, k, v, mask))
         return torch.cat([f.transpose(1, 2).flatten(0, 1).flatten(1)[at] for f, at in zip(found, places, strict=True)])
 
@@ -184,9 +187,14 @@ def _continued(first: Block, then: Block, dtype: torch.dtype) -> Tensor:
     """0 where a token of `then` reads: its first block, its row up to itself; else -inf [N,1,T2,T1+T2]."""
     width = then.ids.shape[1]
     before = torch.zeros(first.mask.shape, dtype=dtype, device=first.mask.device).masked_fill_(~first.mask, -torch.inf)
-    before = before.repeat_interleave(len(then.ids) // len(first.ids), 0)[:, None, None].expand(-1, -1, width, -1)
+    before = _repeated(before, len(then.ids) // len(first.ids))[:, None, None].expand(-1, -1, width, -1)
     causal = torch.full((width, width), -torch.inf, dtype=dtype, device=before.device).triu(1)
     return torch.cat([before, causal.expand(len(then.ids), 1, -1, -1)], dim=-1)
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """Each of x [N,*] `times` times; unlike `repeat_interleave`, its gradient adds up in the same order every time."""
+    return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1)
 
 
 def _rows(packed: Tensor, block: Block, places: Tensor) -> Tensor:
@@ -198,6 +206,10 @@ def _rows(packed: Tensor, block: Block, places: Tensor) -> Tensor:
 
 def _attend(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of q [N,heads,T,size] to k and v [N,groups,T2,size]; mask [.,1,T,T2] is added, none: causal."""
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and mask is not None and q.is_cuda:  # there, no fused kernel knows both groups and masks
+        k, v = (_repeated(x.flatten(0, 1), q.shape[1] // k.shape[1]).unflatten(0, q.shape[:2]) for x in (k, v))
+        grouped = False
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -206,7 +218,7 @@ def _attend(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) 
         is_causal=mask is None,
         dropout_p=layer.dropout,
         scale=layer.scaling,
-        enable_gqa=q.shape[1] != k.shape[1],
+        enable_gqa=grouped,
     )
 
 

@@ -1,6 +1,6 @@
-"""`linear` and what stands between matrices, on a CPU in float32 by compiled code, forward and backward.
+"""`linear` and what stands between matrices, forward and backward.
 
-Elsewhere, and where there is none, this is torch.
+On a CPU in float32 by compiled code, on a GPU by Triton. Elsewhere, and where there is neither, this is torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prefloop.ops import native
+from prefloop.ops import gpu, native
 from prefloop.ops.native import Panels, address
 
 WORTH = 32  # rows, from which on laying a matrix out anew pays
@@ -27,8 +27,10 @@ def product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor]
     return lambda x: native.times(x, panels)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [N,in] to [N,out]."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
+    """x [N,in] to [N,out], added to `onto` [N,out]."""
+    if onto is not None:
+        return torch.addmm(onto, x, weight.t()) if x.is_cuda and bias is None else onto + linear(x, weight, bias)
     if not (native.fits(x) and native.fits(weight)) or len(x) < WORTH or weight.numel() > LARGEST:
         return F.linear(x, weight, bias)
     found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
@@ -80,7 +82,7 @@ class _Norm(torch.autograd.Function):
 
 def silu_gate(x: Tensor) -> Tensor:
     """silu(gate) * up, of gate and up side by side [N,2H] (Shazeer 2020): [N,H]."""
-    if not native.fits(x):
+    if not (native.fits(x) or gpu.fits(x)):
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
     found: Tensor = _Gate.apply(x)  # type: ignore[no-untyped-call]
@@ -92,6 +94,8 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x)
+        if gpu.fits(x):
+            return gpu.gate(x)
         out = x.new_empty(len(x), x.shape[1] // 2)
         native.call("gate", address(x), address(out), *out.shape)
         return out
@@ -99,6 +103,34 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
+        if gpu.fits(x):
+            return gpu.gate_back(x, gradient)
         found = torch.empty_like(x)
         native.call("gate_back", address(x), address(gradient.contiguous()), address(found), *gradient.shape)
         return found
+
+
+def rotary(vectors: Tensor, cos: Tensor, sin: Tensor, turned: int) -> Tensor:
+    """Rotary positions (Su 2021), in the half-split layout of Hugging Face, for the first `turned` vectors of a token.
+
+    vectors: [M,A,size]; the others stay as they are;  cos, sin: [M,1,size/2]
+    """
+    if gpu.fits(vectors):
+        found: Tensor = _Rotary.apply(vectors, cos, sin, turned)  # type: ignore[no-untyped-call]
+        return found
+    some, rest = vectors.tensor_split([turned], dim=1)
+    first, second = some.chunk(2, dim=-1)
+    return torch.cat([torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1), rest], dim=1)
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor, turned: int) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.turned = turned
+        return gpu.turn(vectors, cos, sin, turned)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return gpu.turn(gradient, cos, sin, ctx.turned, back=True), None, None, None

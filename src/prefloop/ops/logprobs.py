@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prefloop.ops import gpu
 from prefloop.ops.linear import product
 
 LOGITS = 1 << 21  # how many exist at one time; bounds memory, and keeps them in the processor's cache
+LOGITS_GPU = 1 << 27  # where small pieces would not fill the device
 KEPT = 1 << 24  # probabilities kept for the gradient, if there are no more (64 MB); else they are computed again
 
 
@@ -41,7 +43,7 @@ def token_logprobs(
     chunk:       positions whose logits exist at one time, forward and backward; by the vocabulary. No result changes
     returns:     [M]; computed in float32 whatever the model's dtype
     """
-    chunk = chunk or max(64, LOGITS // weight.shape[0])
+    chunk = chunk or max(64, (LOGITS_GPU if hidden.is_cuda else LOGITS) // weight.shape[0])
     found: Tensor = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)  # type: ignore[no-untyped-call]
     return found
 
@@ -60,41 +62,51 @@ class _TokenLogprobs(torch.autograd.Function):
         chunk: int,
     ) -> Tensor:
         head = product(weight, bias, len(hidden))
-        keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT
+        fused = gpu.fits(hidden)
+        keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT and not fused
         # one piece: small results of each chunk, between large ones, would keep their memory from being used again
         found = hidden.new_empty(len(hidden), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
-        softmax = []
+        held: list[Tensor] = []  # of each chunk: softmax, or where a GPU computes it again, the logarithms of its sums
         for some, asked, into in zip(*(x.split(chunk) for x in (hidden, targets, found)), strict=True):
+            if fused:
+                logp, log_sum = gpu.logprob(head(some), asked, temperature)
+                into.copy_(logp)
+                held.append(log_sum)
+                continue
             log_p = _log_softmax(head(some), temperature)
             into.copy_(log_p.gather(-1, asked[:, None]).squeeze(-1))
             if keep:
-                softmax.append(log_p.exp_())
-        ctx.save_for_backward(hidden, weight, bias, targets, *softmax)
-        ctx.temperature, ctx.chunk = temperature, chunk
+                held.append(log_p.exp_())
+        ctx.save_for_backward(hidden, weight, bias, targets, *held)
+        ctx.temperature, ctx.chunk, ctx.fused = temperature, chunk, fused
         return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """d logp / d logits = (one at the target - softmax) / temperature."""
-        hidden, weight, bias, targets, *softmax = ctx.saved_tensors
+        hidden, weight, bias, targets, *held = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         to_hidden = torch.empty_like(hidden) if needs_hidden else None
         to_weight = torch.zeros_like(weight, dtype=gradient.dtype) if needs_weight else None
         to_bias = torch.zeros_like(bias, dtype=gradient.dtype) if needs_bias else None
-        head = None if softmax else product(weight, bias, len(hidden))
+        head = product(weight, bias, len(hidden)) if ctx.fused or not held else None
         back = product(weight.t(), None, len(hidden))
         for number, start in enumerate(range(0, len(hidden), ctx.chunk)):
             at = slice(start, start + ctx.chunk)
-            scaled = (gradient[at] / ctx.temperature)[:, None]
-            if head is None:
-                slope = softmax[number] * -scaled
+            if ctx.fused:
+                assert head is not None
+                given = targets[at], ctx.temperature, held[number], gradient[at]
+                slope = gpu.logprob_back(head(hidden[at]), *given)
             else:
-                slope = _log_softmax(head(hidden[at]), ctx.temperature).exp_().mul_(-scaled)
-            slope.scatter_add_(1, targets[at, None], scaled)
+                scaled = (gradient[at] / ctx.temperature)[:, None]
+                softmax = held[number] if head is None else _log_softmax(head(hidden[at]), ctx.temperature).exp_()
+                slope = (softmax * -scaled).scatter_add_(1, targets[at, None], scaled)
             if to_bias is not None:
                 to_bias += slope.sum(0)
-            if to_weight is not None:
+            if to_weight is not None and slope.dtype == to_weight.dtype:
                 to_weight.addmm_(slope.t(), hidden[at].to(slope.dtype))
+            elif to_weight is not None:
+                to_weight += slope.t() @ hidden[at]
             if to_hidden is not None:
                 to_hidden[at] = back(slope.to(hidden.dtype))
         return (

@@ -1,0 +1,267 @@
+"""What stands between matrices on a GPU, one kernel each, by Triton (which comes with torch's builds for CUDA).
+
+Where it is missing, `AVAILABLE` is false and torch does the same in more kernels. With TRITON_INTERPRET=1 the same code
+runs on a CPU, very slowly: so the tests run it everywhere.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+AVAILABLE = find_spec("triton") is not None
+if AVAILABLE:
+    import triton
+    import triton.language as tl
+else:
+    triton = tl = None  # type: ignore[assignment]
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+BLOCK = 64  # keys that are read at a time
+WIDE = 1024  # numbers a program of the others computes
+WIDEST = 256  # of a head
+
+
+def fits(x: Tensor) -> bool:
+    """Whether these kernels can compute with it."""
+    return AVAILABLE and x.is_cuda and x.dtype in FLOATS
+
+
+def _jit(function: Any, **how: Any) -> Any:
+    return triton.jit(function, **how) if AVAILABLE else function
+
+
+# -- gates -------------------------------------------------------------------------------------------------------------
+
+
+@_jit
+def _gate(x, out, width, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
+    here = at < width
+    gate = tl.load(x + row * 2 * width + at, mask=here).to(tl.float32)
+    up = tl.load(x + row * 2 * width + width + at, mask=here).to(tl.float32)
+    tl.store(out + row * width + at, gate / (1 + tl.exp(-gate)) * up, mask=here)
+
+
+@_jit
+def _gate_back(x, slope, out, width, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
+    here = at < width
+    gate = tl.load(x + row * 2 * width + at, mask=here).to(tl.float32)
+    up = tl.load(x + row * 2 * width + width + at, mask=here).to(tl.float32)
+    by = tl.load(slope + row * width + at, mask=here).to(tl.float32)
+    share = 1 / (1 + tl.exp(-gate))
+    tl.store(out + row * 2 * width + at, by * up * share * (1 + gate * (1 - share)), mask=here)
+    tl.store(out + row * 2 * width + width + at, by * gate * share, mask=here)
+
+
+def gate(x: Tensor) -> Tensor:
+    """silu(gate) * up, of gate and up side by side [N,2H]: [N,H]."""
+    x = x.contiguous()
+    out = x.new_empty(len(x), x.shape[1] // 2)
+    if len(x):
+        _gate[(len(x), triton.cdiv(out.shape[1], WIDE))](x, out, out.shape[1], WIDE)
+    return out
+
+
+def gate_back(x: Tensor, gradient: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    if len(x):
+        width = gradient.shape[1]
+        _gate_back[(len(x), triton.cdiv(width, WIDE))](x, gradient.contiguous(), out, width, WIDE)
+    return out
+
+
+# -- log-probabilities -------------------------------------------------------------------------------------------------
+
+
+@_jit
+def _logprob(logits, targets, by, logp, log_sum, words, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    top, total = float("-inf"), 0.0
+    for start in range(0, words, block):
+        at = start + tl.arange(0, block)
+        x = tl.load(logits + row * words + at, mask=at < words, other=float("-inf")).to(tl.float32) * by
+        higher = tl.maximum(top, tl.max(x, 0))
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(x - higher), 0)
+        top = higher
+    found = top + tl.log(total)
+    asked = tl.load(logits + row * words + tl.load(targets + row)).to(tl.float32) * by
+    tl.store(log_sum + row, found)
+    tl.store(logp + row, asked - found)
+
+
+@_jit
+def _slope(logits, targets, by, log_sum, gradient, words, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
+    here = at < words
+    x = tl.load(logits + row * words + at, mask=here).to(tl.float32) * by
+    one = tl.where(at == tl.load(targets + row), 1.0, 0.0)
+    slope = (one - tl.exp(x - tl.load(log_sum + row))) * tl.load(gradient + row) * by
+    tl.store(logits + row * words + at, slope, mask=here)
+
+
+def logprob(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target [M] in logits [M,V], and the logarithm of the sum; float32, read once."""
+    logp, log_sum = (torch.empty(len(logits), dtype=torch.float32, device=logits.device) for _ in range(2))
+    if len(logits):
+        given = logits, targets, 1 / temperature, logp, log_sum, logits.shape[1]
+        _logprob[(len(logits),)](*given, 4 * WIDE)
+    return logp, log_sum
+
+
+def logprob_back(logits: Tensor, targets: Tensor, temperature: float, log_sum: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of the logits, in their place, from that of the log-probabilities [M]."""
+    if len(logits):
+        grid = (len(logits), triton.cdiv(logits.shape[1], WIDE))
+        given = logits, targets, 1 / temperature, log_sum, gradient.contiguous(), logits.shape[1]
+        _slope[grid](*given, WIDE)
+    return logits
+
+
+# -- rotary positions --------------------------------------------------------------------------------------------------
+
+
+@_jit
+def _turn(x, cos, sin, out, way, heads, turned, half, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    token, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
+    here = at < heads * half
+    head, i = at // half, at % half
+    first = token * heads * 2 * half + head * 2 * half + i
+    turns = here & (head < turned)
+    c = tl.load(cos + token * half + i, mask=turns, other=1.0).to(tl.float32)
+    s = tl.load(sin + token * half + i, mask=turns, other=0.0).to(tl.float32) * way
+    a = tl.load(x + first, mask=here).to(tl.float32)
+    b = tl.load(x + first + half, mask=here).to(tl.float32)
+    tl.store(out + first, a * c - b * s, mask=here)
+    tl.store(out + first + half, b * c + a * s, mask=here)
+
+
+def turn(vectors: Tensor, cos: Tensor, sin: Tensor, turned: int, back: bool = False) -> Tensor:
+    """Rotary positions (Su 2021), half-split, for the first `turned` of each token's vectors [M,A,size]; the rest stay.
+
+    cos, sin: [M,1,size/2];  back: by the opposite angles, which is also the gradient
+    """
+    vectors = vectors.contiguous()
+    out = torch.empty_like(vectors)
+    tokens, heads, size = vectors.shape
+    if tokens:
+        grid = (tokens, triton.cdiv(heads * (size // 2), WIDE))
+        way = -1.0 if back else 1.0
+        _turn[grid](vectors, cos.contiguous(), sin.contiguous(), out, way, heads, turned, size // 2, WIDE)
+    return out
+
+
+# -- attention of a decoding step --------------------------------------------------------------------------------------
+
+
+@_jit
+def _fold(  # type: ignore[no-untyped-def]
+    top, total, read, ask, keys, values, count, step, scaling, inside, i, block: tl.constexpr
+):  # fmt: skip
+    """Softmax as it goes (Milakov 2018): highest score, sum of weights and what was read, with `count` more keys."""
+    for start in range(0, count, block):
+        j = start + tl.arange(0, block)
+        place = j[:, None] * step + i[None]
+        there = (j < count)[:, None] & inside[None]
+        k = tl.load(keys + place, mask=there, other=0.0)
+        v = tl.load(values + place, mask=there, other=0.0)
+        score = tl.dot(ask, tl.trans(k), input_precision="ieee") * scaling
+        score = tl.where((j < count)[None], score, float("-inf"))
+        higher = tl.maximum(top, tl.max(score, 1))
+        fades, weight = tl.exp(top - higher), tl.exp(score - higher[:, None])
+        total = total * fades + tl.sum(weight, 1)
+        read = read * fades[:, None] + tl.dot(weight.to(k.dtype), v, input_precision="ieee")
+        top = higher
+    return top, total, read
+
+
+@partial(_jit, do_not_specialize=["layer"])
+def _attend(  # type: ignore[no-untyped-def]
+    vectors, cos, sin, own, row_of, drawn, ended, before, apart, count, out, layer, far, room, scaling,
+    groups: tl.constexpr, each: tl.constexpr, size: tl.constexpr,
+    padded_each: tl.constexpr, padded_size: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    row, group = tl.program_id(0).to(tl.int64) // groups, tl.program_id(0) % groups
+    kind = own.dtype.element_ty
+    heads = groups * each
+    i, h = tl.arange(0, padded_size), tl.arange(0, padded_each)
+    inside = i < size
+    asking = (h < each)[:, None] & inside[None]
+    into = out + row * heads * size + (group * each + h)[:, None] * size + i[None]
+    mine, prompt = tl.load(drawn + row), tl.load(count + row)
+
+    # turn the new token's queries and key, and keep its key and value
+    half: tl.constexpr = size // 2
+    angle = (prompt + mine) * half + i % half
+    c = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
+    other = tl.where(i < half, i + half, i - half)
+    s = tl.where(i < half, -s, s)
+    token = vectors + row * (heads + 2 * groups) * size
+    key_at, value_at = token + (heads + group) * size, token + (heads + groups + group) * size
+    key = tl.load(key_at + i, mask=inside, other=0.0).to(tl.float32) * c
+    key = (key + tl.load(key_at + other, mask=inside, other=0.0).to(tl.float32) * s).to(kind)
+    value = tl.load(value_at + i, mask=inside, other=0.0)
+    slot = tl.load(row_of + row)
+    keys = own + (slot * groups + group) * room * size
+    values = keys + far
+    tl.store(keys + mine * size + i, key, mask=inside)
+    tl.store(values + mine * size + i, value, mask=inside)
+    ask_at = token + (group * each + h)[:, None] * size
+    ask = tl.load(ask_at + i[None], mask=asking, other=0.0).to(tl.float32) * c[None]
+    ask = ask + tl.load(ask_at + other[None], mask=asking, other=0.0).to(tl.float32) * s[None]
+    ask = ask.to(kind)
+
+    # first the new token, then the prompt, then the row's own earlier ones
+    top = tl.sum(ask.to(tl.float32) * key.to(tl.float32)[None], 1) * scaling
+    total = tl.full([padded_each], 1.0, tl.float32)
+    read = tl.zeros([padded_each, padded_size], tl.float32) + value.to(tl.float32)[None]
+    if tl.load(ended + row) != 0:  # nobody reads it
+        prompt, mine = prompt * 0, mine * 0
+    start, between = tl.load(before + row), tl.load(apart + row)
+    if (groups * size) % 8 == 0:  # so that eight numbers are read at once
+        start, between = tl.multiple_of(start, 16), tl.multiple_of(between, 8)
+    shared_keys = start.to(tl.pointer_type(kind)) + 2 * layer * between + group * size
+    shared_values = shared_keys + between
+    top, total, read = _fold(
+        top, total, read, ask, shared_keys, shared_values, prompt, groups * size, scaling, inside, i, block
+    )
+    top, total, read = _fold(top, total, read, ask, keys, values, mine, size, scaling, inside, i, block)
+    tl.store(into, (read / total[:, None]).to(kind), mask=asking)
+
+
+def attend(
+    vectors: Tensor,
+    turns: tuple[Tensor, Tensor],
+    own: Tensor,
+    layer: int,
+    row_of: Tensor,
+    drawn: Tensor,
+    ended: Tensor,
+    prompts: tuple[Tensor, Tensor, Tensor],
+    scaling: float,
+) -> Tensor:
+    """What the newest token of each row reads from its prompt, its row and itself; its key and value are kept.
+
+    vectors: [N,A,size] queries, keys and values, not yet turned
+    turns:   cosines and sines by position [positions,size/2]
+    own:     [layers,2,rows,groups,room,size] keys and values of rows' own tokens; row_of: which row of it each has [N]
+    drawn:   how many of them are there [N];  ended: rows that are left out: what they read means nothing [N]
+    prompts: of each row, the address of its prompt's first key in the first of the layers, which follow each other as
+             keys [tokens,groups,size] and values; the numbers between keys and values; how many tokens it has [N] each
+    returns: [N,asking*size]
+    """
+    (n, heads, size), groups = vectors.shape, own.shape[3]
+    each = (heads - 2 * groups) // groups
+    out = vectors.new_empty(n, groups * each * size)
+    shape = groups, each, size, max(16, triton.next_power_of_2(each)), max(16, triton.next_power_of_2(size)), BLOCK
+    rows = own[layer], row_of, drawn, ended, *prompts
+    _attend[(n * groups,)](
+        vectors.contiguous(), *turns, *rows, out, layer, own.stride(1), own.shape[4], scaling, *shape
+    )
+    return out
