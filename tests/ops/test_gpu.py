@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prefloop.ops import gpu
+from prefloop.engine.sampler import choose
+from prefloop.ops import gpu, native
 from prefloop.ops.linear import linear, rotary, silu_gate
 from prefloop.ops.logprobs import token_logprobs
 
@@ -67,6 +68,22 @@ def test_log_probabilities_and_their_gradients(bias: bool, dtype: torch.dtype, b
     assert len(said[0]) == 3 + bias
     for ours, exact in zip(*said, strict=True):
         assert torch.allclose(ours.cpu().double(), exact, rtol=bound, atol=bound * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("words", [40, 9001])
+def test_tokens_are_drawn_as_torch_draws_them(words: int, gpu_kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same but where rounding decides; also where few tokens have a probability, and at both ends of [0,1)."""
+    logits = 3 * numbers(64, words).float().to(gpu_kernels)
+    logits[32:, 2:-2] = -torch.inf
+    u = torch.rand(64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u[::8], u[1::8] = 1e-17, 1 - 1e-16
+    monkeypatch.setattr(native, "AVAILABLE", False)
+    token, logp = choose(logits, u.to(gpu_kernels), 0.7, 1.0)
+    monkeypatch.setattr(gpu, "fits", lambda x: False)
+    slow, slow_logp = choose(logits, u.to(gpu_kernels), 0.7, 1.0)
+    same = token == slow
+    assert same.sum() >= 63 and len(token.unique()) > 8
+    assert torch.allclose(logp[same], slow_logp[same], atol=1e-4) and logp.isfinite().all()
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from prefloop.engine.base import Sampled, Sampling
 from prefloop.engine.decoder import decoder_for
-from prefloop.ops import native
+from prefloop.ops import gpu, native
 
 REFILL = 1 / 8  # once this share of a batch is free, waiting prompts are read into it
 
@@ -51,6 +51,8 @@ def choose(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple
         return token, logp.gather(1, token[:, None]).squeeze(1)
     if top_p == 1.0 and native.fits(logits):
         return native.draw(logits, u, temperature)
+    if top_p == 1.0 and gpu.fits(logits):
+        return gpu.draw(logits, u, temperature)
     logits = logits.float() if temperature == 1 else logits.float() / temperature
     p = torch.softmax(logits, dim=-1)
     if top_p < 1.0:

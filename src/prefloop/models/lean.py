@@ -258,5 +258,7 @@ def _agrees(model: PreTrainedModel) -> bool:
         return False
     finally:
         model.train(training)
-    bound = 1e-4 if model.dtype == torch.float32 else 0.1
-    return bool((ours - theirs).abs().max() <= bound * max(1.0, float(theirs.float().std())))
+    apart, size = (ours - theirs).double(), max(1.0, float(theirs.double().std()))
+    if model.dtype == torch.float32:
+        return bool(apart.abs().max() <= 1e-4 * size)
+    return bool(apart.square().mean().sqrt() <= 0.1 * size)  # each way is off by rounding in every layer

@@ -123,6 +123,58 @@ def logprob_back(logits: Tensor, targets: Tensor, temperature: float, log_sum: T
     return logits
 
 
+# -- drawing -----------------------------------------------------------------------------------------------------------
+
+
+@_jit
+def _block_sum(logits, by, tops, sums, words, blocks, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
+    x = tl.load(logits + row * words + at, mask=at < words, other=float("-inf")).to(tl.float32) * by
+    top = tl.max(x, 0)
+    place = row * blocks + tl.program_id(1)
+    tl.store(tops + place, top)
+    tl.store(sums + place, tl.sum(tl.exp(x - tl.where(top == float("-inf"), 0.0, top)), 0))
+
+
+@_jit
+def _draw(  # type: ignore[no-untyped-def]
+    logits, by, tops, sums, u, token, logp, words, blocks, block: tl.constexpr, padded_blocks: tl.constexpr
+):  # fmt: skip
+    row, b = tl.program_id(0).to(tl.int64), tl.arange(0, padded_blocks)
+    tops_here = tl.load(tops + row * blocks + b, mask=b < blocks, other=float("-inf"))
+    top = tl.max(tops_here, 0)
+    sum_here = tl.load(sums + row * blocks + b, mask=b < blocks, other=0.0)
+    part = (sum_here * tl.exp(tops_here - top)).to(tl.float64)
+    ends = tl.cumsum(part, 0)
+    total = tl.max(ends, 0)
+    place = tl.load(u + row) * total
+    chosen = tl.sum((ends < place).to(tl.int32), 0)
+    # rounding must not lead to a token of no probability, before the first or after the last that has some
+    rest = tl.maximum(place - tl.sum(tl.where(b < chosen, part, 0.0), 0), 1e-300)
+    at = chosen * block + tl.arange(0, block)
+    x = tl.load(logits + row * words + at, mask=at < words, other=float("-inf")).to(tl.float32) * by
+    inner = tl.cumsum(tl.exp(x - top).to(tl.float64), 0)
+    rest = tl.minimum(rest, tl.max(inner, 0))
+    found = tl.minimum(chosen * block + tl.sum((inner < rest).to(tl.int32), 0), words - 1)
+    tl.store(token + row, found.to(tl.int64))
+    asked = tl.load(logits + row * words + found).to(tl.float32) * by
+    tl.store(logp + row, asked - top - tl.log(total.to(tl.float32)))
+
+
+def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """As `engine.sampler.choose` without top-p: token [N], logp [N]. logits [N,V], u [N] float64."""
+    logits, (n, words) = logits.contiguous(), logits.shape
+    token, logp = u.new_empty(n, dtype=torch.long), u.new_empty(n, dtype=torch.float32)
+    if n:
+        block = 4 * WIDE
+        blocks = triton.cdiv(words, block)
+        tops, sums = (logp.new_empty(n, blocks) for _ in range(2))
+        _block_sum[(n, blocks)](logits, 1 / temperature, tops, sums, words, blocks, block)
+        given = logits, 1 / temperature, tops, sums, u.contiguous(), token, logp, words, blocks
+        _draw[(n,)](*given, block, triton.next_power_of_2(blocks))
+    return token, logp
+
+
 # -- rotary positions --------------------------------------------------------------------------------------------------
 
 
