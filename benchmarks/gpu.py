@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--token-budget", type=int, default=32768, help="padded tokens in one forward pass of training")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     device, dtype = pick_device(asked.device), getattr(torch, asked.dtype)
@@ -91,7 +92,7 @@ def main() -> None:
     rows = [[*p, *torch.randint(3, words, (asked.max_tokens,)).tolist()] for p in prompts for _ in range(asked.k)]
     lists = torch.arange(asked.prompts).repeat_interleave(asked.k)
     batch = as_lists(collate(rows, [PROMPT] * len(rows)), lists).to(device)
-    learner = Learner({"policy": Policy(model)}, Optimiser(), 1000, {"policy": 1e-6})
+    learner = Learner({"policy": Policy(model)}, Optimiser(token_budget=asked.token_budget), 1000, {"policy": 1e-6})
     step = timed(lambda: learner.step(Term(batch, Sft())), device, asked.rounds)
     read = asked.prompts * PROMPT + tokens
     found = {

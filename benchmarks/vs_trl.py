@@ -190,6 +190,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         "data": "data.jsonl",
         "device": asked.device,
         "dtype": asked.dtype,
+        "token_budget": asked.token_budget,
     }
     if what in ("memory", "large"):
         long: Work = {"prompts": 1, "max_tokens": 512 - 32}
@@ -261,6 +262,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--max-length", type=int, default=512, help="prompt and answer (reward, dpo, sft)")
     parser.add_argument("--batch", type=int, default=16, help="lists or demonstrations a step (reward, dpo, sft)")
+    parser.add_argument("--token-budget", type=int, help="ours: padded tokens in one forward pass (8192)")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")

@@ -82,7 +82,7 @@ def test_tokens_are_drawn_as_torch_draws_them(words: int, gpu_kernels: str, monk
     monkeypatch.setattr(gpu, "fits", lambda x: False)
     slow, slow_logp = choose(logits, u.to(gpu_kernels), 0.7, 1.0)
     same = token == slow
-    assert same.sum() >= 63 and len(token.unique()) > 8
+    assert same[u < 1 - 1e-9].sum() >= 55 and len(token.unique()) > 8  # of 56
     assert torch.allclose(logp[same], slow_logp[same], atol=1e-4) and logp.isfinite().all()
 
 

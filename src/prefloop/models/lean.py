@@ -19,8 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
-from prefloop.ops import native
-from prefloop.ops.attention import Heads, Turn, attention, plan
+from prefloop.ops.attention import Heads, Turn, attention, can_pack, plan
 from prefloop.ops.linear import linear, rms_norm, rotary, silu_gate
 
 BODIES = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
@@ -144,7 +143,7 @@ def read(
     layers = (Layer(layer, dtype) for layer in body.layers)
     one = next(layers)
     x = F.embedding(ids, body.embed_tokens.weight)
-    packed = native.fits(x) and not one.dropout and one.size <= native.WIDEST and kept is None
+    packed = can_pack(x, one.size) and not one.dropout and kept is None
     look = _packed(blocks, turn, one.heads) if packed else _in_rows(blocks, turn, dtype, kept)
     for layer in layers:
         x = one.rest(x, look(one, x))

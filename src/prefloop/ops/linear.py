@@ -28,9 +28,11 @@ def product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
-    """x [N,in] to [N,out], added to `onto` [N,out]."""
+    """x [N,in] to [N,out], added to `onto` [N,out]; which may be written over where no gradient is wanted."""
+    if onto is not None and x.is_cuda and bias is None:
+        return torch.addmm(onto, x, weight.t()) if torch.is_grad_enabled() else onto.addmm_(x, weight.t())
     if onto is not None:
-        return torch.addmm(onto, x, weight.t()) if x.is_cuda and bias is None else onto + linear(x, weight, bias)
+        return onto + linear(x, weight, bias)
     if not (native.fits(x) and native.fits(weight)) or len(x) < WORTH or weight.numel() > LARGEST:
         return F.linear(x, weight, bias)
     found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from prefloop.ops import gpu
 from prefloop.ops.linear import product
 
 LOGITS = 1 << 21  # how many exist at one time; bounds memory, and keeps them in the processor's cache
-LOGITS_GPU = 1 << 27  # where small pieces would not fill the device
+LOGITS_GPU = 1 << 28  # where small pieces would not fill the device
 KEPT = 1 << 24  # probabilities kept for the gradient, if there are no more (64 MB); else they are computed again
 
 
