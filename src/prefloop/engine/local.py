@@ -47,7 +47,7 @@ class LocalEngine:
         self.token_budget = token_budget
         self.learner = learner
         self.device = device
-        if device == "cuda":  # its attention is planned anew, for a tenth of a second, for every shape; ours all differ
+        if device == "cuda":  # cuDNN's attention is planned anew for every shape, and ours all differ
             torch.backends.cuda.enable_cudnn_sdp(False)
         policy: Any = self.models.get("policy")
         self.sampled = copy.deepcopy(policy.model) if own_sampler else None

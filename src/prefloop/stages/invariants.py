@@ -27,7 +27,7 @@ from prefloop.models.load import from_pretrained, load_tokenizer
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel, load_reward_model
 from prefloop.models.text import Codec
-from prefloop.ops import native
+from prefloop.ops import gpu, native
 from prefloop.ops.kl import k1
 from prefloop.ops.masked import masked_sum
 from prefloop.stages.doctor import Check, guarded
@@ -204,7 +204,13 @@ class _Gradients(Learner):
 
 def _compiled(s: _Subject, name: str) -> Check:
     """Whether sampling, scoring and training are as fast as they can be here."""
-    if not native.fits(next(s.model.parameters())) and native.AVAILABLE:
+    weight = next(s.model.parameters())
+    if weight.is_cuda and not gpu.AVAILABLE:
+        advice = "pip install triton (torch's builds for CUDA on Linux bring it)"
+        return Check(name, "warn", "no Triton: torch computes it all, and sampling is several times slower", advice)
+    if gpu.fits(weight):
+        return Check(name, "ok", "by Triton, on the GPU")
+    if not native.fits(weight) and native.AVAILABLE:
         return Check(name, "ok", "not used: it is for float32 on a CPU")
     if native.AVAILABLE:
         return Check(name, "ok", f"there, {native.LANES} numbers at a time")
