@@ -201,13 +201,20 @@ void forward(const Body *b, const Tokens *t)
 void pack(const float *w, int64_t down, int64_t across, int64_t out, int64_t in, float *panels)
 {
 #pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < (out + LANES - 1) / LANES; p++)
-        for (int64_t part = 0; part < in; part += BLOCK) /* few enough to stay in the cache, whichever way they lie */
-            for (int64_t lane = 0; lane < LANES; lane++) {
-                const int64_t row = p * LANES + lane, end = part + BLOCK < in ? part + BLOCK : in;
-                for (int64_t k = part; k < end; k++)
-                    panels[(p * in + k) * LANES + lane] = row < out ? w[row * down + k * across] : 0.0f;
-            }
+    for (int64_t p = 0; p < (out + LANES - 1) / LANES; p++) {
+        const int64_t lanes = out - p * LANES < LANES ? out - p * LANES : LANES;
+        const float *from = w + p * LANES * down;
+        float *to = panels + p * in * LANES;
+        if (lanes < LANES)
+            for (int64_t i = 0; i < in * LANES; i++) to[i] = 0;
+        if (lanes == LANES && down == 1) /* as the transpose of a matrix lies: a row of the panel stands together */
+            for (int64_t k = 0; k < in; k++)
+                for (int64_t lane = 0; lane < LANES; lane++) to[k * LANES + lane] = from[k * across + lane];
+        else
+            for (int64_t part = 0; part < in; part += BLOCK) /* few enough to stay in the cache */
+                for (int64_t lane = 0; lane < lanes; lane++)
+                    for (int64_t k = part; k < part + BLOCK && k < in; k++) to[k * LANES + lane] = from[lane * down + k * across];
+    }
 }
 
 /* x [n,in] times the matrix, to y [n,out] */

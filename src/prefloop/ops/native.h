@@ -21,6 +21,14 @@
 
 typedef float Lanes __attribute__((vector_size(4 * WIDTH), aligned(4)));
 
+typedef int32_t Bits __attribute__((vector_size(4 * WIDTH), aligned(4)));
+
+INLINE Lanes larger(Lanes a, Lanes b)
+{
+    const Bits which = a > b;
+    return (Lanes)(((Bits)a & which) | ((Bits)b & ~which));
+}
+
 INLINE float power(float x) /* e^x: Cephes' expf, without its special cases but for very small ones */
 {
     const float n = rintf(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -75,13 +83,16 @@ INLINE void over(const float *const q[], const int64_t count[], const float *key
         scores(q, keys + from, capacity, size, some, weight, queries);
         for (int i = 0; i < queries; i++) {
             const int own = count[i] <= from ? 0 : count[i] - from < some ? (int)(count[i] - from) : some;
-            for (int j = own; j < some; j++) weight[i][j] = 0;
+            const int upto = (own + WIDTH - 1) / WIDTH * WIDTH; /* whole vectors; what is not its own weighs nothing */
+            for (int j = upto; j < some; j++) weight[i][j] = 0;
             if (!own) continue;
+            for (int j = own; j < upto; j++) weight[i][j] = -INFINITY;
+            Lanes tops = *(const Lanes *)weight[i];
+            for (int j = WIDTH; j < upto; j += WIDTH) tops = larger(tops, *(const Lanes *)(weight[i] + j));
             float top = found[i].top, sum = 0;
-            for (int j = 0; j < own; j++) top = weight[i][j] > top ? weight[i][j] : top;
+            for (int j = 0; j < WIDTH; j++) top = tops[j] > top ? tops[j] : top;
             const float old = power(found[i].top - top);
-            for (int j = 0; j < own; j++) weight[i][j] = power(weight[i][j] - top);
-            for (int j = 0; j < own; j++) sum += weight[i][j];
+            for (int j = 0; j < upto; j++) sum += weight[i][j] = power(weight[i][j] - top);
             for (int64_t d = 0; d < size; d++) found[i].read[d] *= old;
             found[i].sum = found[i].sum * old + sum;
             found[i].top = top;
