@@ -12,10 +12,10 @@ import torch
 
 from prefloop.config import Model
 from prefloop.errors import ConfigError, DataError, ModelError
-from prefloop.models.load import load_causal
+from prefloop.models.load import load_causal, weights_hash
 from prefloop.models.reward import load_reward_model, new_reward_model
 from prefloop.models.scratch import make_scratch, new_model
-from tiny_models import folder
+from tiny_models import causal, folder
 
 
 class Canary:
@@ -156,3 +156,14 @@ def test_a_model_from_scratch_needs_text_and_sizes_that_fit(tmp_path: Path) -> N
         make_scratch(tmp_path / "m", Model(init="scratch"), [], 0)
     with pytest.raises(ConfigError, match=r"hidden_size = 30 must be heads = 4"):
         new_model(Model(hidden_size=30, heads=4), 300, 0, 1, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_models_hash_survives_saving_and_changes_with_one_weight(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = causal().to(dtype)
+    before = weights_hash(model)
+    model.save_pretrained(tmp_path)
+    assert weights_hash(type(model).from_pretrained(tmp_path, dtype=dtype)) == before
+    with torch.no_grad():
+        model.model.norm.weight[3] += 0.25
+    assert weights_hash(model) != before

@@ -64,7 +64,7 @@ def save_checkpoint(root: Path, step: int, files: Mapping[str, Mapping[str, Tens
         hashes = {}
         for name, tensors in files.items():
             path = tmp / f"{name}.safetensors"
-            save_file({k: v.contiguous().clone() for k, v in tensors.items()}, path)
+            save_file(_apart(tensors), path)
             hashes[path.name] = _sha256(path)
         body = {"step": step, "files": hashes, "state": dict(state)}
         (tmp / "state.json").write_text(json.dumps(body | {"sha256": _seal(body)}, indent=1, sort_keys=True))
@@ -72,6 +72,17 @@ def save_checkpoint(root: Path, step: int, files: Mapping[str, Mapping[str, Tens
     publish(root / f"step-{step:08d}", write)
     for old in _steps(root)[:-KEEP]:
         _remove(old)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As the format wants them: contiguous, none of them sharing memory. Copies only what is not."""
+    found, seen = {}, set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        whole = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        found[name] = tensor if whole else tensor.contiguous().clone()
+    return found
 
 
 def load_checkpoint(root: Path) -> Checkpoint | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,12 @@ from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine, save_pretrained
 from prefloop.engine.spans import next_step, span
 from prefloop.errors import ConfigError, NothingToDoError
-from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
 from prefloop.models.reward import load_reward_model, new_critic
 from prefloop.record import Run
 from prefloop.rewards.model import Judge, ModelScorer
 from prefloop.stages.ahead import Ahead
-from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy
+from prefloop.stages.project import Outcome, Project, derive, file_hash, fitting, load_policy
 from prefloop.stages.rates import rate
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
 from prefloop.stages.sft import encode_demonstrations, rows_of
@@ -352,7 +352,6 @@ class _Loop:
     def _result(self) -> dict[str, Any]:
         state = self.progress
         publish(self.run.path / "model", lambda tmp: _copy(self.run.path / "best", tmp))
-        best, _ = load_policy(self.project, replace(self.project.base(), path=str(self.run.path / "model")))
         at_best = next(e for e in state.evals if e["step"] == state.best_step)
         return {
             "steps": self.learner.steps // (self.settings.epochs * self.settings.minibatches),
@@ -361,7 +360,7 @@ class _Loop:
             "reward_before": state.evals[0]["reward"],
             "kl": at_best["kl"],
             "stopped": state.stopped or "all steps done",
-            "weights": weights_hash(best),
+            "weights": file_hash(self.run.path / "model"),
         }
 
 
@@ -384,4 +383,4 @@ def train_sample(prompts: list[Encoded]) -> list[Prompt]:
 
 def _copy(source: Path, target: Path) -> None:
     for path in source.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
+        shutil.copyfile(path, target / path.name)
