@@ -90,8 +90,8 @@ class GraphDecoder(Decoder):
         for number, layer in enumerate(self.layers):
             given = layer.vectors(x), self.turns, self.own, number, place, drawn, ended
             x = layer.rest(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.scaling))
-        drawn += ~ended
-        drawn.clamp_(max=self.max_tokens - 1)
+        drawn += 1
+        drawn.clamp_(max=self.max_tokens - 1)  # rows that ended go on until they leave
         return times(normed(x, self.norm), self.head)
 
     def keep(self, index: Tensor) -> None:
