@@ -44,11 +44,9 @@ class GraphDecoder(Decoder):
         dtype, device = self.embedding.dtype, self.embedding.device
         self.layers = [Layer(one, dtype) for one in body.layers]
         self.norm, self.head = scale(body.norm, dtype), [(head.weight.detach(), head.bias)]
-        heads, size = self.layers[0].heads, self.layers[0].size
-        self.turned = heads.asking + heads.groups
-        self.own = torch.zeros(
-            len(self.layers), 2, rows, heads.groups, max_tokens, size, dtype=dtype, device=device
-        )  # keys and values of rows' own tokens
+        # keys and values of rows' own tokens
+        shape = len(self.layers), 2, rows, self.layers[0].heads.groups, max_tokens, self.layers[0].size
+        self.own = torch.zeros(shape, dtype=dtype, device=device)
         # of each row: its place in `own`, how much it has drawn, and of its prompt: where its keys are, how far apart
         # from its values, how many tokens. Never moved, since graphs read it where it is
         self.table = torch.zeros(5, rows, dtype=torch.long, device=device)
@@ -119,11 +117,11 @@ class GraphDecoder(Decoder):
 
 
 def _recorded(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """Not by `torch.cuda.graph`, which gives all unused memory back each time."""
+    """Not by `torch.cuda.graph`, which gives all unused memory back each time. Other threads may go on meanwhile."""
     graph, stream, current = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        graph.capture_begin()
+        graph.capture_begin(capture_error_mode="thread_local")
         try:
             work()
         finally:

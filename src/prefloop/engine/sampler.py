@@ -145,9 +145,8 @@ class _Board:
         self.length = torch.zeros(len(keys), dtype=torch.long, device=device)
         # of the rows at work, in the decoder's order [batch]; they stay where they are in memory, as `record` needs it
         self.working = 0
-        self.at, self.last = (
-            torch.zeros(batch, dtype=torch.long, device=device) for _ in range(2)
-        )  # next place, token
+        self.at = torch.zeros(batch, dtype=torch.long, device=device)  # where its next token goes
+        self.last = torch.zeros(batch, dtype=torch.long, device=device)  # token
         self.done = torch.zeros(batch, dtype=torch.bool, device=device)
         self.u = torch.zeros(batch, sampling.max_tokens, dtype=torch.float64, device=device)  # for all their tokens
 

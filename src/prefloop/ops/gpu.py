@@ -6,6 +6,7 @@ runs on a CPU, very slowly: so the tests run it everywhere.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AVAILABLE = find_spec("triton") is not None
+AVAILABLE = bool(torch.version.cuda or os.environ.get("TRITON_INTERPRET")) and find_spec("triton") is not None
 if AVAILABLE:
     import triton
     import triton.language as tl
