@@ -25,12 +25,12 @@ def secretive(n: int, count: int = 4) -> Item:
             f"Answer text {i} of {n}.",
             model=f"secret-model-{i}",
             policy_version=f"policy-v7-{i}",
-            token_ids=(9111, 9222),
-            logprobs=(-0.123456, -0.654321),
+            token_ids=(911191119, 922292229),
+            logprobs=(-0.123456789, -0.654321),
             finish_reason="length",
-            sampling={"temperature": 0.777, "note": "sampler-setting"},
+            sampling={"temperature": 0.777123777, "note": "sampler-setting"},
             tokenizer="tok-finger",
-            metadata={"reward": 3.14159, "note": "hidden-note"},
+            metadata={"reward": 3.141592653, "note": "hidden-note"},
         )
         for i in range(count)
     )
@@ -49,7 +49,7 @@ def site(make_server: Callable[..., Any]) -> Any:
     server.queue.fill()
     for item in list(server.store.items())[:4]:
         server.queue.set_gold(None, item.id, [[item.completions[0].id], [item.completions[1].id]])
-    server.queue.set_priorities({f"item-name-{n}": 0.8125 + n for n in range(12)})
+    server.queue.set_priorities({f"item-name-{n}": 0.812581258 + n for n in range(12)})
     return server
 
 
@@ -102,7 +102,16 @@ def test_no_answer_to_an_annotator_holds_anything_but_the_texts(site: Any) -> No
             seen.setdefault(which, set()).add(response.status_code)
             got.append((who, which, text_of(response)))
     items = list(site.store.items())
-    secret = [*SECRETS, "crowd-annotator", "crowd comment", "9111", "0.123456", "0.777", "3.14159", "0.8125"]
+    secret = [
+        *SECRETS,
+        "crowd-annotator",
+        "crowd comment",
+        "911191119",
+        "0.123456789",
+        "0.777123777",
+        "3.141592653",
+        "0.812581258",
+    ]
     secret += [item.prompt.id for item in items]
     secret += [ranking.id for item in items for ranking in item.rankings]
     for who, which, text in got:
