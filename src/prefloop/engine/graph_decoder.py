@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from prefloop.batch import collate
 from prefloop.engine.decoder import Decoder
 from prefloop.models.lean import Block, Layer, is_lean, normed, read, scale, times, turning
 from prefloop.ops import gpu
@@ -59,7 +60,7 @@ class GraphDecoder(Decoder):
         return cos.flatten(1).contiguous(), sin.flatten(1).contiguous()
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
-        block = _right_padded(prompts, self.embedding.device)
+        rows = collate(prompts, [0] * len(prompts)).to(self.embedding.device)
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         kept = self.own.new_empty(len(self.layers), 2, int(lengths.sum()), self.own.shape[3], self.own.shape[5])
 
@@ -67,7 +68,7 @@ class GraphDecoder(Decoder):
             kept[layer, 0], kept[layer, 1] = keys, values
 
         ends = lengths.cumsum(0)
-        last = read(self.model, (ends - 1).to(kept.device), block, kept=keep)
+        last = read(self.model, (ends - 1).to(kept.device), Block(rows.ids, rows.mask, rows.positions), kept=keep)
         which = torch.repeat_interleave(torch.tensor(counts))
         taken = {place for place, _ in self.rows}
         free = torch.tensor([n for n in range(self.own.shape[2]) if n not in taken][: len(which)])
@@ -128,11 +129,3 @@ def _recorded(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
             graph.capture_end()
     current.wait_stream(stream)
     return graph
-
-
-def _right_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> Block:
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    at = torch.arange(int(lengths.max())).expand(len(prompts), -1)
-    mask = at < lengths[:, None]
-    ids = torch.zeros_like(at).masked_scatter_(mask, torch.tensor([token for prompt in prompts for token in prompt]))
-    return Block(ids.to(device), mask.to(device), at.to(device))

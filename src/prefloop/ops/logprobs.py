@@ -99,8 +99,11 @@ class _TokenLogprobs(torch.autograd.Function):
                 slope = gpu.logprob_back(head(hidden[at]), *given)
             else:
                 scaled = (gradient[at] / ctx.temperature)[:, None]
-                softmax = held[number] if head is None else _log_softmax(head(hidden[at]), ctx.temperature).exp_()
-                slope = (softmax * -scaled).scatter_add_(1, targets[at, None], scaled)
+                if head is None:
+                    slope = held[number] * -scaled  # what is held may be asked for again
+                else:
+                    slope = _log_softmax(head(hidden[at]), ctx.temperature).exp_().mul_(-scaled)
+                slope.scatter_add_(1, targets[at, None], scaled)
             if to_bias is not None:
                 to_bias += slope.sum(0)
             if to_weight is not None and slope.dtype == to_weight.dtype:
