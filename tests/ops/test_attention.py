@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -30,8 +31,30 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def one_by_one(vectors: Tensor, turn: Turn, heads: Heads, scaling: float, sees: Sequence[Sequence[int]]) -> Tensor:
-    """sees: the tokens that each token reads."""
+def hashed(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def counted(seed: int, query: int, keys: Sequence[int], share: float) -> Tensor:
+    """How much the weight of each key counts with dropout: 0 for a share of them, for the others more."""
+    with np.errstate(over="ignore"):
+        start = hashed(np.uint32(seed) ^ hashed(np.array([query], dtype=np.uint32)))
+        left_out = hashed(start + np.array(keys, dtype=np.uint32)) >> 8 < int(share * (1 << 24))
+    return torch.from_numpy(np.where(left_out, 0.0, 1 / (1 - share)))
+
+
+def one_by_one(
+    vectors: Tensor,
+    turn: Turn,
+    heads: Heads,
+    scaling: float,
+    sees: Sequence[Sequence[int]],
+    share: float = 0,
+    seed: int = 0,
+) -> Tensor:
+    """sees: the tokens that each token reads; share: of them whose weight is left out."""
     q, k, v = vectors.split((heads.asking, heads.groups, heads.groups), dim=1)
     q, k = turned(q, *turn), turned(k, *turn)
     each = heads.asking // heads.groups
@@ -39,7 +62,8 @@ def one_by_one(vectors: Tensor, turn: Turn, heads: Heads, scaling: float, sees: 
     for token, seen in enumerate(sees):
         for head in range(heads.asking):
             keys, values = k[list(seen), head // each], v[list(seen), head // each]
-            out.append((keys @ q[token, head] * scaling).softmax(0) @ values)
+            weights = (keys @ q[token, head] * scaling).softmax(0)
+            out.append(weights * counted(seed, token * heads.asking + head, seen, share) @ values)
     return torch.stack(out).view(len(sees), -1)
 
 
@@ -57,11 +81,12 @@ def seen_by(prompts: Sequence[int], answers: Sequence[int] | None) -> list[list[
     return sees
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3], ids=["all", "dropout"])
 @pytest.mark.parametrize("size", [6, 32, 40])
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_what_is_read_and_its_gradient_are_those_of_one_query_at_a_time(
-    shape: tuple[list[int], list[int] | None], heads: Heads, size: int
+    shape: tuple[list[int], list[int] | None], heads: Heads, size: int, share: float
 ) -> None:
     prompts, answers = shape
     sees = seen_by(prompts, answers)
@@ -70,13 +95,40 @@ def test_what_is_read_and_its_gradient_are_those_of_one_query_at_a_time(
     angle = torch.randn(len(sees), 1, size // 2, generator=draw, dtype=torch.float64)
     turn, outward = (angle.cos(), angle.sin()), torch.randn(len(sees), heads.asking * size, generator=draw).double()
     made = plan(heads, torch.tensor(prompts), None if answers is None else torch.tensor(answers))
-    theirs = one_by_one(vectors, turn, heads, 0.7, sees)
-    single = vectors.detach().float().requires_grad_()
-    ours = attention(single, (turn[0].float(), turn[1].float()), made, 0.7)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        seed = int(torch.randint(1 << 32, ()))
+        theirs = one_by_one(vectors, turn, heads, 0.7, sees, share, seed)
+        single = vectors.detach().float().requires_grad_()
+        torch.manual_seed(5)
+        ours = attention(single, (turn[0].float(), turn[1].float()), made, 0.7, share)
     assert torch.allclose(ours.double(), theirs, atol=1e-5)
     (our_slope,) = torch.autograd.grad(ours, single, outward.float())
     (their_slope,) = torch.autograd.grad(theirs, vectors, outward)
     assert their_slope.std() > 0.1 and torch.allclose(our_slope.double(), their_slope, atol=2e-5)
+
+
+def test_dropout_leaves_out_its_share_of_the_weights_of_every_query_and_other_ones_each_time() -> None:
+    tokens, size, share = 512, 32, 0.25
+    vectors = torch.zeros(tokens, 3, size)
+    vectors[:, 2] = torch.eye(tokens).unflatten(1, (-1, size)).sum(1)  # values: 16 keys count for each number
+    turn, made = (
+        (torch.ones(tokens, 1, size // 2), torch.zeros(tokens, 1, size // 2)),
+        plan(Heads(1, 1), torch.tensor([tokens])),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, second = (attention(vectors, turn, made, 1.0, share) for _ in range(2))
+        torch.manual_seed(0)
+        again = attention(vectors, turn, made, 1.0, share)
+    assert torch.equal(first, again) and not torch.equal(first, second)
+    left = first.sum(1) * (1 - share)  # all keys weigh the same: the share of them that counted
+    many = left[100:]
+    assert abs(float(many.mean()) - (1 - share)) < 0.005
+    spread = (share * (1 - share) / torch.arange(101, tokens + 1)).sqrt()  # of so many coins
+    assert 0.85 < float(((many - (1 - share)) / spread).std()) < 1.15
+    apart = torch.corrcoef(torch.stack([left[100:], second.sum(1)[100:]]))[0, 1]
+    assert abs(float(apart)) < 0.15
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:

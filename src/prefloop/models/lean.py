@@ -143,7 +143,7 @@ def read(
     layers = (Layer(layer, dtype) for layer in body.layers)
     one = next(layers)
     x = F.embedding(ids, body.embed_tokens.weight)
-    packed = can_pack(x, one.size) and not one.dropout and kept is None
+    packed = can_pack(x, one.size, one.dropout) and kept is None
     look = _packed(blocks, turn, one.heads) if packed else _in_rows(blocks, turn, dtype, kept)
     for layer in layers:
         x = one.rest(x, look(one, x))
@@ -155,7 +155,7 @@ def read(
 
 def _packed(blocks: Sequence[Block], turn: Turn, heads: Heads) -> Look:
     made = plan(heads, *(block.mask.sum(-1) for block in blocks))
-    return lambda layer, x: attention(layer.vectors(x), turn, made, layer.scaling)
+    return lambda layer, x: attention(layer.vectors(x), turn, made, layer.scaling, layer.dropout)
 
 
 def _in_rows(blocks: Sequence[Block], turn: Turn, dtype: torch.dtype, kept: Kept | None) -> Look:

@@ -60,10 +60,10 @@ class Reach:
     longest_keys: int
 
 
-def can_pack(x: Tensor, size: int) -> bool:
+def can_pack(x: Tensor, size: int, dropout: float = 0.0) -> bool:
     """Whether `attention` is for numbers as x, in heads of `size`."""
     if x.is_cuda:
-        return x.dtype in (torch.bfloat16, torch.float16) and size % 8 == 0 and size <= 256
+        return not dropout and x.dtype in (torch.bfloat16, torch.float16) and size % 8 == 0 and size <= 256
     return native.fits(x) and size <= native.WIDEST
 
 
@@ -109,16 +109,17 @@ def _reach(prompts: Tensor, length: Tensor, times: int) -> Reach:
     )
 
 
-def attention(vectors: Tensor, turn: Turn, plan: Plan, scaling: float) -> Tensor:
+def attention(vectors: Tensor, turn: Turn, plan: Plan, scaling: float, dropout: float = 0.0) -> Tensor:
     """What each token reads from its prompt and from its row, up to itself.
 
     vectors: [M,A,size] queries, keys and values of the packed tokens; queries and keys are not yet turned
     turn:    rotary positions (Su 2021), in the half-split layout of Hugging Face
+    dropout: share of the weights that are left out, by torch's random numbers
     returns: [M,asking*size]
     """
     if plan.reach is not None:
         return _flash(vectors, turn, plan.heads, plan.reach, scaling)
-    found: Tensor = _Attention.apply(vectors, *turn, plan, scaling)  # type: ignore[no-untyped-call]
+    found: Tensor = _Attention.apply(vectors, *turn, plan, scaling, dropout)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -155,30 +156,33 @@ class _Reached(torch.autograd.Function):
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor, plan: Plan, scaling: float) -> Tensor:
+    def forward(
+        ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor, plan: Plan, scaling: float, dropout: float
+    ) -> Tensor:
         turned = vectors.clone(memory_format=torch.contiguous_format)
         cos, sin = cos.contiguous(), sin.contiguous()
         read = turned.new_empty(len(turned), plan.heads.asking * turned.shape[2])
         logs = turned.new_empty(len(turned), plan.heads.asking)
-        rows, space = _rows(turned, cos, sin, plan, scaling), _space(turned, plan)
+        how = scaling, dropout, int(torch.randint(1 << 32, ())) if dropout else 0
+        rows, space = _rows(turned, cos, sin, plan, how), _space(turned, plan)
         native.call("attention", ctypes.addressof(rows), *map(address, (turned, space, read, logs)))
         ctx.save_for_backward(turned, cos, sin, read, logs)
-        ctx.plan, ctx.scaling = plan, scaling
+        ctx.plan, ctx.how = plan, how
         return read
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         turned, cos, sin, read, logs = ctx.saved_tensors
         found = torch.zeros_like(turned)
-        rows, space = _rows(turned, cos, sin, ctx.plan, ctx.scaling), _space(turned, ctx.plan)
+        rows, space = _rows(turned, cos, sin, ctx.plan, ctx.how), _space(turned, ctx.plan)
         given = turned, space, read, logs, gradient.contiguous(), found
         native.call("attention_back", ctypes.addressof(rows), *map(address, given))
-        return found, None, None, None, None
+        return found, None, None, None, None, None
 
 
-def _rows(turned: Tensor, cos: Tensor, sin: Tensor, plan: Plan, scaling: float) -> native.Rows:
+def _rows(turned: Tensor, cos: Tensor, sin: Tensor, plan: Plan, how: tuple[float, float, int]) -> native.Rows:
     shape = len(turned), plan.lists, plan.times, plan.heads.asking, plan.heads.groups, turned.shape[2]
-    return native.Rows(*shape, *map(address, (plan.start, plan.length, plan.place, cos, sin)), scaling)
+    return native.Rows(*shape, *map(address, (plan.start, plan.length, plan.place, cos, sin)), *how)
 
 
 def _space(turned: Tensor, plan: Plan) -> Tensor:

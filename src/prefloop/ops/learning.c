@@ -11,7 +11,8 @@ typedef struct {
     int64_t tokens, lists, times, asking, groups, size;
     const int64_t *start, *length, *place; /* of each row; place: what stands before it where rows are padded to LANES */
     const float *cos, *sin;                /* of each token [tokens,size/2] */
-    float scaling;
+    float scaling, share; /* share: of the weights that are left out */
+    uint32_t seed;        /* by which they are chosen */
 } Rows;
 
 INLINE int64_t capacity(const Rows *r, int64_t row) { return (r->length[row] + LANES - 1) / LANES * LANES; }
@@ -75,6 +76,11 @@ INLINE Asking asking(const Rows *r, const float *x, int64_t row, int64_t group, 
     return a;
 }
 
+INLINE Dropout dropping(const Rows *r, const Asking *a, int64_t row)
+{
+    return (Dropout){r->share, 1.0f / (1.0f - r->share), r->seed, a->head, r->start[row]};
+}
+
 INLINE void attend_some(const Rows *r, const float *x, float *space, int64_t row, int64_t group, int64_t number, float *read, float *logs, const int queries)
 {
     const Asking a = asking(r, x, row, group, number, queries);
@@ -87,9 +93,11 @@ INLINE void attend_some(const Rows *r, const float *x, float *space, int64_t row
     if (row >= r->lists) {
         int64_t all[QUERIES];
         for (int i = 0; i < queries; i++) all[i] = r->length[before];
-        over(a.q, all, turned_space(r, space, before, group, 0), capacity(r, before), x + r->start[before] * vectors(r) + value, vectors(r), size, found, queries);
+        const Dropout drop = dropping(r, &a, before);
+        over(a.q, all, turned_space(r, space, before, group, 0), capacity(r, before), x + r->start[before] * vectors(r) + value, vectors(r), size, found, r->share > 0 ? &drop : 0, queries);
     }
-    over(a.q, a.count, turned_space(r, space, row, group, 0), capacity(r, row), x + r->start[row] * vectors(r) + value, vectors(r), size, found, queries);
+    const Dropout drop = dropping(r, &a, row);
+    over(a.q, a.count, turned_space(r, space, row, group, 0), capacity(r, row), x + r->start[row] * vectors(r) + value, vectors(r), size, found, r->share > 0 ? &drop : 0, queries);
     for (int i = 0; i < queries; i++) {
         for (int64_t d = 0; d < size; d++) read[a.head[i] * size + d] = found[i].read[d] / found[i].sum;
         logs[a.head[i]] = found[i].top + logf(found[i].sum);
@@ -122,6 +130,7 @@ INLINE void back_over(const Rows *r, const float *x, float *space, const Asking 
 {
     float weight[QUERIES][KEYS], slope[QUERIES][KEYS];
     const int64_t size = r->size, wide = capacity(r, row), step = vectors(r), most = count[queries - 1];
+    const Dropout drop = dropping(r, a, row);
     for (int64_t from = 0; from < most; from += KEYS) {
         const int some = most - from < KEYS ? (int)(most - from) : KEYS;
         scores(a->q, turned_space(r, space, row, group, 0) + from, wide, size, some, weight, queries);
@@ -130,7 +139,9 @@ INLINE void back_over(const Rows *r, const float *x, float *space, const Asking 
             const int own = count[i] <= from ? 0 : count[i] - from < some ? (int)(count[i] - from) : some;
             for (int j = 0; j < own; j++) weight[i][j] = power(weight[i][j] - logs[i]);
             for (int j = own; j < some; j++) weight[i][j] = slope[i][j] = 0;
+            if (r->share > 0) dropout(&drop, i, from, own, slope[i]);
             for (int j = 0; j < own; j++) slope[i][j] = weight[i][j] * (slope[i][j] - inner[i]);
+            if (r->share > 0) dropout(&drop, i, from, own, weight[i]);
         }
         const float *keys = x + (r->start[row] + from) * step + (r->asking + group) * size;
         float *dk = result + (r->start[row] + from) * step + (r->asking + group) * size, *dv = dk + r->groups * size;

@@ -1,7 +1,8 @@
 /* The forward pass of a Llama body in single precision on a processor, for tokens that read keys and values kept before,
  * and the drawing of a token. `ops/native.py` calls it; what it must equal is `models/lean.py`.
  *
- * Every phase is shared out among OpenMP's threads. Nothing depends on how: each number is added up by one thread.
+ * Every phase is shared out among OpenMP's threads. Nothing depends on how: each number is added up by one thread. What
+ * takes long is given out in small parts, since a core that is shared with others is slower than the rest.
  * Matrices come in panels: LANES columns of the transposed weight side by side, row after row, so that a tile of ROWS
  * tokens and LANES results stays in registers. Linked without an OpenMP library: torch's is used, and its threads.
  */
@@ -61,7 +62,7 @@ INLINE void tile(const Matrix *m, const float *x, const float *panel, const floa
 static void product(const Matrix *m, const float *x, float *y, int64_t n, int add)
 {
     const int64_t panels = (m->out + LANES - 1) / LANES, chunks = (n + CHUNK - 1) / CHUNK;
-#pragma omp for collapse(2) schedule(static)
+#pragma omp for collapse(2) schedule(dynamic, 4)
     for (int64_t chunk = 0; chunk < chunks; chunk++)
         for (int64_t p = 0; p < panels; p++) {
             const float *panel = m->panels + p * m->in * LANES, *bias = m->bias ? m->bias + p * LANES : 0;
@@ -150,8 +151,8 @@ static void attend(const Body *b, const Tokens *t, int64_t layer)
                     const int64_t capacity = wide[row[i]];
                     const float *keys = region(b, t, where[row[i]], capacity, layer, group);
                     const float *values = keys + b->groups * size * capacity;
-                    if (same) over(q, count[part], keys, capacity, values, size, size, found, QUERIES);
-                    else over(q + i, count[part] + i, keys, capacity, values, size, size, found + i, 1);
+                    if (same) over(q, count[part], keys, capacity, values, size, size, found, 0, QUERIES);
+                    else over(q + i, count[part] + i, keys, capacity, values, size, size, found + i, 0, 1);
                 }
             }
             for (int i = 0; i < queries; i++)

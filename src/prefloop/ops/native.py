@@ -6,7 +6,7 @@ Its threads are torch's. All tensors are float32 or int64 on the CPU, and contig
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int64, c_void_p
+from ctypes import c_float, c_int64, c_uint32, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class Rows(ctypes.Structure):
     _fields_ = [
         *((name, c_int64) for name in ("tokens", "lists", "times", "asking", "groups", "size")),
         *((name, c_void_p) for name in ("start", "length", "place", "cos", "sin")),
-        ("scaling", c_float),
+        *((name, c_float) for name in ("scaling", "share")),
+        ("seed", c_uint32),
     ]
 
 
