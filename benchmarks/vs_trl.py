@@ -7,7 +7,7 @@
     python benchmarks/vs_trl.py dpo    --project e2e      # the same rankings, as pairs for TRL
     python benchmarks/vs_trl.py sft    --project e2e
     python benchmarks/vs_trl.py memory                    # peak of a GRPO step, 32k and 151k words, 512 tokens
-    python benchmarks/vs_trl.py large --size 0.5B --device cuda --dtype bfloat16 --max-tokens 256       # GRPO, on a GPU
+    python benchmarks/vs_trl.py large --size 0.5B --device cuda --dtype bfloat16 --max-tokens 256   # GRPO, PPO on a GPU
 
 --project: one that has been through `sft` and `reward`; its policy, reward model, prompts and rankings are used. TRL's
 environment is made with pip under --peers the first time: minutes, 1.5 GB. Each side runs --rounds times, by turns, in
@@ -53,7 +53,8 @@ Work = dict[str, Any]
 
 
 def online(folder: Path, codec: Codec, prompts: list[Prompt], work: Work) -> Work:
-    """Prompts as a file to import, and in the chat template."""
+    """As many prompts as the steps need: both sides go through the same. To import, and in the chat template."""
+    prompts = prompts[: work["prompts"] * work["steps"]]
     exchange.write_prompts(prompts, folder / "data.jsonl")
     (folder / "peer.json").write_text(json.dumps([codec.tokenizer.decode(codec.encode_prompt(p)) for p in prompts]))
     return work
@@ -110,7 +111,7 @@ def random_models(folder: Path, vocabulary: int = 4096, **shape: Any) -> tuple[P
     reward.set_normalisation(0.0, 1.0)
     save_pretrained(reward.model, codec, folder / "reward")
     lines = [line for text in texts for line in text.splitlines() if 60 <= len(line) <= 100]
-    return folder / "policy", folder / "reward", [Prompt(line) for line in lines[:256]]
+    return folder / "policy", folder / "reward", [Prompt(line) for line in lines]
 
 
 # -- running them ------------------------------------------------------------------------------------------------------
@@ -177,8 +178,8 @@ def show(row: dict[str, Any]) -> None:
 # -- what is measured --------------------------------------------------------------------------------------------------
 
 
-def measure(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    what, rows = asked.what, []
+def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    what = asked.what
     work: Work = {
         "threads": asked.threads,
         "steps": asked.steps + 1,
@@ -194,22 +195,25 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     }
     if what in ("memory", "large"):
         long: Work = {"prompts": 1, "max_tokens": 512 - 32}
-        shapes: dict[str, tuple[Work, Work]] = {f"GRPO, random Llama of {asked.size}": (SIZES[asked.size], {})}
+        shapes: dict[str, tuple[Work, Work]] = {f"random Llama of {asked.size}": (SIZES[asked.size], {})}
         if what == "memory":
             words = (32_000, 151_936)
-            shapes = {f"GRPO, {some:,} words, T = 512": ({"vocabulary": some}, long) for some in words}
+            shapes = {f"{some:,} words, T = 512": ({"vocabulary": some}, long) for some in words}
         for name, (shape, more) in shapes.items():
-            here = folder / str(len(rows))
+            here = folder / name.split()[0]
             policy, reward, prompts = random_models(here, **shape)
             _, codec = load_causal(policy)
-            more = more | {"kind": "grpo", "policy": str(policy), "reward": str(reward)}
-            rows.append(compare(name, here, online(here, codec, prompts, work | more), asked))
-        return rows
+            more = work | more | {"policy": str(policy), "reward": str(reward)}
+            yield compare(f"GRPO, {name}", here, online(here, codec, prompts, more | {"kind": "grpo"}), asked)
+            if what == "large":
+                given = online(here, codec, prompts, more | {"kind": "ppo", "k": 1, "prompts": asked.completions})
+                yield compare(f"PPO, {name}", here, given, asked, LAST_WITH_PPO)
+        return
     with Project.open(asked.project, quiet=True) as project:
         _, codec = load_policy(project, project.reference())
         work |= {"policy": project.reference().path, "reward": str(project.root / project.reward_models(0)[0].path)}
         if what in ("online", "ppo"):
-            prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)[:256]
+            prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
             random = folder / "random"
             policy, reward, lines = random_models(random)
             fixed = work | {"policy": str(policy), "reward": str(reward), "max_tokens": 64}
@@ -218,35 +222,20 @@ def measure(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 name, shape = kind.upper(), {"kind": kind}
                 if what == "ppo":
                     shape |= {"k": 1, "prompts": asked.completions}
-                rows.append(
-                    compare(
-                        f"{name}, project's policy",
-                        folder,
-                        online(folder, codec, prompts, work | shape),
-                        asked,
-                        version,
-                    )
-                )
+                given = online(folder, codec, prompts, work | shape)
+                yield compare(f"{name}, project's policy", folder, given, asked, version)
                 _, other = load_causal(policy)
-                rows.append(
-                    compare(
-                        f"{name}, random Llama 5.4 M",
-                        random,
-                        online(random, other, lines, fixed | shape),
-                        asked,
-                        version,
-                    )
-                )
+                given = online(random, other, lines, fixed | shape)
+                yield compare(f"{name}, random Llama 5.4 M", random, given, asked, version)
         elif what == "sft":
             shown = sorted(project.store.demonstrations(), key=lambda d: d.prompt.id)[: 2 * asked.batch * work["steps"]]
-            rows.append(compare("SFT", folder, demonstrated(folder, codec, shown, work | {"kind": "sft"}), asked))
+            yield compare("SFT", folder, demonstrated(folder, codec, shown, work | {"kind": "sft"}), asked)
         else:
-            given: Iterable[Item] = project.store.items(criterion=project.reward_models(0)[0].criterion, ranked=True)
+            items: Iterable[Item] = project.store.items(criterion=project.reward_models(0)[0].criterion, ranked=True)
             if asked.data:
-                given = (row for row in exchange.read(asked.data) if isinstance(row, Item))
+                items = (row for row in exchange.read(asked.data) if isinstance(row, Item))
             lists = int(1.1 * asked.batch * work["steps"]) + 8
-            rows.append(compare(what, folder, ranked(folder, codec, given, work | {"kind": what}, lists), asked))
-    return rows
+            yield compare(what, folder, ranked(folder, codec, items, work | {"kind": what}, lists), asked)
 
 
 def main() -> None:
@@ -271,12 +260,13 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.what not in ("memory", "large") and asked.project is None:
         parser.error("name a project that has been through sft and reward: --project DIR (make demo makes one)")
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        rows = measure(asked, Path(temporary))
-    if asked.json:
-        asked.json.write_text(
-            json.dumps({"command": sys.argv, "threads": asked.threads, "rows": rows}, indent=1) + "\n"
-        )
+        for row in measure(asked, Path(temporary)):  # written as they come: a later one may run out of memory
+            rows.append(row)
+            if asked.json:
+                found = {"command": sys.argv, "threads": asked.threads, "rows": rows}
+                asked.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from prefloop.stages.train_policy import train_policy
 from prefloop.stages.train_reward import reward
 from prefloop.store import ModelRow
 
+ONLINE = ("grpo", "rloo", "ppo")
 FAR = 1_000_000  # no evaluation or checkpoint between first and last step: the other side has none
 
 
@@ -33,11 +34,11 @@ def settings(work: dict[str, Any]) -> str:
     lines = [
         f'[project]\nthreads = {work["threads"]}\nseed = 1\ndevice = "{work["device"]}"\n',
         f'[model]\npath = {json.dumps(work["policy"])}\ndtype = "{work["dtype"]}"\n',
-        "[data]\nheldout = 0.02\n",
+        f"[data]\nheldout = {0 if kind in ONLINE else 0.02}\n",  # the other side learns from every prompt
     ]
     often = f"eval_every = {FAR}\ncheckpoint_every = {FAR}\n"
     budget = f"token_budget = {work['token_budget']}\n" if work.get("token_budget") else ""
-    if kind in ("grpo", "rloo", "ppo"):
+    if kind in ONLINE:
         lines.append(
             f'[align]\nalgorithm = "{kind}"\nsteps = {steps}\nprompts = {work["prompts"]}\nk = {work["k"]}\n'
             f'max_tokens = {work["max_tokens"]}\nminibatches = 1\nlr = 3e-4\nkl_budget = 1e9\nmissing_eos = "off"\n'

@@ -88,9 +88,19 @@ def online(work: dict[str, Any], texts: list[str], clock: Clock, out: str) -> No
 
 
 def ppo(work: dict[str, Any], texts: list[str], clock: Clock, out: str) -> None:
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
     tokenizer = AutoTokenizer.from_pretrained(work["policy"], padding_side="left")
+    generated = ppo_trainer.batch_generation
+
+    def counted(*args: Any, **more: Any) -> Any:
+        """As it is; notes the mean length, which this trainer does not say."""
+        answers, logits = generated(*args, **more)
+        done = (answers[:, args[1].shape[1] :] == tokenizer.eos_token_id).long().cumsum(1)
+        clock.lengths.append(float(((done == 0).sum(1) + (done[:, -1] > 0)).float().mean()))
+        return answers, logits
+
+    ppo_trainer.batch_generation = counted
     ids = [{"input_ids": tokenizer(text)["input_ids"]} for text in texts for _ in range(work["k"])]
     batch = work["prompts"] * work["k"]
     data = Dataset.from_list((ids * (batch * work["steps"] // len(ids) + 1))[: batch * work["steps"]])
