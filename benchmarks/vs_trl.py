@@ -193,6 +193,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
         "dtype": asked.dtype,
         "token_budget": asked.token_budget,
     }
+    ppo: Work = {"kind": "ppo", "k": 1, "prompts": asked.completions}
     if what in ("memory", "large"):
         long: Work = {"prompts": 1, "max_tokens": 512 - 32}
         shapes: dict[str, tuple[Work, Work]] = {f"random Llama of {asked.size}": (SIZES[asked.size], {})}
@@ -206,7 +207,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
             more = work | more | {"policy": str(policy), "reward": str(reward)}
             yield compare(f"GRPO, {name}", here, online(here, codec, prompts, more | {"kind": "grpo"}), asked)
             if what == "large":
-                given = online(here, codec, prompts, more | {"kind": "ppo", "k": 1, "prompts": asked.completions})
+                given = online(here, codec, prompts, more | ppo)
                 yield compare(f"PPO, {name}", here, given, asked, LAST_WITH_PPO)
         return
     with Project.open(asked.project, quiet=True) as project:
@@ -218,10 +219,8 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
             policy, reward, lines = random_models(random)
             fixed = work | {"policy": str(policy), "reward": str(reward), "max_tokens": 64}
             version = LAST_WITH_PPO if what == "ppo" else GENERAL
-            for kind in ("ppo",) if what == "ppo" else ("grpo", "rloo"):
-                name, shape = kind.upper(), {"kind": kind}
-                if what == "ppo":
-                    shape |= {"k": 1, "prompts": asked.completions}
+            for shape in [ppo] if what == "ppo" else [{"kind": "grpo"}, {"kind": "rloo"}]:
+                name = shape["kind"].upper()
                 given = online(folder, codec, prompts, work | shape)
                 yield compare(f"{name}, project's policy", folder, given, asked, version)
                 _, other = load_causal(policy)

@@ -94,10 +94,10 @@ INLINE void attend_some(const Rows *r, const float *x, float *space, int64_t row
         int64_t all[QUERIES];
         for (int i = 0; i < queries; i++) all[i] = r->length[before];
         const Dropout drop = dropping(r, &a, before);
-        over(a.q, all, turned_space(r, space, before, group, 0), capacity(r, before), x + r->start[before] * vectors(r) + value, vectors(r), size, found, r->share > 0 ? &drop : 0, queries);
+        over(a.q, all, turned_space(r, space, before, group, 0), capacity(r, before), x + r->start[before] * vectors(r) + value, vectors(r), size, found, &drop, queries);
     }
     const Dropout drop = dropping(r, &a, row);
-    over(a.q, a.count, turned_space(r, space, row, group, 0), capacity(r, row), x + r->start[row] * vectors(r) + value, vectors(r), size, found, r->share > 0 ? &drop : 0, queries);
+    over(a.q, a.count, turned_space(r, space, row, group, 0), capacity(r, row), x + r->start[row] * vectors(r) + value, vectors(r), size, found, &drop, queries);
     for (int i = 0; i < queries; i++) {
         for (int64_t d = 0; d < size; d++) read[a.head[i] * size + d] = found[i].read[d] / found[i].sum;
         logs[a.head[i]] = found[i].top + logf(found[i].sum);
@@ -139,9 +139,9 @@ INLINE void back_over(const Rows *r, const float *x, float *space, const Asking 
             const int own = count[i] <= from ? 0 : count[i] - from < some ? (int)(count[i] - from) : some;
             for (int j = 0; j < own; j++) weight[i][j] = power(weight[i][j] - logs[i]);
             for (int j = own; j < some; j++) weight[i][j] = slope[i][j] = 0;
-            if (r->share > 0) dropout(&drop, i, from, own, slope[i]);
+            dropout(&drop, i, from, own, slope[i]);
             for (int j = 0; j < own; j++) slope[i][j] = weight[i][j] * (slope[i][j] - inner[i]);
-            if (r->share > 0) dropout(&drop, i, from, own, weight[i]);
+            dropout(&drop, i, from, own, weight[i]);
         }
         const float *keys = x + (r->start[row] + from) * step + (r->asking + group) * size;
         float *dk = result + (r->start[row] + from) * step + (r->asking + group) * size, *dv = dk + r->groups * size;

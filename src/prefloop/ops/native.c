@@ -128,6 +128,7 @@ static void place(const Body *b, const Layer *l, const Tokens *t, int64_t layer)
 /* Queries of one group, numbered by token, then by head; those that read the same region do so together. */
 static void attend(const Body *b, const Tokens *t, int64_t layer)
 {
+    const Dropout none = {0};
     const int64_t size = b->size, r = b->asking / b->groups, all = b->asking + 2 * b->groups, every = t->n * r;
 #pragma omp for collapse(2) schedule(dynamic, 4)
     for (int64_t start = 0; start < every; start += QUERIES)
@@ -151,8 +152,8 @@ static void attend(const Body *b, const Tokens *t, int64_t layer)
                     const int64_t capacity = wide[row[i]];
                     const float *keys = region(b, t, where[row[i]], capacity, layer, group);
                     const float *values = keys + b->groups * size * capacity;
-                    if (same) over(q, count[part], keys, capacity, values, size, size, found, 0, QUERIES);
-                    else over(q + i, count[part] + i, keys, capacity, values, size, size, found + i, 0, 1);
+                    if (same) over(q, count[part], keys, capacity, values, size, size, found, &none, QUERIES);
+                    else over(q + i, count[part] + i, keys, capacity, values, size, size, found + i, &none, 1);
                 }
             }
             for (int i = 0; i < queries; i++)

@@ -81,6 +81,7 @@ INLINE uint32_t hashed(uint32_t x)
 
 INLINE void dropout(const Dropout *drop, int query, int64_t from, int some, float *weight)
 {
+    if (!(drop->share > 0)) return;
     const uint32_t start = hashed(drop->seed ^ hashed((uint32_t)drop->query[query])) + (uint32_t)(drop->key + from);
     const int32_t below = (int32_t)(drop->share * 16777216.0f);
     for (int j = 0; j < some; j++) weight[j] *= (int32_t)(hashed(start + (uint32_t)j) >> 8) < below ? 0.0f : drop->by;
@@ -89,7 +90,7 @@ INLINE void dropout(const Dropout *drop, int query, int64_t from, int some, floa
 typedef struct { float top, sum, read[WIDEST]; } Reading; /* of the keys so far: Milakov and Gimelshein (2018) */
 
 /* What queries q read from the first count[i] keys [size,capacity] and values, which are `apart` numbers from each other;
- * added to what they have found. drop: or none. */
+ * added to what they have found. */
 INLINE void over(const float *const q[], const int64_t count[], const float *keys, int64_t capacity, const float *values, int64_t apart, int64_t size, Reading found[], const Dropout *drop, const int queries)
 {
     float weight[QUERIES][KEYS];
@@ -114,7 +115,7 @@ INLINE void over(const float *const q[], const int64_t count[], const float *key
             for (int64_t d = 0; d < size; d++) found[i].read[d] *= old;
             found[i].sum = found[i].sum * old + sum;
             found[i].top = top;
-            if (drop) dropout(drop, i, from, upto, weight[i]);
+            dropout(drop, i, from, upto, weight[i]);
         }
         int64_t d = 0;
         for (; d + LANES <= size; d += LANES) {
