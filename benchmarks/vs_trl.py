@@ -193,7 +193,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
         "dtype": asked.dtype,
         "token_budget": asked.token_budget,
     }
-    ppo: Work = {"kind": "ppo", "k": 1, "prompts": asked.completions}
+    alone: Work = {"k": 1, "prompts": asked.completions}  # no completion shares its prompt
     if what in ("memory", "large"):
         long: Work = {"prompts": 1, "max_tokens": 512 - 32}
         shapes: dict[str, tuple[Work, Work]] = {f"random Llama of {asked.size}": (SIZES[asked.size], {})}
@@ -207,7 +207,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
             more = work | more | {"policy": str(policy), "reward": str(reward)}
             yield compare(f"GRPO, {name}", here, online(here, codec, prompts, more | {"kind": "grpo"}), asked)
             if what == "large":
-                given = online(here, codec, prompts, more | ppo)
+                given = online(here, codec, prompts, more | alone | {"kind": "ppo"})
                 yield compare(f"PPO, {name}", here, given, asked, LAST_WITH_PPO)
         return
     with Project.open(asked.project, quiet=True) as project:
@@ -219,12 +219,14 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
             policy, reward, lines = random_models(random)
             fixed = work | {"policy": str(policy), "reward": str(reward), "max_tokens": 64}
             version = LAST_WITH_PPO if what == "ppo" else GENERAL
-            for shape in [ppo] if what == "ppo" else [{"kind": "grpo"}, {"kind": "rloo"}]:
-                name = shape["kind"].upper()
-                given = online(folder, codec, prompts, work | shape)
+            kinds: dict[str, Work] = {"GRPO": {"kind": "grpo"}, "RLOO": {"kind": "rloo"}}
+            if what == "ppo":  # whose trainer knows no lists: a prompt's completions are as many rows of its data
+                kinds = {f"PPO, K = {asked.k}": {"kind": "ppo"}, "PPO, K = 1": alone | {"kind": "ppo"}}
+            for name, more in kinds.items():
+                given = online(folder, codec, prompts, work | more)
                 yield compare(f"{name}, project's policy", folder, given, asked, version)
                 _, other = load_causal(policy)
-                given = online(random, other, lines, fixed | shape)
+                given = online(random, other, lines, fixed | more)
                 yield compare(f"{name}, random Llama 5.4 M", random, given, asked, version)
         elif what == "sft":
             shown = sorted(project.store.demonstrations(), key=lambda d: d.prompt.id)[: 2 * asked.batch * work["steps"]]

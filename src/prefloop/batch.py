@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prefloop.labels.ranking import choice_sets, comparisons
@@ -258,34 +261,78 @@ def collate_rankings(
     ids:      [R][K] completion ids, as the rankings name them
     rankings: [R][..] any number a list;  weights: the same shape, how much each counts (1 by default)
     """
+    return RankingBatch(*collate_lists(lists), **collate_judgements(ids, rankings, weights))
+
+
+def collate_lists(lists: Sequence[Sequence[tuple[Sequence[int], int]]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """ids, mask, action [R,K,T] and present [R,K] of lists of encoded completions."""
     count, wide = len(lists), max(len(row) for row in lists)
     flat = collate([s for row in lists for s, _ in row], [p for row in lists for _, p in row])
-    width = flat.ids.shape[1]
-    present = torch.arange(wide)[None, :] < torch.tensor([len(row) for row in lists])[:, None]  # [R,K]
-    token_ids = torch.zeros(count, wide, width, dtype=torch.long)
+    present = torch.arange(wide)[None, :] < torch.tensor([len(row) for row in lists])[:, None]
+    token_ids = torch.zeros(count, wide, flat.ids.shape[1], dtype=torch.long)
     mask, action = torch.zeros_like(token_ids, dtype=torch.bool), torch.zeros_like(token_ids, dtype=torch.bool)
     token_ids[present], mask[present], action[present] = flat.ids, flat.mask, flat.action
+    return token_ids, mask, action, present
 
-    wins, numerator = torch.zeros(count, wide, wide), torch.zeros(count, wide)
-    weight = torch.zeros(count)
-    choices: list[list[tuple[Tensor, float]]] = [[] for _ in lists]  # (mask [K], weight) of each choice
+
+def collate_judgements(
+    ids: Sequence[Sequence[str]],
+    rankings: Sequence[Sequence[Ranking]],
+    weights: Sequence[Sequence[float]] | None = None,
+) -> dict[str, Tensor]:
+    """What people said about R lists, as a RankingBatch holds it. Arguments as of `collate_rankings`."""
+    count, wide = len(ids), max(len(row) for row in ids)
+    # numpy, for each list is small, and there are many: torch takes microseconds for every number
+    wins, numerator = np.zeros((count, wide, wide), np.float32), np.zeros((count, wide), np.float32)
+    weight = np.zeros(count, np.float32)
+    masks: list[list[NDArray[np.bool_]]] = [[] for _ in ids]  # of the choices of each list
+    counts: list[list[NDArray[np.float64]]] = [[] for _ in ids]
     for r, row_ids in enumerate(ids):
-        place = {name: k for k, name in enumerate(row_ids)}
+        k = len(row_ids)
+        place = {name: column for column, name in enumerate(row_ids)}
         for j, ranking in enumerate(rankings[r]):
             w = weights[r][j] if weights is not None else 1.0
+            said = _said(tuple(tuple(place[id] for id in tier) for tier in ranking.tiers), k)
             weight[r] += w
-            for pair in comparisons(ranking):
-                better, worse = place[pair.better], place[pair.worse]
-                wins[r, better, worse] += w * pair.weight * pair.p
-                wins[r, worse, better] += w * pair.weight * (1.0 - pair.p)
-            sets = choice_sets(ranking.tiers, row_ids)
-            numerator[r, : len(row_ids)] += w * torch.from_numpy(sets.numerator).float()
-            choices[r] += [(torch.from_numpy(m), w * float(c)) for m, c in zip(sets.mask, sets.weight, strict=True)]
+            wins[r, :k, :k] += (w * said.wins).astype(np.float32)
+            numerator[r, :k] += w * said.numerator
+            masks[r].append(said.mask)
+            counts[r].append(w * said.count)
 
-    depth = max(1, max(len(c) for c in choices))
-    choice_mask, choice_weight = torch.zeros(count, depth, wide, dtype=torch.bool), torch.zeros(count, depth)
-    for r, row_choices in enumerate(choices):
-        for d, (members, w) in enumerate(row_choices):
-            choice_mask[r, d, : len(members)] = members
-            choice_weight[r, d] = w
-    return RankingBatch(token_ids, mask, action, present, wins, choice_mask, choice_weight, numerator, weight)
+    depth = max(1, *(sum(map(len, some)) for some in counts))
+    choice_mask, choice_weight = np.zeros((count, depth, wide), bool), np.zeros((count, depth), np.float32)
+    for r, some in enumerate(counts):
+        if some:
+            mask, weighed = np.concatenate(masks[r]), np.concatenate(some)
+            choice_mask[r, : len(mask), : mask.shape[1]], choice_weight[r, : len(mask)] = mask, weighed
+    found = {
+        "wins": wins,
+        "choice_mask": choice_mask,
+        "choice_weight": choice_weight,
+        "numerator": numerator,
+        "weight": weight,
+    }
+    return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What one ranking of K completions says: wins [K,K]; its choices, mask [D,K] and count [D]; numerator [K]."""
+
+    wins: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    count: NDArray[np.float64]
+    numerator: NDArray[np.float32]
+
+
+@lru_cache(maxsize=1 << 12)
+def _said(tiers: tuple[tuple[int, ...], ...], k: int) -> _Said:
+    """tiers: places in the list, best first. Few orders of few completions make up most of what people say."""
+    named = tuple(tuple(map(str, tier)) for tier in tiers)
+    wins = np.zeros((k, k))
+    for pair in comparisons(Ranking("", "", "", named)):
+        better, worse = int(pair.better), int(pair.worse)
+        wins[better, worse] += pair.weight * pair.p
+        wins[worse, better] += pair.weight * (1.0 - pair.p)
+    sets = choice_sets(named, [str(column) for column in range(k)])
+    return _Said(wins, sets.mask, sets.weight, sets.numerator.astype(np.float32))

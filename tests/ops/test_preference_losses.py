@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefloop.batch import RankingBatch, collate_rankings
-from prefloop.labels.ranking import choice_sets
+from prefloop.labels.ranking import choice_sets, comparisons
 from prefloop.ops.preference import bradley_terry, plackett_luce
 from prefloop.types import Ranking
 
@@ -139,6 +139,39 @@ def test_a_tie_at_equal_scores_has_no_gradient_and_pulls_unequal_scores_together
         bt(score, ranked((0, 1))).backward()
         assert score.grad is not None
         assert torch.sign(score.grad[0]) == sign
+
+
+def test_a_batch_holds_each_weighted_ranking_of_lists_of_any_length_once() -> None:
+    """Against the slow twins in `labels`, over random tiers; equal orders of other completions come again and again."""
+    rng = np.random.default_rng(0)
+    ids, rankings, weights = [], [], []
+    for n in range(40):
+        names = [f"{n}:{k}" for k in rng.permutation(int(rng.integers(2, 6)))]
+        ids.append(names)
+        rankings.append([_tiers(rng, names) for _ in range(int(rng.integers(0, 5)))])
+        weights.append([float(w) for w in rng.random(len(rankings[-1]))])
+    batch = collate_rankings([[([1, 2], 1)] * len(names) for names in ids], ids, rankings, weights)
+    score = torch.from_numpy(rng.normal(size=batch.present.shape))
+    fast = plackett_luce(score, batch.choice_mask, batch.choice_weight.double(), batch.numerator.double())
+    for r, names in enumerate(ids):
+        mine, wins, nll = score[r, : len(names)].numpy(), np.zeros(batch.wins.shape[1:]), 0.0
+        for ranking, weight in zip(rankings[r], weights[r], strict=True):
+            nll += weight * choice_sets(ranking.tiers, names).nll(mine)
+            for pair in comparisons(ranking):
+                a, b = names.index(pair.better), names.index(pair.worse)
+                wins[a, b] += weight * pair.weight * pair.p
+                wins[b, a] += weight * pair.weight * (1 - pair.p)
+        assert float(fast[r]) == pytest.approx(nll, abs=1e-5)
+        assert batch.wins[r].numpy() == pytest.approx(wins, abs=1e-6)
+        assert float(batch.weight[r]) == pytest.approx(sum(weights[r]), abs=1e-6)
+
+
+def _tiers(rng: np.random.Generator, names: list[str]) -> Ranking:
+    some = list(rng.permutation(names))[: int(rng.integers(2, len(names) + 1))]
+    cuts = sorted(rng.choice(np.arange(1, len(some)), size=int(rng.integers(0, len(some))), replace=False).tolist())
+    bounds = [0, *cuts, len(some)]
+    tiers = (tuple(map(str, some[a:b])) for a, b in itertools.pairwise(bounds))
+    return Ranking("i", "w", "quality", tuple(tiers))
 
 
 def test_padded_choices_and_absent_completions_are_never_read() -> None:

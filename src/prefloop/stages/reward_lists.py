@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prefloop.algorithms.base import Loss, Objective, Role
-from prefloop.batch import RankingBatch, RewardOutput, collate_rankings
+from prefloop.batch import RankingBatch, RewardOutput, collate_judgements, collate_lists
 from prefloop.config import Reward
 from prefloop.models.text import Codec
 from prefloop.rewards.model import encode
@@ -132,10 +132,8 @@ class Lists:
                 if found := said[place][criterion]:
                     weights[place][criterion] += [weight * sum(weights[place][criterion]) / len(own)] * len(own)
                     said[place][criterion] = found + [_above(found[0], one) for one in own]
-        parts = [
-            collate_rankings(encoded, ids, [one[c] for one in said], [one[c] for one in weights]) for c in self.criteria
-        ]
-        return _stack(parts)
+        parts = [collate_judgements(ids, [one[c] for one in said], [one[c] for one in weights]) for c in self.criteria]
+        return CriteriaBatch(*collate_lists(encoded), **_stack(parts))
 
     def _lend(self, n: int, rng: np.random.Generator) -> tuple[list[int], int] | None:
         """An answer to the prompt most like list n's among some drawn, encoded after n's own prompt.
@@ -165,17 +163,16 @@ def _above(like: Ranking, own: str) -> Ranking:
     return Ranking(like.item_id, "contrast", like.criterion, ((own,), (LENT,)))
 
 
-def _stack(parts: Sequence[RankingBatch]) -> CriteriaBatch:
-    """The same lists, judged by several criteria, as one batch."""
-    depth = max(part.choice_weight.shape[1] for part in parts)
-    judged: dict[str, Tensor] = {}
+def _stack(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The judgements of several criteria on the same lists, [R,C,..]."""
+    depth = max(part["choice_weight"].shape[1] for part in parts)
+    stacked: dict[str, Tensor] = {}
     for name in _JUDGED:
-        columns = [getattr(part, name) for part in parts]
+        columns = [part[name] for part in parts]
         if name in ("choice_mask", "choice_weight"):  # [R,D,..]: as deep as the deepest
             columns = [_deepen(column, depth) for column in columns]
-        judged[name] = torch.stack(columns, dim=1)
-    first = parts[0]
-    return CriteriaBatch(first.ids, first.mask, first.action, first.present, **judged)
+        stacked[name] = torch.stack(columns, dim=1)
+    return stacked
 
 
 def _deepen(column: Tensor, depth: int) -> Tensor:
