@@ -11,7 +11,8 @@ step.
 Slopes are exponents of the axis: 1 is in proportion. `slope` is fitted to all points (least squares of logarithms),
 `last` is between the two largest, where a term that grows too fast shows; `work` is that of the operations between the
 same two: 2 a parameter and token forward, 6 with the backward pass, attention included; for memory, that of the bytes
-that must be there: weights, gradients and both moments, and every token's activations.
+that must be there: weights, gradients and both moments, and every token's activations. `traffic`, for sampling, is that
+of the bytes that its steps must read: the weights once a step, the keys and values of every row.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from prefloop.engine.base import Sampling
 from prefloop.store import Store
 from prefloop.store.feed import latest, rankings_since
 from prefloop.types import Completion, Item, Prompt, Ranking
@@ -97,7 +99,7 @@ def matrices(shape: Mapping[str, int]) -> tuple[int, int]:
 
 
 def work(shape: Mapping[str, int]) -> dict[str, float]:
-    """Operations of sampling and training; bytes."""
+    """Operations of sampling and training; bytes of memory, and those that sampling must read."""
     layers, embedding = matrices(shape)
     n, length = shape["batch"] * shape["k"], shape["length"]
     tokens = n * length + shape["batch"] * PROMPT
@@ -105,7 +107,10 @@ def work(shape: Mapping[str, int]) -> dict[str, float]:
     forward = 2 * layers * tokens + 2 * embedding * n * length + 4 * shape["layers"] * shape["width"] * read
     a_layer = 4 * shape["width"] + 2 * (shape["width"] * 43 // 16)  # numbers kept for a token's gradient, at least
     part = min(tokens, 8192)  # the token budget
+    steps = length * -(-n // Sampling(length).batch)
+    kept = 2 * shape["layers"] * shape["width"]  # numbers of a token's keys and values; rows share their prompt's
     return {
+        "traffic": 4 * (steps * (layers + embedding) + kept * length * (n * length / 2 + shape["batch"] * PROMPT)),
         "sampling": forward,
         "training": 3 * forward,
         "memory": 16 * (layers + 2 * embedding) + 4 * part * shape["layers"] * a_layer,
@@ -189,12 +194,20 @@ def slopes(axis: Sequence[float], found: Sequence[float], needed: Sequence[float
 
 
 def report(
-    name: str, axis: Sequence[float], found: Sequence[float], needed: Sequence[float], unit: str
+    name: str,
+    axis: Sequence[float],
+    found: Sequence[float],
+    needed: Sequence[float],
+    unit: str,
+    traffic: Sequence[float] = (),
 ) -> dict[str, Any]:
     row = {"what": name, "axis": list(axis), "values": list(found), "unit": unit, **slopes(axis, found, needed)}
+    if traffic:
+        row["traffic"] = slope(axis[-2:], traffic[-2:])
+    said = f"   traffic {row['traffic']:5.2f}" if traffic else ""
     say(
         f"  {name:16} {found[0]:>9.3f} to {found[-1]:>9.3f} {unit:3} slope {row['slope']:5.2f}"
-        f"   last {row['last']:5.2f}   work {row['work']:5.2f}"
+        f"   last {row['last']:5.2f}   work {row['work']:5.2f}{said}"
     )
     return row
 
@@ -218,9 +231,14 @@ def measure(axis: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
             sys.exit(f"{shape} failed:\n{done.stderr[-3000:]}")
         points.append(json.loads(done.stdout.strip().splitlines()[-1]))
     values = [float(sum(matrices(s)) + matrices(s)[1]) if axis == "parameters" else float(s[axis]) for s in shapes]
+    needed = {what: [work(s)[what] for s in shapes] for what in work(shapes[0])}
     return [
-        report(what, values, [p[what] for p in points], [work(s)[what] for s in shapes], unit)
-        for what, unit in (("sampling", "s"), ("training", "s"), ("memory", "MB"))
+        report(what, values, [p[what] for p in points], needed[what], unit, traffic)
+        for what, unit, traffic in (
+            ("sampling", "s", needed["traffic"]),
+            ("training", "s", ()),
+            ("memory", "MB", ()),
+        )
     ]
 
 
