@@ -34,6 +34,24 @@ def test_a_plain_prompt_becomes_one_user_message_of_the_template() -> None:
     assert codec.chat and codec.tokenizer.decode(ids) == "<|user|>the cat<|assistant|>"
 
 
+def test_a_prompt_asked_again_is_not_encoded_again_and_nobody_can_spoil_it_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codec, seen = codec_of(), []
+    template = codec.tokenizer.apply_chat_template
+
+    def counted(messages: Any, **how: Any) -> Any:
+        seen.append(messages)
+        return template(messages, **how)
+
+    monkeypatch.setattr(codec.tokenizer, "apply_chat_template", counted)
+    first = codec.encode_prompt(Prompt("the cat"))
+    right = list(first)
+    first.append(7)
+    assert codec.encode_prompt(Prompt("the cat", metadata={"from": "elsewhere"})) == right and len(seen) == 1
+    assert codec.encode_prompt(Prompt("the cat", system="a dog")) != right and len(seen) == 2
+
+
 def test_a_system_prompt_and_earlier_turns_go_through_the_template() -> None:
     codec = codec_of()
     text = codec.tokenizer.decode(codec.encode_prompt(Prompt(TALK, system="a dog")))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from prefloop.errors import DataError, ModelError
@@ -49,6 +49,14 @@ class Codec:
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Ids up to where the answer begins. Raises DataError where the chat template refuses the messages."""
+        return list(self._encoded(prompt))
+
+    @cached_property
+    def _encoded(self) -> Callable[[Prompt], tuple[int, ...]]:
+        """The same; lately asked ones are known, for a prompt is encoded again with each of its answers."""
+        return lru_cache(maxsize=4096)(lambda prompt: tuple(self._encode_prompt(prompt)))
+
+    def _encode_prompt(self, prompt: Prompt) -> list[int]:
         if self.chat:
             messages = [{"role": m.role, "content": m.content} for m in _messages(prompt)]
             try:

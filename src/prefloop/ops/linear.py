@@ -16,7 +16,7 @@ from prefloop.ops import gpu, native
 from prefloop.ops.native import Panels, address
 
 WORTH = 32  # rows, from which on laying a matrix out anew pays
-LARGEST = 1 << 24  # elements, up to which the memory of a copy is worth it
+LARGEST = 1 << 26  # elements, up to which the memory of a copy is worth it
 
 
 def product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
