@@ -30,6 +30,17 @@ def test_products_are_those_of_torch(rows: int, wide: int, out: int) -> None:
     )
 
 
+@pytest.mark.parametrize("wide", [2048, 2049, 4100, 6157])
+def test_a_product_over_many_numbers_is_added_up_in_parts_with_its_bias_once(wide: int) -> None:
+    """More than native.c's DEPTH; more results than its PANELS, the last of them not a whole panel."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((55, wide), (205, wide), (205,)))
+    found = native.times(x, native.Panels(weight, bias))
+    assert torch.allclose(
+        found.double(), torch.nn.functional.linear(x.double(), weight.double(), bias.double()), atol=2e-3
+    )
+
+
 def slow(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> tuple[list[int], list[float]]:
     """By cumulative sums in double precision."""
     p = torch.softmax(logits.double() / temperature, -1)

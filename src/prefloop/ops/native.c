@@ -31,11 +31,11 @@ typedef struct {
 
 int64_t lanes(void) { return LANES; }
 
-INLINE void tile(const Matrix *m, const float *x, const float *panel, const float *bias, float *y, int lanes, int add, const int rows)
+INLINE void tile(const Matrix *m, const float *x, const float *panel, int64_t depth, const float *bias, float *y, int lanes, int add, const int rows)
 {
     Lanes left[ROWS], right[ROWS];
     for (int i = 0; i < rows; i++) left[i] = right[i] = (Lanes){0};
-    for (int64_t k = 0; k < m->in; k++) {
+    for (int64_t k = 0; k < depth; k++) {
         const Lanes a = *(const Lanes *)(panel + k * LANES), b = *(const Lanes *)(panel + k * LANES + WIDTH);
 #pragma GCC unroll 6
         for (int i = 0; i < rows; i++) {
@@ -58,25 +58,30 @@ INLINE void tile(const Matrix *m, const float *x, const float *panel, const floa
     }
 }
 
-/* x [n,in] times the matrix, to y [n,out] or added to it; within a parallel region. All tokens go through some panels
- * before the next panels are read, so that a matrix comes from memory once, however many tokens there are. */
+/* x [n,in] times the matrix, to y [n,out] or added to it; within a parallel region. All tokens go through a part of a
+ * few panels before the next are read, so that a matrix comes from memory once, however many tokens there are. */
 static void product(const Matrix *m, const float *x, float *y, int64_t n, int add)
 {
     const int64_t panels = (m->out + LANES - 1) / LANES, chunks = (n + CHUNK - 1) / CHUNK;
+    const int64_t parts = (m->in + DEPTH - 1) / DEPTH, depth = (m->in + parts - 1) / parts;
+    for (int64_t start = 0; start < m->in; start += depth) {
+        const int64_t deep = m->in - start < depth ? m->in - start : depth;
 #pragma omp for collapse(2) schedule(dynamic, 1)
-    for (int64_t first = 0; first < panels; first += PANELS)
-        for (int64_t chunk = 0; chunk < chunks; chunk++)
-            for (int64_t p = first; p < first + PANELS && p < panels; p++) {
-                const float *panel = m->panels + p * m->in * LANES, *bias = m->bias ? m->bias + p * LANES : 0;
-                const int lanes = m->out - p * LANES < LANES ? (int)(m->out - p * LANES) : LANES;
-                const int64_t end = (chunk + 1) * CHUNK < n ? (chunk + 1) * CHUNK : n;
-                for (int64_t row = chunk * CHUNK; row < end; row += ROWS) {
-                    const float *from = x + row * m->in;
-                    float *to = y + row * m->out + p * LANES;
-#define CASE(r) case r: tile(m, from, panel, bias, to, lanes, add, r); break;
-                    switch (end - row < ROWS ? end - row : ROWS) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+        for (int64_t first = 0; first < panels; first += PANELS)
+            for (int64_t chunk = 0; chunk < chunks; chunk++)
+                for (int64_t p = first; p < first + PANELS && p < panels; p++) {
+                    const float *panel = m->panels + (p * m->in + start) * LANES;
+                    const float *bias = m->bias && !start ? m->bias + p * LANES : 0;
+                    const int lanes = m->out - p * LANES < LANES ? (int)(m->out - p * LANES) : LANES, onto = add || start;
+                    const int64_t end = (chunk + 1) * CHUNK < n ? (chunk + 1) * CHUNK : n;
+                    for (int64_t row = chunk * CHUNK; row < end; row += ROWS) {
+                        const float *from = x + row * m->in + start;
+                        float *to = y + row * m->out + p * LANES;
+#define CASE(r) case r: tile(m, from, panel, deep, bias, to, lanes, onto, r); break;
+                        switch (end - row < ROWS ? end - row : ROWS) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+                    }
                 }
-            }
+    }
 }
 
 static void units(const float *x, const float *weight, float *out, int64_t n, int64_t h, float small)

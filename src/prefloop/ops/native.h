@@ -13,6 +13,7 @@
 #define ROWS 6
 #define CHUNK (4 * ROWS) /* tokens that one thread takes through PANELS panels at a time */
 #define PANELS 4
+#define DEPTH 2048       /* numbers of a token, and rows of those panels, at a time */
 #define KEYS 128         /* whose weights are held at a time */
 #define QUERIES 4        /* that read the same keys together */
 #define PART 1024        /* tokens that go through the wide matrices at a time; native.py knows it too */
