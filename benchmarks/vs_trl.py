@@ -1,7 +1,7 @@
 """prefloop against TRL: the same weights, data and settings, in turns, each side in an environment of its own.
 
     python benchmarks/vs_trl.py online --project e2e      # GRPO and RLOO steps; and on a random Llama of 5.4 M
-    python benchmarks/vs_trl.py ppo    --project e2e      # against TRL 1.12, the last with PPO
+    python benchmarks/vs_trl.py ppo    --project e2e      # against TRL 1.12, the last with PPO; K completions, and one
     python benchmarks/vs_trl.py reward --project e2e      # lists of rankings, against all their pairs
     python benchmarks/vs_trl.py reward --project e2e --data hh.jsonl.gz --max-length 256     # rankings of a file
     python benchmarks/vs_trl.py dpo    --project e2e      # the same rankings, as pairs for TRL

@@ -325,7 +325,7 @@ class _Said:
     numerator: NDArray[np.float32]
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 10)
 def _said(tiers: tuple[tuple[int, ...], ...], k: int) -> _Said:
     """tiers: places in the list, best first. Few orders of few completions make up most of what people say."""
     named = tuple(tuple(map(str, tier)) for tier in tiers)

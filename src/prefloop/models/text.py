@@ -54,7 +54,7 @@ class Codec:
     @cached_property
     def _encoded(self) -> Callable[[Prompt], tuple[int, ...]]:
         """The same; lately asked ones are known, for a prompt is encoded again with each of its answers."""
-        return lru_cache(maxsize=4096)(lambda prompt: tuple(self._encode_prompt(prompt)))
+        return lru_cache(maxsize=512)(lambda prompt: tuple(self._encode_prompt(prompt)))
 
     def _encode_prompt(self, prompt: Prompt) -> list[int]:
         if self.chat:
