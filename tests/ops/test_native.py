@@ -30,15 +30,16 @@ def test_products_are_those_of_torch(rows: int, wide: int, out: int) -> None:
     )
 
 
-@pytest.mark.parametrize("wide", [2048, 2049, 4100, 6157])
-def test_a_product_over_many_numbers_is_added_up_in_parts_with_its_bias_once(wide: int) -> None:
-    """More than native.c's DEPTH; more results than its PANELS, the last of them not a whole panel."""
+@pytest.mark.parametrize(
+    ("rows", "wide", "out"), [(55, 2048, 205), (55, 2049, 205), (55, 6157, 205), (1100, 1030, 520), (1100, 40, 205)]
+)
+def test_large_products_are_added_up_in_parts_with_their_bias_once(rows: int, wide: int, out: int) -> None:
+    """On both sides of native.c's DEPTH, LARGE and PART; the last panels are few, and not whole."""
     draw = torch.Generator().manual_seed(0)
-    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((55, wide), (205, wide), (205,)))
+    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((rows, wide), (out, wide), (out,)))
     found = native.times(x, native.Panels(weight, bias))
-    assert torch.allclose(
-        found.double(), torch.nn.functional.linear(x.double(), weight.double(), bias.double()), atol=2e-3
-    )
+    expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    assert torch.allclose(found.double(), expected, atol=2e-3)
 
 
 def slow(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> tuple[list[int], list[float]]:

@@ -58,30 +58,35 @@ INLINE void tile(const Matrix *m, const float *x, const float *panel, int64_t de
     }
 }
 
-/* x [n,in] times the matrix, to y [n,out] or added to it; within a parallel region. All tokens go through a part of a
- * few panels before the next are read, so that a matrix comes from memory once, however many tokens there are. */
+/* x [n,in] times the matrix, to y [n,out] or added to it; within a parallel region. Of a small matrix a few tokens go
+ * through all panels, of a large one all tokens of a part go through a few panels: each comes from memory as a whole
+ * once, and the other is in the cache. */
 static void product(const Matrix *m, const float *x, float *y, int64_t n, int add)
 {
-    const int64_t panels = (m->out + LANES - 1) / LANES, chunks = (n + CHUNK - 1) / CHUNK;
+    const int large = m->in * m->out > LARGE;
+    const int64_t panels = (m->out + LANES - 1) / LANES, groups = (panels + PANELS - 1) / PANELS, most = large ? PART : n;
     const int64_t parts = (m->in + DEPTH - 1) / DEPTH, depth = (m->in + parts - 1) / parts;
-    for (int64_t start = 0; start < m->in; start += depth) {
-        const int64_t deep = m->in - start < depth ? m->in - start : depth;
-#pragma omp for collapse(2) schedule(dynamic, 1)
-        for (int64_t first = 0; first < panels; first += PANELS)
-            for (int64_t chunk = 0; chunk < chunks; chunk++)
-                for (int64_t p = first; p < first + PANELS && p < panels; p++) {
+    for (int64_t top = 0; top < n; top += most)
+        for (int64_t start = 0; start < m->in; start += depth) {
+            const int64_t deep = m->in - start < depth ? m->in - start : depth, bottom = n - top < most ? n : top + most;
+            const int64_t chunks = (bottom - top + CHUNK - 1) / CHUNK;
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t one = 0; one < groups * chunks; one++) {
+                const int64_t chunk = large ? one % chunks : one / groups, group = large ? one / chunks : one % groups;
+                const int64_t from = top + chunk * CHUNK, end = from + CHUNK < bottom ? from + CHUNK : bottom;
+                for (int64_t p = group * PANELS; p < (group + 1) * PANELS && p < panels; p++) {
                     const float *panel = m->panels + (p * m->in + start) * LANES;
                     const float *bias = m->bias && !start ? m->bias + p * LANES : 0;
                     const int lanes = m->out - p * LANES < LANES ? (int)(m->out - p * LANES) : LANES, onto = add || start;
-                    const int64_t end = (chunk + 1) * CHUNK < n ? (chunk + 1) * CHUNK : n;
-                    for (int64_t row = chunk * CHUNK; row < end; row += ROWS) {
-                        const float *from = x + row * m->in + start;
+                    for (int64_t row = from; row < end; row += ROWS) {
+                        const float *of = x + row * m->in + start;
                         float *to = y + row * m->out + p * LANES;
-#define CASE(r) case r: tile(m, from, panel, deep, bias, to, lanes, onto, r); break;
+#define CASE(r) case r: tile(m, of, panel, deep, bias, to, lanes, onto, r); break;
                         switch (end - row < ROWS ? end - row : ROWS) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
                     }
                 }
-    }
+            }
+        }
 }
 
 static void units(const float *x, const float *weight, float *out, int64_t n, int64_t h, float small)

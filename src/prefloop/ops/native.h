@@ -13,6 +13,7 @@
 #define ROWS 6
 #define CHUNK (4 * ROWS) /* tokens that one thread takes through PANELS panels at a time */
 #define PANELS 4
+#define LARGE (1 << 19)  /* numbers of a matrix that is better not read for every CHUNK */
 #define DEPTH 2048       /* numbers of a token, and rows of those panels, at a time */
 #define KEYS 128         /* whose weights are held at a time */
 #define QUERIES 4        /* that read the same keys together */
