@@ -70,6 +70,26 @@ def test_states_and_gradients_are_those_of_reading_each_row_alone(
         assert torch.allclose(our_grads[name], gradient, atol=1e-4 * max(1.0, float(gradient.abs().max()))), name
 
 
+def test_gradients_of_lists_are_the_same_bits_every_time() -> None:
+    """A prompt's end is wanted by all of its answers: what comes back to it must be added up in one order."""
+    model, draw = causal("Llama"), torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 40, (128, 60), generator=draw)
+    ids[:, :12] = ids[:1, :12]
+    rows = ListRows(ids, torch.ones_like(ids, dtype=torch.bool), (torch.arange(60) >= 12).expand(128, -1), k=128)
+    weight = torch.randn(128 * 48, model.config.hidden_size, generator=draw)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(2, threads))
+    try:
+        found = []
+        for _ in range(12):
+            model.zero_grad()
+            (predicting_states(model, rows) * weight).sum().backward()
+            found.append([p.grad.clone() for p in model.base_model.parameters() if p.grad is not None])
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] and all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
 @pytest.mark.parametrize("lean", [True, False])
 def test_an_empty_place_in_a_list_changes_nothing(lean: bool, transformers_only: Any) -> None:
     if not lean:

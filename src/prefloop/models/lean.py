@@ -148,9 +148,10 @@ def read(
     for layer in layers:
         x = one.rest(x, look(one, x))
         one = layer
-    return normed(
-        one.rest(x[wanted], look(one, x)[wanted]), scale(body.norm, dtype)
-    )  # nobody reads the others any more
+    # Nobody reads the others any more. As an embedding: where a place is wanted several times, as a prompt's end is,
+    # the gradient of plain indexing is added up by several threads in whatever order they come.
+    asked, found = F.embedding(wanted, x), F.embedding(wanted, look(one, x))
+    return normed(one.rest(asked, found), scale(body.norm, dtype))
 
 
 def _packed(blocks: Sequence[Block], turn: Turn, heads: Heads) -> Look:
