@@ -7,6 +7,7 @@ are those of `lean` up to rounding. The weights are copies: make a new one when 
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ class Compiled:
         parts = [
             (beside([q, k, v]), layer.input_layernorm),
             (*matrices([attention.o_proj], torch.float32), None),
-            (*matrices([mlp.gate_proj, mlp.up_proj], torch.float32, fuse=True), layer.post_attention_layernorm),
+            (*matrices([mlp.gate_proj, mlp.up_proj], torch.float32, math.inf), layer.post_attention_layernorm),
             (*matrices([mlp.down_proj], torch.float32), None),
         ]
         panels = [Panels(weight if norm is None else weight * norm.weight, bias) for (weight, bias), norm in parts]

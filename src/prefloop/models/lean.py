@@ -24,7 +24,7 @@ from prefloop.ops.linear import linear, rms_norm, rotary, silu_gate
 
 BODIES = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
 ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # those whose tables don't depend on the text's length
-FUSE_UP_TO = 1 << 24  # elements of a layer; above, copying its matrices together costs more than it saves
+FUSE_UP_TO = 1 << 24  # elements of matrices; above, copying them together costs more than it saves
 
 Scale = tuple[Tensor, float]  # of an RMS norm: weight, epsilon
 Matrices = list[tuple[Tensor, Tensor | None]]  # weights and biases whose results stand side by side
@@ -35,14 +35,13 @@ class Layer:
 
     def __init__(self, layer: Any, dtype: torch.dtype):
         attention, mlp = layer.self_attn, layer.mlp
-        fuse = sum(p.numel() for p in layer.parameters()) <= FUSE_UP_TO
         self.size, self.scaling = attention.head_dim, attention.scaling
         asking, groups = (proj.out_features // self.size for proj in (attention.q_proj, attention.k_proj))
         self.heads = Heads(asking, groups)
         self.dropout = attention.attention_dropout if layer.training else 0.0
-        self.qkv = matrices([attention.q_proj, attention.k_proj, attention.v_proj], dtype, fuse)
+        self.qkv = matrices([attention.q_proj, attention.k_proj, attention.v_proj], dtype, FUSE_UP_TO)
         (self.out,) = matrices([attention.o_proj], dtype)
-        self.gate_up = matrices([mlp.gate_proj, mlp.up_proj], dtype, fuse)
+        self.gate_up = matrices([mlp.gate_proj, mlp.up_proj], dtype, FUSE_UP_TO)
         (self.down,) = matrices([mlp.down_proj], dtype)
         self.act = mlp.act_fn
         self.silu = is_silu(mlp)
@@ -76,11 +75,12 @@ def is_silu(mlp: Any) -> bool:
     return isinstance(mlp.act_fn, (nn.SiLU, SiLUActivation))
 
 
-def matrices(linears: Sequence[nn.Linear], dtype: torch.dtype, fuse: bool = False) -> Matrices:
+def matrices(linears: Sequence[nn.Linear], dtype: torch.dtype, fuse: float = 0) -> Matrices:
+    """As one, where they have no more than `fuse` elements in all."""
     if any(type(one) is not nn.Linear for one in linears):  # adapters and quantised layers compute something else
         raise TypeError("not plain matrices")
     parts: Matrices = [(one.weight.to(dtype), None if one.bias is None else one.bias.to(dtype)) for one in linears]
-    return [beside(parts)] if fuse else parts
+    return [beside(parts)] if sum(weight.numel() for weight, _ in parts) <= fuse else parts
 
 
 def beside(parts: Matrices) -> tuple[Tensor, Tensor | None]:
@@ -93,6 +93,11 @@ def times(x: Tensor, matrices: Matrices) -> Tensor:
     """x [M,in] times each, [M,out] side by side."""
     if len(matrices) == 1:
         return linear(x, *matrices[0])
+    if x.is_cuda and not torch.is_grad_enabled() and all(bias is None for _, bias in matrices):
+        out = x.new_empty(len(x), sum(len(weight) for weight, _ in matrices))
+        for (weight, _), place in zip(matrices, out.split([len(weight) for weight, _ in matrices], dim=1), strict=True):
+            torch.mm(x, weight.t(), out=place)
+        return out
     return torch.cat([linear(x, *one) for one in matrices], dim=-1)
 
 

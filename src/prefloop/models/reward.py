@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from prefloop.batch import RewardOutput, Rows
@@ -40,7 +41,7 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: Rows) -> RewardOutput:
         """The raw score at the last real token of each row [N], wherever the padding is."""
-        return RewardOutput(score_head(self.model)(last_states(self.model, rows)).squeeze(-1).float())
+        return RewardOutput(_said(score_head(self.model), last_states(self.model, rows)).squeeze(-1))
 
     def normalise(self, score: Tensor) -> Tensor:
         return (score - self.mean) / self.std
@@ -80,8 +81,8 @@ class SharedReward(nn.Module):
     def forward(self, rows: Rows) -> RewardOutput:
         """Raw scores [N,C] at the last real token of each row."""
         last = last_states(self.main.model, rows)
-        mine = score_head(self.main.model)(last)
-        return RewardOutput(torch.cat([mine, self.others(last)], dim=-1).float())
+        heads = score_head(self.main.model), self.others
+        return RewardOutput(torch.cat([_said(head, last) for head in heads], dim=-1))
 
 
 class Critic(nn.Module):
@@ -98,8 +99,13 @@ class Critic(nn.Module):
     def forward(self, rows: Rows) -> Tensor:
         """value [N,T]: at each action token, the estimate from the state *before* it; 0 elsewhere."""
         states = predicting_states(self.model, rows)
-        values = (score_head(self.model)(states).squeeze(-1).float() - self.mean) / self.std
+        values = (_said(score_head(self.model), states).squeeze(-1) - self.mean) / self.std
         return scatter(values, rows.action)
+
+
+def _said(head: nn.Linear, states: Tensor) -> Tensor:
+    """In float32 whatever the body computes in: a bfloat16 has eight bits, and answers to a prompt score much alike."""
+    return F.linear(states.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:

@@ -119,7 +119,7 @@ def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
         )
     judges = []
     for row in models:
-        model, codec = load_reward_model(project.root / row.path)
+        model, codec = load_reward_model(project.root / row.path, project.config.model)
         name = row.criterion or row.version
         judges.append(Judge(name, model, codec, weights.get(name, 0.0) if weights else 1.0 / len(models)))
     return ModelScorer(judges, device=project.device)
