@@ -40,6 +40,11 @@ def test_stages_count_by_themselves_and_a_finished_run_is_not_resumed(tmp_path: 
     assert [run.name for run in runs(tmp_path)] == ["reward-001", "sft-001", "sft-002", "sft-003"]
 
 
+def test_a_name_that_something_else_remembers_is_not_given_again(tmp_path: Path) -> None:
+    known = ["base-abc", "sft-004", "reward-009"]
+    assert begin_run(tmp_path, "sft", "f1", {}, inputs={}, seed=7, known=known).name == "sft-005"
+
+
 @pytest.mark.parametrize("end", ["killed", "failed"])
 def test_an_unfinished_run_of_the_same_fingerprint_is_taken_up(tmp_path: Path, end: str) -> None:
     first = begin(tmp_path)

@@ -19,7 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -95,11 +95,19 @@ class Run:
 
 
 def begin_run(
-    root: Path, stage: str, fingerprint: str, config: Mapping[str, Any], *, inputs: Mapping[str, Any], seed: int
+    root: Path,
+    stage: str,
+    fingerprint: str,
+    config: Mapping[str, Any],
+    *,
+    inputs: Mapping[str, Any],
+    seed: int,
+    known: Iterable[str] = (),
 ) -> Run:
     """Take up the unfinished run of this stage and fingerprint, or make runs/<stage>-NNN with the next number.
 
     fingerprint: a hash of all that decides the outcome; a run is only resumed where nothing has changed.
+    known: names of runs whose folders may have been deleted; none is given again
     """
     for run in reversed(runs(root)):
         manifest = run.manifest
@@ -123,17 +131,17 @@ def begin_run(
         "started_at": _now(),
         "finished_at": None,
     }
-    return Run(_make_folder(root / RUNS, stage, manifest))
+    return Run(_make_folder(root / RUNS, stage, manifest, known))
 
 
-def _make_folder(folder: Path, stage: str, manifest: Mapping[str, Any]) -> Path:
+def _make_folder(folder: Path, stage: str, manifest: Mapping[str, Any], known: Iterable[str]) -> Path:
     """The folder appears under its number in one rename, complete; a rival for the number makes us take the next."""
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     aside = folder / f"{_NEW}{os.getpid()}"
     aside.mkdir()
     write_json_atomic(aside / "manifest.json", manifest)
-    taken = [number for name, number in map(_number, os.listdir(folder)) if name == stage]
+    taken = [number for name, number in map(_number, [*os.listdir(folder), *known]) if name == stage]
     number = max(taken, default=0)
     while True:
         number += 1

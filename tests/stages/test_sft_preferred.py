@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,14 @@ def test_a_criterion_that_nobody_ranked_by_is_an_error_that_names_those_there_ar
         pytest.raises(NothingToDoError, match="style"),
     ):
         sft(project)
+
+
+def test_training_again_after_deleting_the_run_loses_nothing(tmp_path: Path) -> None:
+    """The store still knows the deleted run's model by its name: another one must not come under the same."""
+    with make_project(tmp_path, [ranked(n, ((0,), (1,), (2,))) for n in range(12)]) as project:
+        first = sft(project)
+    shutil.rmtree(tmp_path / "runs" / str(first.run))
+    with Project.open(tmp_path, ["sft.epochs=2"], quiet=True) as project:
+        again = sft(project)
+        known = [model.version for model in project.store.models("policy")]
+    assert (first.run, again.run) == ("sft-001", "sft-002") and known[-2:] == ["sft-001", "sft-002"]

@@ -118,7 +118,13 @@ class Project:
 
     def begin(self, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> Run:
         run = record.begin_run(
-            self.root, stage, fingerprint, self.config.model_dump(), inputs=inputs, seed=self.config.project.seed
+            self.root,
+            stage,
+            fingerprint,
+            self.config.model_dump(),
+            inputs=inputs,
+            seed=self.config.project.seed,
+            known=[model.version for model in self.store.models()],
         )
         self.say(f"{stage}: {'going on with' if run.resumed else 'new run'} {run.path}")
         return run
