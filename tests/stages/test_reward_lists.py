@@ -235,16 +235,16 @@ def test_resuming_with_auxiliary_criteria_and_contrast_gives_the_same_bytes(
         straight = reward(project).result["models"]["quality"]
         row = project.store.models("reward")[0]
     with make_project(tmp_path / "b") as project:
-        real, seen = train_reward.measure, []
+        real, seen = train_reward.score_items, []
 
-        def measure(*args: object, **kwargs: object) -> object:
+        def score_items(*args: object, **kwargs: object) -> object:
             seen.append(1)
             if len(seen) == 2:  # in the second evaluation: one checkpoint is written, the steps after it are lost
                 raise KeyboardInterrupt
             return real(*args, **kwargs)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(train_reward, "measure", measure)
+            patch.setattr(train_reward, "score_items", score_items)
             reward(project)
         resumed = reward(project).result["models"]["quality"]
         assert project.store.models("reward")[0].weights_sha256 == row.weights_sha256

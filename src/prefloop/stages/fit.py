@@ -53,8 +53,11 @@ def fit(
     checkpoint_every: int,
     evaluate: Callable[[], Mapping[str, float]],
     label: str,
-) -> None:
-    """Train for `steps`, from the newest checkpoint of this run if it has one. Metrics are per optimiser step."""
+) -> Mapping[str, float]:
+    """Train for `steps`, from the newest checkpoint of this run if it has one. Metrics are per optimiser step.
+
+    Returns what `evaluate`, which is asked with the averaged weights where there are any, says at the end.
+    """
     folder = run.path / "checkpoints"
     start = 0
     checkpoint = load_checkpoint(folder)
@@ -62,6 +65,12 @@ def fit(
         learner.restore(checkpoint.files, checkpoint.state["learner"])
         start = checkpoint.step
     run.rewind(start)
+
+    def evaluated() -> Mapping[str, float]:
+        with learner.averaged_weights(), span("evaluation"):
+            return evaluate()
+
+    found: Mapping[str, float] | None = None
     with project.progress(steps, label, start) as bar:
         for step in range(start, steps):
             began = time.perf_counter()
@@ -69,8 +78,8 @@ def fit(
             metrics = dict(engine.step(*terms(step)))
             last = step + 1 == steps
             if last or (step + 1) % eval_every == 0:
-                with learner.averaged_weights(), span("evaluation"):
-                    metrics |= evaluate()
+                found = evaluated()
+                metrics |= found
             with span("I/O"):
                 run.metric(step + 1, metrics)
                 run.timing(step + 1, {"learn": time.perf_counter() - began})
@@ -80,3 +89,4 @@ def fit(
             next_step()
             bar.update()
             bar.set_postfix(loss=f"{metrics['loss']:.3f}")
+    return evaluated() if found is None else found  # none: it was killed after the last step

@@ -105,7 +105,7 @@ def sft(project: Project) -> Outcome:
         lr = rate(project, settings.lr, "sft", model)
         learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr})
         engine = LocalEngine({"policy": policy}, codec, seed, settings.token_budget, learner, project.device)
-        fit(
+        held_loss = fit(
             project,
             run,
             engine,
@@ -122,7 +122,7 @@ def sft(project: Project) -> Outcome:
             "steps": order.steps,
             "demonstrations": len(encoded),
             "too_long": too_long,
-            **heldout_loss(engine, held),
+            **held_loss,
             "model": project.relative(run.path / "model"),
         }
         project.register(run, "policy", base, weights_hash(model), snapshot, {"round": 0})

@@ -58,7 +58,7 @@ def train_offline(project: Project, round: int) -> Outcome:
         engine = LocalEngine(models, codec, seed, settings.token_budget, learner, project.device)
         named = digest(reference.weights, codec.fingerprint)
         data, heldout = (_Lists(project.store, named, engine, codec, items) for items in (train, held))
-        fit(
+        measured = fit(
             project,
             run,
             engine,
@@ -67,12 +67,11 @@ def train_offline(project: Project, round: int) -> Outcome:
             steps=order.steps,
             eval_every=settings.eval_every,
             checkpoint_every=settings.checkpoint_every,
-            evaluate=lambda: heldout.accuracy(),
+            evaluate=heldout.accuracy,
             label=f"align {settings.algorithm}",
         )
         with learner.averaged_weights():
             engine.save("policy", run.path / "model")
-            measured = heldout.accuracy()
             weights = weights_hash(model)
         result: dict[str, Any] = {
             "algorithm": settings.algorithm,

@@ -144,6 +144,12 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         lr = rate(project, settings.lr, "reward", model.model)
         learner = Learner({"reward": trained}, settings, order.steps, {"reward": lr}, settings.average)
         engine = LocalEngine({"reward": trained}, codec, seed, settings.token_budget, learner, project.device)
+        scores: dict[str, float] = {}  # of the held-out completions, by the model as it is
+
+        def evaluate() -> Mapping[str, float]:
+            scores.update(score_items(model, codec, held, project.device))
+            return _brief(pair_accuracy(scores, held, criterion, resamples=0)) if held else {}
+
         fit(
             project,
             run,
@@ -153,12 +159,15 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             steps=order.steps,
             eval_every=settings.eval_every,
             checkpoint_every=settings.checkpoint_every,
-            evaluate=lambda: _brief(measure(model, codec, held, criterion, project.device, resamples=0)),
+            evaluate=evaluate,
             label=f"reward {criterion}",
         )
         with learner.averaged_weights():
+            report = pair_accuracy(scores, held, criterion) if held else None
             people = trusted[criterion]
-            return _finish(project, run, engine, model, codec, train, held, round, snapshot, start, len(shown), people)
+            return _finish(
+                project, run, engine, model, codec, train, held, report, round, snapshot, start, len(shown), people
+            )
 
 
 def _finish(
@@ -169,19 +178,20 @@ def _finish(
     codec: Codec,
     train: list[Item],
     held: list[Item],
+    report: PairReport | None,
     round: int,
     snapshot: str,
     start: ModelRef,
     lists: int,
     people: Trusted,
 ) -> Outcome:
-    """Normalise, save, measure, register."""
+    """Normalise, save, register."""
     criterion = model.criterion
     mean, std = normalisation(project, model, codec)
     model.set_normalisation(mean, std)
     engine.save("reward", run.path / "model")
-    report = measure(model, codec, held, criterion, project.device)
-    on_train = measure(model, codec, train[:TRAIN_EVAL], criterion, project.device, resamples=0)
+    seen = train[:TRAIN_EVAL]
+    on_train = pair_accuracy(score_items(model, codec, seen, project.device), seen, criterion, resamples=0)
     result: dict[str, Any] = {
         "criterion": criterion,
         "round": round,
@@ -193,23 +203,13 @@ def _finish(
         "heldout_lists": len(held),
         "normalisation": {"mean": mean, "std": std},
         "heldout": report.to_json() if report else None,
-        "train_accuracy": on_train.accuracy if on_train else None,
+        "train_accuracy": on_train.accuracy,
         "model": project.relative(run.path / "model"),
     }
     metrics = {"round": round, "accuracy": report.accuracy if report else None}
     project.register(run, "reward", start, weights_hash(model.model), snapshot, metrics, criterion)
     run.finish(result)
     return Outcome("reward", run.name, result)
-
-
-def measure(
-    model: RewardModel, codec: Codec, items: Sequence[Item], criterion: str, device: str, resamples: int = 2000
-) -> PairReport | None:
-    """Accuracy, margins, length and calibration on items; none where there are no items."""
-    if not items:
-        return None
-    scores = score_items(model, codec, items, device)
-    return pair_accuracy(scores, items, criterion, resamples=resamples)
 
 
 def score_items(model: RewardModel, codec: Codec, items: Sequence[Item], device: str) -> dict[str, float]:
@@ -219,8 +219,8 @@ def score_items(model: RewardModel, codec: Codec, items: Sequence[Item], device:
     return {c.id: float(s) for (_, c), s in zip(pairs, raw, strict=True)}
 
 
-def _brief(report: PairReport | None) -> dict[str, float]:
-    if report is None or report.accuracy is None:
+def _brief(report: PairReport) -> dict[str, float]:
+    if report.accuracy is None:
         return {}
     return {"heldout_accuracy": report.accuracy, "heldout_log_loss": report.log_loss or float("nan")}
 
