@@ -40,7 +40,8 @@ class Model(_Section):
     path: str = Field("", description="a Hugging Face folder (relative to the project) or hub id")
     revision: str | None = Field(None, description="hub revision; pin a commit")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description='"float32" or "bfloat16" weights; logprobs and losses are float32 in any case'
+        "float32",
+        description='"float32" or "bfloat16" weights; logprobs, losses and the optimiser are float32 in any case',
     )
     trust_remote_code: bool = Field(False, description="run code shipped inside a model folder: only if you trust it")
     chat: Literal["auto", "none"] = Field("auto", description='"auto": the chat template, where the model has one')

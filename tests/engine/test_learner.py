@@ -196,11 +196,65 @@ def test_models_hold_the_average_inside_the_block_and_their_own_weights_after_it
     assert same(weights(learner), own) and same(learner.averaged["policy"], average)
 
 
+def test_what_is_trained_and_averaged_is_where_the_models_are() -> None:
+    learner = Learner({"policy": Policy(causal().bfloat16())}, FLAT, 20, {"policy": 1e-3}, 0.9, "meta")
+    kept = [*learner.models["policy"].parameters(), *learner.weights["policy"].values()]
+    assert {x.device.type for x in (*kept, *learner.averaged["policy"].values())} == {"meta"}
+
+
 def test_without_an_average_the_block_changes_nothing() -> None:
     learner = learner_of()
     before = weights(learner)
     with learner.averaged_weights():
         assert same(weights(learner), before)
+
+
+# -- low precision ---------------------------------------------------------------------------------------------------
+
+
+def low_precision(lr: float = 1e-2, average: float = 0.0) -> Learner:
+    return Learner({"policy": Policy(causal(sharp=3.0).bfloat16())}, Optimiser(lr=lr), 20, {"policy": lr}, average)
+
+
+def test_steps_too_small_for_a_bfloat16_add_up() -> None:
+    """As in float32: of most steps alone nothing would be left."""
+    lr = 5e-6
+    low, exact = low_precision(lr), learner_of(Optimiser(lr=lr))
+    with torch.no_grad():
+        for mine, theirs in zip(exact.weights["policy"].values(), low.models["policy"].parameters(), strict=True):
+            mine.copy_(theirs)
+    before = weights(exact)
+    for _ in range(20):
+        low.step(Term(random_rows(), Sft()))
+        exact.step(Term(random_rows(), Sft()))
+    kept, held = low.weights["policy"], weights(low)
+    moved, expected = (
+        torch.cat([(now[n].detach() - before[n]).flatten() for n in before]) for now in (kept, weights(exact))
+    )
+    assert float(moved @ expected / (expected @ expected)) == pytest.approx(1.0, abs=0.05)
+    assert same(held, {n: w.detach().bfloat16() for n, w in kept.items()})
+    still = torch.cat([(held[n].float() == before[n]).flatten() for n in before])
+    assert 0.5 < still.float().mean() < 1
+
+
+def test_a_low_precision_learner_restored_from_its_state_goes_on_bit_for_bit() -> None:
+    straight = run(low_precision(average=0.9), 0, 8)
+    files, plain = copy.deepcopy(run(low_precision(average=0.9), 0, 3).state())
+    second = low_precision(average=0.9)
+    second.restore(files, plain)
+    run(second, 3, 8)
+    assert same(flat_state(second), flat_state(straight)) and same(weights(second), weights(straight))
+    assert {t.dtype for t in files["policy"].values()} == {torch.float32}
+
+
+def test_a_low_precision_model_holds_the_average_inside_the_block_and_its_own_weights_after_it() -> None:
+    learner = run(low_precision(average=0.9), 0, 3)
+    own, kept = weights(learner), flat_state(learner)
+    with learner.averaged_weights():
+        held = weights(learner)
+        assert not same(held, own)
+    assert same(held, {n: t.bfloat16() for n, t in learner.averaged["policy"].items()})
+    assert same(weights(learner), own) and same(flat_state(learner), kept)
 
 
 # -- state -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,11 @@ MAX_SKIPS = 5  # steps in a row with a gradient that is not finite, before the r
 
 
 class Learner:
-    """Trains the models of some roles. All its state is in `state()`: what is not there does not survive a kill."""
+    """Trains the models of some roles. All its state is in `state()`: what is not there does not survive a kill.
+
+    Of weights in low precision it trains float32 copies, and the models hold these rounded (Micikevicius 2018): a
+    bfloat16 has eight bits, and most steps are too small to move it.
+    """
 
     def __init__(
         self,
@@ -29,24 +33,27 @@ class Learner:
         total_steps: int,
         lr: Mapping[Role, float],
         average: float = 0.0,
+        device: str | None = None,
     ):
-        self.models = dict(models)
+        """The models are moved to `device` first, if one is named."""
+        self.models = {role: model.to(device) for role, model in models.items()}
         self.settings = settings
         self.total_steps = total_steps
         self.lr = {role: lr[role] for role in models}
         self.average = average
         self.steps = 0
         self.skipped_in_a_row = 0
+        self.weights = {role: {n: _precise(p) for n, p in m.named_parameters()} for role, m in models.items()}
         # eps 1e-5 as in the original PPO code (detail 17)
         self.optimisers = {
             role: torch.optim.AdamW(
-                model.parameters(), lr=self.lr[role], eps=1e-5, weight_decay=settings.weight_decay, fused=True
+                weights.values(), lr=self.lr[role], eps=1e-5, weight_decay=settings.weight_decay, fused=True
             )
-            for role, model in self.models.items()
+            for role, weights in self.weights.items()
         }
         self.averaged: dict[Role, dict[str, Tensor]] = {}
         if average:
-            self.averaged = {r: {n: p.detach().clone() for n, p in m.named_parameters()} for r, m in models.items()}
+            self.averaged = {r: {n: w.detach().clone() for n, w in own.items()} for r, own in self.weights.items()}
 
     def step(self, *terms: Term) -> dict[str, float]:
         """One optimiser step. Returns means over the whole batch; `skipped` = 1 where the gradient was not finite."""
@@ -73,9 +80,12 @@ class Learner:
         return out
 
     def _update(self) -> dict[str, float]:
+        for weight, parameter in self._rounded():
+            if parameter.grad is not None:
+                weight.grad, parameter.grad = parameter.grad.float(), None
         norms = {
-            role: nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
-            for role, model in self.models.items()
+            role: nn.utils.clip_grad_norm_(weights.values(), self.settings.clip_norm)
+            for role, weights in self.weights.items()
         }
         finite = all(bool(torch.isfinite(norm)) for norm in norms.values())
         if finite:
@@ -85,6 +95,7 @@ class Learner:
                 for group in optimiser.param_groups:
                     group["lr"] = self.lr[role] * scale
                 optimiser.step()
+            self._round()
             self._average()
         else:
             self.skipped_in_a_row += 1
@@ -102,13 +113,25 @@ class Learner:
             "skipped": float(not finite),
         }
 
+    def _rounded(self) -> Iterator[tuple[Tensor, nn.Parameter]]:
+        """What is trained of each parameter in low precision, and the parameter."""
+        for role, model in self.models.items():
+            for name, parameter in model.named_parameters():
+                if self.weights[role][name] is not parameter:
+                    yield self.weights[role][name], parameter
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for weight, parameter in self._rounded():
+            parameter.copy_(weight)
+
     @torch.no_grad()
     def _average(self) -> None:
         for role, shadow in self.averaged.items():
             # the warm-up keeps the random first weights from staying in the average
             decay = min(self.average, (1 + self.steps) / (10 + self.steps))
-            for name, parameter in self.models[role].named_parameters():
-                shadow[name].lerp_(parameter, 1 - decay)
+            for name, weight in self.weights[role].items():
+                shadow[name].lerp_(weight, 1 - decay)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -122,16 +145,18 @@ class Learner:
     @torch.no_grad()
     def _swap(self) -> None:
         for role, shadow in self.averaged.items():
-            for name, parameter in self.models[role].named_parameters():
-                held = parameter.detach().clone()
-                parameter.copy_(shadow[name])
+            for name, weight in self.weights[role].items():
+                held = weight.detach().clone()
+                weight.copy_(shadow[name])
                 shadow[name].copy_(held)
+        if self.averaged:
+            self._round()
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything needed to go on: tensors by file name, and plain values."""
         files: dict[str, dict[str, Tensor]] = {}
-        for role, model in self.models.items():
-            files[role] = {n: p.detach() for n, p in model.named_parameters()}
+        for role, weights in self.weights.items():
+            files[role] = {n: w.detach() for n, w in weights.items()}
             moments: dict[str, Tensor] = {}
             for index, slots in self.optimisers[role].state_dict()["state"].items():
                 moments |= {f"{index}.{slot}": value for slot, value in slots.items()}
@@ -145,9 +170,9 @@ class Learner:
         """The inverse of `state`."""
         self.steps = int(plain["steps"])
         self.skipped_in_a_row = int(plain["skipped_in_a_row"])
-        for role, model in self.models.items():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(files[role][name])
+        for role, weights in self.weights.items():
+            for name, weight in weights.items():
+                weight.copy_(files[role][name])
             optimiser = self.optimisers[role]
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in files.get(f"{role}.adam", {}).items():
@@ -157,6 +182,14 @@ class Learner:
         for role, shadow in self.averaged.items():
             for name in shadow:
                 shadow[name].copy_(files[f"{role}.average"][name])
+        self._round()
+
+
+def _precise(parameter: nn.Parameter) -> Tensor:
+    """The parameter; a float32 copy of one that is in low precision."""
+    if parameter.dtype not in (torch.bfloat16, torch.float16):
+        return parameter
+    return parameter.detach().float().requires_grad_(parameter.requires_grad)
 
 
 def lr_scale(settings: Optimiser, step: int, total: int) -> float:

@@ -103,7 +103,7 @@ def sft(project: Project) -> Outcome:
         order = Order(len(encoded), settings.batch, settings.epochs, derive(seed, "sft"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "sft", model)
-        learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr})
+        learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr}, device=project.device)
         engine = LocalEngine({"policy": policy}, codec, seed, settings.token_budget, learner, project.device)
         held_loss = fit(
             project,

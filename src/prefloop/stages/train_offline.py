@@ -53,7 +53,7 @@ def train_offline(project: Project, round: int) -> Outcome:
         order = Order(len(train), settings.prompts, settings.epochs, derive(seed, "offline"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "policy", model)
-        learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr}, settings.average)
+        learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr}, settings.average, project.device)
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
         engine = LocalEngine(models, codec, seed, settings.token_budget, learner, project.device)
         named = digest(reference.weights, codec.fingerprint)

@@ -169,7 +169,7 @@ class _Loop:
         lr: dict[Role, float] = {"policy": rate(project, settings.lr, "policy", model)}
         if "critic" in models:
             lr["critic"] = rate(project, settings.critic_lr or settings.lr, "critic", models["critic"].model)
-        self.learner = Learner(models, settings, settings.steps * per_step, lr, settings.average)
+        self.learner = Learner(models, settings, settings.steps * per_step, lr, settings.average, project.device)
         everything: dict[Role, torch.nn.Module] = {
             **models,
             "reference": Policy(frozen, settings.temperature).requires_grad_(False),

@@ -142,7 +142,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         others = len(learnt) - 1
         trained = SharedReward(model, others, derive(seed, "reward-heads", criterion)) if others else model
         lr = rate(project, settings.lr, "reward", model.model)
-        learner = Learner({"reward": trained}, settings, order.steps, {"reward": lr}, settings.average)
+        learner = Learner({"reward": trained}, settings, order.steps, {"reward": lr}, settings.average, project.device)
         engine = LocalEngine({"reward": trained}, codec, seed, settings.token_budget, learner, project.device)
         scores: dict[str, float] = {}  # of the held-out completions, by the model as it is
 
