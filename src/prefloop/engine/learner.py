@@ -186,10 +186,10 @@ class Learner:
 
 
 def _precise(parameter: nn.Parameter) -> Tensor:
-    """The parameter; a float32 copy of one that is in low precision."""
-    if parameter.dtype not in (torch.bfloat16, torch.float16):
+    """The parameter; a float32 copy of one that learns and is in low precision."""
+    if parameter.dtype not in (torch.bfloat16, torch.float16) or not parameter.requires_grad:
         return parameter
-    return parameter.detach().float().requires_grad_(parameter.requires_grad)
+    return parameter.detach().float().requires_grad_()
 
 
 def lr_scale(settings: Optimiser, step: int, total: int) -> float:
