@@ -11,14 +11,20 @@ from prefloop.engine import sampler
 from prefloop.engine.base import Sampling
 from prefloop.engine.decoder import Decoder, LeanDecoder, decoder_for
 from prefloop.engine.graph_decoder import GraphDecoder
+from prefloop.models import lean
 from tiny_models import causal, uneven
 
 PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("together", [True, False])  # matrices that share an input, as one
 @pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3"])
-def test_logits_are_those_of_transformers(kind: str, gpu_kernels: str) -> None:
+def test_logits_are_those_of_transformers(
+    kind: str, together: bool, gpu_kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not together:
+        monkeypatch.setattr(lean, "FUSE_UP_TO", 0)
     model = uneven(causal(kind, sharp=10.0)).to(gpu_kernels)
     said = []
     for make in (Decoder, GraphDecoder):

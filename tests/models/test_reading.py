@@ -11,6 +11,7 @@ import transformers
 
 from prefloop.batch import ListRows, RolloutBatch, Rows, collate
 from prefloop.models import compiled, reading
+from prefloop.models import lean as lean_model
 from prefloop.models.lean import is_lean
 from prefloop.models.policy import Policy
 from prefloop.models.reading import _allows, _shared_prompts, last_states, predicting_states
@@ -44,11 +45,14 @@ def transformers_only(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda: monkeypatch.setattr(reading, "is_lean", lambda model: False)
 
 
+@pytest.mark.parametrize("together", [True, False])  # matrices that share an input, as one
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(("kind", "lean"), WAYS)
 def test_states_and_gradients_are_those_of_reading_each_row_alone(
-    kind: str, lean: bool, shared: bool, transformers_only: Any
+    kind: str, lean: bool, shared: bool, together: bool, transformers_only: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not together:
+        monkeypatch.setattr(lean_model, "FUSE_UP_TO", 0)
     model, rows = uneven(causal(kind, sharp=3.0)), list_rows()
     assert is_lean(model) == (kind not in ("GPT2", "Gemma2"))
     if not lean:

@@ -15,16 +15,17 @@ from prefloop.stages.project import Project
 
 
 @pytest.mark.parametrize(
-    ("stage", "owner", "measures", "times"),
+    ("name", "stage", "owner", "measures", "times"),
     [
-        (sft.sft, sft, "heldout_loss", 1),
-        (train_reward.reward, train_reward, "score_items", 2),  # held-out lists, and some of those it learnt from
-        (lambda project: train_offline.train_offline(project, 0), train_offline._Lists, "accuracy", 1),
+        ("sft", sft.sft, sft, "heldout_loss", 1),
+        ("reward", train_reward.reward, train_reward, "score_items", 2),  # held-out lists, and some it learnt from
+        ("align", lambda project: train_offline.train_offline(project, 0), train_offline._Lists, "accuracy", 1),
     ],
 )
 def test_what_the_last_step_was_measured_at_is_the_result(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    name: str,
     stage: Callable[[Project], Any],
     owner: Any,
     measures: str,
@@ -40,9 +41,9 @@ def test_what_the_last_step_was_measured_at_is_the_result(
     monkeypatch.setattr(owner, measures, counted)
     settings = ["sft.eval_every=1000", "reward.eval_every=1000", "align.eval_every=1000", "align.algorithm=dpo"]
     with Project.open(tmp_path / "project", settings, quiet=True) as project:
-        outcome = stage(project)
-        run = find_run(project.root, str(outcome.run or "reward-001").rsplit("-", 1)[0])
+        stage(project)
+        run = find_run(project.root, name)
         assert run is not None and len(asked) == times
-        seen = {name: value for name, value in run.metrics()[-1].items() if name.startswith("heldout_")}
-        found = run.result | {f"heldout_{name}": v for name, v in run.result.get("heldout", {}).items()}
-        assert seen and seen == {name: found[name] for name in seen}
+        seen = {key: value for key, value in run.metrics()[-1].items() if key.startswith("heldout_")}
+        found = run.result | {f"heldout_{key}": v for key, v in run.result.get("heldout", {}).items()}
+        assert seen and seen == {key: found[key] for key in seen}

@@ -44,6 +44,8 @@ class Learner:
         self.steps = 0
         self.skipped_in_a_row = 0
         self.weights = {role: {n: _precise(p) for n, p in m.named_parameters()} for role, m in models.items()}
+        trained = [(self.weights[role][n], p) for role, m in models.items() for n, p in m.named_parameters()]
+        self.rounded = [(weight, parameter) for weight, parameter in trained if weight is not parameter]
         # eps 1e-5 as in the original PPO code (detail 17)
         self.optimisers = {
             role: torch.optim.AdamW(
@@ -80,7 +82,7 @@ class Learner:
         return out
 
     def _update(self) -> dict[str, float]:
-        for weight, parameter in self._rounded():
+        for weight, parameter in self.rounded:
             if parameter.grad is not None:
                 weight.grad, parameter.grad = parameter.grad.float(), None
         norms = {
@@ -113,16 +115,9 @@ class Learner:
             "skipped": float(not finite),
         }
 
-    def _rounded(self) -> Iterator[tuple[Tensor, nn.Parameter]]:
-        """What is trained of each parameter in low precision, and the parameter."""
-        for role, model in self.models.items():
-            for name, parameter in model.named_parameters():
-                if self.weights[role][name] is not parameter:
-                    yield self.weights[role][name], parameter
-
     @torch.no_grad()
     def _round(self) -> None:
-        for weight, parameter in self._rounded():
+        for weight, parameter in self.rounded:
             parameter.copy_(weight)
 
     @torch.no_grad()

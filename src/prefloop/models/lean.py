@@ -24,7 +24,7 @@ from prefloop.ops.linear import linear, rms_norm, rotary, silu_gate
 
 BODIES = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
 ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # those whose tables don't depend on the text's length
-FUSE_UP_TO = 9 << 20  # elements of matrices; above, copying them together costs more than it saves
+FUSE_UP_TO = 9 << 20  # elements of matrices that are copied together: the gates of half a billion parameters just are
 
 Scale = tuple[Tensor, float]  # of an RMS norm: weight, epsilon
 Matrices = list[tuple[Tensor, Tensor | None]]  # weights and biases whose results stand side by side

@@ -41,7 +41,7 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: Rows) -> RewardOutput:
         """The raw score at the last real token of each row [N], wherever the padding is."""
-        return RewardOutput(_said(score_head(self.model), last_states(self.model, rows)).squeeze(-1))
+        return RewardOutput(_scored(score_head(self.model), last_states(self.model, rows)).squeeze(-1))
 
     def normalise(self, score: Tensor) -> Tensor:
         return (score - self.mean) / self.std
@@ -82,7 +82,7 @@ class SharedReward(nn.Module):
         """Raw scores [N,C] at the last real token of each row."""
         last = last_states(self.main.model, rows)
         heads = score_head(self.main.model), self.others
-        return RewardOutput(torch.cat([_said(head, last) for head in heads], dim=-1))
+        return RewardOutput(torch.cat([_scored(head, last) for head in heads], dim=-1))
 
 
 class Critic(nn.Module):
@@ -99,11 +99,11 @@ class Critic(nn.Module):
     def forward(self, rows: Rows) -> Tensor:
         """value [N,T]: at each action token, the estimate from the state *before* it; 0 elsewhere."""
         states = predicting_states(self.model, rows)
-        values = (_said(score_head(self.model), states).squeeze(-1) - self.mean) / self.std
+        values = (_scored(score_head(self.model), states).squeeze(-1) - self.mean) / self.std
         return scatter(values, rows.action)
 
 
-def _said(head: nn.Linear, states: Tensor) -> Tensor:
+def _scored(head: nn.Linear, states: Tensor) -> Tensor:
     """In float32 whatever the body computes in: a bfloat16 has eight bits, and answers to a prompt score much alike."""
     return F.linear(states.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
