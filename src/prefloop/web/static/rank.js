@@ -87,7 +87,7 @@ function lost(words) {
 }
 
 async function advance() {
-  if (held) { [task, held] = [held, null]; return show(task); }
+  if (held) { [task, held] = [held, null]; show(task); return prefetch(); }
   if (next && !sent(next.lease)) { const ready = next; next = null; show(ready); return prefetch(); }
   $("#work").setAttribute("aria-busy", "true");
   task = null;
@@ -102,9 +102,9 @@ async function advance() {
 async function prefetch() {
   if (!ranking || !task || next || held || outbox.waiting().length) return;
   const lease = task.lease;
-  const {article} = await askItem(host.next, {after: lease});
-  const found = read(article);
-  if (found && found.lease !== lease && !sent(found.lease) && task?.lease !== found.lease) next = found;
+  const found = read((await askItem(host.next, {after: lease})).article);
+  if (task?.lease !== lease || held) return; // too late: advance() asked for it itself, and it may be answered by now
+  if (found && found.lease !== lease && !sent(found.lease)) next = found;
 }
 
 // -- sending ----------------------------------------------------------------------------------------------------------
