@@ -21,7 +21,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from prefloop import exchange
 from prefloop.engine import sampler
@@ -140,6 +147,34 @@ def random_llama(
         max_position_embeddings=1024,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def random_neox(vocabulary: int, pad: int | None, end: int | None) -> Any:
+    """As Pythia is, 5.3 M parameters with 4,096 words."""
+    return _random(
+        GPTNeoXConfig(
+            vocab_size=vocabulary,
+            pad_token_id=pad,
+            eos_token_id=end,
+            bos_token_id=None,
+            hidden_size=256,
+            intermediate_size=1024,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            max_position_embeddings=1024,
+        )
+    )
+
+
+def random_gpt2(vocabulary: int, pad: int | None, end: int | None) -> Any:
+    """4.5 M parameters with 4,096 words."""
+    ends = {"pad_token_id": pad, "eos_token_id": end, "bos_token_id": None}
+    return _random(GPT2Config(vocab_size=vocabulary, n_embd=256, n_layer=4, n_head=8, n_positions=1024, **ends))
+
+
+def _random(config: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def main() -> None:

@@ -6,6 +6,7 @@
     python benchmarks/vs_trl.py reward --project e2e --data hh.jsonl.gz --max-length 256     # rankings of a file
     python benchmarks/vs_trl.py dpo    --project e2e      # the same rankings, as pairs for TRL
     python benchmarks/vs_trl.py sft    --project e2e
+    python benchmarks/vs_trl.py families                  # GRPO, PPO on a random GPT-NeoX and GPT-2
     python benchmarks/vs_trl.py memory                    # peak of a GRPO step, 32k and 151k words, 512 tokens
     python benchmarks/vs_trl.py large --size 0.5B --device cuda --dtype bfloat16 --max-tokens 256   # GRPO, PPO on a GPU
 
@@ -24,13 +25,13 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from sampling import SIZES, random_llama
+from sampling import SIZES, random_gpt2, random_llama, random_neox
 
 from prefloop import exchange
 from prefloop.config import Model
@@ -101,11 +102,13 @@ def demonstrated(folder: Path, codec: Codec, shown: list[Demonstration], work: W
     return work | {"peer_batch": work["batch"]}
 
 
-def random_models(folder: Path, vocabulary: int = 4096, **shape: Any) -> tuple[Path, Path, list[Prompt]]:
-    """A random Llama (5.4 M with 4,096 words) and a reward model on it, with a tokenizer of this repository's texts."""
+def random_models(
+    folder: Path, vocabulary: int = 4096, make: Callable[..., Any] = random_llama, **shape: Any
+) -> tuple[Path, Path, list[Prompt]]:
+    """A random model (a Llama of 5.4 M) and a reward model on it, with a tokenizer of this repository's texts."""
     texts = [path.read_text() for path in sorted((HERE.parent / "docs").rglob("*.md"))]
     tokenizer = train_tokenizer(texts, min(vocabulary, 4096))
-    model = random_llama(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id, **shape)
+    model = make(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id, **shape)
     save_pretrained(model, make_codec(tokenizer, model), folder / "policy")
     reward, codec = new_reward_model(folder / "policy", Model(), seed=1)
     reward.set_normalisation(0.0, 1.0)
@@ -210,6 +213,15 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
                 given = online(here, codec, prompts, more | alone | {"kind": "ppo"})
                 yield compare(f"PPO, {name}", here, given, asked, LAST_WITH_PPO)
         return
+    if what == "families":
+        for name, make in (("GPT-NeoX", random_neox), ("GPT-2", random_gpt2)):
+            policy, reward, prompts = random_models(folder / name, make=make)
+            _, codec = load_causal(policy)
+            more = work | {"policy": str(policy), "reward": str(reward)}
+            for kind, version in (("grpo", GENERAL), ("ppo", LAST_WITH_PPO)):
+                given = online(folder / name, codec, prompts, more | {"kind": kind})
+                yield compare(f"{kind.upper()}, random {name}", folder / name, given, asked, version)
+        return
     with Project.open(asked.project, quiet=True) as project:
         _, codec = load_policy(project, project.reference())
         work |= {"policy": project.reference().path, "reward": str(project.root / project.reward_models(0)[0].path)}
@@ -241,7 +253,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["online", "ppo", "reward", "dpo", "sft", "memory", "large"])
+    parser.add_argument("what", choices=["online", "ppo", "families", "reward", "dpo", "sft", "memory", "large"])
     parser.add_argument("--project", type=Path, help="a project with a policy and a reward model")
     parser.add_argument("--data", type=Path, help="reward, dpo: rankings of this file instead of the project's")
     parser.add_argument("--peers", type=Path, default=HERE / ".peers", help="where TRL's environments are, or are made")
@@ -259,7 +271,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="0.5B", help="of the random Llama (large)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    if asked.what not in ("memory", "large") and asked.project is None:
+    if asked.what not in ("families", "memory", "large") and asked.project is None:
         parser.error("name a project that has been through sft and reward: --project DIR (make demo makes one)")
     rows = []
     with tempfile.TemporaryDirectory() as temporary:

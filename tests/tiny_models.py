@@ -48,7 +48,20 @@ SIZES: dict[str, dict[str, Any]] = {
         "head_dim": 8,
         "max_position_embeddings": 64,
     },
-    "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "GPT2": {
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 64,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),  # as after loading
+    },
+    "GPTNeoX": {  # a quarter of each head is turned
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+    },
     "Gemma2": {
         "hidden_size": 16,
         "intermediate_size": 32,

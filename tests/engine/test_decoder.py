@@ -15,7 +15,7 @@ from prefloop.ops import native
 from tiny_models import causal, uneven
 
 PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]
-KINDS = ["Llama", "Qwen2", "Qwen3"]
+KINDS = ["Llama", "Qwen2", "Qwen3", "GPTNeoX", "GPT2"]
 compiled = pytest.mark.skipif(not native.AVAILABLE, reason="native.c was not compiled here: is there a C compiler?")
 FAST = [LeanDecoder, pytest.param(CompiledDecoder, marks=compiled)]
 
@@ -141,7 +141,7 @@ def test_those_that_end_make_room_at_once(fast: type[Decoder], monkeypatch: pyte
 
 def test_only_models_that_agree_are_read_the_lean_way() -> None:
     assert type(decoder_for(causal(), 1, 4)) is not Decoder
-    for other in (causal("GPT2"), causal("Gemma2"), causal("Mistral", sliding_window=4)):
+    for other in (causal("GPT2", resid_pdrop=0.1), causal("Gemma2"), causal("Mistral", sliding_window=4)):
         assert not lean.is_lean(other) and type(decoder_for(other, 1, 4)) is Decoder
     assert lean.is_lean(causal("Mistral", sliding_window=None))
     adapted = causal()
@@ -158,13 +158,13 @@ def test_only_models_that_agree_are_read_the_lean_way() -> None:
 def test_what_compiled_code_does_not_know_is_read_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for known in (causal(), causal("Qwen3")):
         assert type(decoder_for(known, 1, 4)) is CompiledDecoder
-    gelu = uneven(causal(hidden_act="gelu"))
-    for other in (causal().to(torch.bfloat16), causal().double(), causal(head_dim=512), gelu):
+    relu = uneven(causal(hidden_act="relu"))
+    for other in (causal().to(torch.bfloat16), causal().double(), causal(head_dim=512), relu):
         assert type(decoder_for(other, 1, 4)) is LeanDecoder
     said = []
     with torch.no_grad():
         for make in (Decoder, LeanDecoder):
-            decoder = make(gelu, 3, 4)
+            decoder = make(relu, 3, 4)
             decoder.add(PROMPTS, [1, 1, 1])
             said.append(decoder.step(torch.tensor([3, 4, 5])))
     assert torch.allclose(said[0], said[1], atol=1e-4)
@@ -182,3 +182,37 @@ def test_a_bfloat16_model_is_read_as_transformers_reads_it() -> None:
             decoder.add(PROMPTS, [1, 1, 1])
             said.append(decoder.step(torch.tensor([3, 4, 5])).float())
     assert (said[0] - said[1]).abs().max() < 0.05 * said[0].std()
+
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("Llama", {"hidden_act": "gelu"}),
+    ("Llama", {"hidden_act": "gelu_pytorch_tanh", "attention_bias": True, "mlp_bias": True}),
+    ("GPTNeoX", {"use_parallel_residual": False, "rotary_pct": 1.0}),
+    ("GPTNeoX", {"attention_bias": False, "hidden_act": "gelu_new"}),
+    ("GPT2", {"activation_function": "gelu", "scale_attn_by_inverse_layer_idx": True, "n_inner": 24}),
+    ("GPT2", {"activation_function": "silu", "scale_attn_weights": False}),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fast", FAST)
+@pytest.mark.parametrize(("kind", "settings"), VARIANTS, ids=lambda x: x if isinstance(x, str) else "+".join(x))
+def test_what_a_familys_settings_change_is_known(kind: str, settings: dict[str, Any], fast: type[Decoder]) -> None:
+    model = uneven(causal(kind, sharp=10.0, **settings))
+    usual = uneven(causal(kind, sharp=10.0))
+    said = []
+    for make, some in ((Decoder, model), (fast, model), (Decoder, usual)):
+        decoder = make(some, 3, 4)
+        logits = [decoder.add(PROMPTS, [1, 1, 1])]
+        logits += [decoder.step(torch.tensor([3, 4, 5]) + t) for t in range(3)]
+        said.append(torch.cat(logits))
+    assert torch.allclose(said[0], said[1], atol=1e-4)
+    assert not torch.allclose(said[0], said[2], atol=1e-2), "a setting that changes nothing shows nothing"
+    assert type(decoder_for(model, 1, 4)) is not Decoder
+
+
+@compiled
+def test_more_positions_than_were_learned_are_an_error_not_whatever_lies_there_in_memory() -> None:
+    decoder = CompiledDecoder(causal("GPT2"), 1, 4)
+    with pytest.raises(IndexError, match="64 positions"), torch.no_grad():
+        decoder.add([[5] * 65], [1])

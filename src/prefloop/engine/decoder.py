@@ -1,6 +1,6 @@
 """What a causal model says about the next token of many texts at once, with their keys and values at hand.
 
-`Decoder` runs any model through transformers. Three others do the same for models laid out as Llama is, with a prompt's
+`Decoder` runs any model through transformers. Three others do the same for models that `lean` knows, with a prompt's
 keys and values kept once for all its completions: `CompiledDecoder` on a CPU in float32, where a compiler was at hand,
 `GraphDecoder` (a file of its own) on a GPU, where there is Triton, and `LeanDecoder` by torch everywhere. The first and
 the last are the slow twins of the others in the tests.
@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from prefloop.batch import collate
 from prefloop.models.compiled import Compiled, is_compilable
-from prefloop.models.lean import Layer, is_lean, normed, scale, times, turning
+from prefloop.models.layout import layout
+from prefloop.models.lean import Block, Layer, is_lean, normed, padded_rows, read, times
 from prefloop.ops import native
 
 
@@ -76,7 +78,7 @@ class Decoder:
 
 
 class LeanDecoder(Decoder):
-    """The same for the Llama family. Takes a copy of the weights: make a new one when they have changed.
+    """The same by `lean`. Takes a copy of the weights: make a new one when they have changed.
 
     Attention of a row is over two parts: its prompt, read from one place by all rows of the prompt, which stand side by
     side in a grid for that; and its own tokens.
@@ -85,17 +87,13 @@ class LeanDecoder(Decoder):
     refills = True
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
-        body: Any = model.base_model
-        self.model, self.max_tokens = model, max_tokens
-        self.embedding = body.embed_tokens.weight.detach()
-        self.dtype = self.embedding.dtype
-        self.layers = [Layer(one, self.dtype) for one in body.layers]
+        self.model, self.max_tokens, self.known = model, max_tokens, layout(model)
+        self.layers = [Layer(self.known.parts(block)) for block in self.known.blocks]
         head: Any = model.get_output_embeddings()
         self.head = [(head.weight.detach(), head.bias)]
-        self.norm = scale(body.norm, self.dtype)
-        device, config = self.embedding.device, model.config
-        self.groups = config.num_key_value_heads
-        shape = (2, rows, self.groups, max_tokens, self.layers[0].size)
+        device, self.dtype = head.weight.device, self.known.dtype
+        self.groups, size = self.layers[0].heads.groups, self.layers[0].size
+        shape = (2, rows, self.groups, max_tokens, size)
         # of each layer, keys and values of rows' own tokens; what is weighted by 0 must be finite
         self.own = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
         self.prompts: list[tuple[Tensor, Tensor]] = []  # keys, values of each layer [G,head,P,size]
@@ -108,27 +106,33 @@ class LeanDecoder(Decoder):
         self.next = torch.empty(0, dtype=torch.long, device=device)
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
-        body: Any = self.model.base_model
-        ids, mask = _left_padded(prompts, self.embedding.device)
-        out = body(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True)
-        read = [(found.keys, found.values) for found in out.past_key_values.layers]
-        hidden = torch.where(mask.bool(), 0.0, -torch.inf).to(self.dtype)[:, None, None]
+        rows = collate(prompts, [0] * len(prompts)).to(self.prompt.device)
+        block = Block(rows.ids, rows.mask, rows.positions)
+        ends, places = rows.mask.sum(1).cumsum(0) - 1, rows.mask.flatten().nonzero().squeeze(1)
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def keep(layer: int, *vectors: Tensor) -> None:
+            keys, values = (padded_rows(some, block, places) for some in vectors)
+            found.append((keys, values))
+
+        last = read(self.model, ends, block, kept=keep)
+        hidden = torch.where(rows.mask, 0.0, -torch.inf).to(self.dtype)[:, None, None]
         if len(self.prompt):
-            read = [
-                (_under(old_k, k), _under(old_v, v)) for (old_k, old_v), (k, v) in zip(self.prompts, read, strict=True)
+            both = zip(self.prompts, found, strict=True)
+            found = [
+                (_under(old_keys, keys), _under(old_values, values)) for (old_keys, old_values), (keys, values) in both
             ]
             hidden = _under(self.hidden.mT, hidden.mT, -torch.inf).mT
-        which = torch.repeat_interleave(torch.tensor(counts, device=ids.device))
+        which = torch.repeat_interleave(torch.tensor(counts, device=self.prompt.device))
         self.prompt = torch.cat([self.prompt, which + (len(hidden) - len(prompts))])
-        self.length = torch.cat([self.length, mask.sum(1)[which]])
+        self.length = torch.cat([self.length, rows.mask.sum(1)[which]])
         self.drawn = torch.cat([self.drawn, torch.zeros_like(which)])
         self.even = self.longest == 0
-        self.prompts, self.hidden = read, hidden
-        places = torch.arange(int(self.length.max()) + self.max_tokens, device=ids.device)
-        self.turns = turning(body, places, self.dtype)
+        self.prompts, self.hidden = found, hidden
+        longest = int(self.length.max()) + self.max_tokens
+        self.turns = self.known.turning(torch.arange(longest, device=which.device))
         self._place()
-        logits: Tensor = self.model.get_output_embeddings()(out.last_hidden_state[:, -1])  # type: ignore[misc]
-        return logits[which]
+        return times(last, self.head)[which]
 
     def keep(self, index: Tensor) -> None:
         moved = (index != torch.arange(len(index), device=index.device)).nonzero().squeeze(1)
@@ -179,11 +183,11 @@ class LeanDecoder(Decoder):
             heads = row + torch.arange(self.groups, device=tokens.device)
             self.next = (heads * self.max_tokens + self.drawn[:, None]).flatten()  # places of the new keys and values
             late = torch.zeros_like(after, dtype=self.dtype).masked_fill_(after, -torch.inf)[:, None, None]
-        x = F.embedding(tokens, self.embedding)
+        x = self.known.embedded(tokens, at)
         for number, layer in enumerate(self.layers):
             x = layer.rest(x, self._attend(number, *layer.asked(x, turn), layer.scaling, late))
         self.drawn = (self.drawn + 1).clamp(max=self.max_tokens - 1)  # rows that ended go on until they leave
-        return times(normed(x, self.norm), self.head)
+        return times(normed(x, self.known.norm), self.head)
 
     def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, late: Tensor | None) -> Tensor:
         """What the new tokens' queries [N,heads,size] read in layer `number`: [N,heads*size]."""
@@ -289,7 +293,7 @@ def _under(old: Tensor, new: Tensor, fill: float = 0.0) -> Tensor:
 
 def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int) -> Decoder:
     """The fastest that computes what the model computes."""
-    if not type(model).__name__.endswith("ForCausalLM") or not is_lean(model):
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not is_lean(model):
         return Decoder(model, rows, max_tokens)
     if is_compilable(model):
         return CompiledDecoder(model, rows, max_tokens)

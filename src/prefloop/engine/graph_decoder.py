@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from prefloop.batch import collate
 from prefloop.engine.decoder import Decoder
-from prefloop.models.lean import Block, Layer, is_lean, normed, read, scale, times, turning
+from prefloop.models.layout import layout
+from prefloop.models.lean import Block, Layer, is_lean, normed, read, times
 from prefloop.ops import gpu
 
 
@@ -25,9 +25,9 @@ def is_recordable(model: PreTrainedModel) -> bool:
     """Whether `GraphDecoder` computes what the model does, and can."""
     if not (gpu.AVAILABLE and is_lean(model)):
         return False
-    body: Any = model.base_model
-    size = body.layers[0].self_attn.head_dim
-    return gpu.fits(body.embed_tokens.weight) and size % 2 == 0 and size <= gpu.WIDEST
+    known = layout(model)
+    size = known.size
+    return gpu.fits(known.embedding) and size % 2 == 0 and size <= gpu.WIDEST
 
 
 class GraphDecoder(Decoder):
@@ -38,13 +38,11 @@ class GraphDecoder(Decoder):
     patience = 4
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
-        body: Any = model.base_model
         head: Any = model.get_output_embeddings()
-        self.model, self.max_tokens = model, max_tokens
-        self.embedding = body.embed_tokens.weight.detach()
-        dtype, device = self.embedding.dtype, self.embedding.device
-        self.layers = [Layer(one, dtype) for one in body.layers]
-        self.norm, self.head = scale(body.norm, dtype), [(head.weight.detach(), head.bias)]
+        self.model, self.max_tokens, self.known = model, max_tokens, layout(model)
+        dtype, device = self.known.dtype, head.weight.device
+        self.layers = [Layer(self.known.parts(block)) for block in self.known.blocks]
+        self.head = [(head.weight.detach(), head.bias)]
         # keys and values of rows' own tokens
         shape = len(self.layers), 2, rows, self.layers[0].heads.groups, max_tokens, self.layers[0].size
         self.own = torch.zeros(shape, dtype=dtype, device=device)
@@ -55,12 +53,11 @@ class GraphDecoder(Decoder):
         self.turns = self._turns(0)
 
     def _turns(self, positions: int) -> tuple[Tensor, Tensor]:
-        places = torch.arange(positions, device=self.embedding.device)
-        cos, sin = turning(self.model.base_model, places, self.embedding.dtype)
+        cos, sin = self.known.turning(torch.arange(positions, device=self.table.device))
         return cos.flatten(1).contiguous(), sin.flatten(1).contiguous()
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
-        rows = collate(prompts, [0] * len(prompts)).to(self.embedding.device)
+        rows = collate(prompts, [0] * len(prompts)).to(self.table.device)
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         kept = self.own.new_empty(len(self.layers), 2, int(lengths.sum()), self.own.shape[3], self.own.shape[5])
 
@@ -85,13 +82,13 @@ class GraphDecoder(Decoder):
         if ended is None:
             ended = torch.zeros_like(tokens, dtype=torch.bool)
         place, drawn, *prompt = self.table[:, : len(tokens)]
-        x = F.embedding(tokens, self.embedding)
+        x = self.known.embedded(tokens, drawn + prompt[2])
         for number, layer in enumerate(self.layers):
             given = layer.vectors(x), self.turns, self.own, number, place, drawn, ended
             x = layer.rest(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.scaling))
         drawn += 1
         drawn.clamp_(max=self.max_tokens - 1)  # rows that ended go on until they leave
-        return times(normed(x, self.norm), self.head)
+        return times(normed(x, self.known.norm), self.head)
 
     def keep(self, index: Tensor) -> None:
         self.table[:, : len(index)] = self.table[:, index]
@@ -99,7 +96,7 @@ class GraphDecoder(Decoder):
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """For work on so many rows: done once, then recorded, from then on replayed."""
-        if not self.embedding.is_cuda:
+        if not self.table.is_cuda:
             return work
         graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
 

@@ -1,20 +1,21 @@
-"""A Llama body read by compiled code (`ops/native.c`): on a CPU, in float32, where a compiler was at hand.
+"""A model's body read by compiled code (`ops/native.c`): on a CPU, in float32, where a compiler was at hand.
 
-What never changes is multiplied into the matrices once: the weights of norms, the scale of attention scores. Numbers
-are those of `lean` up to rounding. The weights are copies: make a new one when they have changed.
+What never changes is multiplied into the matrices once: the weights and biases of norms, the scale of attention scores.
+Numbers are those of `lean` up to rounding. The weights are copies: make a new one when they have changed.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prefloop.models.lean import Block, beside, is_lean, is_silu, matrices, turning
+from prefloop.models.layout import Matrix, Norm, layout
+from prefloop.models.lean import Block, beside, is_lean
 from prefloop.ops import native
 from prefloop.ops.native import LANES, Panels, address, padded
 
@@ -23,12 +24,10 @@ def is_compilable(model: PreTrainedModel) -> bool:
     """Whether this module computes what the model does, and may."""
     if not (native.AVAILABLE and is_lean(model)):
         return False
-    body = model.base_model
-    weight = body.embed_tokens.weight
-    precise = weight.device.type == "cpu" and weight.dtype == torch.float32
-    size = body.layers[0].self_attn.head_dim
-    dropout = model.training and body.layers[0].self_attn.attention_dropout
-    return precise and not dropout and is_silu(body.layers[0].mlp) and size % 2 == 0 and size <= native.WIDEST
+    known = layout(model)
+    first = known.parts(known.blocks[0])
+    precise = known.embedding.device.type == "cpu" and known.dtype == torch.float32
+    return precise and not first.dropout and bool(first.does) and first.size % 2 == 0 and first.size <= native.WIDEST
 
 
 class Compiled:
@@ -40,50 +39,48 @@ class Compiled:
     COLUMNS = ("id", "position", "at", "own", "own_capacity", "before", "before_capacity", "count")
 
     def __init__(self, model: PreTrainedModel):
-        self.body: Any = model.base_model
-        first = self.body.layers[0].self_attn
-        self.size = first.head_dim
-        self.groups = first.k_proj.out_features // self.size
+        self.known = layout(model)
+        self.size, norm = self.known.size, self.known.norm
         self.held: list[Any] = []  # what the structures point to
-        self.layers = (native.Layer * len(self.body.layers))(*map(self._layer, self.body.layers))
-        embedding, norm = self.body.embed_tokens.weight, self.body.norm
-        asking, wide = self.layers[0].out.in_, self.layers[0].down.in_
-        # of a token's x, unit, asked, read, wide, gated
-        self.widths = (embedding.shape[1], embedding.shape[1], self.layers[0].qkv.out, asking, 2 * wide, wide)
+        blocks = self.known.blocks
+        first = self.known.parts(blocks[0])
+        self.layers = (native.Layer * len(blocks))(*map(self._layer, blocks))
+        hidden, asking, inner = self.known.embedding.shape[1], self.layers[0].out.in_, self.layers[0].down.in_
+        self.groups = len(first.k[0]) // self.size
+        # of a token's x, unit, asked, read, wide, between
+        self.widths = (hidden, hidden, self.layers[0].qkv.out, asking, self.layers[0].wide.out, inner)
         self.struct = native.Body(
             len(self.layers),
-            embedding.shape[1],
+            hidden,
             asking // self.size,
             self.groups,
             self.size,
-            norm.variance_epsilon,
-            self._hold(embedding),
-            self._hold(norm.weight),
+            norm.centred,
+            first.parallel,
+            len(first.wide) == 2,
+            native.DOES.index(first.does),
+            norm.epsilon,
+            *map(self._hold, (self.known.embedding, self.known.places, norm.weight, norm.bias)),
             ctypes.addressof(self.layers),
         )
         self.turns = torch.empty(0), torch.empty(0)
 
-    def _hold(self, x: Tensor) -> int | None:
-        self.held.append(x.detach())
+    def _hold(self, x: Tensor | None) -> int | None:
+        self.held.append(x if x is None else x.detach())
         return address(self.held[-1])
 
-    def _layer(self, layer: Any) -> native.Layer:
-        attention, mlp = layer.self_attn, layer.mlp
-        q, k, v = matrices([attention.q_proj, attention.k_proj, attention.v_proj], torch.float32)
-        of_heads: list[int | None] = [None, None]
-        if hasattr(attention, "q_norm"):
-            of_heads = [self._hold(attention.q_norm.weight * attention.scaling), self._hold(attention.k_norm.weight)]
+    def _layer(self, block: Any) -> native.Layer:
+        one = self.known.parts(block)
+        q, of_heads = one.q, (one.q_norm, one.k_norm)
+        if one.q_norm is None:
+            q = (q[0] * one.scaling, None if q[1] is None else q[1] * one.scaling)
         else:
-            q = (q[0] * attention.scaling, None if q[1] is None else q[1] * attention.scaling)
-        parts = [
-            (beside([q, k, v]), layer.input_layernorm),
-            (*matrices([attention.o_proj], torch.float32), None),
-            (*matrices([mlp.gate_proj, mlp.up_proj], torch.float32, math.inf), layer.post_attention_layernorm),
-            (*matrices([mlp.down_proj], torch.float32), None),
-        ]
-        panels = [Panels(weight if norm is None else weight * norm.weight, bias) for (weight, bias), norm in parts]
+            of_heads = replace(one.q_norm, weight=one.q_norm.weight * one.scaling), one.k_norm
+        matrices = after(beside([q, one.k, one.v]), one.before), one.out, after(beside(one.wide), one.after), one.down
+        panels = [Panels(weight, bias) for weight, bias in matrices]
         self.held += panels
-        return native.Layer(*(one.struct for one in panels), *of_heads)
+        held = [None if norm is None else self._hold(norm.weight) for norm in of_heads]
+        return native.Layer(*(one.struct for one in panels), *held)
 
     def room(self, capacity: int, kept: bool = True) -> int:
         """Numbers that a region of `capacity` tokens takes."""
@@ -93,8 +90,10 @@ class Compiled:
     def states(self, table: Tensor, kept: bool = True) -> Tensor:
         """Final states [n,H] of the tokens of a table [8,n]. Keys and values are `kept` of every layer, or of none."""
         longest = int(table[1].max()) + 1
+        if self.known.places is not None and longest > len(self.known.places):
+            raise IndexError(f"the model knows {len(self.known.places)} positions, not {longest}")
         if longest > len(self.turns[0]):
-            cos, sin = turning(self.body, torch.arange(2 * longest), torch.float32)
+            cos, sin = self.known.turning(torch.arange(2 * longest))
             self.turns = cos.contiguous(), sin.contiguous()
         n = table.shape[1]
         x, unit, *others = (
@@ -109,6 +108,14 @@ class Compiled:
         )
         native.forward(self.struct, tokens)
         return unit
+
+
+def after(matrix: Matrix, norm: Norm) -> Matrix:
+    """What gives of a vector that is only divided by its norm what the matrix gives of what the norm makes of it."""
+    weight, bias = matrix
+    if norm.bias is not None:
+        bias = norm.bias @ weight.t() if bias is None else bias + norm.bias @ weight.t()
+    return weight * norm.weight, bias
 
 
 @torch.no_grad()

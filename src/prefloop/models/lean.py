@@ -1,4 +1,4 @@
-"""Models laid out as Llama is, computed from their own weights: the same numbers as transformers gives, with less work.
+"""Models of the form that `layout` knows, computed from their own weights: as transformers does, with less work.
 
 Matrices that share an input are one matrix, and padding is not computed: the real tokens of a batch stand one after the
 other, and only attention, which is small beside the matrices, sees rows. `is_lean` says which models this is for; all
@@ -9,45 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.activations import SiLUActivation
 
+from prefloop.models.layout import Matrix, Norm, Parts, is_known, layout
 from prefloop.ops.attention import Heads, Turn, attention, can_pack, plan
 from prefloop.ops.linear import linear, rms_norm, rotary, silu_gate
 
-BODIES = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
-ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # those whose tables don't depend on the text's length
 FUSE_UP_TO = 9 << 20  # elements of matrices that are copied together: the gates of half a billion parameters just are
-
-Scale = tuple[Tensor, float]  # of an RMS norm: weight, epsilon
-Matrices = list[tuple[Tensor, Tensor | None]]  # weights and biases whose results stand side by side
+ACTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 
 
 class Layer:
-    """The weights of one layer of a Llama body, in `dtype`. They stay part of the graph."""
+    """One layer, with matrices that share an input side by side."""
 
-    def __init__(self, layer: Any, dtype: torch.dtype):
-        attention, mlp = layer.self_attn, layer.mlp
-        self.size, self.scaling = attention.head_dim, attention.scaling
-        asking, groups = (proj.out_features // self.size for proj in (attention.q_proj, attention.k_proj))
-        self.heads = Heads(asking, groups)
-        self.dropout = attention.attention_dropout if layer.training else 0.0
-        self.qkv = matrices([attention.q_proj, attention.k_proj, attention.v_proj], dtype, FUSE_UP_TO)
-        (self.out,) = matrices([attention.o_proj], dtype)
-        self.gate_up = matrices([mlp.gate_proj, mlp.up_proj], dtype, FUSE_UP_TO)
-        (self.down,) = matrices([mlp.down_proj], dtype)
-        self.act = mlp.act_fn
-        self.silu = is_silu(mlp)
-        self.before, self.after = scale(layer.input_layernorm, dtype), scale(layer.post_attention_layernorm, dtype)
-        self.q_norm = scale(attention.q_norm, dtype) if hasattr(attention, "q_norm") else None
-        self.k_norm = scale(attention.k_norm, dtype) if hasattr(attention, "k_norm") else None
+    def __init__(self, parts: Parts):
+        self.size, self.scaling, self.dropout = parts.size, parts.scaling, parts.dropout
+        self.heads = Heads(*(len(weight) // self.size for weight, _ in (parts.q, parts.k)))
+        self.qkv, self.out = fused([parts.q, parts.k, parts.v]), parts.out
+        self.wide, self.down, self.gated = fused(parts.wide), parts.down, len(parts.wide) == 2
+        self.does, self.act = parts.does, ACTS.get(parts.does, parts.act)
+        self.before, self.after, self.q_norm, self.k_norm = parts.before, parts.after, parts.q_norm, parts.k_norm
+        self.parallel = parts.parallel
 
     def vectors(self, x: Tensor) -> Tensor:
         """Queries, keys and values of tokens x [M,H] side by side [M,A,size], before rotary positions."""
@@ -58,38 +52,43 @@ class Layer:
         return torch.cat([normed(q, self.q_norm), normed(k, self.k_norm), v], dim=1)
 
     def asked(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turn: see `turning`."""
+        """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turn: see `Layout.turning`."""
         turned = rotary(self.vectors(x), *turn, self.heads.asking + self.heads.groups)
         q, k, v = turned.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
         return q, k, v
 
     def rest(self, x: Tensor, read: Tensor) -> Tensor:
         """The layer's result for tokens x [M,H], given what their attention read [M,heads*size]."""
-        x = linear(read, *self.out, onto=x)
-        wide = times(normed(x, self.after), self.gate_up)
+        if self.parallel:  # first: where no gradient is wanted, x may be written over
+            wide = times(normed(x, self.after), self.wide)
+            x = linear(read, *self.out, onto=x)
+        else:
+            x = linear(read, *self.out, onto=x)
+            wide = times(normed(x, self.after), self.wide)
+        return linear(self._between(wide), *self.down, onto=x)
+
+    def _between(self, wide: Tensor) -> Tensor:
+        if not self.gated:
+            return self.act(wide)
+        if self.does == "silu":
+            return silu_gate(wide)
         gate, up = wide.chunk(2, dim=-1)
-        return linear(silu_gate(wide) if self.silu else self.act(gate) * up, *self.down, onto=x)
+        return self.act(gate) * up
 
 
-def is_silu(mlp: Any) -> bool:
-    return isinstance(mlp.act_fn, (nn.SiLU, SiLUActivation))
+def fused(parts: Sequence[Matrix]) -> list[Matrix]:
+    """As one, where that is worth the copy."""
+    few = sum(weight.numel() for weight, _ in parts) <= FUSE_UP_TO
+    return [beside(parts)] if few and len(parts) > 1 else list(parts)
 
 
-def matrices(linears: Sequence[nn.Linear], dtype: torch.dtype, fuse: float = 0) -> Matrices:
-    """As one, where they have no more than `fuse` elements in all."""
-    if any(type(one) is not nn.Linear for one in linears):  # adapters and quantised layers compute something else
-        raise TypeError("not plain matrices")
-    parts: Matrices = [(one.weight.to(dtype), None if one.bias is None else one.bias.to(dtype)) for one in linears]
-    return [beside(parts)] if sum(weight.numel() for weight, _ in parts) <= fuse else parts
-
-
-def beside(parts: Matrices) -> tuple[Tensor, Tensor | None]:
+def beside(parts: Sequence[Matrix]) -> Matrix:
     """As one matrix, whose results stand side by side."""
     biases = [bias for _, bias in parts if bias is not None]
     return torch.cat([weight for weight, _ in parts]), torch.cat(biases) if len(biases) == len(parts) else None
 
 
-def times(x: Tensor, matrices: Matrices) -> Tensor:
+def times(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     """x [M,in] times each, [M,out] side by side."""
     if len(matrices) == 1:
         return linear(x, *matrices[0])
@@ -101,19 +100,10 @@ def times(x: Tensor, matrices: Matrices) -> Tensor:
     return torch.cat([linear(x, *one) for one in matrices], dim=-1)
 
 
-def scale(norm: Any, dtype: torch.dtype) -> Scale:
-    return norm.weight.to(dtype), norm.variance_epsilon
-
-
-def normed(x: Tensor, how: Scale) -> Tensor:
-    return rms_norm(x, *how)
-
-
-def turning(body: Any, positions: Tensor, dtype: torch.dtype) -> Turn:
-    """Cosines and sines for `rotary`, of tokens at `positions` [M]: [M,1,size/2]."""
-    cos, sin = body.rotary_emb(body.embed_tokens.weight, positions[:, None])
-    half = cos.shape[-1] // 2
-    return cos[..., :half].to(dtype), sin[..., :half].to(dtype)
+def normed(x: Tensor, how: Norm) -> Tensor:
+    if how.centred:
+        return F.layer_norm(x, x.shape[-1:], how.weight, how.bias, how.epsilon)
+    return rms_norm(x, how.weight, how.epsilon)
 
 
 # -- reading a batch ---------------------------------------------------------------------------------------------------
@@ -140,23 +130,22 @@ def read(
     Each row of `first` is continued by equally many rows of `then`, which stand together. `kept` is given the keys and
     values [M,groups,size] of each layer, by its number.
     """
-    body: Any = model.base_model
-    dtype = body.embed_tokens.weight.dtype
+    known = layout(model)
     blocks = [first] if then is None else [first, then]
     ids, positions = (torch.cat([getattr(b, name)[b.mask] for b in blocks]) for name in ("ids", "positions"))
-    turn = turning(body, positions, dtype)
-    layers = (Layer(layer, dtype) for layer in body.layers)
+    turn = known.turning(positions)
+    layers = (Layer(known.parts(block)) for block in known.blocks)
     one = next(layers)
-    x = F.embedding(ids, body.embed_tokens.weight)
+    x = known.embedded(ids, positions)
     packed = can_pack(x, one.size, one.dropout) and kept is None
-    look = _packed(blocks, turn, one.heads) if packed else _in_rows(blocks, turn, dtype, kept)
+    look = _packed(blocks, turn, one.heads) if packed else _in_rows(blocks, turn, x.dtype, kept)
     for layer in layers:
         x = one.rest(x, look(one, x))
         one = layer
     # Nobody reads the others any more. As an embedding: where a place is wanted several times, as a prompt's end is,
     # the gradient of plain indexing is added up by several threads in whatever order they come.
     asked, found = F.embedding(wanted, x), F.embedding(wanted, look(one, x))
-    return normed(one.rest(asked, found), scale(body.norm, dtype))
+    return normed(one.rest(asked, found), known.norm)
 
 
 def _packed(blocks: Sequence[Block], turn: Turn, heads: Heads) -> Look:
@@ -176,10 +165,10 @@ def _in_rows(blocks: Sequence[Block], turn: Turn, dtype: torch.dtype, kept: Kept
         if kept is not None:
             kept(next(number), *asked[1:])
         parts = [part.tensor_split([len(places[0])]) for part in asked]
-        q, k, v = (_rows(part[0], first, places[0]) for part in parts)
+        q, k, v = (padded_rows(part[0], first, places[0]) for part in parts)
         found = [_attend(layer, q, k, v, None)]
         if mask is not None:
-            q, own_k, own_v = (_rows(part[1], then, places[1]) for part in parts)
+            q, own_k, own_v = (padded_rows(part[1], then, places[1]) for part in parts)
             times = len(then.ids) // len(first.ids)
             k, v = (torch.cat([_repeated(a, times), b], dim=2) for a, b in ((k, own_k), (v, own_v)))
             found.append(_attend(layer, q, k, v, mask))
@@ -202,7 +191,7 @@ def _repeated(x: Tensor, times: int) -> Tensor:
     return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1)
 
 
-def _rows(packed: Tensor, block: Block, places: Tensor) -> Tensor:
+def padded_rows(packed: Tensor, block: Block, places: Tensor) -> Tensor:
     """[M,heads,size] to [N,heads,T,size], zeros in the padding."""
     n, width = block.ids.shape
     flat = packed.new_zeros(n * width, *packed.shape[1:]).index_copy(0, places, packed)
@@ -235,25 +224,15 @@ _lean: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 def is_lean(model: PreTrainedModel) -> bool:
     """Whether this module computes what the model does: by the model's kind, then tried out, once a model."""
     if model not in _lean:
-        _lean[model] = _is_known(model) and _agrees(model)
+        _lean[model] = is_known(model) and _agrees(model)
     return _lean[model]
-
-
-def _is_known(model: PreTrainedModel) -> bool:
-    body: Any = model.base_model
-    if type(body).__name__ not in BODIES or getattr(body.rotary_emb, "rope_type", "") not in ROTARY:
-        return False
-    kinds = getattr(body.config, "layer_types", None)
-    if kinds is None:
-        return getattr(body.config, "sliding_window", None) is None
-    return set(kinds) == {"full_attention"}
 
 
 @torch.no_grad()
 def _agrees(model: PreTrainedModel) -> bool:
     body: Any = model.base_model
     training, device = model.training, model.device
-    ids = (torch.arange(12, device=device) % body.embed_tokens.weight.shape[0]).view(2, 6)
+    ids = (torch.arange(12, device=device) % len(body.get_input_embeddings().weight)).view(2, 6)
     block = Block(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(6, device=device).expand(2, 6))
     model.eval()
     try:

@@ -1,4 +1,4 @@
-/* What training a Llama body needs besides matrix products, in single precision on a processor: attention of packed rows,
+/* What training a model needs besides matrix products, in single precision on a processor: attention of packed rows,
  * norms and gates, forward and backward. `ops/attention.py` and `ops/linear.py` call it.
  *
  * As in native.c: shared out among torch's threads, and nothing depends on how.

@@ -1,4 +1,4 @@
-/* The forward pass of a Llama body in single precision on a processor, for tokens that read keys and values kept before,
+/* The forward pass of a body as `models/layout.py` describes it, in single precision on a processor, for tokens that read keys and values kept before,
  * and the drawing of a token. `ops/native.py` calls it; what it must equal is `models/lean.py`.
  *
  * Every phase is shared out among OpenMP's threads. Nothing depends on how: each number is added up by one thread. What
@@ -10,13 +10,16 @@
 
 typedef struct { const float *panels, *bias; int64_t in, out; } Matrix;
 typedef struct {
-    Matrix qkv, out, gate_up, down;
+    Matrix qkv, out, wide, down;
     const float *q_weight, *k_weight; /* of the norms of heads, where there are any */
 } Layer;
 typedef struct {
     int64_t layers, hidden, asking, groups, size;
+    int64_t centred;        /* norms take the mean away */
+    int64_t parallel;       /* the wide matrix reads what came into the layer */
+    int64_t gated, does;    /* it has gates; what becomes of them, or of all: native.py names them */
     float small;
-    const float *embedding, *weight; /* weight: of the last norm */
+    const float *embedding, *places, *weight, *bias; /* places: of each position, or none; the last two of the last norm */
     const Layer *layer;
 } Body;
 /* Tokens [n]. Keys and values lie in regions: of each layer, [groups,size,capacity] keys and [groups,capacity,size]
@@ -26,7 +29,7 @@ typedef struct {
     int64_t n, kept;
     const int64_t *id, *position, *at, *own, *own_capacity, *before, *before_capacity, *count;
     const float *cos, *sin; /* of each position [*,size/2] */
-    float *x, *unit, *asked, *read, *wide, *gated; /* [n,*], the last two [at most PART,*] */
+    float *x, *unit, *asked, *read, *wide, *between; /* [n,*], the last two [at most PART,*] */
 } Tokens;
 
 int64_t lanes(void) { return LANES; }
@@ -89,12 +92,20 @@ static void product(const Matrix *m, const float *x, float *y, int64_t n, int ad
         }
 }
 
-static void units(const float *x, const float *weight, float *out, int64_t n, int64_t h, float small)
+static void units(const Body *b, const float *x, const float *weight, const float *bias, float *out, int64_t n)
 {
+    const int64_t h = b->hidden;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < n; row++) {
-        const float by = inverse_length(x + row * h, h, small);
-        for (int64_t i = 0; i < h; i++) out[row * h + i] = x[row * h + i] * by * (weight ? weight[i] : 1.0f);
+        const float *from = x + row * h;
+        float *to = out + row * h, mean = 0;
+        if (b->centred) {
+            for (int64_t i = 0; i < h; i++) mean += from[i];
+            mean /= (float)h;
+        }
+        for (int64_t i = 0; i < h; i++) to[i] = from[i] - mean;
+        const float by = inverse_length(to, h, b->small);
+        for (int64_t i = 0; i < h; i++) to[i] = to[i] * by * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
     }
 }
 
@@ -174,12 +185,39 @@ static void attend(const Body *b, const Tokens *t, int64_t layer)
         }
 }
 
-static void gate_rows(const float *x, float *out, int64_t n, int64_t h)
+/* The error function, within 2e-7 (Abramowitz and Stegun 1964, 7.1.26). */
+INLINE float error(float x)
+{
+    const float size = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * size);
+    const float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    return copysignf(1.0f - p * power(-size * size), x);
+}
+
+INLINE float curved(float x, int does)
+{
+    if (does == 0) return x / (1.0f + power(-x));
+    if (does == 1) return 0.5f * x * (1.0f + error(0.70710678f * x));
+    return x / (1.0f + power(-1.59576912f * (x + 0.044715f * x * x * x))); /* half of 1 + tanh(y) is the logistic of 2y */
+}
+
+INLINE void curve(const float *x, float *out, int64_t n, int64_t h, int gated, const int does)
 {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < n; row++) {
-        const float *from = x + 2 * row * h;
-        for (int64_t i = 0; i < h; i++) out[row * h + i] = from[i] / (1.0f + power(-from[i])) * from[h + i];
+        const float *from = x + (gated ? 2 : 1) * row * h;
+        if (gated)
+            for (int64_t i = 0; i < h; i++) out[row * h + i] = curved(from[i], does) * from[h + i];
+        else
+            for (int64_t i = 0; i < h; i++) out[row * h + i] = curved(from[i], does);
+    }
+}
+
+static void between(const Body *b, const float *x, float *out, int64_t n, int64_t h)
+{
+    switch (b->does) {
+        case 0: curve(x, out, n, h, (int)b->gated, 0); break;
+        case 1: curve(x, out, n, h, (int)b->gated, 1); break;
+        default: curve(x, out, n, h, (int)b->gated, 2);
     }
 }
 
@@ -190,24 +228,26 @@ void forward(const Body *b, const Tokens *t)
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
-        for (int64_t row = 0; row < n; row++)
-            for (int64_t i = 0; i < h; i++) t->x[row * h + i] = b->embedding[t->id[row] * h + i];
+        for (int64_t row = 0; row < n; row++) {
+            const float *word = b->embedding + t->id[row] * h, *at = b->places ? b->places + t->position[row] * h : 0;
+            for (int64_t i = 0; i < h; i++) t->x[row * h + i] = word[i] + (at ? at[i] : 0.0f);
+        }
         for (int64_t layer = 0; layer < b->layers; layer++) {
             const Layer *l = b->layer + layer;
-            units(t->x, 0, t->unit, n, h, b->small);
+            units(b, t->x, 0, 0, t->unit, n);
             product(&l->qkv, t->unit, t->asked, n, 0);
             place(b, l, t, layer);
             attend(b, t, layer);
             product(&l->out, t->read, t->x, n, 1);
-            units(t->x, 0, t->unit, n, h, b->small);
+            if (!b->parallel) units(b, t->x, 0, 0, t->unit, n);
             for (int64_t from = 0; from < n; from += PART) {
                 const int64_t some = n - from < PART ? n - from : PART;
-                product(&l->gate_up, t->unit + from * h, t->wide, some, 0);
-                gate_rows(t->wide, t->gated, some, l->down.in);
-                product(&l->down, t->gated, t->x + from * h, some, 1);
+                product(&l->wide, t->unit + from * h, t->wide, some, 0);
+                between(b, t->wide, t->between, some, l->down.in);
+                product(&l->down, t->between, t->x + from * h, some, 1);
             }
         }
-        units(t->x, b->weight, t->unit, n, h, b->small);
+        units(b, t->x, b->weight, b->bias, t->unit, n);
     }
 }
 

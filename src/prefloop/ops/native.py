@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 WIDEST = 256  # of a head; these are as in native.c
 BLOCK, PART = 64, 1024
+DOES = ("silu", "gelu", "gelu_tanh")  # what stands between the wide matrices
 
 
 class Matrix(ctypes.Structure):
@@ -25,7 +26,7 @@ class Matrix(ctypes.Structure):
 
 class Layer(ctypes.Structure):
     _fields_ = [
-        *((name, Matrix) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, Matrix) for name in ("qkv", "out", "wide", "down")),
         *((name, c_void_p) for name in ("q_weight", "k_weight")),
     ]
 
@@ -33,8 +34,9 @@ class Layer(ctypes.Structure):
 class Body(ctypes.Structure):
     _fields_ = [
         *((name, c_int64) for name in ("layers", "hidden", "asking", "groups", "size")),
+        *((name, c_int64) for name in ("centred", "parallel", "gated", "does")),
         ("small", c_float),
-        *((name, c_void_p) for name in ("embedding", "weight", "layer")),
+        *((name, c_void_p) for name in ("embedding", "places", "weight", "bias", "layer")),
     ]
 
 
@@ -44,7 +46,7 @@ class Tokens(ctypes.Structure):
         *((name, c_void_p) for name in ("id", "position", "at", "own", "own_capacity")),
         *((name, c_void_p) for name in ("before", "before_capacity", "count")),
         *((name, c_void_p) for name in ("cos", "sin")),
-        *((name, c_void_p) for name in ("x", "unit", "asked", "read", "wide", "gated")),
+        *((name, c_void_p) for name in ("x", "unit", "asked", "read", "wide", "between")),
     ]
 
 
