@@ -47,6 +47,7 @@ from prefloop.types import Demonstration, Item, Prompt
 
 HERE = Path(__file__).resolve().parent
 GENERAL, LAST_WITH_PPO = "1.16.0", "1.12.0"
+RANDOM = ("families", "memory", "large")  # what needs no project
 Work = dict[str, Any]
 
 
@@ -181,6 +182,26 @@ def show(row: dict[str, Any]) -> None:
 # -- what is measured --------------------------------------------------------------------------------------------------
 
 
+def on_random_models(asked: argparse.Namespace, folder: Path, work: Work, alone: Work) -> Iterator[dict[str, Any]]:
+    """GRPO, and PPO but where memory is measured."""
+    kinds: dict[str, dict[str, Any]] = {
+        "families": {"random GPT-NeoX": {"make": random_neox}, "random GPT-2": {"make": random_gpt2}},
+        "memory": {f"{words:,} words, T = 512": {"vocabulary": words} for words in (32_000, 151_936)},
+        "large": {f"random Llama of {asked.size}": SIZES[asked.size]},
+    }
+    for number, (name, shape) in enumerate(kinds[asked.what].items()):
+        here = folder / str(number)
+        policy, reward, prompts = random_models(here, **shape)
+        _, codec = load_causal(policy)
+        more = work | {"policy": str(policy), "reward": str(reward)}
+        if asked.what == "memory":
+            more |= {"prompts": 1, "max_tokens": 512 - 32}
+        yield compare(f"GRPO, {name}", here, online(here, codec, prompts, more | {"kind": "grpo"}), asked)
+        if asked.what != "memory":
+            more |= {"kind": "ppo"} | (alone if asked.what == "large" else {})
+            yield compare(f"PPO, {name}", here, online(here, codec, prompts, more), asked, LAST_WITH_PPO)
+
+
 def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     what = asked.what
     work: Work = {
@@ -197,30 +218,8 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
         "token_budget": asked.token_budget,
     }
     alone: Work = {"k": 1, "prompts": asked.completions}  # no completion shares its prompt
-    if what in ("memory", "large"):
-        long: Work = {"prompts": 1, "max_tokens": 512 - 32}
-        shapes: dict[str, tuple[Work, Work]] = {f"random Llama of {asked.size}": (SIZES[asked.size], {})}
-        if what == "memory":
-            words = (32_000, 151_936)
-            shapes = {f"{some:,} words, T = 512": ({"vocabulary": some}, long) for some in words}
-        for name, (shape, more) in shapes.items():
-            here = folder / name.split()[0]
-            policy, reward, prompts = random_models(here, **shape)
-            _, codec = load_causal(policy)
-            more = work | more | {"policy": str(policy), "reward": str(reward)}
-            yield compare(f"GRPO, {name}", here, online(here, codec, prompts, more | {"kind": "grpo"}), asked)
-            if what == "large":
-                given = online(here, codec, prompts, more | alone | {"kind": "ppo"})
-                yield compare(f"PPO, {name}", here, given, asked, LAST_WITH_PPO)
-        return
-    if what == "families":
-        for name, make in (("GPT-NeoX", random_neox), ("GPT-2", random_gpt2)):
-            policy, reward, prompts = random_models(folder / name, make=make)
-            _, codec = load_causal(policy)
-            more = work | {"policy": str(policy), "reward": str(reward)}
-            for kind, version in (("grpo", GENERAL), ("ppo", LAST_WITH_PPO)):
-                given = online(folder / name, codec, prompts, more | {"kind": kind})
-                yield compare(f"{kind.upper()}, random {name}", folder / name, given, asked, version)
+    if what in RANDOM:
+        yield from on_random_models(asked, folder, work, alone)
         return
     with Project.open(asked.project, quiet=True) as project:
         _, codec = load_policy(project, project.reference())
@@ -271,7 +270,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="0.5B", help="of the random Llama (large)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    if asked.what not in ("families", "memory", "large") and asked.project is None:
+    if asked.what not in RANDOM and asked.project is None:
         parser.error("name a project that has been through sft and reward: --project DIR (make demo makes one)")
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
