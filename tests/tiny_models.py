@@ -72,6 +72,17 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 64,
         "final_logit_softcapping": 5.0,
     },
+    "Gemma3": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 24,
+    },
     "Cohere": {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -93,7 +104,7 @@ def causal(
     **more: Any,
 ) -> Any:
     """A randomly initialised model, on its way to an opinion: `sharp` scales its weights, else every token is alike."""
-    config_class = getattr(transformers, f"{kind}Config")
+    config_class = getattr(transformers, "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config")
     model_class = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")
     ids = {"pad_token_id": pad, "eos_token_id": eos, "bos_token_id": None}
     config = config_class(vocab_size=vocab, **{**SIZES[kind], **ids, **more})

@@ -15,7 +15,7 @@ from prefloop.ops import native
 from tiny_models import causal, uneven
 
 PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]
-KINDS = ["Llama", "Qwen2", "Qwen3", "GPTNeoX", "GPT2"]
+KINDS = ["Llama", "Qwen2", "Qwen3", "GPTNeoX", "GPT2", "Gemma3"]
 compiled = pytest.mark.skipif(not native.AVAILABLE, reason="native.c was not compiled here: is there a C compiler?")
 FAST = [LeanDecoder, pytest.param(CompiledDecoder, marks=compiled)]
 
@@ -108,9 +108,9 @@ def test_samples_are_those_of_the_slow_way(batch: int, make: type[Decoder], monk
     """The same tokens; their log-probabilities within 1e-5."""
     model = causal(sharp=14.0)
     prompts, keys = [p for p in PROMPTS for _ in range(30)], list(range(90))
-    monkeypatch.setattr(sampler, "decoder_for", make)
+    monkeypatch.setattr(sampler, "decoder_for", lambda *given: make(*given[:3]))
     fast = sampler.generate(model, (1, 2), prompts, keys, Sampling(20, batch=batch), 3)
-    monkeypatch.setattr(sampler, "decoder_for", Decoder)
+    monkeypatch.setattr(sampler, "decoder_for", lambda *given: Decoder(*given[:3]))
     monkeypatch.setattr(native, "AVAILABLE", False)
     slow = sampler.generate(model, (1, 2), prompts, keys, Sampling(20, batch=batch), 3)
     assert len({len(s.ids) for s in slow}) > 5, "samples all as long show nothing"
@@ -132,7 +132,7 @@ def test_those_that_end_make_room_at_once(fast: type[Decoder], monkeypatch: pyte
             return step(self, *given)
 
         monkeypatch.setattr(kind, "step", counted)
-        monkeypatch.setattr(sampler, "decoder_for", lambda model, rows, most, kind=kind: kind(model, rows, most))
+        monkeypatch.setattr(sampler, "decoder_for", lambda *given, kind=kind: kind(*given[:3]))
         sampler.generate(
             model, (1, 2, 3), [p for p in PROMPTS for _ in range(64)], range(192), Sampling(40, batch=16), 3
         )
@@ -140,10 +140,13 @@ def test_those_that_end_make_room_at_once(fast: type[Decoder], monkeypatch: pyte
 
 
 def test_only_models_that_agree_are_read_the_lean_way() -> None:
-    assert type(decoder_for(causal(), 1, 4)) is not Decoder
+    assert type(decoder_for(causal(), 1, 4, 9)) is not Decoder
     for other in (causal("GPT2", resid_pdrop=0.1), causal("Gemma2"), causal("Mistral", sliding_window=4)):
-        assert not lean.is_lean(other) and type(decoder_for(other, 1, 4)) is Decoder
+        assert not lean.is_lean(other) and type(decoder_for(other, 1, 4, 9)) is Decoder
     assert lean.is_lean(causal("Mistral", sliding_window=None))
+    for windowed in (causal("Mistral", sliding_window=24), causal("Gemma3")):
+        assert type(decoder_for(windowed, 1, 4, 24)) is not Decoder and type(decoder_for(windowed, 1, 4, 25)) is Decoder
+    assert not lean.is_lean(causal("Gemma3", use_bidirectional_attention=True)), "a model that looks ahead"
     adapted = causal()
     adapted.model.layers[0].self_attn.q_proj = torch.nn.Sequential(adapted.model.layers[0].self_attn.q_proj)
     assert not lean.is_lean(adapted), "an adapter in place of a matrix"
@@ -157,10 +160,10 @@ def test_only_models_that_agree_are_read_the_lean_way() -> None:
 @compiled
 def test_what_compiled_code_does_not_know_is_read_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for known in (causal(), causal("Qwen3")):
-        assert type(decoder_for(known, 1, 4)) is CompiledDecoder
+        assert type(decoder_for(known, 1, 4, 9)) is CompiledDecoder
     relu = uneven(causal(hidden_act="relu"))
     for other in (causal().to(torch.bfloat16), causal().double(), causal(head_dim=512), relu):
-        assert type(decoder_for(other, 1, 4)) is LeanDecoder
+        assert type(decoder_for(other, 1, 4, 9)) is LeanDecoder
     said = []
     with torch.no_grad():
         for make in (Decoder, LeanDecoder):
@@ -169,7 +172,7 @@ def test_what_compiled_code_does_not_know_is_read_by_torch(monkeypatch: pytest.M
             said.append(decoder.step(torch.tensor([3, 4, 5])))
     assert torch.allclose(said[0], said[1], atol=1e-4)
     monkeypatch.setattr(native, "AVAILABLE", False)
-    assert type(decoder_for(causal(), 1, 4)) is LeanDecoder
+    assert type(decoder_for(causal(), 1, 4, 9)) is LeanDecoder
 
 
 def test_a_bfloat16_model_is_read_as_transformers_reads_it() -> None:
@@ -187,6 +190,7 @@ def test_a_bfloat16_model_is_read_as_transformers_reads_it() -> None:
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("Llama", {"hidden_act": "gelu"}),
     ("Llama", {"hidden_act": "gelu_pytorch_tanh", "attention_bias": True, "mlp_bias": True}),
+    ("Gemma3", {"query_pre_attn_scalar": 3, "hidden_activation": "silu"}),
     ("GPTNeoX", {"use_parallel_residual": False, "rotary_pct": 1.0}),
     ("GPTNeoX", {"attention_bias": False, "hidden_act": "gelu_new"}),
     ("GPT2", {"activation_function": "gelu", "scale_attn_by_inverse_layer_idx": True, "n_inner": 24}),
@@ -208,7 +212,7 @@ def test_what_a_familys_settings_change_is_known(kind: str, settings: dict[str, 
         said.append(torch.cat(logits))
     assert torch.allclose(said[0], said[1], atol=1e-4)
     assert not torch.allclose(said[0], said[2], atol=1e-2), "a setting that changes nothing shows nothing"
-    assert type(decoder_for(model, 1, 4)) is not Decoder
+    assert type(decoder_for(model, 1, 4, 9)) is not Decoder
 
 
 @compiled

@@ -12,7 +12,7 @@ import transformers
 from prefloop.batch import ListRows, RolloutBatch, Rows, collate
 from prefloop.models import compiled, reading
 from prefloop.models import lean as lean_model
-from prefloop.models.lean import is_lean
+from prefloop.models.lean import Block, is_lean
 from prefloop.models.policy import Policy
 from prefloop.models.reading import _allows, _shared_prompts, last_states, predicting_states
 from prefloop.models.reward import Critic, RewardModel
@@ -37,13 +37,13 @@ def one_by_one(model: Any, rows: Rows) -> torch.Tensor:
     return torch.cat([model.base_model(input_ids=i, use_cache=False).last_hidden_state[:, -1] for i in ids])
 
 
-LEAN = ["Llama", "Qwen2", "Qwen3", "GPTNeoX", "GPT2"]
+LEAN = ["Llama", "Qwen2", "Qwen3", "GPTNeoX", "GPT2", "Gemma3"]
 WAYS = [*((kind, True) for kind in LEAN), ("Llama", False), ("GPT2", False), ("Gemma2", False)]
 
 
 @pytest.fixture
 def transformers_only(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return lambda: monkeypatch.setattr(reading, "is_lean", lambda model: False)
+    return lambda: monkeypatch.setattr(reading, "is_lean", lambda *given: False)
 
 
 @pytest.mark.parametrize("together", [True, False])  # matrices that share an input, as one
@@ -116,6 +116,19 @@ def test_garbage_in_the_padding_is_not_read(lean: bool, transformers_only: Any) 
     garbage = ListRows(torch.where(rows.mask, rows.ids, 39), rows.mask, rows.action, k=3)
     assert torch.equal(last_states(model, garbage), last_states(model, rows))
     assert torch.equal(predicting_states(model, garbage), predicting_states(model, rows))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["Mistral", "Gemma3"])
+def test_texts_longer_than_a_window_are_read_through_it(kind: str) -> None:
+    """A token that reads only the 23 before it: in longer texts everything else would be read as well."""
+    model, draw = uneven(causal(kind, sharp=3.0, sliding_window=24)), torch.Generator().manual_seed(0)
+    for length, wide in ((24, True), (40, False)):
+        ids = torch.randint(3, 40, (2, length), generator=draw)
+        rows = Rows(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(length).expand(2, -1) >= 3)
+        assert torch.allclose(last_states(model, rows), one_by_one(model, rows), atol=1e-5)
+        whole = lean_model.read(model, torch.tensor([length - 1]), Block(ids[:1], rows.mask[:1], rows.positions[:1]))
+        assert torch.allclose(whole, one_by_one(model, rows)[:1], atol=1e-4) == wide
 
 
 @pytest.mark.skipif(not native.AVAILABLE, reason="native.c was not compiled here: is there a C compiler?")

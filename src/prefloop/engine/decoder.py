@@ -174,7 +174,7 @@ class LeanDecoder(Decoder):
 
     def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
         at = self.length + self.drawn
-        turn = self.turns[0][at], self.turns[1][at]
+        turns = [(cos[at], sin[at]) for cos, sin in self.turns]
         self.longest = min(self.longest + 1, self.max_tokens)
         late = None
         if not self.even:
@@ -185,7 +185,7 @@ class LeanDecoder(Decoder):
             late = torch.zeros_like(after, dtype=self.dtype).masked_fill_(after, -torch.inf)[:, None, None]
         x = self.known.embedded(tokens, at)
         for number, layer in enumerate(self.layers):
-            x = layer.rest(x, self._attend(number, *layer.asked(x, turn), layer.scaling, late))
+            x = layer.rest(x, self._attend(number, *layer.asked(x, turns), layer.scaling, late))
         self.drawn = (self.drawn + 1).clamp(max=self.max_tokens - 1)  # rows that ended go on until they leave
         return times(normed(x, self.known.norm), self.head)
 
@@ -291,9 +291,9 @@ def _under(old: Tensor, new: Tensor, fill: float = 0.0) -> Tensor:
     return torch.cat(padded)
 
 
-def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int) -> Decoder:
-    """The fastest that computes what the model computes."""
-    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not is_lean(model):
+def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int, longest: int) -> Decoder:
+    """The fastest that computes what the model computes of texts of up to `longest` tokens."""
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not is_lean(model, longest):
         return Decoder(model, rows, max_tokens)
     if is_compilable(model):
         return CompiledDecoder(model, rows, max_tokens)

@@ -19,6 +19,7 @@ from prefloop.engine.decoder import Decoder
 from prefloop.models.layout import layout
 from prefloop.models.lean import Block, Layer, is_lean, normed, read, times
 from prefloop.ops import gpu
+from prefloop.ops.attention import Turn
 
 
 def is_recordable(model: PreTrainedModel) -> bool:
@@ -52,9 +53,9 @@ class GraphDecoder(Decoder):
         self.rows: list[tuple[int, Tensor]] = []  # place, and keys and values of the prompt
         self.turns = self._turns(0)
 
-    def _turns(self, positions: int) -> tuple[Tensor, Tensor]:
-        cos, sin = self.known.turning(torch.arange(positions, device=self.table.device))
-        return cos.flatten(1).contiguous(), sin.flatten(1).contiguous()
+    def _turns(self, positions: int) -> list[Turn]:
+        tables = self.known.turning(torch.arange(positions, device=self.table.device))
+        return [(cos.flatten(1).contiguous(), sin.flatten(1).contiguous()) for cos, sin in tables]
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
         rows = collate(prompts, [0] * len(prompts)).to(self.table.device)
@@ -74,7 +75,7 @@ class GraphDecoder(Decoder):
         self.table[:, len(self.rows) : len(self.rows) + len(free)] = torch.stack(columns).to(kept.device)
         self.rows += [(place, kept) for place in free.tolist()]
         longest = int(lengths.max()) + self.max_tokens
-        if longest > len(self.turns[0]):
+        if longest > len(self.turns[0][0]):
             self.turns = self._turns(2 * longest)
         return times(last, self.head)[which.to(kept.device)]
 
@@ -84,7 +85,7 @@ class GraphDecoder(Decoder):
         place, drawn, *prompt = self.table[:, : len(tokens)]
         x = self.known.embedded(tokens, drawn + prompt[2])
         for number, layer in enumerate(self.layers):
-            given = layer.vectors(x), self.turns, self.own, number, place, drawn, ended
+            given = layer.vectors(x), self.turns[layer.turn], self.own, number, place, drawn, ended
             x = layer.rest(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.scaling))
         drawn += 1
         drawn.clamp_(max=self.max_tokens - 1)  # rows that ended go on until they leave
@@ -101,7 +102,7 @@ class GraphDecoder(Decoder):
         graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
 
         def again() -> None:
-            shape = len(self.rows), len(self.turns[0])
+            shape = len(self.rows), len(self.turns[0][0])
             if shape not in graphs:  # the first time, kernels are compiled, and libraries make room for themselves
                 graphs[shape] = None
                 work()

@@ -104,7 +104,7 @@ def generate(
     At most `sampling.batch` grow at a time. Where the decoder allows it, those that end make room for others at once.
     """
     batch = min(sampling.batch, len(prompts))
-    decoder = decoder_for(model, batch, sampling.max_tokens)
+    decoder = decoder_for(model, batch, sampling.max_tokens, max(map(len, prompts), default=0) + sampling.max_tokens)
     board = _Board(keys, sampling, seed, stop_ids, batch, model.device)
     grow = decoder.record(lambda: board.draw(decoder.step(board.last[: board.working], board.done[: board.working])))
     waiting = _by_prompt(prompts)

@@ -60,10 +60,11 @@ class Compiled:
             len(first.wide) == 2,
             native.DOES.index(first.does),
             norm.epsilon,
+            self.known.scale,
             *map(self._hold, (self.known.embedding, self.known.places, norm.weight, norm.bias)),
             ctypes.addressof(self.layers),
         )
-        self.turns = torch.empty(0), torch.empty(0)
+        self.turns = torch.empty(2, 0, 0, 0)  # cosines and sines [2,tables,positions,size/2]
 
     def _hold(self, x: Tensor | None) -> int | None:
         self.held.append(x if x is None else x.detach())
@@ -79,8 +80,9 @@ class Compiled:
         matrices = after(beside([q, one.k, one.v]), one.before), one.out, after(beside(one.wide), one.after), one.down
         panels = [Panels(weight, bias) for weight, bias in matrices]
         self.held += panels
-        held = [None if norm is None else self._hold(norm.weight) for norm in of_heads]
-        return native.Layer(*(one.struct for one in panels), *held)
+        norms = (*of_heads, one.out_norm, one.down_norm)
+        held = [None if norm is None else self._hold(norm.weight) for norm in norms]
+        return native.Layer(*(one.struct for one in panels), *held, one.turn)
 
     def room(self, capacity: int, kept: bool = True) -> int:
         """Numbers that a region of `capacity` tokens takes."""
@@ -92,9 +94,9 @@ class Compiled:
         longest = int(table[1].max()) + 1
         if self.known.places is not None and longest > len(self.known.places):
             raise IndexError(f"the model knows {len(self.known.places)} positions, not {longest}")
-        if longest > len(self.turns[0]):
-            cos, sin = self.known.turning(torch.arange(2 * longest))
-            self.turns = cos.contiguous(), sin.contiguous()
+        if longest > self.turns.shape[2]:
+            tables = zip(*self.known.turning(torch.arange(2 * longest)), strict=True)
+            self.turns = torch.stack([torch.stack(some).squeeze(2) for some in tables])
         n = table.shape[1]
         x, unit, *others = (
             torch.empty(n if part < 4 else min(n, native.PART), width) for part, width in enumerate(self.widths)
@@ -102,6 +104,7 @@ class Compiled:
         tokens = native.Tokens(
             n,
             int(kept),
+            self.turns.shape[2],
             *(table.data_ptr() + 8 * n * column for column in range(len(self.COLUMNS))),
             *map(address, self.turns),
             *map(address, (x, unit, *others)),

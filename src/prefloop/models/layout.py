@@ -1,13 +1,14 @@
 """What the parts of a model are called: every family that `lean`, `compiled` and the fast decoders read, in one form.
 
 A body is an embedding, layers and a norm. A layer is a norm, attention, a norm, and two matrices with something in
-between, or three where one of them gates. Of this form are Llama, Mistral, Qwen2, Qwen3; GPT-NeoX (Pythia); GPT-2.
+between, or three where one of them gates; what they make may be normed too before it is added. Of this form are Llama,
+Mistral, Qwen2, Qwen3; Gemma 3; GPT-NeoX (Pythia); GPT-2. Windows are not: texts that fit into one don't notice it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ Matrix = tuple[Tensor, Tensor | None]  # weight [out,in], bias [out]
 
 @dataclass(frozen=True)
 class Norm:
-    """By root mean square (Zhang 2019); or `centred`, less the mean first (Ba 2016)."""
+    """By root mean square (Zhang 2019); or `centred`, less the mean first (Ba 2016). In the dtype of `weight`."""
 
     weight: Tensor
     epsilon: float
@@ -59,7 +60,10 @@ class Parts:
     dropout: float = 0.0  # of attention
     q_norm: Norm | None = None
     k_norm: Norm | None = None
+    out_norm: Norm | None = None  # of what is added
+    down_norm: Norm | None = None
     parallel: bool = False  # the wide matrices read what came into the layer, not what attention made of it
+    turn: int = 0  # which of the tables of `Layout.turning`
 
     @property
     def does(self) -> str:
@@ -70,7 +74,8 @@ class Parts:
 class Layout:
     """Llama, Mistral, Qwen2, Qwen3."""
 
-    places: Tensor | None = None  # learned positions [*,H], added to the embedding
+    scale: float = 1.0  # of the embedding
+    places: Tensor | None = None  # learned positions [*,H], added to it
 
     def __init__(self, model: PreTrainedModel):
         self.body: Any = model.base_model
@@ -80,6 +85,15 @@ class Layout:
     @property
     def blocks(self) -> Any:
         return self.body.layers
+
+    @property
+    def window(self) -> int | None:
+        """Tokens of the longest texts that every layer reads as a whole; none: of any length."""
+        kinds = getattr(self.body.config, "layer_types", None)
+        if kinds is not None and "sliding_attention" not in kinds:
+            return None
+        window: int | None = getattr(self.body.config, "sliding_window", None)
+        return window
 
     @property
     def norm(self) -> Norm:
@@ -117,11 +131,14 @@ class Layout:
     def embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
         """What the first layer reads of tokens [M] at positions [M]: [M,H]."""
         x = F.embedding(ids, self.embedding)
+        x = x if self.scale == 1 else x * self.scale
         return x if self.places is None else x + F.embedding(positions, self.places)
 
-    def turning(self, positions: Tensor) -> Turn:
-        """Cosines and sines for `rotary`, of tokens at `positions` [M]: [M,1,size/2]."""
-        cos, sin = self.body.rotary_emb(self.embedding, positions[:, None])
+    def turning(self, positions: Tensor) -> list[Turn]:
+        """Tables of cosines and sines for `rotary`, of tokens at `positions` [M]: [M,1,size/2] each."""
+        return [self._table(*self.body.rotary_emb(self.embedding, positions[:, None]))]
+
+    def _table(self, cos: Tensor, sin: Tensor) -> Turn:
         turned, rest = cos.shape[-1] // 2, (self.size - cos.shape[-1]) // 2
         cos, sin = cos[..., :turned].to(self.dtype), sin[..., :turned].to(self.dtype)
         return F.pad(cos, (0, rest), value=1.0), F.pad(sin, (0, rest))
@@ -159,6 +176,34 @@ class Layout:
             bias = None if norm.bias is None else norm.bias.to(self.dtype)
             return Norm(norm.weight.to(self.dtype), norm.eps, bias, centred=True)
         return Norm(norm.weight.to(self.dtype), norm.variance_epsilon)
+
+
+class Gemma(Layout):
+    """Gemma 3 (2025): norms of what is added too, their weights less 1; a table of positions for each kind of layer."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__(model)
+        self.scale = float(self.body.embed_tokens.embed_scale.to(self.dtype))
+        self.kinds: list[str] = self.body.rotary_emb.layer_types
+
+    def turning(self, positions: Tensor) -> list[Turn]:
+        turn = self.body.rotary_emb
+        return [self._table(*turn(self.embedding, positions[:, None], kind)) for kind in self.kinds]
+
+    def parts(self, block: Any) -> Parts:
+        return replace(
+            super().parts(block),
+            after=self._norm(block.pre_feedforward_layernorm),
+            out_norm=self._norm(block.post_attention_layernorm),
+            down_norm=self._norm(block.post_feedforward_layernorm),
+            turn=self.kinds.index(block.self_attn.layer_type),
+        )
+
+    def _turned(self) -> int:
+        return self.size
+
+    def _norm(self, norm: Any) -> Norm:
+        return Norm(1.0 + norm.weight.float() if norm.weight.dtype.itemsize < 4 else 1.0 + norm.weight, norm.eps)
 
 
 class NeoX(Layout):
@@ -217,10 +262,9 @@ class Gpt2(Layout):
         size: int = self.blocks[0].attn.head_dim
         return size
 
-    def turning(self, positions: Tensor) -> Turn:
-        half = self.size // 2
-        none = torch.zeros(len(positions), 1, half, dtype=self.dtype, device=positions.device)
-        return torch.ones_like(none), none
+    def turning(self, positions: Tensor) -> list[Turn]:
+        none = torch.zeros(len(positions), 1, self.size // 2, dtype=self.dtype, device=positions.device)
+        return [(torch.ones_like(none), none)]
 
     def parts(self, block: Any) -> Parts:
         attention, mlp = block.attn, block.mlp
@@ -244,6 +288,7 @@ class Gpt2(Layout):
 
 FAMILIES: dict[str, type[Layout]] = {
     **dict.fromkeys(("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"), Layout),
+    "Gemma3TextModel": Gemma,
     "GPTNeoXModel": NeoX,
     "GPT2Model": Gpt2,
 }
@@ -259,11 +304,13 @@ def is_known(model: PreTrainedModel) -> bool:
     body: Any = model.base_model
     if type(body).__name__ not in FAMILIES:
         return False
-    if hasattr(body, "rotary_emb") and getattr(body.rotary_emb, "rope_type", "") not in ROTARY:
+    turning = getattr(getattr(body, "rotary_emb", None), "rope_type", "default")
+    if not ROTARY.issuperset(turning.values() if isinstance(turning, dict) else [turning]):
         return False
     if any(isinstance(part, nn.Dropout) and part.p for part in body.modules()):  # between the parts, not in attention
         return False
-    kinds = getattr(body.config, "layer_types", None)
-    if kinds is None:
-        return getattr(body.config, "sliding_window", None) is None
-    return set(kinds) == {"full_attention"}
+    kinds = getattr(body.config, "layer_types", None) or ["full_attention"]
+    plain = not any(
+        getattr(body.config, name, None) for name in ("attn_logit_softcapping", "use_bidirectional_attention")
+    )
+    return plain and {"full_attention", "sliding_attention"}.issuperset(kinds)

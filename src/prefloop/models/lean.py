@@ -41,7 +41,12 @@ class Layer:
         self.wide, self.down, self.gated = fused(parts.wide), parts.down, len(parts.wide) == 2
         self.does, self.act = parts.does, ACTS.get(parts.does, parts.act)
         self.before, self.after, self.q_norm, self.k_norm = parts.before, parts.after, parts.q_norm, parts.k_norm
-        self.parallel = parts.parallel
+        self.out_norm, self.down_norm, self.parallel, self.turn = (
+            parts.out_norm,
+            parts.down_norm,
+            parts.parallel,
+            parts.turn,
+        )
 
     def vectors(self, x: Tensor) -> Tensor:
         """Queries, keys and values of tokens x [M,H] side by side [M,A,size], before rotary positions."""
@@ -51,9 +56,9 @@ class Layer:
         q, k, v = found.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
         return torch.cat([normed(q, self.q_norm), normed(k, self.k_norm), v], dim=1)
 
-    def asked(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turn: see `Layout.turning`."""
-        turned = rotary(self.vectors(x), *turn, self.heads.asking + self.heads.groups)
+    def asked(self, x: Tensor, turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turns: see `Layout.turning`."""
+        turned = rotary(self.vectors(x), *turns[self.turn], self.heads.asking + self.heads.groups)
         q, k, v = turned.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
         return q, k, v
 
@@ -61,11 +66,11 @@ class Layer:
         """The layer's result for tokens x [M,H], given what their attention read [M,heads*size]."""
         if self.parallel:  # first: where no gradient is wanted, x may be written over
             wide = times(normed(x, self.after), self.wide)
-            x = linear(read, *self.out, onto=x)
+            x = added(x, read, self.out, self.out_norm)
         else:
-            x = linear(read, *self.out, onto=x)
+            x = added(x, read, self.out, self.out_norm)
             wide = times(normed(x, self.after), self.wide)
-        return linear(self._between(wide), *self.down, onto=x)
+        return added(x, self._between(wide), self.down, self.down_norm)
 
     def _between(self, wide: Tensor) -> Tensor:
         if not self.gated:
@@ -100,7 +105,14 @@ def times(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     return torch.cat([linear(x, *one) for one in matrices], dim=-1)
 
 
+def added(x: Tensor, read: Tensor, matrix: Matrix, norm: Norm | None) -> Tensor:
+    """x [M,out], and onto it what the matrix makes of `read` [M,in]."""
+    return linear(read, *matrix, onto=x) if norm is None else x + normed(linear(read, *matrix), norm)
+
+
 def normed(x: Tensor, how: Norm) -> Tensor:
+    if how.weight.dtype != x.dtype:
+        return normed(x.to(how.weight.dtype), how).to(x.dtype)
     if how.centred:
         return F.layer_norm(x, x.shape[-1:], how.weight, how.bias, how.epsilon)
     return rms_norm(x, how.weight, how.epsilon)
@@ -133,12 +145,12 @@ def read(
     known = layout(model)
     blocks = [first] if then is None else [first, then]
     ids, positions = (torch.cat([getattr(b, name)[b.mask] for b in blocks]) for name in ("ids", "positions"))
-    turn = known.turning(positions)
+    turns = known.turning(positions)
     layers = (Layer(known.parts(block)) for block in known.blocks)
     one = next(layers)
     x = known.embedded(ids, positions)
     packed = can_pack(x, one.size, one.dropout) and kept is None
-    look = _packed(blocks, turn, one.heads) if packed else _in_rows(blocks, turn, x.dtype, kept)
+    look = _packed(blocks, turns, one.heads) if packed else _in_rows(blocks, turns, x.dtype, kept)
     for layer in layers:
         x = one.rest(x, look(one, x))
         one = layer
@@ -148,12 +160,12 @@ def read(
     return normed(one.rest(asked, found), known.norm)
 
 
-def _packed(blocks: Sequence[Block], turn: Turn, heads: Heads) -> Look:
+def _packed(blocks: Sequence[Block], turns: Sequence[Turn], heads: Heads) -> Look:
     made = plan(heads, *(block.mask.sum(-1) for block in blocks))
-    return lambda layer, x: attention(layer.vectors(x), turn, made, layer.scaling, layer.dropout)
+    return lambda layer, x: attention(layer.vectors(x), turns[layer.turn], made, layer.scaling, layer.dropout)
 
 
-def _in_rows(blocks: Sequence[Block], turn: Turn, dtype: torch.dtype, kept: Kept | None) -> Look:
+def _in_rows(blocks: Sequence[Block], turns: Sequence[Turn], dtype: torch.dtype, kept: Kept | None) -> Look:
     """On padded rows, by torch's fused kernels."""
     number = count()
     first, then = blocks[0], blocks[-1]
@@ -161,7 +173,7 @@ def _in_rows(blocks: Sequence[Block], turn: Turn, dtype: torch.dtype, kept: Kept
     mask = _continued(first, then, dtype) if len(blocks) > 1 else None
 
     def look(layer: Layer, x: Tensor) -> Tensor:
-        asked = layer.asked(x, turn)
+        asked = layer.asked(x, turns)
         if kept is not None:
             kept(next(number), *asked[1:])
         parts = [part.tensor_split([len(places[0])]) for part in asked]
@@ -221,11 +233,14 @@ def _attend(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) 
 _lean: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def is_lean(model: PreTrainedModel) -> bool:
-    """Whether this module computes what the model does: by the model's kind, then tried out, once a model."""
+def is_lean(model: PreTrainedModel, length: int = 0) -> bool:
+    """Whether this module computes what the model does: by the model's kind, then tried out, once a model.
+
+    length: tokens of the longest text, which may be too long for a window of the model
+    """
     if model not in _lean:
         _lean[model] = is_known(model) and _agrees(model)
-    return _lean[model]
+    return _lean[model] and length <= (layout(model).window or length)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ def last_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     An empty row (a place in a short list) gives a state that means nothing, but is finite.
     """
     cut = _shared_prompts(rows)
-    if is_lean(model) and _right_padded(rows):
+    if is_lean(model, rows.ids.shape[1]) and _right_padded(rows):
         return _packed(model, rows, cut, ends=True)
     if cut is not None and _allows(model):
         _, answers, mask = _read(model, rows, cut)
@@ -43,7 +43,7 @@ def last_states(model: PreTrainedModel, rows: Rows) -> Tensor:
 def predicting_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     """The state before each action token, in row-major order [M,H]."""
     cut = _shared_prompts(rows)
-    if is_lean(model) and _right_padded(rows):
+    if is_lean(model, rows.ids.shape[1]) and _right_padded(rows):
         return _packed(model, rows, cut, ends=False)
     if cut is not None and _allows(model):
         prompt, answers, mask = _read(model, rows, cut)

@@ -11,14 +11,16 @@
 typedef struct { const float *panels, *bias; int64_t in, out; } Matrix;
 typedef struct {
     Matrix qkv, out, wide, down;
-    const float *q_weight, *k_weight; /* of the norms of heads, where there are any */
+    const float *q_weight, *k_weight;      /* of the norms of heads, where there are any */
+    const float *out_weight, *down_weight; /* of the norms of what these two make */
+    int64_t turn;                          /* the table of positions */
 } Layer;
 typedef struct {
     int64_t layers, hidden, asking, groups, size;
     int64_t centred;        /* norms take the mean away */
     int64_t parallel;       /* the wide matrix reads what came into the layer */
     int64_t gated, does;    /* it has gates; what becomes of them, or of all: native.py names them */
-    float small;
+    float small, scale; /* scale: of the embedding */
     const float *embedding, *places, *weight, *bias; /* places: of each position, or none; the last two of the last norm */
     const Layer *layer;
 } Body;
@@ -26,9 +28,9 @@ typedef struct {
  * values. A token writes its own into region `own` at place `at`, and reads that region up to itself, and all `count`
  * of region `before`. Where `kept` is 0 a region has room for one layer, and the next one overwrites it. */
 typedef struct {
-    int64_t n, kept;
+    int64_t n, kept, positions;
     const int64_t *id, *position, *at, *own, *own_capacity, *before, *before_capacity, *count;
-    const float *cos, *sin; /* of each position [*,size/2] */
+    const float *cos, *sin; /* of each position [tables,positions,size/2] */
     float *x, *unit, *asked, *read, *wide, *between; /* [n,*], the last two [at most PART,*] */
 } Tokens;
 
@@ -109,6 +111,17 @@ static void units(const Body *b, const float *x, const float *weight, const floa
     }
 }
 
+/* x += what there is divided by its norm, times a weight */
+static void add_units(const Body *b, const float *from, const float *weight, float *x, int64_t n)
+{
+    const int64_t h = b->hidden;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < n; row++) {
+        const float by = inverse_length(from + row * h, h, b->small);
+        for (int64_t i = 0; i < h; i++) x[row * h + i] += from[row * h + i] * by * weight[i];
+    }
+}
+
 INLINE void turn(float *x, const float *cos, const float *sin, const float *weight, float small, int64_t size)
 {
     const int64_t half = size / 2;
@@ -134,7 +147,8 @@ static void place(const Body *b, const Layer *l, const Tokens *t, int64_t layer)
     const int64_t size = b->size, half = size / 2;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < t->n; row++) {
-        const float *cos = t->cos + t->position[row] * half, *sin = t->sin + t->position[row] * half;
+        const int64_t turned = (l->turn * t->positions + t->position[row]) * half;
+        const float *cos = t->cos + turned, *sin = t->sin + turned;
         const int64_t at = t->at[row], capacity = t->own_capacity[row];
         float *of_row = t->asked + row * (b->asking + 2 * b->groups) * size;
         for (int64_t head = 0; head < b->asking; head++) turn(of_row + head * size, cos, sin, l->q_weight, b->small, size);
@@ -230,7 +244,7 @@ void forward(const Body *b, const Tokens *t)
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < n; row++) {
             const float *word = b->embedding + t->id[row] * h, *at = b->places ? b->places + t->position[row] * h : 0;
-            for (int64_t i = 0; i < h; i++) t->x[row * h + i] = word[i] + (at ? at[i] : 0.0f);
+            for (int64_t i = 0; i < h; i++) t->x[row * h + i] = word[i] * b->scale + (at ? at[i] : 0.0f);
         }
         for (int64_t layer = 0; layer < b->layers; layer++) {
             const Layer *l = b->layer + layer;
@@ -238,13 +252,16 @@ void forward(const Body *b, const Tokens *t)
             product(&l->qkv, t->unit, t->asked, n, 0);
             place(b, l, t, layer);
             attend(b, t, layer);
-            product(&l->out, t->read, t->x, n, 1);
+            product(&l->out, t->read, l->out_weight ? t->unit : t->x, n, !l->out_weight);
+            if (l->out_weight) add_units(b, t->unit, l->out_weight, t->x, n);
             if (!b->parallel) units(b, t->x, 0, 0, t->unit, n);
             for (int64_t from = 0; from < n; from += PART) {
                 const int64_t some = n - from < PART ? n - from : PART;
                 product(&l->wide, t->unit + from * h, t->wide, some, 0);
                 between(b, t->wide, t->between, some, l->down.in);
-                product(&l->down, t->between, t->x + from * h, some, 1);
+                float *unit = t->unit + from * h, *x = t->x + from * h;
+                product(&l->down, t->between, l->down_weight ? unit : x, some, !l->down_weight);
+                if (l->down_weight) add_units(b, unit, l->down_weight, x, some);
             }
         }
         units(b, t->x, b->weight, b->bias, t->unit, n);

@@ -27,7 +27,8 @@ class Matrix(ctypes.Structure):
 class Layer(ctypes.Structure):
     _fields_ = [
         *((name, Matrix) for name in ("qkv", "out", "wide", "down")),
-        *((name, c_void_p) for name in ("q_weight", "k_weight")),
+        *((name, c_void_p) for name in ("q_weight", "k_weight", "out_weight", "down_weight")),
+        ("turn", c_int64),
     ]
 
 
@@ -35,14 +36,14 @@ class Body(ctypes.Structure):
     _fields_ = [
         *((name, c_int64) for name in ("layers", "hidden", "asking", "groups", "size")),
         *((name, c_int64) for name in ("centred", "parallel", "gated", "does")),
-        ("small", c_float),
+        *((name, c_float) for name in ("small", "scale")),
         *((name, c_void_p) for name in ("embedding", "places", "weight", "bias", "layer")),
     ]
 
 
 class Tokens(ctypes.Structure):
     _fields_ = [
-        *((name, c_int64) for name in ("n", "kept")),
+        *((name, c_int64) for name in ("n", "kept", "positions")),
         *((name, c_void_p) for name in ("id", "position", "at", "own", "own_capacity")),
         *((name, c_void_p) for name in ("before", "before_capacity", "count")),
         *((name, c_void_p) for name in ("cos", "sin")),
