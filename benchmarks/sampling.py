@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GenerationConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -170,6 +171,27 @@ def random_gpt2(vocabulary: int, pad: int | None, end: int | None) -> Any:
     """4.5 M parameters with 4,096 words."""
     ends = {"pad_token_id": pad, "eos_token_id": end, "bos_token_id": None}
     return _random(GPT2Config(vocab_size=vocabulary, n_embd=256, n_layer=4, n_head=8, n_positions=1024, **ends))
+
+
+def random_gemma(vocabulary: int, pad: int | None, end: int | None) -> Any:
+    """Gemma 3 of 4.0 M parameters with 4,096 words."""
+    return _random(
+        Gemma3TextConfig(
+            vocab_size=vocabulary,
+            pad_token_id=pad,
+            eos_token_id=end,
+            bos_token_id=None,
+            hidden_size=256,
+            intermediate_size=688,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=32,
+            max_position_embeddings=1024,
+            layer_types=["sliding_attention"] * 3 + ["full_attention"],
+            sliding_window=512,
+        )
+    )
 
 
 def _random(config: Any) -> Any:

@@ -6,7 +6,7 @@
     python benchmarks/vs_trl.py reward --project e2e --data hh.jsonl.gz --max-length 256     # rankings of a file
     python benchmarks/vs_trl.py dpo    --project e2e      # the same rankings, as pairs for TRL
     python benchmarks/vs_trl.py sft    --project e2e
-    python benchmarks/vs_trl.py families                  # GRPO, PPO on a random GPT-NeoX and GPT-2
+    python benchmarks/vs_trl.py families                  # GRPO, PPO on a random Gemma 3, GPT-NeoX, GPT-2
     python benchmarks/vs_trl.py memory                    # peak of a GRPO step, 32k and 151k words, 512 tokens
     python benchmarks/vs_trl.py large --size 0.5B --device cuda --dtype bfloat16 --max-tokens 256   # GRPO, PPO on a GPU
 
@@ -31,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from sampling import SIZES, random_gpt2, random_llama, random_neox
+from sampling import SIZES, random_gemma, random_gpt2, random_llama, random_neox
 
 from prefloop import exchange
 from prefloop.config import Model
@@ -185,7 +185,11 @@ def show(row: dict[str, Any]) -> None:
 def on_random_models(asked: argparse.Namespace, folder: Path, work: Work, alone: Work) -> Iterator[dict[str, Any]]:
     """GRPO, and PPO but where memory is measured."""
     kinds: dict[str, dict[str, Any]] = {
-        "families": {"random GPT-NeoX": {"make": random_neox}, "random GPT-2": {"make": random_gpt2}},
+        "families": {
+            "random Gemma 3": {"make": random_gemma},
+            "random GPT-NeoX": {"make": random_neox},
+            "random GPT-2": {"make": random_gpt2},
+        },
         "memory": {f"{words:,} words, T = 512": {"vocabulary": words} for words in (32_000, 151_936)},
         "large": {f"random Llama of {asked.size}": SIZES[asked.size]},
     }
