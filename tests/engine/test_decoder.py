@@ -175,13 +175,14 @@ def test_what_compiled_code_does_not_know_is_read_by_torch(monkeypatch: pytest.M
     assert type(decoder_for(causal(), 1, 4, 9)) is LeanDecoder
 
 
-def test_a_bfloat16_model_is_read_as_transformers_reads_it() -> None:
-    model = causal(sharp=3.0).to(torch.bfloat16)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bfloat16_model_is_read_as_transformers_reads_it(kind: str) -> None:
+    model = causal(kind, sharp=3.0).to(torch.bfloat16)
     assert lean.is_lean(model)
     said = []
     with torch.no_grad():
-        for kind in (Decoder, LeanDecoder):
-            decoder = kind(model, 3, 4)
+        for make in (Decoder, LeanDecoder):
+            decoder = make(model, 3, 4)
             decoder.add(PROMPTS, [1, 1, 1])
             said.append(decoder.step(torch.tensor([3, 4, 5])).float())
     assert (said[0] - said[1]).abs().max() < 0.05 * said[0].std()

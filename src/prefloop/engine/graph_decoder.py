@@ -85,7 +85,7 @@ class GraphDecoder(Decoder):
         place, drawn, *prompt = self.table[:, : len(tokens)]
         x = self.known.embedded(tokens, drawn + prompt[2])
         for number, layer in enumerate(self.layers):
-            given = layer.vectors(x), self.turns[layer.turn], self.own, number, place, drawn, ended
+            given = layer.vectors(x), self.turns[layer.parts.turn], self.own, number, place, drawn, ended
             x = layer.rest(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.scaling))
         drawn += 1
         drawn.clamp_(max=self.max_tokens - 1)  # rows that ended go on until they leave

@@ -183,7 +183,7 @@ class Gemma(Layout):
 
     def __init__(self, model: PreTrainedModel):
         super().__init__(model)
-        self.scale = float(self.body.embed_tokens.embed_scale.to(self.dtype))
+        self.scale = float(torch.tensor(self.body.config.hidden_size**0.5, dtype=self.dtype))
         self.kinds: list[str] = self.body.rotary_emb.layer_types
 
     def turning(self, positions: Tensor) -> list[Turn]:

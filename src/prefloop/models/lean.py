@@ -35,47 +35,39 @@ class Layer:
     """One layer, with matrices that share an input side by side."""
 
     def __init__(self, parts: Parts):
-        self.size, self.scaling, self.dropout = parts.size, parts.scaling, parts.dropout
+        self.parts, self.size, self.scaling, self.dropout = parts, parts.size, parts.scaling, parts.dropout
         self.heads = Heads(*(len(weight) // self.size for weight, _ in (parts.q, parts.k)))
-        self.qkv, self.out = fused([parts.q, parts.k, parts.v]), parts.out
-        self.wide, self.down, self.gated = fused(parts.wide), parts.down, len(parts.wide) == 2
-        self.does, self.act = parts.does, ACTS.get(parts.does, parts.act)
-        self.before, self.after, self.q_norm, self.k_norm = parts.before, parts.after, parts.q_norm, parts.k_norm
-        self.out_norm, self.down_norm, self.parallel, self.turn = (
-            parts.out_norm,
-            parts.down_norm,
-            parts.parallel,
-            parts.turn,
-        )
+        self.qkv, self.wide = fused([parts.q, parts.k, parts.v]), fused(parts.wide)
+        self.act = ACTS.get(parts.does, parts.act)
 
     def vectors(self, x: Tensor) -> Tensor:
         """Queries, keys and values of tokens x [M,H] side by side [M,A,size], before rotary positions."""
-        found = times(normed(x, self.before), self.qkv).view(len(x), -1, self.size)
-        if self.q_norm is None or self.k_norm is None:
+        found = times(normed(x, self.parts.before), self.qkv).view(len(x), -1, self.size)
+        if self.parts.q_norm is None or self.parts.k_norm is None:
             return found
         q, k, v = found.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
-        return torch.cat([normed(q, self.q_norm), normed(k, self.k_norm), v], dim=1)
+        return torch.cat([normed(q, self.parts.q_norm), normed(k, self.parts.k_norm), v], dim=1)
 
     def asked(self, x: Tensor, turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turns: see `Layout.turning`."""
-        turned = rotary(self.vectors(x), *turns[self.turn], self.heads.asking + self.heads.groups)
+        turned = rotary(self.vectors(x), *turns[self.parts.turn], self.heads.asking + self.heads.groups)
         q, k, v = turned.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
         return q, k, v
 
     def rest(self, x: Tensor, read: Tensor) -> Tensor:
         """The layer's result for tokens x [M,H], given what their attention read [M,heads*size]."""
-        if self.parallel:  # first: where no gradient is wanted, x may be written over
-            wide = times(normed(x, self.after), self.wide)
-            x = added(x, read, self.out, self.out_norm)
-        else:
-            x = added(x, read, self.out, self.out_norm)
-            wide = times(normed(x, self.after), self.wide)
-        return added(x, self._between(wide), self.down, self.down_norm)
+        parts = self.parts
+        # before x is added to: where no gradient is wanted, it may be written over
+        wide = times(normed(x, parts.after), self.wide) if parts.parallel else None
+        x = added(x, read, parts.out, parts.out_norm)
+        if wide is None:
+            wide = times(normed(x, parts.after), self.wide)
+        return added(x, self._between(wide), parts.down, parts.down_norm)
 
     def _between(self, wide: Tensor) -> Tensor:
-        if not self.gated:
+        if len(self.parts.wide) == 1:
             return self.act(wide)
-        if self.does == "silu":
+        if self.parts.does == "silu":
             return silu_gate(wide)
         gate, up = wide.chunk(2, dim=-1)
         return self.act(gate) * up
@@ -162,7 +154,7 @@ def read(
 
 def _packed(blocks: Sequence[Block], turns: Sequence[Turn], heads: Heads) -> Look:
     made = plan(heads, *(block.mask.sum(-1) for block in blocks))
-    return lambda layer, x: attention(layer.vectors(x), turns[layer.turn], made, layer.scaling, layer.dropout)
+    return lambda layer, x: attention(layer.vectors(x), turns[layer.parts.turn], made, layer.scaling, layer.dropout)
 
 
 def _in_rows(blocks: Sequence[Block], turns: Sequence[Turn], dtype: torch.dtype, kept: Kept | None) -> Look:
