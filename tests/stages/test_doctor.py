@@ -53,6 +53,11 @@ def test_a_healthy_project_passes_every_check(trained: Path) -> None:
 
 def test_it_says_whether_there_is_compiled_code(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert by_name(doctor(trained))["compiled code"].status == ("ok" if native.AVAILABLE else "warn")
+    check = by_name(doctor(trained, ["model.dtype=bfloat16"]))["compiled code"]
+    assert check.status == "warn" and "float32" in check.advice, "many times slower on a CPU"
+    monkeypatch.setattr(invariants, "is_lean", lambda model: False)
+    assert "transformers computes" in by_name(doctor(trained))["compiled code"].detail
+    monkeypatch.undo()
     monkeypatch.setattr(native, "AVAILABLE", False)
     check = by_name(doctor(trained))["compiled code"]
     assert check.status == "warn" and "C compiler" in check.advice

@@ -23,6 +23,7 @@ from prefloop.config import Optimiser
 from prefloop.engine.base import Sampled, Sampling, Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine, save_pretrained
+from prefloop.models.lean import is_lean
 from prefloop.models.load import from_pretrained, load_tokenizer
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel, load_reward_model
@@ -210,8 +211,11 @@ def _compiled(s: _Subject, name: str) -> Check:
         return Check(name, "warn", "no Triton: torch computes it all, and sampling is several times slower", advice)
     if gpu.fits(weight):
         return Check(name, "ok", "by Triton, on the GPU")
-    if not native.fits(weight) and native.AVAILABLE:
-        return Check(name, "ok", "not used: it is for float32 on a CPU")
+    if not weight.is_cuda and weight.dtype != torch.float32:
+        advice = 'set [model] dtype = "float32"; align.frozen_dtype may stay'
+        return Check(name, "warn", f"not used for {weight.dtype}: on a CPU that may be many times slower", advice)
+    if not is_lean(s.model):
+        return Check(name, "ok", f"not used: transformers computes a {type(s.model).__name__} with these settings")
     if native.AVAILABLE:
         return Check(name, "ok", f"there, {native.LANES} numbers at a time")
     advice = "install a C compiler (Debian: gcc), then prefloop again: pip install --force-reinstall --no-deps"
