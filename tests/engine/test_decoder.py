@@ -216,6 +216,20 @@ def test_what_a_familys_settings_change_is_known(kind: str, settings: dict[str, 
     assert type(decoder_for(model, 1, 4, 9)) is not Decoder
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("fast", FAST)
+@pytest.mark.parametrize("act", ["silu", "gelu", "gelu_new"])
+def test_what_the_wide_matrices_make_may_be_large(act: str, fast: type[Decoder]) -> None:
+    model = uneven(causal("GPT2", sharp=10.0, activation_function=act))
+    for block in model.transformer.h:
+        block.mlp.c_fc.bias.copy_(torch.linspace(-200, 20, len(block.mlp.c_fc.bias)))
+    said = []
+    for make in (Decoder, fast):
+        decoder = make(model, 3, 4)
+        said.append(torch.cat([decoder.add(PROMPTS, [1, 1, 1]), decoder.step(torch.tensor([3, 4, 5]))]))
+    assert said[0].std() > 0.5 and torch.allclose(said[0], said[1], atol=1e-4)
+
+
 @compiled
 def test_more_positions_than_were_learned_are_an_error_not_whatever_lies_there_in_memory() -> None:
     decoder = CompiledDecoder(causal("GPT2"), 1, 4)

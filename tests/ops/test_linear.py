@@ -66,3 +66,14 @@ def test_what_needs_no_gradient_gets_none() -> None:
         frozen, moving = torch.randn(5, 8), torch.randn(rows, 8, requires_grad=True)
         linear(moving, frozen).sum().backward()
         assert moving.grad is not None
+
+
+def test_gates_of_large_numbers_are_shut_or_open() -> None:
+    """e^100 is more than a float holds."""
+    gate = torch.cat([-torch.logspace(-3, 4, 200), torch.logspace(-3, 4, 200)])
+    x = torch.stack([gate, torch.full_like(gate, 2.0)], dim=1).requires_grad_()
+    theirs = x.detach().double().requires_grad_()
+    ours, wanted = silu_gate(x), F.silu(theirs[:, :1]) * theirs[:, 1:]
+    assert torch.allclose(ours.double(), wanted, rtol=2e-5, atol=1e-30)
+    (to_x,), (to_wanted,) = torch.autograd.grad(ours.sum(), x), torch.autograd.grad(wanted.sum(), theirs)
+    assert torch.allclose(to_x.double(), to_wanted, rtol=2e-5, atol=1e-30)

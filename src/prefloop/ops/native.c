@@ -1,5 +1,5 @@
-/* The forward pass of a body as `models/layout.py` describes it, in single precision on a processor, for tokens that read keys and values kept before,
- * and the drawing of a token. `ops/native.py` calls it; what it must equal is `models/lean.py`.
+/* The forward pass of a body, as `models/layout.py` describes it, in single precision on a processor, for tokens that read
+ * keys and values kept before, and the drawing of a token. `ops/native.py` calls it; what it must equal is `models/lean.py`.
  *
  * Every phase is shared out among OpenMP's threads. Nothing depends on how: each number is added up by one thread. What
  * takes long is given out in small parts, since a core that is shared with others is slower than the rest.
@@ -209,9 +209,9 @@ INLINE float error(float x)
 
 INLINE float curved(float x, int does)
 {
-    if (does == 0) return x / (1.0f + power(-x));
+    if (does == 0) return x * logistic(x);
     if (does == 1) return 0.5f * x * (1.0f + error(0.70710678f * x));
-    return x / (1.0f + power(-1.59576912f * (x + 0.044715f * x * x * x))); /* half of 1 + tanh(y) is the logistic of 2y */
+    return x * logistic(1.59576912f * (x + 0.044715f * x * x * x)); /* half of 1 + tanh(y) is the logistic of 2y */
 }
 
 INLINE void curve(const float *x, float *out, int64_t n, int64_t h, int gated, const int does)

@@ -32,7 +32,7 @@ INLINE Lanes larger(Lanes a, Lanes b)
     return (Lanes)(((Bits)a & which) | ((Bits)b & ~which));
 }
 
-INLINE float power(float x) /* e^x: Cephes' expf, without its special cases but for very small ones */
+INLINE float power(float x) /* e^x, x up to 88: Cephes' expf, without its special cases but for very small ones */
 {
     const float n = rintf(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -44,6 +44,11 @@ INLINE float power(float x) /* e^x: Cephes' expf, without its special cases but 
     p = p * r * r + r + 1.0f;
     union { int32_t i; float f; } two = {(int32_t)((uint32_t)((int32_t)n + 127) << 23)};
     return x < -87.0f ? 0.0f : p * two.f;
+}
+
+INLINE float logistic(float x) /* e^88 is the last that there is a float for */
+{
+    return 1.0f / (1.0f + power(x < -87.0f ? 87.0f : -x));
 }
 
 INLINE float inverse_length(const float *x, int64_t n, float small)
