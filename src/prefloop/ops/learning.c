@@ -261,7 +261,7 @@ void gate(const float *x, float *out, int64_t n, int64_t h)
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < n; row++) {
         const float *from = x + 2 * row * h;
-        for (int64_t i = 0; i < h; i++) out[row * h + i] = from[i] * logistic(from[i]) * from[h + i];
+        for (int64_t i = 0; i < h; i++) out[row * h + i] = from[i] / shut(from[i]) * from[h + i];
     }
 }
 
@@ -271,7 +271,7 @@ void gate_back(const float *x, const float *gradient, float *to, int64_t n, int6
     for (int64_t row = 0; row < n; row++) {
         const float *from = x + 2 * row * h, *g = gradient + row * h;
         for (int64_t i = 0; i < h; i++) {
-            const float share = logistic(from[i]);
+            const float share = 1.0f / shut(from[i]);
             to[2 * row * h + i] = g[i] * from[h + i] * share * (1.0f + from[i] * (1.0f - share));
             to[2 * row * h + h + i] = g[i] * from[i] * share;
         }

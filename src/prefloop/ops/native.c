@@ -209,9 +209,9 @@ INLINE float error(float x)
 
 INLINE float curved(float x, int does)
 {
-    if (does == 0) return x * logistic(x);
+    if (does == 0) return x / shut(x);
     if (does == 1) return 0.5f * x * (1.0f + error(0.70710678f * x));
-    return x * logistic(1.59576912f * (x + 0.044715f * x * x * x)); /* half of 1 + tanh(y) is the logistic of 2y */
+    return x / shut(1.59576912f * (x + 0.044715f * x * x * x)); /* half of 1 + tanh(y) is the logistic of 2y */
 }
 
 INLINE void curve(const float *x, float *out, int64_t n, int64_t h, int gated, const int does)

@@ -46,9 +46,9 @@ INLINE float power(float x) /* e^x, x up to 88: Cephes' expf, without its specia
     return x < -87.0f ? 0.0f : p * two.f;
 }
 
-INLINE float logistic(float x) /* e^88 is the last that there is a float for */
+INLINE float shut(float x) /* one over the logistic function; e^88 is the last that there is a float for */
 {
-    return 1.0f / (1.0f + power(x < -87.0f ? 87.0f : -x));
+    return 1.0f + power(x < -87.0f ? 87.0f : -x);
 }
 
 INLINE float inverse_length(const float *x, int64_t n, float small)
