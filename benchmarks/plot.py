@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+FAMILIES = ("Gemma 3", "GPT-NeoX", "GPT-2")
 GOALS = {  # ours / peer, samples a second
     "GRPO, project's policy": 4.0,
     "RLOO, project's policy": 4.0,
@@ -21,6 +22,8 @@ GOALS = {  # ours / peer, samples a second
     "PPO, K = 1, project's policy": 4.0,
     "PPO, K = 8, random Llama 5.4 M": 4.0,
     "PPO, K = 1, random Llama 5.4 M": 4.0,
+    **{f"GRPO, random {family}": 2.5 for family in FAMILIES},
+    **{f"PPO, random {family}": 4.0 for family in FAMILIES},
     "natural lengths": 4.0,
     "random Llama, no end token": 2.0,
     "reward": 4.0,
