@@ -150,53 +150,30 @@ def random_llama(
     return LlamaForCausalLM(config).eval()
 
 
-def random_neox(vocabulary: int, pad: int | None, end: int | None) -> Any:
-    """As Pythia is, 5.3 M parameters with 4,096 words."""
-    return _random(
-        GPTNeoXConfig(
-            vocab_size=vocabulary,
-            pad_token_id=pad,
-            eos_token_id=end,
-            bos_token_id=None,
-            hidden_size=256,
-            intermediate_size=1024,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            max_position_embeddings=1024,
-        )
-    )
+SHAPE = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "max_position_embeddings": 1024}
+# with 4,096 words 4.0, 5.3 and 4.5 M parameters
+FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "Gemma 3": (
+        Gemma3TextConfig,
+        {
+            "intermediate_size": 688,
+            "num_key_value_heads": 4,
+            "head_dim": 32,
+            "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+            "sliding_window": 512,
+        },
+    ),
+    "GPT-NeoX": (GPTNeoXConfig, {"intermediate_size": 1024}),
+    "GPT-2": (GPT2Config, {}),
+}
 
 
-def random_gpt2(vocabulary: int, pad: int | None, end: int | None) -> Any:
-    """4.5 M parameters with 4,096 words."""
+def random_other(vocabulary: int, pad: int | None, end: int | None, *, family: str) -> Any:
+    """A model of another family, about as large as the smallest Llama."""
+    kind, shape = FAMILIES[family]
     ends = {"pad_token_id": pad, "eos_token_id": end, "bos_token_id": None}
-    return _random(GPT2Config(vocab_size=vocabulary, n_embd=256, n_layer=4, n_head=8, n_positions=1024, **ends))
-
-
-def random_gemma(vocabulary: int, pad: int | None, end: int | None) -> Any:
-    """Gemma 3 of 4.0 M parameters with 4,096 words."""
-    return _random(
-        Gemma3TextConfig(
-            vocab_size=vocabulary,
-            pad_token_id=pad,
-            eos_token_id=end,
-            bos_token_id=None,
-            hidden_size=256,
-            intermediate_size=688,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            head_dim=32,
-            max_position_embeddings=1024,
-            layer_types=["sliding_attention"] * 3 + ["full_attention"],
-            sliding_window=512,
-        )
-    )
-
-
-def _random(config: Any) -> Any:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).eval()
+    return AutoModelForCausalLM.from_config(kind(vocab_size=vocabulary, **SHAPE, **shape, **ends)).eval()
 
 
 def main() -> None:

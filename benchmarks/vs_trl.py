@@ -31,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from sampling import SIZES, random_gemma, random_gpt2, random_llama, random_neox
+from sampling import FAMILIES, SIZES, random_llama, random_other
 
 from prefloop import exchange
 from prefloop.config import Model
@@ -185,11 +185,7 @@ def show(row: dict[str, Any]) -> None:
 def on_random_models(asked: argparse.Namespace, folder: Path, work: Work, alone: Work) -> Iterator[dict[str, Any]]:
     """GRPO, and PPO but where memory is measured."""
     kinds: dict[str, dict[str, Any]] = {
-        "families": {
-            "random Gemma 3": {"make": random_gemma},
-            "random GPT-NeoX": {"make": random_neox},
-            "random GPT-2": {"make": random_gpt2},
-        },
+        "families": {f"random {family}": {"make": random_other, "family": family} for family in FAMILIES},
         "memory": {f"{words:,} words, T = 512": {"vocabulary": words} for words in (32_000, 151_936)},
         "large": {f"random Llama of {asked.size}": SIZES[asked.size]},
     }

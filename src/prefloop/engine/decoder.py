@@ -92,7 +92,7 @@ class LeanDecoder(Decoder):
         head: Any = model.get_output_embeddings()
         self.head = [(head.weight.detach(), head.bias)]
         device, self.dtype = head.weight.device, self.known.dtype
-        self.groups, size = self.layers[0].heads.groups, self.layers[0].size
+        self.groups, size = self.layers[0].heads.groups, self.known.size
         shape = (2, rows, self.groups, max_tokens, size)
         # of each layer, keys and values of rows' own tokens; what is weighted by 0 must be finite
         self.own = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
@@ -185,7 +185,7 @@ class LeanDecoder(Decoder):
             late = torch.zeros_like(after, dtype=self.dtype).masked_fill_(after, -torch.inf)[:, None, None]
         x = self.known.embedded(tokens, at)
         for number, layer in enumerate(self.layers):
-            x = layer.rest(x, self._attend(number, *layer.asked(x, turns), layer.scaling, late))
+            x = layer.rest(x, self._attend(number, *layer.asked(x, turns), layer.parts.scaling, late))
         self.drawn = (self.drawn + 1).clamp(max=self.max_tokens - 1)  # rows that ended go on until they leave
         return times(normed(x, self.known.norm), self.head)
 

@@ -45,7 +45,7 @@ class GraphDecoder(Decoder):
         self.layers = [Layer(self.known.parts(block)) for block in self.known.blocks]
         self.head = [(head.weight.detach(), head.bias)]
         # keys and values of rows' own tokens
-        shape = len(self.layers), 2, rows, self.layers[0].heads.groups, max_tokens, self.layers[0].size
+        shape = len(self.layers), 2, rows, self.layers[0].heads.groups, max_tokens, self.known.size
         self.own = torch.zeros(shape, dtype=dtype, device=device)
         # of each row: its place in `own`, how much it has drawn, and of its prompt: where its keys are, how far apart
         # from its values, how many tokens. Never moved, since graphs read it where it is
@@ -86,7 +86,7 @@ class GraphDecoder(Decoder):
         x = self.known.embedded(tokens, drawn + prompt[2])
         for number, layer in enumerate(self.layers):
             given = layer.vectors(x), self.turns[layer.parts.turn], self.own, number, place, drawn, ended
-            x = layer.rest(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.scaling))
+            x = layer.rest(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.parts.scaling))
         drawn += 1
         drawn.clamp_(max=self.max_tokens - 1)  # rows that ended go on until they leave
         return times(normed(x, self.known.norm), self.head)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prefloop.models.layout import Matrix, Norm, layout
+from prefloop.models.layout import Matrix, Norm, Parts, layout
 from prefloop.models.lean import Block, beside, is_lean
 from prefloop.ops import native
 from prefloop.ops.native import LANES, Panels, address, padded
@@ -42,9 +42,10 @@ class Compiled:
         self.known = layout(model)
         self.size, norm = self.known.size, self.known.norm
         self.held: list[Any] = []  # what the structures point to
-        blocks = self.known.blocks
-        first = self.known.parts(blocks[0])
-        self.layers = (native.Layer * len(blocks))(*map(self._layer, blocks))
+        parts = map(self.known.parts, self.known.blocks)  # one after the other: some are copies
+        first = next(parts)  # what it does, all layers do
+        layers = [self._layer(first), *map(self._layer, parts)]
+        self.layers = (native.Layer * len(layers))(*layers)
         hidden, asking, inner = self.known.embedding.shape[1], self.layers[0].out.in_, self.layers[0].down.in_
         self.groups = len(first.k[0]) // self.size
         # of a token's x, unit, asked, read, wide, between
@@ -70,8 +71,7 @@ class Compiled:
         self.held.append(x if x is None else x.detach())
         return address(self.held[-1])
 
-    def _layer(self, block: Any) -> native.Layer:
-        one = self.known.parts(block)
+    def _layer(self, one: Parts) -> native.Layer:
         q, of_heads = one.q, (one.q_norm, one.k_norm)
         if one.q_norm is None:
             q = (q[0] * one.scaling, None if q[1] is None else q[1] * one.scaling)

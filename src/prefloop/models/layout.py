@@ -102,7 +102,8 @@ class Layout:
     @property
     def size(self) -> int:
         """Of a head."""
-        size: int = self.blocks[0].self_attn.head_dim
+        config = self.body.config
+        size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return size
 
     def parts(self, block: Any) -> Parts:
@@ -213,12 +214,6 @@ class NeoX(Layout):
     def norm(self) -> Norm:
         return self._norm(self.body.final_layer_norm)
 
-    @property
-    def size(self) -> int:
-        """Of a head."""
-        size: int = self.blocks[0].attention.head_size
-        return size
-
     def parts(self, block: Any) -> Parts:
         attention, mlp, size = block.attention, block.mlp, self.size
         weight, bias = self._matrix(attention.query_key_value)
@@ -256,11 +251,6 @@ class Gpt2(Layout):
     @property
     def norm(self) -> Norm:
         return self._norm(self.body.ln_f)
-
-    @property
-    def size(self) -> int:
-        size: int = self.blocks[0].attn.head_dim
-        return size
 
     def turning(self, positions: Tensor) -> list[Turn]:
         none = torch.zeros(len(positions), 1, self.size // 2, dtype=self.dtype, device=positions.device)
@@ -307,7 +297,7 @@ def is_known(model: PreTrainedModel) -> bool:
     turning = getattr(getattr(body, "rotary_emb", None), "rope_type", "default")
     if not ROTARY.issuperset(turning.values() if isinstance(turning, dict) else [turning]):
         return False
-    if any(isinstance(part, nn.Dropout) and part.p for part in body.modules()):  # between the parts, not in attention
+    if any(isinstance(part, nn.Dropout) and part.p for part in body.modules()):  # Llama's, of attention, is a number
         return False
     kinds = getattr(body.config, "layer_types", None) or ["full_attention"]
     plain = not any(

@@ -35,14 +35,14 @@ class Layer:
     """One layer, with matrices that share an input side by side."""
 
     def __init__(self, parts: Parts):
-        self.parts, self.size, self.scaling, self.dropout = parts, parts.size, parts.scaling, parts.dropout
-        self.heads = Heads(*(len(weight) // self.size for weight, _ in (parts.q, parts.k)))
+        self.parts = parts
+        self.heads = Heads(*(len(weight) // parts.size for weight, _ in (parts.q, parts.k)))
         self.qkv, self.wide = fused([parts.q, parts.k, parts.v]), fused(parts.wide)
         self.act = ACTS.get(parts.does, parts.act)
 
     def vectors(self, x: Tensor) -> Tensor:
         """Queries, keys and values of tokens x [M,H] side by side [M,A,size], before rotary positions."""
-        found = times(normed(x, self.parts.before), self.qkv).view(len(x), -1, self.size)
+        found = times(normed(x, self.parts.before), self.qkv).view(len(x), -1, self.parts.size)
         if self.parts.q_norm is None or self.parts.k_norm is None:
             return found
         q, k, v = found.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
@@ -141,7 +141,7 @@ def read(
     layers = (Layer(known.parts(block)) for block in known.blocks)
     one = next(layers)
     x = known.embedded(ids, positions)
-    packed = can_pack(x, one.size, one.dropout) and kept is None
+    packed = can_pack(x, one.parts.size, one.parts.dropout) and kept is None
     look = _packed(blocks, turns, one.heads) if packed else _in_rows(blocks, turns, x.dtype, kept)
     for layer in layers:
         x = one.rest(x, look(one, x))
@@ -154,7 +154,9 @@ def read(
 
 def _packed(blocks: Sequence[Block], turns: Sequence[Turn], heads: Heads) -> Look:
     made = plan(heads, *(block.mask.sum(-1) for block in blocks))
-    return lambda layer, x: attention(layer.vectors(x), turns[layer.parts.turn], made, layer.scaling, layer.dropout)
+    return lambda layer, x: attention(
+        layer.vectors(x), turns[layer.parts.turn], made, layer.parts.scaling, layer.parts.dropout
+    )
 
 
 def _in_rows(blocks: Sequence[Block], turns: Sequence[Turn], dtype: torch.dtype, kept: Kept | None) -> Look:
@@ -214,8 +216,8 @@ def _attend(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) 
         v,
         attn_mask=mask,
         is_causal=mask is None,
-        dropout_p=layer.dropout,
-        scale=layer.scaling,
+        dropout_p=layer.parts.dropout,
+        scale=layer.parts.scaling,
         enable_gqa=grouped,
     )
 
