@@ -87,8 +87,8 @@ function lost(words) {
 }
 
 async function advance() {
-  if (held) { [task, held] = [held, null]; show(task); return prefetch(); }
-  if (next && !sent(next.lease)) { const ready = next; next = null; show(ready); return prefetch(); }
+  if (held) { [task, held] = [held, null]; show(task); return void prefetch(); }
+  if (next && !sent(next.lease)) { const ready = next; next = null; show(ready); return void prefetch(); } // not awaited
   $("#work").setAttribute("aria-busy", "true");
   task = null;
   const article = await fetchItem(host.next, {});
