@@ -170,6 +170,21 @@ def test_several_workers_need_postgres(prefloop: Callable[..., Any], project: Pa
     assert said.code == 2 and "Postgres" in said.err and "[project] store" in said.err
 
 
+def test_a_second_server_on_one_sqlite_file_is_refused_and_the_first_goes_on(
+    start: Callable[..., Running], prefloop: Callable[..., Any], project: Path
+) -> None:
+    server = start(project)
+    (project / "elsewhere").mkdir()
+    (project / "elsewhere" / "prefloop.toml").write_text('[project]\nstore = "sqlite:///../prefloop.db"\n')
+    for root in (project, project / "elsewhere"):  # by whatever way it comes to the file
+        done = prefloop("annotate", "--port", "0", "-C", str(root))
+        assert done.code != 0 and f"process {server.process.pid}" in done.err and "already serves" in done.err
+    assert ask(f"{server.address}/login")[0] == 200
+    assert prefloop("annotate", "--invite", "annotator", "-C", str(project)).code == 0, "other commands may write"
+    assert server.stop()[0] == 0
+    assert start(project).stop()[0] == 0
+
+
 def test_a_port_that_is_taken_is_named(prefloop: Callable[..., Any], project: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
 """The store: the only place that speaks SQL. SQLite by default, Postgres by URL. See docs/store.md."""
 
 from prefloop.store.address import get_address, put_address
-from prefloop.store.lock import ProjectLock
+from prefloop.store.lock import ProjectLock, ServerLock
 from prefloop.store.people import People
 from prefloop.store.people_types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
 from prefloop.store.queue import Queue
@@ -33,6 +33,7 @@ __all__ = [
     "Role",
     "Said",
     "Scope",
+    "ServerLock",
     "Store",
     "TaskRow",
     "get_address",

@@ -2,7 +2,8 @@
 
 SQLite: WAL and synchronous=FULL, so an acknowledged ranking survives power loss; every write is BEGIN IMMEDIATE,
 because a transaction that reads before it writes gets SQLITE_BUSY at once, whatever the busy timeout; only the writer
-ever commits, which also keeps checkpoints on one connection. Postgres: one advisory lock gives writes the same order.
+ever commits, which also keeps checkpoints on one connection; processes take turns (`turns.py`). Postgres: one advisory
+lock gives writes the same order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuch
 from sqlalchemy.pool import QueuePool
 
 from prefloop.errors import BusyError, DataError, PrefloopError, StoreError
+from prefloop.store.turns import WriteTurns
 
 BUSY_TIMEOUT_S = 30
 CONNECTIONS, SPARE = 8, 8  # kept open, as many as the server has threads; and more for moments, made and closed again
@@ -37,6 +39,7 @@ class Database:
         self.sqlite = url.get_backend_name() == "sqlite"
         self.label = str(url.database) if self.sqlite else url.render_as_string(hide_password=True)
         self._writing = threading.Lock()
+        self._turns = WriteTurns(Path(self.label).resolve()) if self.sqlite else None
         make = _sqlite_engine if self.sqlite else _postgres_engine
         self._writer = make(url, write=True)
         self._reader = make(url, write=False, size=CONNECTIONS)
@@ -45,7 +48,8 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One write transaction: commits at the end, or leaves nothing behind."""
-        with self._writing, explain(self.label), self._writer.begin() as connection:
+        turn = self._turns.mine(BUSY_TIMEOUT_S) if self._turns else nullcontext()
+        with self._writing, explain(self.label), turn, self._writer.begin() as connection:
             self.in_order(connection)
             yield connection
 
@@ -82,6 +86,8 @@ class Database:
         """Readers first, so that the writer is the last to leave and folds the write-ahead log into the file."""
         for engine in (self._reader, self._worker, self._writer):
             engine.dispose()
+        if self._turns:
+            self._turns.close()
 
     def warnings(self) -> list[str]:
         """Settings and versions that put data at risk; each says what to do."""
@@ -240,8 +246,8 @@ def sqlite_warnings(version: tuple[int, ...], journal_mode: str) -> list[str]:
     if _wal_reset_bug(version):
         found.append(
             f"SQLite {name} has the WAL-reset bug: a commit that races a checkpoint can be lost. prefloop writes from "
-            "one connection only, which avoids it; do not write to the file with other programs meanwhile, or "
-            "use a Python built with SQLite 3.51.3 or later."
+            "one connection and one process at a time, which avoids it; do not write to the file with other programs "
+            "meanwhile, or use a Python built with SQLite 3.51.3 or later."
         )
     if journal_mode != "wal":
         found.append(

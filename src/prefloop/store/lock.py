@@ -1,4 +1,4 @@
-"""One writer for each project: a lock that dies with its process, and says who holds it."""
+"""Locks that die with their process and say who holds them: one worker for a project, one server for a SQLite file."""
 
 from __future__ import annotations
 
@@ -15,30 +15,28 @@ from filelock import FileLock, Timeout
 from prefloop.errors import BusyError, StoreError
 
 LOCK_NAME = ".prefloop.lock"
-HOLDER_NAME = ".prefloop.lock.json"  # beside the lock: taking the lock empties the lock file itself
 
 
-class ProjectLock:
-    """`with ProjectLock(root):` around everything that writes. Never waits; not reentrant between objects."""
+class ProcessLock:
+    """A lock on a file that only one process can hold. It never waits, and it is not reentrant between objects.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._holder = root / HOLDER_NAME
-        self._lock = FileLock(root / LOCK_NAME)
+    refusal: what the second one is told, with {who} for the process that holds the lock.
+    """
+
+    def __init__(self, path: Path, refusal: str) -> None:
+        self._path = path
+        self._refusal = refusal
+        self._holder = path.with_name(f"{path.name}.json")  # taking the lock empties the lock file itself
+        self._lock = FileLock(path)
 
     def acquire(self) -> Self:
-        """Raises BusyError naming the process that holds the project, StoreError where the folder is read-only."""
+        """Raises BusyError naming the process that holds the lock, StoreError where the folder is read-only."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise BusyError(
-                f"{self._root}: {self._who()} is working on this project. Wait until it has finished, or stop it: "
-                "work resumes from its last checkpoint."
-            ) from None
+            raise BusyError(self._refusal.format(who=self._who())) from None
         except OSError as error:
-            raise StoreError(
-                f"cannot lock {self._root / LOCK_NAME}: {error}. Check that you may write there."
-            ) from None
+            raise StoreError(f"cannot lock {self._path}: {error}. Check that you may write there.") from None
         self._holder.write_text(json.dumps({"pid": os.getpid(), "command": shlex.join(sys.argv)}), encoding="utf-8")
         return self
 
@@ -61,3 +59,30 @@ class ProjectLock:
             return f"process {holder['pid']} ({holder['command']})"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"  # it has the lock but has not written its name yet
+
+
+class ProjectLock(ProcessLock):
+    """`with ProjectLock(root):` around everything that makes runs and models."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(
+            root / LOCK_NAME,
+            f"{_literal(root)}: {{who}} is working on this project. Wait until it has finished, or stop it: "
+            "work resumes from its last checkpoint.",
+        )
+
+
+class ServerLock(ProcessLock):
+    """`with ServerLock(database):` around a server over a SQLite file, which one process is to serve: each would keep
+    its own count of sign-in attempts, and take the other's address out of the store when it stops."""
+
+    def __init__(self, database: Path) -> None:
+        super().__init__(
+            database.with_name(f".{database.name}.server"),
+            f"{_literal(database)}: {{who}} already serves this store. Use that server, or stop it first. Several "
+            "servers at once need Postgres: [project] store = postgresql+pg8000://user:password@host/name",
+        )
+
+
+def _literal(path: Path) -> str:
+    return str(path).replace("{", "{{").replace("}", "}}")

@@ -22,7 +22,7 @@ from uvicorn.supervisors import Multiprocess
 
 from prefloop.config import CONFIG_NAME, load_config
 from prefloop.errors import ConfigError, PrefloopError
-from prefloop.store import People, Queue, Role, Store, put_address
+from prefloop.store import People, Queue, Role, ServerLock, Store, put_address
 from prefloop.web.app import create_app
 from prefloop.web.webhooks import Doorbell, check_addresses
 
@@ -49,7 +49,8 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. `ready` is called once, when connections are being taken.
 
-    port: 0 takes a free one. Raises ConfigError for an address that cannot be had, or several workers over SQLite.
+    port: 0 takes a free one. Raises ConfigError for an address that cannot be had, or several workers over SQLite;
+    BusyError where another server has the SQLite file.
     """
     config = load_config(root / CONFIG_NAME, list(overrides))
     check_addresses(config.annotate.webhooks)
@@ -61,6 +62,8 @@ def serve(
     with ExitStack() as stack:
         listening = stack.enter_context(closing(_listen(host, port)))
         store = stack.enter_context(Store.open(config.project.store, root))
+        if store.database.sqlite:
+            stack.enter_context(ServerLock(Path(store.database.label).resolve()))
         app = create_app(root, config, store) if workers == 1 else None
         bound = listening.getsockname()[1]
         token = People(store).owner_link()
