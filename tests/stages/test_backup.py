@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -143,10 +144,166 @@ def test_what_is_no_backup_or_newer_says_so(project: Project, tmp_path: Path) ->
         restore(tmp_path / "p", tmp_path / "r")
     backup(project, tmp_path / "b")
     path = tmp_path / "b" / "backup.json"
-    for text, message in (("[1]", "not the list"), ("{", "cannot be read"), ('{"layout": 2}', "newer prefloop")):
+    for text, message in (("[1]", "not the list"), ("{", "not the list"), ('{"layout": 2}', "newer prefloop")):
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             restore(tmp_path / "b", tmp_path / "r")
+
+
+# -- a backup that somebody else made
+
+
+def tampered(folder: Path, **changes: bytes) -> None:
+    """Change files of a backup, or add some, and correct its list, as whoever made it can."""
+    path = folder / "backup.json"
+    manifest = json.loads(path.read_text())
+    for name, content in changes.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+        manifest["files"][name] = hashlib.sha256(content).hexdigest()
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ('[project]\nstore = "sqlite:///../stolen.db"', "project.store"),
+        ('[project]\nstore = "sqlite:///{outside}/stolen.db"', "project.store"),
+        ('[project]\nstore = "sqlite:///runs/../../stolen.db"', "project.store"),
+        ('[project]\nstore = "postgresql+pg8000://u:p@127.0.0.1:1/x"', "project.store"),
+        ('[annotate]\nguidelines = "/etc/passwd"', "annotate.guidelines"),
+        ('[annotate]\nguidelines = "../secret"', "annotate.guidelines"),
+        ('[annotate]\nwebhooks = ["https://example.org/x"]', "annotate.webhooks"),
+        ('[model]\ntext = ["../../corpus.txt"]', "model.text"),
+        ('[model]\npath = "org/name"\ntrust_remote_code = true', "model.trust_remote_code"),
+    ],
+)
+def test_settings_that_reach_outside_stop_a_restore_unless_the_user_says_so(
+    project: Project, tmp_path: Path, settings: str, named: str
+) -> None:
+    backup(project, tmp_path / "b")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    tampered(tmp_path / "b", **{"files/prefloop.toml": settings.format(outside=outside).encode()})
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=rf"{named} = .*--trust"):
+        restore(tmp_path / "b", tmp_path / "r")
+    assert sorted(tmp_path.rglob("*")) == before
+    if "postgresql" not in settings:
+        restore(tmp_path / "b", tmp_path / "r", trust=True)
+        assert (tmp_path / "r" / "prefloop.toml").is_file()
+
+
+def test_a_store_that_the_user_names_outside_is_the_user_s_own(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b")
+    tampered(tmp_path / "b", **{"files/prefloop.toml": b'[project]\nstore = "sqlite:////etc/x.db"'})
+    restore(tmp_path / "b", tmp_path / "r", (f"project.store=sqlite:///{tmp_path}/mine.db",))
+    assert (tmp_path / "mine.db").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("part", ["files", "files/runs", "files/runs/x", "files/prefloop.toml", "store.db"])
+def test_a_link_anywhere_in_a_backup_is_refused(project: Project, tmp_path: Path, part: str) -> None:
+    backup(project, tmp_path / "b")
+    tampered(tmp_path / "b", **{"files/runs/x/secret.txt": b"secret"})
+    moved = tmp_path / "moved"
+    (tmp_path / "b" / part).rename(moved)
+    (tmp_path / "b" / part).symlink_to(moved)
+    with pytest.raises(DataError, match="is a link"):
+        restore(tmp_path / "b", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": []},
+        {"files": {"store.db": 3}},
+        {"files": {"store.db": "ff"}},
+        {"files": None},
+        {"files": {}},
+        {"rows": "many"},
+        {"rows": {"prompts": "1"}},
+        {"layout": True},
+        {"layout": "1"},
+        {"made_at": ["x"]},
+    ],
+)
+def test_a_malformed_list_is_refused_with_a_sentence(
+    project: Project, tmp_path: Path, change: dict[str, object]
+) -> None:
+    backup(project, tmp_path / "b")
+    path = tmp_path / "b" / "backup.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match="Use another"):
+        restore(tmp_path / "b", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe", b'{"layout": 1e999}', b"{" * 3 + b"}" * 3])
+def test_a_list_that_is_no_json_of_ours_is_refused_with_a_sentence(
+    project: Project, tmp_path: Path, content: bytes
+) -> None:
+    backup(project, tmp_path / "b")
+    (tmp_path / "b" / "backup.json").write_bytes(content)
+    with pytest.raises(DataError, match="Use another"):
+        restore(tmp_path / "b", tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    "name", ["files/.git/hooks/pre-commit", "files/.envrc", "other.txt", "files/a\x00b", "files//a"]
+)
+def test_names_that_no_backup_has_are_refused(project: Project, tmp_path: Path, name: str) -> None:
+    backup(project, tmp_path / "b")
+    path = tmp_path / "b" / "backup.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="names a file"):
+        restore(tmp_path / "b", tmp_path / "r")
+
+
+def test_a_name_that_is_a_file_and_a_folder_is_refused(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b")
+    path = tmp_path / "b" / "backup.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["files/how.md/inner"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="as a file and as a folder"):
+        restore(tmp_path / "b", tmp_path / "r")
+
+
+def test_triggers_and_views_of_a_backup_stay_behind(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b")
+    path = tmp_path / "b" / "store.db"
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("CREATE TRIGGER evil AFTER INSERT ON prompts BEGIN DELETE FROM rankings; END")
+        file.execute("CREATE VIEW spy AS SELECT * FROM people")
+    tampered(tmp_path / "b", **{"store.db": path.read_bytes()})
+    restore(tmp_path / "b", tmp_path / "r")
+    with closing(sqlite3.connect(tmp_path / "r" / "prefloop.db")) as file:
+        names = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type IN ('trigger', 'view')")}
+    assert not names & {"evil", "spy"}
+    assert "audit_refuses_update" in names
+
+
+def test_a_journal_beside_the_store_of_a_backup_is_not_played_back(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b")
+    before = (tmp_path / "b" / "store.db").read_bytes()
+    for ending in ("-journal", "-wal"):
+        (tmp_path / "b" / f"store.db{ending}").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(504))
+    restore(tmp_path / "b", tmp_path / "r")
+    assert (tmp_path / "b" / "store.db").read_bytes() == before
+    assert names(tmp_path / "r") == ["how.md", "prefloop.db", "prefloop.toml"]
+
+
+def test_nobody_else_can_read_a_file_of_a_backup_or_of_what_was_restored(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b", runs=True)
+    restore(tmp_path / "b", tmp_path / "r")
+    open_to_others = [
+        path for folder in ("b", "r") for path in (tmp_path / folder).rglob("*") if path.stat().st_mode & 0o077
+    ]
+    assert [path for path in open_to_others if path.is_file()] == []
+    assert (tmp_path / "r").stat().st_mode & 0o077 == 0
 
 
 def test_a_failed_copy_leaves_no_folder(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +335,6 @@ def test_a_backup_by_an_older_prefloop_is_brought_up_to_date_and_stays_as_it_is(
         file.execute("CREATE TABLE dropped_since (x)")
         manifest["rows"]["dropped_since"] = 0
         file.execute("UPDATE alembic_version SET version_num = '0001'")
-    import hashlib
-
     manifest["files"]["store.db"] = hashlib.sha256(path.read_bytes()).hexdigest()
     listed.write_text(json.dumps(manifest))
     before = path.read_bytes()

@@ -15,8 +15,9 @@ from prefloop.cli.common import Common, Verb, common, emit, in_project
 @click.option(
     "--restore", "source", type=click.Path(path_type=Path), metavar="FROM", help="Make the project -C from a backup."
 )
+@click.option("--trust", is_flag=True, help="With --restore: keep settings that reach outside of the new folder.")
 @common
-def backup(asked: Common, to: Path | None, runs: bool, source: Path | None) -> None:
+def backup(asked: Common, to: Path | None, runs: bool, source: Path | None, trust: bool) -> None:
     """Back up a project, while people work on it; or restore one.
 
     Writes the folder TO: the store as one file (from SQLite or Postgres), prefloop.toml and the guidelines, and the
@@ -24,6 +25,9 @@ def backup(asked: Common, to: Path | None, runs: bool, source: Path | None) -> N
     and makes a new project folder; nothing that exists is ever overwritten. A backup from one kind of database can be
     restored to the other: --set project.store=URL is written into the new prefloop.toml. Keep backups as safe as the
     store: secrets and password hashes are in them.
+
+    A backup of somebody else's is restored inside the new folder only: where its settings name a store, guidelines,
+    webhooks or code elsewhere, restoring stops and names them. --trust keeps them, for backups of your own.
 
     \b
     Example:  prefloop backup ../backups/monday
@@ -38,8 +42,10 @@ def backup(asked: Common, to: Path | None, runs: bool, source: Path | None) -> N
             raise click.UsageError("say which folder to make: prefloop backup --restore FROM -C DIR")
         from prefloop.stages.backup import restore
 
-        emit(asked, restore(source.absolute(), asked.root.absolute(), asked.overrides))
+        emit(asked, restore(source.absolute(), asked.root.absolute(), asked.overrides, trust))
         return
+    if trust:
+        raise click.UsageError("--trust belongs to --restore")
     from prefloop.stages.backup import backup as stage
 
     assert to is not None

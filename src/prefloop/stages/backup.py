@@ -6,12 +6,14 @@
 
 Whoever has it has the password hashes and secrets of the store too, so nobody else can read the folder. Left out:
 checkpoints' half-written files, links, and whatever lies elsewhere (a pretrained model, imported files).
+
+A backup may come from somebody else. Restoring one writes inside the new project folder and nowhere else, follows no
+links, and keeps no setting that reaches outside of that folder, unless the user says so (`--trust`, `--set`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -19,23 +21,33 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL
 
 import prefloop
 from prefloop.config import CONFIG_NAME, Config, apply_override, load_config, make_config
-from prefloop.errors import DataError, StoreError
+from prefloop.errors import DataError
 from prefloop.record import write_json_atomic
+from prefloop.stages.backup_checks import (
+    CHUNK,
+    FILES,
+    LAYOUT,
+    MANIFEST,
+    STORE,
+    check_store,
+    copy_checked,
+    for_me_alone,
+    read_list,
+    refuse_reaching_out,
+)
 from prefloop.stages.project import Outcome, Project
 from prefloop.stages.toml import toml
 from prefloop.store import Store
 from prefloop.store.database import resolve
-from prefloop.store.dump import dump, inspect, load
+from prefloop.store.dump import dump, load
 
-LAYOUT = 1
-MANIFEST, STORE, FILES = "backup.json", "store.db", "files"
 RUNS = ("runs", "model")
 
 
@@ -64,6 +76,8 @@ def backup(project: Project, to: Path, runs: bool = False) -> Outcome:
             "files": hashes,
         }
         write_json_atomic(aside / MANIFEST, manifest)
+        for name in (STORE, MANIFEST):
+            (aside / name).chmod(0o600)
         _sync(aside)
         size = sum((aside / name).stat().st_size for name in _names(aside))
         _take_place(aside, to)
@@ -76,32 +90,35 @@ def backup(project: Project, to: Path, runs: bool = False) -> Outcome:
     return Outcome("backup", None, result)
 
 
-def restore(source: Path, root: Path, overrides: tuple[str, ...] = ()) -> Outcome:
-    """Make the project `root` from a backup. Every file is checked against its hash first, the rows are counted after.
+def restore(source: Path, root: Path, overrides: tuple[str, ...] = (), trust: bool = False) -> Outcome:
+    """Make the project `root` from a backup. Every file is checked against its hash, the rows are counted.
 
-    overrides: settings that become part of the new prefloop.toml; `project.store` is the usual one. Raises DataError
-    where `root` or the store it names holds something, and where the backup is not what it was.
+    overrides: settings that become part of the new prefloop.toml; `project.store` is the usual one.
+    trust: keep settings of the backup that reach outside of the project folder.
+    Raises DataError where `root` or the store it names holds something, where the backup is not what it was, and where
+    its settings reach outside.
     """
-    manifest = _verified(source)
+    listed = read_list(source)
     _refuse_occupied(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     aside = root.with_name(f".{root.name}.{os.getpid()}.new")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    aside.mkdir(mode=0o700)
     try:
-        for name in manifest["files"]:
-            if name.startswith(f"{FILES}/"):
-                _copy(source / name, aside / name.removeprefix(f"{FILES}/"))
-        config = _configured(aside / CONFIG_NAME, overrides)
         staged = aside / ".restoring.db"
-        _copy(source / STORE, staged)
+        for name, wanted in listed.files.items():
+            copy_checked(source, name, staged if name == STORE else aside / name.removeprefix(f"{FILES}/"), wanted)
+        check_store(staged, source, listed.rows)
+        config = _configured(aside / CONFIG_NAME, overrides)
+        if not trust:
+            refuse_reaching_out(config, root, {override.partition("=")[0].strip() for override in overrides})
         url = resolve(config.project.store, root)
         if url.get_backend_name() == "sqlite":
-            rows = _place_file(staged, url, root, aside)
+            rows = _fill_file(staged, url, root, aside)
         else:
             with Store.open(config.project.store, root) as target:
                 rows = load(staged, target)
-            _unlink(staged)
+        _unlink(staged)
         _sync(aside)
         _take_place(aside, root)
     finally:
@@ -109,7 +126,7 @@ def restore(source: Path, root: Path, overrides: tuple[str, ...] = ()) -> Outcom
     result = {
         "project": str(root),
         "from": str(source),
-        "made_at": manifest["made_at"],
+        "made_at": listed.made_at,
         "rankings": rows["rankings"],
         "rows": rows,
     }
@@ -144,42 +161,12 @@ def _names(folder: Path) -> list[str]:
 
 def _copy(source: Path, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):  # an old checkpoint goes while a run writes a newer one
-        shutil.copyfile(source, to)
-
-
-# -- checking ----------------------------------------------------------------------------------------------------------
-
-
-def _verified(source: Path) -> dict[str, Any]:
-    """The manifest of a backup that is still what it was. Raises DataError naming what is not."""
-    try:
-        manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            f"{source} is no backup: there is no {MANIFEST} in it. Give the folder that backup made."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source / MANIFEST} cannot be read: {error}. Use another backup.") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("layout"), int):
-        raise DataError(f"{source / MANIFEST} is not the list of a backup. Use another backup.")
-    if manifest["layout"] > LAYOUT:
-        raise DataError(f"{source} was made by a newer prefloop ({manifest.get('prefloop')}). Upgrade, then restore.")
-    for name, wanted in manifest["files"].items():
-        parts = PurePosixPath(name).parts
-        if not parts or ".." in parts or name.startswith("/") or "\\" in name:
-            raise DataError(f"{source / MANIFEST} names a file outside of the backup: {name!r}. It was tampered with.")
-        path = source / name
-        if not path.is_file() or path.is_symlink():
-            raise DataError(f"{path} is missing: the backup is not whole. Use another one.")
-        if _sha256(path) != wanted:
-            raise DataError(f"{path} is not what was backed up: its hash differs. Use another backup.")
-    if STORE not in manifest["files"] or f"{FILES}/{CONFIG_NAME}" not in manifest["files"]:
-        raise DataError(f"{source} lists no {STORE} or no {CONFIG_NAME}: the backup is not whole. Use another one.")
-    found = inspect(source / STORE)
-    if found != manifest["rows"]:
-        raise StoreError(f"{source / STORE} holds {found}, {MANIFEST} says {manifest['rows']}. Use another backup.")
-    return manifest
+    with (
+        suppress(FileNotFoundError),  # an old checkpoint goes while a run writes a newer one
+        source.open("rb") as old,
+        open(to, "xb", opener=for_me_alone) as new,
+    ):
+        shutil.copyfileobj(old, new, CHUNK)
 
 
 def _sha256(path: Path) -> str:
@@ -234,20 +221,28 @@ def _with_setting(text: str, section: str, key: str, value: object) -> str:
 # -- on the disk -------------------------------------------------------------------------------------------------------
 
 
-def _place_file(staged: Path, url: URL, root: Path, aside: Path) -> dict[str, int]:
-    """Put a SQLite store where the settings want it; below the project, that is still the folder aside."""
+def _fill_file(staged: Path, url: URL, root: Path, aside: Path) -> dict[str, int]:
+    """Make a SQLite store where the settings want it; below the project, that is still the folder aside.
+
+    Rows are copied into a store of our own making: the file of the backup may hold triggers and views of anybody's.
+    """
     wanted = Path(str(url.database))
     if wanted.exists():
         raise DataError(f"{wanted} exists already, and nothing is overwritten. Say --set project.store=sqlite:///NAME")
     place = aside / wanted.relative_to(root) if wanted.is_relative_to(root) else wanted
-    if place.exists():
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        open(place, "xb", opener=for_me_alone).close()
+    except FileExistsError:
         raise DataError(
             f"{place.name} is also the name of a file in the backup. Say --set project.store=sqlite:///NAME"
-        )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    staged.rename(place) if place.parent == staged.parent else shutil.move(staged, place)
-    Store.open(f"sqlite:///{place.name}", place.parent, create=False).close()  # brings an older one up to date
-    return inspect(place)
+        ) from None
+    try:
+        with Store.open(f"sqlite:///{place.name}", place.parent) as target:
+            return load(staged, target)
+    except BaseException:
+        _unlink(place)
+        raise
 
 
 def _unlink(path: Path) -> None:

@@ -97,7 +97,8 @@ def _file_counts(connection: sqlite3.Connection) -> dict[str, int]:
     """Of the tables that are there: a file of another version has others."""
     listed = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
     names = [name for (name,) in listed if name != "alembic_version" and not name.startswith("sqlite_")]
-    return {name: int(connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]) for name in names}
+    quoted = {name: '"' + name.replace('"', '""') + '"' for name in names}  # the file may be anybody's
+    return {name: int(connection.execute(f"SELECT count(*) FROM {quoted[name]}").fetchone()[0]) for name in names}
 
 
 # -- table by table ----------------------------------------------------------------------------------------------------
