@@ -34,7 +34,8 @@ def answers(project: Project, ref: ModelRef, samples: int, temperature: float) -
         keys,
         Sampling(settings.evaluate.max_tokens, temperature, 1.0, settings.sample.batch),
     )
-    texts = iter(codec.decode(sample.ids) for sample in drawn)
+    asked = [prompt for prompt, _ in kept for _ in range(samples)]
+    texts = iter(codec.decode(sample.ids, prompt) for prompt, sample in zip(asked, drawn, strict=True))
     return [[(prompt.text, next(texts)) for _ in range(samples)] for prompt, _ in kept]
 
 

@@ -3,6 +3,7 @@
 PrefloopError              anything a user can put right; the command line prints it without a traceback
 ├── ConfigError            prefloop.toml, --set, or options that contradict each other
 ├── DataError              a file, row or ranking that cannot be used
+│   └── TemplateError      a prompt that the model's chat template refuses
 ├── ModelError             a model folder or hub id that cannot be used
 ├── StoreError             the database: missing, newer than this program, damaged
 ├── BusyError              somebody else is writing to this project
@@ -31,6 +32,14 @@ class DataError(PrefloopError):
     """A file, row or ranking cannot be used."""
 
     exit_code = 3
+
+
+class TemplateError(DataError):
+    """The chat template of a model refuses a prompt. `reason` is what it said."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ModelError(PrefloopError):

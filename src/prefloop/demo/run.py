@@ -234,7 +234,8 @@ def _answers(
     engine = LocalEngine({"policy": Policy(model)}, codec, seed, device=project.device)
     ids = [codec.encode_prompt(p) for p in asked for _ in range(k)]
     drawn = engine.generate(ids, [derive(0, p.id, j) for p in asked for j in range(k)], sampling)
-    flat = [to_completion(codec, f"demo:{n}", s, "demo", {}) for n, s in enumerate(drawn)]
+    rows = zip((p for p in asked for _ in range(k)), drawn, strict=True)
+    flat = [to_completion(codec, p, f"demo:{n}", s, "demo", {}) for n, (p, s) in enumerate(rows)]
     return [flat[n * k : (n + 1) * k] for n in range(len(asked))]
 
 

@@ -20,7 +20,7 @@ from prefloop.engine.base import Sampled, Sampling, Term
 from prefloop.engine.checkpoint import publish
 from prefloop.engine.learner import Learner
 from prefloop.engine.spans import span
-from prefloop.models.text import Codec
+from prefloop.models.text import Codec, name_end
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, as glibc's malloc.h numbers them
 
@@ -105,6 +105,7 @@ class LocalEngine:
 
 def save_pretrained(model: Any, codec: Codec, folder: Path) -> None:
     """A Hugging Face folder: config, safetensors, tokenizer, generation config."""
+    name_end(model, codec)
     model.save_pretrained(folder)
     codec.save(str(folder))
 

@@ -9,20 +9,24 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from prefloop.errors import DataError, ModelError
+from prefloop.errors import ModelError, TemplateError
+from prefloop.models.turn import Turn, turn_of
 from prefloop.types import Completion, Message, Prompt
 
 EXTRA_PAD = "<|prefloop_pad|>"  # added to reward models whose own pad token ends answers
+CONTEXT = 8  # tokens of the prompt that an answer is decoded behind
 
 
 @dataclass(frozen=True)
 class Codec:
     """How one model reads and writes text.
 
-    stop_ids: every id that ends an answer (generation config, model config and tokenizer together)
+    stop_ids: every id that ends an answer (generation config, model config, tokenizer and chat template together)
     end_id:   the one that training appends to a completed answer
     chat:     prompts go through the chat template; a plain string becomes one user message
     context:  longest sequence in tokens
+    turn:     what the chat template writes around an answer
+    source:   where `end_id` is known from, in words
     """
 
     tokenizer: Any
@@ -30,6 +34,8 @@ class Codec:
     end_id: int | None
     chat: bool
     context: int
+    turn: Turn = Turn()
+    source: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -48,38 +54,43 @@ class Codec:
         return hashlib.sha256((text + template).encode()).hexdigest()[:16]
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Ids up to where the answer begins. Raises DataError where the chat template refuses the messages."""
-        return list(self._encoded(prompt))
+        """Ids up to where the answer begins. Raises TemplateError where the chat template refuses the messages."""
+        return list(self._read(prompt)[1])
 
     @cached_property
-    def _encoded(self) -> Callable[[Prompt], tuple[int, ...]]:
-        """The same; lately asked ones are known, for a prompt is encoded again with each of its answers."""
-        return lru_cache(maxsize=512)(lambda prompt: tuple(self._encode_prompt(prompt)))
+    def _read(self) -> Callable[[Prompt], tuple[str, tuple[int, ...]]]:
+        """(text, ids) of a prompt. Lately asked ones are known, for a prompt is read again with each of its answers."""
 
-    def _encode_prompt(self, prompt: Prompt) -> list[int]:
-        if self.chat:
-            messages = [{"role": m.role, "content": m.content} for m in _messages(prompt)]
-            try:
-                text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            except Exception as error:
-                raise DataError(f"the model's chat template refuses prompt {prompt.id}: {error}") from error
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._plain(_plain_text(prompt))
+        def read(prompt: Prompt) -> tuple[str, tuple[int, ...]]:
+            text = self.render(prompt) if self.chat else _plain_text(prompt)
+            return text, tuple(self._encode(text))
+
+        return lru_cache(maxsize=512)(read)
+
+    def render(self, prompt: Prompt) -> str:
+        """What the chat template makes of a prompt, up to where the answer begins. Raises TemplateError."""
+        messages = [{"role": m.role, "content": m.content} for m in _messages(prompt)]
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except Exception as error:
+            why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise TemplateError(f"the model's chat template refuses prompt {prompt.id}: {why}", why) from error
 
     def encode_completion(self, prompt: Prompt, prompt_ids: Sequence[int], text: str, ended: bool = True) -> list[int]:
-        """Ids of an answer given as text, with the end token if it ended by itself.
-
-        Without a chat template, prompt and answer are encoded as one text where that leaves the prompt's ids as they
-        are: some tokenizers would put a space of their own at the start of the answer.
-        """
-        ids: list[int] | None = None
-        if not self.chat:
-            whole = self._plain(_plain_text(prompt) + text)
-            if whole[: len(prompt_ids)] == list(prompt_ids):
-                ids = whole[len(prompt_ids) :]
+        """Ids of an answer given as text, with the end token if it ended by itself."""
+        text = f"{self.turn.lead}{text}{self.turn.tail if ended else ''}"
+        ids = self._behind(prompt, prompt_ids, text)
         if ids is None:
             ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return [*ids, self.end_id] if ended and self.end_id is not None else ids
+
+    def _behind(self, prompt: Prompt, prompt_ids: Sequence[int], text: str) -> list[int] | None:
+        """Ids of a text behind its prompt, encoded as one: by itself some tokenizers would put a space before it.
+
+        None where that changes the ids of the prompt.
+        """
+        whole = self._encode(self._read(prompt)[0] + text)
+        return whole[len(prompt_ids) :] if whole[: len(prompt_ids)] == list(prompt_ids) else None
 
     def completion_ids(self, prompt: Prompt, prompt_ids: Sequence[int], completion: Completion) -> list[int]:
         """The sampled ids where this tokenizer made them, else the text encoded anew."""
@@ -87,20 +98,55 @@ class Codec:
             return list(completion.token_ids)
         return self.encode_completion(prompt, prompt_ids, completion.text, completion.finish_reason != "length")
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The answer as text: up to the first stop token, special tokens left out."""
+    def decode(self, ids: Sequence[int], prompt: Prompt | None = None) -> str:
+        """The answer as text: up to the first stop token, special tokens left out.
+
+        prompt: what it answers. Many tokenizers drop a space at the start of what they decode, and some put one
+        between any two tokens, so that only the text behind its prompt shows which space belongs to the answer.
+        """
         for place, token in enumerate(ids):
             if token in self.stop_ids:
                 ids = ids[:place]
                 break
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        if tuple(ids[: len(self._lead)]) == self._lead:
+            ids = ids[len(self._lead) :]
+        text = self._text(ids)
+        if prompt is not None:
+            text = self._seen_behind(prompt, ids, text)
+        if not self._lead:
+            text = text.removeprefix(self.turn.lead)
+        if self.turn.tail.strip():
+            text = text.partition(self.turn.tail)[0]
+        text = text.removesuffix(self.turn.tail)
         return text.replace("\x00", "\ufffd")  # an untrained byte-level model samples NUL; no file or Postgres keeps it
+
+    @cached_property
+    def _lead(self) -> tuple[int, ...]:
+        """Ids of what the template writes before an answer; none for white space, which melts into the answer."""
+        lead = self.turn.lead
+        return tuple(self.tokenizer(lead, add_special_tokens=False)["input_ids"]) if lead.strip() else ()
+
+    def _seen_behind(self, prompt: Prompt, ids: Sequence[int], alone: str) -> str:
+        """The text of an answer as it stands behind its prompt; `alone` is what its ids give by themselves."""
+        before = self.encode_prompt(prompt)
+        head, whole = self._text(before[-CONTEXT:]), self._text([*before[-CONTEXT:], *ids])
+        if not whole.startswith(head) or (seen := whole[len(head) :]) == alone:
+            return alone
+        if self._behind(prompt, before, alone) == list(ids):
+            return alone
+        return seen if not self.chat or self._behind(prompt, before, seen) == list(ids) else alone
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def save(self, folder: str) -> None:
         self.tokenizer.save_pretrained(folder)
 
-    def _plain(self, text: str) -> list[int]:
-        ids = list(self.tokenizer(text)["input_ids"])
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a text from its beginning; the chat template has written its special tokens already."""
+        ids = list(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
+        if self.chat:
+            return ids
         # some tokenizers append their end token to whatever they encode; a prompt must not end
         while ids and ids[-1] in self.stop_ids and len(ids) > 1:
             ids.pop()
@@ -131,24 +177,47 @@ _SPEAKER = {"user": "Human", "prompter": "Human", "assistant": "Assistant", "sys
 
 def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
     """All ids that end an answer, from generation config, model config and tokenizer."""
-    found: list[int] = []
-    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
-        value = getattr(source, "eos_token_id", None)
-        for token in value if isinstance(value, list | tuple) else [value]:
-            if token is not None and token not in found:
-                found.append(int(token))
-    return tuple(found)
+    sources = (getattr(model, "generation_config", None), model.config, tokenizer)
+    return tuple(dict.fromkeys(token for source in sources for token in eos_of(source)))
+
+
+def eos_of(source: Any) -> list[int]:
+    """The `eos_token_id` of a config or tokenizer: none, one or several."""
+    value = getattr(source, "eos_token_id", None)
+    return [int(token) for token in (value if isinstance(value, list | tuple) else [value]) if token is not None]
 
 
 def make_codec(tokenizer: Any, model: Any, chat: str = "auto") -> Codec:
-    """The codec of a loaded model. Raises ModelError where tokenizer and embedding do not fit together."""
+    """The codec of a loaded model. Raises ModelError where tokenizer and embedding do not fit together.
+
+    An answer ends as the chat template ends it; where there is none, or it writes no token, as the tokenizer's
+    eos_token says, else the generation config or the model's config.
+    """
     size = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > size:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, the model's embedding only {size}: they do not belong together"
         )
     stops = stop_tokens(tokenizer, model)
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else (stops[0] if stops else None)
-    context = int(getattr(model.config, "max_position_embeddings", 0) or 1_000_000)
     use_chat = chat == "auto" and bool(getattr(tokenizer, "chat_template", None))
-    return Codec(tokenizer, stops, end, use_chat, context)
+    turn = turn_of(tokenizer, stops) if use_chat else Turn()
+    end: int | None
+    if turn.end is not None:
+        end, source = turn.end, turn.words
+    elif tokenizer.eos_token_id is not None:
+        end, source = int(tokenizer.eos_token_id), f"the tokenizer's eos_token, since {turn.words}"
+    else:
+        end = stops[0] if stops else None
+        source = f"eos_token_id of the model's configs, since {turn.words} and the tokenizer has no eos_token"
+    if end is not None and end not in stops:
+        stops = (*stops, end)
+    context = int(getattr(model.config, "max_position_embeddings", 0) or 1_000_000)
+    return Codec(tokenizer, stops, end, use_chat, context, turn, source)
+
+
+def name_end(model: Any, codec: Codec) -> None:
+    """Let the generation config name the token that ends answers, so that plain `generate` stops there too."""
+    config = getattr(model, "generation_config", None)
+    if config is None or codec.end_id is None or codec.end_id in (known := eos_of(config)):
+        return
+    config.eos_token_id = [*known, codec.end_id] if known else codec.end_id

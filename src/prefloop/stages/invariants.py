@@ -27,7 +27,7 @@ from prefloop.models.lean import is_lean
 from prefloop.models.load import from_pretrained, load_tokenizer
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel, load_reward_model
-from prefloop.models.text import Codec
+from prefloop.models.text import Codec, eos_of
 from prefloop.ops import gpu, native
 from prefloop.ops.kl import k1
 from prefloop.ops.masked import masked_sum
@@ -126,8 +126,33 @@ def _ending(s: _Subject, name: str) -> Check:
     if answer[-1] not in codec.stop_ids:
         return Check(name, "fail", f"training would end answers with token {answer[-1]}, sampling at {codec.stop_ids}")
     ended = sum(sample.ended for sample in s.samples)
-    detail = f"answers end at token {', '.join(map(str, codec.stop_ids))}; {ended} of {len(s.samples)} samples ended"
-    return Check(name, "ok", f"{detail} within {TOKENS} tokens")
+    detail = (
+        f"answers end with {_token(codec, codec.end_id)} ({codec.source}); {_stops(s)}; "
+        f"{ended} of {len(s.samples)} samples ended within {TOKENS} tokens"
+    )
+    if codec.turn.tail.strip() and codec.turn.end is None:
+        advice = "answers learn this text and the token after it; a chat template whose end is one token needs neither"
+        return Check(name, "warn", detail, advice)
+    if codec.end_id not in eos_of(getattr(s.model, "generation_config", None)):
+        advice = (
+            f"set eos_token_id in the model's generation_config.json to {codec.end_id} too: other programs stop only "
+            "where it says. Models that prefloop saves name it"
+        )
+        return Check(name, "warn", detail, advice)
+    return Check(name, "ok", detail)
+
+
+def _stops(s: _Subject) -> str:
+    """Who names which token."""
+    named = {"the generation config": getattr(s.model, "generation_config", None), "the tokenizer": s.codec.tokenizer}
+    said = {who: " and ".join(_token(s.codec, id) for id in eos_of(of)) or "none" for who, of in named.items()}
+    if len(set(said.values())) == 1:
+        return f"generation config and tokenizer name {next(iter(said.values()))}"
+    return " and ".join(f"{who} names {what}" for who, what in said.items())
+
+
+def _token(codec: Codec, id: int | None) -> str:
+    return f"{codec.tokenizer.convert_ids_to_tokens(id)} (token {id})"
 
 
 def _padding(s: _Subject, name: str) -> Check:

@@ -50,8 +50,11 @@ def roll_out(
     keys = [derive(0, name, place) for place in range(len(rows))]
     samples = engine.generate([ids for _, ids, _ in rows], keys, sampling)
     how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
-    completions = [to_completion(codec, f"{name}:{place}", s, version, how) for place, s in enumerate(samples)]
     asked = [p for p, _, _ in rows]
+    completions = [
+        to_completion(codec, p, f"{name}:{place}", s, version, how)
+        for place, (p, s) in enumerate(zip(asked, samples, strict=True))
+    ]
     with span("reward"):
         scores = scorer.score(asked, completions)
     flat = collate([[*ids, *s.ids] for (_, ids, _), s in zip(rows, samples, strict=True)], [len(i) for _, i, _ in rows])

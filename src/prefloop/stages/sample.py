@@ -142,16 +142,18 @@ def make_item(
     """An item of sampled completions, everything about their making kept."""
     id = item_id(prompt, version, key)
     completions = tuple(
-        to_completion(codec, f"{id}:c{j}", s, version, project.config.sample.model_dump())
+        to_completion(codec, prompt, f"{id}:c{j}", s, version, project.config.sample.model_dump())
         for j, s in enumerate(samples)
     )
     return Item(id, prompt, completions, round=round, source="sample")
 
 
-def to_completion(codec: Codec, id: str, sample: Sampled, version: str, sampling: Mapping[str, object]) -> Completion:
+def to_completion(
+    codec: Codec, prompt: Prompt, id: str, sample: Sampled, version: str, sampling: Mapping[str, object]
+) -> Completion:
     return Completion(
         id=id,
-        text=codec.decode(sample.ids),
+        text=codec.decode(sample.ids, prompt),
         model=version,
         policy_version=version,
         token_ids=sample.ids,

@@ -247,8 +247,8 @@ def normalisation(project: Project, model: RewardModel, codec: Codec) -> tuple[f
     lists, _ = draw_lists(engine, policy_codec, kept, 2, sampling, avoid_duplicates=False)
     asked: list[Prompt] = [p for p, _ in kept for _ in range(2)]
     answers: list[Completion] = [
-        to_completion(policy_codec, f"norm:{n}", s, ref.version, {})
-        for n, s in enumerate(s for row in lists for s in row)
+        to_completion(policy_codec, prompt, f"norm:{n}", s, ref.version, {})
+        for n, (prompt, s) in enumerate(zip(asked, (s for row in lists for s in row), strict=True))
     ]
     raw = raw_scores(model, codec, asked, answers, device=project.device)
     if not bool(torch.isfinite(raw).all()):

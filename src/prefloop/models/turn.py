@@ -1,0 +1,120 @@
+"""What a chat template writes around an assistant's answer: before it, and to end it.
+
+Nothing says so in a model's folder, so the template is asked: it renders a made-up conversation, and what stands before
+and after the answer is read off the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from os.path import commonprefix
+from typing import Any
+
+ASKED, ANSWER, NEXT = "prefloopasks", "prefloopanswers", "prefloopgoeson"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a template writes an answer: `lead`, the answer, `tail`, the token `end`.
+
+    lead:  what stands between the prompt that ends where an answer begins, and the answer itself
+    tail:  text between the answer and its end token, or in place of one
+    end:   id of the token that ends the answer; None where the template writes none
+    words: what the template does, for people
+    """
+
+    lead: str = ""
+    tail: str = ""
+    end: int | None = None
+    words: str = "there is no chat template"
+
+
+def turn_of(tokenizer: Any, stops: Collection[int]) -> Turn:
+    """Ask the tokenizer's chat template. stops: ids that are known to end answers, from the model's configs."""
+    tried = _Rendered(tokenizer)
+    if tried.error:
+        return Turn(words=f"the chat template refuses a question and an answer ({tried.error})")
+    if ANSWER not in tried.whole:
+        return Turn(words="the chat template changes an answer beyond recognition")
+    tokens = _tokens(tokenizer)
+    after = tried.whole.rpartition(ANSWER)[2]
+    confirmed = {*stops, _first(tried.between, tokens)[1]}
+    if tried.ignores_generation_prompt and _first(after, tokens)[1] not in confirmed:
+        after = ""  # it always writes the head of the next answer
+    if not after.strip():
+        after = tried.closing(tokens, stops)
+    tail, end = _first(after, tokens)
+    if end is None and (text := after.strip()):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+            tail, end = after[: after.index(text)], int(ids[0])
+    lead = tried.lead()
+    if end is not None:
+        return Turn(lead, tail, end, f"the chat template writes {tokenizer.convert_ids_to_tokens(end)} after an answer")
+    if after.strip():
+        words = f"the chat template writes the text {after.strip()!r} after an answer, which is no single token"
+        return Turn(lead, after.rstrip(), None, words)
+    return Turn(lead, words="the chat template writes nothing after an answer")
+
+
+class _Rendered:
+    """A conversation as the template writes it: a question, its answer, and where it allows one, another question."""
+
+    def __init__(self, tokenizer: Any):
+        ask, answer, go_on = (
+            {"role": role, "content": text} for role, text in (("user", ASKED), ("assistant", ANSWER), ("user", NEXT))
+        )
+        self.error = self.asked = self.prompt = self.whole = self.between = ""
+
+        def render(*messages: dict[str, str], generate: bool = False) -> str:
+            return str(tokenizer.apply_chat_template([*messages], tokenize=False, add_generation_prompt=generate))
+
+        try:
+            self.asked, self.prompt = render(ask), render(ask, generate=True)
+            self.whole = render(ask, answer)
+        except Exception as error:  # noqa: BLE001 -- a template is a program of somebody else
+            self.error = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            return
+        try:
+            self.between = render(ask, answer, go_on).partition(ANSWER)[2].partition(NEXT)[0]
+        except Exception:  # noqa: BLE001 -- a template of one question and one answer
+            self.between = ""
+
+    @property
+    def ignores_generation_prompt(self) -> bool:
+        return self.asked == self.prompt
+
+    def lead(self) -> str:
+        if not self.whole.startswith(self.prompt):
+            return ""
+        return self.whole[len(self.prompt) :].partition(ANSWER)[0]
+
+    def closing(self, tokens: dict[str, int], stops: Collection[int]) -> str:
+        """What is written after an answer only where the conversation goes on; "" where that opens the next turn.
+
+        The text before the next question is the end of the answer and the head of the question, and the head is known
+        from the first question.
+        """
+        if (found := _first(self.between, tokens))[1] in stops:
+            return found[0] + next(name for name, id in tokens.items() if id == found[1])
+        opening = self.asked.partition(ASKED)[0]
+        head = commonprefix([self.between[::-1], opening[::-1]])
+        closing = self.between[: len(self.between) - len(head)]
+        return closing if _first(closing, tokens)[1] is not None else ""
+
+
+def _tokens(tokenizer: Any) -> dict[str, int]:
+    """{text: id} of the tokens that are never cut up: special ones, and those added to the vocabulary."""
+    special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    found = {**tokenizer.get_added_vocab(), **special}
+    return {text: int(id) for text, id in found.items() if text.strip()}
+
+
+def _first(text: str, tokens: dict[str, int]) -> tuple[str, int | None]:
+    """The first of these tokens in a text, and what stands before it."""
+    places = [(place, -len(token), token) for token in tokens if (place := text.find(token)) >= 0]
+    if not places:
+        return text, None
+    place, _, token = min(places)
+    return text[:place], tokens[token]
