@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import FAMILIES, HOME_MADE, Family
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine, save_pretrained
 from prefloop.models.load import load_causal
