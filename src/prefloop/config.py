@@ -180,7 +180,9 @@ class Align(Optimiser):
     eval_prompts: int = Field(64, ge=1, description="held-out prompts of each")
     checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints")
     frozen_dtype: Literal["", "float32", "bfloat16"] = Field(
-        "", description='of the reference and the reward models, which are not trained; "" = as they are'
+        "",
+        description='of the reference and the reward models, which are not trained; "" = as they are. What that does '
+        "to the KL is measured and taken out of it: kl_baseline in docs/metrics.md",
     )
     staleness: int = Field(
         0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"

@@ -8,10 +8,12 @@ import pytest
 import torch
 from resumable import build
 
+from prefloop.models.reading import WORTH
 from prefloop.record import find_run
 from prefloop.stages.align import align
 from prefloop.stages.project import Project
 from prefloop.stages.train_policy import make_scorer
+from prefloop.stages.train_reward import reward
 
 
 def test_rewards_and_kl_move_a_little_and_the_policy_is_as_exact_as_before(tmp_path: Path) -> None:
@@ -25,10 +27,44 @@ def test_rewards_and_kl_move_a_little_and_the_policy_is_as_exact_as_before(tmp_p
             assert run is not None
             first[dtype] = run.metrics()[0]
     exact, low = first["float32"], first["bfloat16"]
-    assert exact["eval_kl"] == 0.0 and 0 < abs(low["eval_kl"]) < 0.1
+    assert exact["kl_baseline"] == exact["eval_kl"] == 0.0
+    assert 1e-4 < abs(low["kl_baseline"]) < 0.1, "what rounding did to the reference"
+    assert low["eval_kl"] == pytest.approx(0.0, abs=1e-5), "and it is not the policy's doing"
     assert low["eval_reward"] != exact["eval_reward"]
     assert low["eval_reward"] == pytest.approx(exact["eval_reward"], abs=0.1)
     assert low["eval_sampler_mismatch"] < 1e-5 and low["eval_length"] == exact["eval_length"]
+
+
+def test_what_rounding_did_to_the_reference_is_measured_where_the_policy_has_moved_already(tmp_path: Path) -> None:
+    """In a second round the policy is not the reference: its KL stays, and only the rounding is taken out."""
+    root = tmp_path / "project"
+    build(root, with_reward=True)
+    with Project.open(root, ["align.algorithm=dpo", "align.lr=0.01"], quiet=True) as project:
+        align(project, 0)  # its last step is its result, better or not
+        reward(project, 1)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        with Project.open(root, [f"align.frozen_dtype={dtype}", "align.steps=1"], quiet=True) as project:
+            align(project, 1)
+            run = find_run(root, "align")
+            assert run is not None
+            found[dtype] = run.metrics()[0]
+    assert found["float32"]["eval_kl"] > 0.05
+    assert found["bfloat16"]["eval_kl"] == pytest.approx(found["float32"]["eval_kl"], abs=1e-5)
+
+
+def test_the_kl_of_the_first_evaluation_is_zero_to_the_bit_however_many_tokens_it_reads(tmp_path: Path) -> None:
+    """From 256 tokens on, frozen models are read by compiled code, which rounds differently."""
+    root = tmp_path / "project"
+    build(root, with_reward=True)
+    many = ["align.steps=1", "align.eval_prompts=64", "data.heldout=0.95", "model.context=128", "align.max_tokens=40"]
+    with Project.open(root, many, quiet=True) as project:
+        align(project)
+        run = find_run(root, "align")
+        assert run is not None
+        first = run.metrics()[0]
+    assert 10 * first["eval_length"] > WORTH
+    assert first["eval_kl"] == 0.0 and first["eval_kl_k3"] == 0.0
 
 
 def test_reward_models_are_loaded_as_the_project_says_of_models(tmp_path: Path) -> None:

@@ -32,11 +32,15 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Term:
-    """A part of one optimiser step: an objective on a batch, scaled."""
+    """A part of one optimiser step: an objective on a batch, scaled.
+
+    temperature: of the policy's log-probabilities; none = the policy's own, at which it samples
+    """
 
     batch: Rows
     objective: Objective
     scale: float = 1.0
+    temperature: float | None = None
 
 
 class Engine(Protocol):
@@ -44,9 +48,10 @@ class Engine(Protocol):
         """One completion a prompt. A sample depends on its key and prompt, not on who shares its batch."""
         ...
 
-    def forward(self, role: Role, batch: Rows) -> Any:
+    def forward(self, role: Role, batch: Rows, as_learner: bool = False) -> Any:
         """What a model says, without gradient, for batches of any size: policy/reference -> logp [N,T],
-        critic -> value [N,T], reward -> raw score [N]."""
+        critic -> value [N,T], reward -> raw score [N]. as_learner: a reference with the policy's weights gives the
+        policy's bits, by the policy's way of computing them."""
         ...
 
     def step(self, *terms: Term) -> Mapping[str, float]:

@@ -64,7 +64,7 @@ class Learner:
             parts = list(term.batch.split(self.settings.token_budget))
             weight = torch.stack([term.objective.weight(part) for part in parts]).sum()
             for part in parts:
-                loss = term.objective.loss(self._run(term.objective.trains, part), part)
+                loss = term.objective.loss(self._run(term.objective.trains, part, term.temperature), part)
                 (loss.total * (term.scale / weight)).backward()
                 for name, (total, count) in loss.metrics.items():
                     pair = sums.setdefault(name, [torch.zeros(()), torch.zeros(())])
@@ -72,11 +72,12 @@ class Learner:
         metrics = {name: float(total / count.clamp(min=1e-12)) for name, (total, count) in sums.items()}
         return metrics | self._update()
 
-    def _run(self, roles: tuple[Role, ...], part: Rows) -> Any:
+    def _run(self, roles: tuple[Role, ...], part: Rows, temperature: float | None) -> Any:
         rows = part.rows()
         if "reward" in roles:
             return self.models["reward"](rows)
-        out: PolicyOutput = self.models["policy"](rows)
+        how = {} if temperature is None else {"temperature": temperature}
+        out: PolicyOutput = self.models["policy"](rows, **how)
         if "critic" in roles:
             out = PolicyOutput(out.logp, self.models["critic"](rows))
         return out

@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,16 @@ class LocalEngine:
             return sampler.generate(model, self.codec.stop_ids, prompts, keys, sampling, self.seed)
 
     @torch.no_grad()
-    def forward(self, role: Role, batch: Rows) -> Tensor:
+    def forward(self, role: Role, batch: Rows, as_learner: bool = False) -> Tensor:
         with span(role):
-            return self._forward(role, batch)
+            return self._forward(role, batch, {"as_learner": True} if as_learner else {})
 
-    def _forward(self, role: Role, batch: Rows) -> Tensor:
+    def _forward(self, role: Role, batch: Rows, how: Mapping[str, bool]) -> Tensor:
         rows = batch.rows().to(self.device)
         model = self.models[role]
         result: Tensor | None = None
         for index in rows.split_index(4 * self.token_budget):  # no gradient: four times the rows fit
-            part = _tensor(model(rows.select(index)))
+            part = _tensor(model(rows.select(index), **how))
             if result is None:
                 result = part.new_zeros(rows.ids.shape if part.dim() == 2 else rows.ids.shape[:1])
             if part.dim() == 2:
@@ -85,7 +86,7 @@ class LocalEngine:
             model.train()  # matters only where a reward model trains with dropout
         try:
             with span("learner"):
-                return self.learner.step(*[Term(t.batch.to(self.device), t.objective, t.scale) for t in terms])
+                return self.learner.step(*[replace(t, batch=t.batch.to(self.device)) for t in terms])
         finally:
             for model in self.learner.models.values():
                 model.eval()

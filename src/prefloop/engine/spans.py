@@ -116,3 +116,16 @@ def next_step() -> None:
     """A step of training ends."""
     if profile := _active.get():
         profile.trace.step()
+
+
+class Clock:
+    """Where the seconds of a step go."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.at = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self.at
+        self.at = now

@@ -20,14 +20,18 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.linear_head = _head_is_linear(model)
 
-    def forward(self, rows: Rows) -> PolicyOutput:
-        """Rows to logp [N,T]."""
+    def forward(self, rows: Rows, temperature: float | None = None, as_learner: bool = False) -> PolicyOutput:
+        """Rows to logp [N,T], at another temperature than its own where one is given.
+
+        as_learner: of frozen weights, the bits that the learner would compute.
+        """
+        temperature = self.temperature if temperature is None else temperature
         targets = rows.ids[rows.action]
         if self.linear_head:
             head = self.model.get_output_embeddings()
-            hidden = predicting_states(self.model, rows)
+            hidden = predicting_states(self.model, rows, as_learner)
             bias = getattr(head, "bias", None)
-            logp = token_logprobs(hidden, head.weight, bias, targets, self.temperature)
+            logp = token_logprobs(hidden, head.weight, bias, targets, temperature)
         else:
             out = self.model(
                 input_ids=torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
@@ -36,7 +40,7 @@ class Policy(nn.Module):
                 use_cache=False,
             )
             logits = out.logits[predicting(rows.action)]
-            logp = from_logits(logits, targets, self.temperature)
+            logp = from_logits(logits, targets, temperature)
         return PolicyOutput(scatter(logp, rows.action))
 
 

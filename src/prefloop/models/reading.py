@@ -40,11 +40,14 @@ def last_states(model: PreTrainedModel, rows: Rows) -> Tensor:
     return states[torch.arange(len(states), device=states.device), last_index(rows.mask).clamp(min=0)]
 
 
-def predicting_states(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """The state before each action token, in row-major order [M,H]."""
+def predicting_states(model: PreTrainedModel, rows: Rows, as_learner: bool = False) -> Tensor:
+    """The state before each action token, in row-major order [M,H].
+
+    as_learner: read a frozen model as one that learns is read, so that equal weights give equal bits.
+    """
     cut = _shared_prompts(rows)
     if is_lean(model, rows.ids.shape[1]) and _right_padded(rows):
-        return _packed(model, rows, cut, ends=False)
+        return _packed(model, rows, cut, ends=False, as_learner=as_learner)
     if cut is not None and _allows(model):
         prompt, answers, mask = _read(model, rows, cut)
         return torch.cat([prompt[:, None], answers[:, :-1]], dim=1)[mask]
@@ -83,9 +86,10 @@ def _shared_prompts(rows: Rows) -> Tensor | None:
     return first[:, 0]
 
 
-def _packed(model: PreTrainedModel, rows: Rows, cut: Tensor | None, ends: bool) -> Tensor:
+def _packed(model: PreTrainedModel, rows: Rows, cut: Tensor | None, ends: bool, as_learner: bool = False) -> Tensor:
     """States at the last token of each row [N,H], or before each action token [M,H], with no padding computed."""
-    read = compiled.read if _is_frozen(model) and rows.mask.sum() >= WORTH and is_compilable(model) else lean.read
+    frozen = not as_learner and _is_frozen(model)
+    read = compiled.read if frozen and rows.mask.sum() >= WORTH and is_compilable(model) else lean.read
     if cut is None:
         last = (rows.mask.sum(-1).cumsum(0) - 1).clamp(min=0)
         wanted = last if ends else predicting(rows.action)[rows.mask].nonzero().squeeze(1)

@@ -124,6 +124,14 @@ METRICS = (
         "Schulman 2020",
     ),
     Metric(
+        "kl_baseline",
+        "KL of rounding the reference",
+        "nats a sequence",
+        "What [align] frozen_dtype alone adds to the KL, measured before the first update and taken out of every KL.",
+        "small beside the KL itself",
+        "our rule",
+    ),
+    Metric(
         "entropy",
         "Entropy",
         "nats a token",

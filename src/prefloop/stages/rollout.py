@@ -15,7 +15,7 @@ from prefloop.engine.local import LocalEngine
 from prefloop.engine.spans import span
 from prefloop.models.text import Codec
 from prefloop.ops.kl import k3
-from prefloop.ops.masked import masked_sum
+from prefloop.ops.masked import keep, masked_sum
 from prefloop.rewards.base import Scorer, Scores
 from prefloop.stages.project import derive
 from prefloop.stages.sample import to_completion
@@ -86,17 +86,24 @@ def eos_rule(reward: Tensor, ended: Tensor, settings: Align) -> Tensor:
 
 
 def annotate(
-    batch: RolloutBatch, engine: LocalEngine, needs: frozenset[str], trust_sampler: bool = False
+    batch: RolloutBatch,
+    engine: LocalEngine,
+    needs: frozenset[str],
+    trust_sampler: bool = False,
+    reference_shift: float = 0.0,
 ) -> AnnotatedBatch:
     """What the models say before the first update: the learner's own logprobs, the reference's, the critic's values.
 
-    trust_sampler: take the sampler's logprobs for the learner's, where they were seen to agree.
+    trust_sampler: take the sampler's logprobs for the learner's, where they were seen to agree. Else the reference's
+    are computed just as the learner's are: while both have the same weights, the KL is 0 and not some rounding.
+    reference_shift: nats a token that the reference says too little, for it was rounded (`[align] frozen_dtype`)
     """
     old_logp = batch.sampler_logp if trust_sampler else engine.forward("policy", batch)
+    ref_logp = engine.forward("reference", batch, as_learner=not trust_sampler)
     return AnnotatedBatch(
         **vars(batch),
         old_logp=old_logp,
-        ref_logp=engine.forward("reference", batch),
+        ref_logp=keep(ref_logp + reference_shift, batch.action) if reference_shift else ref_logp,
         value=engine.forward("critic", batch) if "value" in needs else torch.zeros_like(old_logp),
     )
 

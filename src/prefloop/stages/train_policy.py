@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +20,14 @@ from prefloop.engine.base import Sampling, Term
 from prefloop.engine.checkpoint import load_checkpoint, publish, save_checkpoint
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine, save_pretrained
-from prefloop.engine.spans import next_step, span
+from prefloop.engine.spans import Clock, next_step, span
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.policy import Policy
 from prefloop.models.reward import load_reward_model, new_critic
 from prefloop.record import Run
 from prefloop.rewards.model import Judge, ModelScorer
 from prefloop.stages.ahead import Ahead
+from prefloop.stages.frozen import round_reference
 from prefloop.stages.project import Outcome, Project, derive, file_hash, fitting, load_policy
 from prefloop.stages.rates import rate
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
@@ -47,6 +47,7 @@ class Progress:
     best_reward: float = -math.inf
     stopped: str = ""
     sampler_agrees: bool = False  # at the last evaluation: the learner need not compute what sampling gave
+    reference_shift: float = 0.0  # nats a token that rounding to `frozen_dtype` took from the reference
     evals: list[dict[str, float]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Progress:
             "best_reward": self.best_reward if math.isfinite(self.best_reward) else None,
             "stopped": self.stopped,
             "sampler_agrees": self.sampler_agrees,
+            "reference_shift": self.reference_shift,
             "evals": self.evals,
         }
 
@@ -65,6 +67,7 @@ class Progress:
         self.best_reward = -math.inf if state["best_reward"] is None else state["best_reward"]
         self.stopped = state["stopped"]
         self.sampler_agrees = state["sampler_agrees"]
+        self.reference_shift = state.get("reference_shift", 0.0)
         self.evals = list(state["evals"])
 
 
@@ -151,9 +154,9 @@ class _Loop:
         model, self.codec = load_policy(project, start)
         frozen = copy.deepcopy(model) if start.path == reference.path else load_policy(project, reference)[0]
         self.scorer = make_scorer(project, judges)
-        if settings.frozen_dtype:
-            for still in (frozen, *(judge.model for judge in self.scorer.judges)):
-                still.to(getattr(torch, settings.frozen_dtype))
+        if settings.frozen_dtype:  # the reference follows, once it has been measured
+            for judge in self.scorer.judges:
+                judge.model.to(getattr(torch, settings.frozen_dtype))
         models: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.temperature)}
         if "value" in algorithm.needs:
             main = max(self.scorer.judges, key=lambda j: abs(j.weight))
@@ -216,8 +219,9 @@ class _Loop:
             first = checkpoint.step
             self.engine.sync()
         self.run.rewind(first if checkpoint is not None else -1)
+        baseline = self._round_reference(fresh=checkpoint is None)
         if checkpoint is None:
-            self.run.metric(0, self._evaluate(0))
+            self.run.metric(0, self._evaluate(0) | baseline)
         with self.project.progress(settings.steps, f"align ({self.progress.algorithm.name})", first) as bar:
             for step in range(first, settings.steps):
                 if self.progress.stopped:
@@ -238,7 +242,7 @@ class _Loop:
 
     def _step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Roll out, credit, learn. Metrics are masked means over the whole rollout batch."""
-        settings, clock = self.settings, _Clock()
+        settings, clock = self.settings, Clock()
         rolls = self.ahead.take(step)
         behind = rolls is not None
         if rolls is None:
@@ -250,7 +254,8 @@ class _Loop:
             self.project.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
         clock.lap("store")
         needs = frozenset(self.progress.algorithm.needs)
-        batch = annotate(rolls.batch, self.engine, needs, behind or self.progress.sampler_agrees)
+        trusted = behind or self.progress.sampler_agrees
+        batch = annotate(rolls.batch, self.engine, needs, trusted, self.progress.reference_shift)
         clock.lap("annotate")
         credited, metrics = self.progress.algorithm.credit(batch)
         logged = describe(rolls, batch) | dict(metrics)
@@ -264,7 +269,8 @@ class _Loop:
                 terms = [Term(credited.select(index), self.progress.algorithm)]
                 if self.demonstrations:
                     picked = rng.integers(len(self.demonstrations), size=len(index))
-                    terms.append(Term(rows_of([self.demonstrations[i] for i in picked]), Sft(), settings.ptx))
+                    shown = rows_of([self.demonstrations[i] for i in picked])
+                    terms.append(Term(shown, Sft(), settings.ptx, temperature=1.0))  # nobody sampled them
                 updates.append(self.engine.step(*terms))
         clock.lap("learn")
         self.ahead.wait()
@@ -310,18 +316,8 @@ class _Loop:
         settings, state = self.settings, self.progress
         with self.learner.averaged_weights():
             self.engine.sync()
-            rolls = roll_out(
-                self.engine,
-                self.codec,
-                self.scorer,
-                self.validation,
-                1,
-                self.sampling,
-                settings,
-                "eval",
-                f"{self.run.name}/{step}",
-            )
-            batch = annotate(rolls.batch, self.engine, frozenset())
+            rolls = self._held_out(step)
+            batch = annotate(rolls.batch, self.engine, frozenset(), reference_shift=state.reference_shift)
             seen = {f"eval_{k}": v for k, v in describe(rolls, batch).items() if k != "sequences"}
             # chosen by what is optimised: the EOS rule counts
             reward, kl = float(rolls.batch.reward.mean()), seen["eval_kl"]
@@ -337,6 +333,22 @@ class _Loop:
             state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {settings.kl_budget:g}"
         self._show(step, rolls, reward, kl)
         return seen
+
+    def _held_out(self, step: int) -> Rollouts:
+        by = f"{self.run.name}/{step}"
+        return roll_out(
+            self.engine, self.codec, self.scorer, self.validation, 1, self.sampling, self.settings, "eval", by
+        )
+
+    def _round_reference(self, fresh: bool) -> dict[str, float]:
+        """The reference in `frozen_dtype`, and what that alone adds to the KL: measured where a run begins."""
+        if not self.settings.frozen_dtype:
+            return {}
+        rows = self._held_out(0).batch if fresh else None
+        shift, a_sequence = round_reference(self.engine, self.settings.frozen_dtype, rows)
+        if fresh:
+            self.progress.reference_shift = shift
+        return {"kl_baseline": a_sequence}
 
     def _show(self, step: int, rolls: Rollouts, reward: float, kl: float) -> None:
         place = (step // max(1, self.settings.eval_every)) % len(rolls.completions)
@@ -362,19 +374,6 @@ class _Loop:
             "stopped": state.stopped or "all steps done",
             "weights": file_hash(self.run.path / "model"),
         }
-
-
-class _Clock:
-    """Where the seconds of a step go."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.at = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = now - self.at
-        self.at = now
 
 
 def train_sample(prompts: list[Encoded]) -> list[Prompt]:
