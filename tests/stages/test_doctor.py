@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from prefloop.cli.main import run
 from prefloop.engine.local import LocalEngine
+from prefloop.models.folder import file_hashes
 from prefloop.models.policy import Policy
 from prefloop.ops import native
 from prefloop.stages import invariants
@@ -125,6 +126,9 @@ def test_a_project_before_its_first_import_is_no_failure(tmp_path: Path) -> None
 def test_weights_that_are_nan_fail_every_check_that_reads_them(copied: Path) -> None:
     file = copied / "runs" / "sft-001" / "model" / "model.safetensors"
     save_file({k: torch.full_like(v, torch.nan) for k, v in load_file(file).items()}, file, {"format": "pt"})
+    with Project.open(copied, quiet=True) as project:
+        (row,) = project.store.models("policy")
+        project.store.add_model(dataclasses.replace(row, files=file_hashes(file.parent)))  # training made them so
     checks = by_name(doctor(copied))
     for name in ("padding", "sampler and learner", "first update", "batch splitting"):
         assert checks[name].status == "fail", name
@@ -194,8 +198,12 @@ def test_a_model_that_never_ends_is_found(subject: invariants._Subject) -> None:
 def test_a_reward_model_without_pad_token_is_found(copied: Path) -> None:
     import json
 
-    path = copied / "runs" / "reward-001" / "model" / "tokenizer_config.json"
+    folder = copied / "runs" / "reward-001" / "model"
+    path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     settings.pop("pad_token")
     path.write_text(json.dumps(settings))
+    with Project.open(copied, quiet=True) as project:
+        (row,) = project.store.models("reward")
+        project.store.add_model(dataclasses.replace(row, files=file_hashes(folder)))  # as if it had been saved so
     assert by_name(doctor(copied))["reward save and load"].status == "fail"

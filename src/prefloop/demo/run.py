@@ -30,7 +30,7 @@ from prefloop.models.text import Codec
 from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate, mean_interval, win_rate
-from prefloop.stages.project import ModelRef, Project, derive, load_policy
+from prefloop.stages.project import Project, derive, load_policy
 from prefloop.stages.report import report
 from prefloop.stages.sample import sample, to_completion
 from prefloop.stages.sft import sft
@@ -184,7 +184,7 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
     models = {
         "base": project.base(),
         "sft": imitation.reference(),
-        "rlhf": ModelRef(aligned.version, str(project.root / aligned.path), ""),
+        "rlhf": project.ref(aligned),
     }
     texts: dict[str, list[str]] = {}
     for name, ref in models.items():

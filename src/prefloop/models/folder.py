@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prefloop.errors import ModelError
@@ -17,6 +19,36 @@ _TOKENIZERS = (
     ".model",
     ".tiktoken",
 )
+
+# files that loading a model may read; another one that appears, such as a note, changes nothing
+_READ = (".safetensors", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """{path below the folder: SHA-256} of every file in it."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def check_files(folder: Path, registered: Mapping[str, str], version: str) -> None:
+    """Refuse a model whose files are not those that were registered. Raises ModelError naming each that differs."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is gone, and {version} with it. Put the folder back, or run its stage again.")
+    found = file_hashes(folder)
+    changed = [name for name, hashed in registered.items() if found.get(name, hashed) != hashed]
+    missing = [name for name in registered if name not in found]
+    new = [name for name in found if name not in registered and name.endswith(_READ)]
+    kinds = {"changed": changed, "missing": missing, "new": new}
+    said = [f"{', '.join(names[:5])} {what}" for what, names in kinds.items() if names]
+    if said:
+        raise ModelError(
+            f"{folder} is not what was registered as {version}: {'; '.join(said)}. Put its files back from a backup, "
+            "or move the run's folder away and run its stage again."
+        )
 
 
 def check_folder(source: str | Path) -> str:

@@ -187,16 +187,28 @@ def run_folders(project: Project) -> Iterator[Check]:
         yield Check("runs", "warn", detail, "the command that began one takes it up again, if nothing has changed")
     else:
         yield Check("runs", "ok", f"{done} done" if done else "none yet")
-    missing = [
-        f"{row.version} ({row.path})"
-        for row in project.store.models()
-        if not any((project.root / row.path).glob("*.safetensors"))
-    ]
-    if missing:
-        advice = "put the folders back, or delete the runs of these stages and run them again"
-        yield Check("models", "fail", f"without weights: {', '.join(missing)}", advice)
+    yield from _registered(project)
+
+
+def _registered(project: Project) -> Iterator[Check]:
+    """Every file of every registered model is what it was when the model was registered."""
+    rows, broken = project.store.models(), []
+    for row in rows:
+        try:
+            folder = Path(project.ref(row).intact())
+            if not any(folder.glob("*.safetensors")):
+                broken.append(f"{row.version} is without weights ({row.path})")
+        except (PrefloopError, OSError) as error:
+            broken.append(str(error))
+    unknown = [row.version for row in rows if row.files is None]
+    if broken:
+        advice = "put the files back, or move the runs of these stages away and run them again"
+        yield Check("models", "fail", "; ".join(broken), advice)
+    elif unknown:
+        detail = f"{len(rows)} registered; of {', '.join(unknown[:5])} no hashes are known, so changes cannot be seen"
+        yield Check("models", "ok", detail)
     else:
-        yield Check("models", "ok", f"{len(project.store.models())} registered, all with weights")
+        yield Check("models", "ok", f"{len(rows)} registered, every file as it was" if rows else "none yet")
 
 
 def guarded(name: str, look: Callable[[], Check]) -> Check:

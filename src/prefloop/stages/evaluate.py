@@ -15,7 +15,7 @@ from prefloop.errors import NothingToDoError
 from prefloop.models.policy import Policy
 from prefloop.rewards.rules import RuleScorer
 from prefloop.rewards.rules import make_scorer as make_rule
-from prefloop.stages.project import ModelRef, Outcome, Project, derive, fitting, load_policy
+from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, distinct, roll_out
 from prefloop.stages.train_policy import make_scorer, validation_and_test
 from prefloop.store import ModelRow
@@ -31,10 +31,7 @@ def evaluate(project: Project, round: int | None = None) -> Outcome:
     row = project.aligned(round)
     if row is None:
         raise NothingToDoError(f"round {round} has no aligned policy yet: run prefloop align first")
-    policy, reference = (
-        ModelRef(row.version, str(project.root / row.path), row.weights_sha256 or ""),
-        project.reference(),
-    )
+    policy, reference = project.ref(row), project.reference()
     judge = make_rule(settings.scorer, project.root) if settings.scorer else None
     judges = _judges(project, round, judge)
     heldout = project.store.prompts(split="heldout", heldout=project.config.data.heldout)

@@ -65,7 +65,7 @@ def invariants(project: Project) -> Iterator[Check]:
     if row is None:
         yield Check("reward model", "skipped", "none yet: prefloop reward makes one")
         return
-    source = project.root / row.path
+    source = Path(project.ref(row).path)  # its files were compared before, by "models"
     yield guarded("reward padding", lambda: _reward_padding(project, source))
     yield guarded("reward save and load", lambda: _reward_saved(project, source))
 
@@ -73,7 +73,7 @@ def invariants(project: Project) -> Iterator[Check]:
 def _policy(project: Project) -> ModelRef | None:
     row = project.store.latest_model("policy")
     if row is not None:
-        return ModelRef(row.version, str(project.root / row.path), row.weights_sha256 or "")
+        return project.ref(row)
     if project.config.model.init == "scratch" and not (project.root / "model" / "config.json").is_file():
         return None
     settings = project.config.model

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from prefloop.errors import NothingToDoError
-from prefloop.models.reward import RewardModel, load_reward_model
+from prefloop.models.reward import RewardModel
 from prefloop.models.text import Codec
 from prefloop.rewards.model import raw_scores
-from prefloop.stages.project import Outcome, Project
+from prefloop.stages.project import Outcome, Project, load_registered_reward
 from prefloop.store import ModelRow
 from prefloop.types import Item, digest
 
@@ -44,7 +44,7 @@ def prioritise(project: Project) -> Outcome:
     ids = project.queue.fresh(judged_by)
     if not ids:
         return Outcome("prioritise", None, result | {"items": 0}, skipped=True)
-    models = [load_reward_model(project.root / row.path, project.config.model) for row in rows]
+    models = [load_registered_reward(project, row) for row in rows]
     for model, _ in models:
         model.model.to(project.device)
     found: dict[str, float] = {}

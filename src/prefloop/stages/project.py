@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, load_config
-from prefloop.errors import ConfigError, NothingToDoError
+from prefloop.errors import ConfigError, ModelError, NothingToDoError
+from prefloop.models.folder import check_files, file_hashes
 from prefloop.record import Run
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
 from prefloop.types import Prompt, Snapshot, digest
@@ -32,11 +33,24 @@ if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model a stage starts from. `weights` identifies the bytes, `version` is for people."""
+    """A model a stage starts from. `weights` identifies the bytes, `version` is for people.
+
+    files: of a registered model, the hashes that `intact` compares.
+    """
 
     version: str
     path: str
     weights: str
+    files: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
+
+    def intact(self) -> str:
+        """Its folder, once its files are known to be what was registered. Every load of a model goes through this.
+
+        Raises ModelError naming the files that changed.
+        """
+        if self.files is not None:
+            check_files(Path(self.path), self.files, self.version)
+        return self.path
 
 
 @dataclass(frozen=True)
@@ -155,6 +169,7 @@ class Project:
                 snapshot_hash=snapshot,
                 criterion=criterion,
                 metrics=dict(metrics),
+                files=file_hashes(run.path / "model"),
             )
         )
 
@@ -207,7 +222,7 @@ class Project:
         """The frozen reference of every round: the newest supervised policy, else the base model."""
         for row in reversed(self.store.models("policy")):
             if row.version.startswith("sft-"):
-                return self._ref(row)
+                return self.ref(row)
         return self.base()
 
     def policy(self, round: int) -> ModelRef:
@@ -219,7 +234,7 @@ class Project:
             raise NothingToDoError(
                 f"round {round} starts from the policy of round {round - 1}: run prefloop align first"
             )
-        return self._ref(row)
+        return self.ref(row)
 
     def aligned(self, round: int) -> ModelRow | None:
         """The newest policy that `align` made in a round."""
@@ -247,8 +262,11 @@ class Project:
             raise NothingToDoError(f"there is no reward model for round {round} yet: run prefloop reward first")
         return list(newest.values())
 
-    def _ref(self, row: ModelRow) -> ModelRef:
-        return ModelRef(row.version, str(self.root / row.path), row.weights_sha256 or "")
+    def ref(self, row: ModelRow) -> ModelRef:
+        """A registered model. Raises ModelError for a path out of the project: the store may come from elsewhere."""
+        if Path(row.path).is_absolute() or ".." in Path(row.path).parts:
+            raise ModelError(f"the store says that {row.version} is at {row.path}, which is outside of the project")
+        return ModelRef(row.version, str(self.root / row.path), row.weights_sha256 or "", row.files)
 
 
 def file_hash(folder: Path) -> str:
@@ -273,7 +291,14 @@ def load_policy(project: Project, ref: ModelRef) -> tuple[Any, Codec]:
     from prefloop.models.load import load_causal
 
     assert project.device  # before the first tensor: it sets the number of threads
-    return load_causal(ref.path, project.config.model)
+    return load_causal(ref.intact(), project.config.model)
+
+
+def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Codec]:
+    """(reward model, its codec). Raises ModelError where its files are not those that were registered."""
+    from prefloop.models.reward import load_reward_model
+
+    return load_reward_model(project.ref(row).intact(), project.config.model)
 
 
 def fitting(

@@ -23,12 +23,12 @@ from prefloop.engine.local import LocalEngine, save_pretrained
 from prefloop.engine.spans import Clock, next_step, span
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.policy import Policy
-from prefloop.models.reward import load_reward_model, new_critic
+from prefloop.models.reward import new_critic
 from prefloop.record import Run
 from prefloop.rewards.model import Judge, ModelScorer
 from prefloop.stages.ahead import Ahead
 from prefloop.stages.frozen import round_reference
-from prefloop.stages.project import Outcome, Project, derive, file_hash, fitting, load_policy
+from prefloop.stages.project import Outcome, Project, derive, file_hash, fitting, load_policy, load_registered_reward
 from prefloop.stages.rates import rate
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
 from prefloop.stages.sft import encode_demonstrations, rows_of
@@ -122,7 +122,7 @@ def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
         )
     judges = []
     for row in models:
-        model, codec = load_reward_model(project.root / row.path, project.config.model)
+        model, codec = load_registered_reward(project, row)
         name = row.criterion or row.version
         judges.append(Judge(name, model, codec, weights.get(name, 0.0) if weights else 1.0 / len(models)))
     return ModelScorer(judges, device=project.device)
@@ -161,7 +161,7 @@ class _Loop:
         if "value" in algorithm.needs:
             main = max(self.scorer.judges, key=lambda j: abs(j.weight))
             row = next(m for m in judges if (m.criterion or m.version) == main.name)
-            critic, critic_codec = new_critic(project.root / row.path, project.config.model)
+            critic, critic_codec = new_critic(project.ref(row).intact(), project.config.model)
             if critic_codec.fingerprint != self.codec.fingerprint:
                 raise ConfigError(
                     f"{algorithm.name} starts its critic from the reward model, which has another tokenizer than the "

@@ -212,6 +212,7 @@ def model_row(model: ModelRow) -> dict[str, Any]:
         "snapshot_hash": model.snapshot_hash,
         "criterion": model.criterion,
         "metrics": dumps(dict(model.metrics)),
+        "files": None if model.files is None else dumps(dict(model.files)),
     }
 
 
@@ -226,6 +227,7 @@ def to_model(row: Row) -> ModelRow:
         snapshot_hash=row["snapshot_hash"],
         criterion=row["criterion"],
         metrics=json.loads(row["metrics"]),
+        files=None if row["files"] is None else json.loads(row["files"]),
     )
 
 

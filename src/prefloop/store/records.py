@@ -31,7 +31,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One trained model. `path` is relative to the project; `snapshot_hash` names exactly what it was trained on."""
+    """One trained model. `path` is relative to the project; `snapshot_hash` names exactly what it was trained on.
+
+    files: {name: SHA-256} of its folder when it was registered; None in rows that are older than this field.
+    """
 
     version: str
     kind: ModelKind
@@ -42,6 +45,7 @@ class ModelRow:
     snapshot_hash: str | None = None
     criterion: str | None = None  # reward models only
     metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    files: Mapping[str, str] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)

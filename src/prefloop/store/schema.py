@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0004"  # the newest migration; a test compares it with Alembic's own idea
+HEAD = "0005"  # the newest migration; a test compares it with Alembic's own idea
 
 metadata = MetaData()
 _Seq = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -167,6 +167,7 @@ models = Table(
     Column("criterion", Text),
     Column("metrics", Text, nullable=False),
     Column("created_at", Text, nullable=False),
+    Column("files", Text),
     CheckConstraint("kind IN ('policy', 'reward')", name="ck_models_kind"),
 )
 
