@@ -13,7 +13,9 @@ pytest.importorskip("nh3", reason="the server is not installed: pip install 'pre
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefloop.web.render import MAX_RENDERED, REL, SCHEMES, TAGS, clean, raw, rendered
+from prefloop.web.formulas import ELEMENTS
+from prefloop.web.markdown import SCHEMES
+from prefloop.web.render import BLOCKS, MAX_RENDERED, REL, TAGS, clean, raw, rendered
 
 
 class Parsed(HTMLParser):
@@ -46,22 +48,26 @@ class Parsed(HTMLParser):
         self.other.append(data)
 
 
-ATTRIBUTES = {"a": {"href", "rel"}, "ol": {"start"}, "span": {"class", "title"}}
+ATTRIBUTES = {name: set(allowed) for name, allowed in ELEMENTS.items()} | {name: {"dir"} for name in BLOCKS}
+ATTRIBUTES |= {"a": {"href", "rel"}, "ol": {"start", "dir"}, "span": {"class", "title", "dir"}}
 
 
-def assert_safe(html: str, ours: frozenset[str] = frozenset({"span"})) -> Parsed:
-    """Only allowed tags, attributes and schemes; spans are the labels of `render`."""
+def assert_safe(html: str) -> Parsed:
+    """Only allowed tags, attributes and schemes; a span is a formula, an escape, or the label of something unseen."""
     parsed = Parsed(html)
     assert not parsed.other
     for tag, attributes in parsed.tags:
-        assert tag in TAGS | ours, tag
+        assert tag in TAGS, tag
         assert attributes.keys() <= ATTRIBUTES.get(tag, set()), (tag, attributes)
+        assert attributes.get("dir") in (None, "ltr" if tag == "span" else "auto")
+        for name, value in attributes.items():
+            assert tag not in ELEMENTS or re.fullmatch(ELEMENTS[tag][name], str(value)), (tag, attributes)
         if tag == "a":
             assert attributes.get("rel") == REL
             if "href" in attributes:
                 assert str(attributes["href"]).split(":")[0].lower() in SCHEMES
         if tag == "span":
-            assert attributes["class"] == "invisible"
+            assert attributes.get("class", "math") in ("invisible", "math", "math display", "escape")
             assert re.fullmatch(r"U\+[0-9A-F]{4,6} [a-z0-9 -]+", attributes.get("title") or "U+0000 x")
     return parsed
 
@@ -121,11 +127,37 @@ PAYLOADS = [
     "</p></div></main><script>alert(1)</script>",
     "{{ 7*7 }} {% include '/etc/passwd' %} ${7*7}",
 ]
+# MathML that runs things, fetches things, or is read as something else the second time
+MATH_PAYLOADS = [
+    "<math><annotation-xml encoding='text/html'><img src=x onerror=alert(1)></annotation-xml></math>",
+    "<math><annotation-xml encoding='application/xhtml+xml'><style><img src=x onerror=alert(1)></style></math>",
+    "<math><maction actiontype='statusline#http://evil.example' xlink:href='javascript:alert(1)'>x</maction></math>",
+    "<math href='javascript:alert(1)'>x</math><math><mi xlink:href='javascript:alert(1)'>x</mi></math>",
+    "<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=1 onerror=alert(1)&gt;'>",
+    "<math><mtext><mglyph><style><img src=x onerror=alert(1)></style></mglyph></mtext></math>",
+    "<math><mi><style><img src=x onerror=alert(1)></style></mi></math>",
+    "<math><mtext><malignmark><svg><script>alert(1)</script></svg></malignmark></mtext></math>",
+    "<math><mrow style='background:url(//evil.example)' onclick=alert(1) class=top id=rank>x</mrow></math>",
+    "<form><math><mtext></form><form><mglyph><style></math><img src onerror=alert(1)>",
+    "<math><semantics><annotation encoding='text/html'><script>alert(1)</script></annotation></semantics></math>",
+    "<math><mstyle mathbackground='url(//evil.example)' mathcolor=white>x</mstyle><mphantom>x</mphantom></math>",
+    "<math><mspace width='9999em' height='9999em'/><mpadded voffset='-99em'>x</mpadded></math>",
+    r"$\text{<img src=x onerror=alert(1)>}$ $\text{&lt;script&gt;alert(1)&lt;/script&gt;}$",
+    r"$\href{javascript:alert(1)}{x}$ $\class{top}{x}$ $\style{background:url(//evil.example)}{x}$ $\id{rank}{x}$",
+    r"$\unicode{x3c}script\unicode{x3e}$ $\char60$ $\text{&#x0003C;script&#x0003E;}$",
+    r"$</math><script>alert(1)</script>$ $$</annotation></semantics></math><img src=x onerror=alert(1)>$$",
+    r"$\begin{array}{<script>}x\end{array}$ $\operatorname{<b>}$ $\hspace{1em\" onclick=alert(1)}$",
+    r"\begin{align}<svg/onload=alert(1)> &= \text{a\" onmouseover=\"alert(1)} \end{align}",
+]
+PAYLOADS += MATH_PAYLOADS
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_a_payload_is_shown_and_does_nothing(payload: str) -> None:
     assert_safe(rendered(payload))
+    assert_safe(rendered(payload, typeset=True))
+    assert_safe(once := clean(payload.replace("\ud800", "").replace("\udfff", "")))
+    assert clean(once) == once
     assert not [tag for tag, _ in assert_safe(raw(payload)).tags if tag != "span"]
 
 
@@ -142,7 +174,9 @@ def test_no_link_leads_to_this_server_or_runs_anything() -> None:
 
 
 def test_a_picture_is_its_address() -> None:
-    assert rendered("![a cat](https://x.example/cat.png)") == "<p>[image: https://x.example/cat.png] a cat</p>\n"
+    assert rendered("![a cat](https://x.example/cat.png)") == (
+        '<p dir="auto">[image: https://x.example/cat.png] a cat</p>\n'
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +219,9 @@ def test_nothing_a_model_wrote_is_left_out(hidden: str) -> None:
 )
 def test_what_cannot_be_seen_has_a_label(text: str, label: str) -> None:
     for html in (rendered(text), raw(text)):
-        assert re.search(rf'<span class="invisible" title="U\+[0-9A-F]+ [a-z0-9 -]+">{re.escape(label)}</span>', html)
+        assert re.search(
+            rf'<span class="invisible" dir="ltr" title="U\+[0-9A-F]+ [a-z0-9 -]+">{re.escape(label)}</span>', html
+        )
     assert f">{label}</span>" in rendered(f"[{text}](https://x.example) `{text}`")
 
 
@@ -206,7 +242,7 @@ def test_a_flood_of_invisible_characters_stays_small_and_is_counted() -> None:
 
 
 def test_numbered_lists_keep_their_numbers() -> None:
-    assert '<ol start="5">' in rendered("5. five\n6. six")
+    assert re.search('<ol [^>]*start="5"', rendered("5. five\n6. six"))
 
 
 def test_raw_keeps_every_character_that_can_be_seen() -> None:
@@ -244,6 +280,22 @@ MARKUP = st.lists(
     st.sampled_from(
         list("<>\"'&/\\=:;()[]!*_`#|-~\n\t \u202e\u200b\x00\ud800")
         + ["script", "javascript:", "https://x.example", "img", "svg", "onerror=", "style", "&#x3c;", "a", "href"]
+        + [
+            "$",
+            "$$",
+            "\\(",
+            "\\)",
+            "\\[",
+            "\\]",
+            "\\text{",
+            "}",
+            "\\frac",
+            "<math>",
+            "<mtext>",
+            "</math>",
+            "<mi dir=rtl>",
+        ]
+        + ["<semantics>", "<annotation encoding=", "<annotation-xml>", "<mglyph>", "<mo stretchy=true>", "<mtable>"]
         + ["<a href=", "<!--", "-->", "](", "```", "> ", "- ", "1. ", "|-|", "<p>", "</p>", "<table>", "<style>"]
     ),
     max_size=40,
@@ -254,6 +306,7 @@ MARKUP = st.lists(
 @given(MARKUP | st.text(max_size=80))
 def test_whatever_is_written_the_page_holds_only_allowed_markup(text: str) -> None:
     assert_safe(rendered(text))
+    assert_safe(rendered(text, typeset=True))
     assert not [tag for tag, _ in assert_safe(raw(text)).tags if tag != "span"]
 
 
@@ -262,7 +315,7 @@ def test_whatever_is_written_the_page_holds_only_allowed_markup(text: str) -> No
 def test_cleaning_html_is_idempotent_and_leaves_only_allowed_markup(html: str) -> None:
     once = clean(html.replace("\ud800", ""))
     assert clean(once) == once
-    assert_safe(once, frozenset())
+    assert_safe(once)
 
 
 @settings(max_examples=150, deadline=None)

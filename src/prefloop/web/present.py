@@ -110,21 +110,25 @@ def task_page(given: Presentation, progress: Progress | None, now: float | None 
 
 def cards(texts: Sequence[str]) -> tuple[Shown, ...]:
     """Answers by letter: A is texts[0]."""
-    return tuple(Shown(LETTERS[place], "answer", rendered(text), raw(text)) for place, text in enumerate(texts))
+    return tuple(_shown(LETTERS[place], "answer", text) for place, text in enumerate(texts))
 
 
 def turns(prompt: Prompt) -> tuple[Shown, ...]:
     """The prompt as turns of a chat; a plain prompt is one turn without a name."""
     system = [Message("system", prompt.system)] if prompt.system else []
     if isinstance(prompt.content, str):
-        plain = Shown("", "user", rendered(prompt.content), raw(prompt.content))
+        plain = _shown("", "user", prompt.content)
         return (*map(_turn, system), plain)
     return tuple(map(_turn, [*system, *prompt.content]))
 
 
 def _turn(message: Message) -> Shown:
     kind = message.role if message.role in ("system", "user", "assistant") else "other"
-    return Shown(message.role.capitalize(), kind, rendered(message.content), raw(message.content))
+    return _shown(message.role.capitalize(), kind, message.content)
+
+
+def _shown(name: str, kind: str, text: str) -> Shown:
+    return Shown(name, kind, rendered(text, typeset=True), raw(text))
 
 
 def words(*texts: str) -> int:

@@ -69,7 +69,7 @@ def rank(request: Request, me: Annotator, again: str = "") -> Response:
         rationale=settings.rationale,
         none_acceptable=settings.none_acceptable,
         lease_minutes=round(settings.lease_minutes),
-        guidelines=rendered(guidelines_text(known)),
+        guidelines=rendered(guidelines_text(known), typeset=True),
         urls={"next": "/rank/next", "base": "/rank", "given": "/rank/given", "after": ""},
         open=f"/rank/{again}/reopen" if re.fullmatch(r"[\w-]{1,200}", again, re.ASCII) else "",
         **present.choices(),
@@ -79,7 +79,7 @@ def rank(request: Request, me: Annotator, again: str = "") -> Response:
 @router.get("/guidelines")
 def guidelines(request: Request, me: Annotator) -> Response:
     """The project's guidelines as a page of their own."""
-    return page(request, "guidelines.html", guidelines=rendered(guidelines_text(services(request))))
+    return page(request, "guidelines.html", guidelines=rendered(guidelines_text(services(request)), typeset=True))
 
 
 @router.get("/history")

@@ -95,7 +95,7 @@ def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
         rationale=settings.rationale,
         none_acceptable=settings.none_acceptable,
         lease_minutes=round(settings.lease_minutes),
-        guidelines=rendered(guidelines_text(known)),
+        guidelines=rendered(guidelines_text(known), typeset=True),
         urls={"next": "", "base": f"{here}/adjudicate", "given": "", "after": here},
         open=f"{here}/task",
         **present.choices(),

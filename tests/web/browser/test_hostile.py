@@ -11,6 +11,7 @@ import pytest
 from browsing import press, submitted, until
 
 from prefloop.types import Completion, Item, Message, Prompt
+from prefloop.web.formulas import ELEMENTS
 
 pytestmark = pytest.mark.slow
 
@@ -35,13 +36,18 @@ PAYLOADS = [
     "Z" + "\u0336\u0353\u0489" * 300 + "algo " + "W" * 5000 + " " + "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 50,
     f"<base href={EVIL}/><meta http-equiv=refresh content='0;url={EVIL}'>"
     "<math><mtext></mtext><style><img src=x onerror=alert(12)>",
+    "<math><annotation-xml encoding='text/html'><img src=x onerror=alert(13)></annotation-xml>"
+    f"<maction actiontype='statusline#{EVIL}' xlink:href='javascript:alert(14)'>x</maction><mi href='{EVIL}'>x</mi>"
+    r" $\text{<img src=x onerror=alert(15)>}$ $\text{&lt;script&gt;alert(16)&lt;/script&gt;}$"
+    rf" $\href{{javascript:alert(17)}}{{x}}$ $\style{{background:url({EVIL}/f)}}{{x}}$ $x_1$"
+    r" $$</annotation></semantics></math><script>alert(18)</script>$$ $\unicode{x3c}img src=x onerror=alert(19)>$",
 ]  # fmt: skip
 PRESENT = (
     "() => [...document.querySelectorAll('.untrusted')].flatMap(e => [...e.querySelectorAll('*')].map(n => n.tagName))"
 )
 ALLOWED = {
     "P", "BR", "EM", "STRONG", "CODE", "PRE", "UL", "OL", "LI", "BLOCKQUOTE", "H1", "H2", "H3", "H4", "H5", "H6",
-    "TABLE", "THEAD", "TBODY", "TR", "TH", "TD", "A", "SUP", "SUB", "HR", "SPAN",
+    "TABLE", "THEAD", "TBODY", "TR", "TH", "TD", "A", "SUP", "SUB", "HR", "SPAN", *ELEMENTS,
 }  # fmt: skip
 
 
