@@ -297,6 +297,41 @@ def test_a_late_answer_counts_where_the_place_is_still_free(queue_of, hire, cloc
     assert queue.submit(ann, alone.lease, "uuid-0002", FIRST).kind == "ranked"
 
 
+@pytest.mark.parametrize("hours", [-24 * 365, -1, 1, 24 * 365])
+def test_a_clock_that_jumps_loses_no_answer_and_asks_nobody_beyond_the_quota(
+    queue_of, hire, store: Store, clock: Clock, hours: int
+) -> None:
+    """Two people are at work when the clock jumps; one submits, the other went home; a third looks for work."""
+    queue = queue_of(2, overlap=1)
+    ana, bob, cleo = hire("Ana"), hire("Bob"), hire("Cleo")
+    of_ana, of_bob = take(queue, ana), take(queue, bob)
+    clock.minutes(5)
+    clock.minutes(60 * hours)
+    if hours < 0:  # nothing ran out, so nothing is free
+        assert queue.next(cleo) is None
+    assert queue.submit(ana, of_ana.lease, "ana-00001", FIRST).kind == "ranked"
+    clock.minutes(16)  # a lease lasts for 15, whatever the clock did before
+    again = take(queue, cleo)
+    assert named(again) == named(of_bob)
+    assert queue.submit(cleo, again.lease, "cleo-0001", LAST).kind == "ranked"
+    assert queue.submit(bob, of_bob.lease, "bob-00001", FIRST).kind == "surplus"
+    assert queue.next(cleo) is None and queue.quota().done == 2
+    assert len([r for i in store.items() for r in i.rankings]) == 3
+    assert store.check() == []
+
+
+def test_a_clock_put_back_leaves_people_at_work_their_items(queue_of, hire, clock: Clock) -> None:
+    queue = queue_of(1, overlap=1)
+    ana, bob = hire("Ana"), hire("Bob")
+    held = take(queue, ana)
+    clock.minutes(-120)
+    assert queue.next(bob) is None, "it is not taken from her"
+    assert queue.heartbeat(ana, held.lease) == pytest.approx(clock.now + 15 * 60)
+    clock.minutes(14)
+    assert queue.next(bob) is None
+    assert queue.submit(ana, held.lease, "ana-00001", FIRST).kind == "ranked"
+
+
 def test_heartbeats_keep_a_lease_up_to_the_cap(queue_of, hire, clock: Clock) -> None:
     queue = queue_of(1, lease_hours=1)
     ann, bea = hire("Ann"), hire("Bea")

@@ -34,6 +34,7 @@ from prefloop.store.queue_types import Presentation
 from prefloop.store.schema import completions, leases, people, tasks
 
 _SWEPT = 200  # leases that one call puts back at most; the next call goes on
+CLOCKS_APART_S = 60  # how far the clocks of two servers may differ
 _TRIES = 5  # times somebody else was faster before we say that nothing is left
 
 
@@ -46,7 +47,8 @@ def next_item(desk: Desk, person: str, after: str | None) -> Presentation | None
             able_person(connection, person)
             return present(connection, desk, current)
         run_out = connection.scalar(select(exists().where(*_run_out(now))))
-    if run_out:
+        too_late = connection.scalar(select(exists().where(*_too_late(desk, now))))
+    if run_out or too_late:
         sweep(desk, now)
     with desk.database.work() as connection:
         lease = _take(connection, desk, lock_person(connection, person), after, now)
@@ -60,9 +62,20 @@ def _run_out(now: float) -> tuple[ColumnElement[bool], ...]:
     return leases.c.state == "live", leases.c.expires_at <= now
 
 
+def _too_late(desk: Desk, now: float) -> tuple[ColumnElement[bool], ...]:
+    """Leases that end later than any that is given now: the clock was put back since, or the lease time shortened."""
+    return leases.c.state == "live", leases.c.expires_at > now + desk.lease_s + CLOCKS_APART_S
+
+
 def sweep(desk: Desk, now: float) -> None:
-    """Give the places of leases that ran out back to their tasks. A transaction of its own: it holds many tasks."""
+    """Give the places of leases that ran out back to their tasks. A transaction of its own: it holds many tasks.
+
+    A lease that ends too late gets the ordinary time from now on. Ending it at once would give its place to somebody
+    else while the person is still at work.
+    """
     with desk.database.work() as connection:
+        shorter = update(leases).where(*_too_late(desk, now)).values(expires_at=now + desk.lease_s)
+        connection.execute(shorter)
         stale = select(tasks).join(leases, leases.c.task == tasks.c.seq).where(*_run_out(now)).limit(_SWEPT)
         held = connection.execute(stale.with_for_update(of=tasks, skip_locked=True)).mappings().all()
         for task in {row["seq"]: row for row in held}.values():
