@@ -125,7 +125,9 @@ def test_forward_gives_the_same_in_parts_of_any_size(engine: LocalEngine, codec:
 
 
 def test_all_that_the_policy_loop_carries_comes_back_from_its_state() -> None:
-    full = Progress(make("ppo", {"kl": 0.321}), 7, 0.5, "KL is spent", True, 0.01, [{"step": 7, "reward": 0.5, "kl": 1.0}])
+    full = Progress(
+        make("ppo", {"kl": 0.321}), 7, 0.5, "KL is spent", True, 0.01, [{"step": 7, "reward": 0.5, "kl": 1.0}]
+    )
     untouched = Progress(make("ppo"))
     assert all(getattr(full, f.name) != getattr(untouched, f.name) for f in fields(Progress))
     for progress in (full, untouched):

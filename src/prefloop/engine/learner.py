@@ -15,6 +15,7 @@ from prefloop.batch import PolicyOutput, Rows
 from prefloop.config import Optimiser
 from prefloop.engine.base import Term
 from prefloop.errors import TrainingError
+from prefloop.ops.memory import named_when_full
 
 MAX_SKIPS = 5  # steps in a row with a gradient that is not finite, before the run is ended
 
@@ -64,13 +65,18 @@ class Learner:
             parts = list(term.batch.split(self.settings.token_budget))
             weight = torch.stack([term.objective.weight(part) for part in parts]).sum()
             for part in parts:
-                loss = term.objective.loss(self._run(term.objective.trains, part, term.temperature), part)
-                (loss.total * (term.scale / weight)).backward()
+                with named_when_full("a training step", part.rows().ids.shape, self._smaller):
+                    loss = term.objective.loss(self._run(term.objective.trains, part, term.temperature), part)
+                    (loss.total * (term.scale / weight)).backward()
                 for name, (total, count) in loss.metrics.items():
                     pair = sums.setdefault(name, [torch.zeros(()), torch.zeros(())])
                     pair[0], pair[1] = pair[0] + total.detach().cpu(), pair[1] + count.detach().cpu()
         metrics = {name: float(total / count.clamp(min=1e-12)) for name, (total, count) in sums.items()}
         return metrics | self._update()
+
+    @property
+    def _smaller(self) -> str:
+        return f"Lower token_budget (now {self.settings.token_budget}): it changes no result, only how much is held."
 
     def _run(self, roles: tuple[Role, ...], part: Rows, temperature: float | None) -> Any:
         rows = part.rows()

@@ -22,6 +22,7 @@ from prefloop.engine.checkpoint import publish
 from prefloop.engine.learner import Learner
 from prefloop.engine.spans import span
 from prefloop.models.text import Codec, name_end
+from prefloop.ops.memory import named_when_full
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, as glibc's malloc.h numbers them
 
@@ -56,7 +57,9 @@ class LocalEngine:
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
         policy: Any = self.models["policy"]
         model = policy.model if self.sampled is None else self.sampled
-        with span("sampling"):
+        longest = max(map(len, prompts), default=0) + sampling.max_tokens
+        advice = "Lower max_tokens, or ask for fewer answers at once."
+        with span("sampling"), named_when_full("sampling", (len(prompts), longest), advice):
             return sampler.generate(model, self.codec.stop_ids, prompts, keys, sampling, self.seed)
 
     @torch.no_grad()
@@ -69,7 +72,9 @@ class LocalEngine:
         model = self.models[role]
         result: Tensor | None = None
         for index in rows.split_index(4 * self.token_budget):  # no gradient: four times the rows fit
-            part = _tensor(model(rows.select(index), **how))
+            some = rows.select(index)
+            with named_when_full(f"scoring by the {role} model", some.ids.shape, "Lower token_budget or max_tokens."):
+                part = _tensor(model(some, **how))
             if result is None:
                 result = part.new_zeros(rows.ids.shape if part.dim() == 2 else rows.ids.shape[:1])
             if part.dim() == 2:

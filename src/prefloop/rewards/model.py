@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prefloop.batch import as_lists, collate
 from prefloop.errors import TrainingError
+from prefloop.ops.memory import named_when_full
 from prefloop.models.reward import RewardModel
 from prefloop.models.text import Codec
 from prefloop.rewards.base import Scores
@@ -72,7 +73,9 @@ def raw_scores(
     model.eval()
     out = torch.zeros(len(rows))
     for index in rows.split_index(token_budget):
-        out[index.cpu()] = model(rows.select(index)).score.cpu()
+        some = rows.select(index)
+        with named_when_full("scoring by a reward model", some.ids.shape, "Lower max_tokens of the answers."):
+            out[index.cpu()] = model(some).score.cpu()
     return out
 
 
