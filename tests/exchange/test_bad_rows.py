@@ -112,7 +112,11 @@ BAD_IN_OTHER_FORMATS = [
     ("pairs", {"prompt": [A], "chosen": [U, A], "rejected": [U, A]}, "after the prompt, chosen must begin and end"),
     ("pairs", {"prompt": "other", "chosen": [U, A], "rejected": [U, A]}, "prompt is not part of the conversation"),
     ("hh-rlhf", {"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: b"}, "share no beginning"),
-    ("kto", {"prompt": "p", "completion": "c", "label": 1}, "label must be true or false, not 1"),
+    (
+        "kto",
+        {"prompt": "p", "completion": "c", "label": 2},
+        "label must say true or false (or 1 or 0, yes or no, good or bad), not 2",
+    ),
     ("kto", {"prompt": "p", "completion": "c"}, "no label"),
     ("kto", {"messages": [{"role": "user", "content": "u"}], "label": True}, "last is the assistant's"),
     ("demonstrations", {"prompt": "p"}, "no completion"),

@@ -73,7 +73,7 @@ def test_parquet_says_what_json_says_and_its_nulls_are_missing_fields(tmp_path: 
 
 def test_a_bad_parquet_value_costs_its_row(tmp_path: Path) -> None:
     path = tmp_path / "data.parquet"
-    pq.write_table(pa.table({"prompt": ["a", "b", "", "d"], "score": [1.0, float("nan"), 3.0, 4.0]}), path)
+    pq.write_table(pa.table({"prompt": ["a", "b", "", "d"], "other": [1.0, float("nan"), 3.0, 4.0]}), path)
     found = list(read(path))
     assert [(type(row), getattr(row, "line", 0)) for row in found] == [
         (Prompt, 0), (RowError, 2), (RowError, 3), (Prompt, 0),
@@ -290,8 +290,8 @@ def test_odd_objects_raise_nothing_but_data_errors(tmp_path_factory, record: obj
     path.write_text(json.dumps(record) + "\n" + json.dumps(record))
     try:
         list(read(path, format))
-    except DataError:
-        assert format is None
+    except DataError as error:
+        assert format is None or "does not read" in str(error)
 
 
 def test_sniffing_reads_only_the_start(tmp_path: Path) -> None:

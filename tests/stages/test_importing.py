@@ -112,3 +112,17 @@ def test_nothing_is_imported_while_another_process_works(project: Project, tmp_p
     with ProjectLock(project.root), pytest.raises(BusyError):
         import_file(project, path)
     assert project.store.counts()["items"] == 0
+
+
+def test_a_label_that_nobody_reads_stops_a_file_before_its_first_row_is_written(
+    project: Project, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(1500)]
+    path = lines(tmp_path / "a.jsonl", *rows, {"prompt": "p", "completion": "c", "label": 0})
+    with pytest.raises(DataError, match="row 1501: demonstrations does not read 'label'"):
+        import_file(project, path)
+    assert not any(project.store.counts().values()) and not project.store.imports()
+    result = import_file(project, path, ignore=["label"]).result
+    assert (result["demonstrations"], result["ignored"]) == (1501, ["label"])
+    assert [row.format for row in project.store.imports()] == ["demonstrations, ignoring label"]
+    assert import_file(project, path, ignore=["label"]).skipped

@@ -54,13 +54,21 @@ def _formats() -> dict[str, str]:
 @click.command("import", cls=Verb, sections=("data",), names={"Formats": _formats})
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--as", "format", metavar="FORMAT", help="What the files are, where it cannot be told from the records.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="FIELD",
+    help="Go on although nobody reads this field, and keep it as metadata; may be repeated.",
+)
 @common
-def import_(asked: Common, files: tuple[Path, ...], format: str | None) -> None:
+def import_(asked: Common, files: tuple[Path, ...], format: str | None, ignore: tuple[str, ...]) -> None:
     """Read prompts, demonstrations, rankings or pairs into the store.
 
     Takes JSON lines, JSON arrays and Parquet, also compressed (gzip, xz, bzip2), and finds out which of the field's
-    formats a file is in. A row that cannot be used is named with its line and the reason; the others are kept. Reading
-    a file twice adds nothing. Prompts are put on the training or the held-out side by hash, for good.
+    formats a file is in. A row that cannot be used is named with its line and the reason; the others are kept. A file
+    is not imported where a field that nobody reads looks like a label, a score or another answer, because its bad
+    answers would be learnt: --as names its format, --ignore goes on. Reading a file twice adds nothing. Prompts are put
+    on the training or the held-out side by hash, for good.
 
     \b
     Example:  prefloop import prompts.jsonl demonstrations.jsonl.gz
@@ -70,7 +78,7 @@ def import_(asked: Common, files: tuple[Path, ...], format: str | None) -> None:
 
     from prefloop.stages.importing import import_files
 
-    in_project(asked, lambda project: import_files(project, files, format))
+    in_project(asked, lambda project: import_files(project, files, format, ignore))
 
 
 @click.command("export", cls=Verb)

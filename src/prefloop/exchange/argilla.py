@@ -69,7 +69,13 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     )
 
 
-FORMAT = Format("argilla", "Argilla: records with a ranking question (2.x JSON, datasets, 1.x feedback)", fits, parse)
+FORMAT = Format(
+    "argilla",
+    "Argilla: records with a ranking question (2.x JSON, datasets, 1.x feedback)",
+    fits,
+    parse,
+    fields.everything,
+)
 
 
 # -- who answered what -------------------------------------------------------------------------------------------------

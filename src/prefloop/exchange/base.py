@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from prefloop.types import Demonstration, Item, Prompt
@@ -25,6 +26,15 @@ class RowError:
 Parsed = Prompt | Demonstration | Item | RowError
 
 
+class Look(Enum):
+    """What a field that a reader does not use may look like, by its name and the shape of its value."""
+
+    VERDICT = "a verdict"  # label, winner, preference, better_response_id, chosen
+    SCORE = "a score"  # score, rating, rank, reward, margin, votes
+    ANSWER = "an answer"  # response, completion, output
+    NUMBERED = "one answer of several"  # response_1, answer_b
+
+
 class BadRow(Exception):
     """Raised by a reader: the record cannot be used, and the message says why. Never leaves this package."""
 
@@ -35,6 +45,8 @@ class Format:
 
     fits:  whether a record looks like this format; used on the first records of a file only.
     parse: records -> what they say. A `BadRow` may be raised (all is lost) or yielded (one part is).
+    uses:  the fields of a record whose meaning `parse` knows; what stands in others becomes metadata.
+    stops: what an unused field must not look like (see `unused`); an import stops at the first one that does.
     group: for formats that spread one list over several rows: adjacent rows with equal keys are parsed together.
            Without it, `parse` always gets exactly one record.
     """
@@ -43,7 +55,14 @@ class Format:
     description: str
     fits: Callable[[Record], bool]
     parse: Callable[[Sequence[Record]], Iterable[Prompt | Demonstration | Item | BadRow]]
-    group: Callable[[Record], object] | None = None
+    uses: Callable[[Record], Collection[str]]
+    stops: frozenset[Look] = frozenset(Look)
+    group: Callable[[Record], str] | None = None
+
+
+def words(text: str) -> frozenset[str]:
+    """A set of words, written as one text."""
+    return frozenset(text.split())
 
 
 def printable(text: str, limit: int = SHOWN_CHARACTERS) -> str:

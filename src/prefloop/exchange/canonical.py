@@ -11,7 +11,7 @@ mistaken for anybody's data. In Parquet, where a column has one type, a prompt t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from prefloop.exchange import fields
@@ -60,7 +60,15 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     )
 
 
-FORMAT = Format("rankings", "canonical ranking records: prompt, completions, rankings with tiers", fits, parse)
+COMPLETIONS = tuple(f"completions.{name}" for name in (*COMPLETION, "finish_reason", "metadata"))
+
+
+def uses(record: Record) -> Collection[str]:
+    """With rankings, or written by this program, other fields are metadata, whatever they are called."""
+    return record.keys() if record.get("rankings") or OWN in record else (*RECORD, "messages", *COMPLETIONS)
+
+
+FORMAT = Format("rankings", "canonical ranking records: prompt, completions, rankings with tiers", fits, parse, uses)
 
 
 def _asked(record: Record, own: Mapping[str, Any]) -> tuple[Prompt, tuple[str, ...]]:

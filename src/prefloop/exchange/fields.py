@@ -14,7 +14,10 @@ MAX_TOKEN_ID = 2**31 - 1
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "observation": "tool"}
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "messages", "conversation", "chat", "text")
 SYSTEM_NAMES = ("system", "system_prompt")
-PROMPT_FIELDS = ("prompt", "instruction", "conversations", "messages")
+PROMPT_FIELDS = ("prompt", "instruction", "conversations", "messages", "question", "query", "input")
+ANSWERS = ("completion", "response", "output")
+ALPACA = ("input", "context", "history")
+ANSWERED_BY_ANSWER = ("question", "query", "input")  # beside a `prompt`, `answer` is a reward function's column
 
 
 def kind(value: object) -> str:
@@ -94,6 +97,11 @@ def token_ids(value: object) -> tuple[int, ...]:
     return tuple(ids)
 
 
+def everything(record: Record) -> Collection[str]:
+    """The used fields of a format that explains or keeps whatever its records hold."""
+    return record.keys()
+
+
 def rest(record: Record, used: Collection[str]) -> dict[str, Any]:
     """The fields nothing else took, beside those already under `metadata`."""
     left = {name: value for name, value in record.items() if name not in used and name != "metadata"}
@@ -127,10 +135,15 @@ def messages(value: object, name: str) -> tuple[tuple[Message, ...], dict[str, A
     return tuple(m for m, _ in found), {str(place): extra for place, (_, extra) in enumerate(found) if extra}
 
 
+def prompt_name(record: Record) -> str | None:
+    """The field that holds the prompt, among the usual names."""
+    return next((name for name in PROMPT_FIELDS if record.get(name) is not None), None)
+
+
 def prompt_of(record: Record) -> Prompt:
     """The prompt of a record, under whichever of the usual names it goes."""
-    system = optional_text(record, "system")
-    name = next((name for name in PROMPT_FIELDS if record.get(name) is not None), None)
+    system = next((said for name in SYSTEM_NAMES if (said := optional_text(record, name)) is not None), None)
+    name = prompt_name(record)
     if name is None:
         raise BadRow("no prompt")
     if name == "instruction":
@@ -139,6 +152,18 @@ def prompt_of(record: Record) -> Prompt:
         return Prompt(text(record[name], name), system)
     content, extra = messages(record[name], name)
     return Prompt(content, system, {"message_fields": extra} if extra else {})
+
+
+def prompt_fields(record: Record) -> tuple[str, ...]:
+    """The fields `prompt_of` read: `input`, `context` and `history` only mean something beside `instruction`."""
+    name = prompt_name(record) or "prompt"
+    return (*SYSTEM_NAMES, name, *ALPACA) if name == "instruction" else (*SYSTEM_NAMES, name)
+
+
+def answer_name(record: Record) -> str | None:
+    """The field that holds the one answer to a prompt."""
+    names = (*ANSWERS, "answer") if prompt_name(record) in ANSWERED_BY_ANSWER else ANSWERS
+    return next((name for name in names if record.get(name) is not None), None)
 
 
 def named_prompt(record: Record) -> tuple[Prompt, tuple[str, ...]]:
@@ -159,9 +184,9 @@ def named_prompt(record: Record) -> tuple[Prompt, tuple[str, ...]]:
 
 
 def _alpaca(record: Record) -> Content:
-    """`instruction`, with `input` on the next line, after the turns of `history` ([[asked, answered], ...])."""
+    """`instruction`, with `input` or `context` on the next line, after the turns of `history` ([[asked, answered]])."""
     asked = text(record["instruction"], "instruction")
-    if more := optional_text(record, "input"):
+    if more := optional_text(record, "input") or optional_text(record, "context"):
         asked = f"{asked}\n{more}"
     turns: list[Message] = []
     for turn in items_of(record.get("history") or [], "history"):
@@ -170,12 +195,6 @@ def _alpaca(record: Record) -> Content:
         turns += [Message("user", text(turn[0], "a question in history"))]
         turns += [Message("assistant", text(turn[1], "an answer in history"))]
     return (*turns, Message("user", asked)) if turns else asked
-
-
-def prompt_fields(record: Record) -> tuple[str, ...]:
-    """The fields `prompt_of` read: `input` only means something beside `instruction`."""
-    name = next((name for name in PROMPT_FIELDS if record.get(name) is not None), "prompt")
-    return ("system", name, "input", "history") if name == "instruction" else ("system", name)
 
 
 def answer(turns: Sequence[Message], local_id: str, name: str, **known: Any) -> Completion:

@@ -1,6 +1,7 @@
 """Single answers judged good or bad (KTO): TRL's `prompt, completion, label`, LLaMA-Factory's `kto_tag`.
 
-Each row becomes an item with one completion and one ranking on the criterion "acceptable".
+Each row becomes an item with one completion and one ranking on the criterion "acceptable". A file with labels is never
+read as demonstrations, however the labels are written: its bad answers would be imitated.
 """
 
 from __future__ import annotations
@@ -8,28 +9,51 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Record
+from prefloop.exchange.base import BadRow, Format, Look, Record, quoted, words
 from prefloop.exchange.build import ACCEPTABLE, IMPORTED, build_item, draft
 from prefloop.types import Item, Prompt
 
 LABELS = ("label", "kto_tag")
-ANSWERS = ("completion", "response")
-USED = ("id", "annotator", "simulated", *LABELS, *ANSWERS)
+GOOD = words(
+    "true t yes y 1 1.0 +1 good desirable chosen preferred accept accepted acceptable positive correct right win"
+    " thumbs_up thumbsup up like liked upvote"
+)
+BAD = words(
+    "false f no n 0 0.0 -1 -1.0 bad undesirable rejected dispreferred reject unacceptable negative incorrect wrong lose"
+    " thumbs_down thumbsdown down dislike disliked downvote"
+)
+
+
+def judged(value: object, name: str) -> bool:
+    """A label as true or false, in any of the ways in which people write one."""
+    if isinstance(value, bool):
+        return value
+    said = str(value).strip().casefold().replace(" ", "_") if isinstance(value, str | int | float) else ""
+    if said in GOOD or said in BAD:
+        return said in GOOD
+    raise BadRow(f"{name} must say true or false (or 1 or 0, yes or no, good or bad), not {quoted(value)}")
 
 
 def fits(record: Record) -> bool:
-    answered = any(name in record for name in (*ANSWERS, "messages", "conversations"))
-    return answered and any(isinstance(record.get(name), bool) for name in LABELS)
+    answered = fields.answer_name(record) or any(name in record for name in ("messages", "conversations"))
+    return bool(answered) and any(record.get(name) is not None for name in LABELS)
+
+
+def uses(record: Record) -> tuple[str, ...]:
+    answered = fields.answer_name(record) or fields.ANSWERS[0]
+    return ("id", "annotator", "simulated", *LABELS, answered, *fields.prompt_fields(record))
 
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
     (record,) = records
-    label = next((name for name in LABELS if record.get(name) is not None), None)
-    if label is None:
+    labels = {name: judged(record[name], name) for name in LABELS if record.get(name) is not None}
+    if not labels:
         raise BadRow("no label")
-    good = fields.flag(record, label)
+    if len(set(labels.values())) > 1:
+        raise BadRow("label and kto_tag contradict each other")
+    good = next(iter(labels.values()))
     prompt = fields.prompt_of(record)
-    answered = next((name for name in ANSWERS if record.get(name) is not None), None)
+    answered = fields.answer_name(record)
     if answered:
         completion = fields.completion(record[answered], "c0", answered)
     else:
@@ -48,8 +72,15 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
         [completion],
         [ranking],
         external_id=fields.optional_name(record, "id"),
-        metadata=fields.rest(record, (*USED, *fields.prompt_fields(record))),
+        metadata=fields.rest(record, uses(record)),
     )
 
 
-FORMAT = Format("kto", "single answers with a true/false label (TRL unpaired, LLaMA-Factory KTO)", fits, parse)
+FORMAT = Format(
+    "kto",
+    "single answers with a label, good or bad (TRL unpaired, LLaMA-Factory KTO)",
+    fits,
+    parse,
+    uses,
+    frozenset(Look) - {Look.SCORE},
+)

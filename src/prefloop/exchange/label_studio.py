@@ -44,7 +44,13 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     )
 
 
-FORMAT = Format("label-studio", "Label Studio: tasks with Ranker or Pairwise annotations (JSON export)", fits, parse)
+FORMAT = Format(
+    "label-studio",
+    "Label Studio: tasks with Ranker or Pairwise annotations (JSON export)",
+    fits,
+    parse,
+    fields.everything,
+)
 
 
 def _results(annotation: Mapping[str, Any]) -> list[Mapping[str, Any]]:

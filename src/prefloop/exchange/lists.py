@@ -1,7 +1,7 @@
 """Lists of answers that published data sets score or rank in ways of their own.
 
-UltraFeedback (four answers, four aspects and an overall score), HelpSteer (one row per answer, five attributes),
-HelpSteer3 (two answers, -3 to 3), Nectar (seven ranked answers) and NeMo's `context`/`completions` with ranks.
+UltraFeedback (four answers, four aspects and an overall score), HelpSteer3 (two answers, -3 to 3), Nectar (seven ranked
+answers) and NeMo's `context`/`completions` with ranks. Answers that stand one a row are in `rated`.
 Left out: HelpSteer3's individual votes, UltraFeedback's written critiques beyond keeping them as metadata.
 """
 
@@ -15,8 +15,8 @@ from prefloop.exchange.base import BadRow, Format, Record
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, by_score, draft
 from prefloop.types import Completion, Item, Prompt, Ranking
 
-ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 OVERALL = "overall_score"
+ULTRAFEEDBACK = ("model", "response", "annotations", OVERALL, "fine-grained_score", "critique", "principle")
 
 
 def _objects(record: Record, name: str) -> list[Mapping[str, Any]]:
@@ -26,7 +26,7 @@ def _objects(record: Record, name: str) -> list[Mapping[str, Any]]:
     return found
 
 
-def _rankings(scores: Mapping[str, Mapping[str, float]]) -> list[Ranking]:
+def rankings(scores: Mapping[str, Mapping[str, float]]) -> list[Ranking]:
     """{criterion: {local id: score}} -> one ranking per criterion that has at least two scores."""
     return [
         draft(IMPORTED, criterion, by_score(of), ratings={local: {criterion: score} for local, score in of.items()})
@@ -61,34 +61,7 @@ def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
         if entry.get(OVERALL) is not None:
             scores.setdefault("overall", {})[local] = fields.number(entry[OVERALL], OVERALL)
     left = fields.rest(record, ("completions", *fields.prompt_fields(record)))
-    yield build_item(fields.prompt_of(record), completions, _rankings(scores), metadata=left)
-
-
-def fits_helpsteer(record: Record) -> bool:
-    return {"prompt", "response", "helpfulness"} <= record.keys()
-
-
-def parse_helpsteer(records: Sequence[Record]) -> Iterable[Item]:
-    """Adjacent rows with one prompt are one list; a ranking per attribute."""
-    if len(records) < 2:
-        raise BadRow("a ranking needs at least two completions; only one row here has this prompt")
-    completions = [
-        Completion(
-            f"c{i}",
-            fields.text(record.get("response"), "response"),
-            metadata=fields.rest(record, ("prompt", "system", "response", *ATTRIBUTES)),
-        )
-        for i, record in enumerate(records)
-    ]
-    scores = {
-        name: {
-            f"c{i}": fields.number(record[name], name)
-            for i, record in enumerate(records)
-            if record.get(name) is not None
-        }
-        for name in ATTRIBUTES
-    }
-    yield build_item(fields.prompt_of(records[0]), completions, _rankings(scores))
+    yield build_item(fields.prompt_of(record), completions, rankings(scores), metadata=left)
 
 
 def fits_helpsteer3(record: Record) -> bool:
@@ -153,16 +126,41 @@ def _by_rank(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...
     return by_score({f"c{i}": -fields.number(entry.get("rank"), "rank") for i, entry in enumerate(entries)})
 
 
-def _prompt_key(record: Record) -> object:
-    return repr(record.get("prompt"))
+def _entries(name: str, *known: str) -> tuple[str, ...]:
+    return (name, *(f"{name}.{field}" for field in known))
+
+
+def uses_ultrafeedback(record: Record) -> tuple[str, ...]:
+    return (*fields.prompt_fields(record), *_entries("completions", *ULTRAFEEDBACK), "correct_answers", "models")
+
+
+def uses_helpsteer3(record: Record) -> tuple[str, ...]:
+    return ("context", "response1", "response2", "overall_preference", "individual_preference")
+
+
+def uses_nectar(record: Record) -> tuple[str, ...]:
+    return (*fields.prompt_fields(record), *_entries("answers", "answer", "model", "rank"))
+
+
+def uses_nemo(record: Record) -> tuple[str, ...]:
+    return ("context", *_entries("completions", "completion", "rank", "reward"))
 
 
 LISTS = (
     Format(
-        "ultrafeedback", "UltraFeedback: an instruction and scored answers", fits_ultrafeedback, parse_ultrafeedback
+        "ultrafeedback",
+        "UltraFeedback: an instruction and scored answers",
+        fits_ultrafeedback,
+        parse_ultrafeedback,
+        uses_ultrafeedback,
     ),
-    Format("helpsteer", "HelpSteer: scored answers, one a row", fits_helpsteer, parse_helpsteer, group=_prompt_key),
-    Format("helpsteer3", "HelpSteer3: two responses, overall_preference", fits_helpsteer3, parse_helpsteer3),
-    Format("nectar", "Nectar: a prompt and ranked answers", fits_nectar, parse_nectar),
-    Format("nemo", "NeMo-RL: a context and completions with ranks", fits_nemo, parse_nemo),
+    Format(
+        "helpsteer3",
+        "HelpSteer3: two responses, overall_preference",
+        fits_helpsteer3,
+        parse_helpsteer3,
+        uses_helpsteer3,
+    ),
+    Format("nectar", "Nectar: a prompt and ranked answers", fits_nectar, parse_nectar, uses_nectar),
+    Format("nemo", "NeMo-RL: a context and completions with ranks", fits_nemo, parse_nemo, uses_nemo),
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Record, quoted
+from prefloop.exchange.base import BadRow, Format, Look, Record, quoted
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, by_score, draft
 from prefloop.types import Completion, Content, Item, Message, Prompt
 
@@ -107,7 +107,14 @@ def _turns(text: str) -> Content:
     return tuple(Message("user" if n == "Human" else "assistant", s) for n, s in zip(names, said, strict=True))
 
 
-TREES = Format("oasst", "Open-Assistant conversation trees with ranked replies", fits_tree, parse_tree)
+TREES = Format(
+    "oasst", "Open-Assistant conversation trees with ranked replies", fits_tree, parse_tree, fields.everything
+)
 REPLIES = Format(
-    "ranked-replies", "a prompt, its responses, and a rank for each (0 is best)", fits_replies, parse_replies
+    "ranked-replies",
+    "a prompt, its responses, and a rank for each (0 is best)",
+    fits_replies,
+    parse_replies,
+    lambda record: ("id", "responses", "ranks", *fields.prompt_fields(record)),
+    frozenset({Look.VERDICT, Look.NUMBERED}),
 )

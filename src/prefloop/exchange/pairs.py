@@ -7,14 +7,18 @@ Equal scores, or equal texts, make a tie. Which answer was longer, likelier or l
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Record
+from prefloop.exchange.base import BadRow, Format, Look, Record
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, draft
 from prefloop.types import Completion, Item, Message, Prompt
 
 USED = ("id", "chosen", "rejected", "score_chosen", "score_rejected", "annotator", "criterion", "simulated")
+ABOUT = re.compile(r"(.*[_.-])?(chosen|rejected)([_.-]|$)", re.IGNORECASE)
+NUMBERED = re.compile(r"[_.-]?\d+$")
+STOPS = frozenset({Look.VERDICT, Look.NUMBERED})  # scores beside a verdict are metadata
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
@@ -30,6 +34,12 @@ def fits_transcripts(record: Record) -> bool:
     """Two whole transcripts as Anthropic publishes them."""
     both = (record.get("chosen"), record.get("rejected"))
     return not _has_prompt(record) and all(isinstance(text, str) and ASSISTANT in text for text in both)
+
+
+def uses(record: Record) -> tuple[str, ...]:
+    """`chosen_model` or `rejected-rating` describe the two answers; `rejected_2` would be a third one."""
+    about = (name for name in record if ABOUT.match(name) and not NUMBERED.search(name))
+    return (*USED, *fields.prompt_fields(record), *about)
 
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
@@ -64,12 +74,16 @@ FORMAT = Format(
     "preference pairs: (prompt,) chosen, rejected, as text or messages (TRL, OpenRLHF, LLaMA-Factory)",
     fits,
     parse,
+    uses,
+    STOPS,
 )
 TRANSCRIPTS = Format(
     "hh-rlhf",
     "preference pairs as two whole transcripts with Human: and Assistant: turns (Anthropic hh-rlhf)",
     fits_transcripts,
     parse_transcripts,
+    uses,
+    STOPS,
 )
 
 
@@ -130,7 +144,7 @@ def _split_messages(record: Record, chosen: Turns, rejected: Turns) -> tuple[Pro
         if chosen[:start] != prompt.content or rejected[:start] != prompt.content:
             start = 0
     else:
-        start = _shared_turns(chosen, rejected)
+        start = shared_turns(chosen, rejected)
         if prompt is not None and start and prompt.content not in [m.content for m in chosen[:start]]:
             raise BadRow("prompt is not part of the conversation that chosen and rejected share")
         if start:
@@ -139,18 +153,18 @@ def _split_messages(record: Record, chosen: Turns, rejected: Turns) -> tuple[Pro
         raise BadRow("no prompt, and chosen and rejected share no messages that could be one")
     return (
         prompt,
-        fields.answer(_answering(chosen[start:], "chosen"), "c0", "chosen"),
-        fields.answer(_answering(rejected[start:], "rejected"), "c1", "rejected"),
+        fields.answer(answering(chosen[start:], "chosen"), "c0", "chosen"),
+        fields.answer(answering(rejected[start:], "rejected"), "c1", "rejected"),
     )
 
 
-def _answering(turns: Turns, name: str) -> Turns:
+def answering(turns: Turns, name: str) -> Turns:
     if not turns or turns[0].role != "assistant" or turns[-1].role != "assistant":
         raise BadRow(f"after the prompt, {name} must begin and end with the assistant's turn")
     return turns
 
 
-def _shared_turns(chosen: Turns, rejected: Turns) -> int:
+def shared_turns(chosen: Turns, rejected: Turns) -> int:
     """How many messages both begin with, stopping before an assistant's turn so that each has an answer left."""
     longest = min(len(chosen), len(rejected)) - 1
     same = next((i for i in range(longest) if chosen[i] != rejected[i]), longest)

@@ -5,39 +5,74 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import Format, Record
+from prefloop.exchange.base import BadRow, Format, Record
 from prefloop.types import Demonstration, Prompt
 
-ANSWERS = ("completion", "response", "output")
 CHATS = ("messages", "conversations")
 
 
-def fits_demonstration(record: Record) -> bool:
-    if any(record.get(name) is not None for name in ("prompt", "instruction")):
-        return any(record.get(name) for name in ANSWERS)
-    turns = next((record[name] for name in CHATS if record.get(name)), None)
+def _chat(record: Record) -> str | None:
+    """The field with a whole chat that ends with the assistant, where no other field holds the answer."""
+    if fields.answer_name(record) is not None:
+        return None
+    name = next((name for name in CHATS if record.get(name)), None)
+    turns = record[name] if name else None
     last = turns[-1] if isinstance(turns, list) else None
-    return isinstance(last, dict) and (last.get("role") == "assistant" or last.get("from") == "gpt")
+    said = isinstance(last, dict) and (last.get("role") == "assistant" or last.get("from") == "gpt")
+    return name if said else None
+
+
+def uses_demonstration(record: Record) -> tuple[str, ...]:
+    chat = _chat(record)
+    # UltraChat repeats the first question of `messages` as `prompt`
+    asked = fields.prompt_fields({chat: record[chat]}) if chat else fields.prompt_fields(record)
+    return (*asked, chat or fields.answer_name(record) or fields.ANSWERS[0], *_repeated(record, chat))
+
+
+def _repeated(record: Record, chat: str | None) -> tuple[str, ...]:
+    """`prompt`, where it says what the chat says."""
+    turns, prompt = record.get(chat or ""), record.get("prompt")
+    if not isinstance(turns, list) or not prompt:
+        return ()
+    said = turns[: len(prompt)] == prompt if isinstance(prompt, list) else any(_says(turn, prompt) for turn in turns)
+    return ("prompt",) if said else ()
+
+
+def _says(turn: object, text: object) -> bool:
+    said = [turn.get(name) for name in ("content", "value")] if isinstance(turn, dict) else []
+    return isinstance(text, str) and any(isinstance(s, str) and s.strip() == text.strip() for s in said)
+
+
+def fits_demonstration(record: Record) -> bool:
+    chat = _chat(record)
+    if chat is not None:
+        return record.get("prompt") is None or bool(_repeated(record, chat))
+    answered = fields.answer_name(record)
+    return fields.prompt_name(record) is not None and answered is not None and bool(record[answered])
 
 
 def parse_demonstration(records: Sequence[Record]) -> Iterable[Demonstration]:
     """Chats (`messages`) end with the assistant's turn, which is the demonstration; what comes before is the prompt."""
     (record,) = records
-    prompt = fields.prompt_of(record)
-    used = fields.prompt_fields(record)
-    answered = next((name for name in ANSWERS if record.get(name) is not None), None)
-    if answered is None and used[1] in CHATS:
-        asked, turn = fields.split_answer(prompt.content, used[1])
-        prompt = Prompt(asked, prompt.system, prompt.metadata)
-        text = fields.text(turn.content, "the last message")
+    used = uses_demonstration(record)
+    chat = _chat(record)
+    if chat is None:
+        prompt = fields.prompt_of(record)
+        name = fields.answer_name(record) or fields.ANSWERS[0]
+        if record.get(name) is None and fields.prompt_name(record) in CHATS:
+            raise BadRow(f"{fields.prompt_name(record)} must be messages of which the last is the assistant's")
+        text = fields.completion(record.get(name), "c0", name).text
     else:
-        answered = answered or ANSWERS[0]
-        text = fields.completion(record.get(answered), "c0", answered).text
-    yield Demonstration(prompt, text, fields.rest(record, (*used, answered or used[1])))
+        system = {name: record.get(name) for name in fields.SYSTEM_NAMES}
+        whole = fields.prompt_of({chat: record[chat], **system})
+        asked, turn = fields.split_answer(whole.content, chat)
+        prompt = Prompt(asked, whole.system, whole.metadata)
+        text = fields.text(turn.content, "the last message")
+    yield Demonstration(prompt, text, fields.rest(record, used))
 
 
 def fits_prompt(record: Record) -> bool:
-    return any(record.get(name) is not None for name in fields.PROMPT_FIELDS)
+    return fields.prompt_name(record) is not None
 
 
 def parse_prompt(records: Sequence[Record]) -> Iterable[Prompt]:
@@ -52,5 +87,8 @@ DEMONSTRATIONS = Format(
     "prompt and completion, chats ending with the assistant, or alpaca instruction/input/output",
     fits_demonstration,
     parse_demonstration,
+    uses_demonstration,
 )
-PROMPTS = Format("prompts", "prompts alone, as text or messages (TRL, verl)", fits_prompt, parse_prompt)
+PROMPTS = Format(
+    "prompts", "prompts alone, as text or messages (TRL, verl)", fits_prompt, parse_prompt, fields.prompt_fields
+)

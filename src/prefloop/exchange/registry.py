@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from prefloop.errors import DataError
-from prefloop.exchange import argilla, canonical, kto, label_studio, lists, oasst, pairs, prompts
-from prefloop.exchange.base import BadRow, Format, Parsed, Record, RowError
+from prefloop.exchange import (
+    arena,
+    argilla,
+    canonical,
+    kto,
+    label_studio,
+    lists,
+    oasst,
+    pairs,
+    prompts,
+    rated,
+    sides,
+    stepwise,
+    unused,
+)
+from prefloop.exchange.base import BadRow, Format, Look, Parsed, Record, RowError, quoted
+from prefloop.exchange.grouping import together
 from prefloop.exchange.source import Row, rows
-from prefloop.types import Demonstration, digest
+from prefloop.types import Demonstration, Item, Prompt, digest
 
 MAX_LINE_BYTES = 8_000_000
 SNIFFED_ROWS = 50
@@ -25,10 +41,15 @@ _ALL: tuple[Format, ...] = (
     argilla.FORMAT,
     label_studio.FORMAT,
     *lists.LISTS,
+    *sides.SIDES,
+    arena.FORMAT,
+    rated.HELPSTEER,
+    stepwise.FORMAT,
     canonical.FORMAT,
     pairs.TRANSCRIPTS,
     pairs.FORMAT,
     kto.FORMAT,
+    rated.RATED,
     prompts.DEMONSTRATIONS,
     prompts.PROMPTS,
 )
@@ -37,10 +58,10 @@ _BY_NAME = {format.name: format for format in _ALL}
 FORMATS: dict[str, str] = {format.name: format.description for format in _ALL}
 
 
-def sniff(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> str:
+def sniff(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES, ignore: Collection[str] = ()) -> str:
     """The name of the format most of the first records are in. Raises DataError if none fits."""
     first = list(islice(rows(path, max_line_bytes), SNIFFED_ROWS))
-    records = [row.record for row in first if isinstance(row, Row)]
+    records = [_without(row.record, ignore) for row in first if isinstance(row, Row)]
     votes = Counter(name for record in records if (name := _fitting(record)) is not None)
     if votes:
         return votes.most_common(1)[0][0]
@@ -58,57 +79,108 @@ def _fitting(record: Record) -> str | None:
 
 
 def _listing() -> str:
-    return "\n".join(f"  {name:15} {description}" for name, description in FORMATS.items())
+    return "\n".join(f"  {name:21} {description}" for name, description in FORMATS.items())
 
 
-def read(path: Path, format: str | None = None, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Parsed]:
+def _named(name: str) -> Format:
+    if name not in _BY_NAME:
+        near = difflib.get_close_matches(name, _BY_NAME, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"there is no format {name!a}.{hint} Formats that can be read:\n{_listing()}")
+    return _BY_NAME[name]
+
+
+def read(
+    path: Path, format: str | None = None, *, max_line_bytes: int = MAX_LINE_BYTES, ignore: Collection[str] = ()
+) -> Iterator[Parsed]:
     """What a file says, record by record and in order; a record that cannot be used is a RowError in its place.
 
-    Raises DataError at once, before the first record, if the file cannot be opened, is empty, or is of no known format.
+    Formats that spread a list over several rows give their lists after the last row of the file. Fields in `ignore` are
+    metadata and nothing else. Raises DataError at once, before the first record, if the file cannot be opened, is
+    empty, or is of no known format; and at the first record with a field that its format does not use and that looks
+    like a label, a score or another answer. `check` finds those beforehand.
     """
     path = Path(path)
-    if format is not None and format not in _BY_NAME:
-        near = difflib.get_close_matches(format, _BY_NAME, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"there is no format {format!a}.{hint} Formats that can be read:\n{_listing()}")
-    chosen = _BY_NAME[format or sniff(path, max_line_bytes=max_line_bytes)]
-    return _parsed(chosen, rows(path, max_line_bytes))
+    chosen = _chosen(path, format, max_line_bytes, ignore)
+    return _parsed(chosen, _used(path, rows(path, max_line_bytes), chosen, ignore), max_line_bytes, ignore)
 
 
-def _parsed(format: Format, found: Iterable[Row | RowError]) -> Iterator[Parsed]:
+def check(
+    path: Path, format: str | None = None, *, max_line_bytes: int = MAX_LINE_BYTES, ignore: Collection[str] = ()
+) -> None:
+    """Raise DataError if `read` would stop anywhere in the file, without parsing what it says."""
+    path = Path(path)
+    for _ in _used(path, rows(path, max_line_bytes), _chosen(path, format, max_line_bytes, ignore), ignore):
+        pass
+
+
+def _chosen(path: Path, format: str | None, limit: int, ignore: Collection[str]) -> Format:
+    """The format of a file. Who says `--as prompts` of prompts with answers does not want the answers."""
+    if format is None:
+        return _named(sniff(path, max_line_bytes=limit, ignore=ignore))
+    said = _named(format)
+    return replace(said, stops=said.stops - {Look.ANSWER})
+
+
+def _used(
+    path: Path, found: Iterable[Row | RowError], format: Format, ignore: Collection[str]
+) -> Iterator[Row | RowError]:
+    """The rows of a file. Raises DataError at a field that nobody would read, and that should not be lost."""
+    for row in found:
+        if isinstance(row, Row):
+            record = _without(row.record, ignore)
+            left = unused.lookalikes(record, format.uses(record), format.stops, ignore)
+            if left:
+                raise DataError(_unread(path, row.line, record, format, left))
+        yield row
+
+
+def _unread(path: Path, line: int, record: Record, format: Format, left: list[str]) -> str:
+    names = ", ".join(quoted(name) for name in left[:8])
+    more = f" and {len(left) - 8} more" if len(left) > 8 else ""
+    fitting = [f.name for f in _ALL if f.fits(record) and not {*left} - {*f.uses(record)}]
+    other = f" It could be read --as {' or '.join(fitting[:4])}." if fitting else ""
+    flags = " ".join(f"--ignore {quoted(name)}" for name in left[:8])
+    return (
+        f"{path}, row {line}: {format.name} does not read {names}{more}, which may be a label, a score or another "
+        f"answer by name and value. Nothing was imported.{other} If the file is in another format, say so with --as; "
+        f"to go on and keep the field as metadata: {flags}"
+    )
+
+
+def _without(record: Record, ignore: Collection[str]) -> Record:
+    return {name: value for name, value in record.items() if name not in ignore} if ignore else record
+
+
+def _parsed(format: Format, found: Iterable[Row | RowError], limit: int, ignore: Collection[str]) -> Iterator[Parsed]:
     seen: Counter[str] = Counter()
-    for rows_together in _grouped(format, found):
+    lists: Iterable[list[Row] | RowError] = ([row] if isinstance(row, Row) else row for row in found)
+    if format.group is not None:
+        lists = together(found, format.group, limit)
+    for rows_together in lists:
         if isinstance(rows_together, RowError):
             yield rows_together
             continue
         first = rows_together[0]
+        hidden = {*ignore} & {*format.uses(first.record)} if ignore else set()
+        kept = {name: first.record[name] for name in hidden if name in first.record}
         try:
-            for result in format.parse([row.record for row in rows_together]):
+            for result in format.parse([_without(row.record, hidden) for row in rows_together]):
                 if isinstance(result, BadRow):
                     yield RowError(first.line, str(result), first.text)
                 elif isinstance(result, Demonstration):
-                    yield _numbered(result, seen)
+                    yield _numbered(_keeping(result, kept), seen)
                 else:
-                    yield result
+                    yield _keeping(result, kept)
         except BadRow as error:
             yield RowError(first.line, str(error), first.text)
 
 
-def _grouped(format: Format, found: Iterable[Row | RowError]) -> Iterator[list[Row] | RowError]:
-    """Rows one by one or, for formats that need it, with their neighbours of the same key."""
-    together: list[Row] = []
-    for row in found:
-        if isinstance(row, RowError):
-            yield row
-        elif format.group is None:
-            yield [row]
-        else:
-            if together and format.group(together[0].record) != format.group(row.record):
-                yield together
-                together = []
-            together.append(row)
-    if together:
-        yield together
+_Result = TypeVar("_Result", bound=Prompt | Demonstration | Item)
+
+
+def _keeping(result: _Result, kept: Record) -> _Result:
+    return replace(result, metadata={**result.metadata, **kept}) if kept else result
 
 
 def _numbered(demonstration: Demonstration, seen: Counter[str]) -> Demonstration:

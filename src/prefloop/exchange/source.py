@@ -276,6 +276,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def pack(record: Record) -> str:
+    """A record as text that `unpack` turns back into an equal one."""
+    return json.dumps(record, ensure_ascii=True)
+
+
+def unpack(text: str) -> Record:
+    record: Record = json.loads(text)
+    return record
+
+
 _DECODER = json.JSONDecoder(parse_float=_float, parse_int=_int, parse_constant=_constant, object_pairs_hook=_object)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,43 +19,49 @@ REASONS = 100  # kept; the others are only counted
 SHOWN = 10
 
 
-def import_files(project: Project, paths: Sequence[Path], format: str | None = None) -> Outcome:
+def import_files(
+    project: Project, paths: Sequence[Path], format: str | None = None, ignore: Collection[str] = ()
+) -> Outcome:
     """Several files, in turn. Raises DataError at the first that holds nothing usable; earlier ones stay."""
-    outcomes = [import_file(project, path, format) for path in paths]
+    outcomes = [import_file(project, path, format, ignore) for path in paths]
     if len(outcomes) == 1:
         return outcomes[0]
     return Outcome("import", None, {"files": [o.result for o in outcomes]}, all(o.skipped for o in outcomes))
 
 
-def import_file(project: Project, path: Path, format: str | None = None) -> Outcome:
+def import_file(project: Project, path: Path, format: str | None = None, ignore: Collection[str] = ()) -> Outcome:
     """Read a file into the store. What is there already adds nothing; a bad row is reported, never fatal.
 
-    Raises DataError where the file cannot be read, or not one of its rows can be used.
+    The fields in `ignore` are kept as metadata and mean nothing; the log of imports names them. Raises DataError where
+    the file cannot be read, where not one of its rows can be used, and, before anything is written, where any row has a
+    field that nobody reads and that looks like a label, a score or another answer.
     """
-    limit = project.config.data.max_line_bytes
-    records = exchange.read(path, format, max_line_bytes=limit)
-    format = format or exchange.sniff(path, max_line_bytes=limit)
+    how: dict[str, Any] = {"max_line_bytes": project.config.data.max_line_bytes, "ignore": ignore}
+    records = exchange.read(path, format, **how)
+    found = format or exchange.sniff(path, **how)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    known = [row for row in project.store.imports() if (row.sha256, row.format) == (sha256, format)]
-    result: dict[str, Any] = {"file": str(path), "format": format}
+    told = f"{found}, ignoring {', '.join(sorted(ignore))}" if ignore else found
+    known = [row for row in project.store.imports() if (row.sha256, row.format) == (sha256, told)]
+    result: dict[str, Any] = {"file": str(path), "format": found, "ignored": sorted(ignore)}
     if known and not known[-1].rejected:  # with rejected rows it is read again: the limit may have been raised
         project.say(f"{path}: already imported")
         nothing = asdict(Counts())
         return Outcome("import", None, result | nothing | {"records": 0, "rejected": 0, "reasons": []}, skipped=True)
-    project.say(f"{path}: reading it as {format}")
+    exchange.check(path, format, **how)
+    project.say(f"{path}: reading it as {told}")
     seen, rejected = _Seen(), list[str]()
     with project.lock():
         added = project.store.add(_usable(records, seen, rejected))
         if not known or any(asdict(added).values()):
-            project.store.record_import(path.name, sha256, format, added, rejected)
+            project.store.record_import(path.name, sha256, told, added, rejected)
     for reason in rejected[:SHOWN]:
         project.say(f"  {path.name} {reason}")
     if len(rejected) > SHOWN:
         project.say(f"  ... and {len(rejected) - SHOWN} more rows")
     if not seen.records:
         raise DataError(
-            f"{path}: none of its {len(rejected)} rows can be used as {format}. First: {rejected[0]}. If it is in "
+            f"{path}: none of its {len(rejected)} rows can be used as {found}. First: {rejected[0]}. If it is in "
             f"another format, say so with --as: {', '.join(exchange.FORMATS)}."
         )
     counts = asdict(added)

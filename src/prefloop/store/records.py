@@ -50,7 +50,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class ImportRow:
-    """One file that was read: what it added, and the first reasons why rows of it were rejected."""
+    """One file that was read: how (format, and ignored fields), what it added, and why the first rows were rejected."""
 
     name: str
     sha256: str

@@ -1,0 +1,143 @@
+"""Fields that a reader does not use and that look like labels, scores or further answers.
+
+A reader takes what it knows and keeps the rest as metadata. That is harmless for a source or a language, but a file
+whose labels nobody read would be imitated, good answers and bad ones alike. So the registry asks of every record what
+its reader left, and stops where the name of a field, and the shape of its value, say that it judges or answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from prefloop.exchange.base import Look, Record, words
+
+# the words of a field's name: "better_response_id", "betterResponseId" and "Better-Response-ID" are three each
+VERDICTS = words(
+    "label labels preference preferences preferred prefer prefers winner winners loser losers better worse best worst"
+    " safer chosen rejected choice choices verdict verdicts judgement judgment judgements judgments desirable"
+    " undesirable kto picked selected favored favoured accepted dispreferred"
+)
+SCORES = words(
+    "score scores rating ratings rated rank ranks ranking rankings reward rewards margin vote votes upvotes downvotes"
+    " thumb thumbs stars grade grades elo likert feedback liked disliked likes dislikes"
+)
+# these judge only where the value is a number, true or false, or a word for one of them
+MEASURES = words(
+    "quality helpfulness correctness coherence harmlessness honesty truthfulness toxicity safety good bad safe unsafe"
+    " harmful harmless helpful toxic correct incorrect right wrong acceptable ok okay approved valid invalid pass"
+    " passed fail failed success successful flag y target class positive negative win lose like"
+)
+BESIDE = words("is was has overall human response answer completion output model annotated")
+OPPOSITES = words("positive negative pos neg good bad correct incorrect accepted win lose winning losing")
+ANSWERS = words(
+    "response responses completion completions output outputs reply replies generation generations generated candidate"
+    " candidates continuation continuations"
+)
+NUMBERED = ANSWERS | words(
+    "answer answers summary summaries sample samples conversation conversations assistant option options text texts"
+    " ref message messages solution translation caption story essay"
+)
+ENDS = words("a b c d e f g h left right first second one two")
+NOT_TEXTS = words("model generator id lang language source name type category policy annotator tokens url")
+YES_NO = words("true false yes no y n good bad positive negative right wrong correct incorrect up down")
+# verl and reward functions read these; they describe a prompt and judge no answer
+KNOWN = frozenset({"reward_model", "extra_info", "ground_truth", "reward_kwargs"})
+
+
+def lookalikes(record: Record, used: Collection[str], stops: Collection[Look], ignored: Collection[str]) -> list[str]:
+    """The fields outside `used` that look like something in `stops`, inner ones as "metadata.label"; in order."""
+    found = [
+        path
+        for path, name, value in _left(record, used)
+        if path not in ignored and _look(name, value, record, used) in stops
+    ]
+    if Look.NUMBERED in stops:
+        found += [n for n in _alike({n: v for n, v in record.items() if n not in used}) if n not in found]
+    return list(dict.fromkeys(name for name in found if name not in ignored))
+
+
+def _left(record: Record, used: Collection[str]) -> Iterator[tuple[str, str, Any]]:
+    """(path, name, value) of what is unused, and of what stands directly inside unused objects."""
+    for name, value in record.items():
+        if name in KNOWN or value in (None, "", [], {}):
+            continue
+        if name in used:
+            yield from _of_last_message(name, value)
+            yield from _of_entries(name, value, used)
+            continue
+        yield name, name, value
+        inner = value[0] if isinstance(value, list) and isinstance(value[0], dict) else value
+        if isinstance(inner, dict) and not {"role", "from"} & inner.keys():
+            for key, deep in inner.items():
+                if deep not in (None, "", [], {}) and key not in KNOWN:
+                    yield f"{name}.{key}", key, deep
+
+
+def _of_last_message(name: str, value: object) -> Iterator[tuple[str, str, Any]]:
+    """What the last of a list of messages holds beside role and content: some files label or weight it there."""
+    last = value[-1] if isinstance(value, list) and value else None
+    if isinstance(last, dict) and {"role", "from"} & last.keys():
+        for key, deep in last.items():
+            if deep not in (None, "", [], {}):
+                yield f"{name}.{key}", key if key != "weight" or deep else "label", deep
+
+
+def _of_entries(name: str, value: object, used: Collection[str]) -> Iterator[tuple[str, str, Any]]:
+    """What the entries of a used list hold, where the reader says which of their fields it uses: "answers.rank"."""
+    known = {path.removeprefix(f"{name}.") for path in used if path.startswith(f"{name}.")}
+    for entry in value if known and isinstance(value, list) else ():
+        for key, deep in entry.items() if isinstance(entry, dict) else ():
+            if key not in known and deep not in (None, "", [], {}):
+                yield f"{name}.{key}", key, deep
+
+
+def _look(name: str, value: object, record: Record, used: Collection[str]) -> Look | None:
+    parts = split_name(name)
+    if not parts:
+        return None
+    said = isinstance(value, str | list | dict)
+    if said and parts[-1] in ANSWERS and not _repeats(value, record, used):
+        return Look.ANSWER
+    if said and len(parts) > 1 and _is_end(parts[-1]) and NUMBERED.intersection(parts) | VERDICTS.intersection(parts):
+        return Look.NUMBERED
+    if VERDICTS.intersection(parts) or (said and len(parts) == 1 and parts[0] in OPPOSITES):
+        return Look.VERDICT
+    if SCORES.intersection(parts):
+        return Look.SCORE
+    if _is_measure(value) and MEASURES.intersection(parts) and MEASURES.union(BESIDE).issuperset(parts):
+        return Look.SCORE
+    return None
+
+
+def _repeats(value: object, record: Record, used: Collection[str]) -> bool:
+    """Whether an answer is one that the reader has under another name, as `response` beside `chosen`."""
+    return any(record.get(name) == value for name in used)
+
+
+def _is_measure(value: object) -> bool:
+    if isinstance(value, str):
+        return value.strip().casefold() in YES_NO or re.fullmatch(r"\s*[+-]?\d+(\.\d*)?\s*", value) is not None
+    return isinstance(value, bool | int | float)
+
+
+def _is_end(word: str) -> bool:
+    return word.isdecimal() or word in ENDS
+
+
+def _alike(left: Mapping[str, Any]) -> list[str]:
+    """Texts or messages whose names differ only in how they end: reply_x1 and reply_x2, teacher_a and teacher_b."""
+    stems: dict[tuple[str, ...], list[str]] = {}
+    for name, value in left.items():
+        parts = split_name(name)
+        if isinstance(value, str | list) and value and len(parts) > 1 and _is_end(parts[-1]):
+            stems.setdefault(parts[:-1], []).append(name)
+    return [n for stem, names in stems.items() if len(names) > 1 and not NOT_TEXTS.intersection(stem) for n in names]
+
+
+@lru_cache(4096)
+def split_name(name: str) -> tuple[str, ...]:
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name[:200])
+    return tuple(re.findall(r"[^\W\d_]+|\d+", spaced.casefold()))
