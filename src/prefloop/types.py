@@ -81,6 +81,14 @@ class Prompt:
     def text(self) -> str:
         return content_text(self.content)
 
+    @property
+    def start(self) -> str:
+        """What people know it by in a list: one line of at most 160 characters, from the beginning of the text or of
+        the chat's last turn that says something."""
+        turns = (self.content,) if isinstance(self.content, str) else [m.content for m in reversed(self.content)]
+        line = next((" ".join(text.split()) for text in turns if text and not text.isspace()), "")
+        return line if len(line) <= 160 else line[:159] + "…"
+
 
 @dataclass(frozen=True)
 class Demonstration:

@@ -17,7 +17,7 @@ from prefloop.config import Annotate
 from prefloop.errors import AnswerError, ConflictError, DataError, ForbiddenError, LeaseError
 from prefloop.labels.answer import Answer
 from prefloop.store import People, Presentation, Queue, Store
-from prefloop.types import Completion, Item, Prompt, Ranking
+from prefloop.types import Completion, Item, Message, Prompt, Ranking
 
 Opener = Callable[[], Store]
 FIRST = Answer(((0,), (1,), (2,)), duration_s=30.0)
@@ -529,6 +529,74 @@ def test_what_is_given_back_comes_first_with_note_and_answer(queue_of, hire, own
     assert (take(queue, ann).lease != shown.lease, queue.progress(ann).returned) == (True, 0)
     with pytest.raises(DataError, match="nothing to give back"):
         queue.give_back(owner, named(take(queue, ann)), ann)
+
+
+def test_states_follow_from_the_counts_beside_them(queue_of, hire, owner, clock: Clock) -> None:
+    queue = queue_of(1, overlap=2)
+    ann, ben = hire("Ann"), hire("Ben")
+
+    def line() -> tuple[str, int, int, int]:
+        (row,) = queue.browse()
+        return row.state, row.done, row.held, queue.quota().live
+
+    assert line() == ("open", 0, 0, 0)
+    shown = take(queue, ann)
+    assert line() == ("being ranked", 0, 1, 1)
+    clock.minutes(16)
+    assert line() == ("open", 0, 0, 0), (
+        "whoever ran out of time holds nothing, although nobody has asked for work since"
+    )
+    queue.submit(ann, shown.lease, "uuid-ann-1", FIRST)
+    assert line() == ("partly ranked", 1, 0, 0)
+    other = take(queue, ben)
+    assert line() == ("being ranked", 1, 1, 1)
+    queue.submit(ben, other.lease, "uuid-ben-1", LAST)
+    assert line() == ("ranked", 2, 0, 0)
+    assert queue.tallies() == {"all": 1, "answered": 1, "several": 1, "skipped": 0, "gold": 0, "discarded": 0}
+    queue.discard(owner, "i0", "broken")
+    assert line()[0] == "discarded"
+    assert queue.tallies() == {"all": 1, "answered": 0, "several": 0, "skipped": 0, "gold": 0, "discarded": 1}
+    for kind, number in queue.tallies().items():
+        assert len(queue.browse(kind)) == number, kind
+
+
+def test_open_is_what_this_person_can_still_get(queue_of, hire, people: People, clock: Clock) -> None:
+    """It goes down with each answer, and reaches 0 exactly when `next` gives nothing."""
+    queue = queue_of([item("law", tag="law"), *(item(f"i{n}") for n in range(4))], overlap=2)
+    ann, lea = hire("Ann"), hire("Lea", "law")
+    people.set_limit(None, lea, 4)
+    assert (queue.progress(ann).open, queue.progress(lea).open) == (4, 4), "ann: no law; lea: 5, of which 4 are allowed"
+    for left in (4, 3, 2, 1):
+        shown = take(queue, ann)
+        assert queue.progress(ann).open == left, "the one on the screen is still to do"
+        queue.submit(ann, shown.lease, f"uuid-{left:04}", FIRST)
+    assert queue.progress(ann).open == 0 and queue.next(ann) is None
+    assert not queue.held_elsewhere(ann)
+    ben, cleo = hire("Ben"), hire("Cleo")
+    rank_all(queue, ben)
+    assert queue.progress(cleo).open == 0 and queue.next(cleo) is None, "ann and ben took both places of each"
+    clock.minutes(1)
+    assert queue.progress(lea).open == 1 and named(take(queue, lea)) == "law"
+
+
+def test_open_waits_for_what_others_hold_and_counts_what_comes_back(queue_of, hire, owner, clock: Clock) -> None:
+    queue = queue_of(1)
+    ann, ben = hire("Ann"), hire("Ben")
+    shown = take(queue, ann)
+    assert (queue.progress(ben).open, queue.held_elsewhere(ben), queue.held_elsewhere(ann)) == (0, True, False)
+    queue.submit(ann, shown.lease, "uuid-ann-1", FIRST)
+    queue.give_back(owner, "i0", ann, "look again")
+    clock.minutes(1)
+    assert (queue.progress(ann).open, queue.held_elsewhere(ben)) == (1, False)
+
+
+def test_items_are_known_by_the_start_of_their_prompt(queue_of, store: Store) -> None:
+    chat = (Message("user", "Hello"), Message("assistant", "Yes?"), Message("user", "And\n\nnow  " + "x" * 200))
+    answers = tuple(Completion(f"chat:c{j}", f"answer {j}") for j in range(2))
+    queue = queue_of([item("i0"), Item("chat", Prompt(chat), answers)])
+    found = queue.starts(["i0", "chat", "nothing"])
+    assert found == {"i0": "question i0", "chat": "And now " + "x" * 151 + "…"}
+    assert {row.item: row.excerpt for row in queue.browse()} == found
 
 
 def test_a_discarded_item_leaves_every_queue_and_training(queue_of, hire, owner, store) -> None:

@@ -15,7 +15,7 @@ from prefloop.errors import StoreError
 from prefloop.labels.answer import FLAGS, SKIP_REASONS, Answer
 from prefloop.store.queue_types import Presentation
 from prefloop.types import Completion, Item, Message, Prompt
-from prefloop.web import present, reviewing
+from prefloop.web import agreeing, present, reviewing
 from prefloop.web.agreeing import Figures
 
 UUID = "00000000-0000-4000-8000-{:012d}"
@@ -307,14 +307,53 @@ def test_the_agreement_page_shows_what_was_counted(disputed: Any) -> None:
 def test_figures_are_counted_once_for_a_while_and_a_failure_is_told_once(disputed: Any) -> None:
     known = disputed.app.state.services
     figures, end = Figures(), time.monotonic() + 60
-    while (first := figures.get(known.root, known.config, "quality")) is None:
+
+    def look() -> Any:
+        return figures.get(known.root, known.config, known.store, "quality")
+
+    while (first := look()).counting:
         assert time.monotonic() < end
-    assert figures.get(known.root, known.config, "quality") is first
+    assert look().counted is first.counted, "nothing has changed"
+    known.people.record(None, "gold", "a")
+    again = look()
+    assert again.counted is first.counted and again.counting, "the page says that newer figures are on their way"
 
     broken = Figures()
     with pytest.raises(StoreError, match="no store"):
         while time.monotonic() < end:
-            broken.get(known.root / "elsewhere", known.config, "quality")
+            broken.get(known.root / "elsewhere", known.config, known.store, "quality")
+
+
+def two_disagree(server: Any, *, flag: str = "") -> None:
+    """Ada and Ben rank everything; on every item but `flag`, which Ada flags, in opposite orders."""
+    for who in ("Ada", "Ben"):
+        me = server.join("annotator", who)
+        while (given := server.queue.next(me)) is not None:
+            flagged = given.texts[0].endswith(f"to {flag}.")
+            order = sorted(range(3), key=lambda i: given.texts[i], reverse=who == "Ben" and not flagged)
+            flags = {0: ("wrong",)} if flagged and who == "Ada" else {}
+            answer = Answer(tuple((i,) for i in order), flags=flags)
+            server.queue.submit(me, given.lease, f"uuid-{me}-{given.position}", answer)
+
+
+def test_figures_that_are_out_of_date_are_counted_again(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    disputed = make([an_item("a"), an_item("b")], overlap=2)
+    two_disagree(disputed, flag="b")
+    known, end = disputed.app.state.services, time.monotonic() + 60
+    monkeypatch.setattr(agreeing, "FRESH_S", 0.0)
+    monkeypatch.setattr(agreeing, "SHARE", 0.0)
+    figures = Figures()
+
+    def settled() -> Any:
+        while (found := figures.get(known.root, known.config, known.store, "quality")).counting:
+            assert time.monotonic() < end
+        return found.counted
+
+    first = settled()
+    assert (first.flagged, first.split) == (1, 1), "of the flagged item and the one that two people order oppositely"
+    disputed.queue.discard(None, "b", "broken")
+    second = settled()
+    assert (second.flagged, second.split) == (0, 1) and second.at > first.at
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------

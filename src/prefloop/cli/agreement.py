@@ -94,9 +94,11 @@ def _criterion(name: str, r: Row, people: int) -> Iterator[str]:
         yield from (f"      {evidence['text']}" for evidence in person["suspicions"])
     if r["hardest"]:
         yield ""
-        yield "  hardest items (doubt 0.50 is a toss-up)   people  agree  doubt"
+        yield "  hardest items (doubt 0.50 is a toss-up)                     people  agree  doubt"
         for item in r["hardest"]:
-            yield f"    {item['item']:<40}{item['people']:>6}{_share(item['agreement']):>7}{item['doubt']:>7.2f}"
+            name = item["prompt"] or item["item"]
+            name = name if len(name) <= 56 else name[:55] + "…"
+            yield f"    {name:<56}{item['people']:>8}{_share(item['agreement']):>7}{item['doubt']:>7.2f}"
     yield ""
 
 

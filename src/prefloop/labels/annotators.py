@@ -54,9 +54,11 @@ class PersonReport:
 class ItemReport:
     """One item. `agreement`: of its pairs that two people put in an order.   doubt: the mean chance, over its pairs,
 
-    that a typical person would order them the other way than most (a tie counts half): 0.5 is a toss-up."""
+    that a typical person would order them the other way than most (a tie counts half): 0.5 is a toss-up.
+    prompt: its start, which is what people know the item by."""
 
     item: str
+    prompt: str
     people: int
     agreement: float | None
     doubt: float
@@ -122,7 +124,7 @@ def annotator_report(
         enough=model.enough,
         reason=model.reason,
         people=people,
-        hardest=_hardest(tallies, model, hardest),
+        hardest=_hardest(asked, tallies, model, hardest),
         reliability=model,
     )
 
@@ -159,12 +161,13 @@ def _person(tallies: Tallies, k: int, reader: Reader, figures: Figures, everybod
     )
 
 
-def _hardest(tallies: Tallies, model: Reliability, most: int) -> tuple[ItemReport, ...]:
+def _hardest(asked: Sequence[Item], tallies: Tallies, model: Reliability, most: int) -> tuple[ItemReport, ...]:
     agreement = tallies.agreement_by_item()
+    starts = {item.id: item.prompt.start for item in asked}
     found = []
     for n, name in enumerate(tallies.votes.items):
         pairs = model.soft_pairs(name)
         if agreement[n] is not None and pairs:
             doubt = sum(min(pair.p, 1 - pair.p) for pair in pairs) / len(pairs)
-            found.append(ItemReport(name, int(tallies.judges[n]), agreement[n], doubt))
+            found.append(ItemReport(name, starts[name], int(tallies.judges[n]), agreement[n], doubt))
     return tuple(sorted(found, key=lambda item: (-item.doubt, item.item))[:most])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-from sqlalchemy import Connection, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 
 from prefloop.errors import ConflictError, DataError, ForbiddenError
 from prefloop.store import people_rows as rows
@@ -330,6 +330,11 @@ class People:
                 AuditRow(row.seq, row.at, row.who, row.what, row.object, row.before, row.after)
                 for row in connection.execute(query)
             ]
+
+    def latest_line(self) -> int:
+        """The number of the log's newest line; 0 before the first."""
+        with self._database.read() as connection:
+            return connection.scalar(select(func.max(audit.c.seq))) or 0
 
     def secret(self, name: str) -> str:
         """A secret of this project (64 hex digits), made when first asked for: what webhooks are signed with."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from prefloop.config import Annotate
 from prefloop.labels.answer import Answer
@@ -23,6 +24,7 @@ from prefloop.store.store import Store
 from prefloop.types import Json
 
 _COUNTED_EVERY_S = 5.0
+_COUNTED_SHARE = 50  # a count is kept this many times as long as it took
 
 
 class Queue:
@@ -36,7 +38,7 @@ class Queue:
         self, store: Store, settings: Annotate, clock: Callable[[], float] = time.time, *, seed: int = 0
     ) -> None:
         self._desk = Desk(store.database, settings, clock, seed)
-        self._open_known: tuple[float, int] | None = None
+        self._open_known: dict[str, tuple[float, float, int]] = {}  # person: (from, until, open + done + skipped)
 
     # -- work --------------------------------------------------------------------------------------------------------
 
@@ -85,14 +87,23 @@ class Queue:
 
     def progress(self, person: str) -> Progress:
         """Own numbers."""
-        return queue_read.progress(self._desk, person, self._open())
+        found = queue_read.progress(self._desk, person)
+        given = found.done + found.skipped
+        now, (at, until, known) = self._desk.clock(), self._open_known.get(person, (0.0, 0.0, 0))
+        if not at <= now < until:
+            began = time.perf_counter()
+            known = queue_read.open_to(self._desk, person) + given
+            took = time.perf_counter() - began  # tens of milliseconds in a large queue, so not at every answer
+            self._open_known[person] = (now, now + max(_COUNTED_EVERY_S, _COUNTED_SHARE * took), known)
+        return replace(found, open=max(0, known - given))
 
-    def _open(self) -> int:
-        """Counting a large queue takes milliseconds, so once in a few seconds is enough for a progress bar."""
-        now, known = self._desk.clock(), self._open_known
-        if known is None or not 0 <= now - known[0] < _COUNTED_EVERY_S:
-            known = self._open_known = (now, self.quota().open)
-        return known[1]
+    def held_elsewhere(self, person: str) -> bool:
+        """Whether somebody holds an item that this person could get, were it let go."""
+        return queue_read.held_elsewhere(self._desk, person)
+
+    def starts(self, items: Iterable[str]) -> dict[str, str]:
+        """{item id: the start of its prompt}, which is what people know items by; unknown ids are left out."""
+        return queue_read.starts(self._desk, items)
 
     # -- whole -------------------------------------------------------------------------------------------------------
 
@@ -126,11 +137,19 @@ class Queue:
         """(item id, expected tiers of completion ids) of every gold item."""
         return queue_read.golds(self._desk)
 
+    def settled(self) -> set[str]:
+        """Ids of the items that a reviewer has made gold or discarded."""
+        return queue_read.settled(self._desk)
+
     # -- reviewers ---------------------------------------------------------------------------------------------------
 
     def browse(self, kind: Browse = "all", after: int = 0, limit: int = 50) -> list[TaskRow]:
         """A page of the queue: kind "all", "answered", "skipped", "several", "gold" or "discarded"."""
         return queue_review.browse(self._desk, kind, after, limit)
+
+    def tallies(self) -> dict[Browse, int]:
+        """How many items each list of `browse` holds."""
+        return queue_review.tallies(self._desk)
 
     def view(self, item: str) -> ItemView:
         """Everyone's rankings of an item side by side. Raises DataError where there is no such item."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from prefloop.labels.answer import from_ranking
 from prefloop.store import codec
 from prefloop.store.queue_give import EDITABLE
-from prefloop.store.queue_rows import Desk, Phase, able_person, excerpt, plain
+from prefloop.store.queue_rows import Desk, Phase, Row, able_person, count, excerpt, holding, plain
 from prefloop.store.queue_types import Given, Progress, Quota
 from prefloop.store.schema import items, leases, prompts, rankings, settings, tasks
+from prefloop.store.write import chunks
 
 _PACED_BY = 50  # latest answers
 _FEWEST = 5
@@ -51,8 +52,8 @@ def history(desk: Desk, person: str, limit: int) -> list[Given]:
     ]
 
 
-def progress(desk: Desk, person: str, open: int) -> Progress:
-    """See `Queue.progress`; open: rankings the whole queue waits for."""
+def progress(desk: Desk, person: str) -> Progress:
+    """See `Queue.progress`, but for `open`, which takes longer to count."""
     with desk.database.read() as connection:
         mine = leases.c.person == person
         asked_again = select(func.count()).where(mine, leases.c.returned_at.is_not(None)).scalar_subquery()
@@ -61,31 +62,87 @@ def progress(desk: Desk, person: str, open: int) -> Progress:
         rows = connection.execute(latest.order_by(leases.c.given_at.desc()).limit(_PACED_BY)).all()
     timed = [(float(row.duration_s), max(1, row.words)) for row in rows if row.duration_s]
     enough = len(timed) >= _FEWEST
-    most = desk.settings.limit if me["most"] is None else me["most"]
+    most = _most(desk, me)
     at_limit = most is not None and me["done"] >= most
     return Progress(
         done=me["done"],
         skipped=me["skipped"],
         returned=me["returned"],
         limit=most,
-        open=open,
+        open=0,
         per_hour=3600 / statistics.median(spent for spent, _ in timed) if enough else None,
         seconds_per_word=statistics.median(spent / words for spent, words in timed) if enough else None,
         stopped="excluded" if me["excluded"] is not None else "limit" if at_limit else None,
     )
 
 
+def open_to(desk: Desk, person: str) -> int:
+    """How many items this person can still get (`Progress.open`)."""
+    with desk.database.read() as connection:
+        me = able_person(connection, person)
+        here = (tasks.c.criterion == desk.settings.criterion, tasks.c.tag.in_(["", *json.loads(me["groups"])]))
+        waiting = tasks.c.phase.in_([Phase.FRESH, Phase.HALF])
+        free = count(connection, tasks, *here, waiting)
+        mine = select(
+            func.count().filter(waiting, *here),  # had before, or had now
+            func.count().filter(leases.c.state == "live"),
+            func.count().filter(leases.c.state == "expired", or_(waiting, tasks.c.phase == int(Phase.GOLD))),
+            func.count().filter(leases.c.state == "done", leases.c.returned_at.is_not(None)),
+        ).join(tasks, tasks.c.seq == leases.c.task)
+        mine = mine.where(leases.c.person == person, tasks.c.criterion == desk.settings.criterion)
+        had, live, dropped, returned = connection.execute(mine.where(tasks.c.discarded.is_(None))).one()
+    if me["excluded"] is not None:
+        return int(live)
+    most = _most(desk, me)
+    new = live + dropped + free - had
+    return int(returned + (new if most is None else min(new, max(live, most - me["done"]))))
+
+
+def held_elsewhere(desk: Desk, person: str) -> bool:
+    """See `Queue.held_elsewhere`."""
+    had = leases.alias("had")
+    with desk.database.read() as connection:
+        tags = ["", *json.loads(able_person(connection, person)["groups"])]
+        seen = exists().where(had.c.task == tasks.c.seq, had.c.person == person)
+        others = exists().where(
+            leases.c.task == tasks.c.seq,
+            tasks.c.criterion == desk.settings.criterion,
+            tasks.c.tag.in_(tags),
+            *holding(desk.clock()),
+            ~seen,
+        )
+        return bool(connection.scalar(select(others)))
+
+
+def starts(desk: Desk, chosen: Iterable[str]) -> dict[str, str]:
+    """See `Queue.starts`."""
+    found: dict[str, str] = {}
+    with desk.database.read() as connection:
+        for part in chunks(chosen):
+            query = select(items.c.id, prompts.c.content).join(prompts, prompts.c.id == items.c.prompt_id)
+            found |= {id: excerpt(text) for id, text in connection.execute(query.where(items.c.id.in_(part)))}
+    return found
+
+
+def _most(desk: Desk, me: Row) -> int | None:
+    most: int | None = desk.settings.limit if me["most"] is None else me["most"]
+    return most
+
+
 def quota(desk: Desk, round: int | None) -> Quota:
     """See `Queue.quota`."""
+    here = tasks.c.criterion == desk.settings.criterion
+    if round is not None:
+        here = and_(here, tasks.c.round == round)
     with desk.database.read() as connection:
-        sums = (func.count(), func.sum(tasks.c.wanted), func.sum(tasks.c.done), func.sum(tasks.c.live))
-        query = select(tasks.c.phase, *sums).where(tasks.c.criterion == desk.settings.criterion)
-        if round is not None:
-            query = query.where(tasks.c.round == round)
-        found = {row[0]: tuple(int(n) for n in row[1:]) for row in connection.execute(query.group_by(tasks.c.phase))}
+        sums = (func.count(), func.sum(tasks.c.wanted), func.sum(tasks.c.done))
+        query = select(tasks.c.phase, *sums).where(here).group_by(tasks.c.phase)
+        found = {row[0]: tuple(int(n) for n in row[1:]) for row in connection.execute(query)}
+        held = select(func.count()).join(tasks, tasks.c.seq == leases.c.task).where(here, *holding(desk.clock()))
+        live = connection.scalar(held.where(tasks.c.gold.is_(None), tasks.c.discarded.is_(None))) or 0
         unfit = int(setting(connection, f"fill:{desk.settings.criterion}", {}).get("unfit", 0))
     work = [found[phase] for phase in (Phase.FRESH, Phase.HALF, Phase.FULL) if phase in found]
-    number, wanted, done, live = (sum(column) for column in zip(*work, strict=True)) if work else (0, 0, 0, 0)
+    number, wanted, done = (sum(column) for column in zip(*work, strict=True)) if work else (0, 0, 0)
     target = wanted if desk.settings.quota is None else min(wanted, desk.settings.quota)
     gold, discarded = (found.get(phase, (0,))[0] for phase in (Phase.GOLD, Phase.CLOSED))
     return Quota(wanted, done, wanted - done, live, number, gold, discarded, unfit, target)
@@ -107,6 +164,15 @@ def golds(desk: Desk) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
         rows = connection.execute(select(tasks.c.item_id, tasks.c.gold).where(here).order_by(tasks.c.seq)).all()
     for item, gold in rows:
         yield item, plain(json.loads(gold))
+
+
+def settled(desk: Desk) -> set[str]:
+    """See `Queue.settled`."""
+    done = or_(tasks.c.gold.is_not(None), tasks.c.discarded.is_not(None))
+    with desk.database.read() as connection:
+        return set(
+            connection.scalars(select(tasks.c.item_id).where(tasks.c.criterion == desk.settings.criterion, done))
+        )
 
 
 def setting(connection: Connection, key: str, default: Any) -> Any:

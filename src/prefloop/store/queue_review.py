@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Select, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, select, true, update
 
 from prefloop.errors import AnswerError, DataError
 from prefloop.labels.answer import Answer, check
@@ -18,6 +18,7 @@ from prefloop.store.queue_rows import (
     change_lease,
     change_task,
     excerpt,
+    holding,
     note,
     plain,
     reviewer,
@@ -28,12 +29,13 @@ from prefloop.store.read import effective, items_by_id
 from prefloop.store.schema import completions, items, leases, people, prompts, rankings, tasks
 from prefloop.types import digest
 
-_STATES: dict[Phase, TaskState] = {
-    Phase.FRESH: "fresh",
-    Phase.HALF: "half",
-    Phase.FULL: "full",
-    Phase.GOLD: "gold",
-    Phase.CLOSED: "discarded",
+_NARROW: dict[Browse, ColumnElement[bool]] = {
+    "all": true(),
+    "answered": and_(tasks.c.done > 0, tasks.c.phase != int(Phase.CLOSED)),
+    "several": and_(tasks.c.done > 1, tasks.c.phase != int(Phase.CLOSED)),
+    "skipped": and_(tasks.c.skips > 0, tasks.c.phase != int(Phase.CLOSED)),
+    "gold": tasks.c.phase == int(Phase.GOLD),
+    "discarded": tasks.c.phase == int(Phase.CLOSED),
 }
 
 
@@ -41,19 +43,11 @@ def browse(desk: Desk, kind: Browse, after: int, limit: int) -> list[TaskRow]:
     """See `Queue.browse`."""
     if kind not in get_args(Browse):
         raise DataError(f"there is no list {kind!r}. Lists: {', '.join(get_args(Browse))}")
-    chosen = select(tasks.c.seq).where(tasks.c.criterion == desk.settings.criterion, tasks.c.seq > after)
-    narrow = {
-        "answered": tasks.c.done > 0,
-        "several": tasks.c.done > 1,
-        "skipped": and_(tasks.c.skips > 0, tasks.c.phase != int(Phase.CLOSED)),
-        "gold": tasks.c.phase == int(Phase.GOLD),
-        "discarded": tasks.c.phase == int(Phase.CLOSED),
-    }
-    if kind in narrow:
-        chosen = chosen.where(narrow[kind])
-    page = chosen.order_by(tasks.c.seq).limit(limit).subquery()  # from an index alone; only the page is looked up
+    here = (tasks.c.criterion == desk.settings.criterion, tasks.c.seq > after, _NARROW[kind])
+    page = select(tasks.c.seq).where(*here).order_by(tasks.c.seq).limit(limit).subquery()  # from an index alone
+    held = select(func.count()).where(leases.c.task == tasks.c.seq, *holding(desk.clock()))
     query = (
-        select(tasks, prompts.c.content)
+        select(tasks, prompts.c.content, held.scalar_subquery().label("held"))
         .join(page, page.c.seq == tasks.c.seq)
         .join(items, items.c.id == tasks.c.item_id)
         .join(prompts, prompts.c.id == items.c.prompt_id)
@@ -68,12 +62,34 @@ def browse(desk: Desk, kind: Browse, after: int, limit: int) -> list[TaskRow]:
             excerpt=excerpt(row["content"]),
             wanted=row["wanted"],
             done=row["done"],
+            held=row["held"],
             skips=row["skips"],
-            state=_STATES[Phase(row["phase"])],
+            state=_state(row),
             tag=row["tag"],
         )
         for row in rows
     ]
+
+
+def _state(row: Row) -> TaskState:
+    """From the counts that stand beside it, so that the two always agree."""
+    if row["discarded"] is not None:
+        return "discarded"
+    if row["gold"] is not None:
+        return "gold"
+    if row["done"] >= row["wanted"]:
+        return "ranked"
+    if row["held"]:
+        return "being ranked"
+    return "partly ranked" if row["done"] else "open"
+
+
+def tallies(desk: Desk) -> dict[Browse, int]:
+    """See `Queue.tallies`."""
+    sums = [func.coalesce(func.sum(case((chosen, 1), else_=0)), 0) for chosen in _NARROW.values()]
+    with desk.database.read() as connection:
+        row = connection.execute(select(*sums).where(tasks.c.criterion == desk.settings.criterion)).one()
+    return {kind: int(number) for kind, number in zip(_NARROW, row, strict=True)}
 
 
 def view(desk: Desk, item: str) -> ItemView:

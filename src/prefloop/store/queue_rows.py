@@ -22,7 +22,7 @@ from prefloop.store import codec
 from prefloop.store.database import Database
 from prefloop.store.queue_types import Presentation
 from prefloop.store.schema import audit, completions, drafts, items, leases, people, prompts, rankings, tasks
-from prefloop.types import Prompt, digest
+from prefloop.types import Prompt, content_from_json, digest
 
 Row = RowMapping | dict[str, Any]  # as read, or as just written
 
@@ -78,6 +78,11 @@ def change_task(connection: Connection, task: Row, **changes: Any) -> dict[str, 
 def change_lease(connection: Connection, lease: Row, **changes: Any) -> dict[str, Any]:
     connection.execute(update(leases).where(leases.c.seq == lease["seq"]).values(changes))
     return {**dict(lease), **changes}
+
+
+def holding(now: float) -> tuple[ColumnElement[bool], ...]:
+    """Leases that hold their place. Those that ran out count in `tasks.live` until somebody asks for work."""
+    return leases.c.state == "live", leases.c.expires_at > now
 
 
 def has_place(task: Row) -> bool:
@@ -214,11 +219,8 @@ def count(connection: Connection, table: Any, *where: ColumnElement[bool]) -> in
 
 
 def excerpt(content: str) -> str:
-    """The first 160 characters of the last message of a stored prompt."""
-    asked = json.loads(content)
-    text: str = asked if isinstance(asked, str) else asked[-1]["content"] if asked else ""
-    line = " ".join(text.split())
-    return line if len(line) <= 160 else line[:159] + "…"
+    """`Prompt.start` of a stored prompt."""
+    return Prompt(content_from_json(json.loads(content)), id="-").start
 
 
 def plain(tiers: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:

@@ -13,7 +13,7 @@ from prefloop.labels.answer import Answer
 from prefloop.types import Item, Json, Prompt, Ranking
 
 Browse = Literal["all", "answered", "several", "skipped", "gold", "discarded"]
-TaskState = Literal["fresh", "half", "full", "gold", "discarded"]
+TaskState = Literal["open", "being ranked", "partly ranked", "ranked", "gold", "discarded"]
 ReceiptKind = Literal["ranked", "revised", "surplus", "skipped", "adjudicated"]
 
 
@@ -70,7 +70,8 @@ class Given:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a person has come. `open` is the number of rankings the project still waits for (a few seconds old).
+    """How far a person has come. `open`: the items that this person can still get: of their groups, not had before,
+    with a place free, and no more than their limit leaves (what others take is noticed within seconds).
 
     stopped: why `next` gives nothing: "limit", "excluded" or None. per_hour: own pace, from the median of the last 50.
     seconds_per_word: own median over the last 50 answers; for a soft warning about haste. None before the fifth.
@@ -90,6 +91,7 @@ class Progress:
 class Quota:
     """The state of the queue in rankings: `wanted` of all tasks not discarded, `done` of them, `open` the rest.
 
+    live: places held by somebody at this moment.
     tasks: items in the queue, gold not counted. unfit: items that cannot be shown (fewer than 2 or more than 9
     completions). target: what `[annotate] quota` asks for, else `wanted`.
     """
@@ -152,13 +154,18 @@ class ItemView:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One line of a reviewer's list; `number` is the cursor for the next page."""
+    """One line of a reviewer's list; `number` is the cursor for the next page. `held`: people who have it now.
+
+    state follows from the counts: "ranked" once as many people as wanted have, "being ranked" while somebody holds it,
+    "partly ranked" where some have, else "open".
+    """
 
     number: int
     item: str
     excerpt: str
     wanted: int
     done: int
+    held: int
     skips: int
     state: TaskState
     tag: str

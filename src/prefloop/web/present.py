@@ -192,8 +192,8 @@ def choices() -> dict[str, Any]:
     }
 
 
-def finished(progress: Progress, open: int) -> Mapping[str, str]:
-    """What a person without work is told; `open` is how many rankings are still wanted of anybody."""
+def finished(progress: Progress, *, held: bool) -> Mapping[str, str]:
+    """What a person without work is told; held: somebody holds an item that could become theirs."""
     if progress.stopped == "limit":
         return {
             "title": "That was your share: thank you",
@@ -201,12 +201,15 @@ def finished(progress: Progress, open: int) -> Mapping[str, str]:
         }
     if progress.stopped:
         return {"title": "Nothing for you here now", "why": "Ask the project's owner if you expected work."}
-    if open:
+    if held:
         return {
             "title": "Nothing for you at this moment",
             "why": "Others are working on what is left. If they let go of it, it is yours: look again in a while.",
         }
-    return {"title": "All done: thank you", "why": "Everything has been ranked. New items will appear here."}
+    return {
+        "title": "All done: thank you",
+        "why": "You have had everything there is for you. New items will appear here.",
+    }
 
 
 def data(value: object) -> str:

@@ -18,9 +18,10 @@ from prefloop.store.queue_types import Browse
 from prefloop.types import Item, Ranking
 from prefloop.web.present import Shown, TaskPage, cards, data, turns, words
 
-Kind = Literal["all", "answered", "several", "disagreement", "flagged", "skipped", "gold", "discarded"]
+Kind = Literal["all", "waiting", "answered", "several", "disagreement", "flagged", "skipped", "gold", "discarded"]
 KINDS: Mapping[Kind, str] = {
     "all": "All",
+    "waiting": "Waiting for review",
     "answered": "Ranked",
     "several": "Ranked by several",
     "disagreement": "Disagreement",
@@ -35,15 +36,39 @@ _CHUNK = 150
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of the list. opposed of ordered: pairs (of answers and people) put in opposite orders, of those put in
-    an order by both. flags: those that anybody set, by how often."""
+class Heard:
+    """What people said of an item. opposed of ordered: pairs (of answers and people) put in opposite orders, of those
+    put in an order by both. flags: those that anybody set, by how often."""
 
-    row: TaskRow
+    people: int
     opposed: int
     ordered: int
     flags: Mapping[str, int]
     comments: int
+    adjudicated: bool
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a reviewer should look: it is flagged, or more pairs are opposed than not, and nobody has decided."""
+        return not self.adjudicated and (bool(self.flags) or 2 * self.opposed > self.ordered)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the list."""
+
+    row: TaskRow
+    heard: Heard
+
+    @property
+    def beside(self) -> int:
+        """Rankings that take no place: surplus, or by people who are left out."""
+        return max(0, self.heard.people - self.row.done)
+
+    @property
+    def waiting(self) -> bool:
+        """Gold and discarded items have been looked at."""
+        return self.heard.waiting and self.row.state not in ("gold", "discarded")
 
 
 @dataclass(frozen=True)
@@ -59,31 +84,39 @@ def listing(queue: Queue, store: Store, criterion: str, kind: Kind, after: int) 
     """A page of the queue, oldest first. Looks through at most `SCAN` rows; then `after` leads on."""
     lines: list[Line] = []
     scanned = 0
-    browse: Browse = {"disagreement": "several", "flagged": "answered"}.get(kind, kind)  # type: ignore[assignment]
+    within = {"disagreement": "several", "flagged": "answered", "waiting": "answered"}
+    browse: Browse = within.get(kind, kind)  # type: ignore[assignment]
     whole = kind in get_args(Browse)
     while scanned < SCAN:
         size = PAGE + 1 if whole else _CHUNK
         rows = queue.browse(browse, after, size)
         items = {item.id: item for item in store.item_by_ids([row.item for row in rows])}
         for row in rows:
-            line = _line(row, items[row.item], criterion)
+            line = Line(row, hear(items[row.item], criterion))
             if len(lines) == PAGE:
                 return Listing(tuple(lines), after, scanned)
             after, scanned = row.number, scanned + 1
-            if whole or (line.flags if kind == "flagged" else line.opposed):
+            if whole or _belongs(line, kind):
                 lines.append(line)
         if len(rows) < size:
             return Listing(tuple(lines), None, scanned)
     return Listing(tuple(lines), after, scanned)
 
 
-def _line(row: TaskRow, item: Item, criterion: str) -> Line:
+def _belongs(line: Line, kind: Kind) -> bool:
+    """To one of the lists that only the rankings tell."""
+    return {"flagged": bool(line.heard.flags), "disagreement": line.heard.opposed > 0, "waiting": line.waiting}[kind]
+
+
+def hear(item: Item, criterion: str) -> Heard:
+    """What its rankings on a criterion say about an item."""
     said = [r for r in current(item.rankings) if r.criterion == criterion]
     flags: dict[str, int] = {}
     for flag in itertools.chain.from_iterable(r.flags for r in said):
         flags[flag] = flags.get(flag, 0) + 1
     opposed, ordered = opposition(said)
-    return Line(row, opposed, ordered, flags, sum(1 for r in said if r.comment))
+    judged = sum(1 for r in said if r.metadata.get("adjudication"))
+    return Heard(len(said) - judged, opposed, ordered, flags, sum(1 for r in said if r.comment), judged > 0)
 
 
 def opposition(said: list[Ranking]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Form
@@ -150,11 +151,19 @@ def delete(
 
 @router.get("/audit")
 def audit(request: Request, me: Owner, after: int = 0) -> Response:
-    known = services(request).people
-    rows = known.audit(AUDIT_ROWS, max(after, 0))
-    names = {person.id: person.name or "(deleted)" for person in known.list()}
+    known = services(request)
+    rows = known.people.audit(AUDIT_ROWS, max(after, 0))
+    names = {person.id: person.name or "(deleted)" for person in known.people.list()}
+    objects = {row.number: _object(row.object, names) for row in rows}
+    starts = known.queue.starts({item for item, _ in objects.values()})
     more = rows[-1].number if len(rows) == AUDIT_ROWS else None
-    return page(request, "audit.html", rows=rows, names=names, more=more, after=after)
+    return page(request, "audit.html", rows=rows, names=names, objects=objects, starts=starts, more=more, after=after)
+
+
+def _object(text: str, names: Mapping[str, str]) -> tuple[str, str | None]:
+    """(what perhaps is an item, a person or None): the log says "ITEM PERSON" of what was given back."""
+    head, _, last = text.rpartition(" ")
+    return (head, last) if head and last in names else (text, None)
 
 
 @router.get("/settings")

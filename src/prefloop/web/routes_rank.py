@@ -160,7 +160,7 @@ def _item(request: Request, shown: Presentation | None, me: str) -> Response:
     queue = services(request).queue
     progress = queue.progress(me)
     if shown is None:
-        done = present.finished(progress, queue.quota().open)
+        done = present.finished(progress, held=queue.held_elsewhere(me))
         numbers = present.data(present.progress_json(progress))
         return page(request, "rank_task.html", task=None, done=done, progress=numbers)
     return page(request, "rank_task.html", task=present.task_page(shown, progress))

@@ -15,7 +15,6 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from prefloop.errors import DataError
 from prefloop.labels.answer import from_json
 from prefloop.web import present, reviewing
-from prefloop.web.agreeing import Figures
 from prefloop.web.guard import Reviewer
 from prefloop.web.pages import page
 from prefloop.web.render import rendered
@@ -51,6 +50,7 @@ def review(request: Request, me: Reviewer, kind: reviewing.Kind = "all", after: 
         kind=kind,
         kinds=reviewing.KINDS,
         quota=quota,
+        tallies=known.queue.tallies(),
         after=after,
         scan=reviewing.SCAN,
     )
@@ -173,9 +173,14 @@ def agreement(request: Request, me: Reviewer, criterion: str = "") -> Response:
     wanted = criterion or known.config.annotate.criterion
     if wanted not in criteria:
         raise DataError("nobody has ranked by that criterion; open the page without one")
-    state = request.app.state
-    if not hasattr(state, "agreement"):
-        state.agreement = Figures()  # two at once: one is forgotten, and counts once for nothing
-    found = state.agreement.get(known.root, known.config, wanted)
+    look = known.figures.get(known.root, known.config, known.store, wanted)
     people = {person.id: person for person in known.people.list()}
-    return page(request, "agreement.html", found=found, people=people, criterion=wanted, criteria=list(criteria))
+    return page(
+        request,
+        "agreement.html",
+        found=look.counted,
+        counting=look.counting,
+        people=people,
+        criterion=wanted,
+        criteria=list(criteria),
+    )

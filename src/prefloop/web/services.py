@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from prefloop.config import Config
 from prefloop.store import People, Queue, Store
+from prefloop.web.agreeing import Figures
 from prefloop.web.limits import Throttle
 from prefloop.web.passwords import Passwords
 
@@ -26,6 +27,7 @@ class Services:
     templates: Environment
     throttle: Throttle = field(default_factory=Throttle)
     passwords: Passwords = field(default_factory=Passwords)
+    figures: Figures = field(default_factory=Figures)
 
 
 def services(request: Request) -> Services:

@@ -54,9 +54,32 @@
   document.addEventListener("click", onLink);
   document.addEventListener("auxclick", onLink);
 
-  // A page that has something in the making looks again by itself.
-  const waiting = document.querySelector("[data-reload]");
-  if (waiting) setTimeout(() => location.reload(), 1000 * Number(waiting.dataset.reload));
+  // Figures that change while one looks: the part of the page that says [data-live] is fetched again every so many
+  // seconds and put in place, unless somebody is in the middle of it. XMLHttpRequest parses without running anything.
+  function lookAgain() {
+    const live = document.querySelector("[data-live]");
+    if (live) setTimeout(() => refresh(live), 1000 * Number(live.dataset.live));
+  }
+
+  function refresh(live) {
+    const selection = getSelection();
+    const busy = live.contains(document.activeElement) || (!selection.isCollapsed && live.contains(selection.anchorNode));
+    if (document.hidden || busy) return lookAgain();
+    const request = new XMLHttpRequest();
+    request.open("GET", location.href);
+    request.responseType = "document";
+    request.addEventListener("loadend", () => {
+      const fresh = request.status === 200 && request.response?.querySelector("[data-live]");
+      if (fresh) {
+        const news = live.dataset.stamp && fresh.dataset.stamp !== live.dataset.stamp && fresh.dataset.news;
+        live.replaceWith(document.importNode(fresh, true));
+        if (news) document.getElementById("status").textContent = news;
+      }
+      if (fresh || request.status === 0 || request.status >= 500) lookAgain(); // signed out: nothing more to see
+    });
+    request.send();
+  }
+  lookAgain();
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.("[data-copy]");
