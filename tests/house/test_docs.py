@@ -92,3 +92,22 @@ def test_every_setting_is_described() -> None:
         if not field.description
     ]
     assert not silent, "these keys have no description, which --help and docs/config.md show"
+
+
+TEST_POINTER = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")
+
+
+def test_every_fault_in_the_table_of_reliability_has_a_test_that_exists() -> None:
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith("| fault |")
+    ]
+    assert len(rows) > 20
+    wrong = [cells[0] for cells in rows if len(cells) != 3 or not TEST_POINTER.findall(cells[2])]
+    for cells in rows:
+        for file, name in TEST_POINTER.findall(cells[-1]):
+            path = ROOT / file
+            if not path.is_file() or (name and f"def {name}(" not in path.read_text(encoding="utf-8")):
+                wrong.append(f"{file}::{name}")
+    assert wrong == []
