@@ -17,7 +17,7 @@ from typing import Any
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Record, quoted
 from prefloop.exchange.build import IMPORTED, build_item, by_score, draft
-from prefloop.types import Completion, Item, Ranking
+from prefloop.types import Item, Ranking
 
 RESPONSES = ".responses"
 NOT_FIELDS = ("id", "external_id", "_server_id", "status", "metadata", "fields", "responses", "suggestions", "vectors")
@@ -60,7 +60,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     given = fields.object_of(record.get("metadata") or {}, "metadata")
     yield build_item(
         prompt,
-        [Completion(name, fields.text(shown[name], f"the field {name[:40]!r}")) for name in options],
+        [fields.completion(shown[name], name, f"the field {name[:40]!r}") for name in options],
         [ranking for who, person in people.items() for ranking in _rankings(who, person, options)],
         external_id=next(
             (id for n in ("external_id", "id", "_server_id") if (id := fields.optional_name(record, n))), None

@@ -136,8 +136,9 @@ def _completion(value: object, may_be_empty: bool) -> Completion:
         known["finish_reason"] = entry["finish_reason"]
         used = (*COMPLETION, "finish_reason")
     known["metadata"] = _checked_rest(entry, used)
-    if entry.get("text") is None and entry.get("messages") is not None:
-        return fields.answer(fields.messages(entry["messages"], name)[0], local_id, name, **known)
+    said = entry["text"] if isinstance(entry.get("text"), list) else entry.get("messages")  # a list: spelt-out messages
+    if not isinstance(entry.get("text"), str) and said is not None:
+        return fields.answer(fields.messages(said, name)[0], local_id, name, **known)
     if may_be_empty and isinstance(entry.get("text"), str):
         return Completion(local_id, entry["text"], **known)
     return Completion(local_id, fields.text(entry.get("text"), f"the text of {name}"), **known)

@@ -7,11 +7,12 @@ read as demonstrations, however the labels are written: its bad answers would be
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Look, Record, quoted, words
 from prefloop.exchange.build import ACCEPTABLE, IMPORTED, build_item, draft
-from prefloop.types import Item, Prompt
+from prefloop.types import Item
 
 LABELS = ("label", "kto_tag")
 GOOD = words(
@@ -58,7 +59,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
         completion = fields.completion(record[answered], "c0", answered)
     else:
         asked, turn = fields.split_answer(prompt.content, "a conversation with a label")
-        prompt = Prompt(asked, prompt.system, prompt.metadata)
+        prompt = replace(prompt, content=asked, id="")
         completion = fields.answer((turn,), "c0", "the answer")
     ranking = draft(
         fields.optional_name(record, "annotator") or IMPORTED,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
@@ -71,7 +72,7 @@ def _completions(
     pair = next((r for r in results if r.get("type") == "pairwise"), None)
     if pair is not None:
         sides = _sides(pair, data)
-        return [Completion(name, fields.text(data[name], name)) for name in sides], sides
+        return [fields.completion(data[name], name, name) for name in sides], sides
     ranked = {id for r in results if r.get("type") == "ranker" for ids in _piles(r).values() for id in ids}
     for name, value in data.items():
         if _is_list(value) and ranked <= {str(entry["id"]) for entry in value}:
@@ -86,19 +87,20 @@ def _is_list(value: object) -> bool:
 
 
 def _entry(entry: Mapping[str, Any], name: str) -> Completion:
-    key = next((key for key in TEXTS if isinstance(entry.get(key), str) and entry[key].strip()), None)
+    key = next((key for key in TEXTS if isinstance(entry.get(key), str | list) and entry[key]), None)
     if key is None:
         raise BadRow(f"an entry of {name[:40]!r} has no text: give it a body or a title")
     left = {n: v for n, v in entry.items() if n not in ("id", key, "model") and v not in (None, "")}
     model = entry.get("model") if isinstance(entry.get("model"), str) else None
-    return Completion(str(entry["id"]), entry[key], model=model, metadata=left)
+    said = fields.completion(entry[key], str(entry["id"]), key)
+    return replace(said, model=model, metadata={**said.metadata, **left})
 
 
 def _sides(pair: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, str]:
     """The two fields of a pairwise choice: those its `to_name` names, else the only two alike but for their end."""
     named = pair.get("to_name")
     names = named if isinstance(named, list) else [n.strip() for n in str(named or "").split(",")]
-    if len(names) == 2 and all(isinstance(n, str) and isinstance(data.get(n), str) for n in names):
+    if len(names) == 2 and all(isinstance(n, str) and isinstance(data.get(n), str | list) for n in names):
         return names[0], names[1]
     ends = {name: match for name in data if (match := re.fullmatch(r"(.+?)[\W_]*([12ab]|left|right)", name, re.I))}
     twos = [

@@ -8,6 +8,7 @@ Left out: HelpSteer3's individual votes, UltraFeedback's written critiques beyon
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
@@ -49,9 +50,8 @@ def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
     for i, entry in enumerate(_objects(record, "completions")):
         local, model = f"c{i}", fields.optional_text(entry, "model")
         kept = fields.rest(entry, ("response", "model"))
-        completions.append(
-            Completion(local, fields.text(entry.get("response"), "response"), model=model, metadata=kept)
-        )
+        said = fields.completion(entry.get("response"), local, "response")
+        completions.append(replace(said, model=model, metadata={**said.metadata, **kept}))
         for aspect, judged in fields.object_of(entry.get("annotations") or {}, "annotations").items():
             rating = judged.get("Rating") if isinstance(judged, dict) else None
             if isinstance(rating, str) and rating.strip().isdecimal():
@@ -98,7 +98,7 @@ def parse_nectar(records: Sequence[Record]) -> Iterable[Item]:
     yield build_item(
         fields.prompt_of(record),
         [
-            Completion(f"c{i}", fields.text(e.get("answer"), "answer"), model=fields.optional_text(e, "model"))
+            replace(fields.completion(e.get("answer"), f"c{i}", "answer"), model=fields.optional_text(e, "model"))
             for i, e in enumerate(entries)
         ],
         [draft(IMPORTED, PREFERENCE, _by_rank(entries))],

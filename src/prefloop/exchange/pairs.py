@@ -33,7 +33,20 @@ def fits(record: Record) -> bool:
 def fits_transcripts(record: Record) -> bool:
     """Two whole transcripts as Anthropic publishes them."""
     both = (record.get("chosen"), record.get("rejected"))
-    return not _has_prompt(record) and all(isinstance(text, str) and ASSISTANT in text for text in both)
+    if _has_prompt(record) and not all(_repeats(text, record.get("prompt")) for text in both):
+        return False
+    return all(isinstance(text, str) and ASSISTANT in text for text in both)
+
+
+def _repeats(text: object, prompt: object) -> bool:
+    """Whether a transcript begins with the prompt that stands beside it."""
+    if not isinstance(text, str) or not isinstance(prompt, str) or not text.lstrip().startswith("Human:"):
+        return False
+    return _bare(text).startswith(_bare(prompt))
+
+
+def _bare(text: str) -> str:
+    return text.strip().removeprefix("Human:").lstrip()
 
 
 def uses(record: Record) -> tuple[str, ...]:

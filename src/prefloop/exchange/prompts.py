@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Record
@@ -66,7 +67,7 @@ def parse_demonstration(records: Sequence[Record]) -> Iterable[Demonstration]:
         system = {name: record.get(name) for name in fields.SYSTEM_NAMES}
         whole = fields.prompt_of({chat: record[chat], **system})
         asked, turn = fields.split_answer(whole.content, chat)
-        prompt = Prompt(asked, whole.system, whole.metadata)
+        prompt = replace(whole, content=asked, id="")
         text = fields.text(turn.content, "the last message")
     yield Demonstration(prompt, text, fields.rest(record, used))
 

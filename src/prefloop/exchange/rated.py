@@ -6,6 +6,7 @@ An answer whose prompt has no other one cannot be ranked, and is never a demonst
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Look, Record, quoted
@@ -46,21 +47,22 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     scores: dict[str, dict[str, float]] = {}
     for place, record in enumerate(records):
         local = f"c{place}"
-        prompt, text = _split(record)
-        completions.append(Completion(local, text, metadata={**prompt.metadata, **fields.rest(record, uses(record))}))
+        prompt, said = _split(record)
+        kept = {**said.metadata, **prompt.metadata, **fields.rest(record, uses(record))}
+        completions.append(replace(said, id=local, metadata=kept))
         for name in (*ATTRIBUTES, *RATINGS):
             if record.get(name) is not None:
                 scores.setdefault(name, {})[local] = _score(record[name], name)
     yield build_item(_split(records[0])[0], completions, rankings(scores))
 
 
-def _split(record: Record) -> tuple[Prompt, str]:
+def _split(record: Record) -> tuple[Prompt, Completion]:
     prompt = fields.prompt_of(record)
     answered = fields.answer_name(record)
     if answered is not None:
-        return prompt, fields.completion(record[answered], "c0", answered).text
+        return prompt, fields.completion(record[answered], "c0", answered)
     asked, turn = fields.split_answer(prompt.content, "a conversation with a rating")
-    return Prompt(asked, prompt.system, prompt.metadata), fields.text(turn.content, "the last message")
+    return replace(prompt, content=asked, id=""), fields.answer((turn,), "c0", "the last message")
 
 
 def _score(value: object, name: str) -> float:

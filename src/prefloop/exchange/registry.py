@@ -29,6 +29,8 @@ from prefloop.exchange import (
 from prefloop.exchange.base import BadRow, Format, Look, Parsed, Record, RowError, quoted
 from prefloop.exchange.grouping import together
 from prefloop.exchange.source import Row, rows
+from prefloop.exchange.stringified import spoken
+from prefloop.exchange.transcripts import whole
 from prefloop.types import Demonstration, Item, Prompt, digest
 
 MAX_LINE_BYTES = 8_000_000
@@ -60,7 +62,7 @@ FORMATS: dict[str, str] = {format.name: format.description for format in _ALL}
 
 def sniff(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES, ignore: Collection[str] = ()) -> str:
     """The name of the format most of the first records are in. Raises DataError if none fits."""
-    first = list(islice(rows(path, max_line_bytes), SNIFFED_ROWS))
+    first = list(islice(_rows(path, max_line_bytes), SNIFFED_ROWS))
     records = [_without(row.record, ignore) for row in first if isinstance(row, Row)]
     votes = Counter(name for record in records if (name := _fitting(record)) is not None)
     if votes:
@@ -102,7 +104,7 @@ def read(
     """
     path = Path(path)
     chosen = _chosen(path, format, max_line_bytes, ignore)
-    return _parsed(chosen, _used(path, rows(path, max_line_bytes), chosen, ignore), max_line_bytes, ignore)
+    return _parsed(chosen, _used(path, _rows(path, max_line_bytes), chosen, ignore), max_line_bytes, ignore)
 
 
 def check(
@@ -110,7 +112,7 @@ def check(
 ) -> None:
     """Raise DataError if `read` would stop anywhere in the file, without parsing what it says."""
     path = Path(path)
-    for _ in _used(path, rows(path, max_line_bytes), _chosen(path, format, max_line_bytes, ignore), ignore):
+    for _ in _used(path, _rows(path, max_line_bytes), _chosen(path, format, max_line_bytes, ignore), ignore):
         pass
 
 
@@ -120,6 +122,20 @@ def _chosen(path: Path, format: str | None, limit: int, ignore: Collection[str])
         return _named(sniff(path, max_line_bytes=limit, ignore=ignore))
     said = _named(format)
     return replace(said, stops=said.stops - {Look.ANSWER})
+
+
+def _rows(path: Path, limit: int) -> Iterator[Row | RowError]:
+    """The rows of a file, with message lists in place of texts that spell one out. Raises DataError at once."""
+    return map(_spoken, rows(path, limit))
+
+
+def _spoken(row: Row | RowError) -> Row | RowError:
+    if isinstance(row, RowError):
+        return row
+    try:
+        return replace(row, record=spoken(row.record))
+    except BadRow as error:
+        return RowError(row.line, str(error), row.text)
 
 
 def _used(
@@ -168,10 +184,10 @@ def _parsed(format: Format, found: Iterable[Row | RowError], limit: int, ignore:
             for result in format.parse([_without(row.record, hidden) for row in rows_together]):
                 if isinstance(result, BadRow):
                     yield RowError(first.line, str(result), first.text)
-                elif isinstance(result, Demonstration):
-                    yield _numbered(_keeping(result, kept), seen)
-                else:
-                    yield _keeping(result, kept)
+                    continue
+                whole(result)
+                found_one = _keeping(result, kept)
+                yield _numbered(found_one, seen) if isinstance(found_one, Demonstration) else found_one
         except BadRow as error:
             yield RowError(first.line, str(error), first.text)
 

@@ -7,6 +7,7 @@ fine-tuning. Arenas are in `arena`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
@@ -40,7 +41,7 @@ def _two(
 
 def written(record: Record, said: Sequence[Completion], models: tuple[str, str]) -> list[Completion]:
     who = [fields.optional_text(record, name) for name in models]
-    return [Completion(c.id, c.text, model=w, metadata=c.metadata) for c, w in zip(said, who, strict=True)]
+    return [replace(c, model=w) for c, w in zip(said, who, strict=True)]
 
 
 def annotator(record: Record, name: str = "annotator") -> str:
@@ -205,7 +206,7 @@ def parse_summaries(records: Sequence[Record]) -> Iterable[Item]:
     yield build_item(
         Prompt(fields.text(info.get(name), f"info.{name}")),
         [
-            Completion(f"c{i}", fields.text(s.get("text"), "text"), model=fields.optional_text(s, "policy"))
+            replace(fields.completion(s.get("text"), f"c{i}", "text"), model=fields.optional_text(s, "policy"))
             for i, s in enumerate(listed)
         ],
         [draft(annotator(record, "worker"), PREFERENCE, SECOND if choice else FIRST)],
@@ -237,7 +238,7 @@ def parse_openai(records: Sequence[Record]) -> Iterable[Item]:
     content = given.get("messages")
     prompt = fields.prompt_of({"prompt": content})
     more = {name: value for name, value in given.items() if name != "messages" and value is not None}
-    prompt = Prompt(prompt.content, prompt.system, {**more, **prompt.metadata})
+    prompt = replace(prompt, metadata={**more, **prompt.metadata})
     yield _two(record, PREFERRED, [draft(IMPORTED, PREFERENCE, FIRST)], uses_openai(record), prompt)
 
 

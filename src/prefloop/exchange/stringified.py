@@ -1,0 +1,92 @@
+"""Messages that were written as one text: "[{'role': 'user', ...}]", as spreadsheets and `str()` leave them.
+
+Every record passes here before any reader sees it, so that no format takes the source of a message list for an answer.
+JSON, Python's notation, and numpy's (no commas between the lines) are read. What is not a list of messages to the last
+character stays the text it is, and so do texts inside messages, metadata, and records of our own exports.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+from prefloop.exchange.base import BadRow, Record
+
+OWN = "prefloop"
+MESSAGE = (("role", "content"), ("from", "value"))
+MAX_PARTS = 50_000  # brackets, commas, texts and numbers; Python's parser needs about a kilobyte for each
+_PART = re.compile(
+    r"""\s+|[\[\]{},:]|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d[\d_.eE+-]*|True|False|None""",
+    re.DOTALL,
+)
+
+
+def spoken(record: Record) -> Record:
+    """The record, with messages instead of texts that are nothing but messages. Raises BadRow if one is too large."""
+    if OWN in record:
+        return record
+    return {name: value if name == "metadata" else _decoded(value) for name, value in record.items()}
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, str):
+        return messages_in(value) if value.lstrip()[:1] in ("[", "{") else value
+    if isinstance(value, list):
+        return [_decoded(inner) for inner in value]
+    if isinstance(value, dict) and not any(name in value for name, _ in MESSAGE):
+        return {name: inner if name == "metadata" else _decoded(inner) for name, inner in value.items()}
+    return value
+
+
+def messages_in(text: str) -> str | list[Any]:
+    """The messages that a text writes down, or the text. Raises BadRow if a Python list is too large to read."""
+    bare = text.strip()
+    if not bare.endswith(("]", "}")) or not any(
+        f"{quote}{name}{quote}" in bare for name, _ in MESSAGE for quote in "'\""
+    ):
+        return text
+    for read in (_json, _python):
+        found = read(bare)
+        found = [found] if isinstance(found, dict) else found
+        if isinstance(found, list) and found and all(_is_message(entry) for entry in found):
+            return found
+    return text
+
+
+def _is_message(entry: object) -> bool:
+    return isinstance(entry, dict) and any(
+        isinstance(entry.get(role), str) and content in entry for role, content in MESSAGE
+    )
+
+
+def _json(text: str) -> Any:
+    from prefloop.exchange.source import parse_json
+
+    try:
+        return parse_json(text)
+    except BadRow:
+        return None
+
+
+def _python(text: str) -> Any:
+    at = parts = 0
+    while at < len(text):
+        found = _PART.match(text, at)
+        if found is None:
+            return None
+        at, parts = found.end(), parts + 1
+        if parts > MAX_PARTS:
+            raise BadRow(f"a list of messages written as a Python text has more than {MAX_PARTS:,} parts")
+    for source in (text, re.sub(r"\}\s*\n\s*\{", "}, {", text)):  # numpy: a line break is never inside quotes
+        try:
+            return _plain(ast.literal_eval(source))
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            continue
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """What JSON could hold too, or ValueError: keys of a dictionary may be numbers in Python."""
+    return json.loads(json.dumps(value, allow_nan=False))
