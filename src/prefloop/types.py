@@ -72,6 +72,7 @@ class Prompt:
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
     split: Split | None = None  # None: decided by the project's held-out share
     id: str = ""
+    row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -99,6 +100,7 @@ class Demonstration:
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
     ordinal: int = 0  # tells equal texts for one prompt apart
     id: str = ""
+    row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -182,6 +184,7 @@ class Item:
     round: int = 0
     source: str = "import"
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
+    row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
 
 
 @dataclass(frozen=True)

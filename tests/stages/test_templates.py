@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import GenerationConfig
 
 from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.config import CONFIG_NAME
+from prefloop.errors import DataError
 from prefloop.models.load import load_causal
 from prefloop.rewards.model import encode
 from prefloop.stages import invariants
+from prefloop.stages.align import align
+from prefloop.stages.doctor import doctor
+from prefloop.stages.evaluate import evaluate
+from prefloop.stages.importing import import_file
+from prefloop.stages.measure import measure_file
+from prefloop.stages.prioritise import prioritise
 from prefloop.stages.project import ModelRef, Project
+from prefloop.stages.sample import sample
 from prefloop.stages.sft import encode_demonstrations, sft
-from prefloop.types import Completion, Demonstration, Prompt
+from prefloop.stages.train_reward import reward
+from prefloop.types import Completion, Demonstration, Item, Prompt
 from tiny_models import causal
 
 SETTINGS = """
@@ -97,3 +109,130 @@ def test_the_doctor_says_what_ends_an_answer_and_who_says_otherwise(
     assert check.status == status and bool(check.advice) == (status == "warn")
     for words in said:
         assert words in check.detail
+
+
+# -- rows that the template refuses ------------------------------------------------------------------------------------
+
+
+def chats(n: int, refused: int) -> list[list[dict[str, str]]]:
+    """Questions; the first few hold a system prompt, two user turns or a tool's turn, which Gemma refuses."""
+    odd = [
+        [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Say hello 0."}],
+        [{"role": "user", "content": "Say hello 1."}, {"role": "user", "content": "Go on."}],
+        [
+            {"role": "user", "content": "Say hello 2."},
+            {"role": "assistant", "content": "Hello."},
+            {"role": "tool", "content": "the cat"},
+        ],
+    ]
+    plain = [[{"role": "user", "content": f"Say hello {k}."}] for k in range(refused, n)]
+    return odd[:refused] + plain
+
+
+def rows_of(kind: str, refused: int = 3) -> list[dict[str, Any]]:
+    def said(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    if kind == "demonstrations":
+        return [{"messages": asked + said(f"Hello, cat {k}!")} for k, asked in enumerate(chats(24, refused))]
+    return [
+        {"prompt": asked, "chosen": said(f"Hello, cat {k}!"), "rejected": said("Go on.")}
+        for k, asked in enumerate(chats(24, refused))
+    ]
+
+
+def write(folder: Path, kind: str, refused: int = 3) -> Path:
+    file = folder / f"{kind}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows_of(kind, refused)))
+    return file
+
+
+SMALL = """
+[sample]
+k = 2
+max_tokens = 6
+[reward]
+epochs = 1
+normalise_prompts = 4
+[align]
+steps = 1
+prompts = 4
+max_tokens = 6
+eval_prompts = 4
+ptx = 0.1
+[annotate]
+criterion = "preference"
+[evaluate]
+prompts = 8
+max_tokens = 6
+bootstrap = 100
+"""
+
+
+@pytest.fixture(scope="module")
+def looped(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> dict[str, Any]:
+    """Every verb that reads prompts, on files of which three rows are refused: {verb: result, "said": ...}."""
+    root = tmp_path_factory.mktemp("refused")
+    (root / CONFIG_NAME).write_text((SETTINGS + SMALL).replace('path = "model"', f"path = {json.dumps(str(gemma))}"))
+    found: dict[str, Any] = {"root": root}
+    with Project.open(root) as project, contextlib.redirect_stderr(io.StringIO()) as heard:
+        import_file(project, write(root, "demonstrations"))
+        import_file(project, write(root, "pairs"))
+        for name, stage in (("sft", sft), ("reward", reward), ("sample", sample), ("align", align)):
+            found[name] = stage(project).result
+        found["evaluate"] = evaluate(project).result
+        prompt = Prompt("Say hello.", system="Be kind.")
+        project.store.add([Item("odd", prompt, (Completion("odd:a", "Hello!"), Completion("odd:b", "Go on.")))])
+        found["prioritise"] = prioritise(project).result
+        found["prioritised again"] = prioritise(project)
+        found["reward model"] = root / found["reward"]["models"]["preference"]["model"]
+    with Project.open(root, ["align.algorithm=dpo", "align.epochs=1", "align.ptx=0"], quiet=True) as project:
+        found["dpo"] = align(project, 0).result
+    return found | {"said": heard.getvalue()}
+
+
+def test_every_verb_goes_on_without_rows_that_the_template_refuses_and_counts_them(looped: dict[str, Any]) -> None:
+    results = {**looped, "reward": looped["reward"]["models"]["preference"]}
+    for verb in ("sft", "sample", "reward", "align", "dpo", "prioritise"):
+        assert results[verb]["refused"] >= 1, verb
+    assert looped["sft"]["refused"] == looped["sample"]["refused"] == 3
+    assert looped["prioritise"]["refused"] == 1 and looped["prioritised again"].skipped
+    reasons = " ".join(looped["sft"]["refused_rows"])
+    assert "System role not supported" in reasons and "must alternate" in reasons
+    heldout = [n for n in range(3) if f"row {n + 1}:" in " ".join(looped["evaluate"].get("refused_rows", []))]
+    assert looped["evaluate"].get("refused", 0) == len(heldout)
+
+
+def test_they_are_named_by_file_and_row(looped: dict[str, Any]) -> None:
+    rows = looped["sft"]["refused_rows"]
+    assert sorted(row.partition(":")[0] for row in rows) == [f"demonstrations.jsonl row {n}" for n in (1, 2, 3)]
+    lists = looped["dpo"]["refused_rows"]
+    assert {row.partition(":")[0] for row in lists} <= {f"pairs.jsonl row {n}" for n in (1, 2, 3)}
+    assert (
+        "demonstrations left out, since the model's chat template refuses them: demonstrations.jsonl row"
+        in looped["said"]
+    )
+
+
+def test_a_reward_model_is_measured_on_the_rows_that_its_template_takes(looped: dict[str, Any], tmp_path: Path) -> None:
+    result = measure_file(str(looped["reward model"]), write(tmp_path, "pairs")).result
+    assert result["items"] == 21 and result["refused"] == 3
+
+
+@pytest.mark.parametrize("stage", [sft, reward, sample], ids=["sft", "reward", "sample"])
+def test_where_the_template_refuses_everything_a_stage_stops_and_says_so(
+    tmp_path: Path, gemma: Path, stage: Any
+) -> None:
+    make_project(tmp_path, gemma).close()
+    with Project.open(tmp_path, ["data.heldout=0"], quiet=True) as project:
+        for kind in ("demonstrations", "pairs"):
+            file = tmp_path / f"{kind}.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows_of(kind)[:3]))
+            import_file(project, file)
+        with pytest.raises(DataError, match=r"refuses every one of 3 .*, first \w+\.jsonl row 1: System role not"):
+            stage(project)
+
+
+def test_the_doctor_looks_past_prompts_that_the_template_refuses(looped: dict[str, Any]) -> None:
+    failed = [check for check in doctor(looped["root"]) if check.status == "fail"]
+    assert not failed

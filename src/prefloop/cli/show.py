@@ -17,10 +17,23 @@ def summary(outcome: Outcome, root: Path) -> list[str]:
     if outcome.run:
         head += f" ({outcome.run})"
     lines = [head, *(f"  {line}" for line in _LINES.get(outcome.stage, _plain)(outcome.result))]
+    lines += [f"  {line}" for line in _left_out(outcome.result)]
     for path in _files(outcome, root):
         lines.append(f"  files: {path}")
     following = _next(outcome)
     return [*lines, f"next: {following}"] if following else lines
+
+
+def _left_out(r: Result) -> list[str]:
+    """What a stage could not use, of the whole or of each of its models."""
+    lines = []
+    for part in (r, *(r.get("models") or {}).values()) if r.get("round") is not None else (r,):
+        if part.get("refused"):
+            lines.append(f"{part['refused']} rows left out, since the model's chat template refuses them:")
+            lines += [f"  {row}" for row in part["refused_rows"]]
+            if more := part["refused"] - len(part["refused_rows"]):
+                lines.append(f"  and {more} more")
+    return lines
 
 
 def _files(outcome: Outcome, root: Path) -> list[Path]:

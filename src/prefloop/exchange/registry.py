@@ -186,7 +186,7 @@ def _parsed(format: Format, found: Iterable[Row | RowError], limit: int, ignore:
                     yield RowError(first.line, str(result), first.text)
                     continue
                 whole(result)
-                found_one = _keeping(result, kept)
+                found_one = replace(_keeping(result, kept), row=first.line)
                 yield _numbered(found_one, seen) if isinstance(found_one, Demonstration) else found_one
         except BadRow as error:
             yield RowError(first.line, str(error), first.text)

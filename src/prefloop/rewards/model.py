@@ -10,10 +10,10 @@ from torch import Tensor
 
 from prefloop.batch import as_lists, collate
 from prefloop.errors import TrainingError
-from prefloop.ops.memory import named_when_full
 from prefloop.models.reward import RewardModel
 from prefloop.models.text import Codec
-from prefloop.rewards.base import Scores
+from prefloop.ops.memory import named_when_full
+from prefloop.rewards.base import Scorer, Scores
 from prefloop.types import Completion, Prompt
 
 
@@ -52,6 +52,11 @@ class ModelScorer:
             parts[judge.name] = values
         total = sum((j.weight * parts[j.name] for j in self.judges), torch.zeros(len(completions)))
         return Scores(total.tolist(), {name: values.tolist() for name, values in parts.items()})
+
+
+def judge_codecs(scorer: Scorer) -> list[Codec]:
+    """How the reward models of a scorer read text; of a scorer that is a rule, none."""
+    return [judge.codec for judge in scorer.judges] if isinstance(scorer, ModelScorer) else []
 
 
 @torch.no_grad()

@@ -13,8 +13,10 @@ from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import NothingToDoError
 from prefloop.models.policy import Policy
+from prefloop.rewards.model import judge_codecs
 from prefloop.rewards.rules import RuleScorer
 from prefloop.rewards.rules import make_scorer as make_rule
+from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, distinct, roll_out
 from prefloop.stages.train_policy import make_scorer, validation_and_test
@@ -56,7 +58,8 @@ def evaluate(project: Project, round: int | None = None) -> Outcome:
         assert scorer is not None
         model, codec = load_policy(project, policy)
         frozen, _ = load_policy(project, reference)
-        prompts = fitting(project, codec, test[: settings.prompts], settings.max_tokens)
+        left_out, theirs = LeftOut(project), judge_codecs(scorer)
+        prompts = fitting(project, codec, test[: settings.prompts], settings.max_tokens, left_out, theirs)
         seed = derive(project.config.project.seed, "evaluate")
         before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)
         engines = {
@@ -64,7 +67,7 @@ def evaluate(project: Project, round: int | None = None) -> Outcome:
             "reference": LocalEngine({"policy": before, "reference": before}, codec, seed, device=project.device),
         }
         result: dict[str, Any] = {"round": round, "policy": policy.version, "reference": reference.version}
-        result["prompts"] = len(prompts)
+        result |= {"prompts": len(prompts), **left_out.to_json()}
         for mode, temperature in (("sampled", settings.temperature), ("greedy", 0.0)):
             sampling = Sampling(settings.max_tokens, temperature)
             with project.progress(2, f"evaluate ({mode})") as bar:

@@ -13,6 +13,7 @@ from prefloop.errors import DataError
 from prefloop.exchange import RowError
 from prefloop.stages.project import Outcome, Project
 from prefloop.store import Counts
+from prefloop.store.origins import has_origins
 from prefloop.types import Demonstration, Item, Prompt
 
 REASONS = 100  # kept; the others are only counted
@@ -44,7 +45,8 @@ def import_file(project: Project, path: Path, format: str | None = None, ignore:
     told = f"{found}, ignoring {', '.join(sorted(ignore))}" if ignore else found
     known = [row for row in project.store.imports() if (row.sha256, row.format) == (sha256, told)]
     result: dict[str, Any] = {"file": str(path), "format": found, "ignored": sorted(ignore)}
-    if known and not known[-1].rejected:  # with rejected rows it is read again: the limit may have been raised
+    # with rejected rows it is read again: the limit may have been raised; and with rows that were taken out again
+    if known and not known[-1].rejected and not known[-1].removed and has_origins(project.store, sha256):
         project.say(f"{path}: already imported")
         nothing = asdict(Counts())
         return Outcome("import", None, result | nothing | {"records": 0, "rejected": 0, "reasons": []}, skipped=True)
@@ -52,7 +54,7 @@ def import_file(project: Project, path: Path, format: str | None = None, ignore:
     project.say(f"{path}: reading it as {told}")
     seen, rejected = _Seen(), list[str]()
     with project.lock():
-        added = project.store.add(_usable(records, seen, rejected))
+        added = project.store.add(_usable(records, seen, rejected), file=sha256)
         if not known or any(asdict(added).values()):
             project.store.record_import(path.name, sha256, told, added, rejected)
     for reason in rejected[:SHOWN]:

@@ -32,6 +32,7 @@ from prefloop.ops import gpu, native
 from prefloop.ops.kl import k1
 from prefloop.ops.masked import masked_sum
 from prefloop.stages.doctor import Check, guarded
+from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import ModelRef, Project, derive, load_policy
 from prefloop.types import Prompt
 
@@ -106,7 +107,7 @@ def _prompts(project: Project, codec: Codec) -> list[list[int]]:
     """Ids of a few prompts that leave room for an answer; made-up ones where the store has none."""
     stored = project.store.prompts(limit=200)
     made_up = [Prompt("Hello."), Prompt("Say something about the weather, please."), Prompt("Why?"), Prompt("1 2 3")]
-    encoded = [codec.encode_prompt(p) for p in [*stored, *made_up]]
+    encoded = [codec.encode_prompt(p) for p in LeftOut(project).accepted([codec], [*stored, *made_up], "prompts")]
     fitting = [ids for ids in encoded if len(ids) + TOKENS <= codec.context]
     if not fitting:
         return [[1]]
@@ -268,7 +269,8 @@ def _verdict(name: str, holds: bool, detail: str, broken: str) -> Check:
 
 def _texts(project: Project, codec: Codec) -> list[list[int]]:
     words = [Prompt("Hello."), Prompt("A somewhat longer text, to be padded less than the others."), Prompt("No")]
-    return [codec.encode_prompt(p)[-codec.context :] for p in [*project.store.prompts(limit=5), *words]]
+    asked = LeftOut(project).accepted([codec], [*project.store.prompts(limit=5), *words], "prompts")
+    return [codec.encode_prompt(p)[-codec.context :] for p in asked]
 
 
 def _padded(sequences: list[list[int]], left: bool, fill: int) -> Rows:

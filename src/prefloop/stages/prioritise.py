@@ -17,6 +17,7 @@ from prefloop.errors import NothingToDoError
 from prefloop.models.reward import RewardModel
 from prefloop.models.text import Codec
 from prefloop.rewards.model import raw_scores
+from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import Outcome, Project, load_registered_reward
 from prefloop.store import ModelRow
 from prefloop.types import Item, digest
@@ -48,18 +49,25 @@ def prioritise(project: Project) -> Outcome:
     for model, _ in models:
         model.model.to(project.device)
     found: dict[str, float] = {}
+    left_out = LeftOut(project)
     with project.progress(len(ids), "prioritise") as bar:
         for start in range(0, len(ids), CHUNK):
             part = ids[start : start + CHUNK]
-            items = project.store.item_by_ids(part)
+            items = left_out.accepted(
+                [codec for _, codec in models], project.store.item_by_ids(part), "lists", some=False
+            )
             scores = torch.stack([_scores(project, model, codec, items) for model, codec in models])
             for item, of_item in zip(items, scores.split([len(i.completions) for i in items], dim=1), strict=True):
                 found[item.id] = informativeness(of_item)
             bar.update(len(part))
+    if not found:
+        left_out.stop("lists")
+    last = dict.fromkeys(left_out.reasons, 0.0)  # whatever the order people give, the model cannot learn from it
     result |= {
-        "items": project.queue.set_priorities(found, judged_by),
+        "items": project.queue.set_priorities(found | last, judged_by) - len(last),
         "mean": sum(found.values()) / len(found),
         "largest": max(found.values()),
+        **left_out.to_json(),
     }
     return Outcome("prioritise", None, result)
 

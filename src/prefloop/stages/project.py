@@ -24,6 +24,7 @@ from prefloop.config import CONFIG_NAME, Config, load_config
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, file_hashes
 from prefloop.record import Run
+from prefloop.stages.left_out import LeftOut
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
 from prefloop.types import Prompt, Snapshot, digest
 
@@ -302,14 +303,20 @@ def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Codec]
 
 
 def fitting(
-    project: Project, codec: Codec, prompts: Iterable[Prompt], max_tokens: int
+    project: Project,
+    codec: Codec,
+    prompts: Iterable[Prompt],
+    max_tokens: int,
+    left_out: LeftOut | None = None,
+    judges: Iterable[Codec] = (),
 ) -> list[tuple[Prompt, list[int]]]:
     """(prompt, its ids) of those that leave room for an answer; the others are counted and named, not fatal.
 
-    Raises NothingToDoError where none is left.
+    judges: of models that read the prompt too, and whose chat templates may refuse what the policy's takes.
+    left_out: gets those that a template refuses. Raises NothingToDoError where none is left.
     """
     kept, dropped = [], []
-    for prompt in prompts:
+    for prompt in (left_out or LeftOut(project)).accepted([codec, *judges], prompts, "prompts"):
         ids = codec.encode_prompt(prompt)
         if len(ids) + max_tokens <= codec.context:
             kept.append((prompt, ids))

@@ -10,6 +10,7 @@ from prefloop.engine.local import LocalEngine
 from prefloop.errors import NothingToDoError
 from prefloop.models.policy import Policy
 from prefloop.models.text import Codec
+from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy
 from prefloop.store.split import bucket
 from prefloop.types import Completion, Item, Prompt, digest
@@ -37,7 +38,8 @@ def sample(project: Project, round: int | None = None) -> Outcome:
         run = project.begin("sample", fingerprint, inputs)
         model, codec = load_policy(project, ref)
         engine = LocalEngine({"policy": Policy(model)}, codec, derive(seed, "sample"), device=project.device)
-        kept = fitting(project, codec, chosen, settings.max_tokens)
+        left_out = LeftOut(project)
+        kept = fitting(project, codec, chosen, settings.max_tokens, left_out)
         known = {item.id for item in project.store.items(source="sample", round=round)}
         todo = [(p, ids) for p, ids in kept if item_id(p, ref.version, fingerprint) not in known]
         drawn = duplicates = ended = tokens = 0
@@ -64,6 +66,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
             "near_duplicates": duplicates,
             "ended": ratio(ended, drawn),
             "mean_tokens": ratio(tokens, drawn),
+            **left_out.to_json(),
         }
         run.finish(result)
         return Outcome("sample", run.name, result)

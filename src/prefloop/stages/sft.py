@@ -18,6 +18,7 @@ from prefloop.models.policy import Policy
 from prefloop.models.text import Codec
 from prefloop.ops.masked import masked_sum
 from prefloop.stages.fit import Order, fit
+from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import Outcome, Project, derive, load_policy
 from prefloop.stages.rates import rate
 from prefloop.types import Demonstration, Item
@@ -92,14 +93,16 @@ def sft(project: Project) -> Outcome:
         run = project.begin("sft", fingerprint, inputs)
         model, codec = load_policy(project, base)
         model.train(False)
+        left_out = LeftOut(project)
+        train = left_out.accepted([codec], train, "demonstrations")
+        held_out = project.store.demonstrations(split="heldout", heldout=heldout)[:EVAL_LIMIT]
+        held_out = left_out.accepted([codec], held_out, "held-out demonstrations", some=False)
         encoded, too_long = encode_demonstrations(codec, train, settings.max_tokens)
         if too_long:
             project.say(f"warning: {too_long} demonstrations are longer than {settings.max_tokens} tokens and left out")
         if not encoded:
             raise NothingToDoError("every demonstration is longer than [sft] max_tokens")
-        held, _ = encode_demonstrations(
-            codec, project.store.demonstrations(split="heldout", heldout=heldout)[:EVAL_LIMIT], settings.max_tokens
-        )
+        held, _ = encode_demonstrations(codec, held_out, settings.max_tokens)
         order = Order(len(encoded), settings.batch, settings.epochs, derive(seed, "sft"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "sft", model)
@@ -122,6 +125,7 @@ def sft(project: Project) -> Outcome:
             "steps": order.steps,
             "demonstrations": len(encoded),
             "too_long": too_long,
+            **left_out.to_json(),
             **held_loss,
             "model": project.relative(run.path / "model"),
         }

@@ -23,6 +23,7 @@ from prefloop.models.text import Codec
 from prefloop.ops.masked import masked_sum
 from prefloop.rewards.model import encode
 from prefloop.stages.fit import Order, fit
+from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import Outcome, Project, derive, load_policy
 from prefloop.stages.rates import rate
 from prefloop.stages.train_reward import NOT_COMPARABLE, rankable
@@ -49,6 +50,9 @@ def train_offline(project: Project, round: int) -> Outcome:
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
         model, codec = load_policy(project, start)
+        left_out = LeftOut(project)
+        train = left_out.accepted([codec], train, "lists")
+        held = left_out.accepted([codec], held, "held-out lists", some=False)
         frozen = copy.deepcopy(model) if start.path == reference.path else load_policy(project, reference)[0]
         order = Order(len(train), settings.prompts, settings.epochs, derive(seed, "offline"))
         policy = Policy(model)
@@ -78,6 +82,7 @@ def train_offline(project: Project, round: int) -> Outcome:
             "round": round,
             "lists": len(train),
             "steps": order.steps,
+            **left_out.to_json(),
             **measured,
             "model": project.relative(run.path / "model"),
         }

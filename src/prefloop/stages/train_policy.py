@@ -25,9 +25,10 @@ from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.policy import Policy
 from prefloop.models.reward import new_critic
 from prefloop.record import Run
-from prefloop.rewards.model import Judge, ModelScorer
+from prefloop.rewards.model import Judge, ModelScorer, judge_codecs
 from prefloop.stages.ahead import Ahead
 from prefloop.stages.frozen import round_reference
+from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import Outcome, Project, derive, file_hash, fitting, load_policy, load_registered_reward
 from prefloop.stages.rates import rate
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
@@ -189,18 +190,20 @@ class _Loop:
         self.ahead = Ahead(self._roll_out)
         self.model = model
         heldout = project.config.data.heldout
-        self.prompts = fitting(
-            project, self.codec, project.store.prompts(split="train", heldout=heldout), settings.max_tokens
-        )
+        self.left_out, theirs = LeftOut(project), judge_codecs(self.scorer)
+        train = project.store.prompts(split="train", heldout=heldout)
+        self.prompts = fitting(project, self.codec, train, settings.max_tokens, self.left_out, theirs)
         validation, _ = validation_and_test(project.store.prompts(split="heldout", heldout=heldout))
         if not validation:
             project.say("warning: no held-out prompts; the best checkpoint is chosen on training prompts")
-        self.validation = fitting(project, self.codec, validation or train_sample(self.prompts), settings.max_tokens)
-        self.validation = self.validation[: settings.eval_prompts]
+        validation = validation or train_sample(self.prompts)
+        fit = fitting(project, self.codec, validation, settings.max_tokens, self.left_out, theirs)
+        self.validation = fit[: settings.eval_prompts]
         self.sampling = Sampling(settings.max_tokens, settings.temperature)
         self.demonstrations: list[tuple[list[int], int]] = []
         if settings.ptx:
             shown = project.store.demonstrations(split="train", heldout=heldout)
+            shown = self.left_out.accepted([self.codec], shown, "demonstrations")
             self.demonstrations, _ = encode_demonstrations(self.codec, shown, self.codec.context)
             if not self.demonstrations:
                 raise ConfigError(
@@ -372,6 +375,7 @@ class _Loop:
             "reward_before": state.evals[0]["reward"],
             "kl": at_best["kl"],
             "stopped": state.stopped or "all steps done",
+            **self.left_out.to_json(),
             "weights": file_hash(self.run.path / "model"),
         }
 

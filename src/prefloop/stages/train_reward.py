@@ -30,6 +30,7 @@ from prefloop.record import Run
 from prefloop.rewards.model import raw_scores
 from prefloop.stages.agreement import gold_of
 from prefloop.stages.fit import Order, fit
+from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import ModelRef, Outcome, Project, derive, file_hash, fitting, load_policy
 from prefloop.stages.rates import rate
 from prefloop.stages.reward_lists import EachCriterion, Lists, gather
@@ -135,7 +136,10 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         )
         model.criterion = criterion
         freeze_lowest(model.model, settings.freeze)
-        held = rankable(project, criterion, round, "heldout")
+        left_out = LeftOut(project)
+        learnt = {c: left_out.accepted([codec], items, "lists", c == criterion) for c, items in learnt.items()}
+        learnt = {c: items for c, items in learnt.items() if items}
+        held = left_out.accepted([codec], rankable(project, criterion, round, "heldout"), "held-out lists", some=False)
         shown = gather(learnt)
         lists = Lists(codec, shown, list(learnt), settings, derive(seed, "lent", criterion), weights)
         order = Order(len(shown), settings.batch, settings.epochs, derive(seed, "reward", criterion))
@@ -166,7 +170,20 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             report = pair_accuracy(scores, held, criterion) if held else None
             people = trusted[criterion]
             return _finish(
-                project, run, engine, model, codec, train, held, report, round, snapshot, start, len(shown), people
+                project,
+                run,
+                engine,
+                model,
+                codec,
+                train,
+                held,
+                report,
+                round,
+                snapshot,
+                start,
+                len(shown),
+                people,
+                left_out,
             )
 
 
@@ -184,12 +201,14 @@ def _finish(
     start: ModelRef,
     lists: int,
     people: Trusted,
+    left_out: LeftOut,
 ) -> Outcome:
     """Normalise, save, register."""
     criterion = model.criterion
     mean, std = normalisation(project, model, codec)
     model.set_normalisation(mean, std)
     engine.save("reward", run.path / "model")
+    train = [item for item in train if item.id not in left_out.reasons]
     seen = train[:TRAIN_EVAL]
     on_train = pair_accuracy(score_items(model, codec, seen, project.device), seen, criterion, resamples=0)
     result: dict[str, Any] = {
@@ -204,6 +223,7 @@ def _finish(
         "normalisation": {"mean": mean, "std": std},
         "heldout": report.to_json() if report else None,
         "train_accuracy": on_train.accuracy,
+        **left_out.to_json(),
         "model": project.relative(run.path / "model"),
     }
     metrics = {"round": round, "accuracy": report.accuracy if report else None}
@@ -240,7 +260,7 @@ def normalisation(project: Project, model: RewardModel, codec: Codec) -> tuple[f
         device=project.device,
     )
     prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
-    kept = fitting(project, policy_codec, prompts, settings.max_tokens)
+    kept = fitting(project, policy_codec, prompts, settings.max_tokens, LeftOut(), [codec])
     stride = max(1, len(kept) // project.config.reward.normalise_prompts)
     kept = kept[::stride][: project.config.reward.normalise_prompts]
     sampling = Sampling(settings.max_tokens, settings.temperature)
@@ -267,6 +287,8 @@ def evaluate_reward(
     if not comparable:
         raise NothingToDoError("the file holds no ranking of two or more completions: there is nothing to measure")
     model, codec = load_reward_model(source, settings or Model())
+    left_out = LeftOut()
+    comparable = left_out.accepted([codec], comparable, "lists")
     scores = score_items(model.to(device), codec, comparable, device)
     criteria = sorted({r.criterion for i in comparable for r in i.rankings})
     reports = {}
@@ -276,4 +298,10 @@ def evaluate_reward(
             for i in comparable
         ]
         reports[criterion] = pair_accuracy(scores, [i for i in mine if i.rankings], criterion).to_json()
-    return {"model": str(source), "items": len(comparable), "trained_on": model.criterion, "criteria": reports}
+    return {
+        "model": str(source),
+        "items": len(comparable),
+        "trained_on": model.criterion,
+        "criteria": reports,
+        **left_out.to_json(),
+    }

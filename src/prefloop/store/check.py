@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, and_, exists, func, select
 
 from prefloop.errors import DataError, StoreError
 from prefloop.store import codec
@@ -84,15 +84,12 @@ def _bad_snapshots(connection: Connection) -> Iterator[str]:
         if Snapshot(row["kind"], tuple(sorted(ids))).hash != row["hash"]:
             yield f"snapshot {row['hash']}: its members do not give its hash; it has {len(ids)} of {row['size']}"
         kind = _MEMBERS[row["kind"]]
-        present = (
-            select(func.count()).select_from(snapshot_members).join(kind, kind.c.id == snapshot_members.c.member_id)
+        member = snapshot_members.c.member_id
+        gone = exists().where(removals.c.member_id == member)  # taken out, or left with the person who gave it
+        lost = (
+            select(func.count()).select_from(snapshot_members).where(of_snapshot, ~exists().where(kind.c.id == member))
         )
-        missing = len(ids) - connection.execute(present.where(of_snapshot)).scalar_one()
-        if row["kind"] == "rankings":  # some left with the person who gave them
-            left = select(func.count()).select_from(snapshot_members)
-            left = left.join(removals, removals.c.ranking_id == snapshot_members.c.member_id)
-            missing -= connection.execute(left.where(of_snapshot)).scalar_one()
-        if missing:
+        if missing := connection.execute(lost.where(~gone)).scalar_one():
             yield f"snapshot {row['hash']}: {missing} of its {row['kind']} are not in the store"
 
 

@@ -240,4 +240,5 @@ def to_import(row: Row) -> ImportRow:
         rejected=row["rejected"],
         reasons=tuple(json.loads(row["reasons"])),
         imported_at=row["imported_at"],
+        removed=row["removed"],
     )

@@ -197,5 +197,6 @@ def remove_rankings(connection: Connection, person: str, now: float) -> None:
     give_up_places(connection, person, now)
     theirs = rankings.c.annotator == person
     gone = select(rankings.c.id, literal(now)).where(theirs)
-    connection.execute(insert(removals).from_select(["ranking_id", "removed_at"], gone))
+    connection.execute(delete(removals).where(removals.c.member_id.in_(select(rankings.c.id).where(theirs))))
+    connection.execute(insert(removals).from_select(["member_id", "removed_at"], gone))
     connection.execute(delete(rankings).where(theirs))

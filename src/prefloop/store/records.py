@@ -59,3 +59,4 @@ class ImportRow:
     rejected: int
     reasons: tuple[str, ...]
     imported_at: str
+    removed: int = 0  # records of it that were taken out again since

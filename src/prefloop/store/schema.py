@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0005"  # the newest migration; a test compares it with Alembic's own idea
+HEAD = "0006"  # the newest migration; a test compares it with Alembic's own idea
 
 metadata = MetaData()
 _Seq = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -133,6 +133,16 @@ imports = Table(
     Column("rejected", Integer, nullable=False),
     Column("reasons", Text, nullable=False),
     Column("imported_at", Text, nullable=False),
+    Column("removed", Integer, nullable=False, server_default="0"),  # records taken out again since
+)
+
+origins = Table(  # where a record was read; one that several files hold has a row for each
+    "origins",
+    metadata,
+    Column("record_id", Text, primary_key=True),  # of a prompt, a demonstration, an item or a ranking
+    Column("sha256", Text, primary_key=True),  # of the file: imports.sha256
+    Column("row", Integer, nullable=False),  # its line, or its row in Parquet
+    Index("ix_origins_sha256", "sha256"),
 )
 
 snapshots = Table(
@@ -325,6 +335,6 @@ audit = Table(  # triggers refuse UPDATE and DELETE
     Column("after", Text),
 )
 
-removals = Table(  # rankings that a deleted person took along; snapshots may still name them
-    "removals", metadata, Column("ranking_id", Text, primary_key=True), Column("removed_at", Float, nullable=False)
+removals = Table(  # what was taken out, or left with a deleted person; snapshots may still name it
+    "removals", metadata, Column("member_id", Text, primary_key=True), Column("removed_at", Float, nullable=False)
 )

@@ -71,25 +71,29 @@ class Store:
 
     # -- adding ------------------------------------------------------------------------------------------------------
 
-    def add(self, parsed: Iterable[Parsed], *, round: int = 0) -> Counts:
+    def add(self, parsed: Iterable[Parsed], *, round: int = 0, file: str | None = None) -> Counts:
         """Add records, in order; what is already there (by id) adds nothing, so that repeating is harmless.
 
         A known item may bring new rankings. A prompt keeps the metadata it came with first. `round` is for items that
-        state none. Written in transactions of about 1000 rows: a failure keeps all earlier ones. Raises DataError,
-        naming the record, where an id already means something else or a ranking names a completion wrongly.
+        state none; `file` is the SHA-256 of the file whose rows the records are. Written in transactions of about 1000
+        rows: a failure keeps all earlier ones. Raises DataError, naming the record, where an id already means something
+        else or a ranking names a completion wrongly.
         """
         total, held, size = Counts(), list[Parsed](), 0
         for record in parsed:
             held.append(record)
             size += 1 + (len(record.completions) + len(record.rankings) if isinstance(record, Item) else 0)
             if size >= BATCH_ROWS:
-                total += self._add(held, round)
+                total += self._add(held, round, file)
                 held, size = [], 0
-        return total + self._add(held, round) if held else total
+        return total + self._add(held, round, file) if held else total
 
-    def _add(self, batch: Sequence[Parsed], round: int) -> Counts:
+    def _add(self, batch: Sequence[Parsed], round: int, file: str | None) -> Counts:
         with self._database.write() as connection:
-            return write.add_batch(connection, batch, round)
+            added = write.add_batch(connection, batch, round)
+            if file is not None:
+                write.add_origins(connection, batch, file)
+            return added
 
     def add_rankings(self, rankings: Iterable[Ranking]) -> int:
         """Append events on known items; returns how many were new. Raises DataError naming the first bad one."""

@@ -14,7 +14,7 @@ from sqlalchemy import Column, ColumnElement, Connection, delete, insert, select
 from prefloop.errors import DataError
 from prefloop.store import codec
 from prefloop.store.records import Counts
-from prefloop.store.schema import completions, demonstrations, items, prompts, rankings
+from prefloop.store.schema import completions, demonstrations, items, origins, prompts, rankings
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
 Parsed = Prompt | Demonstration | Item
@@ -47,6 +47,21 @@ def add_batch(connection: Connection, batch: Sequence[Parsed], round: int) -> Co
     members = {item.id: {completion.id for completion in item.completions} for item in listed}
     added_rankings = insert_rankings(connection, [r for item in listed for r in _own_rankings(item)], members)
     return Counts(added_prompts, added_demonstrations, added_items, added_completions, added_rankings)
+
+
+def add_origins(connection: Connection, batch: Sequence[Parsed], file: str) -> None:
+    """Where the records of a batch were read, and the rankings of its items; a record keeps its first row of a file."""
+    rows: dict[str, int] = {}
+    for record in batch:
+        if record.row is not None:
+            said = [ranking.id for ranking in record.rankings] if isinstance(record, Item) else []
+            for id in (record.id, *said):
+                rows.setdefault(id, record.row)
+    for ids in chunks(rows):
+        known = select(origins.c.record_id).where(origins.c.sha256 == file, origins.c.record_id.in_(ids))
+        for id in connection.scalars(known).all():
+            del rows[id]
+    _insert(connection, origins, [{"record_id": id, "sha256": file, "row": row} for id, row in rows.items()])
 
 
 def _own_rankings(item: Item) -> tuple[Ranking, ...]:
