@@ -8,64 +8,30 @@ Identifiers are hashes of content, so that importing the same file twice adds no
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from prefloop.messages import Content as Content
+from prefloop.messages import Json as Json
+from prefloop.messages import Message as Message
+from prefloop.messages import Turns as Turns
+from prefloop.messages import content_from_json as content_from_json
+from prefloop.messages import content_text as content_text
+from prefloop.messages import content_to_json as content_to_json
+from prefloop.messages import conversation, message_text, tool_text
+from prefloop.messages import digest as digest
 
 FinishReason = Literal["stop", "length"]
 Split = Literal["train", "heldout"]
-Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a chat, as in the chat templates of Hugging Face models."""
-
-    role: str
-    content: str
-
-
-Content = str | tuple[Message, ...]
-
-
-def digest(*parts: object) -> str:
-    """The first 16 hex digits of SHA-256 over canonical JSON: stable across runs and machines."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=_plain, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Message):
-        return {"role": value.role, "content": value.content}
-    raise TypeError(f"cannot hash a {type(value).__name__}")
-
-
-def content_to_json(content: Content) -> str | list[dict[str, str]]:
-    """A prompt as it is written to JSON: a string, or a list of `{role, content}`."""
-    if isinstance(content, str):
-        return content
-    return [{"role": m.role, "content": m.content} for m in content]
-
-
-def content_from_json(value: str | Sequence[Mapping[str, str]]) -> Content:
-    """The inverse of `content_to_json`."""
-    if isinstance(value, str):
-        return value
-    return tuple(Message(m["role"], m["content"]) for m in value)
-
-
-def content_text(content: Content) -> str:
-    """A prompt as plain text, for people and for scorers that read text."""
-    if isinstance(content, str):
-        return content
-    return "\n\n".join(f"{m.role}: {m.content}" for m in content)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked. `content` is text, or the messages of a chat; `id` is a hash of content and system."""
+    """What a model is asked. `content` is text, or the messages of a chat; `id` is a hash of content, system and tools.
+
+    tools: JSON schemas of the functions that the model may call, as chat templates take them.
+    """
 
     content: Content
     system: str | None = None
@@ -73,38 +39,53 @@ class Prompt:
     split: Split | None = None  # None: decided by the project's held-out share
     id: str = ""
     row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
+    tools: tuple[Json, ...] = field(default=(), hash=False)
 
     def __post_init__(self) -> None:
         if not self.id:
-            object.__setattr__(self, "id", digest("prompt", content_to_json(self.content), self.system))
+            object.__setattr__(self, "id", prompt_id(self.content, self.system, self.tools))
 
     @property
     def text(self) -> str:
-        return content_text(self.content)
+        """For people and for scorers that read text; the tools stand before what is asked."""
+        asked = content_text(self.content)
+        return "\n\n".join(["\n".join(["tools:", *map(tool_text, self.tools)]), asked]) if self.tools else asked
 
     @property
     def start(self) -> str:
         """What people know it by in a list: one line of at most 160 characters, from the beginning of the text or of
         the chat's last turn that says something."""
-        turns = (self.content,) if isinstance(self.content, str) else [m.content for m in reversed(self.content)]
+        said = conversation(self.content)
+        turns = (said,) if isinstance(said, str) else [message_text(m) for m in reversed(said)]
         line = next((" ".join(text.split()) for text in turns if text and not text.isspace()), "")
         return line if len(line) <= 160 else line[:159] + "…"
 
 
+def prompt_id(content: Content, system: str | None, tools: Sequence[Json] = ()) -> str:
+    return digest("prompt", content_to_json(content), system, *([list(tools)] if tools else []))
+
+
+def answer_key(text: str, messages: Turns) -> object:
+    """What tells one answer from another: its text, with the messages where these hold more than the text shows."""
+    return text if all(m.plain for m in messages) else [text, content_to_json(messages)]
+
+
 @dataclass(frozen=True)
 class Demonstration:
-    """A completion somebody wrote to show how it is done."""
+    """A completion somebody wrote to show how it is done. `messages` as in `Completion`."""
 
     prompt: Prompt
     text: str
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
-    ordinal: int = 0  # tells equal texts for one prompt apart
+    ordinal: int = 0  # tells equal answers to one prompt apart
     id: str = ""
     row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
+    messages: Turns = ()
 
     def __post_init__(self) -> None:
         if not self.id:
-            object.__setattr__(self, "id", digest("demonstration", self.prompt.id, self.text, self.ordinal))
+            answer = answer_key(self.text, self.messages)
+            object.__setattr__(self, "id", digest("demonstration", self.prompt.id, answer, self.ordinal))
 
 
 @dataclass(frozen=True)
@@ -113,6 +94,9 @@ class Completion:
 
     `logprobs` are the sampler's, per token of `token_ids`, in nats. `tokenizer` is the fingerprint of the tokenizer
     that made `token_ids`; ids are only trusted by a model with the same one. `policy_version` names the weights.
+
+    messages: the turns of an answer that is more than one plain text of the assistant (it calls tools, it reasons, it
+              goes on after a tool's result); else (). `text` is then how a person reads them.
     """
 
     id: str
@@ -125,6 +109,12 @@ class Completion:
     sampling: Json | None = field(default=None, hash=False, compare=False)
     tokenizer: str | None = None
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
+    messages: Turns = ()
+
+    @property
+    def answer(self) -> object:
+        """What tells it from another answer to the same prompt."""
+        return answer_key(self.text, self.messages)
 
     @property
     def local_id(self) -> str:

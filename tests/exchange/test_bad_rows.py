@@ -42,7 +42,10 @@ BAD = {
     "empty chat": (changed(prompt=[]), "prompt is empty"),
     "prompt is a number": (changed(prompt=3), "prompt must be a list, not a number"),
     "message is text": (changed(prompt=["hi"]), "must be an object"),
-    "content is parts": (changed(prompt=[{"role": "user", "content": [{"type": "text"}]}]), "must be text, not a list"),
+    "a part without text": (
+        changed(prompt=[{"role": "user", "content": [{"type": "text"}]}]),
+        "whose text is null",
+    ),
     "no role": (changed(prompt=[{"content": "hi"}]), "role of message 1 of prompt must be text"),
     "empty completion": (completed(text=""), "the text of completion 'c0' is empty"),
     "no completions": (changed(completions=[]), "at least two completions; this record has 0"),

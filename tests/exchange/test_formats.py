@@ -96,7 +96,7 @@ def test_transcripts_that_end_alike_have_the_last_turn_as_answer(tmp_path: Path)
 def test_chats_that_part_early_keep_every_turn(tmp_path: Path) -> None:
     item = one(tmp_path, {"chosen": [USER, YES, USER, NO], "rejected": [USER, NO]})
     assert item.prompt.content == (Message("user", "hello?"),)
-    assert item.completions[0].metadata == {"messages": [YES, USER, NO]}
+    assert item.completions[0].messages == tuple(Message(m["role"], m["content"]) for m in (YES, USER, NO))
     assert item.completions[1].text == "no"
 
 

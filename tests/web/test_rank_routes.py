@@ -377,7 +377,7 @@ def test_a_chat_is_turns_and_a_plain_prompt_is_one_without_a_name() -> None:
 
 
 def test_letters_follow_the_order_shown() -> None:
-    given = Presentation("l", 100.0, Prompt("?"), ("x y", "z"), "quality", (), None, None, 1, None)
+    given = Presentation("l", 100.0, Prompt("?"), ("x y", "z"), ((), ()), "quality", (), None, None, 1, None)
     page = present.task_page(given, None, now=40.5)
     assert [(card.name, str(card.raw)) for card in page.cards] == [("A", "x y"), ("B", "z")]
     assert (page.seconds_left, page.words) == (59, 4)

@@ -10,6 +10,7 @@ from prefloop.exchange.base import BadRow, Format, Record, quoted
 from prefloop.exchange.build import PREFERENCE, build_item, draft
 from prefloop.exchange.kto import judged
 from prefloop.exchange.sides import FIRST, SECOND, STOPS, TIE, annotator, written
+from prefloop.exchange.turns import tools_of
 from prefloop.types import Completion, Item, Message, Prompt
 
 CONVERSATIONS, REPLIES = ("conversation_a", "conversation_b"), ("response_a", "response_b")
@@ -88,7 +89,7 @@ def _shown(record: Record) -> tuple[Prompt, list[Completion]]:
     start = pairs.shared_turns(*turns)
     if not start:
         raise BadRow("the two conversations share no beginning that could be the prompt")
-    asked = Prompt(turns[0][:start], fields.optional_text(record, "system"))
+    asked = Prompt(turns[0][:start], fields.optional_text(record, "system"), tools=tools_of(record))
     return asked, [
         fields.answer(pairs.answering(said[start:], name), f"c{i}", name)
         for i, (name, said) in enumerate(zip(names, turns, strict=True))

@@ -75,3 +75,16 @@ def quoted(value: object) -> str:
     """A value as it may appear in a reason: short and safe to print."""
     text = repr(value)
     return printable(text if len(text) <= 60 else text[:57] + "...", 60)
+
+
+def kind(value: object) -> str:
+    """What a JSON value is called in a message to people."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "a list" if isinstance(value, list) else "an object"

@@ -43,7 +43,7 @@ def build_item(
 
 
 def derived_item_id(prompt: Prompt, external_id: str | None, completions: Sequence[Completion]) -> str:
-    return digest("item", prompt.id, external_id, [c.text for c in completions])
+    return digest("item", prompt.id, external_id, [c.answer for c in completions])
 
 
 def draft(annotator: str, criterion: str, tiers: Sequence[Sequence[str]], **more: Any) -> Ranking:

@@ -12,19 +12,22 @@ mistaken for anybody's data. In Parquet, where a column has one type, a prompt t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Record
 from prefloop.exchange.build import ACCEPTABLE, build_item, derived_item_id, draft
-from prefloop.types import Completion, Item, Prompt, Ranking, content_to_json, digest
+from prefloop.exchange.turns import TOOLS
+from prefloop.types import Completion, Item, Prompt, Ranking, content_to_json, digest, prompt_id
 
 OWN = "prefloop"
 SCHEMA = 1  # of the records written; one that a newer prefloop wrote is refused
-RECORD = ("id", "prompt", "system", "completions", "rankings", OWN)
+RECORD = ("id", "prompt", "system", *TOOLS, "completions", "rankings", OWN)
 COMPLETION = ("id", "text", "messages", "model", "policy_version", "token_ids", "logprobs", "sampling", "tokenizer")
 RANKING = ("annotator", "criterion", "tiers", "unacceptable", "none_acceptable", "ratings", "comment", "flags", "shown")
 EVENT = ("duration_s", "created_at", "supersedes", "simulated", OWN)
+BESIDE = ("system", *TOOLS)  # of a prompt
 FINISH_REASONS = ("stop", "length")
 
 
@@ -74,8 +77,8 @@ FORMAT = Format("rankings", "canonical ranking records: prompt, completions, ran
 def _asked(record: Record, own: Mapping[str, Any]) -> tuple[Prompt, tuple[str, ...]]:
     """The prompt and the fields that are not metadata."""
     if own and record.get("prompt") is None:
-        return fields.prompt_of({name: record.get(name) for name in ("messages", "system")}), (*RECORD, "messages")
-    return fields.prompt_of({name: record.get(name) for name in ("prompt", "system")}), RECORD
+        return fields.prompt_of({name: record.get(name) for name in ("messages", *BESIDE)}), (*RECORD, "messages")
+    return fields.prompt_of({name: record.get(name) for name in ("prompt", *BESIDE)}), RECORD
 
 
 def _own(record: Record) -> dict[str, Any]:
@@ -108,7 +111,7 @@ OWN_TYPES: Mapping[str, type] = {
 
 def _own_prompt(prompt: Prompt, own: Mapping[str, Any]) -> Prompt:
     metadata = own.get("prompt_metadata", {})
-    return Prompt(prompt.content, prompt.system, metadata, own.get("split"), own.get("prompt_id", ""))
+    return replace(prompt, metadata=metadata, split=own.get("split"), id=own.get("prompt_id", ""))
 
 
 def _checked_rest(record: Record, used: tuple[str, ...]) -> dict[str, Any]:
@@ -137,8 +140,9 @@ def _completion(value: object, may_be_empty: bool) -> Completion:
         used = (*COMPLETION, "finish_reason")
     known["metadata"] = _checked_rest(entry, used)
     said = entry["text"] if isinstance(entry.get("text"), list) else entry.get("messages")  # a list: spelt-out messages
-    if not isinstance(entry.get("text"), str) and said is not None:
-        return fields.answer(fields.messages(said, name)[0], local_id, name, **known)
+    if said is not None:
+        made = fields.answer(fields.messages(said, name)[0], local_id, name, **known)
+        return replace(made, text=entry["text"]) if isinstance(entry.get("text"), str) else made
     if may_be_empty and isinstance(entry.get("text"), str):
         return Completion(local_id, entry["text"], **known)
     return Completion(local_id, fields.text(entry.get("text"), f"the text of {name}"), **known)
@@ -184,11 +188,10 @@ def to_record(item: Item) -> dict[str, Any]:
     """The record that `parse` turns back into an equal item. Fields at their defaults are left out."""
     prompt = item.prompt
     local = {c.id: c.local_id for c in item.completions}
-    derived_prompt_id = digest("prompt", content_to_json(prompt.content), prompt.system)
-    drafts = [Completion(c.local_id, c.text) for c in item.completions]
+    derived_prompt_id = prompt_id(prompt.content, prompt.system, prompt.tools)
     own = {
         "schema": SCHEMA,
-        "item_id": item.id if item.id != derived_item_id(prompt, item.external_id, drafts) else None,
+        "item_id": item.id if item.id != derived_item_id(prompt, item.external_id, item.completions) else None,
         "prompt_id": prompt.id if prompt.id != derived_prompt_id else None,
         "prompt_metadata": dict(prompt.metadata) or None,
         "split": prompt.split,
@@ -199,6 +202,7 @@ def to_record(item: Item) -> dict[str, Any]:
         id=item.external_id,
         prompt=content_to_json(prompt.content),
         system=prompt.system,
+        tools=list(prompt.tools) or None,
         completions=[_completion_record(c) for c in item.completions],
         rankings=[_ranking_record(r, place, local) for place, r in enumerate(item.rankings)],
         metadata=dict(item.metadata) or None,
@@ -214,6 +218,7 @@ def _completion_record(completion: Completion) -> dict[str, Any]:
     return present(
         id=completion.local_id,
         text=completion.text,
+        messages=content_to_json(completion.messages) if completion.messages else None,
         model=completion.model,
         policy_version=completion.policy_version,
         token_ids=completion.token_ids,

@@ -6,31 +6,20 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prefloop.exchange.base import BadRow, Record, quoted
-from prefloop.types import Completion, Content, Message, Prompt, content_text
+from prefloop.exchange.base import kind as kind
+from prefloop.exchange.turns import TOOLS, tools_of
+from prefloop.exchange.turns import message as message
+from prefloop.messages import answer_text
+from prefloop.types import Completion, Content, Message, Prompt
 
 MAX_TOKEN_ID = 2**31 - 1
 
-# ShareGPT's and Open-Assistant's names for the roles of chat templates
-ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "observation": "tool"}
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "messages", "conversation", "chat", "text")
 SYSTEM_NAMES = ("system", "system_prompt")
 PROMPT_FIELDS = ("prompt", "instruction", "conversations", "messages", "question", "query", "input")
 ANSWERS = ("completion", "response", "output")
 ALPACA = ("input", "context", "history")
 ANSWERED_BY_ANSWER = ("question", "query", "input")  # beside a `prompt`, `answer` is a reward function's column
-
-
-def kind(value: object) -> str:
-    """What a JSON value is called in a message to people."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "text"
-    return "a list" if isinstance(value, list) else "an object"
 
 
 def text(value: object, name: str) -> str:
@@ -115,22 +104,10 @@ def rest(record: Record, used: Collection[str]) -> dict[str, Any]:
     return {**left, **given}
 
 
-def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
-    """One message written as {role, content} or {from, value}, and its other fields."""
-    entry = object_of(value, name)
-    role_key, content_key = ("from", "value") if "from" in entry else ("role", "content")
-    role = text(entry.get(role_key), f"the {role_key} of {name}")
-    content = entry.get(content_key)
-    if not isinstance(content, str):
-        raise BadRow(f"the {content_key} of {name} must be text, not {kind(content)}")
-    extra = {key: inner for key, inner in entry.items() if key not in (role_key, content_key) and inner is not None}
-    return Message(ROLES.get(role, role) if role_key == "from" else role, content), extra
-
-
 def messages(value: object, name: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
     """A list of messages, and the other fields of each by its place: {"0": {...}}. The last one says something."""
     found = [message(entry, f"message {place} of {name}") for place, entry in enumerate(items_of(value, name), start=1)]
-    if not found or not found[-1][0].content.strip():
+    if not found or (found[-1][0].silent and found[-1][0].role != "tool"):  # a tool may well give nothing back
         raise BadRow(f"{name} is empty")
     return tuple(m for m, _ in found), {str(place): extra for place, (_, extra) in enumerate(found) if extra}
 
@@ -141,23 +118,31 @@ def prompt_name(record: Record) -> str | None:
 
 
 def prompt_of(record: Record) -> Prompt:
-    """The prompt of a record, under whichever of the usual names it goes."""
+    """The prompt of a record, under whichever of the usual names it goes, and the tools that may be called."""
+    _refuse_media(record)
+    tools = tools_of(record)
     system = next((said for name in SYSTEM_NAMES if (said := optional_text(record, name)) is not None), None)
     name = prompt_name(record)
     if name is None:
         raise BadRow("no prompt")
     if name == "instruction":
-        return Prompt(_alpaca(record), system)
+        return Prompt(_alpaca(record), system, tools=tools)
     if isinstance(record[name], str):
-        return Prompt(text(record[name], name), system)
-    content, extra = messages(record[name], name)
-    return Prompt(content, system, {"message_fields": extra} if extra else {})
+        return Prompt(text(record[name], name), system, tools=tools)
+    content, beside = messages(record[name], name)
+    return Prompt(content, system, {"message_fields": beside} if beside else {}, tools=tools)
+
+
+def _refuse_media(record: Record) -> None:
+    for name in ("images", "videos", "audios"):
+        if record.get(name):
+            raise BadRow(f"the row holds {name}; prefloop reads text only")
 
 
 def prompt_fields(record: Record) -> tuple[str, ...]:
     """The fields `prompt_of` read: `input`, `context` and `history` only mean something beside `instruction`."""
     name = prompt_name(record) or "prompt"
-    return (*SYSTEM_NAMES, name, *ALPACA) if name == "instruction" else (*SYSTEM_NAMES, name)
+    return (*SYSTEM_NAMES, *TOOLS, name, *(ALPACA if name == "instruction" else ()))
 
 
 def answer_name(record: Record) -> str | None:
@@ -198,11 +183,11 @@ def _alpaca(record: Record) -> Content:
 
 
 def answer(turns: Sequence[Message], local_id: str, name: str, **known: Any) -> Completion:
-    """A completion from the turns that follow a prompt. More than one assistant turn is kept under `metadata`."""
-    if len(turns) == 1 and turns[0].role == "assistant":
-        return Completion(local_id, text(turns[0].content, name), **known)
-    metadata = {**known.pop("metadata", {}), "messages": [{"role": m.role, "content": m.content} for m in turns]}
-    return Completion(local_id, text(content_text(tuple(turns)), name), metadata=metadata, **known)
+    """A completion from the turns that follow a prompt; whatever is more than one plain text keeps its messages."""
+    messages = tuple(turns)
+    if len(messages) == 1 and messages[0].role == "assistant" and messages[0].plain:
+        return Completion(local_id, text(messages[0].content, name), **known)
+    return Completion(local_id, text(answer_text(messages), name), messages=messages, **known)
 
 
 def completion(value: object, local_id: str, name: str) -> Completion:
@@ -210,7 +195,8 @@ def completion(value: object, local_id: str, name: str) -> Completion:
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list):
-        return answer(messages(value, name)[0], local_id, name)
+        turns, beside = messages(value, name)
+        return answer(turns, local_id, name, metadata={"message_fields": beside} if beside else {})
     if value is None:
         raise BadRow(f"no {name}")
     return Completion(local_id, text(value, name))

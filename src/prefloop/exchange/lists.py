@@ -14,6 +14,7 @@ from typing import Any
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Record
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, by_score, draft
+from prefloop.exchange.turns import TOOLS
 from prefloop.types import Completion, Item, Prompt, Ranking
 
 OVERALL = "overall_score"
@@ -77,12 +78,12 @@ def parse_helpsteer3(records: Sequence[Record]) -> Iterable[Item]:
         _context(record),
         [fields.completion(record.get(name), f"c{i}", name) for i, name in enumerate(("response1", "response2"))],
         [draft(IMPORTED, PREFERENCE, tiers, metadata={"overall_preference": preference})],
-        metadata=fields.rest(record, ("context", "response1", "response2", "overall_preference")),
+        metadata=fields.rest(record, ("context", *TOOLS, "response1", "response2", "overall_preference")),
     )
 
 
 def _context(record: Record) -> Prompt:
-    return fields.prompt_of({"prompt": record.get("context")})
+    return fields.prompt_of({"prompt": record.get("context"), **{name: record.get(name) for name in TOOLS}})
 
 
 def fits_nectar(record: Record) -> bool:
@@ -118,7 +119,7 @@ def parse_nemo(records: Sequence[Record]) -> Iterable[Item]:
         _context(record),
         [fields.completion(e.get("completion"), f"c{i}", "completion") for i, e in enumerate(entries)],
         [draft(IMPORTED, PREFERENCE, _by_rank(entries))],
-        metadata=fields.rest(record, ("context", "completions")),
+        metadata=fields.rest(record, ("context", "completions", *TOOLS)),
     )
 
 
@@ -135,7 +136,7 @@ def uses_ultrafeedback(record: Record) -> tuple[str, ...]:
 
 
 def uses_helpsteer3(record: Record) -> tuple[str, ...]:
-    return ("context", "response1", "response2", "overall_preference", "individual_preference")
+    return ("context", *TOOLS, "response1", "response2", "overall_preference", "individual_preference")
 
 
 def uses_nectar(record: Record) -> tuple[str, ...]:
@@ -143,7 +144,7 @@ def uses_nectar(record: Record) -> tuple[str, ...]:
 
 
 def uses_nemo(record: Record) -> tuple[str, ...]:
-    return ("context", *_entries("completions", "completion", "rank", "reward"))
+    return ("context", *TOOLS, *_entries("completions", "completion", "rank", "reward"))
 
 
 LISTS = (

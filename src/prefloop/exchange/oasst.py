@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
@@ -87,7 +88,7 @@ def parse_replies(records: Sequence[Record]) -> Iterable[Item]:
     tiers = by_score({f"c{i}": -fields.number(rank, "a rank") for i, rank in enumerate(ranks)})
     prompt = fields.prompt_of(record)
     if isinstance(prompt.content, str):
-        prompt = Prompt(_turns(prompt.content), prompt.system)
+        prompt = replace(prompt, content=_turns(prompt.content), id="")
     yield build_item(
         prompt,
         [fields.completion(response, f"c{i}", "a response") for i, response in enumerate(responses)],

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Look, Record
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, draft
+from prefloop.exchange.turns import tools_of
 from prefloop.types import Completion, Item, Message, Prompt
 
 USED = ("id", "chosen", "rejected", "score_chosen", "score_rejected", "annotator", "criterion", "simulated")
@@ -105,7 +106,7 @@ def pair_item(record: Record, prompt: Prompt, chosen: Completion, rejected: Comp
     fields.optional_number(record, "margin")  # kept with the metadata, but it has to be a number
     scores = [fields.optional_number(record, name) for name in ("score_chosen", "score_rejected")]
     scored = {local: {"score": score} for local, score in zip(("c0", "c1"), scores, strict=True) if score is not None}
-    tie = chosen.text == rejected.text or (len(scored) == 2 and scores[0] == scores[1])
+    tie = chosen.answer == rejected.answer or (len(scored) == 2 and scores[0] == scores[1])
     ranking = draft(
         fields.optional_name(record, "annotator") or IMPORTED,
         fields.optional_name(record, "criterion") or PREFERENCE,
@@ -161,7 +162,8 @@ def _split_messages(record: Record, chosen: Turns, rejected: Turns) -> tuple[Pro
         if prompt is not None and start and prompt.content not in [m.content for m in chosen[:start]]:
             raise BadRow("prompt is not part of the conversation that chosen and rejected share")
         if start:
-            prompt = Prompt(chosen[:start], fields.optional_text(record, "system"))
+            said = fields.optional_text(record, "system")
+            prompt = Prompt(chosen[:start], said, tools=tools_of(record))
     if prompt is None:
         raise BadRow("no prompt, and chosen and rejected share no messages that could be one")
     return (

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Record
+from prefloop.exchange.turns import CALLS, TOOLS
 from prefloop.types import Demonstration, Prompt
 
 CHATS = ("messages", "conversations")
@@ -19,7 +20,7 @@ def _chat(record: Record) -> str | None:
     name = next((name for name in CHATS if record.get(name)), None)
     turns = record[name] if name else None
     last = turns[-1] if isinstance(turns, list) else None
-    said = isinstance(last, dict) and (last.get("role") == "assistant" or last.get("from") == "gpt")
+    said = isinstance(last, dict) and (last.get("role") == "assistant" or last.get("from") in ("gpt", CALLS))
     return name if said else None
 
 
@@ -62,14 +63,15 @@ def parse_demonstration(records: Sequence[Record]) -> Iterable[Demonstration]:
         name = fields.answer_name(record) or fields.ANSWERS[0]
         if record.get(name) is None and fields.prompt_name(record) in CHATS:
             raise BadRow(f"{fields.prompt_name(record)} must be messages of which the last is the assistant's")
-        text = fields.completion(record.get(name), "c0", name).text
+        shown = fields.completion(record.get(name), "c0", name)
     else:
-        system = {name: record.get(name) for name in fields.SYSTEM_NAMES}
-        whole = fields.prompt_of({chat: record[chat], **system})
+        beside = {name: record.get(name) for name in (*fields.SYSTEM_NAMES, *TOOLS)}
+        whole = fields.prompt_of({chat: record[chat], **beside})
         asked, turn = fields.split_answer(whole.content, chat)
         prompt = replace(whole, content=asked, id="")
-        text = fields.text(turn.content, "the last message")
-    yield Demonstration(prompt, text, fields.rest(record, used))
+        shown = fields.answer((turn,), "c0", "the last message")
+    left = fields.rest(record, used)
+    yield Demonstration(prompt, shown.text, {**left, **shown.metadata}, messages=shown.messages)
 
 
 def fits_prompt(record: Record) -> bool:
@@ -80,7 +82,7 @@ def parse_prompt(records: Sequence[Record]) -> Iterable[Prompt]:
     (record,) = records
     prompt = fields.prompt_of(record)
     left = fields.rest(record, fields.prompt_fields(record))
-    yield Prompt(prompt.content, prompt.system, {**left, **prompt.metadata})
+    yield replace(prompt, metadata={**left, **prompt.metadata})
 
 
 DEMONSTRATIONS = Format(

@@ -48,8 +48,8 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     for place, record in enumerate(records):
         local = f"c{place}"
         prompt, said = _split(record)
-        kept = {**said.metadata, **prompt.metadata, **fields.rest(record, uses(record))}
-        completions.append(replace(said, id=local, metadata=kept))
+        left = {**prompt.metadata, **fields.rest(record, uses(record)), **said.metadata}
+        completions.append(replace(said, id=local, metadata=left))
         for name in (*ATTRIBUTES, *RATINGS):
             if record.get(name) is not None:
                 scores.setdefault(name, {})[local] = _score(record[name], name)

@@ -31,7 +31,7 @@ from prefloop.exchange.grouping import together
 from prefloop.exchange.source import Row, rows
 from prefloop.exchange.stringified import spoken
 from prefloop.exchange.transcripts import whole
-from prefloop.types import Demonstration, Item, Prompt, digest
+from prefloop.types import Demonstration, Item, Prompt, answer_key, digest
 
 MAX_LINE_BYTES = 8_000_000
 SNIFFED_ROWS = 50
@@ -201,6 +201,6 @@ def _keeping(result: _Result, kept: Record) -> _Result:
 
 def _numbered(demonstration: Demonstration, seen: Counter[str]) -> Demonstration:
     """Equal rows of one file stay as many as they are."""
-    key = digest(demonstration.prompt.id, demonstration.text)
+    key = digest(demonstration.prompt.id, answer_key(demonstration.text, demonstration.messages))
     seen[key] += 1
     return demonstration if seen[key] == 1 else replace(demonstration, ordinal=seen[key] - 1, id="")

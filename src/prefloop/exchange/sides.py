@@ -14,6 +14,7 @@ from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Look, Record, quoted
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, draft
 from prefloop.exchange.kto import judged
+from prefloop.exchange.turns import TOOLS
 from prefloop.types import Completion, Item, Prompt, Ranking
 
 FIRST, SECOND, TIE = [["c0"], ["c1"]], [["c1"], ["c0"]], [["c0", "c1"]]
@@ -231,13 +232,13 @@ def uses_openai(record: Record) -> tuple[str, ...]:
 
 
 def parse_openai(records: Sequence[Record]) -> Iterable[Item]:
-    """`input.messages` are the prompt; what else `input` holds (tools) is kept with it."""
+    """`input.messages` are the prompt; what else `input` holds is kept with it."""
     (record,) = records
     asked = record.get("input")
     given: Mapping[str, Any] = asked if isinstance(asked, dict) else {"messages": asked}
     content = given.get("messages")
-    prompt = fields.prompt_of({"prompt": content})
-    more = {name: value for name, value in given.items() if name != "messages" and value is not None}
+    prompt = fields.prompt_of({"prompt": content, **{name: given.get(name) for name in TOOLS}})
+    more = {name: value for name, value in given.items() if name not in ("messages", *TOOLS) and value is not None}
     prompt = replace(prompt, metadata={**more, **prompt.metadata})
     yield _two(record, PREFERRED, [draft(IMPORTED, PREFERENCE, FIRST)], uses_openai(record), prompt)
 

@@ -164,15 +164,16 @@ def _write_parquet(aside: Path, columns: Columns, lines: Iterable[bytes]) -> int
     from prefloop.exchange.parquet import write_table  # pyarrow takes a while to load
 
     spool = _spool(aside)
-    chats = False
+    chats = rich = False
     with spool.open("wb") as out:
         for line in lines:
             out.write(line)
-            chats = chats or columns.is_chat(json.loads(line))
+            row = json.loads(line)
+            chats, rich = chats or columns.is_chat(row), rich or columns.is_rich(row)
 
     def rows() -> Iterator[Row]:
         with spool.open("rb") as file:
             for line in file:
-                yield columns.row(json.loads(line), chats)
+                yield columns.row(json.loads(line), chats, rich)
 
-    return write_table(aside, columns.fields(chats), rows(), SCHEMA)
+    return write_table(aside, columns.fields(chats, rich), rows(), SCHEMA)

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 from prefloop.exchange.tables import Columns
-from prefloop.types import content_from_json, content_text
+from prefloop.messages import answer_text, to_turns
+from prefloop.types import Prompt
 
 BOM = "\ufeff"  # without it, Excel takes UTF-8 for the code page of its machine
 # what a spreadsheet may drop before it looks at a cell: white space, and characters that cannot be seen
@@ -33,11 +34,19 @@ def write_csv(out: IO[bytes], columns: Columns, rows: Iterable[Mapping[str, Any]
         writer = csv.writer(text)
         writer.writerow(columns.csv)
         for row in rows:
-            writer.writerow([cell(row.get(name)) for name in columns.csv])
+            writer.writerow([cell(_asked(row) if name == "prompt" else row.get(name)) for name in columns.csv])
             count += 1
     finally:
         text.detach()  # the stream is the caller's to close
     return count
+
+
+def _asked(row: Mapping[str, Any]) -> object:
+    """The prompt, after the tools that may be called where there are any."""
+    asked = row.get("prompt")
+    if not row.get("tools"):
+        return asked
+    return Prompt(asked if isinstance(asked, str) else to_turns(asked or []), tools=tuple(row["tools"])).text
 
 
 def cell(value: object) -> str | int | float:
@@ -53,7 +62,7 @@ def cell(value: object) -> str | int | float:
         and value
         and all(isinstance(v, dict) and {"role", "content"} <= v.keys() for v in value)
     ):
-        return harmless(_turns(value))
+        return harmless(answer_text(to_turns(value)))
     if isinstance(value, str):
         return harmless(value)
     return harmless(json.dumps(value, ensure_ascii=False))
@@ -65,10 +74,3 @@ def harmless(text: str) -> str:
     if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         return f"'{text}"
     return text
-
-
-def _turns(turns: list[dict[str, str]]) -> str:
-    """An answer as its text, a longer chat with the names of the roles."""
-    if len(turns) == 1 and turns[0]["role"] == "assistant":
-        return turns[0]["content"]
-    return content_text(content_from_json(turns))

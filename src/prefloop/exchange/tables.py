@@ -4,8 +4,10 @@ A type is one of the names below; `list[...]` and a tuple of fields (an object) 
 
     text, bool, int, float
     json     an object of any shape, as JSON text
-    turns    a list of {role, content}
+    turns    a list of {role, content}; with what else a message holds, where any message of the file holds more
     said     text, or turns where any prompt of the file is a chat
+    answer   text, or turns where any message of the file holds more
+    ("rich", TYPE)  a column that is only there where any row of the file has tools, or an answer of several turns
 """
 
 from __future__ import annotations
@@ -36,17 +38,27 @@ class Columns:
 
     @property
     def csv(self) -> tuple[str, ...]:
-        return self.cells or tuple(name for name, _ in self.parquet)
+        return self.cells or tuple(name for name, kind in self.parquet if kind[0] != "rich")
 
     def is_chat(self, row: Mapping[str, Any]) -> bool:
         return any(isinstance(row.get(name), list) for name in self.said)
 
-    def fields(self, chats: bool) -> Fields:
-        """The columns of a file with or without chats."""
-        said = "turns" if chats else "text"
-        return tuple((name, said if kind == "said" else kind) for name, kind in self.parquet)
+    def is_rich(self, row: Mapping[str, Any]) -> bool:
+        """Whether a message holds more than role and text, or the row has tools or an answer of several turns."""
+        chats = [row[name] for name in (*self.said, "prompt") if isinstance(row.get(name), list)]
+        longer = any("messages" in answer for answer in row.get("completions", ()))
+        longer = longer or any(isinstance(row.get(name), list) for name in self._answers)
+        return bool(row.get("tools")) or longer or any(not _is_plain(turn) for chat in chats for turn in chat)
 
-    def row(self, row: Mapping[str, Any], chats: bool) -> dict[str, Any]:
+    @property
+    def _answers(self) -> tuple[str, ...]:
+        return tuple(name for name, kind in self.parquet if kind == "answer")
+
+    def fields(self, chats: bool, rich: bool = False) -> Fields:
+        """The columns of a file with or without chats; with or without messages that hold more than a text."""
+        return tuple((name, kind) for name, wide in self.parquet if (kind := _narrowed(wide, chats, rich)) is not None)
+
+    def row(self, row: Mapping[str, Any], chats: bool, rich: bool = False) -> dict[str, Any]:
         """A row as `fields` describes it."""
         found = dict(row)
         if self.twin and isinstance(found["prompt"], list):
@@ -56,12 +68,69 @@ class Columns:
                 if isinstance(found.get(name), str):
                     role = "user" if name == "prompt" else "assistant"
                     found[name] = [{"role": role, "content": found[name]}]
+        if rich:
+            for name in self._answers:
+                if isinstance(found[name], str):
+                    found[name] = [{"role": "assistant", "content": found[name]}]
+            for name in (*self.said, *self._answers, "messages"):
+                if isinstance(found.get(name), list):
+                    found[name] = [_in_columns(turn) for turn in found[name]]
+            if "completions" in found:
+                found["completions"] = [_rich_answer(answer) for answer in found["completions"]]
         return found
+
+
+def _is_plain(turn: Mapping[str, Any]) -> bool:
+    return turn.keys() == {"role", "content"} and turn["content"] is not None
+
+
+def _narrowed(kind: Type, chats: bool, rich: bool) -> Type:
+    """A type as one file has it; None where the file does without the column."""
+    if kind == "answer":
+        return RICH_TURNS if rich else "text"
+    if kind == "said":
+        kind = "turns" if chats else "text"
+    if kind == "turns":
+        return RICH_TURNS if rich else kind
+    if isinstance(kind, str):
+        return kind
+    if kind[0] == "rich":
+        return _narrowed(kind[1], chats, rich) if rich else None
+    if kind[0] == "list":
+        return _list(_narrowed(kind[1], chats, rich))
+    return tuple((name, narrow) for name, wide in kind if (narrow := _narrowed(wide, chats, rich)) is not None)
+
+
+def _in_columns(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose fields without a column of their own stand together under "prefloop"."""
+    own = {
+        name: value
+        for name, value in turn.items()
+        if name not in _TURN or (_TURN[name] == "text" and not isinstance(value, str | None))
+    }
+    return {**{name: value for name, value in turn.items() if name not in own}, **({"prefloop": own} if own else {})}
+
+
+def _rich_answer(answer: Mapping[str, Any]) -> dict[str, Any]:
+    turns = answer.get("messages")
+    return {**answer, "messages": [_in_columns(turn) for turn in turns]} if turns else dict(answer)
 
 
 def _list(inner: Type) -> Type:
     return ("list", inner)
 
+
+_TURN: Mapping[str, Type] = {
+    "role": "text",
+    "content": "text",
+    "reasoning_content": "text",
+    "tool_calls": "json",
+    "tool_call_id": "text",
+    "name": "text",
+    "prefloop": "json",
+}
+RICH_TURNS = _list(tuple(_TURN.items()))
+_TOOLS: Field = ("tools", ("rich", "json"))
 
 _ORIGIN: Fields = (("criterion", "text"), ("annotator", "text"), ("simulated", "bool"), ("item_id", "text"))
 
@@ -70,6 +139,7 @@ PAIRS = Columns(
         ("prompt", "said"),
         ("chosen", "said"),
         ("rejected", "said"),
+        _TOOLS,
         ("margin", "float"),
         ("probability", "float"),
         ("judges", "int"),
@@ -79,17 +149,19 @@ PAIRS = Columns(
     said=("prompt", "chosen", "rejected"),
 )
 KTO = Columns(
-    (("prompt", "said"), ("completion", "said"), ("label", "bool"), *_ORIGIN),
+    (("prompt", "said"), ("completion", "said"), ("label", "bool"), _TOOLS, *_ORIGIN),
     said=("prompt", "completion"),
 )
-PROMPTS = Columns((("prompt", "said"), ("system", "text"), ("metadata", "json")), said=("prompt",))
+PROMPTS = Columns((("prompt", "said"), ("system", "text"), _TOOLS, ("metadata", "json")), said=("prompt",))
 DEMONSTRATIONS = Columns(
-    (("prompt", "said"), ("system", "text"), ("completion", "text"), ("metadata", "json")), said=("prompt",)
+    (("prompt", "said"), ("system", "text"), _TOOLS, ("completion", "answer"), ("metadata", "json")),
+    said=("prompt",),
 )
 
 _COMPLETION: Fields = (
     ("id", "text"),
     ("text", "text"),
+    ("messages", ("rich", "turns")),
     ("model", "text"),
     ("policy_version", "text"),
     ("token_ids", _list("int")),
@@ -122,6 +194,7 @@ RANKINGS = Columns(
         ("prompt", "text"),
         ("messages", "turns"),
         ("system", "text"),
+        _TOOLS,
         ("completions", _list(_COMPLETION)),
         ("rankings", _list(_RANKING)),
         ("metadata", "json"),

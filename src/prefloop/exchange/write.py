@@ -69,11 +69,7 @@ def write_prompts(prompts: Iterable[Prompt], path: Path) -> Written:
 
 def write_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> Written:
     """`prompt, completion`, with `system` and `metadata` where there are any."""
-    rows = (
-        {**_prompt_record(d.prompt), "completion": d.text, **present(metadata=dict(d.metadata) or None)}
-        for d in demonstrations
-    )
-    return write_rows(path, tables.DEMONSTRATIONS, rows)
+    return write_rows(path, tables.DEMONSTRATIONS, (_demonstration_record(d) for d in demonstrations))
 
 
 def _checked(item: Item) -> dict[str, Any]:
@@ -86,7 +82,19 @@ def _checked(item: Item) -> dict[str, Any]:
 
 
 def _prompt_record(prompt: Prompt) -> dict[str, Any]:
-    return present(prompt=content_to_json(prompt.content), system=prompt.system, metadata=dict(prompt.metadata) or None)
+    return present(
+        prompt=content_to_json(prompt.content),
+        system=prompt.system,
+        tools=list(prompt.tools) or None,
+        metadata=dict(prompt.metadata) or None,
+    )
+
+
+def _demonstration_record(shown: Demonstration) -> dict[str, Any]:
+    """An answer that is more than one plain text is the list of its messages."""
+    completion = content_to_json(shown.messages) if shown.messages else shown.text
+    metadata = present(metadata=dict(shown.metadata) or None)
+    return {**_prompt_record(shown.prompt), "completion": completion, **metadata}
 
 
 def _standing(item: Item) -> list[Ranking]:
@@ -95,18 +103,19 @@ def _standing(item: Item) -> list[Ranking]:
     return [ranking for ranking in item.rankings if ranking.id not in replaced]
 
 
-def _said(prompt: Prompt, text: str) -> tuple[Any, Any]:
-    """Prompt and answer as trainers expect them: both text, or both message lists with the system prompt first."""
-    if isinstance(prompt.content, str) and prompt.system is None:
-        return prompt.content, text
+def _said(prompt: Prompt, *answers: Completion) -> tuple[Any, ...]:
+    """Prompt and answers as trainers expect them: all text, or all message lists with the system prompt first."""
+    if isinstance(prompt.content, str) and prompt.system is None and not any(a.messages for a in answers):
+        return prompt.content, *(a.text for a in answers)
     turns: Content = (Message("user", prompt.content),) if isinstance(prompt.content, str) else prompt.content
     if prompt.system is not None:
         turns = (Message("system", prompt.system), *turns)
-    return content_to_json(turns), [{"role": "assistant", "content": text}]
+    return content_to_json(turns), *(content_to_json(a.messages or (Message("assistant", a.text),)) for a in answers)
 
 
 def _origin(item: Item, ranking: Ranking) -> dict[str, Any]:
     return {
+        **present(tools=list(item.prompt.tools) or None),
         "criterion": ranking.criterion,
         "annotator": ranking.annotator,
         "simulated": ranking.simulated,
@@ -117,7 +126,7 @@ def _origin(item: Item, ranking: Ranking) -> dict[str, Any]:
 def _pair_rows(
     item: Item, pairing: Callable[[int], list[tuple[int, int]]], soft: Soft | None
 ) -> Iterator[dict[str, Any]]:
-    texts = {c.id: c.text for c in item.completions}
+    answers = {c.id: c for c in item.completions}
     standing = _standing(item)
     for ranking in standing:
         tiers = ranking.tiers
@@ -132,8 +141,7 @@ def _pair_rows(
         asked_alike = [r for r in standing if r.criterion == ranking.criterion]
         table = soft(item, ranking.criterion) if soft else {}
         for better, worse, margin in found:
-            prompt, chosen = _said(item.prompt, texts[better])
-            _, rejected = _said(item.prompt, texts[worse])
+            prompt, chosen, rejected = _said(item.prompt, answers[better], answers[worse])
             counted = votes(asked_alike, better, worse)
             known = look_up(table, better, worse)
             yield {
@@ -149,10 +157,10 @@ def _pair_rows(
 
 
 def _kto_rows(item: Item) -> Iterator[dict[str, Any]]:
-    texts = {c.id: c.text for c in item.completions}
+    answers = {c.id: c for c in item.completions}
     for ranking in _standing(item):
         for completion_id, label in labels(item, ranking).items():
-            prompt, completion = _said(item.prompt, texts[completion_id])
+            prompt, completion = _said(item.prompt, answers[completion_id])
             yield {"prompt": prompt, "completion": completion, "label": label, **_origin(item, ranking)}
 
 
@@ -177,6 +185,7 @@ def _place_rows(item: Item) -> Iterator[dict[str, Any]]:
         "source": item.source,
         "system": item.prompt.system,
         "prompt": content_to_json(item.prompt.content),
+        "tools": list(item.prompt.tools),
     }
     for ranking in item.rankings or (None,):
         for completion in item.completions:

@@ -10,8 +10,10 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from prefloop.errors import ModelError, TemplateError
+from prefloop.messages import shown_turns
+from prefloop.models.chat import Chat, plain_answer, plain_prompt, prompt_turns
 from prefloop.models.turn import Turn, turn_of
-from prefloop.types import Completion, Message, Prompt
+from prefloop.types import Completion, Demonstration, Prompt
 
 EXTRA_PAD = "<|prefloop_pad|>"  # added to reward models whose own pad token ends answers
 CONTEXT = 8  # tokens of the prompt that an answer is decoded behind
@@ -62,19 +64,21 @@ class Codec:
         """(text, ids) of a prompt. Lately asked ones are known, for a prompt is read again with each of its answers."""
 
         def read(prompt: Prompt) -> tuple[str, tuple[int, ...]]:
-            text = self.render(prompt) if self.chat else _plain_text(prompt)
+            text = self.render(prompt) if self.chat else plain_prompt(prompt)
             return text, tuple(self._encode(text))
 
         return lru_cache(maxsize=512)(read)
 
     def render(self, prompt: Prompt) -> str:
         """What the chat template makes of a prompt, up to where the answer begins. Raises TemplateError."""
-        messages = [{"role": m.role, "content": m.content} for m in _messages(prompt)]
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            return self._chat.render(prompt_turns(prompt), prompt.tools)
         except Exception as error:
-            why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise TemplateError(f"the model's chat template refuses prompt {prompt.id}: {why}", why) from error
+            raise _refused(f"prompt {prompt.id}", error) from error
+
+    @cached_property
+    def _chat(self) -> Chat:
+        return Chat(self.tokenizer)
 
     def encode_completion(self, prompt: Prompt, prompt_ids: Sequence[int], text: str, ended: bool = True) -> list[int]:
         """Ids of an answer given as text, with the end token if it ended by itself."""
@@ -96,7 +100,41 @@ class Codec:
         """The sampled ids where this tokenizer made them, else the text encoded anew."""
         if completion.token_ids is not None and completion.tokenizer == self.fingerprint:
             return list(completion.token_ids)
-        return self.encode_completion(prompt, prompt_ids, completion.text, completion.finish_reason != "length")
+        return self.answer_ids(prompt, prompt_ids, completion, completion.finish_reason != "length")
+
+    def answer_ids(
+        self, prompt: Prompt, prompt_ids: Sequence[int], answer: Completion | Demonstration, ended: bool = True
+    ) -> list[int]:
+        """Ids of an answer with all its turns, tool calls and reasoning, with the end token if it ended by itself.
+
+        Raises TemplateError where the chat template cannot write them behind the prompt.
+        """
+        if not self.chat:
+            return self.encode_completion(prompt, prompt_ids, plain_answer(answer.text, answer.messages), ended)
+        text = self.render_answer(prompt, answer)
+        if text is None:
+            return self.encode_completion(prompt, prompt_ids, answer.text, ended)
+        ids = self._behind(prompt, prompt_ids, text) or list(
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        )
+        return self._until_end(ids, ended)
+
+    def render_answer(self, prompt: Prompt, answer: Completion | Demonstration) -> str | None:
+        """What the chat template writes behind the prompt for an answer of turns; None for one that is a plain text.
+
+        Raises TemplateError.
+        """
+        turns = shown_turns(prompt.content, answer.text, answer.messages)
+        try:
+            return self._chat.answer(prompt, turns) if turns else None
+        except Exception as error:
+            raise _refused(f"an answer to prompt {prompt.id}", error) from error
+
+    def _until_end(self, ids: list[int], ended: bool) -> list[int]:
+        """Without what the template writes behind the end token of the last turn; with one where it writes none."""
+        last = next((place for place in reversed(range(len(ids))) if ids[place] in self.stop_ids), len(ids))
+        end = ids[last : last + 1] or ([] if self.end_id is None else [self.end_id])
+        return [*ids[:last], *(end if ended else [])]
 
     def decode(self, ids: Sequence[int], prompt: Prompt | None = None) -> str:
         """The answer as text: up to the first stop token, special tokens left out.
@@ -156,23 +194,9 @@ class Codec:
         return ids
 
 
-def _messages(prompt: Prompt) -> list[Message]:
-    content = prompt.content
-    messages = [Message("user", content)] if isinstance(content, str) else list(content)
-    if prompt.system:
-        messages.insert(0, Message("system", prompt.system))
-    return messages
-
-
-def _plain_text(prompt: Prompt) -> str:
-    """A prompt for a model without template: text as it is; a chat as named turns, up to where the answer begins."""
-    if isinstance(prompt.content, str):
-        return f"{prompt.system}\n\n{prompt.content}" if prompt.system else prompt.content
-    turns = "".join(f"\n\n{_SPEAKER.get(m.role, m.role)}: {m.content}" for m in _messages(prompt))
-    return turns + "\n\nAssistant:"
-
-
-_SPEAKER = {"user": "Human", "prompter": "Human", "assistant": "Assistant", "system": "System"}
+def _refused(what: str, error: Exception) -> TemplateError:
+    why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    return TemplateError(f"the model's chat template refuses {what}: {why}", why)
 
 
 def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:

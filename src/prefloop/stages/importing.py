@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +58,9 @@ def import_file(project: Project, path: Path, format: str | None = None, ignore:
         added = project.store.add(_usable(records, seen, rejected), file=sha256)
         if not known or any(asdict(added).values()):
             project.store.record_import(path.name, sha256, told, added, rejected)
+    if seen.beside:
+        listed = ", ".join(f"{name} ({count})" for name, count in seen.beside.most_common())
+        project.say(f"  {path.name}: kept with the messages, for the chat template: {listed}")
     for reason in rejected[:SHOWN]:
         project.say(f"  {path.name} {reason}")
     if len(rejected) > SHOWN:
@@ -68,13 +72,25 @@ def import_file(project: Project, path: Path, format: str | None = None, ignore:
         )
     counts = asdict(added)
     result |= counts | {"records": seen.records, "rejected": len(rejected), "reasons": rejected[:REASONS]}
+    result |= {"beside": dict(seen.beside)} if seen.beside else {}
     return Outcome("import", None, result, skipped=not any(counts.values()))
 
 
 class _Seen:
-    """How many usable records have gone by."""
+    """How many usable records have gone by, and in how many the messages hold more than text ({"tool_calls": 3})."""
 
-    records = 0
+    def __init__(self) -> None:
+        self.records = 0
+        self.beside: Counter[str] = Counter()
+
+    def add(self, record: Prompt | Demonstration | Item) -> None:
+        self.records += 1
+        prompt = record if isinstance(record, Prompt) else record.prompt
+        answers = record.completions if isinstance(record, Item) else (record,)
+        said = prompt.content if isinstance(prompt.content, tuple) else ()
+        turns = (*said, *(turn for answer in answers if not isinstance(answer, Prompt) for turn in answer.messages))
+        names = {name for turn in turns for name in turn.extra}
+        self.beside.update(names | {"tools"} if prompt.tools else names)
 
 
 def _usable(
@@ -85,5 +101,5 @@ def _usable(
             # all are counted, few kept: a hostile file may have millions
             rejected.append(f"row {record.line}: {record.reason}" if len(rejected) < REASONS else "")
         else:
-            seen.records += 1
+            seen.add(record)
             yield record

@@ -28,14 +28,14 @@ class LeftOut:
         self.reasons: dict[str, str] = {}  # "file row 8: what the template said", by the row's id
 
     def accepted(self, codecs: Sequence[Codec], rows: Iterable[Row], what: str, some: bool = True) -> list[Row]:
-        """The rows whose prompts the chat templates of all these models take. `what` they are is for people.
+        """The rows that the chat templates of all these models take, prompt and answers. `what` they are is for people.
 
         some: raise DataError where there are rows, and none is taken.
         """
         kept: list[Row] = []
         refused: dict[str, tuple[Row, str]] = {}
         for row in rows:
-            why = next((why for codec in codecs if (why := _refusal(codec, _prompt(row)))), None)
+            why = next((why for codec in codecs if (why := _refusal(codec, row))), None)
             if why is None:
                 kept.append(row)
             else:
@@ -87,11 +87,15 @@ def _prompt(row: Prompt | Demonstration | Item) -> Prompt:
     return row if isinstance(row, Prompt) else row.prompt
 
 
-def _refusal(codec: Codec, prompt: Prompt) -> str | None:
+def _refusal(codec: Codec, row: Prompt | Demonstration | Item) -> str | None:
     if not codec.chat:
         return None
+    prompt = _prompt(row)
+    answers = row.completions if isinstance(row, Item) else () if isinstance(row, Prompt) else (row,)
     try:
         codec.render(prompt)
+        for answer in answers:
+            codec.render_answer(prompt, answer)
     except TemplateError as error:
         return error.reason
     return None

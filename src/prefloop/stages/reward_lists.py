@@ -19,7 +19,7 @@ from prefloop.batch import RankingBatch, RewardOutput, collate_judgements, colla
 from prefloop.config import Reward
 from prefloop.models.text import Codec
 from prefloop.rewards.model import encode
-from prefloop.types import Completion, Item, Prompt, Ranking
+from prefloop.types import Completion, Item, Prompt, Ranking, digest
 
 CANDIDATES = 32  # prompts drawn, of which the one most like the list's own lends an answer
 LENT = "lent"  # the id of a lent answer within its list
@@ -39,7 +39,7 @@ def gather(items: Mapping[str, Sequence[Item]]) -> list[Shown]:
     lists: dict[tuple[str, tuple[str, ...]], Shown] = {}
     for criterion, mine in items.items():
         for item in mine:
-            key = (item.prompt.id, tuple(sorted(c.text for c in item.completions)))
+            key = (item.prompt.id, tuple(sorted(map(_answer, item.completions))))
             first = lists.setdefault(key, Shown(item.prompt, item.completions, {}))
             # equal texts are told apart by nothing, so any of them may stand for any other
             pairs = zip(_by_text(item.completions), _by_text(first.completions), strict=True)
@@ -51,7 +51,11 @@ def gather(items: Mapping[str, Sequence[Item]]) -> list[Shown]:
 
 
 def _by_text(completions: Sequence[Completion]) -> list[Completion]:
-    return sorted(completions, key=lambda c: c.text)
+    return sorted(completions, key=_answer)
+
+
+def _answer(completion: Completion) -> str:
+    return digest(completion.answer)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def encode_demonstrations(
     encoded = []
     for demonstration in shown:
         prompt = codec.encode_prompt(demonstration.prompt)
-        ids = [*prompt, *codec.encode_completion(demonstration.prompt, prompt, demonstration.text)]
+        ids = [*prompt, *codec.answer_ids(demonstration.prompt, prompt, demonstration)]
         if len(ids) <= limit:
             encoded.append((ids, len(prompt)))
     return encoded, len(shown) - len(encoded)
@@ -52,7 +52,7 @@ def preferred(items: Iterable[Item]) -> list[Demonstration]:
         top = min(ranks.values(), default=0.0)
         for completion in item.completions:
             if ranks.get(completion.id) == top and completion.text.strip():
-                chosen = Demonstration(item.prompt, completion.text)
+                chosen = Demonstration(item.prompt, completion.text, messages=completion.messages)
                 best.setdefault(chosen.id, chosen)
     return list(best.values())
 

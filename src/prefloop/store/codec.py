@@ -14,9 +14,10 @@ from typing import Any
 from sqlalchemy import RowMapping as Row
 
 from prefloop.errors import DataError
+from prefloop.messages import Turns, content_from_json, content_to_json, to_turns
 from prefloop.store.records import ImportRow, ModelRow
 from prefloop.store.split import bucket
-from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, content_from_json, content_to_json
+from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
 
 def dumps(value: object) -> str:
@@ -67,6 +68,7 @@ def prompt_row(prompt: Prompt) -> dict[str, Any]:
         "id": prompt.id,
         "content": dumps(content_to_json(prompt.content)),
         "system": prompt.system,
+        "tools": dumps(list(prompt.tools)) if prompt.tools else None,
         "metadata": dumps(dict(prompt.metadata)),
         "split": prompt.split,
         "bucket": bucket(prompt),
@@ -80,7 +82,16 @@ def to_prompt(row: Row) -> Prompt:
         metadata=json.loads(row["metadata"]),
         split=row["split"],
         id=row["id"],
+        tools=tuple(json.loads(row["tools"])) if row["tools"] else (),
     )
+
+
+def _turns_text(messages: Turns) -> str | None:
+    return dumps(content_to_json(messages)) if messages else None
+
+
+def turns(text: str | None) -> Turns:
+    return to_turns(json.loads(text)) if text else ()
 
 
 def demonstration_row(shown: Demonstration) -> dict[str, Any]:
@@ -88,13 +99,16 @@ def demonstration_row(shown: Demonstration) -> dict[str, Any]:
         "id": shown.id,
         "prompt_id": shown.prompt.id,
         "text": shown.text,
+        "messages": _turns_text(shown.messages),
         "ordinal": shown.ordinal,
         "metadata": dumps(dict(shown.metadata)),
     }
 
 
 def to_demonstration(row: Row, prompt: Prompt) -> Demonstration:
-    return Demonstration(prompt, row["text"], json.loads(row["metadata"]), row["ordinal"], row["id"])
+    return Demonstration(
+        prompt, row["text"], json.loads(row["metadata"]), row["ordinal"], row["id"], messages=turns(row["messages"])
+    )
 
 
 def item_row(item: Item, round: int) -> dict[str, Any]:
@@ -130,6 +144,7 @@ def completion_row(
         "item_id": item_id,
         "position": position,
         "text": completion.text,
+        "messages": _turns_text(completion.messages),
         "model": completion.model,
         "policy_version": completion.policy_version,
         "token_ids": pack_ints(completion.token_ids),
@@ -154,6 +169,7 @@ def to_completion(row: Row) -> Completion:
         sampling=None if row["sampling"] is None else json.loads(row["sampling"]),
         tokenizer=row["tokenizer"],
         metadata=json.loads(row["metadata"]),
+        messages=turns(row["messages"]),
     )
 
 

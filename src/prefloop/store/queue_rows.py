@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, sele
 from prefloop.config import Annotate
 from prefloop.errors import DataError, ForbiddenError, LeaseError
 from prefloop.labels.answer import from_ranking
+from prefloop.messages import shown_turns
 from prefloop.store import codec
 from prefloop.store.database import Database
 from prefloop.store.queue_types import Presentation
@@ -162,18 +163,20 @@ def present(connection: Connection, desk: Desk, lease: Row) -> Presentation:
     item = item.join(tasks, tasks.c.item_id == items.c.id).where(tasks.c.seq == lease["task"])
     row = connection.execute(item).mappings().one()
     asked = codec.to_prompt(row)
-    members = select(completions.c.id, completions.c.text).where(completions.c.id.in_(shown))
-    texts = {id: text for id, text in connection.execute(members)}
+    columns = (completions.c.id, completions.c.text, completions.c.messages)
+    members = connection.execute(select(*columns).where(completions.c.id.in_(shown)))
+    said = {id: (text, codec.turns(messages)) for id, text, messages in members}
     kept = connection.scalar(select(drafts.c.state).where(drafts.c.lease == lease["id"]))
     answer = None
     if lease["reopened"] and lease["ranking_id"] is not None:
-        said = connection.execute(select(rankings).where(rankings.c.id == lease["ranking_id"])).mappings().one()
-        answer = from_ranking(codec.to_ranking(said))
+        given = connection.execute(select(rankings).where(rankings.c.id == lease["ranking_id"])).mappings().one()
+        answer = from_ranking(codec.to_ranking(given))
     return Presentation(
         lease=lease["id"],
         expires_at=lease["expires_at"],
-        prompt=Prompt(asked.content, asked.system),
-        texts=tuple(texts[id] for id in shown),
+        prompt=Prompt(asked.content, asked.system, tools=asked.tools),
+        texts=tuple(said[id][0] for id in shown),
+        turns=tuple(shown_turns(asked.content, *said[id]) for id in shown),
         criterion=row["criterion"],
         attributes=desk.settings.attributes,
         draft=None if kept is None else json.loads(kept),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prefloop.labels.answer import Answer
+from prefloop.messages import Turns
 from prefloop.types import Item, Json, Prompt, Ranking
 
 Browse = Literal["all", "answered", "several", "skipped", "gold", "discarded"]
@@ -19,7 +20,7 @@ ReceiptKind = Literal["ranked", "revised", "surplus", "skipped", "adjudicated"]
 
 @dataclass(frozen=True)
 class Presentation:
-    """What one person sees of one item. `prompt` carries no metadata; texts[0] is letter A.
+    """What one person sees of one item. `prompt` carries no metadata; texts[0] is letter A, turns[0] its messages.
 
     lease:      random, opaque; the name of this presentation in every later call.
     expires_at: seconds since 1970; a heartbeat moves it.
@@ -33,6 +34,7 @@ class Presentation:
     expires_at: float
     prompt: Prompt
     texts: tuple[str, ...]
+    turns: tuple[Turns, ...]  # () where an answer is its text
     criterion: str
     attributes: tuple[str, ...]
     draft: Json | None

@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0006"  # the newest migration; a test compares it with Alembic's own idea
+HEAD = "0007"  # the newest migration; a test compares it with Alembic's own idea
 
 metadata = MetaData()
 _Seq = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -41,8 +41,9 @@ prompts = Table(
     metadata,
     _seq(),
     _id(),
-    Column("content", Text, nullable=False),  # JSON: a string, or a list of {role, content}
+    Column("content", Text, nullable=False),  # JSON: a string, or a list of {role, content, ...}
     Column("system", Text),
+    Column("tools", Text),  # JSON: a list of schemas; null: none
     Column("metadata", Text, nullable=False),
     Column("split", Text),  # as imported; null: decided by bucket
     Column("bucket", BigInteger, nullable=False),  # split.bucket(): held out when below heldout * 2**32
@@ -56,6 +57,7 @@ demonstrations = Table(
     _id(),
     Column("prompt_id", Text, ForeignKey("prompts.id"), nullable=False),
     Column("text", Text, nullable=False),
+    Column("messages", Text),  # as of completions
     Column("ordinal", Integer, nullable=False),
     Column("metadata", Text, nullable=False),
     Index("ix_demonstrations_prompt_id", "prompt_id"),
@@ -83,6 +85,7 @@ completions = Table(
     Column("item_id", Text, ForeignKey("items.id")),  # null: a rollout of reinforcement learning, never ranked
     Column("position", Integer, nullable=False),  # place in the item, or in the rollout batch
     Column("text", Text, nullable=False),
+    Column("messages", Text),  # JSON: the turns of an answer that is more than one plain text; null: it is its text
     Column("model", Text),
     Column("policy_version", Text),
     Column("token_ids", LargeBinary),  # codec.pack_ints

@@ -16,7 +16,7 @@ BUCKETS = 2**32
 
 def fold(content: Content) -> str:
     """The text that decides: NFKC, case-folded, runs of white space as one space."""
-    text = content if isinstance(content, str) else " ".join(message.content for message in content)
+    text = content if isinstance(content, str) else " ".join(message.content or "" for message in content)
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 

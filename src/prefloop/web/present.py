@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from prefloop.config import Annotate
 from prefloop.labels.answer import FLAGS, LETTERS, LONGEST_COMMENT, SKIP_REASONS, Answer
+from prefloop.messages import Turns, asides, conversation, message_text, speaker, tool_text
 from prefloop.store.queue_types import Presentation, Progress
 from prefloop.types import Content, Message, Prompt
 from prefloop.web.render import raw, rendered
@@ -99,7 +100,7 @@ def task_page(given: Presentation, progress: Progress | None, now: float | None 
         criterion=given.criterion,
         attributes=given.attributes,
         turns=turns(given.prompt),
-        cards=cards(given.texts),
+        cards=cards(given.texts, given.turns),
         words=words(given.prompt.text, *given.texts),
         draft=data(given.draft),
         answer=data(said(given.answer)) if given.answer else "",
@@ -108,27 +109,50 @@ def task_page(given: Presentation, progress: Progress | None, now: float | None 
     )
 
 
-def cards(texts: Sequence[str]) -> tuple[Shown, ...]:
-    """Answers by letter: A is texts[0]."""
-    return tuple(_shown(LETTERS[place], "answer", text) for place, text in enumerate(texts))
+def cards(texts: Sequence[str], turns: Sequence[Turns]) -> tuple[Shown, ...]:
+    """Answers by letter: A is texts[0], whose turns, if it has more than its text, are turns[0]."""
+    pairs = enumerate(zip(texts, turns, strict=True))
+    return tuple(Shown(LETTERS[place], "answer", _answer(text, said), raw(text)) for place, (text, said) in pairs)
+
+
+def _answer(text: str, said: Turns) -> Markup:
+    """An answer of several turns says who speaks."""
+    if not said:
+        return rendered(text, typeset=True)
+    if len(said) == 1 and said[0].role == "assistant":
+        return _message(said[0])
+    named = (Markup("<p><strong>{}</strong></p>").format(raw(_name(m))) + _message(m) for m in said)
+    return Markup("").join(named)
 
 
 def turns(prompt: Prompt) -> tuple[Shown, ...]:
-    """The prompt as turns of a chat; a plain prompt is one turn without a name."""
+    """The prompt as turns of a chat; a plain prompt is one turn without a name. The tools stand before them."""
+    tools = "\n".join(map(tool_text, prompt.tools))
+    first = [Shown("Tools", "system", Markup("<pre>{}</pre>").format(raw(tools)), raw(tools))] if tools else []
     system = [Message("system", prompt.system)] if prompt.system else []
-    if isinstance(prompt.content, str):
-        plain = _shown("", "user", prompt.content)
-        return (*map(_turn, system), plain)
-    return tuple(map(_turn, [*system, *prompt.content]))
+    said = conversation(prompt.content)
+    if isinstance(said, str):
+        return (*first, *map(_turn, system), Shown("", "user", rendered(said, typeset=True), raw(said)))
+    return (*first, *map(_turn, [*system, *said]))
 
 
 def _turn(message: Message) -> Shown:
     kind = message.role if message.role in ("system", "user", "assistant") else "other"
-    return _shown(message.role.capitalize(), kind, message.content)
+    return Shown(_name(message), kind, _message(message), raw(message_text(message)))
 
 
-def _shown(name: str, kind: str, text: str) -> Shown:
-    return Shown(name, kind, rendered(text, typeset=True), raw(text))
+def _name(message: Message) -> str:
+    """ "User", "Tool weather [call_1]"."""
+    said = speaker(message)
+    return said[:1].upper() + said[1:]
+
+
+def _message(message: Message) -> Markup:
+    """Its text as Markdown; calls, reasoning and the like as they are, since Markdown would eat some of their marks."""
+    before, after = (
+        Markup("<pre>{}</pre>").format(raw("\n".join(lines))) if lines else Markup("") for lines in asides(message)
+    )
+    return before + (rendered(message.content, typeset=True) if message.content else Markup("")) + after
 
 
 def words(*texts: str) -> int:
@@ -138,7 +162,7 @@ def words(*texts: str) -> int:
 
 def plain(content: Content) -> str:
     """A prompt in one line, for lists."""
-    text = content if isinstance(content, str) else " · ".join(m.content for m in content)
+    text = content if isinstance(content, str) else " · ".join(map(message_text, content))
     return " ".join(text.split())
 
 

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from prefloop.labels.answer import LETTERS
 from prefloop.labels.ranking import current, mid_ranks
+from prefloop.messages import shown_turns
 from prefloop.store import ItemView, Queue, Said, Store, TaskRow
 from prefloop.store.queue_types import Browse
 from prefloop.types import Item, Ranking
@@ -191,7 +192,8 @@ def letters(ids: tuple[tuple[str, ...], ...], item: Item) -> str:
 
 def texts(item: Item) -> tuple[Shown, ...]:
     """The answers in the order reviewers see; models stay unnamed, so that adjudication is blind too."""
-    return cards([completion.text for completion in item.completions])
+    asked = item.prompt.content
+    return cards([c.text for c in item.completions], [shown_turns(asked, c.text, c.messages) for c in item.completions])
 
 
 def adjudication_page(view: ItemView, attributes: tuple[str, ...]) -> TaskPage:

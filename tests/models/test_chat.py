@@ -1,0 +1,254 @@
+"""Messages through chat templates that write tool calls in their own ways, and through none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prefloop.errors import DataError
+from prefloop.models.chat import Calls, Chat, plain_answer, plain_prompt
+from prefloop.models.text import Codec, make_codec
+from prefloop.types import Completion, Demonstration, Message, Prompt
+from tiny_models import causal, tokenizer
+
+END = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+# in the style of Qwen 2.5: arguments are an object, content may be null, reasoning is written
+QWEN = (
+    "{% if tools %}<|user|>{% for t in tools %}{{ t | tojson + '\\n' }}{% endfor %}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    "{% if m.content %}{{ m.content }}{% endif %}"
+    "{% for c in m.tool_calls %}{{ '\\n<tool_call>\\n' }}"
+    """{{ '{"name": "' + c.function.name + '", "arguments": ' }}{{ c.function.arguments | tojson }}"""
+    "{{ '}\\n</tool_call>' }}{% endfor %}<|end|>{{ '\\n' }}"
+    "{% elif m.role == 'tool' %}<|user|><tool_response>{{ m.content }}</tool_response>"
+    "{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}" + END
+)
+_ASSISTANT = "{% elif m.role == 'assistant' %}<|assistant|>{{ m.content }}<|end|>{% else %}<|user|>{{ m.content }}"
+PLAIN = _ASSISTANT + "{% endif %}{% endfor %}" + END
+# in the style of DeepSeek V3: arguments are text that is put behind other text
+TEXTUAL = (
+    "{% for m in messages %}{% if m.tool_calls %}<|assistant|>{% for c in m.tool_calls %}"
+    "{{ 'CALL ' + c.function.name + ' ' + c.function.arguments }}{% endfor %}<|end|>" + PLAIN
+)
+# in the style of Mistral's: an id has nine letters; this one has no use for a null content
+MISTRAL = (
+    "{% for m in messages %}{% if m.tool_calls %}<|assistant|>{{ '' + m['content'] }}{% for c in m.tool_calls %}"
+    "{% if c.id | length != 9 %}{{ raise_exception('ids have nine letters') }}{% endif %}"
+    "[CALL]{{ c.function | tojson }}{% endfor %}<|end|>" + PLAIN
+)
+# in the style of Llama 3.1: one call at a time, and its message loses its text
+LLAMA = (
+    "{% if tools %}<|user|>{{ tools | tojson }}{% endif %}{% for m in messages %}{% if m.tool_calls %}"
+    "{% if m.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}"
+    """<|assistant|>{{ '{"name": "' + m.tool_calls[0].function.name + '", "parameters": ' }}"""
+    "{{ m.tool_calls[0].function.arguments | tojson }}{{ '}' }}<|end|>" + PLAIN
+)
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {}}}}}
+
+
+def codec_of(template: str | None) -> Codec:
+    made = tokenizer(True)
+    made.chat_template = template
+    return make_codec(made, causal("Llama", len(made), eos=1))
+
+
+def call(given: Any, id: str = "call00001", name: str = "weather") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": given}}
+
+
+def calling(*calls: dict[str, Any], content: str | None = None, **more: Any) -> Message:
+    return Message("assistant", content, {"tool_calls": list(calls), **more})
+
+
+def said(codec: Codec, prompt: Prompt, *turns: Message, ended: bool = True) -> str:
+    """The answer as the model is given it."""
+    ids = codec.answer_ids(prompt, codec.encode_prompt(prompt), Completion("c", "", messages=turns), ended)
+    return str(codec.tokenizer.decode(ids))
+
+
+OSLO = {"city": "Oslo", "at": 3}
+ASK = Prompt("Rain?")
+
+
+@pytest.mark.parametrize(
+    ("template", "wants"),
+    [
+        (QWEN, Calls(None, False)),
+        (TEXTUAL, Calls(None, True)),
+        (MISTRAL, Calls("", False)),
+        (LLAMA, Calls(None, False)),
+    ],
+    ids=["qwen", "textual", "mistral", "llama"],
+)
+def test_a_template_is_asked_how_it_wants_its_calls(template: str, wants: Calls) -> None:
+    assert Chat(codec_of(template).tokenizer).calls == wants
+
+
+@pytest.mark.parametrize("given", [OSLO, '{"city": "Oslo", "at": 3}'], ids=["object", "text"])
+@pytest.mark.parametrize("empty", [None, ""])
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        (QWEN, '\n<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "at": 3}}\n</tool_call><|end|>'),
+        (TEXTUAL, 'CALL weather {"city": "Oslo", "at": 3}<|end|>'),
+        (MISTRAL, '[CALL]{"name": "weather", "arguments": {"city": "Oslo", "at": 3}}<|end|>'),
+        (LLAMA, '{"name": "weather", "parameters": {"city": "Oslo", "at": 3}}<|end|>'),
+    ],
+    ids=["qwen", "textual", "mistral", "llama"],
+)
+def test_a_call_is_written_as_the_template_writes_it_however_the_file_spells_it(
+    template: str, wanted: str, empty: str | None, given: Any
+) -> None:
+    codec = codec_of(template)
+    assert said(codec, ASK, calling(call(given), content=empty)) == wanted
+    bare = Message("assistant", empty, {"function_call": {"name": "weather", "arguments": given}})
+    if template is not MISTRAL:  # which wants an id
+        assert said(codec, ASK, bare) == wanted
+    shown = Demonstration(ASK, "", messages=(calling(call(given), content=empty),))
+    assert codec.tokenizer.decode(codec.answer_ids(ASK, codec.encode_prompt(ASK), shown)) == wanted
+
+
+def test_calls_results_and_tools_of_a_prompt_reach_the_template() -> None:
+    turns = (Message("user", "Rain?"), calling(call(OSLO)), Message("tool", "3 C", {"tool_call_id": "call00001"}))
+    codec = codec_of(QWEN)
+    for tool in (WEATHER, WEATHER["function"]):
+        text = codec.tokenizer.decode(codec.encode_prompt(Prompt(turns, tools=(tool,))))
+        whole = codec.tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content, **m.extra} for m in turns],
+            tools=[WEATHER],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        assert text == whole and '"city": "Oslo"' in text and "3 C" in text and '"weather", "parameters"' in text
+    assert codec.encode_prompt(Prompt(turns)) != codec.encode_prompt(Prompt(turns, tools=(WEATHER,)))
+
+
+def test_an_answer_of_several_turns_is_what_stands_behind_the_prompt_up_to_its_last_end() -> None:
+    codec = codec_of(QWEN)
+    turns = (
+        calling(call(OSLO), call(OSLO, name="map"), content="Hm."),
+        Message("tool", "3 C"),
+        Message("assistant", "No."),
+    )
+    text = said(codec, ASK, *turns)
+    assert (
+        text.startswith("Hm.\n<tool_call>") and text.endswith("<|assistant|>No.<|end|>") and text.count("<|end|>") == 2
+    )
+    assert said(codec, ASK, *turns, ended=False) == text.removesuffix("<|end|>")
+    assert (
+        said(codec, ASK, Message("assistant", "No.", {"reasoning_content": "Dry."})) == "<think>Dry.</think>No.<|end|>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "turns", "why"),
+    [
+        (LLAMA, ASK, (calling(call(OSLO), content="Hm."),), "leaves out the text of a message that calls a tool"),
+        (LLAMA, ASK, (calling(call(OSLO), call(OSLO)),), "one call at a time"),
+        (LLAMA, ASK, (Message("assistant", "No.", {"reasoning_content": "Dry."}),), "leaves out reasoning_content"),
+        ("plain", ASK, (calling(call(OSLO)),), "does not write tool calls"),
+        ("plain", Prompt("Rain?", tools=(WEATHER,)), (), "does not write the tools"),
+    ],
+)
+def test_what_a_template_would_drop_is_an_error_that_says_so(
+    template: str, prompt: Prompt, turns: tuple[Message, ...], why: str
+) -> None:
+    codec = codec_of(template) if template != "plain" else make_codec(tokenizer(True), causal("Llama", 300, eos=1))
+    with pytest.raises(DataError, match=f"chat template refuses.*{why}"):
+        said(codec, prompt, *turns)
+
+
+def test_without_a_template_calls_and_tools_are_text() -> None:
+    turns = (Message("user", "Rain?"), calling(call(OSLO)), Message("tool", "3 C"))
+    prompt = Prompt(turns, "Be brief.", tools=(WEATHER,))
+    assert plain_prompt(prompt) == (
+        "Tools:\nweather(city)\n\nSystem: Be brief.\n\nHuman: Rain?\n\nAssistant: "
+        "calls weather(city=Oslo, at=3) [call00001]\n\nTool: 3 C\n\nAssistant:"
+    )
+    answer = (calling(call(OSLO), content="Hm."), Message("tool", "3 C"), Message("assistant", "No."))
+    wanted = "Hm.\ncalls weather(city=Oslo, at=3) [call00001]\n\nTool: 3 C\n\nAssistant: No."
+    assert plain_answer("as people read it", answer) == wanted and plain_answer("one text", ()) == "one text"
+    codec = codec_of(None)
+    assert said(codec, prompt, *answer) == wanted + "<|end|>"
+
+
+# -- transcripts -------------------------------------------------------------------------------------------------------
+
+HH = "\n\nHuman: hello\n\nAssistant: hi\n\nHuman: bye\n\nAssistant:"
+SPELLINGS = {
+    "hh-rlhf": HH,
+    "one line break": "Human: hello\nAssistant: hi\nHuman: bye\nAssistant:",
+    "no space at the ends": HH.strip(),
+    "spaces at the ends of lines": "\n\nHuman: hello \n\nAssistant: hi  \n\nHuman: bye\n\nAssistant: ",
+}
+
+
+@pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_transcript_reaches_the_template_as_turns_and_a_model_without_one_as_it_is(text: str) -> None:
+    turns = (Message("user", "hello"), Message("assistant", "hi"), Message("user", "bye"))
+    chat = codec_of(QWEN)
+    assert chat.encode_prompt(Prompt(text)) == chat.encode_prompt(Prompt(turns))
+    assert plain_prompt(Prompt(text)) == text
+
+
+def test_a_single_question_on_one_line_is_a_transcript() -> None:
+    chat = codec_of(QWEN)
+    assert chat.encode_prompt(Prompt("Human: Who was first? Assistant:")) == chat.encode_prompt(
+        Prompt("Who was first?")
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What does Human: mean in\n\nHuman: a\n\nAssistant:",
+        "Human: is a word. What does it mean?",
+        "Human: a Assistant: b Human: c Assistant:",
+        "Translate: \n\nHuman: a\n\nAssistant: b",
+        "Human:\n\nAssistant:",
+        "SuperHuman: a\n\nAssistant:",
+    ],
+)
+def test_a_text_that_only_holds_the_names_is_one_turn(text: str) -> None:
+    chat = codec_of(QWEN)
+    assert chat.encode_prompt(Prompt(text)) == chat.encode_prompt(Prompt((Message("user", text),)))
+
+
+def test_names_inside_a_turn_stay_in_the_turn_and_turns_in_a_row_are_one() -> None:
+    chat = codec_of(QWEN)
+    inside = "\n\nHuman: Write a play.\nHuman: x\n\nAssistant: What about, Human: y?\n\nHuman: Good.\n\nAssistant:"
+    turns = (
+        Message("user", "Write a play.\nHuman: x"),
+        Message("assistant", "What about, Human: y?"),
+        Message("user", "Good."),
+    )
+    assert chat.encode_prompt(Prompt(inside)) == chat.encode_prompt(Prompt(turns))
+    row = "\n\nHuman: a\n\nAssistant: b\n\nAssistant:  c\n\nHuman: d\n\nAssistant:"
+    turns = (Message("user", "a"), Message("assistant", "b\n\nc"), Message("user", "d"))
+    assert chat.encode_prompt(Prompt(row)) == chat.encode_prompt(Prompt(turns))
+
+
+def test_an_answer_that_goes_on_with_the_persons_turn_is_turns_for_the_template_and_text_without_one() -> None:
+    answer = Completion("c", "yes\n\nHuman: sure?\n\nAssistant: no")
+    chat, prompt = codec_of(QWEN), Prompt(HH)
+    ids = chat.completion_ids(prompt, chat.encode_prompt(prompt), answer)
+    assert chat.tokenizer.decode(ids) == "yes<|end|>\n<|user|>sure?<|assistant|>no<|end|>"
+    mentions = Completion("c", "The word Human: stands here.")
+    assert (
+        chat.tokenizer.decode(chat.completion_ids(prompt, chat.encode_prompt(prompt), mentions))
+        == mentions.text + "<|end|>"
+    )
+    plain = codec_of(None)
+    ids = plain.completion_ids(prompt, plain.encode_prompt(prompt), answer)
+    assert plain.tokenizer.decode(ids) == answer.text + "<|end|>"
+
+
+@pytest.mark.parametrize(
+    "text", ["Human: a" + "\n " * 60_000 + "Assistant:", "Human:" * 20_000 + " Assistant:", "\n" * 90_000]
+)
+def test_a_hostile_text_is_parted_in_no_time(text: str) -> None:
+    Chat(None)  # no template is needed to see how a text is parted
+    assert plain_prompt(Prompt(text)) == text
