@@ -55,6 +55,16 @@ KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Enter",), "submit (in the text: Ctrl+Enter)"),
     (("?",), "guidelines and keys"),
 )
+TAPS = (
+    "Read a card, then tap its place: on the card, or below in the ranking, where it speaks of the card you are reading.",
+    "The same place twice is a tie. Tap a letter in the ranking to go to its card, or drag it to another place.",
+    "✗ marks an answer unacceptable, ⚑ flags it, ⇄ on two cards shows them side by side.",
+    "⌫ takes a card's place away. A card that belongs between two others: drag its letter there.",
+    "With two answers: tap which is better, a tie, or both bad.",
+    "Why opens a field for your reasons. Undo takes back a step, then reopens your last answers.",
+    "Skip gives the item to somebody else and asks why. Raw shows the texts as they were written.",
+    "Submit is ready once every card has a place and has been seen to its end.",
+)
 PAIR_KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("←", "→"), "two answers: left or right is better"),
     (("↓", "↑"), "two answers: a tie; both bad"),
@@ -211,6 +221,7 @@ def choices() -> dict[str, Any]:
         "flags": [(flag, FLAG_WORDS[flag]) for flag in FLAGS],
         "skip_reasons": [(reason, SKIP_WORDS[reason]) for reason in SKIP_REASONS],
         "keys": (*KEYS, *PAIR_KEYS),
+        "taps": TAPS,
         "much": MUCH,
         "longest_comment": LONGEST_COMMENT,
     }

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from browsing import an_item, press
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +139,50 @@ def test_keys_mean_the_same_on_other_keyboards(page: Any) -> None:
         ({"key": "ArrowRight", "code": "ArrowRight", "shiftKey": True}, pair, ["pair", 1, True]),
         ({"key": "ArrowLeft", "code": "ArrowLeft"}, on, None),
         ({"key": "Tab", "code": "Tab"}, on, None),
+        ({"key": "σ", "code": "KeyS"}, on, ["skip"]),  # Greek
+        ({"key": ";", "code": "KeyQ"}, on, ["rate", 1, 0]),  # Greek: a letter's place that prints a sign
+        ({"key": "ς", "code": "KeyW"}, on, ["rate", 2, 0]),
+        ({"key": "/", "code": "KeyQ"}, on, ["rate", 1, 0]),  # Hebrew
+        ({"key": "/", "code": "Slash"}, on, None),
+        ({"key": "ש", "code": "KeyA"}, on, None),
+        ({"key": "س", "code": "KeyS"}, on, ["skip"]),  # Arabic
+        ({"key": "٣", "code": "Digit3"}, on, ["place", 3]),
+        ({"key": "z", "code": "KeyY", "ctrlKey": True}, on, ["undo"]),  # German
+        ({"key": "ü", "code": "BracketLeft"}, on, ["better"]),
+        ({"key": "Dead", "code": "BracketLeft"}, on, ["better"]),  # French: ^
+        ({"key": "х", "code": "BracketLeft"}, on, ["better"]),  # Russian
+        ({"key": "Ü", "code": "BracketLeft", "shiftKey": True}, on, None),
+        ({"key": "à", "code": "Digit0"}, on, ["none"]),  # French
+        ({"key": "m", "code": "Semicolon"}, on, ["raw"]),
+        ({"key": ",", "code": "KeyM"}, on, None),
+        ({"key": "+", "code": "Equal", "shiftKey": True}, on, None),
+        # an input method is composing: what Enter and the letters do is the word's
+        ({"key": "Enter", "code": "Enter", "isComposing": True}, on, None),
+        ({"key": "Process", "code": "KeyS", "keyCode": 229}, on, None),
+        ({"key": "Enter", "code": "Enter", "ctrlKey": True, "keyCode": 229}, on, None),
+        ({"key": "Escape", "code": "Escape", "isComposing": True}, on, None),
     ]
     found = page.evaluate(KEYS, [[[init, options] for init, options, _ in presses]])
     assert found == [expected for _, _, expected in presses]
+
+
+def test_french_digits_choose_in_dialogs_and_a_composed_word_ends_nothing(make_site: Any) -> None:
+    page = make_site([an_item("a", 3)]).rank("Ada")
+    press(page, "f")
+    page.evaluate(
+        """() => document.activeElement.dispatchEvent(
+            new KeyboardEvent("keydown", {key: "é", code: "Digit2", bubbles: true, cancelable: true}))"""
+    )
+    assert page.locator("#flags [aria-pressed=true]").get_attribute("data-value") == "unsafe"
+    press(page, "Enter", "c")
+    session = page.context.new_cdp_session(page)
+    session.send("Input.imeSetComposition", {"text": "にほん", "selectionStart": 3, "selectionEnd": 3})
+    for key in ("Enter", "Escape"):
+        session.send(
+            "Input.dispatchKeyEvent",
+            {"type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": 229, "modifiers": 2},
+        )
+    session.send("Input.insertText", {"text": "日本"})
+    assert page.input_value("#comment") == "日本"
+    assert page.evaluate("document.activeElement.id") == "comment", "Escape was the input method's"
+    assert "still without a place" not in page.inner_text("#said"), "Enter was the input method's"

@@ -3,10 +3,11 @@
 import {Clock, unseen} from "./rank_clock.js";
 import {diff} from "./rank_diff.js";
 import {enableDrag} from "./rank_drag.js";
-import {actionOf} from "./rank_keys.js";
+import {actionOf, valuesOf} from "./rank_keys.js";
 import {askItem, post, recall, remember, stayAlive, uuid} from "./rank_net.js";
 import {Outbox} from "./rank_outbox.js";
 import {Panels} from "./rank_panels.js";
+import {followReading, keepClear, turnOver, watchPrompt} from "./rank_scroll.js";
 import * as S from "./rank_state.js";
 import {Task} from "./rank_task.js";
 import {View} from "./rank_view.js";
@@ -32,6 +33,11 @@ let held = null; // put aside while an earlier answer is open
 let given = []; // leases answered here, the latest last
 let earlier = null; // leases answered before this page was opened, the latest first
 let draftTimer = 0;
+const reading = followReading(() => task && !document.querySelector("dialog[open]"), (card) => {
+  if (card === task.current) return;
+  task.current = card;
+  paint();
+});
 
 // -- items come and go ------------------------------------------------------------------------------------------------
 
@@ -60,11 +66,12 @@ function show(shown, article = shown?.article) {
   paint();
   scrollTo(0, 0);
   $("#work").scrollTop = 0;
-  const turns = task.article.querySelector(".turns");
-  turns.scrollTop = turns.scrollHeight; // the last turn is the one that was answered
+  watchPrompt(task.article);
+  reading.rest();
   view.card(task.current).focus({preventScroll: true});
   const earlier = `Your earlier answer: ${S.said(task.state)}. Submit replaces it`;
-  if (task.reopened) view.say(held ? `${earlier}, Escape leaves it.` : `${earlier}.`);
+  $("[data-act=escape]").hidden = !(task.reopened && held);
+  if (task.reopened) view.say(`${earlier}.`);
   else view.say(`${task.cards} answers${pair ? ": which is better?" : ""}`);
 }
 
@@ -122,7 +129,7 @@ function ready() {
   }
   if (rules.rationale === "required" && !task.state.comment.trim()) {
     view.say("Say why, in a few words", "stop");
-    $("#comment").focus();
+    actions.comment();
     return false;
   }
   return true;
@@ -194,20 +201,16 @@ function go(card) {
   paint();
   const node = view.card(card);
   node.focus({preventScroll: true});
-  node.scrollIntoView({block: "nearest"});
+  reading.rest();
+  node.scrollIntoView({block: reading.touch.matches ? "start" : "nearest"});
 }
 
 function placed(card, state) {
-  apply(state, `${S.letter(card)}: ${describe(state, card)}`);
+  apply(state, `${S.letter(card)}: ${S.placeOf(state, card)}`);
   const order = [...state.slots.keys()].map((i) => (card + 1 + i) % state.slots.length);
   const open = order.find((i) => !state.slots[i] && !state.bad.includes(i));
-  if (open === undefined) view.say(`${S.letter(card)}: ${describe(state, card)}. All placed: ${S.said(state)}`);
+  if (open === undefined) view.say(`${S.letter(card)}: ${S.placeOf(state, card)}. All placed: ${S.said(state)}`);
   else go(open);
-}
-
-function describe(state, card) {
-  const tied = S.tiedWith(state, card).map(S.letter);
-  return state.slots[card] ? `place ${state.slots[card]}${tied.length ? `, tied with ${tied.join(", ")}` : ""}` : "unplaced";
 }
 
 async function reopen() {
@@ -243,7 +246,7 @@ const showFlags = () => panels.showFlags(S.letter(task.current), task.state.flag
 const actions = {
   next: () => go((task.current + 1) % task.cards),
   previous: () => go((task.current + task.cards - 1) % task.cards),
-  card: () => view.card(task.current).focus(),
+  card: () => view.card(task.current).focus({preventScroll: true}),
   goto: (value) => go(value),
   place(slot) {
     if (slot > task.cards) return view.say(`There are only ${task.cards} places`);
@@ -269,7 +272,7 @@ const actions = {
   },
   compare: () => compare(task.current),
   raw: () => panels.setRaw(!panels.raw),
-  comment() { $("#dock").classList.add("writing"); $("#comment")?.focus(); },
+  comment() { $("#dock").classList.add("writing"); $("#comment")?.focus({preventScroll: true}); },
   draft: () => saveDraft()?.then(({status}) => view.say(status === 0 ? "Kept in this browser" : "Saved")),
   undo() {
     if (!task.back()) return reopen();
@@ -278,16 +281,21 @@ const actions = {
     paint();
     view.say(`Undone. ${S.said(task.state)}`);
   },
-  escape() { if (held) { earlier = null; advance(); } },
+  escape() {
+    if (!panels.help.hidden) actions.help();
+    else if (held) { earlier = null; advance(); }
+  },
   submit,
   skip: () => ranking && panels.open("skip"),
   "skip-for"(reason) {
     panels.close();
     send("skip", {uuid: uuid(), reason});
+    given.push(task.lease);
     tabs.postMessage({answered: task.lease});
     advance();
   },
   prompt: () => panels.resizePrompt(task.article),
+  turns: (by) => turnOver(task.article, by),
   help() {
     if (!panels.toggleHelp() && task) actions.card();
   },
@@ -305,23 +313,12 @@ function act(name, ...values) {
 
 // -- events -----------------------------------------------------------------------------------------------------------
 
-function valueOf(data) {
-  const value = data.goto ?? data.value;
-  return /^\d+$/.test(value ?? "") ? Number(value) : value;
-}
-
 root.addEventListener("click", (event) => {
   const card = event.target.closest(".card");
   if (card && task) task.current = Number(card.dataset.card);
   const button = event.target.closest("[data-act]");
   if (!button) return card && paint();
-  let values = [valueOf(button.dataset)];
-  if (button.dataset.row) values.push(Number(button.dataset.row));
-  if (button.dataset.act === "pair") {
-    const [what, much] = [button.dataset.value.replace("!", ""), button.dataset.value.endsWith("!")];
-    values = [/\d/.test(what) ? Number(what) : what, much];
-  }
-  act(button.dataset.act, ...values, ...(values.length < 2 ? [undefined] : []), button);
+  act(button.dataset.act, ...valuesOf(button.dataset), button);
   // a mouse leaves the focus on the card, so that keys go on from there; a keyboard stays where it is
   if (event.detail && card && task?.article.contains(card) && !document.querySelector("dialog[open]") &&
       document.activeElement === button) view.card(task.current).focus({preventScroll: true});
@@ -390,6 +387,7 @@ addEventListener("beforeunload", (event) => outbox.waiting().length && event.pre
 
 async function start() {
   panels.start();
+  keepClear($("#dock"));
   changed(outbox.waiting().length);
   await outbox.flush();
   if (!host.open) return advance();

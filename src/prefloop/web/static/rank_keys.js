@@ -9,20 +9,33 @@ const PAIR = {ArrowLeft: 0, ArrowRight: 1, ArrowDown: "tie", ArrowUp: "bad"};
 
 export const inText = (node) => Boolean(node?.closest?.("textarea, input, select, [contenteditable]"));
 
-// Letters by what is printed on the key; on keyboards that print no Latin letters, by where the key is.
+// Letters by what is printed on the key; on keyboards that print no Latin letter there (Greek, Cyrillic, Hebrew and
+// Arabic; a Greek Q prints a semicolon, a Hebrew one a slash), by where the key is.
 function letterOf(event) {
   if (/^[a-z]$/i.test(event.key)) return event.key.toLowerCase();
-  return /^[\x00-\x7f]*$/.test(event.key) ? "" : (/^Key([A-Z])$/.exec(event.code)?.[1] ?? "").toLowerCase();
+  const other = /^[^\x00-\x7f]+$/.test(event.key) || [";", "/", "'"].includes(event.key);
+  return other ? (/^Key([A-Z])$/.exec(event.code)?.[1] ?? "").toLowerCase() : "";
 }
 
-function digitOf(event) {
+export function digitOf(event) {
   if (/^[0-9]$/.test(event.key)) return event.key;
-  // the unshifted number row of French keyboards prints signs
-  return event.shiftKey ? "" : (/^Digit([0-9])$/.exec(event.code)?.[1] ?? "");
+  // the unshifted number row of French keyboards prints signs, that of Arabic ones other digits
+  return event.shiftKey || SIGNS[event.key] ? "" : (/^Digit([0-9])$/.exec(event.code)?.[1] ?? "");
 }
+
+// Brackets by where they are, where that key prints something that is not ASCII or waits for a second key (ü, ^).
+function signOf(event) {
+  if (SIGNS[event.key]) return SIGNS[event.key];
+  const other = event.key === "Dead" || /^[^\x00-\x7f]$/.test(event.key);
+  return other && !event.shiftKey ? {BracketLeft: ["better"], BracketRight: ["worse"]}[event.code] : undefined;
+}
+
+// A key that belongs to an input method: it is composing a word of Chinese, Japanese, Korean ... and Enter takes that.
+export const composing = (event) => event.isComposing || event.keyCode === 229;
 
 // single: whether single-character shortcuts are on (WCAG 2.1.4). pair: two cards.
 export function actionOf(event, {single, pair}) {
+  if (composing(event)) return null;
   const command = event.ctrlKey || event.metaKey;
   if (command && !event.altKey) {
     if (event.key === "Enter") return ["submit"];
@@ -36,7 +49,8 @@ export function actionOf(event, {single, pair}) {
     if (event.key === "ArrowUp") return ["better"];
     if (event.key === "ArrowDown") return ["worse"];
   }
-  if (SIGNS[event.key] && single) return SIGNS[event.key]; // before the AltGr test: some keyboards need it for [ and ]
+  const sign = signOf(event);
+  if (sign && single) return sign; // before the AltGr test: some keyboards need it for [ and ]
   if (command || event.altKey) return null;
   const scrolls = event.target.closest?.(".turns, pre[tabindex]");
   if (pair && event.key in PAIR && !scrolls) return ["pair", PAIR[event.key], event.shiftKey];
@@ -52,4 +66,11 @@ function character(event) {
   const rating = letter ? "qwert".indexOf(letter) : -1;
   if (rating >= 0) return ["rate", rating + 1, event.shiftKey ? 1 : 0];
   return event.shiftKey ? null : LETTERS[letter] ?? null;
+}
+
+// The two values of a button's action, from its data.
+export function valuesOf({act, goto: to, value = to, row}) {
+  const plain = act === "pair" ? value.replace("!", "") : value;
+  const first = /^-?\d+$/.test(plain ?? "") ? Number(plain) : plain;
+  return [first, act === "pair" ? value.endsWith("!") : row && Number(row)];
 }

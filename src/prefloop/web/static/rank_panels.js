@@ -1,8 +1,11 @@
 // What lies beside the task: dialogs, the guide, and how texts and keys are switched.
 
+import {composing, digitOf} from "./rank_keys.js";
 import {recall, remember} from "./rank_net.js";
 
 const SIZES = {third: ["line", "Whole"], line: ["whole", "Smaller"], whole: ["third", "Smaller"]};
+
+const SEEN_MS = 1000;
 
 export class Panels {
   // keep: the beginning of this person's keys in local storage.
@@ -11,9 +14,16 @@ export class Panels {
     this.help = root.querySelector("#help");
   }
 
+  // The guide opens once by itself, where it leaves room for the task; elsewhere its button stands out once. A page
+  // that is gone within a second, as between signing in and ranking, does not count.
   start() {
-    this.showHelp(recall(`${this.keep}help`, innerWidth > 1200));
+    const known = recall(`${this.keep}guide`, false);
+    this.showHelp(!known && innerWidth > 1200);
+    this.button.classList.toggle("new", !known && this.help.hidden);
+    if (!this.help.hidden) setTimeout(() => remember(`${this.keep}guide`, true), SEEN_MS);
   }
+
+  get button() { return this.root.querySelector(".bar [data-act=help]"); }
 
   open(name) { this.root.querySelector(`dialog#${name}`).showModal(); }
   close() { this.root.querySelector("dialog[open]")?.close(); }
@@ -23,8 +33,8 @@ export class Panels {
 
   // Digits choose; Enter ends the flags, v the comparison; Escape is the browser's.
   key(event, dialog) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
+    if (event.ctrlKey || event.metaKey || event.altKey || composing(event)) return;
+    const digit = Number(digitOf(event));
     const choice = digit ? dialog.querySelectorAll(".choices button")[digit - 1] : null;
     const done = dialog.id === "flags" && event.key === "Enter" && event.target.dataset?.act !== "close";
     if (choice) choice.click();
@@ -51,14 +61,15 @@ export class Panels {
   // Returns whether it is open now.
   toggleHelp() {
     this.showHelp(this.help.hidden);
-    remember(`${this.keep}help`, !this.help.hidden);
+    remember(`${this.keep}guide`, true);
+    this.button.classList.remove("new");
     if (!this.help.hidden) this.help.focus();
     return !this.help.hidden;
   }
 
   showHelp(open) {
     this.help.hidden = !open;
-    this.root.querySelector(".bar [data-act=help]").setAttribute("aria-expanded", String(open));
+    this.button.setAttribute("aria-expanded", String(open));
   }
 
   // To a new task too: its buttons are new.

@@ -87,6 +87,12 @@ export function missing(state, partial) {
   return ranked >= 2 || state.bad.length || state.none ? [] : open;
 }
 
+// "place 2, tied with A": where one card is.
+export function placeOf(state, card) {
+  const tied = tiedWith(state, card).map(letter);
+  return state.slots[card] ? `place ${state.slots[card]}${tied.length ? `, tied with ${tied.join(", ")}` : ""}` : "unplaced";
+}
+
 // "1: B, then C and D tied; unacceptable: A", for people who hear the page.
 export function said(state) {
   if (state.none && !state.slots.some(Boolean)) return "none acceptable";

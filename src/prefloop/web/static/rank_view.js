@@ -44,9 +44,8 @@ export class View {
 
   paintCard(state, index, slot, current, pinned) {
     const card = this.card(index);
-    const tied = S.tiedWith(state, index).map(S.letter);
     const rank = S.rankOf(state, index);
-    const words = slot ? `place ${slot}${tied.length ? `, tied with ${tied.join(", ")}` : ""}` : "unplaced";
+    const words = S.placeOf(state, index);
     const bad = state.bad.includes(index);
     write(card.querySelector(".place"), !bad ? words : slot ? `${words}, unacceptable` : "unacceptable");
     card.classList.toggle("placed", slot > 0 || bad);
