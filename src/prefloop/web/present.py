@@ -56,7 +56,7 @@ KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("?",), "guidelines and keys"),
 )
 TAPS = (
-    "Read a card, then tap its place: on the card, or below in the ranking, where it speaks of the card you are reading.",
+    "Read a card, then tap its place: on the card, or in the ranking below, which speaks of the card you are reading.",
     "The same place twice is a tie. Tap a letter in the ranking to go to its card, or drag it to another place.",
     "✗ marks an answer unacceptable, ⚑ flags it, ⇄ on two cards shows them side by side.",
     "⌫ takes a card's place away. A card that belongs between two others: drag its letter there.",
