@@ -6,34 +6,47 @@ algorithms themselves (`[algorithms.ppo]` ...) are kept as given and checked by 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from prefloop.effects import SCRATCH, refuse_unused
 from prefloop.errors import ConfigError
 
 CONFIG_NAME = "prefloop.toml"
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """One table of prefloop.toml."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+    neutral: ClassVar[tuple[str, ...]] = ()  # what changes speed, memory or safety, and no result
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide a stage's outcome: all, with the neutral ones at their defaults."""
+        fields = type(self).model_fields
+        return self.model_dump() | {key: fields[key].default for key in self.neutral}
 
 
-class Project(_Section):
+class Project(Section):
     name: str = Field("project", description="for people")
     seed: int = Field(0, ge=0, description="one number that every random choice derives from")
     store: str = Field("sqlite:///prefloop.db", description="SQLAlchemy URL; SQLite paths are relative to the project")
     threads: int = Field(0, ge=0, description="CPU threads for tensors; 0 = all cores")
-    device: str = Field("auto", description='"auto", "cpu" or "cuda"')
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu" or "cuda"')
 
 
-class Model(_Section):
+class Model(Section):
+    # what makes or finds the base model: its weights are an input of every stage, known by their hash
+    neutral = ("init", "path", "revision", "trust_remote_code", *SCRATCH)
+
     init: Literal["pretrained", "scratch"] = Field(
         "pretrained", description='"pretrained", or "scratch": a new small Llama with a tokenizer of its own'
     )
@@ -46,21 +59,23 @@ class Model(_Section):
     trust_remote_code: bool = Field(False, description="run code shipped inside a model folder: only if you trust it")
     chat: Literal["auto", "none"] = Field("auto", description='"auto": the chat template, where the model has one')
     # scratch only
-    text: tuple[str, ...] = Field((), description="text files the tokenizer learns from, beside the demonstrations")
+    text: tuple[str, ...] = Field((), description="text files the tokenizer learns from, beside the training data")
     vocab_size: int = Field(2048, ge=64, description="scratch: tokens of the tokenizer")
     hidden_size: int = Field(192, ge=8, description="scratch: width")
     layers: int = Field(6, ge=1, description="scratch: depth")
     heads: int = Field(6, ge=1, description="scratch: attention heads")
-    context: int = Field(512, ge=16, description="longest sequence in tokens")
+    context: int = Field(512, ge=16, description="scratch: longest sequence in tokens")
 
 
-class Data(_Section):
+class Data(Section):
     heldout: float = Field(0.1, ge=0, lt=1, description="share of prompts kept out of all training, by prompt hash")
     max_line_bytes: int = Field(8_000_000, ge=1000, description="a longer line of a JSONL file is rejected, unread")
 
 
-class Optimiser(_Section):
+class Optimiser(Section):
     """Settings every training stage shares."""
+
+    neutral = ("token_budget", "checkpoint_every")
 
     lr: float | None = Field(None, gt=0, description="peak learning rate (AdamW); none = by the model's width")
     warmup: float = Field(0.05, ge=0, le=1, description="share of steps with a rising learning rate")
@@ -79,20 +94,21 @@ class Sft(Optimiser):
     limit: int | None = Field(None, ge=1, description="use only this many demonstrations")
     preferred: str = Field("", description="a criterion: the best-ranked imported completions are learnt too")
     eval_every: int = Field(50, ge=1, description="steps between held-out evaluations")
-    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints; changes no result")
 
 
-class Sample(_Section):
+class Sample(Section):
+    neutral = ("batch",)
     k: int = Field(4, ge=1, le=64, description="completions a prompt")
-    prompts: int | None = Field(None, ge=1, description="how many prompts; none = all training prompts")
+    prompts: int | None = Field(None, ge=1, description="how many prompts; none = all of them")
     temperature: float = Field(1.0, ge=0, description="0 = greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 = off")
     max_tokens: int = Field(128, ge=1, description="longest completion")
     avoid_duplicates: bool = Field(True, description="resample completions nearly equal to another of their list")
-    batch: int = Field(128, ge=1, description="rows sampled at once")
+    batch: int = Field(128, ge=1, description="rows sampled at once; changes speed, not results")
 
 
-class Crowd(_Section):
+class Crowd(Section):
     scorer: str = Field("", description='hidden true quality: a name ("demo", "length", ...) or "file.py:function"')
     criterion: str = Field("quality", description="what the rankings are about")
     annotators: int = Field(20, ge=1, description="simulated people")
@@ -108,7 +124,7 @@ class Crowd(_Section):
     tie_threshold: float = Field(0.3, ge=0, description="neighbours closer than this in utility are tied")
 
 
-class Annotate(_Section):
+class Annotate(Section):
     """How people rank: what they are asked, and who sees what."""
 
     criterion: str = Field("quality", description="what the rankings are about")
@@ -150,7 +166,7 @@ class Reward(Optimiser):
     )
     average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is saved; 0 = last weights")
     eval_every: int = Field(50, ge=1, description="steps between held-out evaluations")
-    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints; changes no result")
     normalise_prompts: int = Field(128, ge=2, description="prompts sampled to set reward mean 0 and sd 1")
 
 
@@ -178,7 +194,7 @@ class Align(Optimiser):
     )
     eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
     eval_prompts: int = Field(64, ge=1, description="held-out prompts of each")
-    checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints")
+    checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints; changes no result")
     frozen_dtype: Literal["", "float32", "bfloat16"] = Field(
         "",
         description='of the reference and the reward models, which are not trained; "" = as they are. What that does '
@@ -189,8 +205,12 @@ class Align(Optimiser):
     )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
 
+    def deciding(self) -> dict[str, Any]:
+        """Samples are not made ahead across checkpoints, so that with staleness these decide which are stale."""
+        return super().deciding() | ({"checkpoint_every": self.checkpoint_every} if self.staleness else {})
 
-class Evaluate(_Section):
+
+class Evaluate(Section):
     prompts: int | None = Field(200, ge=1, description="held-out prompts")
     temperature: float = Field(1.0, gt=0, description="of sampling; greedy is evaluated too")
     max_tokens: int = Field(128, ge=1, description="longest completion")
@@ -199,7 +219,7 @@ class Evaluate(_Section):
     show: int = Field(10, ge=0, description="before/after samples in the report")
 
 
-class Run(_Section):
+class Run(Section):
     rounds: int = Field(1, ge=1, description="times round the loop")
     stages: tuple[str, ...] = Field(
         ("sft", "sample", "crowd", "reward", "align", "evaluate", "report"),
@@ -208,7 +228,7 @@ class Run(_Section):
     imports: tuple[str, ...] = Field((), description="files to import first; relative to the TOML file")
 
 
-class Config(_Section):
+class Config(Section):
     """Everything a project can be told. `docs/config.md` lists each key with its default."""
 
     project: Project = Project()
@@ -238,17 +258,33 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    written = copy.deepcopy(table)
     for override in overrides:
         apply_override(table, override)
-    return make_config(table, where=str(path))
+    return make_config(table, str(path), _for_another(written, table))
 
 
-def make_config(table: Mapping[str, Any], where: str = "configuration") -> Config:
-    """Check a table of settings. Raises ConfigError with every problem found, one a line."""
+def make_config(table: Mapping[str, Any], where: str = "configuration", but: Iterable[str] = ()) -> Config:
+    """Check a table of settings. Raises ConfigError with every problem found, one a line.
+
+    A setting without effect is a problem, except those named by `but`.
+    """
     try:
-        return Config.model_validate(table)
+        config = Config.model_validate(table)
     except ValidationError as error:
         raise ConfigError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+    refuse_unused(config, where, but)
+    return config
+
+
+def _for_another(written: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
+    """What a file says for its own algorithm (or kind of model), where a command takes another one."""
+    for section, switch in (("align", "algorithm"), ("model", "init")):
+        there, now = written.get(section, {}), table.get(section, {})
+        if isinstance(there, dict) and isinstance(now, dict):
+            default = Config.model_fields[section].annotation.model_fields[switch].default  # type: ignore[union-attr]
+            if there.get(switch, default) != now.get(switch, default):
+                yield from (f"{section}.{key}" for key in there if there[key] == now.get(key))
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:

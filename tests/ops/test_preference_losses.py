@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prefloop.batch import RankingBatch, collate_rankings
 from prefloop.labels.ranking import choice_sets, comparisons
-from prefloop.ops.preference import bradley_terry, plackett_luce
+from prefloop.ops.preference import bradley_terry, ordered_pairs, plackett_luce
 from prefloop.types import Ranking
 
 choix = pytest.importorskip("choix")
@@ -204,3 +204,16 @@ def test_losses_and_gradients_stay_finite_at_hopeless_scores() -> None:
         loss = f(score, order(0, 1, 2))
         loss.backward()
         assert torch.isfinite(loss) and score.grad is not None and torch.isfinite(score.grad).all()
+
+
+def test_a_pair_of_equal_scores_is_half_right_and_a_tie_of_people_is_no_pair() -> None:
+    b = batch_of(3, ranked((0,), (1, 2)))  # two strict pairs, 0 over 1 and 0 over 2
+    for scores, right in (
+        ([1.0, 0.0, 5.0], 1.0),
+        ([0.0, 0.0, 0.0], 1.0),
+        ([0.0, 3e-5, 1.0], 0.5),  # a difference that rounding makes
+        ([1.0, 0.0, 0.0], 2.0),
+    ):
+        found, pairs = ordered_pairs(torch.tensor([scores]), b.wins)
+        assert float(pairs) == 2.0
+        assert float(found) == right

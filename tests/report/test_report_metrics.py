@@ -122,6 +122,13 @@ def test_a_check_speaks_outside_its_range_and_only_there(
     assert flag(name, odd)
 
 
+def test_the_gradient_of_an_epochs_last_few_examples_is_no_spike() -> None:
+    norms, examples = [1.0, 2.0, 1.0, 60.0], [32.0, 32.0, 32.0, 1.0]
+    assert flag("grad_norm_policy", norms, examples) is None
+    assert flag("grad_norm_policy", norms, [32.0, 32.0, 1.0, 32.0])
+    assert flag("grad_norm_policy", norms, [None, None, None, None])
+
+
 def test_a_name_without_a_check_or_without_values_is_never_marked() -> None:
     assert flag("reward", [-100.0]) is None and flag("made_up", [1.0]) is None and flag("kl", []) is None
     assert explain("reward_helpful") is explain("eval_reward_helpful") is not None

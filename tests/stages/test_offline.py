@@ -10,6 +10,7 @@ import torch
 from resumable import build
 
 from prefloop.engine.local import LocalEngine
+from prefloop.record import Run
 from prefloop.rewards.model import encode
 from prefloop.stages.project import Project, load_policy
 from prefloop.stages.train_offline import train_offline
@@ -58,3 +59,14 @@ def test_what_is_kept_is_what_the_reference_says_of_the_completion_alone(tmp_pat
                 logits: Any = model(input_ids=torch.tensor([ids])).logits[0, cut - 1 : -1]
             said = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[cut:])[:, None]).sum()
             assert known[completion.id] == pytest.approx(float(said), abs=1e-3)
+
+
+def test_before_anything_is_learnt_half_of_the_pairs_are_in_order(tmp_path: Path) -> None:
+    """Policy and reference are one, so that every implicit reward is 0: that is no order, and not the wrong one."""
+    root = tmp_path / "project"
+    build(root, with_reward=False)
+    with Project.open(root, ["align.algorithm=dpo", "align.epochs=1"], quiet=True) as project:
+        outcome = train_offline(project, 0)
+    first, *_, last = Run(root / "runs" / str(outcome.run)).metrics()
+    assert first["accuracy"] == 0.5
+    assert first["examples"] == 4 and last["examples"] == (outcome.result["lists"] % 4 or 4)

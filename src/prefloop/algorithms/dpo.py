@@ -15,7 +15,7 @@ from torch import Tensor
 from prefloop.algorithms.base import Loss, Role
 from prefloop.batch import PolicyOutput, ReferencedBatch
 from prefloop.ops.masked import masked_sum
-from prefloop.ops.preference import bradley_terry
+from prefloop.ops.preference import bradley_terry, ordered_pairs
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,13 @@ class Dpo:
         implicit = self.beta * torch.where(batch.present, total_logp - batch.ref_total, torch.zeros_like(total_logp))
         total = bradley_terry(implicit, batch.wins).sum()
         with torch.no_grad():
-            gap = implicit[:, :, None] - implicit[:, None, :]
-            strict = (batch.wins > batch.wins.transpose(1, 2)).float()
-            right = (strict * (gap > 0)).sum()
+            right, strict = ordered_pairs(total_logp - batch.ref_total, batch.wins)
             count = batch.present.float().sum()
         return Loss(
             total,
             {
                 "loss": (total.detach(), self.weight(batch)),
-                "accuracy": (right, strict.sum()),
+                "accuracy": (right, strict),
                 "implicit_reward": (implicit.detach().sum(), count),
             },
         )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from prefloop.cli.common import Common, Verb, common, in_project, profiled
+
+if TYPE_CHECKING:
+    from prefloop.stages.project import Outcome, Project
 
 _round = click.option("--round", type=click.IntRange(min=0), metavar="N", help="Which round (default: the newest).")
 
@@ -143,10 +148,15 @@ def align(asked: Common, round: int | None, algorithm: str | None, profile: bool
     Next:     prefloop evaluate
     """
 
+    from prefloop.effects import refuse_for_align
     from prefloop.stages.align import align as stage
 
+    def go(project: Project) -> Outcome:
+        refuse_for_align(project.config, asked.overrides)
+        return stage(project, round)
+
     overrides = [f'align.algorithm="{algorithm}"'] if algorithm else []
-    in_project(asked, lambda project: stage(project, round), overrides, profile)
+    in_project(asked, go, overrides, profile)
 
 
 @click.command("report", cls=Verb)

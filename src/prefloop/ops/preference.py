@@ -18,6 +18,17 @@ def bradley_terry(score: Tensor, wins: Tensor) -> Tensor:
     return -torch.where(wins > 0, wins * logsigmoid(gap), torch.zeros_like(gap)).sum((1, 2))
 
 
+def ordered_pairs(score: Tensor, wins: Tensor, tie: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """([] strict pairs that scores [R,K] in nats put in the order of `wins` [R,K,K], [] how many there are).
+
+    Scores closer than `tie`, which is what rounding makes of equal ones, are in no order: half right.
+    """
+    gap = score[:, :, None] - score[:, None, :]
+    strict = wins > wins.transpose(1, 2)
+    right = torch.where(gap.abs() <= tie, torch.full_like(gap, 0.5), (gap > 0).to(gap.dtype))
+    return torch.where(strict, right, torch.zeros_like(right)).sum(), strict.sum().to(gap.dtype)
+
+
 def plackett_luce(score: Tensor, choice_mask: Tensor, choice_weight: Tensor, numerator: Tensor) -> Tensor:
     """Negative log-likelihood of rankings with ties as a sum of weighted choices (Plackett 1975; Luce 1959), in nats.
 

@@ -302,6 +302,14 @@ METRICS = (
         "rises, or holds",
         "-",
     ),
+    Metric(
+        "examples",
+        "Examples",
+        "a step",
+        "How many demonstrations (SFT) or lists (preferences) a step learned from; an epoch's last may have few.",
+        "constant, but for those",
+        "-",
+    ),
     Metric("loss", "Loss", "nats", "What was minimised, a token (SFT), a list or a pair (preferences).", "falls", "-"),
     Metric(
         "heldout_loss",
@@ -359,7 +367,14 @@ def explain(name: str) -> Metric | None:
     return next((m for m in _PREFIXES if bare.startswith(m.name[:-1])), None)
 
 
-def flag(name: str, values: Sequence[float]) -> str | None:
-    """What is unusual about a metric's finite values, in order of step; None where nothing is, or nothing is known."""
+def flag(name: str, values: Sequence[float], examples: Sequence[float | None] = ()) -> str | None:
+    """What is unusual about a metric's finite values, in order of step; None where nothing is, or nothing is known.
+
+    examples: how many each step learned from, where that is known. An epoch's last step may have a handful, and a
+    gradient as noisy: it is compared with no others.
+    """
     metric = explain(name)
+    if name.startswith("grad_norm_") and len(examples) == len(values):
+        usual = max((n for n in examples if n is not None), default=0.0)
+        values = [value for value, n in zip(values, examples, strict=True) if n is None or n > usual / 2]
     return metric.check(values) if metric and metric.check and values else None

@@ -210,8 +210,10 @@ def _ceiling(report: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> 
 def metric_rows(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a metric of a run, what is unusual first: name, title, unit, first, last, low, high, ..., flag."""
     rows = []
+    learned = run["metrics"].get("examples")
     for name, column in run["metrics"].items():
-        values = [float(v) for v in column if v is not None]
+        there = [n for n, v in enumerate(column) if v is not None]
+        values = [float(column[n]) for n in there]
         if name == "step" or not values:
             continue
         metric = explain(name)
@@ -227,7 +229,7 @@ def metric_rows(run: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "meaning": metric.meaning if metric else "",
                 "healthy": metric.healthy if metric else "",
                 "source": metric.source if metric else "",
-                "flag": flag(name, values),
+                "flag": flag(name, values, [learned[n] for n in there] if learned else ()),
             }
         )
     order = {metric.name: place for place, metric in enumerate(METRICS)}

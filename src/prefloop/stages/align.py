@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from prefloop.algorithms.registry import kind_of
+from prefloop.algorithms.registry import kind_of, make
+from prefloop.config import CONFIG_NAME, Config
+from prefloop.effects import unused
+from prefloop.errors import ConfigError
 from prefloop.stages.project import Outcome, Project
 from prefloop.stages.train_offline import train_offline
 from prefloop.stages.train_policy import train_policy
@@ -10,6 +13,27 @@ from prefloop.stages.train_policy import train_policy
 
 def align(project: Project, round: int | None = None) -> Outcome:
     """Optimise the policy of a round (by default the newest that was sampled). Raises ConfigError, NothingToDoError."""
-    kind = kind_of(project.config.align.algorithm, "online", "offline")
+    settings = project.config.align
+    kind = kind_of(settings.algorithm, "online", "offline")
+    check_options(project.config)
+    if left := [key for key in unused(project.config) if key.startswith("align.")]:
+        project.say(f"{settings.algorithm} does not use what {CONFIG_NAME} says of {', '.join(left)}")
     round = project.latest_round() if round is None else round
     return train_policy(project, round) if kind == "online" else train_offline(project, round)
+
+
+def check_options(config: Config) -> None:
+    """Raise ConfigError for an option of any algorithm that is misspelt, or of this one that would have no effect."""
+    for name, options in config.algorithms.items():
+        make(name, options)
+    settings = config.align
+    options, usual = config.algorithms.get(settings.algorithm, {}), make(settings.algorithm)
+    changed = {option for option, value in options.items() if value != getattr(usual, option)}
+    idle = {}
+    if not options.get("kl_target"):
+        idle["kl_horizon"] = "kl_target = 0 keeps the coefficient of the KL fixed"
+    if settings.epochs * settings.minibatches == 1 and not settings.staleness:
+        why = "each sample is learnt from once ([align] epochs and minibatches are 1), before there is anything to clip"
+        idle |= {"clip": why, "value_clip": why}
+    for option in sorted(changed & idle.keys()):
+        raise ConfigError(f"[algorithms.{settings.algorithm}] {option} would have no effect: {idle[option]}.")

@@ -75,7 +75,8 @@ def fit(
         for step in range(start, steps):
             began = time.perf_counter()
             torch.manual_seed(derive(project.config.project.seed, label, step))  # dropout has no other source
-            metrics = dict(engine.step(*terms(step)))
+            asked = terms(step)
+            metrics = {"examples": float(len(asked[0].batch)), **engine.step(*asked)}
             last = step + 1 == steps
             if last or (step + 1) % eval_every == 0:
                 found = evaluated()

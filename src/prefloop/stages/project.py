@@ -16,11 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel
 from tqdm import tqdm
 
 from prefloop import record
-from prefloop.config import CONFIG_NAME, Config, load_config
+from prefloop.config import CONFIG_NAME, Config, Model, Section, load_config
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, file_hashes
 from prefloop.record import Run
@@ -30,6 +29,9 @@ from prefloop.types import Prompt, Snapshot, digest
 
 if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it
     from prefloop.models.text import Codec
+
+
+_USUAL_MODEL = Model().deciding()
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,11 @@ class Project:
         """One writer of runs and models at a time. Raises BusyError naming the other."""
         return ProjectLock(self.root)
 
-    def fingerprint(self, stage: str, settings: BaseModel | Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    def fingerprint(self, stage: str, settings: Section, inputs: Mapping[str, Any]) -> str:
         """A hash of all that decides a stage's outcome."""
-        plain = settings.model_dump() if isinstance(settings, BaseModel) else dict(settings)
-        return digest(stage, self.config.project.seed, self.config.data.heldout, plain, dict(inputs))
+        model = {key: value for key, value in self.config.model.deciding().items() if value != _USUAL_MODEL[key]}
+        decides = dict(inputs) | ({"model settings": model} if model else {})
+        return digest(stage, self.config.project.seed, self.config.data.heldout, settings.deciding(), decides)
 
     def done(self, stage: str, fingerprint: str) -> Outcome | None:
         """The outcome of an earlier run of the same stage on the same inputs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +16,20 @@ from prefloop.batch import RankingBatch, ReferencedBatch, collate_rankings
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
-from prefloop.errors import NothingToDoError
+from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
 from prefloop.models.text import Codec
 from prefloop.ops.masked import masked_sum
+from prefloop.ops.preference import ordered_pairs
 from prefloop.rewards.model import encode
+from prefloop.stages.agreement import gold_of
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import Outcome, Project, derive, load_policy
 from prefloop.stages.rates import rate
-from prefloop.stages.train_reward import NOT_COMPARABLE, rankable
+from prefloop.stages.train_reward import NO_RANKINGS, NOT_COMPARABLE, rankable
+from prefloop.stages.trusting import trust
 from prefloop.store import Store
 from prefloop.types import Item, digest
 
@@ -38,15 +41,30 @@ def train_offline(project: Project, round: int) -> Outcome:
     settings, seed = project.config.align, project.config.project.seed
     options = project.config.algorithms.get(settings.algorithm, {})
     objective = make(settings.algorithm, options)
-    train, held = _lists(project, round, "train"), _lists(project, round, "heldout")[:EVAL_LISTS]
-    if not train:
-        raise NothingToDoError("there are no rankings yet: import a file of rankings or pairs, or run prefloop crowd")
+    shares = criteria_weights(project)
+    asked = {c: rankable(project, c, round, "train") for c in shares}
+    held = [item for c in shares for item in rankable(project, c, round, "heldout")][:EVAL_LISTS]
+    if not any(asked.values()):
+        raise NothingToDoError(NO_RANKINGS)
     start, reference = project.policy(round), project.reference()
-    snapshot = project.snapshot("rankings", [r.id for item in train for r in item.rankings])
+    snapshot = project.snapshot("rankings", [r.id for items in asked.values() for item in items for r in item.rankings])
     inputs = {"policy": start.weights, "reference": reference.weights, "rankings": snapshot, "round": round}
+    mode = project.config.reward.annotators
+    gold = {c: gold_of(project, c) if mode == "weighted" else {} for c in asked}
+    if mode != "all":
+        inputs["annotators"] = digest(mode, {c: sorted(expected.items()) for c, expected in gold.items()})
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
     if done := project.done("align", fingerprint):
         return done
+    trusted = {c: trust(items, c, mode, gold[c]) for c, items in asked.items() if items}
+    for warning in filter(None, (t.warning for t in trusted.values())):
+        project.say(f"warning: {warning}")
+    train = [item for t in trusted.values() for item in t.items]
+    if not train:
+        raise NothingToDoError("; ".join(t.empty(c) for c, t in trusted.items()))
+    counts = {
+        r.id: shares[c] * t.weights.get(r.id, 1.0) for c, t in trusted.items() for i in t.items for r in i.rankings
+    }
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
         model, codec = load_policy(project, start)
@@ -61,7 +79,8 @@ def train_offline(project: Project, round: int) -> Outcome:
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
         engine = LocalEngine(models, codec, seed, settings.token_budget, learner, project.device)
         named = digest(reference.weights, codec.fingerprint)
-        data, heldout = (_Lists(project.store, named, engine, codec, items) for items in (train, held))
+        data = _Lists(project.store, named, engine, codec, train, counts)
+        heldout = _Lists(project.store, named, engine, codec, held)
         measured = fit(
             project,
             run,
@@ -81,6 +100,7 @@ def train_offline(project: Project, round: int) -> Outcome:
             "algorithm": settings.algorithm,
             "round": round,
             "lists": len(train),
+            "annotators": {c: t.to_json() for c, t in trusted.items()},
             "steps": order.steps,
             **left_out.to_json(),
             **measured,
@@ -91,24 +111,51 @@ def train_offline(project: Project, round: int) -> Outcome:
         return Outcome("align", run.name, result)
 
 
-def _lists(project: Project, round: int, split: str) -> list[Item]:
-    """Ranked lists of every chosen criterion, one entry a criterion."""
-    chosen = project.config.reward.criteria or tuple(c for c in project.store.criteria() if c not in NOT_COMPARABLE)
-    return [item for criterion in chosen for item in rankable(project, criterion, round, split)]
+def criteria_weights(project: Project) -> dict[str, float]:
+    """{criterion: how much a ranking by it counts}: `[reward] criteria`, weighted by `[align] reward_weights`.
+
+    Raises ConfigError for weights that name other criteria, or cannot be followed.
+    """
+    available = tuple(c for c in project.store.criteria() if c not in NOT_COMPARABLE)
+    chosen = project.config.reward.criteria or available
+    weights = project.config.align.reward_weights
+    if not weights:
+        return dict.fromkeys(chosen, 1.0)
+    said = f"[align] reward_weights = {weights}"
+    if unknown := set(weights) - set(chosen):
+        raise ConfigError(f"{said}: {', '.join(sorted(unknown))} is not among the criteria {', '.join(chosen)}")
+    if min(weights.values()) < 0 or not any(weights.values()):
+        raise ConfigError(f"{said}: learning from rankings needs weights of 0 or more, not all 0")
+    if len(chosen) == 1:
+        raise ConfigError(
+            f"{said} would have no effect: weights tell criteria apart, and there is only {chosen[0]}. Take it out."
+        )
+    return {c: weights[c] for c in chosen if weights.get(c)}
 
 
 class _Lists:
     """Encoded lists. What the reference says about a completion is asked once, and kept in the store."""
 
-    def __init__(self, store: Store, reference: str, engine: LocalEngine, codec: Codec, items: Sequence[Item]):
+    def __init__(
+        self,
+        store: Store,
+        reference: str,
+        engine: LocalEngine,
+        codec: Codec,
+        items: Sequence[Item],
+        weights: Mapping[str, float] | None = None,
+    ):
+        """weights: {ranking id: how much it counts}; 1 for those not named."""
         self.store, self.reference, self.engine, self.items = store, reference, engine, items
+        self.weights = weights or {}
         self.encoded = [[encode(codec, item.prompt, c) for c in item.completions] for item in items]
         self.known = store.logprobs(reference, (c.id for item in items for c in item.completions))
 
     def batch(self, at: Sequence[int]) -> ReferencedBatch:
         items = [self.items[i] for i in at]
         ids = [[c.id for c in item.completions] for item in items]
-        batch = collate_rankings([self.encoded[i] for i in at], ids, [i.rankings for i in items])
+        weights = [[self.weights.get(r.id, 1.0) for r in item.rankings] for item in items]
+        batch = collate_rankings([self.encoded[i] for i in at], ids, [i.rankings for i in items], weights)
         missing = [n for n, some in enumerate(ids) if any(key not in self.known for key in some)]
         if missing:
             totals = self._totals("reference", batch.select(torch.tensor(missing))).tolist()
@@ -132,9 +179,6 @@ class _Lists:
         right = total = 0.0
         for start in range(0, len(self.items), 16):
             batch = self.batch(list(range(start, min(start + 16, len(self.items)))))
-            implicit = self._totals("policy", batch) - batch.ref_total
-            gap = implicit[:, :, None] - implicit[:, None, :]
-            strict = batch.wins > batch.wins.transpose(1, 2)
-            right += float((strict & (gap > 0)).sum())
-            total += float(strict.sum())
+            ordered, strict = ordered_pairs(self._totals("policy", batch) - batch.ref_total, batch.wins)
+            right, total = right + float(ordered), total + float(strict)
         return {"heldout_accuracy": right / total} if total else {}

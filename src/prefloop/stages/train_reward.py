@@ -39,6 +39,10 @@ from prefloop.stages.trusting import Trusted, trust
 from prefloop.types import Completion, Item, Prompt, digest
 
 TRAIN_EVAL = 200  # training lists scored for the train/held-out comparison
+NO_RANKINGS = (
+    "there are no rankings yet: let people rank what was sampled (prefloop annotate), or simulated people (prefloop "
+    "crowd), or import a file of rankings or pairs"
+)
 NOT_COMPARABLE = ("acceptable",)  # criteria of single-completion labels: no pairs to learn from
 
 
@@ -50,14 +54,19 @@ def reward(project: Project, round: int | None = None) -> Outcome:
     available = [c for c in project.store.criteria() if c not in NOT_COMPARABLE]
     criteria = list(settings.criteria) or available
     if not criteria:
-        raise NothingToDoError(
-            "there are no rankings yet: import a file of rankings or pairs, or let a crowd rank (prefloop crowd)"
-        )
+        raise NothingToDoError(NO_RANKINGS)
     unknown = set(settings.contrast) - set(available)
     if unknown:
         raise ConfigError(
             f"[reward] contrast names {', '.join(sorted(unknown))}, but the store's criteria are {', '.join(available)}"
         )
+    learnt = available if settings.auxiliary else criteria
+    if idle := sorted(c for c in settings.contrast if c not in learnt):
+        raise ConfigError(
+            f"[reward] contrast of {', '.join(idle)} would have no effect: it is not among the criteria learnt"
+        )
+    if settings.auxiliary and len(available) == 1:
+        raise ConfigError(f"[reward] auxiliary would have no effect: people ranked by {available[0]} only")
     outcomes = [_train_one(project, criterion, round) for criterion in criteria]
     result: dict[str, Any] = {"round": round, "models": {c: o.result for c, o in zip(criteria, outcomes, strict=True)}}
     return Outcome("reward", ",".join(str(o.run) for o in outcomes), result, all(o.skipped for o in outcomes))

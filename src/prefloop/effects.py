@@ -1,0 +1,117 @@
+"""Settings that nothing reads as the others stand: they are refused, for whoever set one expects something of it.
+
+Here is what can be told from the settings alone, so that `run` says it before it begins. No torch here: algorithms are
+named, and tests hold the names against the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prefloop.errors import ConfigError
+
+Config = Any  # prefloop.config.Config, which imports this module
+
+OFFLINE = ("dpo",)  # learn from rankings, draw no samples
+WITH_CRITIC = ("ppo",)
+
+_ONLINE_ONLY = {
+    "steps": "it passes over the rankings [align] epochs times",
+    "k": "it draws no samples",
+    "minibatches": "each step is one update; [align] prompts says how many lists it takes",
+    "missing_eos": "it draws no samples",
+    "missing_eos_penalty": "it draws no samples",
+    "ptx": "it mixes in no demonstrations",
+    "kl_budget": "it measures no KL; [algorithms.{name}] beta holds it to the reference",
+    "eval_prompts": "it is measured on held-out rankings",
+    "frozen_dtype": "the reference is asked once, and the store keeps what it said for every run",
+    "staleness": "it draws no samples",
+}
+# `reward` reads these too, to draw the samples that it normalises on: in the TOML they are never idle
+_OF_SAMPLES = ("align.temperature", "align.max_tokens")
+SCRATCH = ("text", "vocab_size", "hidden_size", "layers", "heads", "context")  # [model] of a new model
+_EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
+
+
+def idle(config: Config) -> dict[str, str]:
+    """{"section.key": why nothing reads it}."""
+    return dict([*_model(config), *_sample_and_annotate(config), *_align(config), *_run(config)])
+
+
+def _model(config: Config) -> Iterator[tuple[str, str]]:
+    if config.model.init == "pretrained":
+        yield from ((f"model.{key}", 'only init = "scratch" makes a model') for key in SCRATCH)
+    else:
+        yield from ((f"model.{key}", 'init = "scratch" makes a model of its own') for key in ("path", "revision"))
+
+
+def _sample_and_annotate(config: Config) -> Iterator[tuple[str, str]]:
+    if config.sample.temperature == 0:
+        yield "sample.top_p", "at temperature 0 the likeliest token is always taken"
+    people = config.annotate
+    if people.overlap_share == 0:
+        yield "annotate.overlap_many", "overlap_share = 0 leaves no item in the overlap sample"
+    if people.overlap_many == people.overlap:
+        yield "annotate.overlap_share", f"overlap_many = overlap = {people.overlap}: every item is ranked as often"
+    if people.lease_hours * 60 < people.lease_minutes:
+        yield "annotate.lease_hours", f"a lease lasts lease_minutes = {people.lease_minutes:g} in any case"
+
+
+def _align(config: Config) -> Iterator[tuple[str, str]]:
+    align = config.align
+    name = align.algorithm
+    if name in OFFLINE:
+        for key, why in _ONLINE_ONLY.items():
+            yield f"align.{key}", f"{name} does not use it: {why.format(name=name)}"
+    if name not in WITH_CRITIC:
+        yield "align.critic_lr", f"{name} has no critic"
+    if name in OFFLINE:
+        return
+    if align.missing_eos == "off":
+        yield "align.missing_eos_penalty", 'missing_eos = "off"'
+    if align.minibatches > align.prompts:
+        yield "align.minibatches", f"the {align.prompts} prompts of a step cannot be cut into more parts"
+    if 1 in (align.checkpoint_every, align.eval_every):
+        yield "align.staleness", "samples are fresh after each checkpoint and evaluation, which come every step"
+
+
+def _run(config: Config) -> Iterator[tuple[str, str]]:
+    if not _EACH_ROUND & set(config.run.stages):
+        yield "run.rounds", "none of its stages is done each round"
+
+
+def unused(config: Config) -> dict[str, str]:
+    """Of `idle`, what somebody set to something else than its default: {"section.key": why nothing reads it}."""
+    return {key: why for key, why in idle(config).items() if _is_set(config, key)}
+
+
+def _is_set(config: Config, key: str) -> bool:
+    name, field = key.split(".")
+    section = getattr(config, name)
+    default = type(section).model_fields[field].get_default(call_default_factory=True)
+    return field in section.model_fields_set and getattr(section, field) != default
+
+
+def refuse_unused(config: Config, where: str, but: Iterable[str] = ()) -> None:
+    """Raise ConfigError for settings without effect, except those named."""
+    allowed = set(but)
+    found = {key: why for key, why in unused(config).items() if key not in allowed}
+    if found:
+        lines = [f"  {key} = {_shown(config, key)} would have no effect: {why}" for key, why in found.items()]
+        raise ConfigError("\n".join([f"{where}:", *lines, "Take it out, or change what it depends on."]))
+
+
+def _shown(config: Config, key: str) -> str:
+    name, field = key.split(".")
+    return repr(getattr(getattr(config, name), field))
+
+
+def refuse_for_align(config: Config, overrides: Iterable[str]) -> None:
+    """Raise ConfigError for what is set for `prefloop align` alone, and only draws samples, where none are drawn."""
+    if config.align.algorithm not in OFFLINE:
+        return
+    asked = {override.partition("=")[0].strip() for override in overrides}
+    for key in _OF_SAMPLES:
+        if key in asked and _is_set(config, key):
+            raise ConfigError(f"--set {key} would have no effect: {config.align.algorithm} draws no samples.")

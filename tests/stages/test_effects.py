@@ -1,0 +1,323 @@
+"""Every setting of a stage changes what the stage makes, or is refused: none is ignored without a word."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from resumable import WORDS
+
+from prefloop import config as settings
+from prefloop.algorithms.registry import make, names
+from prefloop.effects import OFFLINE, WITH_CRITIC, refuse_for_align
+from prefloop.errors import ConfigError
+from prefloop.stages.align import align, check_options
+from prefloop.stages.project import Outcome, Project
+from prefloop.stages.sample import sample
+from prefloop.stages.sft import sft
+from prefloop.stages.train_reward import reward
+from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
+
+TOML = """
+[project]
+seed = 3
+threads = 1
+device = "cpu"
+[model]
+init = "scratch"
+vocab_size = 300
+hidden_size = 16
+layers = 2
+heads = 2
+context = 64
+[data]
+heldout = 0.3
+[sft]
+batch = 8
+epochs = 1
+lr = 1e-3
+max_tokens = 64
+[sample]
+k = 8
+prompts = 6
+temperature = 0.1
+max_tokens = 1
+[reward]
+batch = 8
+epochs = 1
+lr = 1e-3
+normalise_prompts = 4
+[align]
+lr = 1e-3
+prompts = 4
+max_tokens = 6
+"""
+ONLINE = ("steps=2", "k=2", "minibatches=2", "eval_every=2", "eval_prompts=2", "checkpoint_every=2")
+ALGORITHMS = names("online", "offline")
+CHANGED: dict[str, dict[str, str]] = {  # another value than the default and than the project's
+    "align": {
+        "lr": "2e-3",
+        "critic_lr": "5e-3",
+        "warmup": "0.5",
+        "schedule": '"constant"',
+        "weight_decay": "0.5",
+        "clip_norm": "0.01",
+        "token_budget": "64",
+        "steps": "3",
+        "prompts": "3",
+        "k": "3",
+        "epochs": "2",
+        "minibatches": "4",
+        "temperature": "0.5",
+        "max_tokens": "5",
+        "missing_eos": '"off"',
+        "missing_eos_penalty": "2.0",
+        "ptx": "0.5",
+        "average": "0.9",
+        "kl_budget": "1e-9",
+        "eval_every": "1",
+        "eval_prompts": "3",
+        "checkpoint_every": "1",
+        "frozen_dtype": '"bfloat16"',
+        "staleness": "1",
+        "reward_weights": "{quality = 2.0}",
+    },
+    "sft": {
+        "lr": "2e-3",
+        "warmup": "0.9",
+        "schedule": '"constant"',
+        "weight_decay": "0.5",
+        "clip_norm": "0.01",
+        "token_budget": "64",
+        "epochs": "2",
+        "batch": "4",
+        "max_tokens": "11",
+        "limit": "9",
+        "preferred": '"quality"',
+        "eval_every": "1",
+        "checkpoint_every": "1",
+    },
+    "sample": {
+        "k": "3",
+        "prompts": "5",
+        "temperature": "0.5",
+        "top_p": "0.5",
+        "max_tokens": "2",
+        "avoid_duplicates": "false",
+        "batch": "3",
+    },
+    "reward": {
+        "lr": "2e-3",
+        "warmup": "0.9",
+        "schedule": '"constant"',
+        "weight_decay": "0.5",
+        "clip_norm": "0.01",
+        "token_budget": "64",
+        "objective": '"bradley_terry"',
+        "start": '"model"',
+        "criteria": '["quality"]',
+        "epochs": "2",
+        "batch": "4",
+        "dropout": "0.3",
+        "freeze": "1",
+        "max_tokens": "10",
+        "annotators": '"majority"',
+        "auxiliary": "true",
+        "contrast": "{quality = 0.5}",
+        "average": "0.9",
+        "eval_every": "1",
+        "checkpoint_every": "1",
+        "normalise_prompts": "3",
+    },
+}
+STAGES: dict[str, Callable[[Project], Outcome]] = {"sft": sft, "sample": sample, "reward": reward, "align": align}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demonstrations, lists ranked by three people and one who guesses, an SFT model, a reward model."""
+    root = tmp_path_factory.mktemp("effects")
+    (root / "prefloop.toml").write_text(TOML)
+    rng = random.Random(5)
+
+    def text(n: int) -> str:
+        return " ".join(rng.choice(WORDS) for _ in range(n))
+
+    records: list[Any] = []
+    for n in range(32):
+        prompt = Prompt(f"{n} {text(3)}")
+        records.append(Demonstration(prompt, text(rng.randint(2, 6))))
+        completions = tuple(Completion(f"i{n}:c{k}", text(rng.randint(2, 6))) for k in range(3))
+        best, said = [c.id for c in completions], []
+        for person, criterion in [*((p, "quality") for p in ("ann", "bob", "cat", "dan")), ("ann", "style")]:
+            order = best if person in ("ann", "bob", "cat") and rng.random() < 0.8 else rng.sample(best, 3)
+            said.append(Ranking(f"i{n}", person, criterion, tuple((id,) for id in order)))
+        records.append(Item(f"i{n}", prompt, completions, tuple(said)))
+    with Project.open(root, quiet=True) as opened:
+        opened.store.add(records)
+        sft(opened)
+    with Project.open(root, ['reward.criteria=["quality"]'], quiet=True) as opened:
+        reward(opened)
+    return root
+
+
+def made(root: Path, stage: str, overrides: list[str]) -> tuple[bool, str]:
+    """Whether a stage was done before, and a hash of all that it makes but times."""
+    with Project.open(root, overrides, quiet=True) as project:
+        if stage == "align":
+            refuse_for_align(project.config, overrides)  # as the command does
+        before = {item.id for item in project.store.items(source="sample")}
+        outcome = STAGES[stage](project)
+        new = [i for i in project.store.items(source="sample") if i.id not in before]
+        total = hashlib.sha256(repr(sorted(c.text for i in new for c in i.completions)).encode())
+        for run in str(outcome.run).split(","):
+            for path in sorted((root / "runs" / run).rglob("*")):
+                if path.name in ("model.safetensors", "metrics.jsonl", "result.json"):
+                    total.update(
+                        path.read_bytes().replace(run.encode(), b"") if path.suffix == ".json" else path.read_bytes()
+                    )
+    return outcome.skipped, total.hexdigest()
+
+
+def check(root: Path, stage: str, key: str, usual: list[str], plain: str) -> None:
+    """One setting, changed: another result, or an error that names it; and none where it is said to be neutral."""
+    asked = [*usual, f"{stage}.{key}={CHANGED[stage][key]}"]
+    section = getattr(settings, stage.capitalize())
+    if key in section.neutral:
+        assert made(root, stage, asked)[0], f"{stage}.{key} is said to change no result"
+        return
+    try:
+        _, found = made(root, stage, asked)
+    except ConfigError as error:
+        assert key in str(error) and "no effect" in str(error), error
+    else:
+        assert found != plain, f"{stage}.{key} is ignored, with {usual}"
+
+
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(a, marks=[pytest.mark.slow] if a in ("grpo", "rloo") else []) for a in ALGORITHMS]
+)
+def test_every_setting_of_align_has_an_effect_or_is_refused(project: Path, algorithm: str) -> None:
+    assert set(CHANGED["align"]) == set(settings.Align.model_fields) - {"algorithm"}
+    usual = [f"align.algorithm={algorithm}"]
+    if algorithm not in OFFLINE:
+        usual += [f"align.{setting}" for setting in ONLINE]
+    _, plain = made(project, "align", usual)
+    for key in CHANGED["align"]:
+        check(project, "align", key, usual, plain)
+
+
+@pytest.mark.parametrize("stage", ["sft", "sample", pytest.param("reward", marks=pytest.mark.slow)])
+def test_every_setting_of_the_other_stages_has_an_effect_or_is_refused(project: Path, stage: str) -> None:
+    section = getattr(settings, stage.capitalize())
+    assert set(CHANGED[stage]) == set(section.model_fields)
+    _, plain = made(project, stage, [])
+    for key in CHANGED[stage]:
+        check(project, stage, key, [], plain)
+
+
+def test_the_names_that_settings_depend_on_are_those_of_the_registry() -> None:
+    assert set(OFFLINE) == set(names("offline"))
+    assert set(WITH_CRITIC) == {name for name in names("online") if make(name).needs}
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("[model]\nlayers = 2", "model.layers"),
+        ('[model]\ninit = "scratch"\npath = "there"', "model.path"),
+        ('[model]\ninit = "scratch"\nrevision = "abc"', "model.revision"),
+        ("[sample]\ntemperature = 0\ntop_p = 0.9", "sample.top_p"),
+        ("[annotate]\noverlap_share = 0\noverlap_many = 5", "annotate.overlap_many"),
+        ("[annotate]\noverlap_many = 1\noverlap_share = 0.5", "annotate.overlap_share"),
+        ("[annotate]\nlease_minutes = 90\nlease_hours = 1", "annotate.lease_hours"),
+        ('[align]\nalgorithm = "dpo"\nkl_budget = 5', "align.kl_budget"),
+        ('[align]\nalgorithm = "rloo"\ncritic_lr = 0.1', "align.critic_lr"),
+        ('[align]\nmissing_eos = "off"\nmissing_eos_penalty = 3', "align.missing_eos_penalty"),
+        ("[align]\nprompts = 2\nminibatches = 4", "align.minibatches"),
+        ("[align]\nstaleness = 1\neval_every = 1", "align.staleness"),
+        ('[run]\nrounds = 3\nstages = ["sft", "report"]', "run.rounds"),
+    ],
+)
+def test_a_file_with_a_setting_that_nothing_reads_is_refused_by_its_name(asked: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"{named} = .* would have no effect: "):
+        settings.make_config(tomllib.loads(asked))
+    section, _, rest = asked.partition("\n")
+    others = [line for line in rest.splitlines() if not line.startswith(named.split(".")[1])]
+    settings.make_config(tomllib.loads("\n".join([section, *others])))  # the same without it
+
+
+def test_what_a_file_says_for_its_own_algorithm_stays_where_a_command_takes_another(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = project.parent / "ppo.toml"
+    file.write_text(TOML + "steps = 7\nptx = 0.5\n")
+    assert settings.load_config(file, ["align.algorithm=dpo"]).align.ptx == 0.5
+    for overrides in (["align.algorithm=dpo", "align.ptx=0.25"], ["align.algorithm=dpo", "align.k=3"]):
+        with pytest.raises(ConfigError, match="no effect"):
+            settings.load_config(file, overrides)
+    file.write_text(TOML + 'ptx = 0.5\nalgorithm = "dpo"\n')
+    with pytest.raises(ConfigError, match=r"align.ptx = 0.5 would have no effect: dpo"):
+        settings.load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ppo": {"kl_horizon": 50.0}}, "kl_horizon would have no effect"),
+        ({"ppo": {"clip": 0.1}}, "clip would have no effect"),
+        ({"grpo": {"klip": 0.1}}, 'has no option "klip"'),
+        ({"grop": {"kl": 0.1}}, 'no algorithm "grop"'),
+    ],
+)
+def test_an_option_without_effect_or_misspelt_is_refused_in_any_section(
+    options: Mapping[str, Any], message: str
+) -> None:
+    config = settings.make_config({"align": {"minibatches": 1}, "algorithms": options})
+    with pytest.raises(ConfigError, match=message):
+        check_options(config)
+    check_options(settings.make_config({"align": {"epochs": 2}, "algorithms": {"ppo": {"clip": 0.1, "kl_target": 6}}}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["align.reward_weights={quality=1.0,tone=1.0}"], "tone is not among"),
+        (["align.reward_weights={quality=-1.0,style=1.0}"], "0 or more"),
+        (["align.reward_weights={quality=2.0}", 'reward.criteria=["quality"]'], "would have no effect"),
+    ],
+)
+def test_weights_that_rankings_cannot_be_learnt_with_are_refused(
+    project: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made(project, "align", ["align.algorithm=dpo", *overrides])
+
+
+def test_dpo_hears_people_and_criteria_as_the_settings_say(project: Path) -> None:
+    """Majority is one ranking a list; a criterion of weight 0 is as good as absent, and only proportions count."""
+    usual, found = ["align.algorithm=dpo", "align.prompts=8"], {}
+    for name, asked in {
+        "all": [],
+        "majority": ["reward.annotators=majority"],
+        "weighted": ["reward.annotators=weighted"],
+        "quality": ['reward.criteria=["quality"]'],
+        "no style": ["align.reward_weights={quality=1.0,style=0.0}"],
+        "both": ["align.reward_weights={quality=1.0,style=1.0}"],
+        "mostly quality": ["align.reward_weights={quality=9.0,style=1.0}"],
+    }.items():
+        with Project.open(project, [*usual, *asked], quiet=True) as opened:
+            outcome = align(opened)
+            run = project / "runs" / str(outcome.run)
+            found[name] = hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
+            assert outcome.result["annotators"]["quality"]["mode"] == (
+                name if name in ("majority", "weighted") else "all"
+            )
+    assert found["quality"] == found["no style"] and found["all"] == found["both"]
+    different = ("all", "majority", "weighted", "quality", "mostly quality")
+    assert len({found[name] for name in different}) == len(different)
