@@ -41,7 +41,7 @@ from prefloop.models.load import load_causal
 from prefloop.models.reward import new_reward_model
 from prefloop.models.scratch import train_tokenizer
 from prefloop.models.text import Codec, make_codec
-from prefloop.rewards.model import encode
+from prefloop.rewards.sequence import encode
 from prefloop.stages.project import Project, load_policy
 from prefloop.types import Demonstration, Item, Prompt
 

@@ -145,16 +145,6 @@ class Annotate(Section):
     limit: int | None = Field(None, ge=1, description="most items a person may rank; none = no limit")
     quota: int | None = Field(None, ge=1, description="rankings that `run` waits for a round; none = every open one")
     webhooks: tuple[str, ...] = Field((), description="addresses told of new rankings, signed; only these are called")
-    public_url: str = Field(
-        "", description='where people reach the server, as "https://rank.example.org": invitations lead there'
-    )
-    hosts: tuple[str, ...] = Field(
-        (), description="host names that the server answers to, beside its own addresses and public_url"
-    )
-    proxies: tuple[str, ...] = Field(
-        (), description="addresses or networks of proxies whose X-Forwarded-For and -Proto are believed"
-    )
-    connections: int = Field(100, ge=1, description="most connections from one address, beside proxies, to one process")
 
 
 class Reward(Optimiser):
@@ -165,7 +155,9 @@ class Reward(Optimiser):
     batch: int = Field(16, ge=1, description="lists a step")
     dropout: float = Field(0.0, ge=0, lt=1, description="in training only")
     freeze: int = Field(0, ge=0, description="lowest layers, with the embedding, left as they are: for few rankings")
-    max_tokens: int = Field(512, ge=4, description="longest prompt + completion; a longer prompt loses its beginning")
+    max_tokens: int | None = Field(
+        None, ge=4, description="longest prompt + completion, else the prompt loses its beginning; none = the model's"
+    )
     annotators: Literal["all", "weighted", "majority"] = Field(
         "all", description="every ranking alike; weighted by estimated reliability; or one majority ranking an item"
     )

@@ -11,7 +11,7 @@ from resumable import build
 
 from prefloop.engine.local import LocalEngine
 from prefloop.record import Run
-from prefloop.rewards.model import encode
+from prefloop.rewards.sequence import encode
 from prefloop.stages.project import Project, load_policy
 from prefloop.stages.train_offline import train_offline
 from prefloop.types import digest

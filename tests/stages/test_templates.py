@@ -15,7 +15,7 @@ from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.config import CONFIG_NAME
 from prefloop.errors import DataError
 from prefloop.models.load import load_causal
-from prefloop.rewards.model import encode
+from prefloop.rewards.sequence import encode
 from prefloop.stages import invariants
 from prefloop.stages.align import align
 from prefloop.stages.doctor import doctor

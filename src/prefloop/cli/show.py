@@ -33,6 +33,12 @@ def _left_out(r: Result) -> list[str]:
             lines += [f"  {row}" for row in part["refused_rows"]]
             if more := part["refused"] - len(part["refused_rows"]):
                 lines.append(f"  and {more} more")
+        if part.get("answers_cut") or part.get("prompts_shortened"):
+            lines.append(
+                f"{part['answers_cut']} of {part['answers']} answers were longer than the model reads "
+                f"({part['reads_tokens']} tokens of prompt and answer), and cut; {part['prompts_shortened']} prompts "
+                f"lost their beginning; {part['same_after_cut']} pairs were the same then, and not learnt from"
+            )
     return lines
 
 

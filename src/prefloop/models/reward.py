@@ -29,7 +29,10 @@ HEADS = ("score", "classifier", "qa_outputs")  # what architectures call the hea
 
 
 class RewardModel(nn.Module):
-    """Scores whole sequences. `mean` and `std` normalise; training works on the raw score."""
+    """Scores whole sequences. `mean` and `std` normalise; training works on the raw score.
+
+    `max_tokens`: what it reads of a longer one is cut to this; scoring cuts as training did.
+    """
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
@@ -38,6 +41,7 @@ class RewardModel(nn.Module):
         self.mean = float(norm.get("mean", 0.0))
         self.std = float(norm.get("std", 1.0))
         self.criterion = str(norm.get("criterion", ""))
+        self.max_tokens: int | None = norm.get("max_tokens")  # of prompt and answer, as it learnt; None: all it can
 
     def forward(self, rows: Rows) -> RewardOutput:
         """The raw score at the last real token of each row [N], wherever the padding is."""
@@ -54,7 +58,8 @@ class RewardModel(nn.Module):
                 "the rankings are not all ties, and train longer or with a larger learning rate."
             )
         self.mean, self.std = mean, std
-        setattr(self.model.config, NORM_KEY, {"mean": mean, "std": std, "criterion": self.criterion})
+        learnt = {"mean": mean, "std": std, "criterion": self.criterion, "max_tokens": self.max_tokens}
+        setattr(self.model.config, NORM_KEY, learnt)
 
 
 class SharedReward(nn.Module):

@@ -132,7 +132,8 @@ class Codec:
 
     def _until_end(self, ids: list[int], ended: bool) -> list[int]:
         """Without what the template writes behind the end token of the last turn; with one where it writes none."""
-        last = next((place for place in reversed(range(len(ids))) if ids[place] in self.stop_ids), len(ids))
+        ends = [place for place, id in enumerate(ids) if id == self.end_id]
+        last = (ends or [place for place, id in enumerate(ids) if id in self.stop_ids] or [len(ids)])[-1]
         end = ids[last : last + 1] or ([] if self.end_id is None else [self.end_id])
         return [*ids[:last], *(end if ended else [])]
 
@@ -163,6 +164,16 @@ class Codec:
         """Ids of what the template writes before an answer; none for white space, which melts into the answer."""
         lead = self.turn.lead
         return tuple(self.tokenizer(lead, add_special_tokens=False)["input_ids"]) if lead.strip() else ()
+
+    def head_of(self, prompt_ids: Sequence[int]) -> int:
+        """How many ids stand before a prompt's text: the begin token, and the head of a chat's first turn."""
+        if self._head and tuple(prompt_ids[: len(self._head)]) == self._head:
+            return len(self._head)
+        return int(bool(prompt_ids) and prompt_ids[0] == self.tokenizer.bos_token_id)
+
+    @cached_property
+    def _head(self) -> tuple[int, ...]:
+        return tuple(self.tokenizer(self.turn.head, add_special_tokens=False)["input_ids"]) if self.turn.head else ()
 
     def _seen_behind(self, prompt: Prompt, ids: Sequence[int], alone: str) -> str:
         """The text of an answer as it stands behind its prompt; `alone` is what its ids give by themselves."""

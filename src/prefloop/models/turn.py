@@ -19,11 +19,13 @@ class Turn:
     """How a template writes an answer: `lead`, the answer, `tail`, the token `end`.
 
     lead:  what stands between the prompt that ends where an answer begins, and the answer itself
+    head:  what stands before the text of the first question
     tail:  text between the answer and its end token, or in place of one
     end:   id of the token that ends the answer; None where the template writes none
     words: what the template does, for people
     """
 
+    head: str = ""
     lead: str = ""
     tail: str = ""
     end: int | None = None
@@ -49,13 +51,14 @@ def turn_of(tokenizer: Any, stops: Collection[int]) -> Turn:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
             tail, end = after[: after.index(text)], int(ids[0])
-    lead = tried.lead()
+    head, lead = tried.asked.partition(ASKED)[0], tried.lead()
     if end is not None:
-        return Turn(lead, tail, end, f"the chat template writes {tokenizer.convert_ids_to_tokens(end)} after an answer")
+        words = f"the chat template writes {tokenizer.convert_ids_to_tokens(end)} after an answer"
+        return Turn(head, lead, tail, end, words)
     if after.strip():
         words = f"the chat template writes the text {after.strip()!r} after an answer, which is no single token"
-        return Turn(lead, after.rstrip(), None, words)
-    return Turn(lead, words="the chat template writes nothing after an answer")
+        return Turn(head, lead, after.rstrip(), None, words)
+    return Turn(head, lead, words="the chat template writes nothing after an answer")
 
 
 class _Rendered:

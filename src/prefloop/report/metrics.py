@@ -159,6 +159,15 @@ METRICS = (
         below(0.95, "many answers are cut off; raise max_tokens, or look at the end token"),
     ),
     Metric(
+        "reward_cut",
+        "Answers cut for scoring",
+        "share",
+        "Completions longer than a reward model reads, which it scored without their end; there where it is not 0.",
+        "0",
+        "-",
+        peak(0.05, "the reward model does not see how many answers end; raise [reward] max_tokens"),
+    ),
+    Metric(
         "sampler_mismatch",
         "Sampler mismatch",
         "nats, largest of a step",

@@ -11,10 +11,14 @@ from prefloop.types import Completion, Prompt
 
 @dataclass(frozen=True)
 class Scores:
-    """One number for each completion, and the named parts it was made of (each as long)."""
+    """One number for each completion, and the named parts it was made of (each as long).
+
+    cut: how many completions were longer than a judge reads.
+    """
 
     total: Sequence[float]
     parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    cut: int = 0
 
 
 class Scorer(Protocol):

@@ -14,6 +14,7 @@ from prefloop.models.reward import RewardModel
 from prefloop.models.text import Codec
 from prefloop.ops.memory import named_when_full
 from prefloop.rewards.base import Scorer, Scores
+from prefloop.rewards.sequence import Joined, join_completion
 from prefloop.types import Completion, Prompt
 
 
@@ -37,9 +38,12 @@ class ModelScorer:
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         """Raises TrainingError naming the completion where a model gives something that is no finite number."""
-        parts = {}
+        parts, cut = {}, set[int]()
         for judge in self.judges:
-            raw = raw_scores(judge.model, judge.codec, prompts, completions, self.token_budget, self.device)
+            asked = zip(prompts, completions, strict=True)
+            joined = [join_completion(judge.codec, p, c, judge.model.max_tokens) for p, c in asked]
+            cut.update(n for n, one in enumerate(joined) if one.lost)
+            raw = _scores(judge.model, prompts, joined, self.token_budget, self.device)
             values = judge.model.normalise(raw)
             bad = torch.nonzero(~torch.isfinite(values)).flatten()
             if len(bad):
@@ -51,7 +55,7 @@ class ModelScorer:
                 )
             parts[judge.name] = values
         total = sum((j.weight * parts[j.name] for j in self.judges), torch.zeros(len(completions)))
-        return Scores(total.tolist(), {name: values.tolist() for name, values in parts.items()})
+        return Scores(total.tolist(), {name: values.tolist() for name, values in parts.items()}, len(cut))
 
 
 def judge_codecs(scorer: Scorer) -> list[Codec]:
@@ -59,7 +63,6 @@ def judge_codecs(scorer: Scorer) -> list[Codec]:
     return [judge.codec for judge in scorer.judges] if isinstance(scorer, ModelScorer) else []
 
 
-@torch.no_grad()
 def raw_scores(
     model: RewardModel,
     codec: Codec,
@@ -68,11 +71,19 @@ def raw_scores(
     token_budget: int = 32768,
     device: str = "cpu",
 ) -> Tensor:
-    """What plain transformers would compute from the same folder, [N] on the CPU."""
-    if not completions:
+    """What plain transformers would compute from the same folder, [N] on the CPU, in the length the model learnt at."""
+    asked = zip(prompts, completions, strict=True)
+    joined = [join_completion(codec, p, c, model.max_tokens) for p, c in asked]
+    return _scores(model, prompts, joined, token_budget, device)
+
+
+@torch.no_grad()
+def _scores(
+    model: RewardModel, prompts: Sequence[Prompt], joined: Sequence[Joined], token_budget: int, device: str
+) -> Tensor:
+    if not joined:
         return torch.zeros(0)
-    encoded = [encode(codec, p, c) for p, c in zip(prompts, completions, strict=True)]
-    flat = collate([ids for ids, _ in encoded], [cut for _, cut in encoded]).to(device)
+    flat = collate([one.ids for one in joined], [one.prompt for one in joined]).to(device)
     number = {id: n for n, id in enumerate(dict.fromkeys(prompt.id for prompt in prompts))}
     rows = as_lists(flat, torch.tensor([number[prompt.id] for prompt in prompts], device=device))
     model.eval()
@@ -82,18 +93,3 @@ def raw_scores(
         with named_when_full("scoring by a reward model", some.ids.shape, "Lower max_tokens of the answers."):
             out[index.cpu()] = model(some).score.cpu()
     return out
-
-
-def encode(
-    codec: Codec, prompt: Prompt, completion: Completion, max_tokens: int | None = None
-) -> tuple[list[int], int]:
-    """(ids, how many are prompt) of a whole sequence.
-
-    One too long for the model, or for `max_tokens`, loses the *beginning of its prompt*: the answer is what is judged.
-    """
-    prompt_ids = codec.encode_prompt(prompt)
-    answer = codec.completion_ids(prompt, prompt_ids, completion)
-    limit = min(codec.context, max_tokens or codec.context)
-    room = max(1, limit - len(answer))
-    prompt_ids = prompt_ids[-room:] if len(prompt_ids) > room else prompt_ids
-    return [*prompt_ids, *answer][:limit], len(prompt_ids)

@@ -18,7 +18,7 @@ from prefloop.algorithms.base import Loss, Objective, Role
 from prefloop.batch import RankingBatch, RewardOutput, collate_judgements, collate_lists
 from prefloop.config import Reward
 from prefloop.models.text import Codec
-from prefloop.rewards.model import encode
+from prefloop.rewards.sequence import encode, join, reads
 from prefloop.types import Completion, Item, Prompt, Ranking, digest
 
 CANDIDATES = 32  # prompts drawn, of which the one most like the list's own lends an answer
@@ -112,7 +112,7 @@ class Lists:
         self.encoded = [[encode(codec, s.prompt, c, settings.max_tokens) for c in s.completions] for s in lists]
         words = {s.prompt.id: frozenset(s.prompt.text.split()) for s in lists}
         self.words = [words[s.prompt.id] for s in lists]
-        self.max_tokens = min(codec.context, settings.max_tokens)
+        self.codec, self.max_tokens = codec, reads(codec, settings.max_tokens)
         self.weights = weights or {}
 
     def __len__(self) -> int:
@@ -152,9 +152,8 @@ class Lists:
         nearest = max(others, key=lambda m: _likeness(self.words[n], self.words[m]))
         ids, cut = self.encoded[nearest][int(rng.integers(len(self.encoded[nearest])))]
         own_ids, own_cut = self.encoded[n][0]
-        answer = ids[cut:][: self.max_tokens - 1]
-        prompt = own_ids[:own_cut][-(self.max_tokens - len(answer)) :]
-        return [*prompt, *answer], len(prompt)
+        joined = join(self.codec, own_ids[:own_cut], ids[cut:], self.max_tokens)
+        return joined.ids, joined.prompt
 
 
 def _likeness(a: frozenset[str], b: frozenset[str]) -> float:

@@ -130,6 +130,7 @@ def describe(rolls: Rollouts, batch: AnnotatedBatch) -> dict[str, float]:
         "ended": float(batch.ended.float().mean()),
         **mismatch,
         **(parts if len(parts) > 1 else {}),
+        **({"reward_cut": rolls.scores.cut / n} if rolls.scores.cut else {}),
     }
 
 

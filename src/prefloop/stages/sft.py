@@ -102,7 +102,7 @@ def sft(project: Project) -> Outcome:
             project.say(f"warning: {too_long} demonstrations are longer than {settings.max_tokens} tokens and left out")
         if not encoded:
             raise NothingToDoError("every demonstration is longer than [sft] max_tokens")
-        held, _ = encode_demonstrations(codec, held_out, settings.max_tokens)
+        held, held_too_long = encode_demonstrations(codec, held_out, settings.max_tokens)
         order = Order(len(encoded), settings.batch, settings.epochs, derive(seed, "sft"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "sft", model)
@@ -125,6 +125,7 @@ def sft(project: Project) -> Outcome:
             "steps": order.steps,
             "demonstrations": len(encoded),
             "too_long": too_long,
+            "heldout_too_long": held_too_long,
             **left_out.to_json(),
             **held_loss,
             "model": project.relative(run.path / "model"),

@@ -22,10 +22,11 @@ from prefloop.models.policy import Policy
 from prefloop.models.text import Codec
 from prefloop.ops.masked import masked_sum
 from prefloop.ops.preference import ordered_pairs
-from prefloop.rewards.model import encode
+from prefloop.rewards.sequence import encode
 from prefloop.stages.agreement import gold_of
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.left_out import LeftOut
+from prefloop.stages.lengths import Lengths
 from prefloop.stages.project import Outcome, Project, derive, load_policy
 from prefloop.stages.rates import rate
 from prefloop.stages.train_reward import NO_RANKINGS, NOT_COMPARABLE, rankable
@@ -71,6 +72,8 @@ def train_offline(project: Project, round: int) -> Outcome:
         left_out = LeftOut(project)
         train = left_out.accepted([codec], train, "lists")
         held = left_out.accepted([codec], held, "held-out lists", some=False)
+        lengths = Lengths(project, codec)
+        train = lengths.telling(train)
         frozen = copy.deepcopy(model) if start.path == reference.path else load_policy(project, reference)[0]
         order = Order(len(train), settings.prompts, settings.epochs, derive(seed, "offline"))
         policy = Policy(model)
@@ -103,6 +106,7 @@ def train_offline(project: Project, round: int) -> Outcome:
             "annotators": {c: t.to_json() for c, t in trusted.items()},
             "steps": order.steps,
             **left_out.to_json(),
+            **lengths.to_json(),
             **measured,
             "model": project.relative(run.path / "model"),
         }

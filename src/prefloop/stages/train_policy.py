@@ -204,7 +204,9 @@ class _Loop:
         if settings.ptx:
             shown = project.store.demonstrations(split="train", heldout=heldout)
             shown = self.left_out.accepted([self.codec], shown, "demonstrations")
-            self.demonstrations, _ = encode_demonstrations(self.codec, shown, self.codec.context)
+            self.demonstrations, long = encode_demonstrations(self.codec, shown, self.codec.context)
+            if long:
+                project.say(f"warning: {long} demonstrations do not fit the model's context and are left out of ptx")
             if not self.demonstrations:
                 raise ConfigError(
                     "[align] ptx mixes in demonstrations, but there are none: import some, or set ptx = 0"

@@ -28,9 +28,11 @@ from prefloop.models.reward import (
 from prefloop.models.text import Codec
 from prefloop.record import Run
 from prefloop.rewards.model import raw_scores
+from prefloop.rewards.sequence import reads
 from prefloop.stages.agreement import gold_of
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.left_out import LeftOut
+from prefloop.stages.lengths import Lengths
 from prefloop.stages.project import ModelRef, Outcome, Project, derive, file_hash, fitting, load_policy
 from prefloop.stages.rates import rate
 from prefloop.stages.reward_lists import EachCriterion, Lists, gather
@@ -143,12 +145,15 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         model, codec = new_reward_model(
             start.path, project.config.model, derive(seed, "reward-head", criterion), settings.dropout
         )
-        model.criterion = criterion
+        model.criterion, model.max_tokens = criterion, reads(codec, settings.max_tokens)
         freeze_lowest(model.model, settings.freeze)
         left_out = LeftOut(project)
         learnt = {c: left_out.accepted([codec], items, "lists", c == criterion) for c, items in learnt.items()}
-        learnt = {c: items for c, items in learnt.items() if items}
+        train = [item for item in train if item.id not in left_out.reasons]
+        lengths = Lengths(project, codec, settings.max_tokens)
+        learnt = {c: told for c, items in learnt.items() if (told := lengths.telling(items, c == criterion))}
         held = left_out.accepted([codec], rankable(project, criterion, round, "heldout"), "held-out lists", some=False)
+        held = Lengths(project, codec, settings.max_tokens).telling(held, False, "held-out lists")
         shown = gather(learnt)
         lists = Lists(codec, shown, list(learnt), settings, derive(seed, "lent", criterion), weights)
         order = Order(len(shown), settings.batch, settings.epochs, derive(seed, "reward", criterion))
@@ -192,7 +197,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
                 start,
                 len(shown),
                 people,
-                left_out,
+                left_out.to_json() | lengths.to_json(),
             )
 
 
@@ -210,14 +215,13 @@ def _finish(
     start: ModelRef,
     lists: int,
     people: Trusted,
-    left_out: LeftOut,
+    left_out: Mapping[str, Any],
 ) -> Outcome:
     """Normalise, save, register."""
     criterion = model.criterion
     mean, std = normalisation(project, model, codec)
     model.set_normalisation(mean, std)
     engine.save("reward", run.path / "model")
-    train = [item for item in train if item.id not in left_out.reasons]
     seen = train[:TRAIN_EVAL]
     on_train = pair_accuracy(score_items(model, codec, seen, project.device), seen, criterion, resamples=0)
     result: dict[str, Any] = {
@@ -232,7 +236,7 @@ def _finish(
         "normalisation": {"mean": mean, "std": std},
         "heldout": report.to_json() if report else None,
         "train_accuracy": on_train.accuracy,
-        **left_out.to_json(),
+        **left_out,
         "model": project.relative(run.path / "model"),
     }
     metrics = {"round": round, "accuracy": report.accuracy if report else None}
@@ -297,7 +301,8 @@ def evaluate_reward(
         raise NothingToDoError("the file holds no ranking of two or more completions: there is nothing to measure")
     model, codec = load_reward_model(source, settings or Model())
     left_out = LeftOut()
-    comparable = left_out.accepted([codec], comparable, "lists")
+    lengths = Lengths(None, codec, model.max_tokens)
+    comparable = lengths.telling(left_out.accepted([codec], comparable, "lists"))
     scores = score_items(model.to(device), codec, comparable, device)
     criteria = sorted({r.criterion for i in comparable for r in i.rankings})
     reports = {}
@@ -313,4 +318,5 @@ def evaluate_reward(
         "trained_on": model.criterion,
         "criteria": reports,
         **left_out.to_json(),
+        **lengths.to_json(),
     }
