@@ -145,6 +145,16 @@ class Annotate(Section):
     limit: int | None = Field(None, ge=1, description="most items a person may rank; none = no limit")
     quota: int | None = Field(None, ge=1, description="rankings that `run` waits for a round; none = every open one")
     webhooks: tuple[str, ...] = Field((), description="addresses told of new rankings, signed; only these are called")
+    public_url: str = Field(
+        "", description='where people reach the server, as "https://rank.example.org": invitations lead there'
+    )
+    hosts: tuple[str, ...] = Field(
+        (), description="host names that the server answers to, beside its own addresses and public_url"
+    )
+    proxies: tuple[str, ...] = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-For and -Proto are believed"
+    )
+    connections: int = Field(100, ge=1, description="most connections from one address, beside proxies, to one process")
 
 
 class Reward(Optimiser):

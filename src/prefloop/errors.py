@@ -6,6 +6,7 @@ PrefloopError              anything a user can put right; the command line print
 │   └── TemplateError      a prompt that the model's chat template refuses
 ├── ModelError             a model folder or hub id that cannot be used
 ├── StoreError             the database: missing, newer than this program, damaged
+│   └── UnavailableError   the database cannot be reached at this moment; the same again may work later
 ├── BusyError              somebody else is writing to this project
 ├── TrainingError          a run that cannot go on (NaN, nothing to learn from)
 ├── NothingToDoError       a stage whose input does not exist yet
@@ -52,6 +53,10 @@ class StoreError(PrefloopError):
     """The store is missing, damaged, or newer than this program."""
 
     exit_code = 5
+
+
+class UnavailableError(StoreError):
+    """The store cannot be reached at this moment: its server is away, its disk is full, its file was moved."""
 
 
 class BusyError(PrefloopError):

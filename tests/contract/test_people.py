@@ -92,6 +92,46 @@ def test_names_are_found_whatever_their_case_and_look_alikes_are_refused(people:
     assert account is not None and (account.person, account.password_hash) == (owner, "hash")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u041elga",
+        "O1ga",
+        "OIga",
+        "Olg\u0430",
+        "\u039fLGA",
+        "\u0585lga",
+        "0lga",
+        "ol\u0261a",
+        "OLG\u0410",
+    ],
+)
+def test_a_name_that_looks_like_another_is_refused(people: People, owner: Person, name: str) -> None:
+    token = people.invite(owner.id, "annotator")
+    with pytest.raises(ConflictError, match="looks like"):
+        people.accept(token, name, "hash")
+    assert people.peek(token) is not None
+
+
+def test_names_that_differ_to_the_eye_stand_beside_each_other(people: People, owner: Person) -> None:
+    """Also where one is the other's transcription, has an accent more, or one digit is another."""
+    for name in (
+        "Helga",
+        "\u041e\u043b\u044c\u0433\u0430",
+        "\u00d3lga",
+        "Olga 1",
+        "Olga 2",
+        "\u674e",
+        "\u5b63",
+        "Torn",
+        "Anna Mayer",
+        "Anna Meyer",
+    ):
+        assert people.accept(people.invite(owner.id, "annotator"), name, "hash").name == name
+    with pytest.raises(ConflictError, match="looks like"):
+        people.accept(people.invite(owner.id, "annotator"), "Tom", "hash")
+
+
 def test_an_invitation_used_twice_at_once_makes_one_person(people: People, owner: Person) -> None:
     token = people.invite(owner.id, "annotator")
     made: list[object] = []

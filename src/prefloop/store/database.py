@@ -9,6 +9,7 @@ lock gives writes the same order.
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 import threading
 import time
@@ -19,9 +20,10 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
-from prefloop.errors import BusyError, DataError, PrefloopError, StoreError
+from prefloop.errors import BusyError, DataError, PrefloopError, StoreError, UnavailableError
 from prefloop.store.turns import WriteTurns
 
 BUSY_TIMEOUT_S = 30
@@ -33,25 +35,59 @@ _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 
 class Database:
-    """One writer connection, several readers. `label` names the store in messages, without its password."""
+    """One writer connection, several readers. `label` names the store in messages, without its password.
 
-    def __init__(self, url: URL) -> None:
+    patience_s bounds every wait: for this process's other writers, for other processes, for a free connection, and on
+    Postgres for each answer of the server. Without it, only writers of SQLite are not waited for forever.
+
+    A Postgres that was away is connected to again by the next call. Raises UnavailableError meanwhile.
+    """
+
+    def __init__(self, url: URL, patience_s: float | None = None) -> None:
         self.sqlite = url.get_backend_name() == "sqlite"
         self.label = str(url.database) if self.sqlite else url.render_as_string(hide_password=True)
-        self._writing = threading.Lock()
+        self._writing, self._patience_s = threading.Lock(), patience_s or BUSY_TIMEOUT_S
+        self._file: tuple[int, int] | None = None  # which file SQLite has open
         self._turns = WriteTurns(Path(self.label).resolve()) if self.sqlite else None
         make = _sqlite_engine if self.sqlite else _postgres_engine
-        self._writer = make(url, write=True)
-        self._reader = make(url, write=False, size=CONNECTIONS)
-        self._worker = self._writer if self.sqlite else make(url, write=True, size=CONNECTIONS)
+        self._writer = make(url, patience_s, write=True)
+        self._reader = make(url, patience_s, write=False, size=CONNECTIONS)
+        self._worker = self._writer if self.sqlite else make(url, patience_s, write=True, size=CONNECTIONS)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One write transaction: commits at the end, or leaves nothing behind."""
-        turn = self._turns.mine(BUSY_TIMEOUT_S) if self._turns else nullcontext()
-        with self._writing, explain(self.label), turn, self._writer.begin() as connection:
+        self._look_for_file()
+        turn = self._turns.mine(self._patience_s) if self._turns else nullcontext()
+        with self._one_at_a_time(), explain(self.label), turn, self._writer.begin() as connection:
             self.in_order(connection)
             yield connection
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        if not self._writing.acquire(timeout=self._patience_s):
+            raise BusyError(f"{self.label}: others have been writing for {self._patience_s:.0f} s. Try again.")
+        try:
+            yield
+        finally:
+            self._writing.release()
+
+    def _look_for_file(self) -> None:
+        """SQLite goes on with a file that was moved, deleted or replaced, and new connections open another one: what
+        they acknowledge would be nowhere. Raises UnavailableError until the file is back."""
+        if not self.sqlite:
+            return
+        try:
+            found = os.stat(self.label)
+        except FileNotFoundError:
+            if self._file is None:
+                return  # it is made by the first connection
+            raise UnavailableError(f"{self.label} was moved or deleted while it was open. Put it back.") from None
+        self._file = self._file or (found.st_dev, found.st_ino)
+        if self._file != (found.st_dev, found.st_ino):
+            raise UnavailableError(
+                f"{self.label} is another file than the one that was opened. Put the first one back, or start again."
+            )
 
     @contextmanager
     def work(self, *, alone: bool = False) -> Iterator[Connection]:
@@ -79,6 +115,7 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A view of the store; on SQLite of one moment, on Postgres each statement sees what is committed by then.
         Keep it short: long readers hold up checkpoints."""
+        self._look_for_file()
         with explain(self.label), self._reader.connect() as connection:
             yield connection
 
@@ -126,9 +163,16 @@ def resolve(url: str, root: Path) -> URL:
 _POSTGRES_EXAMPLE = "postgresql+pg8000://user:password@host/name"
 
 
-def _postgres_engine(url: URL, *, write: bool, size: int = 1) -> Engine:
+def _pool(size: int, patience_s: float | None) -> dict[str, Any]:
+    found = {"pool_size": size, "max_overflow": 0 if size == 1 else SPARE}
+    return found if patience_s is None else found | {"pool_timeout": patience_s}
+
+
+def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: int = 1) -> Engine:
     """Readers commit by themselves: no BEGIN and ROLLBACK around a single SELECT."""
-    pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0 if size == 1 else SPARE}
+    pool = _pool(size, patience_s)
+    if patience_s is not None:
+        pool["connect_args"] = {"timeout": patience_s}
     if not write:
         pool["isolation_level"] = "AUTOCOMMIT"
     try:
@@ -149,13 +193,17 @@ def _postgres_engine(url: URL, *, write: bool, size: int = 1) -> Engine:
             except Exception as error:  # whatever the driver has for it, the pool makes a new connection
                 raise DisconnectionError from error
 
+    @event.listens_for(engine, "handle_error")
+    def lost(context: Any) -> None:
+        """The driver's dialect knows few of the ways to lose a server; a lost connection must not be used again."""
+        context.is_disconnect |= any(needle in str(context.original_exception).lower() for needle in _AWAY)
+
     return engine
 
 
-def _sqlite_engine(url: URL, *, write: bool, size: int = 1) -> Engine:
-    pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0 if size == 1 else SPARE}
-    connect = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
-    engine = create_engine(url, poolclass=QueuePool, connect_args=connect, **pool)
+def _sqlite_engine(url: URL, patience_s: float | None, *, write: bool, size: int = 1) -> Engine:
+    connect = {"timeout": patience_s or BUSY_TIMEOUT_S, "check_same_thread": False}
+    engine = create_engine(url, poolclass=QueuePool, connect_args=connect, **_pool(size, patience_s))
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: object) -> None:
@@ -179,6 +227,8 @@ def explain(label: str) -> Iterator[None]:
     except (DBAPIError, sqlite3.Error) as error:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         raise _translate(label, reason) from error
+    except PoolTimeout as error:
+        raise BusyError(f"{label}: all connections are in use. Try again in a few seconds.") from error
     except UnicodeEncodeError as error:
         raise DataError(
             f"a text holds {error.object[error.start : error.end]!r}, half of a surrogate pair, which no database can "
@@ -194,10 +244,15 @@ def _translate(label: str, reason: str) -> PrefloopError:
     return StoreError(f"{label}: {reason}. Run: prefloop doctor")
 
 
+# a Postgres that is away, starts, stops, is full, or only reads; and drivers' words for a connection that broke
+_AWAY = (
+    *("57p01", "57p02", "57p03", "53300", "25006", "3d000", "08000", "08003", "08006", "08001", "08004", "08p01"),
+    *("can't create a connection", "communication error", "network error", "connection is closed", "timed out"),
+)
 _ADVICE: tuple[tuple[tuple[str, ...], type[PrefloopError], str], ...] = (
     (
         ("database or disk is full", "disk i/o error", "no space left", "disk full"),
-        StoreError,
+        UnavailableError,
         "The disk is full, failing or over quota. Free some space and run the same command again: the unfinished "
         "transaction was undone, all earlier ones are kept.",
     ),
@@ -214,11 +269,16 @@ _ADVICE: tuple[tuple[tuple[str, ...], type[PrefloopError], str], ...] = (
     (
         ("database is locked", "database table is locked"),
         BusyError,
-        f"Another process has been writing for {BUSY_TIMEOUT_S} s; wait for it, or stop it.",
+        "Another process has been writing for too long; wait for it, or stop it.",
+    ),
+    (
+        ("deadlock detected", "could not serialize"),
+        BusyError,
+        "Two writers were in each other's way, and this one has written nothing. Try again.",
     ),
     (
         ("readonly database", "unable to open", "permission denied"),
-        StoreError,
+        UnavailableError,
         "Check that the folder exists and that you may write to it.",
     ),
     (
@@ -232,7 +292,12 @@ _ADVICE: tuple[tuple[tuple[str, ...], type[PrefloopError], str], ...] = (
         "A row contradicts what the store already holds; nothing was written.",
     ),
     (
-        ("can't create a connection", "authentication failed", "does not exist", "network error"),
+        (*_AWAY, "authentication failed"),
+        UnavailableError,
+        "Check that the server runs, and the user, password, host and database name in [project] store.",
+    ),
+    (
+        ("does not exist",),
         StoreError,
         "Check that the server runs, and the user, password, host and database name in [project] store.",
     ),

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, delete, exists, func, insert, or_, select, up
 
 from prefloop.errors import ConflictError, DataError, ForbiddenError
 from prefloop.store import people_rows as rows
+from prefloop.store.alike import look_alike
 from prefloop.store.people_types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
 from prefloop.store.queue_fill import keep_setting
 from prefloop.store.queue_read import setting
@@ -107,6 +108,9 @@ class People:
                 raise ForbiddenError("this invitation is unknown, used or has run out. Ask for a new one.")
             if connection.scalar(select(exists().where(people.c.login == login))):
                 raise ConflictError("this name is taken; choose another one")
+            others = connection.scalars(select(people.c.name).where(people.c.name.is_not(None)))
+            if any(look_alike(name, other) for other in others):
+                raise ConflictError("this name looks like that of somebody else; choose another one")
             shown = " ".join(name.split())
             id = rows.new_person(connection, now, row["role"], row["groups"], name=shown, password=password_hash)
             connection.execute(delete(invites).where(invites.c.seq == row["seq"]))

@@ -37,10 +37,11 @@ class Store:
         return self._database
 
     @classmethod
-    def open(cls, url: str, root: Path, *, create: bool = True) -> Self:
+    def open(cls, url: str, root: Path, *, create: bool = True, patience_s: float | None = None) -> Self:
         """Connect and bring the schema up to date. A relative SQLite path starts at `root`.
 
         create: make the store where there is none; without it, a missing one is a StoreError.
+        patience_s: how long a call may wait for other writers, and on Postgres for any answer.
         """
         resolved = resolve(url, root)
         if resolved.get_backend_name() == "sqlite":
@@ -56,7 +57,10 @@ class Store:
         except BaseException:
             database.close()
             raise
-        return cls(database)
+        if patience_s is None:
+            return cls(database)
+        database.close()  # a migration takes as long as it takes
+        return cls(Database(resolved, patience_s))
 
     def close(self) -> None:
         self._database.close()

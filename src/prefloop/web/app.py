@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,11 +30,14 @@ from prefloop.errors import (
     ForbiddenError,
     LeaseError,
     PrefloopError,
+    UnavailableError,
 )
 from prefloop.store import People, Queue, Store
 from prefloop.store.database import CONNECTIONS
 from prefloop.web import routes_account, routes_admin, routes_api, routes_rank, routes_review
+from prefloop.web.answers import AWAY, plain, wants_page
 from prefloop.web.guard import Forbidden, NotSignedIn, classify
+from prefloop.web.hosts import Hosts
 from prefloop.web.pages import HERE, make_templates, page
 from prefloop.web.services import Services, services
 from prefloop.web.shield import Shield
@@ -40,8 +45,8 @@ from prefloop.web.shield import Shield
 ROUTERS = (routes_account, routes_rank, routes_review, routes_admin, routes_api)
 
 
-def create_app(root: Path, config: Config, store: Store) -> FastAPI:
-    """The application over an open store, which stays the caller's to close.
+def create_app(root: Path, config: Config, store: Store, bound: str = "") -> FastAPI:
+    """The application over an open store, which stays the caller's to close. bound: the host that it listens on.
 
     Raises RuntimeError where a route does not say who may call it.
     """
@@ -55,7 +60,9 @@ def create_app(root: Path, config: Config, store: Store) -> FastAPI:
     )
     people = People(store)
     queue = Queue(store, config.annotate, seed=config.project.seed)
-    app.state.services = Services(root, config, store, people, queue, make_templates())
+    hosts = Hosts.of(config.annotate, bound)
+    app.state.services = Services(root, config, store, people, queue, make_templates(), hosts)
+    app.state.told_at = -math.inf
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for routes in ROUTERS:
         app.router.routes.extend(routes.router.routes)  # as they are: `include_router` may hide them from `classify`
@@ -64,7 +71,7 @@ def create_app(root: Path, config: Config, store: Store) -> FastAPI:
     app.add_exception_handler(PrefloopError, _problem)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Shield, on_bug=_bug)
+    app.add_middleware(Shield, on_error=_unforeseen, hosts=hosts)
     app.state.routes = classify(app)
     return app
 
@@ -80,18 +87,21 @@ async def _as_many_threads_as_connections(_app: FastAPI) -> AsyncIterator[None]:
 
 
 def _wants_page(request: Request) -> bool:
-    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+    return wants_page(request.url.path, request.headers.get("accept", ""))
 
 
 def _say(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """One answer for people, one for scripts; the same words."""
-    if _wants_page(request):
-        title = HTTPStatus(status).phrase
-        answer: Response = page(request, "error.html", status, title=title, message=message)
-    else:
-        answer = JSONResponse({"error": message}, status)
+    """One answer for people, one for scripts; the same words. Faults of the server get the answer that cannot fail."""
+    if status >= 500 or not _wants_page(request):
+        return plain(status, message, as_page=_wants_page(request), headers=headers)
+    answer = page(request, "error.html", status, title=HTTPStatus(status).phrase, message=message)
     answer.headers.update(headers or {})
     return answer
+
+
+def _unforeseen(request: Request, error: Exception) -> Response:
+    """What no handler below has taken, or a handler itself ran into."""
+    return _away(request, error) if isinstance(error, AWAY_ERRORS) else _bug(request, error)
 
 
 def _not_signed_in(request: Request, error: Exception) -> Response:
@@ -114,20 +124,32 @@ def _forbidden(request: Request, error: Exception) -> Response:
 
 def _problem(request: Request, error: Exception) -> Response:
     """What people can put right, with the error's own words: they say what happened and what to do."""
+    if isinstance(error, AWAY_ERRORS):
+        return _away(request, error)
     for kind, status in STATUS:
         if isinstance(error, kind):
-            return _say(request, status, str(error), {"retry-after": "2"} if status == 503 else None)
+            return _say(request, status, str(error))
     return _bug(request, error)  # the store is damaged, a setting is wrong: no business of the asker's
 
 
 STATUS: tuple[tuple[type[PrefloopError], int], ...] = (
-    (BusyError, 503),
     (ForbiddenError, 403),
     (LeaseError, 404),  # "not yours" and "does not exist" must not be told apart
     (ConflictError, 409),
     (AnswerError, 422),
     (DataError, 422),
 )
+AWAY_ERRORS = (UnavailableError, BusyError)
+TELL_EVERY_S = 10.0
+
+
+def _away(request: Request, error: Exception) -> Response:
+    """503, to be tried again. The operator reads why, now and then: everybody's browser asks every few seconds."""
+    state, now = request.app.state, time.monotonic()
+    if now - state.told_at >= TELL_EVERY_S:
+        state.told_at = now
+        print(f"answered 503: {error}", file=sys.stderr)
+    return plain(503, AWAY, as_page=_wants_page(request))
 
 
 def _not_valid(request: Request, error: Exception) -> Response:

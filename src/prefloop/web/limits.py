@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -9,8 +10,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
+from math import isinf
+from typing import Any
+
+from prefloop.errors import DataError
+from prefloop.store.people_rows import login_of
 
 MAX_DEPTH = 32  # of JSON; ours is 5 deep
+MAX_DIGITS = 100  # of a number in JSON; Python's own floats take 25
 _KEYS = 20_000  # accounts and addresses remembered; the oldest are forgotten first
 
 
@@ -63,35 +70,86 @@ class Throttle:
         return max(last + min(2.0 ** min(over, 20), self._LONGEST_S[key[0]]) - now, 0.0)
 
     def _keys(self, account: str, address: str) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
-        name = account.strip().casefold().encode("utf-8", "replace")
-        return ("account", sha256(name).digest()), ("address", _network(address).encode())
+        return ("account", sha256(_login(account)).digest()), ("address", network_of(address).encode())
 
 
-def _network(address: str) -> str:
-    """An IPv6 customer owns a whole /64."""
+def _login(account: str) -> bytes:
+    """As the store looks it up, or another spelling would be another account; what no account can have, as it is."""
     try:
-        parsed = ip_address(address)
+        return login_of(account).encode()
+    except DataError:
+        return b"\0" + account.encode("utf-8", "replace")
+
+
+def network_of(address: str) -> str:
+    """Whom an address belongs to: an IPv6 customer owns a whole /64; a server for both sees IPv4 inside IPv6."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
     except ValueError:
         return address[:100]
-    return str(ip_network(f"{address}/64", strict=False)) if parsed.version == 6 else address
+    if parsed.version == 4:
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ip_network((int(parsed) >> 64 << 64, 64)))
 
 
 def json_problem(body: bytes) -> str | None:
-    """Why a JSON body is not even parsed: too deep, or numbers that JSON does not have. None = go on.
-
-    Looks at brackets and literals outside of strings only; whether it is JSON at all is the parser's to say.
+    """Why a body, taken for JSON, goes no further: too deep, numbers too long or not JSON's, a key twice (which of
+    the two counts, every reader decides for itself), text that cannot be written down again. None = go on; whether it
+    is JSON at all is the parser's to say.
     """
-    if b"\0" in body:  # UTF-16 or 32, which a parser would guess, and whose bytes mean other brackets
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
         return "JSON must be UTF-8"
-    bare = _STRING.sub(b"", body)
-    if re.search(rb"[NI]", bare):
-        return "NaN and Infinity are not JSON"
+    if "\0" in text:  # UTF-16 or 32, which a parser would guess, and whose bytes mean other brackets
+        return "JSON must be UTF-8"
     depth = 0
-    for bracket in re.findall(rb"[\[\]{}]", bare):
-        depth += 1 if bracket in b"[{" else -1
+    for bracket in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
         if depth > MAX_DEPTH:
             return f"JSON nested deeper than {MAX_DEPTH} levels"
+    try:
+        found = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_fraction
+        )
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except _Problem as problem:
+        return str(problem)
+    except UnicodeEncodeError:
+        return "a text holds half of a surrogate pair"
+    except ValueError:
+        return None
     return None
 
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+class _Problem(Exception):
+    """Why JSON is refused that a parser would take."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Problem("an object holds the same key twice")
+    return found
+
+
+def _constant(name: str) -> None:
+    raise _Problem("NaN and Infinity are not JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise _Problem(f"a number has more than {MAX_DIGITS} characters")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    found = float(digits)
+    if len(digits) > MAX_DIGITS or isinf(found):
+        raise _Problem("a number is too large or too long")
+    return found
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

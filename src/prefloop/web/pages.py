@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Query
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from prefloop.web.render import raw, rendered
 from prefloop.web.services import services
 
 HERE = Path(__file__).parent
+Cursor = Annotated[int, Query(ge=0, le=2**63 - 1)]  # a row's number; databases know no larger ones
 THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "prefloop_theme"
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import unicodedata
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.low_level import ARGON2_VERSION
 
 from prefloop.errors import BusyError, DataError
 
@@ -50,13 +53,13 @@ class Passwords:
         """Whether a hash was made with other parameters than today's."""
         return self._hasher.check_needs_rehash(known)
 
-    def warm_up(self) -> None:
-        """Make the hash for unknown names before the first of them asks, who would otherwise wait longer."""
-        assert self._nobodys
-
     @cached_property
     def _nobodys(self) -> str:
-        return self._hasher.hash(b"nobody has this password")
+        """A hash that no password has, as dear to check as everybody else's. It is drawn, not computed, or the first
+        unknown name would take twice as long as all others."""
+        made, salt, digest = self._hasher, os.urandom(self._hasher.salt_len), os.urandom(self._hasher.hash_len)
+        cost = f"m={made.memory_cost},t={made.time_cost},p={made.parallelism}"
+        return f"$argon2id$v={ARGON2_VERSION}${cost}${_base64(salt)}${_base64(digest)}"
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -79,3 +82,7 @@ _FLOOD = "too many people are signing in at this moment; try again in a few seco
 def _bytes(password: str) -> bytes:
     """One password, however the keyboard composes its accents."""
     return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).rstrip(b"=").decode()

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from prefloop.errors import DataError
 from prefloop.store import Person, Role, Scope
 from prefloop.web.guard import Owner, Reviewer
-from prefloop.web.pages import page
+from prefloop.web.pages import Cursor, page
 from prefloop.web.services import services
 
 router = APIRouter()
@@ -51,7 +51,7 @@ def _people(request: Request, link: str | None = None) -> Response:
 def invite(request: Request, me: Reviewer, role: Annotated[Role, Form()], groups: Text = "") -> Response:
     """The page with the link: it is shown this once, and only its hash is kept."""
     token = services(request).people.invite(me.id, role, _groups(groups))
-    return _people(request, link=str(request.url_for("join_page", token=token)))
+    return _people(request, link=f"{services(request).hosts.address(request)}/join/{token}")
 
 
 @router.post("/people/invites/{invite}/withdraw")
@@ -85,7 +85,7 @@ def set_groups(request: Request, me: Reviewer, person: str, groups: Text = "") -
 
 @router.post("/people/{person}/limit")
 def set_limit(request: Request, me: Reviewer, person: str, limit: Text = "") -> Response:
-    if limit and not (limit.isascii() and limit.isdigit() and 0 < int(limit[:10]) <= 10**9):
+    if limit and not (limit.isascii() and limit.isdigit() and 0 < int(limit) <= 10**9):
         raise DataError("a limit is a number of items, or empty for the project's own")
     services(request).people.set_limit(me.id, person, int(limit) if limit else None)
     return _to(person)
@@ -150,9 +150,9 @@ def delete(
 
 
 @router.get("/audit")
-def audit(request: Request, me: Owner, after: int = 0) -> Response:
+def audit(request: Request, me: Owner, after: Cursor = 0) -> Response:
     known = services(request)
-    rows = known.people.audit(AUDIT_ROWS, max(after, 0))
+    rows = known.people.audit(AUDIT_ROWS, after)
     names = {person.id: person.name or "(deleted)" for person in known.people.list()}
     objects = {row.number: _object(row.object, names) for row in rows}
     starts = known.queue.starts({item for item, _ in objects.values()})

@@ -20,7 +20,7 @@ from prefloop.exchange.canonical import to_record
 from prefloop.store.feed import rankings_since
 from prefloop.types import Item, Ranking
 from prefloop.web.guard import Reading, Writing, anyone
-from prefloop.web.pages import page
+from prefloop.web.pages import Cursor, page
 from prefloop.web.services import services
 
 router = APIRouter(prefix="/api")
@@ -124,7 +124,7 @@ def _parse(records: list[dict[str, Any]], max_line_bytes: int) -> tuple[list[Ite
 def rankings(
     request: Request,
     token: Reading,
-    after: Annotated[int, Query(ge=0, le=2**62, description="the cursor of the last answer; 0 = from the start")] = 0,
+    after: Annotated[Cursor, Query(description="the cursor of the last answer; 0 = from the start")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> RankingsOut:
     """Every ranking once, in the order written. A corrected one comes again as a new one that `supersedes` it."""

@@ -16,7 +16,7 @@ from prefloop.errors import DataError
 from prefloop.labels.answer import from_json
 from prefloop.web import present, reviewing
 from prefloop.web.guard import Reviewer
-from prefloop.web.pages import page
+from prefloop.web.pages import Cursor, page
 from prefloop.web.render import rendered
 from prefloop.web.routes_rank import Submit, guidelines_text
 from prefloop.web.services import services
@@ -37,7 +37,7 @@ def _address(item: str) -> str:
 
 
 @router.get("/review")
-def review(request: Request, me: Reviewer, kind: reviewing.Kind = "all", after: int = 0) -> Response:
+def review(request: Request, me: Reviewer, kind: reviewing.Kind = "all", after: Cursor = 0) -> Response:
     """A page of the queue; `kind` filters, `after` is the cursor."""
     known = services(request)
     criterion = known.config.annotate.criterion

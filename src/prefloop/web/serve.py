@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,13 +20,16 @@ from fastapi import FastAPI
 from sqlalchemy import make_url
 from uvicorn.supervisors import Multiprocess
 
-from prefloop.config import CONFIG_NAME, load_config
+from prefloop.config import CONFIG_NAME, Annotate, load_config
 from prefloop.errors import ConfigError, PrefloopError
 from prefloop.store import People, Queue, Role, ServerLock, Store, put_address
 from prefloop.web.app import create_app
+from prefloop.web.hosts import Hosts
 from prefloop.web.webhooks import Doorbell, check_addresses
+from prefloop.web.wire import protocol
 
 FILL_EVERY_S = 15.0
+PATIENCE_S = 20.0  # with the store, for as long as people's browsers wait for an answer
 _WORKER = "PREFLOOP_ANNOTATE"  # environment variable: where a worker process finds its project
 
 
@@ -54,6 +57,7 @@ def serve(
     """
     config = load_config(root / CONFIG_NAME, list(overrides))
     check_addresses(config.annotate.webhooks)
+    Hosts.of(config.annotate)  # so that wrong settings are said before anything is started
     if workers > 1 and make_url(config.project.store).get_backend_name() == "sqlite":
         raise ConfigError(
             f"--workers {workers} needs Postgres: SQLite has one writer. Leave --workers out (one process serves 50 "
@@ -61,29 +65,29 @@ def serve(
         )
     with ExitStack() as stack:
         listening = stack.enter_context(closing(_listen(host, port)))
-        store = stack.enter_context(Store.open(config.project.store, root))
+        store = stack.enter_context(Store.open(config.project.store, root, patience_s=PATIENCE_S))
         if store.database.sqlite:
             stack.enter_context(ServerLock(Path(store.database.label).resolve()))
-        app = create_app(root, config, store) if workers == 1 else None
-        bound = listening.getsockname()[1]
+        app = create_app(root, config, store, host) if workers == 1 else None
         token = People(store).owner_link()
-        url = f"http://{_shown(host)}:{bound}"
+        url = _url(config.annotate, host, listening.getsockname()[1])
         stack.callback(_keep_filled(Queue(store, config.annotate, seed=config.project.seed)))
         if config.annotate.webhooks:
             bell = Doorbell(store, config.project.name, config.annotate.webhooks)
             bell.start()
             stack.callback(bell.stop)
         put_address(store, url)
-        stack.callback(put_address, store, None)
-        told = Address(url, f"{url}/join/{token}" if token else None, tuple(_warnings(host, store)))
+        stack.callback(_leave, store)
+        told = Address(url, f"{url}/join/{token}" if token else None, tuple(_warnings(host, config.annotate, store)))
         before = signal.signal(signal.SIGTERM, _terminate)
         stack.callback(signal.signal, signal.SIGTERM, before)
         try:
             if app is not None:
-                _run_one(app, listening, lambda: ready(told))
+                _run_one(app, listening, _options(config.annotate), lambda: ready(told))
             else:
                 ready(told)
-                _run_many(root, overrides, listening, workers)
+                given = {"root": str(root), "overrides": list(overrides), "bound": host}
+                _run_many(given, listening, _options(config.annotate) | {"workers": workers})
         except KeyboardInterrupt:
             pass  # the way to stop a server; answers under way have been finished
 
@@ -92,7 +96,7 @@ def invitation(root: Path, overrides: Sequence[str], role: Role, host: str, port
     """A one-time link for a new person, made by whoever can open the store."""
     config = load_config(root / CONFIG_NAME, list(overrides))
     with Store.open(config.project.store, root, create=False) as store:
-        return f"http://{_shown(host)}:{port}/join/{People(store).invite(None, role)}"
+        return f"{_url(config.annotate, host, port)}/join/{People(store).invite(None, role)}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -110,8 +114,11 @@ def _listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def _options() -> dict[str, Any]:
-    """No access log: addresses of invitations are secrets. Warnings and errors go to standard error."""
+def _options(settings: Annotate) -> dict[str, Any]:
+    """No access log: addresses of invitations are secrets. Warnings and errors go to standard error.
+
+    What a proxy says of its clients is believed only of those that the settings name.
+    """
     return {
         "access_log": False,
         "log_config": None,
@@ -119,8 +126,10 @@ def _options() -> dict[str, Any]:
         "lifespan": "on",
         "timeout_graceful_shutdown": 5,
         "timeout_keep_alive": 30,
-        "limit_concurrency": 500,
-        "h11_max_incomplete_event_size": 32_768,
+        "http": protocol(settings.connections, settings.proxies),
+        "ws": "none",
+        "proxy_headers": bool(settings.proxies),
+        "forwarded_allow_ips": list(settings.proxies),
     }
 
 
@@ -136,16 +145,16 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
-def _run_one(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
-    _Server(uvicorn.Config(app, **_options()), ready).run(sockets=[listening])
+def _run_one(app: FastAPI, listening: socket.socket, options: dict[str, Any], ready: Callable[[], None]) -> None:
+    _Server(uvicorn.Config(app, **options), ready).run(sockets=[listening])
 
 
-def _run_many(root: Path, overrides: Sequence[str], listening: socket.socket, workers: int) -> None:
+def _run_many(given: dict[str, Any], listening: socket.socket, options: dict[str, Any]) -> None:
     """With our own socket: that of `uvicorn.run` doesn't say that it is TCP, so asyncio leaves Nagle's algorithm on,
     and every answer takes 40 ms longer."""
-    os.environ[_WORKER] = json.dumps({"root": str(root), "overrides": list(overrides)})
+    os.environ[_WORKER] = json.dumps(given)
     try:
-        config = uvicorn.Config("prefloop.web.serve:worker", factory=True, workers=workers, **_options())
+        config = uvicorn.Config("prefloop.web.serve:worker", factory=True, **options)
         Multiprocess(config, sockets=[listening]).run()
     finally:
         del os.environ[_WORKER]
@@ -156,7 +165,7 @@ def worker() -> FastAPI:
     given = json.loads(os.environ[_WORKER])
     root = Path(given["root"])
     config = load_config(root / CONFIG_NAME, given["overrides"])
-    return create_app(root, config, Store.open(config.project.store, root))
+    return create_app(root, config, Store.open(config.project.store, root, patience_s=PATIENCE_S), given["bound"])
 
 
 def _keep_filled(queue: Queue) -> Callable[[], None]:
@@ -182,8 +191,19 @@ def _keep_filled(queue: Queue) -> Callable[[], None]:
     return end
 
 
+def _leave(store: Store) -> None:
+    """Nobody is sent here any more; where the store is away just now, they find out by themselves."""
+    with suppress(PrefloopError):
+        put_address(store, None)
+
+
 def _terminate(number: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _url(settings: Annotate, host: str, port: int) -> str:
+    """The address that others are told."""
+    return settings.public_url.rstrip("/") or f"http://{_shown(host)}:{port}"
 
 
 def _shown(host: str) -> str:
@@ -193,15 +213,20 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _warnings(host: str, store: Store) -> list[str]:
+def _warnings(host: str, settings: Annotate, store: Store) -> list[str]:
     found = store.warnings()
     try:
         outside = not ip_address(host).is_loopback
     except ValueError:
         outside = host != "localhost"
-    if outside:
+    if outside and not settings.public_url.startswith("https://"):
         found.append(
             f"{host} can be reached from other machines, and passwords travel as they are: put a proxy with TLS in "
-            "front (it must pass on Host and X-Forwarded-Proto)."
+            "front, and set [annotate] public_url to its address and proxies to where it runs."
+        )
+    if outside and not settings.public_url:
+        found.append(
+            f"The server answers to {_shown(host)} and to its addresses. Names that people use beside these belong in "
+            "[annotate] public_url or hosts."
         )
     return found

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from prefloop.config import Config
 from prefloop.store import People, Queue, Store
 from prefloop.web.agreeing import Figures
+from prefloop.web.hosts import Hosts
 from prefloop.web.limits import Throttle
 from prefloop.web.passwords import Passwords
 
@@ -25,6 +26,7 @@ class Services:
     people: People
     queue: Queue
     templates: Environment
+    hosts: Hosts
     throttle: Throttle = field(default_factory=Throttle)
     passwords: Passwords = field(default_factory=Passwords)
     figures: Figures = field(default_factory=Figures)

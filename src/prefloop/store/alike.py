@@ -1,0 +1,40 @@
+"""Names that people cannot tell apart: "Anna" and "Аnna", whose first letter is Cyrillic.
+
+As in Unicode's technical standard 39: each character is replaced by one that stands for all that look like it, from
+Unicode's table of confusable characters. Names whose replacements are equal look alike.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+
+_MARK = "\u200e"  # left-to-right: in the table around letters that are written from right to left
+
+
+def look_alike(one: str, other: str) -> bool:
+    """Whether two names look the same, as written or all in small or in capital letters."""
+    return not _looks(one).isdisjoint(_looks(other))
+
+
+def _looks(name: str) -> set[str]:
+    plain = " ".join(unicodedata.normalize("NFKC", name).split())
+    return {_skeleton(written) for written in (plain, plain.casefold(), plain.upper())}
+
+
+def _skeleton(name: str) -> str:
+    decomposed = unicodedata.normalize("NFD", name)
+    return unicodedata.normalize("NFD", "".join(_prototype(letter) for letter in decomposed))
+
+
+@lru_cache(maxsize=4096)
+def _prototype(letter: str) -> str:
+    """What stands for a letter. The table lists whom each is confused with, in both directions: a prototype lists all
+    of its own, they list the prototype. Where several letters stand for one ("rn" for "m"), they do."""
+    from confusable_homoglyphs.confusables import confusables_data  # here: it reads a megabyte
+
+    alike = {letter}
+    for _ in range(2):  # to the prototype, and from it to the others
+        alike |= {entry["c"].strip(_MARK) for one in alike for entry in confusables_data.get(one, ())}
+    found = min(alike, key=lambda text: (-len(text), text))
+    return found if found == letter or len(found) == 1 else "".join(map(_prototype, found))

@@ -1,0 +1,84 @@
+"""Answers that need no store, session or template, for when one of those is missing; the headers of all answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from http import HTTPStatus
+
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "font-src 'self'",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        # HTML only gets into a page through the one policy that our scripts make, for what the server has cleaned
+        "require-trusted-types-for 'script'",
+        "trusted-types prefloop",
+    )
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    "x-frame-options": "DENY",
+}
+RETRY_AFTER_S = 5
+AWAY = (
+    "The server cannot reach its database at this moment, or is busy. What it has acknowledged is kept. "
+    "Try again in a few seconds."
+)
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/static/app.css">
+</head>
+<body>
+<main><section class="narrow">
+<h1>{title}</h1>
+<p>{message}</p>
+<p><a href="/">Back to the start</a></p>
+</section></main>
+</body>
+</html>
+"""
+
+
+def wants_page(path: str, accept: str) -> bool:
+    """Whether a browser shows the answer to a person; programs and scripts get JSON."""
+    return not path.startswith("/api/") and "text/html" in accept
+
+
+def plain(status: int, message: str, *, as_page: bool, headers: Mapping[str, str] | None = None) -> Response:
+    """The same words for people and for scripts; a 503 says when to come again."""
+    more = ({"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}) | dict(headers or {})
+    if as_page:
+        return HTMLResponse(_PAGE.format(title=HTTPStatus(status).phrase, message=escape(message)), status, more)
+    return JSONResponse({"error": message}, status, more)
+
+
+def on_the_wire(status: int, message: str) -> bytes:
+    """A whole HTTP answer after which the connection is closed, for requests that never reach the application."""
+    body = json.dumps({"error": message}).encode()
+    lines = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+    lines |= HEADERS | {"cache-control": "no-store"}
+    if status == 503:
+        lines["retry-after"] = str(RETRY_AFTER_S)
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+    return (head + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n").encode("ascii") + body
