@@ -45,8 +45,20 @@ def test_people_are_told_the_figures_the_files_and_the_next_command(prefloop: Ca
 def test_a_second_round_starts_from_the_first_rounds_policy(prefloop: Callable, tiny_project: Path) -> None:
     for verb in LOOP[:-1]:
         assert prefloop(verb, "-C", tiny_project).code == 0
-    said = prefloop("sample", "-C", tiny_project, "--json")
-    assert (said.json["round"], said.json["policy"]) == (1, "align-001")
+    said = prefloop("sample", "-C", tiny_project, "--set", "sample.prompts=4")
+    assert "round 1, which starts here, policy align-001" in said.out
+    assert "this starts round 1, with the policy that round 0 made (align-001)" in said.err
+    more = prefloop("sample", "-C", tiny_project, "--round", "1", "--json").json
+    assert (more["round"], more["policy"], more["starts_round"]) == (1, "align-001", False)
+    # ... and nothing works on a round that is not there
+    for verb in ("sample", "reward", "align", "evaluate"):
+        refused = prefloop(verb, "-C", tiny_project, "--round", "3")
+        assert refused.code == 8 and "round 3" in refused.err and "prefloop align" in refused.err
+    for what in ("policy", "reward"):
+        refused = prefloop("export", what, "-C", tiny_project, "--round", "3", "--to", tiny_project / "out")
+        assert refused.code == 8 and "round 3" in refused.err
+    refused = prefloop("export", "pairs", "-C", tiny_project, "--round", "0", "--to", tiny_project / "out")
+    assert refused.code == 3 and "--round does not apply to pairs" in refused.err
 
 
 def test_align_takes_another_algorithm_for_once(prefloop: Callable, tiny_project: Path) -> None:

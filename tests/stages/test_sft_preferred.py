@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,29 @@ def test_the_best_by_mean_rank_is_learnt() -> None:
 
 def test_completions_that_tie_for_the_first_place_are_all_learnt() -> None:
     assert {d.text for d in preferred([ranked(0, ((0, 2), (1,)))])} == {"answer 0 to 0", "answer 2 to 0"}
+
+
+def test_a_list_whose_completions_all_tie_has_no_best_answer() -> None:
+    assert preferred([ranked(0, ((0, 1, 2),))]) == []
+    assert preferred([ranked(0, ((0, 1),))]) == []
+    assert preferred([ranked(0, ((0,), (1,), (2,)), ((2,), (1,), (0,)))]) == []  # two people who say the opposite
+    one = Ranking("i", "w", "quality", (("i:c0",),), unacceptable=("i:c1", "i:c2"))
+    item = Item("i", Prompt("q"), tuple(Completion(f"i:c{k}", f"answer {k}") for k in range(3)), (one,))
+    assert [d.text for d in preferred([item])] == ["answer 0"]
+
+
+def test_the_best_of_a_list_of_which_none_is_acceptable_is_not_learnt() -> None:
+    item = ranked(0, ((0,), (1,), (2,)))
+    (said,) = item.rankings
+    assert preferred([replace(item, rankings=(replace(said, none_acceptable=True),))]) == []
+
+
+def test_a_project_in_which_every_list_ties_is_told_so(tmp_path: Path) -> None:
+    with (
+        make_project(tmp_path, [ranked(n, ((0, 1, 2),)) for n in range(8)]) as project,
+        pytest.raises(NothingToDoError, match="every list ties"),
+    ):
+        sft(project)
 
 
 def test_a_completion_that_nobody_ranked_is_never_learnt() -> None:

@@ -36,7 +36,12 @@ def sft(asked: Common, profile: bool) -> None:
 
 
 @click.command("sample", cls=Verb, sections=("sample",))
-@_round
+@click.option(
+    "--round",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Which round (default: the newest; once that is aligned, the next one, which this starts).",
+)
 @common
 def sample(asked: Common, round: int | None) -> None:
     """Draw K completions of each prompt, to be ranked.

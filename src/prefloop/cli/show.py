@@ -111,7 +111,8 @@ def _sft(r: Result) -> list[str]:
 
 
 def _sample(r: Result) -> list[str]:
-    lines = [f"round {r['round']}, policy {r['policy']}: {r['completions']} completions of {r['prompts']} prompts"]
+    round = f"round {r['round']}" + (", which starts here" if r.get("starts_round") else "")
+    lines = [f"{round}, policy {r['policy']}: {r['completions']} completions of {r['prompts']} prompts"]
     if r["ended"] is not None:
         lines.append(
             f"{r['ended']:.0%} ended by themselves, {r['mean_tokens']:.0f} tokens on average, "

@@ -18,7 +18,7 @@ def align(project: Project, round: int | None = None) -> Outcome:
     check_options(project.config)
     if left := [key for key in unused(project.config) if key.startswith("align.")]:
         project.say(f"{settings.algorithm} does not use what {CONFIG_NAME} says of {', '.join(left)}")
-    round = project.latest_round() if round is None else round
+    round = project.existing_round(round)
     return train_policy(project, round) if kind == "online" else train_offline(project, round)
 
 

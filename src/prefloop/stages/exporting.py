@@ -48,6 +48,8 @@ def export(
         raise DataError(f'cannot export "{what}".{suggest(what, WHAT)}')
     if what in ("policy", "demonstrations", "prompts") and criterion is not None:
         raise DataError(f"--criterion does not apply to {what}: it chooses among reward models and rankings")
+    if what not in MODELS and round is not None:
+        raise DataError(f"--round does not apply to {what}: it chooses among models")
     if (to.is_file() or to.is_symlink() or (to.is_dir() and any(to.iterdir()))) and not overwrite:
         raise DataError(f"{to} exists already. Choose another name, or say --overwrite.")
     if what != "pairs" and (pairing, probability) != ("all", "votes"):

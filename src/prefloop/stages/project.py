@@ -9,6 +9,7 @@ The loop's lineage, by round r (0 is the first):
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,12 @@ if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data 
 
 
 _USUAL_MODEL = Model().deciding()
+_SIZES = {  # of a model made here, as its config.json calls them
+    "hidden_size": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "context": "max_position_embeddings",
+}
 
 
 @dataclass(frozen=True)
@@ -189,13 +196,26 @@ class Project:
             folder = self.root / "model"
             if not (folder / "config.json").is_file():
                 self._make_scratch(folder)
+            self._check_scratch(folder)
             return ModelRef("base", str(folder), file_hash(folder))
         if not settings.path:
             raise ConfigError('[model] path is empty. Set a Hugging Face folder or hub id, or init = "scratch".')
         folder = self.root / settings.path
         if folder.is_dir():
+            if settings.revision:
+                raise ConfigError(f"[model] revision would have no effect: {folder} is a folder. Take it out.")
             return ModelRef("base", str(folder), file_hash(folder))
         return ModelRef("base", settings.path, f"{settings.path}@{settings.revision or 'main'}")
+
+    def _check_scratch(self, folder: Path) -> None:
+        """Raise ConfigError where the settings name other sizes than the model was made with."""
+        settings, made = self.config.model, json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for key, name in _SIZES.items():
+            if name in made and made[name] != getattr(settings, key):
+                raise ConfigError(
+                    f"[model] {key} = {getattr(settings, key)} would have no effect: the model in {folder} was made "
+                    f"with {made[name]}. Put it back, or make another project (prefloop init)."
+                )
 
     def _make_scratch(self, folder: Path) -> None:
         from prefloop.engine.checkpoint import publish
@@ -207,17 +227,17 @@ class Project:
                 if not path.is_file():
                     raise ConfigError(f"[model] text: {path} does not exist")
                 yield from path.read_text(encoding="utf-8").splitlines()
-            answered = False
-            for shown in self.store.demonstrations():
+            answered, kept_out = False, self.config.data.heldout  # what is held out is never learnt from, not even here
+            for shown in self.store.demonstrations(split="train", heldout=kept_out):
                 answered = True
                 yield shown.prompt.text
                 yield shown.text
-            for item in self.store.items(split="train", heldout=self.config.data.heldout):
+            for item in self.store.items(split="train", heldout=kept_out):
                 answered = True
                 yield item.prompt.text
                 yield from (c.text for c in item.completions)
             if not answered:
-                yield from (prompt.text for prompt in self.store.prompts())
+                yield from (prompt.text for prompt in self.store.prompts(split="train", heldout=kept_out))
 
         self.say(f"model: training a tokenizer and initialising a small Llama in {folder}")
         publish(folder, lambda tmp: make_scratch(tmp, self.config.model, texts(), self.config.project.seed))
@@ -255,6 +275,18 @@ class Project:
     def latest_round(self) -> int:
         """The newest round that anything was sampled in."""
         return self.store.latest_round("sample")
+
+    def existing_round(self, asked: int | None) -> int:
+        """The round that was asked for; by default the newest. Raises NothingToDoError where there is no such round."""
+        if asked is None:
+            return self.latest_round()
+        newest = max(self.latest_round(), self.aligned_rounds())
+        if asked > newest:
+            raise NothingToDoError(
+                f"there is no round {asked}: the newest is round {newest}. prefloop sample starts the next, once the "
+                "round before it has been through prefloop align"
+            )
+        return asked
 
     def reward_models(self, round: int) -> list[ModelRow]:
         """The newest reward model of each criterion for a round. Raises NothingToDoError where there is none."""

@@ -23,7 +23,7 @@ CHUNK = 64  # prompts between two writes to the store
 def sample(project: Project, round: int | None = None) -> Outcome:
     """Sample from the policy at the start of a round (by default: the first round not aligned yet)."""
     settings, seed = project.config.sample, project.config.project.seed
-    round = project.aligned_rounds() if round is None else round
+    round = project.aligned_rounds() if round is None else project.existing_round(round)
     ref = project.policy(round)
     # by hash, not by age: a sample of the prompts, the same whenever it is drawn
     prompts = sorted(project.store.prompts(), key=lambda p: (bucket(p), p.id))
@@ -34,8 +34,13 @@ def sample(project: Project, round: int | None = None) -> Outcome:
     fingerprint = project.fingerprint("sample", settings, inputs)
     if done := project.done("sample", fingerprint):
         return done
+    starts = round > project.latest_round()
     with project.lock():
         run = project.begin("sample", fingerprint, inputs)
+        if starts:
+            project.say(
+                f"sample: this starts round {round}, with the policy that round {round - 1} made ({ref.version})"
+            )
         model, codec = load_policy(project, ref)
         engine = LocalEngine({"policy": Policy(model)}, codec, derive(seed, "sample"), device=project.device)
         left_out = LeftOut(project)
@@ -59,6 +64,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
                 bar.update(len(part))
         result = {
             "round": round,
+            "starts_round": starts,
             "policy": ref.version,
             "prompts": len(kept),
             "completions": len(kept) * settings.k,

@@ -45,11 +45,16 @@ def rows_of(encoded: list[tuple[list[int], int]]) -> Rows:
 
 
 def preferred(items: Iterable[Item]) -> list[Demonstration]:
-    """The completions with the best mean rank of each item (several where they tie), each text once a prompt."""
+    """The completions with the best mean rank of each item (several where they tie), each text once a prompt.
+
+    None of an item whose completions all tie: nobody preferred one. People who found none acceptable are not asked.
+    """
     best: dict[str, Demonstration] = {}
     for item in items:
-        ranks = mean_rank(item.rankings)
+        ranks = mean_rank([r for r in item.rankings if not r.none_acceptable])
         top = min(ranks.values(), default=0.0)
+        if len(ranks) > 1 and top == max(ranks.values()):
+            continue
         for completion in item.completions:
             if ranks.get(completion.id) == top and completion.text.strip():
                 chosen = Demonstration(item.prompt, completion.text, messages=completion.messages)
@@ -86,6 +91,8 @@ def sft(project: Project) -> Outcome:
     if ranked:
         inputs["preferred"] = project.snapshot("rankings", [r.id for item in ranked for r in item.rankings])
         train = [*train, *preferred(ranked)]
+    if not train:
+        raise NothingToDoError(f'[sft] preferred = "{settings.preferred}": every list ties, so that no answer is best')
     fingerprint = project.fingerprint("sft", settings, inputs)
     if done := project.done("sft", fingerprint):
         return done

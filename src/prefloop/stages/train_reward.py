@@ -52,7 +52,7 @@ def reward(project: Project, round: int | None = None) -> Outcome:
     """Train what `[reward]` says on all rankings up to a round (by default the newest)."""
     settings = project.config.reward
     kind_of(settings.objective, "reward")
-    round = project.latest_round() if round is None else round
+    round = project.existing_round(round)
     available = [c for c in project.store.criteria() if c not in NOT_COMPARABLE]
     criteria = list(settings.criteria) or available
     if not criteria:
