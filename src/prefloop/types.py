@@ -24,6 +24,7 @@ from prefloop.messages import digest as digest
 
 FinishReason = Literal["stop", "length"]
 Split = Literal["train", "heldout"]
+IMPORTED = "import"  # the annotator of data that names none
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,11 @@ from prefloop.types import Completion, Item, Message, Prompt, Ranking
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 names = st.sampled_from(["ann", "bea", "Čeněk"])
 json_values = st.dictionaries(texts, st.none() | st.booleans() | st.integers() | texts | st.lists(texts), max_size=2)
-contents = texts | st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), texts), min_size=1).map(tuple)
-prompts = st.builds(Prompt, contents, st.none() | texts, json_values)
+extras = st.dictionaries(st.sampled_from(["name", "tool_calls", "reasoning_content"]), json_values, max_size=2)
+messages = st.builds(Message, st.sampled_from(["user", "assistant", "tool"]), st.none() | texts, extras)
+contents = texts | st.lists(messages, min_size=1).map(tuple)
+tools = st.lists(json_values, max_size=2).map(tuple)
+prompts = st.builds(Prompt, contents, st.none() | texts, json_values, tools=tools)
 floats = st.floats(allow_nan=False)
 counts = st.none() | st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 70000), max_size=5).map(tuple)
 logprobs = st.none() | st.lists(st.floats(max_value=0, width=32) | floats, max_size=5).map(tuple)
@@ -33,6 +36,7 @@ def whole_items(draw: st.DrawFn) -> Item:
             sampling=draw(st.none() | json_values),
             tokenizer=draw(st.none() | texts),
             metadata=draw(json_values),
+            messages=draw(st.lists(messages, max_size=2).map(tuple)),
         )
         for j in range(draw(st.integers(1, 4)))
     )

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange.base import BadRow, quoted
+from prefloop.types import IMPORTED as IMPORTED
 from prefloop.types import Completion, Item, Prompt, Ranking, digest
 
-IMPORTED = "import"  # the annotator of data that names none
 PREFERENCE = "preference"
 ACCEPTABLE = "acceptable"
 

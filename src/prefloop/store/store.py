@@ -12,7 +12,7 @@ from typing import Any, Self
 from sqlalchemy import func, insert, select, update
 
 from prefloop.errors import DataError, StoreError
-from prefloop.store import codec, read, write
+from prefloop.store import codec, read, twins, write
 from prefloop.store.check import problems
 from prefloop.store.database import Database, resolve
 from prefloop.store.migrate import migrate
@@ -79,9 +79,10 @@ class Store:
         """Add records, in order; what is already there (by id) adds nothing, so that repeating is harmless.
 
         A known item may bring new rankings. A prompt keeps the metadata it came with first. `round` is for items that
-        state none; `file` is the SHA-256 of the file whose rows the records are. Written in transactions of about 1000
-        rows: a failure keeps all earlier ones. Raises DataError, naming the record, where an id already means something
-        else or a ranking names a completion wrongly.
+        state none; `file` is the SHA-256 of the file whose rows the records are: an item that says what one of another
+        file says is that one (`twins`). Written in transactions of about 1000 rows: a failure keeps all earlier ones.
+        Raises DataError, naming the record, where an id already means something else or a ranking names a completion
+        wrongly.
         """
         total, held, size = Counts(), list[Parsed](), 0
         for record in parsed:
@@ -94,6 +95,8 @@ class Store:
 
     def _add(self, batch: Sequence[Parsed], round: int, file: str | None) -> Counts:
         with self._database.write() as connection:
+            if file is not None:
+                batch = twins.settled(connection, batch, file)
             added = write.add_batch(connection, batch, round)
             if file is not None:
                 write.add_origins(connection, batch, file)
