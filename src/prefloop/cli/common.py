@@ -113,8 +113,19 @@ profiled = click.option(
 )
 
 
+anew = click.option(
+    "--new",
+    is_flag=True,
+    help="Begin another run, where one with other settings stopped half-way.",
+)
+
+
 def in_project(
-    asked: Common, stage: Callable[[Project], Outcome], overrides: Iterable[str] = (), profile: bool = False
+    asked: Common,
+    stage: Callable[[Project], Outcome],
+    overrides: Iterable[str] = (),
+    profile: bool = False,
+    new: bool = False,
 ) -> None:
     """Open the project, run a stage, print what came out."""
     from prefloop.stages.project import Project
@@ -122,7 +133,7 @@ def in_project(
     # standard output is for the result: what libraries and users' scorers print goes to standard error
     with (
         redirect_stdout(sys.stderr),
-        Project.open(asked.root.absolute(), [*asked.overrides, *overrides], asked.quiet) as project,
+        Project.open(asked.root.absolute(), [*asked.overrides, *overrides], asked.quiet, new) as project,
     ):
         outcome = _profile(project, stage) if profile else stage(project)
     emit(asked, outcome)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prefloop.cli.common import Common, Verb, common, in_project, profiled
+from prefloop.cli.common import Common, Verb, anew, common, in_project, profiled
 
 if TYPE_CHECKING:
     from prefloop.stages.project import Outcome, Project
@@ -16,8 +16,9 @@ _round = click.option("--round", type=click.IntRange(min=0), metavar="N", help="
 
 @click.command("sft", cls=Verb, sections=("sft", "model", "data.heldout"))
 @profiled
+@anew
 @common
-def sft(asked: Common, profile: bool) -> None:
+def sft(asked: Common, profile: bool, new: bool) -> None:
     """Fine-tune the base model on demonstrations.
 
     Reads the demonstrations of the store's training prompts; held-out ones only measure. Writes runs/sft-NNN/model, an
@@ -32,7 +33,7 @@ def sft(asked: Common, profile: bool) -> None:
 
     from prefloop.stages.sft import sft as stage
 
-    in_project(asked, stage, profile=profile)
+    in_project(asked, stage, profile=profile, new=new)
 
 
 @click.command("sample", cls=Verb, sections=("sample",))
@@ -42,8 +43,9 @@ def sft(asked: Common, profile: bool) -> None:
     metavar="N",
     help="Which round (default: the newest; once that is aligned, the next one, which this starts).",
 )
+@anew
 @common
-def sample(asked: Common, round: int | None) -> None:
+def sample(asked: Common, round: int | None, new: bool) -> None:
     """Draw K completions of each prompt, to be ranked.
 
     Reads the store's prompts and the policy at the start of the round: in round 0 the reference, later the policy that
@@ -57,7 +59,7 @@ def sample(asked: Common, round: int | None) -> None:
 
     from prefloop.stages.sample import sample as stage
 
-    in_project(asked, lambda project: stage(project, round))
+    in_project(asked, lambda project: stage(project, round), new=new)
 
 
 def _scorers() -> dict[str, str]:
@@ -94,8 +96,9 @@ def crowd(asked: Common) -> None:
     help="Whose rankings count how much: the same as --set reward.annotators=NAME.",
 )
 @profiled
+@anew
 @common
-def reward(asked: Common, round: int | None, annotators: str | None, profile: bool) -> None:
+def reward(asked: Common, round: int | None, annotators: str | None, profile: bool, new: bool) -> None:
     """Train a reward model for each criterion, from whole rankings.
 
     Reads all rankings of rounds up to this one, however long the lists and whatever ties they have. Writes
@@ -112,7 +115,7 @@ def reward(asked: Common, round: int | None, annotators: str | None, profile: bo
     from prefloop.stages.train_reward import reward as stage
 
     overrides = [f'reward.annotators="{annotators}"'] if annotators else []
-    in_project(asked, lambda project: stage(project, round), overrides, profile)
+    in_project(asked, lambda project: stage(project, round), overrides, profile, new)
 
 
 @click.command("prioritise", cls=Verb, sections=("annotate.criterion", "annotate.random_share"))
@@ -139,8 +142,9 @@ def prioritise(asked: Common) -> None:
 @_round
 @click.option("--algorithm", metavar="NAME", help="ppo, grpo, rloo or dpo: the same as --set align.algorithm=NAME.")
 @profiled
+@anew
 @common
-def align(asked: Common, round: int | None, algorithm: str | None, profile: bool) -> None:
+def align(asked: Common, round: int | None, algorithm: str | None, profile: bool, new: bool) -> None:
     """Optimise the policy for what people prefer.
 
     Reads the policy at the start of the round, the round's reward models (dpo: the rankings themselves) and the
@@ -161,7 +165,7 @@ def align(asked: Common, round: int | None, algorithm: str | None, profile: bool
         return stage(project, round)
 
     overrides = [f'align.algorithm="{algorithm}"'] if algorithm else []
-    in_project(asked, go, overrides, profile)
+    in_project(asked, go, overrides, profile, new)
 
 
 @click.command("report", cls=Verb)
@@ -183,8 +187,9 @@ def report(asked: Common) -> None:
 
 
 @click.command("run", cls=Verb, sections=("run", "annotate.quota"))
+@anew
 @common
-def run(asked: Common) -> None:
+def run(asked: Common, new: bool) -> None:
     """Go through the whole loop of prefloop.toml.
 
     Imports the files of [run] imports, then runs the stages of [run] stages, round after round. A stage whose inputs
@@ -199,4 +204,4 @@ def run(asked: Common) -> None:
 
     from prefloop.stages.run import run as stage
 
-    in_project(asked, stage)
+    in_project(asked, stage, new=new)

@@ -115,7 +115,7 @@ class Learner:
             bad = ", ".join(role for role, norm in norms.items() if not torch.isfinite(norm))
             raise TrainingError(
                 f"the gradient of the {bad} model was not finite {MAX_SKIPS} steps in a row; weights and the last "
-                "checkpoint are untouched. Lower the learning rate, and check the rewards for NaN."
+                "checkpoint are untouched. Lower the learning rate (and say --new), and check the rewards for NaN."
             )
         return {
             **{f"grad_norm_{role}": float(norm) if finite else math.nan for role, norm in norms.items()},

@@ -25,6 +25,7 @@ from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, file_hashes
 from prefloop.record import Run
 from prefloop.stages.left_out import LeftOut
+from prefloop.stages.unfinished import refuse_other_settings
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
 from prefloop.types import Prompt, Snapshot, digest
 
@@ -79,8 +80,10 @@ class Outcome:
 class Project:
     """An open project. `say` and progress bars go to standard error; standard output is for results."""
 
-    def __init__(self, root: Path, config: Config, store: Store, quiet: bool = False):
+    def __init__(self, root: Path, config: Config, store: Store, quiet: bool = False, new: bool = False):
+        """new: begin another run where one with other settings stopped half-way, which is refused else."""
         self.root = root
+        self.new = new
         self.config = config
         self.store = store
         self.quiet = quiet
@@ -99,10 +102,10 @@ class Project:
         return Queue(self.store, self.config.annotate, seed=self.config.project.seed)
 
     @classmethod
-    def open(cls, root: Path, overrides: Iterable[str] = (), quiet: bool = False) -> Self:
+    def open(cls, root: Path, overrides: Iterable[str] = (), quiet: bool = False, new: bool = False) -> Self:
         """Raises ConfigError where there is no project, or its settings are wrong."""
         config = load_config(root / CONFIG_NAME, list(overrides))
-        return cls(root, config, Store.open(config.project.store, root), quiet)
+        return cls(root, config, Store.open(config.project.store, root), quiet, new)
 
     def close(self) -> None:
         self.store.close()
@@ -142,6 +145,8 @@ class Project:
         return Outcome(stage, run.name, run.result, skipped=True) if run else None
 
     def begin(self, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> Run:
+        if not self.new:
+            refuse_other_settings(self.root, self.config, stage, fingerprint, inputs)
         run = record.begin_run(
             self.root,
             stage,

@@ -1,0 +1,88 @@
+"""A stage that stopped half-way, and settings that were changed before the same command was given again.
+
+Going on would mix two settings in one result; beginning anew without a word would throw hours away. So it is refused,
+and both values are named. What changes no result (`Section.neutral`, threads) is not asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from prefloop import record
+from prefloop.config import Config
+from prefloop.effects import OFFLINE
+from prefloop.errors import ConfigError
+from prefloop.record import Run
+
+# what a stage reads beside its own section; only these stages keep what they did so far
+_ALSO: dict[str, tuple[str, ...]] = {
+    "sft": (),
+    "sample": (),
+    "reward": ("align.temperature", "align.max_tokens"),  # of the samples that it normalises on
+    "align": (),
+}
+_RANKINGS = ("reward.criteria", "reward.annotators")  # read by algorithms that learn from rankings
+_ALWAYS = ("project.seed", "data.heldout", "model.dtype", "model.chat")
+
+
+def refuse_other_settings(root: Path, config: Config, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the newest run of this piece of work stopped half-way and had other settings."""
+    run = _newest(root, config, stage, inputs) if stage in _ALSO else None
+    if run is None or run.status == "done" or run.manifest["fingerprint"] == fingerprint:
+        return
+    saved = sorted(path.name for path in (run.path / "checkpoints").glob("step-*"))
+    if not saved and stage != "sample":  # nothing to lose
+        return
+    try:
+        then = Config.model_validate(run.manifest["config"])
+    except ValidationError:  # of another version
+        return
+    changed = list(_changed(stage, then, config))
+    if changed:
+        where = f", after step {int(saved[-1].removeprefix('step-'))}" if saved else ""
+        raise ConfigError(
+            "\n".join(
+                [
+                    f"{run.path} stopped half-way{where}, and was begun with other settings:",
+                    *(f"  {key}: {_shown(before)} then, {_shown(now)} now" for key, before, now in changed),
+                    f"To go on with it, put them back. To begin another run with these: prefloop {stage} --new",
+                ]
+            )
+        )
+
+
+def _newest(root: Path, config: Config, stage: str, inputs: Mapping[str, Any]) -> Run | None:
+    """Of the same stage, round and criterion, and for align of the same algorithm."""
+    for run in reversed(record.runs(root)):
+        manifest = run.manifest
+        same = manifest["stage"] == stage and all(
+            manifest["inputs"].get(key) == inputs.get(key) for key in ("round", "criterion")
+        )
+        algorithm = manifest["config"].get("align", {}).get("algorithm")
+        if same and (stage != "align" or algorithm == config.align.algorithm):
+            return run
+    return None
+
+
+def _changed(stage: str, then: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
+    before, after = getattr(then, stage).deciding(), getattr(now, stage).deciding()
+    yield from ((f"{stage}.{key}", before[key], after[key]) for key in after if before[key] != after[key])
+    also = (*_ALSO[stage], *(_RANKINGS if stage == "align" and now.align.algorithm in OFFLINE else ()), *_ALWAYS)
+    for key in also:
+        section, name = key.split(".")
+        old, new = getattr(getattr(then, section), name), getattr(getattr(now, section), name)
+        if old != new:
+            yield key, old, new
+    algorithm = {"align": now.align.algorithm, "reward": now.reward.objective}.get(stage, "")
+    old_options, options = then.algorithms.get(algorithm, {}), now.algorithms.get(algorithm, {})
+    for name in sorted({*old_options, *options}):
+        if old_options.get(name) != options.get(name):
+            yield f"algorithms.{algorithm}.{name}", old_options.get(name), options.get(name)
+
+
+def _shown(value: Any) -> str:
+    return "the default" if value is None else repr(value)
