@@ -55,11 +55,15 @@ class Prompt:
     @property
     def start(self) -> str:
         """What people know it by in a list: one line of at most 160 characters, from the beginning of the text or of
-        the chat's last turn that says something."""
+        the last turn that says something, of the user where there is one."""
         said = conversation(self.content)
-        turns = (said,) if isinstance(said, str) else [message_text(m) for m in reversed(said)]
-        line = next((" ".join(text.split()) for text in turns if text and not text.isspace()), "")
+        turns = [Message("user", said)] if isinstance(said, str) else sorted(reversed(said), key=_not_asking)
+        line = next((line for turn in turns if (line := " ".join(message_text(turn).split()))), "")
         return line if len(line) <= 160 else line[:159] + "…"
+
+
+def _not_asking(turn: Message) -> bool:
+    return turn.role != "user"
 
 
 def prompt_id(content: Content, system: str | None, tools: Sequence[Json] = ()) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.errors import DataError
 from prefloop.models.chat import Calls, Chat, plain_answer, plain_prompt
 from prefloop.models.text import Codec, make_codec
@@ -27,6 +29,7 @@ QWEN = (
 )
 _ASSISTANT = "{% elif m.role == 'assistant' %}<|assistant|>{{ m.content }}<|end|>{% else %}<|user|>{{ m.content }}"
 PLAIN = _ASSISTANT + "{% endif %}{% endfor %}" + END
+SIMPLE = "{% for m in messages %}{% if false %}" + PLAIN  # it has never heard of tools
 # in the style of DeepSeek V3: arguments are text that is put behind other text
 TEXTUAL = (
     "{% for m in messages %}{% if m.tool_calls %}<|assistant|>{% for c in m.tool_calls %}"
@@ -149,14 +152,14 @@ def test_an_answer_of_several_turns_is_what_stands_behind_the_prompt_up_to_its_l
         (LLAMA, ASK, (calling(call(OSLO), content="Hm."),), "leaves out the text of a message that calls a tool"),
         (LLAMA, ASK, (calling(call(OSLO), call(OSLO)),), "one call at a time"),
         (LLAMA, ASK, (Message("assistant", "No.", {"reasoning_content": "Dry."}),), "leaves out reasoning_content"),
-        ("plain", ASK, (calling(call(OSLO)),), "does not write tool calls"),
-        ("plain", Prompt("Rain?", tools=(WEATHER,)), (), "does not write the tools"),
+        (SIMPLE, ASK, (calling(call(OSLO)),), "does not write tool calls"),
+        (SIMPLE, Prompt("Rain?", tools=(WEATHER,)), (), "does not write the tools"),
     ],
 )
 def test_what_a_template_would_drop_is_an_error_that_says_so(
     template: str, prompt: Prompt, turns: tuple[Message, ...], why: str
 ) -> None:
-    codec = codec_of(template) if template != "plain" else make_codec(tokenizer(True), causal("Llama", 300, eos=1))
+    codec = codec_of(template)
     with pytest.raises(DataError, match=f"chat template refuses.*{why}"):
         said(codec, prompt, *turns)
 
@@ -173,6 +176,29 @@ def test_without_a_template_calls_and_tools_are_text() -> None:
     assert plain_answer("as people read it", answer) == wanted and plain_answer("one text", ()) == "one text"
     codec = codec_of(None)
     assert said(codec, prompt, *answer) == wanted + "<|end|>"
+
+
+@pytest.mark.parametrize("family", (ALL := {**FAMILIES, **HOME_MADE}).values(), ids=ALL)
+def test_an_answer_given_as_messages_ends_like_one_given_as_text(family: Family) -> None:
+    made = family.tokenizer()
+    model = causal("Llama", len(made), eos=made.eos_token_id)
+    if family.stops:
+        model.generation_config.eos_token_id = [made.convert_tokens_to_ids(token) for token in family.stops]
+    codec = make_codec(made, model)
+    ids, turn = codec.encode_prompt(ASK), Message("assistant", "Hello you.")
+    assert codec.answer_ids(ASK, ids, Completion("c", "-", messages=(turn,))) == codec.answer_ids(
+        ASK, ids, Completion("c", "Hello you.")
+    )
+
+
+def test_the_scratch_models_own_template_writes_calls_tools_and_reasoning() -> None:
+    codec = make_codec(tokenizer(True), causal("Llama", 300, eos=1))
+    text = codec.tokenizer.decode(codec.encode_prompt(Prompt("Rain?", tools=(WEATHER,))))
+    assert text == f"<|user|>{json.dumps(WEATHER)}<|user|>Rain?<|assistant|>"
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        answer = said(codec, ASK, calling(call(OSLO), content="Hm.", **{name: "Dry."}))
+        wanted = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo", "at": 3}}</tool_call><|end|>'
+        assert answer == f"<think>Dry.</think>Hm.{wanted}"
 
 
 # -- transcripts -------------------------------------------------------------------------------------------------------

@@ -64,6 +64,21 @@ def make_project(root: Path, model: Path) -> Project:
     return Project.open(root, quiet=True)
 
 
+# -- answers that a template cannot write ------------------------------------------------------------------------------
+
+
+def test_answers_with_calls_that_the_template_drops_are_left_out_counted_and_named(tmp_path: Path, gemma: Path) -> None:
+    call = [{"function": {"name": "weather", "arguments": {"city": "Oslo"}}}]
+    lines = [{"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": "Hello!"}]}
+             for n in range(12)]  # fmt: skip
+    lines[4]["messages"][1] = {"role": "assistant", "content": None, "tool_calls": call}
+    (tmp_path / "calls.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with make_project(tmp_path, gemma) as project:
+        assert import_file(project, tmp_path / "calls.jsonl").result["beside"] == {"tool_calls": 1}
+        result = sft(project).result
+    assert result["refused_rows"] == ["calls.jsonl row 5: it does not write tool calls"] and result["refused"] == 1
+
+
 # -- how an answer ends ------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,9 @@ class Chat:
 
     def _message(self, turn: Message) -> dict[str, Any]:
         found = {"role": turn.role, "content": turn.content, **turn.extra}
+        reasoning = next((turn.extra[key] for key in REASONING if key in turn.extra), None)
+        if reasoning is not None:  # every template has a name of its own for it
+            found = dict.fromkeys(REASONING, reasoning) | found
         if not turn.calls:
             return found | ({} if turn.content is not None else {"content": ""})
         if self.calls is None:

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from prefloop.errors import ModelError, TemplateError
-from prefloop.messages import shown_turns
+from prefloop.messages import Message, shown_turns
 from prefloop.models.chat import Chat, plain_answer, plain_prompt, prompt_turns
 from prefloop.models.turn import Turn, turn_of
 from prefloop.types import Completion, Demonstration, Prompt
@@ -114,10 +114,11 @@ class Codec:
         text = self.render_answer(prompt, answer)
         if text is None:
             return self.encode_completion(prompt, prompt_ids, answer.text, ended)
+        text, end = self._until_end(text, shown_turns(prompt.content, answer.text, answer.messages)[-1])
         ids = self._behind(prompt, prompt_ids, text) or list(
             self.tokenizer(text, add_special_tokens=False)["input_ids"]
         )
-        return self._until_end(ids, ended)
+        return [*ids, end] if ended and end is not None else ids
 
     def render_answer(self, prompt: Prompt, answer: Completion | Demonstration) -> str | None:
         """What the chat template writes behind the prompt for an answer of turns; None for one that is a plain text.
@@ -130,12 +131,20 @@ class Codec:
         except Exception as error:
             raise _refused(f"an answer to prompt {prompt.id}", error) from error
 
-    def _until_end(self, ids: list[int], ended: bool) -> list[int]:
-        """Without what the template writes behind the end token of the last turn; with one where it writes none."""
-        ends = [place for place, id in enumerate(ids) if id == self.end_id]
-        last = (ends or [place for place, id in enumerate(ids) if id in self.stop_ids] or [len(ids)])[-1]
-        end = ids[last : last + 1] or ([] if self.end_id is None else [self.end_id])
-        return [*ids[:last], *(end if ended else [])]
+    def _until_end(self, text: str, last: Message) -> tuple[str, int | None]:
+        """What the template wrote, up to where its last turn ends, and the token that ends it.
+
+        Templates go on behind it: with a line break, or with the head of the next turn.
+        """
+        said = (
+            (last.calls[-1].get("function") or last.calls[-1])["name"] if last.calls else (last.content or "").strip()
+        )
+        done = text.rfind(said) + len(said)
+        names = {id: str(self.tokenizer.convert_ids_to_tokens(id)) for id in self.stop_ids}
+        ends = [(place, id) for id, name in names.items() if (place := text.find(name, done)) >= 0]
+        if ends:
+            return text[: min(ends)[0]], min(ends)[1]
+        return (text.rstrip() if last.calls else text[:done] + self.turn.tail), self.end_id
 
     def decode(self, ids: Sequence[int], prompt: Prompt | None = None) -> str:
         """The answer as text: up to the first stop token, special tokens left out.
