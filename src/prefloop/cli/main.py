@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("prefloop.cli.evaluating:evaluate", "Compare the aligned policy with the reference."),
     "report": ("prefloop.cli.loop:report", "Write one page with everything that happened."),
     "run": ("prefloop.cli.loop:run", "Go through the whole loop; what is done already is skipped."),
+    "remove": ("prefloop.cli.removing:remove", "Take rows out again, and say what learnt from them."),
     "export": ("prefloop.cli.data:export", "Write models, rankings or pairs to where you need them."),
     "backup": ("prefloop.cli.backup:backup", "Copy the store while people work; or restore a copy."),
     "demo": ("prefloop.cli.demo:demo", "See the whole loop work on a built-in scenario."),

@@ -103,6 +103,28 @@ def _imported(r: Result) -> list[str]:
     return lines
 
 
+def _remove(r: Result) -> list[str]:
+    kinds = ("prompts", "demonstrations", "items", "rankings", "rollouts")
+    going = ", ".join(f"{r[kind]} {kind}" for kind in kinds if r[kind])
+    lines = [f"{'removed' if r['removed'] else 'would go'}: {going or 'nothing'}"]
+    if r["rows"]:
+        lines.append(f"among them {', '.join(r['rows'])}")
+    if r["sampled_items"] or r["rankings_by_people"]:
+        lines.append(
+            f"{r['sampled_items']} of the items were sampled here, {r['rankings_by_people']} rankings by people"
+        )
+    if r["kept"]:
+        lines.append(f"{r['kept']} records stay, since another file holds them too")
+    for model in r["models"]:
+        how = f"through {model['through']}" if model["through"] else "directly"
+        lines.append(f"learnt from them: {model['version']} ({model['kind']}), {how}")
+    if not r["removed"]:
+        lines.append("nothing was removed")
+    elif r["models"]:
+        lines.append("these models keep what they learnt; runs, exports and backups keep their copies")
+    return lines
+
+
 def _sft(r: Result) -> list[str]:
     lines = [f"{r['steps']} steps on {r['demonstrations']} demonstrations ({r['too_long']} too long)"]
     if "heldout_loss" in r:
@@ -238,6 +260,7 @@ def _plain(r: Result) -> list[str]:
 _LINES: dict[str, Callable[[Result], list[str]]] = {
     "init": _init,
     "import": _import,
+    "remove": _remove,
     "sft": _sft,
     "sample": _sample,
     "crowd": _crowd,

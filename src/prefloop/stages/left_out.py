@@ -35,7 +35,7 @@ class LeftOut:
         kept: list[Row] = []
         refused: dict[str, tuple[Row, str]] = {}
         for row in rows:
-            why = next((why for codec in codecs if (why := _refusal(codec, row))), None)
+            why = next((why for codec in codecs if (why := refusal(codec, row))), None)
             if why is None:
                 kept.append(row)
             else:
@@ -87,7 +87,8 @@ def _prompt(row: Prompt | Demonstration | Item) -> Prompt:
     return row if isinstance(row, Prompt) else row.prompt
 
 
-def _refusal(codec: Codec, row: Prompt | Demonstration | Item) -> str | None:
+def refusal(codec: Codec, row: Prompt | Demonstration | Item) -> str | None:
+    """What the chat template says against a prompt or an answer to it; None where it takes them."""
     if not codec.chat:
         return None
     prompt = _prompt(row)
