@@ -165,10 +165,10 @@ def test_damaged_json_in_a_parquet_of_ours_costs_its_row(tmp_path: Path) -> None
     path = tmp_path / "p.parquet"
     write_prompts([Prompt("p", metadata={"a": 1}), Prompt("q", metadata={"a": 1})], path)
     table = pq.read_table(path)
-    broken = table.set_column(2, table.schema.field(2), [['{"a": NaN}', '{"a": 2}']])
+    broken = table.set_column(2, table.schema.field(2), [['{"a": ', '{"a": 2}']])
     pq.write_table(broken, path)
     first, second = read(path)
-    assert isinstance(first, RowError) and "NaN" in first.reason
+    assert isinstance(first, RowError) and "not JSON" in first.reason
     assert isinstance(second, Prompt) and second.metadata == {"a": 2}
 
 

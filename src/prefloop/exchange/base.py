@@ -60,6 +60,21 @@ class Format:
     group: Callable[[Record], str] | None = None
 
 
+@dataclass(frozen=True, repr=False)
+class Odd:
+    """A value that JSON, or a database, cannot hold: NaN, bytes, a date after the year 9999.
+
+    It costs nothing where nobody needs it: metadata keeps `kept` in its place. A reader that does need the field finds
+    neither a text nor a number there, and names `what` it found instead.
+    """
+
+    what: str
+    kept: str
+
+    def __repr__(self) -> str:
+        return self.what
+
+
 def words(text: str) -> frozenset[str]:
     """A set of words, written as one text."""
     return frozenset(text.split())
@@ -81,6 +96,8 @@ def kind(value: object) -> str:
     """What a JSON value is called in a message to people."""
     if value is None:
         return "null"
+    if isinstance(value, Odd):
+        return value.what
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int | float):

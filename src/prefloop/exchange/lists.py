@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Record
+from prefloop.exchange.base import BadRow, Format, Odd, Record
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, by_score, draft
 from prefloop.exchange.turns import TOOLS
 from prefloop.types import Completion, Item, Prompt, Ranking
@@ -55,6 +55,8 @@ def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
         completions.append(replace(said, model=model, metadata={**said.metadata, **kept}))
         for aspect, judged in fields.object_of(entry.get("annotations") or {}, "annotations").items():
             rating = judged.get("Rating") if isinstance(judged, dict) else None
+            if isinstance(rating, Odd):
+                raise BadRow(f"the Rating of {aspect[:40]!r} is {rating.what}")
             if isinstance(rating, str) and rating.strip().isdecimal():
                 rating = int(rating[:9])
             if isinstance(rating, int | float) and not isinstance(rating, bool):

@@ -6,19 +6,23 @@ import datetime
 import decimal
 import json
 import math
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefloop.errors import DataError
-from prefloop.exchange.base import BadRow, Record
-from prefloop.exchange.source import check_value, parse_json
+from prefloop.exchange.base import BadRow, Odd, Record
+from prefloop.exchange.parquet_pages import plan
+from prefloop.exchange.source import INT_RANGE, checked, parse_json
 from prefloop.exchange.tables import Fields, Type
 
 BATCH_ROWS = 256
+BUFFER_BYTES = 1 << 20  # of a column read from the disk at a time
 GROUP_BYTES = 6_000_000  # of text in one row group: what a reader, and this writer, holds at once (five-fold as Python)
 GROUP_ROWS = 10_000
 MARK = {b"prefloop": b"json"}  # on a column of ours whose text is JSON
@@ -26,54 +30,136 @@ MARK = {b"prefloop": b"json"}  # on a column of ours whose text is JSON
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError)
 
 
-def parquet_records(path: Path) -> Iterator[tuple[int, Record | BadRow]]:
-    """(row number from 1, record) of each row. Raises DataError if the file is not Parquet after all."""
+def parquet_records(path: Path, limit: int) -> Iterator[tuple[int, Record | BadRow]]:
+    """(row number from 1, record) of each row; one that would be longer than `limit` bytes is bad, and not unpacked.
+
+    Raises DataError if the file is not Parquet after all.
+    """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+        texts = [column.path for column in map(file.schema.column, range(len(file.schema))) if _is_text(column)]
+        # texts stay references into the page's dictionary: a row of a million copies is known before it is unpacked
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES, read_dictionary=texts)
     except UNREADABLE as error:
         raise DataError(f"{path} starts like Parquet but cannot be read: {error}. Was it cut short?") from None
-    with file:
-        number = 0
+    number = 0
+    with file, path.open("rb") as raw:
+        undo = {field.name: _undo(field) for field in file.schema_arrow}
         try:
-            undo = {field.name: _undo(field) for field in file.schema_arrow}
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                for index in range(batch.num_rows):
-                    number += 1
-                    yield number, _record(batch, index, undo)
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                how = plan(raw, file.metadata.row_group(group), file.schema, BATCH_ROWS)
+                if how.refused:
+                    yield number + 1, BadRow(f"{how.refused}: too much to unpack, so {rows:,} rows were not read")
+                    number += rows
+                    continue
+                for batch in file.iter_batches(batch_size=how.rows, row_groups=[group]):
+                    lengths = _lengths(batch, limit)
+                    for index in range(batch.num_rows):
+                        number += 1
+                        yield number, _record(batch, index, undo, limit, lengths[index])
         except UNREADABLE as error:
             yield number + 1, BadRow(f"the file is damaged here, nothing after it was read: {str(error)[:200]}")
 
 
-def _record(batch: Any, index: int, undo: Mapping[str, Callable[[Any], Any]]) -> Record | BadRow:
+def _is_text(column: Any) -> bool:
+    return column.physical_type == "BYTE_ARRAY" and column.logical_type.type in ("STRING", "NONE", "ENUM")
+
+
+def _lengths(batch: Any, limit: int) -> list[int]:
+    """About how many bytes each row is; 0 for all where they are together no longer than one may be."""
+    if sum(_length(column) for column in batch.columns) <= limit:
+        return [0] * batch.num_rows
+    return [sum(_length(column.slice(row, 1)) for column in batch.columns) for row in range(batch.num_rows)]
+
+
+def _length(array: Any) -> int:
+    """Bytes of the values, each counted at least once however little it takes, as each is written at least as `0,`."""
+    kind = array.type
+    if isinstance(array, pa.ExtensionArray):
+        return _length(array.storage)
+    if pa.types.is_dictionary(kind):
+        used = pc.take(pc.binary_length(array.dictionary), array.indices)
+        return len(array) + (pc.sum(used).as_py() or 0)
+    if pa.types.is_map(kind):
+        start, end = array.offsets[0].as_py(), array.offsets[len(array)].as_py()
+        return len(array) + sum(_length(part.slice(start, end - start)) for part in (array.keys, array.items))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return len(array) + _length(array.flatten())
+    if pa.types.is_struct(kind):
+        return len(array) + sum(map(_length, array.flatten()))
+    return len(array) + int(array.nbytes)
+
+
+def _record(
+    batch: Any, index: int, undo: Mapping[str, Callable[[Any], Any]], limit: int, length: int
+) -> Record | BadRow:
+    if length > limit:
+        return BadRow(f"longer than {limit:,} bytes")
     try:
-        record = {
-            name: undo[name](_plain(value))
-            for name, column in zip(batch.schema.names, batch.columns, strict=True)
-            if (value := column[index].as_py()) is not None
-        }
-        check_value(record)
+        record: Record = checked(
+            {
+                name: undo[name](value)
+                for name, column in zip(batch.schema.names, batch.columns, strict=True)
+                if (value := _plain(column[index])) is not None
+            }
+        )
     except BadRow as error:
         return error
-    except UNREADABLE as error:  # text that is not UTF-8, a date Python cannot hold
-        return BadRow(f"a value cannot be read: {str(error)[:100]!r}")
     return record
 
 
-def _plain(value: object) -> object:
-    """Columns are filled with nulls where JSON would leave a field out: those are left out again."""
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadRow(f"{value} is not a number")
-    if value is None or isinstance(value, str | bool | int | float):
+def _plain(scalar: Any) -> Any:
+    """A value as JSON would have it, an `Odd` where it could not. Nulls inside objects are left out, as in JSON."""
+    try:
+        return _json(scalar.as_py())
+    except UNREADABLE as error:
+        if isinstance(scalar, pa.StructScalar):
+            parts = {name: _plain(scalar[place]) for place, name in enumerate(scalar.type.names)}
+            return {name: part for name, part in parts.items() if part is not None}
+        if isinstance(scalar, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+            return [_plain(inner) for inner in scalar.values]
+        return Odd(_called(scalar.type, error), f"<{scalar.type}>")
+
+
+def _called(kind: Any, error: Exception) -> str:
+    return "a text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"a {kind} out of range"
+
+
+def _json(value: Any) -> Any:
+    """A value of Python as JSON has it."""
+    if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else Odd(_NAMES.get(str(value), "NaN"), _NAMES.get(str(value), "NaN"))
+    if isinstance(value, int):
+        return (
+            value if INT_RANGE[0] <= value <= INT_RANGE[1] else Odd("a whole number of more than 64 bits", str(value))
+        )
+    if isinstance(value, dict):
+        return {str(key): _json(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return _pairs(value) or [_json(inner) for inner in value]
     if isinstance(value, decimal.Decimal):
         return float(value)
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
-    raise BadRow(f"holds a value of type {type(value).__name__}, which has no place in JSON")
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        return Odd("bytes", f"<{len(value):,} bytes>")
+    return Odd(f"a {type(value).__name__}", str(value)[:200])
+
+
+_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def _pairs(value: list[Any]) -> dict[str, Any] | None:
+    """A map, which pyarrow gives as pairs, as the object it would be in JSON; None where it is no map of texts."""
+    if not value or not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in value):
+        return None
+    found = {key: _json(inner) for key, inner in value if inner is not None}
+    return found if len({key for key, _ in value}) == len(value) else None
 
 
 # -- our own files: JSON inside ----------------------------------------------------------------------------------------

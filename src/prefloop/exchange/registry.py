@@ -28,6 +28,7 @@ from prefloop.exchange import (
 )
 from prefloop.exchange.base import BadRow, Format, Look, Parsed, Record, RowError, quoted
 from prefloop.exchange.grouping import together
+from prefloop.exchange.odd import settled
 from prefloop.exchange.source import Row, rows
 from prefloop.exchange.stringified import spoken
 from prefloop.exchange.transcripts import whole
@@ -186,8 +187,8 @@ def _parsed(format: Format, found: Iterable[Row | RowError], limit: int, ignore:
                     yield RowError(first.line, str(result), first.text)
                     continue
                 whole(result)
-                found_one = replace(_keeping(result, kept), row=first.line)
-                yield _numbered(found_one, seen) if isinstance(found_one, Demonstration) else found_one
+                told = settled(replace(_keeping(result, kept), row=first.line))
+                yield _numbered(told, seen) if isinstance(told, Demonstration) else told
         except BadRow as error:
             yield RowError(first.line, str(error), first.text)
 

@@ -11,22 +11,21 @@ import gzip
 import io
 import json
 import lzma
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from prefloop.errors import DataError
-from prefloop.exchange.base import SHOWN_CHARACTERS, BadRow, Record, RowError, printable
+from prefloop.exchange.base import SHOWN_CHARACTERS, BadRow, Odd, Record, RowError, printable
+from prefloop.exchange.cut import PEEK_BYTES, Endless, elements_of, lines_of
 
 MAX_DEPTH = 200  # levels of nesting; conversation trees need about 40, Python's parser gives up near 1,000
 INT_RANGE = (-(2**63), 2**64 - 1)
 BOM = b"\xef\xbb\xbf"
-CHUNK_BYTES = 1 << 16
-PEEK_BYTES = 1 << 16
+MANY_BAD = 100_000
 
 # a compressed file that ends early or is damaged fails while it is read, not when it is opened
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -44,11 +43,24 @@ class Row:
 def rows(path: Path, max_line_bytes: int) -> Iterator[Row | RowError]:
     """Every record of a file, in order. Raises DataError at once if the file cannot be opened or holds nothing."""
     start = _check(path)
-    found = _parquet_rows(path) if start.startswith(b"PAR1") else _json_rows(path, start, max_line_bytes)
+    found = (
+        _parquet_rows(path, max_line_bytes) if start.startswith(b"PAR1") else _json_rows(path, start, max_line_bytes)
+    )
     first = next(found, None)
     if first is None:
         raise DataError(f"{path} holds no records. Give a file with one JSON object a line, a JSON array, or Parquet.")
-    return chain([first], found)
+    return _until_hopeless(chain([first], found))
+
+
+def _until_hopeless(found: Iterator[Row | RowError]) -> Iterator[Row | RowError]:
+    """The rows, until too many in succession are no records at all: a hostile file may have millions."""
+    bad = 0
+    for row in found:
+        yield row
+        bad = bad + 1 if isinstance(row, RowError) else 0
+        if bad == MANY_BAD:
+            yield RowError(row.line + 1, f"{MANY_BAD:,} rows in succession cannot be used; nothing after them was read")
+            return
 
 
 def _check(path: Path) -> bytes:
@@ -87,9 +99,11 @@ def _json_rows(path: Path, start: bytes, limit: int) -> Iterator[Row | RowError]
         try:
             peek = _peek(stream)
             found: Iterator[tuple[int, bytes | BadRow]]
-            found = _elements(stream, limit) if _is_array(peek) else _lines(stream, limit)
+            found = elements_of(stream, limit) if _is_array(peek) else lines_of(stream, limit)
             for line, raw in found:
                 yield _row(line, raw, limit)
+        except Endless as error:
+            yield RowError(line + 1, f"{error}; nothing after it was read")
         except DAMAGED as error:
             why = str(error) or type(error).__name__
             yield RowError(
@@ -121,80 +135,6 @@ def _is_array(peek: bytes) -> bool:
     return False
 
 
-def _lines(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes | BadRow]]:
-    """Non-blank lines with their numbers; of a line over `limit` bytes only the first `limit` + 1 are kept."""
-    line = 0
-    while raw := stream.readline(limit + 1):
-        line += 1
-        rest = raw
-        while not rest.endswith(b"\n") and (rest := stream.readline(CHUNK_BYTES)):
-            if len(raw) <= limit:
-                raw += rest  # a short read, not a long line
-        if len(raw) > limit or raw.strip():
-            yield line, raw
-
-
-_OUTSIDE = re.compile(rb'["\[\]{},\n]')
-_INSIDE = re.compile(rb'["\\\n]')
-
-
-def _elements(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes | BadRow]]:
-    """The elements of one JSON array, cut out without parsing, with the lines they start on.
-
-    Only brackets and strings are followed, so an element that is not JSON costs itself and not its neighbours.
-    """
-    depth, begin, start, line = 0, 0, 1, 1  # begin: of what is not yet copied into `element`
-    element = bytearray()
-    for chunk, at, line in _marks(stream):
-        mark = chunk[at : at + 1]
-        if depth == 1 and mark in (b",", b"]", b"}"):
-            element += chunk[begin:at]
-            if element.strip() or mark == b",":
-                yield start + _blank_lines(element), bytes(element)
-            element.clear()
-            begin, start = at + 1, line
-        if not mark:
-            if len(element) <= limit:
-                element += chunk[begin:]
-            begin = 0
-        elif mark in b"[{":
-            depth += 1
-            begin = at + 1 if depth == 1 else begin
-        elif mark != b",":
-            depth -= 1
-            if depth == 0:
-                if (chunk[at + 1 :] + stream.read(PEEK_BYTES)).strip():
-                    yield line, BadRow("something follows the end of the array; it was not read")
-                return
-    if element.strip():
-        yield start + _blank_lines(element), bytes(element)
-    yield line, BadRow("the array is not closed; was the file cut short?")
-
-
-def _marks(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int]]:
-    """(chunk, position, line) of every bracket and comma outside strings, and of the end of every chunk."""
-    line, in_string, escaped = 1, False, False
-    while chunk := stream.read1(CHUNK_BYTES):  # read1: keeps what comes before a damaged place
-        at = 1 if escaped else 0
-        escaped = False
-        while found := (_INSIDE if in_string else _OUTSIDE).search(chunk, at):
-            mark, at = found.group(), found.end()
-            if mark == b"\n":
-                line += 1
-            elif mark == b'"':
-                in_string = not in_string
-            elif mark == b"\\":
-                escaped = at == len(chunk)
-                at += 1
-            else:
-                yield chunk, found.start(), line
-        yield chunk, len(chunk), line
-
-
-def _blank_lines(element: bytearray) -> int:
-    return element[: len(element) - len(element.lstrip())].count(b"\n")
-
-
 def _row(line: int, raw: bytes | BadRow, limit: int) -> Row | RowError:
     if isinstance(raw, BadRow):
         return RowError(line, str(raw))
@@ -210,20 +150,24 @@ def _parse(raw: bytes, limit: int) -> Record:
         raise BadRow(f"longer than {limit:,} bytes")
     if b"\x00" in raw:
         raise BadRow("contains a NUL character")
+    if raw.lstrip()[:1] == b"[":
+        raise BadRow("not a JSON object")  # whatever is in it: brackets cost much more as lists than as text
     try:
         value = parse_json(raw.decode("utf-8").strip())
     except UnicodeDecodeError as error:
         raise BadRow(f"not UTF-8: byte {error.start + 1} is {raw[error.start]:#04x}") from None
     # the two things a walk can find need either an escape or many brackets; most rows have neither
     if b"\\u" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
-        check_value(value)
+        value = checked(value)
     if not isinstance(value, dict):
         raise BadRow("not a JSON object")
+    if not value:
+        raise BadRow("an object without fields")
     return value
 
 
 def parse_json(text: str) -> Any:
-    """One JSON value; finite numbers, no key twice. Raises BadRow. Text and depth are for `check_value` to check."""
+    """One JSON value; no key twice; an `Odd` for each number that is none. Raises BadRow. `checked` does the rest."""
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -232,39 +176,61 @@ def parse_json(text: str) -> Any:
         raise BadRow(f"nested more than {MAX_DEPTH} levels deep") from None
 
 
-def check_value(value: object) -> None:
-    """Raise BadRow for text no database or file can hold, or nesting that later code could not walk."""
+def checked(value: Any) -> Any:
+    """The value with an `Odd` for each text that no database or file can hold.
+
+    Raises BadRow for nesting that later code could not walk, and for such texts as names.
+    """
     pending: list[tuple[object, int]] = [(value, 1)]
+    odd = False
     while pending:
         part, depth = pending.pop()
         if depth > MAX_DEPTH:
             raise BadRow(f"nested more than {MAX_DEPTH} levels deep")
         if isinstance(part, str):
-            if "\x00" in part:
-                raise BadRow("contains a NUL character")
-            if not part.isascii() and any("\ud800" <= c <= "\udfff" for c in part):
-                raise BadRow("contains half a surrogate pair, which is not a character")
+            odd = odd or unwritable(part) is not None
         elif isinstance(part, dict):
-            pending += [(inner, depth + 1) for pair in part.items() for inner in pair]
+            for name, inner in part.items():
+                if found := unwritable(name):
+                    raise BadRow(f"has a name that is {found.what}")
+                pending.append((inner, depth + 1))
         elif isinstance(part, list):
             pending += [(inner, depth + 1) for inner in part]
+    return _marked(value) if odd else value
 
 
-def _float(text: str) -> float:
+def _marked(value: Any) -> Any:
+    if isinstance(value, str):
+        return unwritable(value) or value
+    if isinstance(value, dict):
+        return {name: _marked(inner) for name, inner in value.items()}
+    return [_marked(inner) for inner in value] if isinstance(value, list) else value
+
+
+def unwritable(text: str) -> Odd | None:
+    if "\x00" in text:
+        return Odd("a text with a NUL character", text.replace("\x00", "\ufffd"))
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        mended = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+        return Odd("a text with half a surrogate pair, which is not a character", mended)
+    return None
+
+
+def _float(text: str) -> float | Odd:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise BadRow(f"number out of range: {printable(text, 40)}")
+        return Odd(f"a number out of range ({printable(text, 40)})", text)
     return value
 
 
-def _int(text: str) -> int:
+def _int(text: str) -> int | Odd:
     if len(text) > 20 or not INT_RANGE[0] <= (value := int(text)) <= INT_RANGE[1]:
-        raise BadRow(f"whole number out of range (more than 64 bits): {printable(text, 40)}")
+        return Odd(f"a whole number out of range (more than 64 bits: {printable(text, 40)})", text)
     return value
 
 
-def _constant(text: str) -> NoReturn:
-    raise BadRow(f"{text} is not a number")
+def _constant(text: str) -> Odd:
+    return Odd(text, text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -276,24 +242,28 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+ODD = "\x00"  # the name of an `Odd` in packed records: no other name can hold this character
+
+
 def pack(record: Record) -> str:
     """A record as text that `unpack` turns back into an equal one."""
-    return json.dumps(record, ensure_ascii=True)
+    return json.dumps(record, ensure_ascii=True, default=lambda odd: {ODD: [odd.what, odd.kept]})
 
 
 def unpack(text: str) -> Record:
-    record: Record = json.loads(text)
+    record: Record = json.loads(text, object_hook=lambda o: Odd(*o[ODD]) if ODD in o else o)
     return record
 
 
 _DECODER = json.JSONDecoder(parse_float=_float, parse_int=_int, parse_constant=_constant, object_pairs_hook=_object)
 
 
-def _parquet_rows(path: Path) -> Iterator[Row | RowError]:
+def _parquet_rows(path: Path, limit: int) -> Iterator[Row | RowError]:
     from prefloop.exchange.parquet import parquet_records  # pyarrow takes a while to load
 
-    for line, found in parquet_records(path):
+    for line, found in parquet_records(path, limit):
         if isinstance(found, BadRow):
             yield RowError(line, str(found))
         else:
-            yield Row(line, found, printable(json.dumps(found, ensure_ascii=False)[: 2 * SHOWN_CHARACTERS]))
+            shown = (f"{name}: {value[:40] if isinstance(value, str) else '...'}" for name, value in found.items())
+            yield Row(line, found, printable(", ".join(islice(shown, 6))))

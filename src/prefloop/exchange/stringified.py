@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from prefloop.exchange.base import BadRow, Record
+from prefloop.exchange.odd import first_odd
 
 OWN = "prefloop"
 MESSAGE = (("role", "content"), ("from", "value"))
@@ -24,20 +25,26 @@ _PART = re.compile(
 
 
 def spoken(record: Record) -> Record:
-    """The record, with messages instead of texts that are nothing but messages. Raises BadRow if one is too large."""
-    if OWN in record:
-        return record
-    return {name: value if name == "metadata" else _decoded(value) for name, value in record.items()}
+    """The record, with messages instead of texts that are nothing but messages.
+
+    Raises BadRow if one is too large, or where a message holds something that JSON cannot.
+    """
+    literal = OWN in record
+    return {name: value if name == "metadata" else _decoded(value, literal) for name, value in record.items()}
 
 
-def _decoded(value: Any) -> Any:
+def _decoded(value: Any, literal: bool) -> Any:
     if isinstance(value, str):
-        return messages_in(value) if value.lstrip()[:1] in ("[", "{") else value
+        return value if literal or value[:64].lstrip()[:1] not in ("[", "{") else messages_in(value)
     if isinstance(value, list):
-        return [_decoded(inner) for inner in value]
-    if isinstance(value, dict) and not any(name in value for name, _ in MESSAGE):
-        return {name: inner if name == "metadata" else _decoded(inner) for name, inner in value.items()}
-    return value
+        return [_decoded(inner, literal) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if any(name in value for name, _ in MESSAGE):
+        if found := first_odd(value):
+            raise BadRow(f"a message holds {found.what}")
+        return value
+    return {name: inner if name == "metadata" else _decoded(inner, literal) for name, inner in value.items()}
 
 
 def messages_in(text: str) -> str | list[Any]:

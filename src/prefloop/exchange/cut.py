@@ -1,0 +1,121 @@
+"""JSON cut into its records without parsing them: lines, or the elements of one array; and where to give up.
+
+A few bytes of an archive can stand for gigabytes of brackets, commas or newlines. What a record costs is bounded, so
+that such a file ends soon: `Endless` says where, and that nothing after it was read.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+from prefloop.exchange.base import BadRow
+
+CHUNK_BYTES = 1 << 16
+PEEK_BYTES = 1 << 16
+MANY_BLANK = 1_000_000
+DEEPEST = 100_000  # levels; an element deeper than what JSON readers take costs only itself, until here
+
+
+class Endless(Exception):
+    """Nothing that can be used is to be expected any more."""
+
+
+def longest(limit: int) -> int:
+    """How long a record may be that is skipped because it is longer than `limit` bytes."""
+    return max(64 * limit, 64_000_000)
+
+
+def lines_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes | BadRow]]:
+    """Non-blank lines with their numbers; of a line over `limit` bytes only the first `limit` + 1 are kept."""
+    line = blank = 0
+    while raw := stream.readline(limit + 1):
+        line += 1
+        rest, length = raw, len(raw)
+        while not rest.endswith(b"\n") and (rest := stream.readline(CHUNK_BYTES)):
+            length += len(rest)
+            if length > longest(limit):
+                raise Endless(f"the line goes on for more than {longest(limit):,} bytes")
+            if len(raw) <= limit:
+                raw += rest  # a short read, not a long line
+        if len(raw) > limit or raw.strip():
+            blank = 0
+            yield line, raw
+        elif (blank := blank + 1) > MANY_BLANK:
+            raise Endless(f"more than {MANY_BLANK:,} lines in succession are blank")
+
+
+_OUTSIDE = re.compile(rb'["\[\]{},\n]')
+_INSIDE = re.compile(rb'["\\\n]')
+
+
+def elements_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes | BadRow]]:
+    """The elements of one JSON array, cut out without parsing, with the lines they start on.
+
+    Only brackets and strings are followed, so an element that is not JSON costs itself and not its neighbours.
+    """
+    depth, begin, start, line = 0, 0, 1, 1  # begin: of what is not yet copied into `element`
+    element, length, work = bytearray(), 0, 0  # of the element so far: its bytes, and the marks found in it
+    for chunk, at, line, marks in _marks(stream):
+        mark = chunk[at : at + 1]
+        if depth == 1 and mark in (b",", b"]", b"}"):
+            element += chunk[begin:at]
+            if element.strip() or mark == b",":
+                yield start + _blank_lines(element), bytes(element)
+            element.clear()
+            begin, start, length, work = at + 1, line, 0, marks
+        if not mark:
+            length = _bounded(length + len(chunk) - begin, marks - work, limit)
+            if len(element) <= limit:
+                element += chunk[begin:]
+            begin = 0
+        elif mark in b"[{":
+            depth = _bounded_depth(depth + 1)
+            begin = at + 1 if depth == 1 else begin
+        elif mark != b",":
+            depth -= 1
+            if depth == 0:
+                if (chunk[at + 1 :] + stream.read(PEEK_BYTES)).strip():
+                    yield line, BadRow("something follows the end of the array; it was not read")
+                return
+    if element.strip():
+        yield start + _blank_lines(element), bytes(element)
+    yield line, BadRow("the array is not closed; was the file cut short?")
+
+
+def _bounded(length: int, marks: int, limit: int) -> int:
+    """The length of an element so far. Raises Endless where it is too much work to look for its end."""
+    if length > longest(limit) or marks > max(limit, CHUNK_BYTES):
+        raise Endless(f"an element is longer than {length:,} bytes")
+    return length
+
+
+def _bounded_depth(depth: int) -> int:
+    if depth > DEEPEST:
+        raise Endless(f"brackets are nested more than {DEEPEST:,} levels deep")
+    return depth
+
+
+def _marks(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int, int]]:
+    """(chunk, position, line, marks so far) of every bracket and comma outside strings, and of every chunk's end."""
+    line, count, in_string, escaped = 1, 0, False, False
+    while chunk := stream.read1(CHUNK_BYTES):  # read1: keeps what comes before a damaged place
+        at = 1 if escaped else 0
+        escaped = False
+        while found := (_INSIDE if in_string else _OUTSIDE).search(chunk, at):
+            mark, at, count = found.group(), found.end(), count + 1
+            if mark == b"\n":
+                line += 1
+            elif mark == b'"':
+                in_string = not in_string
+            elif mark == b"\\":
+                escaped = at == len(chunk)
+                at += 1
+            else:
+                yield chunk, found.start(), line, count
+        yield chunk, len(chunk), line, count
+
+
+def _blank_lines(element: bytearray) -> int:
+    return element[: len(element) - len(element.lstrip())].count(b"\n")

@@ -1,0 +1,56 @@
+"""What becomes of values that JSON cannot hold (`base.Odd`) once a record has been read: they end up in metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from prefloop.exchange.base import Odd
+from prefloop.types import Demonstration, Item, Prompt
+
+
+def first_odd(value: object) -> Odd | None:
+    """An odd value anywhere inside, or None."""
+    if isinstance(value, Odd):
+        return value
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for inner in inside if (found := first_odd(inner)) is not None), None)
+
+
+def settled(result: Any) -> Any:
+    """A prompt, demonstration or item whose metadata JSON can hold."""
+    changed: dict[str, Any] = {}
+    if first_odd(dict(result.metadata)):
+        changed["metadata"] = _kept(dict(result.metadata))
+    if isinstance(result, Demonstration | Item):
+        changed |= _changed("prompt", result.prompt)
+    if isinstance(result, Item):
+        for name in ("completions", "rankings"):
+            changed |= _changed(name, getattr(result, name))
+    return replace(result, **changed) if changed else result
+
+
+def _changed(name: str, value: Any) -> dict[str, Any]:
+    """{name: the value without odd parts}, or nothing where it has none."""
+    if isinstance(value, Prompt):
+        new: Any = settled(value)
+    else:
+        new = tuple(_part(part) for part in value)
+        new = value if all(a is b for a, b in zip(new, value, strict=True)) else new
+    return {} if new is value else {name: new}
+
+
+def _part(part: Any) -> Any:
+    """A completion or a ranking."""
+    found = {name: dict(getattr(part, name, None) or {}) for name in ("metadata", "sampling")}
+    odd = {name: _kept(value) for name, value in found.items() if first_odd(value)}
+    return replace(part, **odd) if odd else part
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, Odd):
+        return value.kept
+    if isinstance(value, Mapping):
+        return {name: _kept(inner) for name, inner in value.items()}
+    return [_kept(inner) for inner in value] if isinstance(value, list | tuple) else value
