@@ -123,14 +123,17 @@ def test_the_choice_between_summaries_is_their_place(tmp_path: Path) -> None:
 
 def test_openais_preferred_output_is_preferred_and_its_tools_are_kept(tmp_path: Path) -> None:
     row = {
-        "input": {"messages": [{"role": "user", "content": "hello?"}], "tools": [{"type": "function"}]},
+        "input": {
+            "messages": [{"role": "user", "content": "hello?"}],
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+        },
         "preferred_output": [{"role": "assistant", "content": "a"}],
         "non_preferred_output": [{"role": "assistant", "content": "b"}],
     }
     item = one(tmp_path, row)
     assert tiers(item) == [["a"], ["b"]]
     assert item.prompt.content == (Message("user", "hello?"),)
-    assert item.prompt.metadata["tools"] == [{"type": "function"}]
+    assert item.prompt.tools == ({"type": "function", "function": {"name": "f"}},)
 
 
 def turns(*said: str) -> list[dict[str, str]]:
