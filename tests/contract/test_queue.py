@@ -448,6 +448,40 @@ def test_a_skipped_item_goes_to_somebody_else_and_never_comes_back(queue_of, hir
     assert [row.item for row in queue.browse("skipped")] == [named(shown)]
 
 
+def test_what_was_flagged_before_a_skip_is_kept_for_reviewers(queue_of, hire) -> None:
+    queue = queue_of(2)
+    ann, bea = hire("Ann"), hire("Bea")
+    shown = take(queue, ann)
+    said = Answer(((0,),), flags={1: ("unsafe", "wrong"), 2: ("unsafe",)}, comment=" insults people ")
+    receipt = queue.skip(ann, shown.lease, "uuid-0001", "distressing", said)
+    assert queue.skip(ann, shown.lease, "uuid-0001", "distressing", said) == receipt
+    with pytest.raises(ConflictError):
+        queue.skip(ann, shown.lease, "uuid-0001", "distressing", Answer(()))
+    item = named(shown)
+    (passed,) = queue.view(item).passed
+    assert sorted(passed.flags.values()) == [("unsafe",), ("unsafe", "wrong")]
+    assert set(passed.flags) <= {completion.id for completion in queue.view(item).item.completions}
+    assert (passed.state, passed.comment) == ("skipped", "insults people")
+    assert queue.skip_flags() == {item: passed.flags[next(iter(passed.flags))] + tuple(list(passed.flags.values())[1])}
+    assert [row.flags for row in queue.browse("given")] == [("unsafe", "wrong", "unsafe")]
+    assert queue.view(item).said == (), "no ranking comes of it"
+    other = take(queue, bea)
+    for number, wrong in enumerate((Answer((), flags={9: ("unsafe",)}), Answer((), flags={0: ("dull",)}))):
+        with pytest.raises(AnswerError):
+            queue.skip(bea, other.lease, f"uuid-001{number}", "unclear", wrong)
+    queue.reopen(ann, shown.lease)
+    assert queue.skip_flags() == {}, "undone"
+
+
+def test_a_skip_that_is_undone_gives_the_draft_back(queue_of, hire) -> None:
+    queue = queue_of(1)
+    ann = hire("Ann")
+    shown = take(queue, ann)
+    queue.draft(ann, shown.lease, {"half": "done"})
+    queue.skip(ann, shown.lease, "uuid-0001", "unclear")
+    assert queue.reopen(ann, shown.lease).draft == {"half": "done"}
+
+
 def test_a_skip_can_be_undone(queue_of, hire) -> None:
     queue = queue_of(1)
     ann = hire("Ann")

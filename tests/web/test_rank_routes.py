@@ -150,6 +150,21 @@ def test_skipping_takes_only_known_reasons(make: Any) -> None:
     assert "done" in ada.post("/rank/next", json={}).text
 
 
+def test_a_flag_set_before_a_skip_is_seen_by_reviewers(make: Any) -> None:
+    server = make([an_item("a")])
+    server.join("reviewer", "Rita")
+    ada, rita = person(server, "Ada"), server.browser("Rita")
+    lease = take(ada)
+    answer = Answer((), flags={1: ("pii",)}, comment="a <b>phone</b> number").to_json()
+    assert ada.post(
+        f"/rank/{lease}/skip", json={"uuid": UUID.format(1), "reason": "other", "answer": answer}
+    ).is_success
+    for kind in ("flagged", "waiting"):
+        assert "pii 1" in rita.get(f"/review?kind={kind}").text, kind
+    page = rita.get("/review/items/a").text
+    assert re.search("[ABC]: pii", page) and "a &lt;b&gt;phone&lt;/b&gt; number" in page
+
+
 def test_an_answer_can_be_reopened_and_replaced(make: Any) -> None:
     server = make([an_item("a")])
     ada = person(server, "Ada")

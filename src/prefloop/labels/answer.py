@@ -160,7 +160,6 @@ def check(answer: Answer, count: int, settings: Annotate) -> None:
     _distinct(placed, count, "is in the ranking")
     _distinct(answer.unacceptable, count, "is marked unacceptable")
     _distinct(answer.ratings, count, "is rated")
-    _distinct(answer.flags, count, "is flagged")
     if not all(answer.tiers):
         raise AnswerError(f"rank {answer.tiers.index(()) + 1} is empty. Leave empty ranks out.")
     if answer.none_acceptable and not settings.none_acceptable:
@@ -172,11 +171,32 @@ def check(answer: Answer, count: int, settings: Annotate) -> None:
                 raise AnswerError(f"{name!r} is not rated here. Attributes: {', '.join(settings.attributes) or 'none'}")
             if number not in RATINGS:
                 raise AnswerError(f"{name} is rated {number}. Ratings are 1 to 5.")
-    for flags in answer.flags.values():
-        if set(flags) - set(FLAGS) or len(set(flags)) != len(flags):
-            raise AnswerError(f"the flags {', '.join(flags)} are not distinct ones of {', '.join(FLAGS)}")
+    _flags(answer.flags, count)
     _comment(answer.comment, settings.rationale)
     _times(answer, count)
+
+
+def marks(answer: Answer, shown: Sequence[str]) -> Json:
+    """What stays of an answer whose item is skipped: flags by completion id, and the comment. AnswerError for others.
+
+    Empty where nothing was marked.
+    """
+    _flags(answer.flags, len(shown))
+    _comment(answer.comment, "optional")
+    comment = (answer.comment or "").strip()
+    flags = _flags_by_id(answer, shown)
+    return {**({"flags": flags} if flags else {}), **({"comment": comment} if comment else {})}
+
+
+def _flags(given: Mapping[int, tuple[str, ...]], count: int) -> None:
+    _distinct(given, count, "is flagged")
+    for flags in given.values():
+        if set(flags) - set(FLAGS) or len(set(flags)) != len(flags):
+            raise AnswerError(f"the flags {', '.join(flags)} are not distinct ones of {', '.join(FLAGS)}")
+
+
+def _flags_by_id(answer: Answer, shown: Sequence[str]) -> dict[str, list[str]]:
+    return {shown[place]: list(given) for place, given in answer.flags.items() if given}
 
 
 def _distinct(places: Iterable[int], count: int, what: str) -> None:
@@ -235,7 +255,7 @@ def to_ranking(answer: Answer, shown: Sequence[str], metadata: Json, **event: Un
     """shown: completion ids by display position. Flags by completion and dwell times go to `metadata`."""
     kept = dict(metadata)
     if any(answer.flags.values()):
-        kept["flags"] = {shown[place]: list(given) for place, given in answer.flags.items() if given}
+        kept["flags"] = _flags_by_id(answer, shown)
     if answer.dwell_s:
         kept["dwell_s"] = list(answer.dwell_s)
     return Ranking(

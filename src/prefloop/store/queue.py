@@ -73,9 +73,12 @@ class Queue:
         """
         return queue_give.submit(self._desk, person, lease, uuid, answer)
 
-    def skip(self, person: str, lease: str, uuid: str, reason: str) -> Receipt:
-        """Give the item up for good: somebody else gets it. `reason` is one of `labels.answer.SKIP_REASONS`."""
-        return queue_give.skip(self._desk, person, lease, uuid, reason)
+    def skip(self, person: str, lease: str, uuid: str, reason: str, said: Answer | None = None) -> Receipt:
+        """Give the item up: somebody else gets it. `reason` is one of `labels.answer.SKIP_REASONS`.
+
+        said: what had been said until then; its flags and comment are kept for reviewers, nothing else.
+        """
+        return queue_give.skip(self._desk, person, lease, uuid, reason, said)
 
     def reopen(self, person: str, lease: str) -> Presentation:
         """One of the last 10 answers (or one returned by a reviewer) again; the next submit on it supersedes it."""
@@ -146,6 +149,10 @@ class Queue:
     def browse(self, kind: Browse = "all", after: int = 0, limit: int = 50) -> list[TaskRow]:
         """A page of the queue: kind "all", "answered", "skipped", "several", "gold" or "discarded"."""
         return queue_review.browse(self._desk, kind, after, limit)
+
+    def skip_flags(self) -> dict[str, tuple[str, ...]]:
+        """By item, the flags of people who then skipped it; items taken out not counted."""
+        return queue_review.skip_flags(self._desk)
 
     def tallies(self) -> dict[Browse, int]:
         """How many items each list of `browse` holds."""

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from prefloop.errors import AnswerError, ConflictError, LeaseError
-from prefloop.labels.answer import SKIP_REASONS, Answer, check, to_ranking
+from prefloop.labels.answer import SKIP_REASONS, Answer, check, marks, to_ranking
 from prefloop.store import codec
 from prefloop.store.queue_rows import (
     Desk,
@@ -111,6 +111,7 @@ def _rank(
         ranking_id=ranking,
         body=answer.body,
         reason=None,
+        marked=None,
         **_SETTLED,
         reopened=False,
         surplus=not counted,
@@ -154,7 +155,7 @@ def append(
     return ranking.id
 
 
-def skip(desk: Desk, person: str, lease: str, uuid: str, reason: str) -> Receipt:
+def skip(desk: Desk, person: str, lease: str, uuid: str, reason: str, said: Answer | None) -> Receipt:
     """See `Queue.skip`."""
     if reason not in SKIP_REASONS:
         raise AnswerError(f"{reason[:40]!r} is no reason to skip. Reasons: {', '.join(SKIP_REASONS)}")
@@ -167,14 +168,15 @@ def skip(desk: Desk, person: str, lease: str, uuid: str, reason: str) -> Receipt
                 raise ConflictError("you have ranked this already; that answer is kept")
             change_lease(connection, held, reopened=False, **_SETTLED)  # the answer stands
         elif held["state"] != "skipped":
-            change_lease(connection, held, state="skipped", given_at=now, reason=reason)
+            kept = marks(said, json.loads(held["shown"])) if said else {}
+            marked = codec.dumps(kept) if kept else None
+            change_lease(connection, held, state="skipped", given_at=now, reason=reason, marked=marked)
             freed = {"live": task["live"] - 1, "waiting_since": now} if held["state"] == "live" else {}
             change_task(connection, task, skips=task["skips"] + 1, **freed)
             connection.execute(update(people).where(people.c.seq == me["seq"]).values(skipped=me["skipped"] + 1))
-        connection.execute(delete(drafts).where(drafts.c.lease == lease))
-        return Receipt(lease, "skipped", now)
+        return Receipt(lease, "skipped", now)  # the draft stays: undone, the skip gives it back
 
-    return once(desk, person, uuid, digest("skip", lease, reason), write)
+    return once(desk, person, uuid, digest("skip", lease, reason, *([said.body] if said else [])), write)
 
 
 def heartbeat(desk: Desk, person: str, lease: str) -> float:
@@ -249,5 +251,5 @@ def _unskip(connection: Connection, desk: Desk, me: Row, task: Row, lease: Row) 
     """Undo a skip: with a place where one is free, else as a late answer that is kept."""
     connection.execute(update(people).where(people.c.seq == me["seq"]).values(skipped=me["skipped"] - 1))
     task = change_task(connection, task, skips=task["skips"] - 1)
-    back = change_lease(connection, lease, state="expired", given_at=None, reason=None)
+    back = change_lease(connection, lease, state="expired", given_at=None, reason=None, marked=None)
     return revive(connection, desk, task, back, desk.clock()) or back

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, select, true, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, true, update
 
 from prefloop.errors import AnswerError, DataError
 from prefloop.labels.answer import Answer, check
@@ -32,6 +33,7 @@ from prefloop.types import digest
 _NARROW: dict[Browse, ColumnElement[bool]] = {
     "all": true(),
     "answered": and_(tasks.c.done > 0, tasks.c.phase != int(Phase.CLOSED)),
+    "given": and_(or_(tasks.c.done > 0, tasks.c.skips > 0), tasks.c.phase != int(Phase.CLOSED)),  # ranked or skipped
     "several": and_(tasks.c.done > 1, tasks.c.phase != int(Phase.CLOSED)),
     "skipped": and_(tasks.c.skips > 0, tasks.c.phase != int(Phase.CLOSED)),
     "gold": tasks.c.phase == int(Phase.GOLD),
@@ -55,6 +57,7 @@ def browse(desk: Desk, kind: Browse, after: int, limit: int) -> list[TaskRow]:
     )
     with desk.database.read() as connection:
         rows = connection.execute(query).mappings().all()
+        flags = _flags(connection, tasks.c.seq.in_([row["seq"] for row in rows if row["skips"]]))
     return [
         TaskRow(
             number=row["seq"],
@@ -66,9 +69,27 @@ def browse(desk: Desk, kind: Browse, after: int, limit: int) -> list[TaskRow]:
             skips=row["skips"],
             state=_state(row),
             tag=row["tag"],
+            flags=flags.get(row["item_id"], ()),
         )
         for row in rows
     ]
+
+
+def skip_flags(desk: Desk) -> dict[str, tuple[str, ...]]:
+    """See `Queue.skip_flags`."""
+    with desk.database.read() as connection:
+        return _flags(connection, tasks.c.criterion == desk.settings.criterion, tasks.c.phase != int(Phase.CLOSED))
+
+
+def _flags(connection: Connection, *here: ColumnElement[bool]) -> dict[str, tuple[str, ...]]:
+    """By item, those that were set before a skip."""
+    query = select(tasks.c.item_id, leases.c.marked).join(leases, leases.c.task == tasks.c.seq)
+    marked = query.where(leases.c.marked.is_not(None), *here).order_by(leases.c.seq)
+    found: dict[str, tuple[str, ...]] = {}
+    for row in connection.execute(marked):
+        given = chain.from_iterable(json.loads(row.marked).get("flags", {}).values())
+        found[row.item_id] = (*found.get(row.item_id, ()), *given)
+    return {item: flags for item, flags in found.items() if flags}
 
 
 def _state(row: Row) -> TaskState:
@@ -122,11 +143,7 @@ def view(desk: Desk, item: str) -> ItemView:
         for ranking in found.rankings
         if ranking.criterion == criterion
     )
-    passed = tuple(
-        Passed(row["person"], row["name"], row["state"], row["reason"], row["given_at"] or row["started_at"])
-        for row in rows
-        if row["state"] in ("live", "expired", "skipped")
-    )
+    passed = tuple(_passed(row) for row in rows if row["state"] in ("live", "expired", "skipped"))
     return ItemView(
         item=found,
         criterion=criterion,
@@ -140,6 +157,13 @@ def view(desk: Desk, item: str) -> ItemView:
         priority=task["priority"],
         arm=task["arm"],
     )
+
+
+def _passed(row: Row) -> Passed:
+    marked = json.loads(row["marked"] or "{}")
+    flags = {id: tuple(given) for id, given in marked.get("flags", {}).items()}
+    at = row["given_at"] or row["started_at"]
+    return Passed(row["person"], row["name"], row["state"], row["reason"], at, flags, marked.get("comment"))
 
 
 def _names(item: str, criterion: str) -> Select[Any]:

@@ -6,6 +6,7 @@ flags or other people's answers. `ItemView` and `Quota` are for reviewers and pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from prefloop.labels.answer import Answer
 from prefloop.messages import Turns
 from prefloop.types import Item, Json, Prompt, Ranking
 
-Browse = Literal["all", "answered", "several", "skipped", "gold", "discarded"]
+Browse = Literal["all", "answered", "given", "several", "skipped", "gold", "discarded"]
 TaskState = Literal["open", "being ranked", "partly ranked", "ranked", "gold", "discarded"]
 ReceiptKind = Literal["ranked", "revised", "surplus", "skipped", "adjudicated"]
 
@@ -128,13 +129,18 @@ class Said:
 
 @dataclass(frozen=True)
 class Passed:
-    """Somebody who holds or skipped an item: state is "live", "expired" or "skipped", reason that of the skip."""
+    """Somebody who holds or skipped an item: state is "live", "expired" or "skipped", reason that of the skip.
+
+    flags, comment: set before the skip; flags by completion id.
+    """
 
     person: str
     name: str | None
     state: str
     reason: str | None
     at: float
+    flags: Mapping[str, tuple[str, ...]]
+    comment: str | None
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,7 @@ class ItemView:
 @dataclass(frozen=True)
 class TaskRow:
     """One line of a reviewer's list; `number` is the cursor for the next page. `held`: people who have it now.
+    flags: those set by people who then skipped it, one for each time.
 
     state follows from the counts: "ranked" once as many people as wanted have, "being ranked" while somebody holds it,
     "partly ranked" where some have, else "open".
@@ -171,3 +178,4 @@ class TaskRow:
     skips: int
     state: TaskState
     tag: str
+    flags: tuple[str, ...] = ()

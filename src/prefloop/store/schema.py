@@ -293,6 +293,7 @@ leases = Table(
     Column("ranking_id", Text),  # the latest
     Column("body", Text),  # hash of the latest answer
     Column("reason", Text),  # of a skip
+    Column("marked", Text),  # before a skip, as JSON: flags by completion id, comment
     Column("returned", Text),  # a reviewer's note; null: not asked for again
     Column("returned_by", Text),
     Column("returned_at", Float),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from prefloop.config import Config
 from prefloop.store import People, Queue, Store
 from prefloop.store.feed import latest
-from prefloop.web.reviewing import hear
+from prefloop.web.reviewing import Heard, hear
 
 if TYPE_CHECKING:
     from prefloop.labels.annotators import AnnotatorReport
@@ -119,7 +119,11 @@ def count(root: Path, config: Config, criterion: str) -> tuple[AnnotatorReport, 
         queue = Queue(store, config.annotate, seed=config.project.seed)
         golds, settled = dict(queue.golds()), queue.settled()
         items = list(store.items(criterion=criterion, ranked=True, excluded=True))
-        heard = [hear(item, criterion) for item in items if item.id not in settled]
+        passed = {item: flags for item, flags in queue.skip_flags().items() if item not in settled}
+        heard = [hear(item, criterion, passed.pop(item.id, ())) for item in items if item.id not in settled]
         waiting = [one for one in heard if one.waiting]
+        waiting += [
+            Heard(0, 0, 0, dict.fromkeys(flags, 1), 0, False) for flags in passed.values()
+        ]  # nobody ranked these
         flagged = sum(1 for one in waiting if one.flags)
         return annotator_report(items, criterion, golds), flagged, len(waiting) - flagged

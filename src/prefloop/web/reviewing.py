@@ -7,7 +7,7 @@ time, so that no list ever loads the whole project.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -85,7 +85,7 @@ def listing(queue: Queue, store: Store, criterion: str, kind: Kind, after: int) 
     """A page of the queue, oldest first. Looks through at most `SCAN` rows; then `after` leads on."""
     lines: list[Line] = []
     scanned = 0
-    within = {"disagreement": "several", "flagged": "answered", "waiting": "answered"}
+    within = {"disagreement": "several", "flagged": "given", "waiting": "given"}
     browse: Browse = within.get(kind, kind)  # type: ignore[assignment]
     whole = kind in get_args(Browse)
     while scanned < SCAN:
@@ -93,7 +93,7 @@ def listing(queue: Queue, store: Store, criterion: str, kind: Kind, after: int) 
         rows = queue.browse(browse, after, size)
         items = {item.id: item for item in store.item_by_ids([row.item for row in rows])}
         for row in rows:
-            line = Line(row, hear(items[row.item], criterion))
+            line = Line(row, hear(items[row.item], criterion, row.flags))
             if len(lines) == PAGE:
                 return Listing(tuple(lines), after, scanned)
             after, scanned = row.number, scanned + 1
@@ -109,11 +109,11 @@ def _belongs(line: Line, kind: Kind) -> bool:
     return {"flagged": bool(line.heard.flags), "disagreement": line.heard.opposed > 0, "waiting": line.waiting}[kind]
 
 
-def hear(item: Item, criterion: str) -> Heard:
-    """What its rankings on a criterion say about an item."""
+def hear(item: Item, criterion: str, passed: Sequence[str] = ()) -> Heard:
+    """What its rankings on a criterion say about an item; passed: flags of people who then skipped it."""
     said = [r for r in current(item.rankings) if r.criterion == criterion]
     flags: dict[str, int] = {}
-    for flag in itertools.chain.from_iterable(r.flags for r in said):
+    for flag in itertools.chain(passed, *(r.flags for r in said)):
         flags[flag] = flags.get(flag, 0) + 1
     opposed, ordered = opposition(said)
     judged = sum(1 for r in said if r.metadata.get("adjudication"))
@@ -186,8 +186,13 @@ def _cell(ranking: Ranking, id: str) -> Cell:
 
 def letters(ids: tuple[tuple[str, ...], ...], item: Item) -> str:
     """Tiers of completion ids as letters of the reviewer's order: "B, then A = C"."""
-    letter = {completion.id: LETTERS[n] for n, completion in enumerate(item.completions)}
+    letter = letters_of(item)
     return ", then ".join(" = ".join(sorted(letter[id] for id in tier)) for tier in ids)
+
+
+def letters_of(item: Item) -> dict[str, str]:
+    """By completion id, in the order reviewers see."""
+    return {completion.id: LETTERS[n] for n, completion in enumerate(item.completions)}
 
 
 def texts(item: Item) -> tuple[Shown, ...]:

@@ -46,6 +46,7 @@ class Submit(_Body):
 class Skip(_Body):
     uuid: Uuid
     reason: str = Field(max_length=50)
+    answer: dict[str, Any] | None = None  # what had been said until then: its flags and comment are kept
 
 
 class Draft(_Body):
@@ -138,7 +139,8 @@ def submit(request: Request, me: Annotator, lease: str, body: Submit) -> JSONRes
 def skip(request: Request, me: Annotator, lease: str, body: Skip) -> JSONResponse:
     """Give the item to somebody else."""
     queue = services(request).queue
-    queue.skip(me.id, lease, body.uuid, body.reason)
+    said = None if body.answer is None else from_json(body.answer)
+    queue.skip(me.id, lease, body.uuid, body.reason, said)
     return JSONResponse({"progress": present.progress_json(queue.progress(me.id))})
 
 

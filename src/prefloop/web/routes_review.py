@@ -71,6 +71,7 @@ def item_page(request: Request, me: Reviewer, item: str) -> Response:
         gold=reviewing.letters(view.gold, view.item) if view.gold is not None else None,
         opposed=opposed,
         ordered=ordered,
+        letters=reviewing.letters_of(view.item),
         address=_address(item),
         skip_words=present.SKIP_WORDS,
     )

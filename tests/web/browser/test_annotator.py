@@ -47,12 +47,14 @@ def test_a_day_by_keyboard_alone(make_site: Any, said: Any, shot: Any) -> None:
     ranking = until(lambda: said(site)[1:])[-1]
     assert sorted(sum(tiers(ranking), [])) == sorted(two) and len(ranking.tiers) == 3, placed
 
-    # skipping with a reason
+    # skipping with a reason; a flag set before is kept
     skipped = lease(page)
-    press(page, "s")
+    press(page, "f", "3", "Enter", "s")
     shot(page, "keyboard-skip")
     press(page, "3")
     page.wait_for_function("lease => document.querySelector('#task')?.dataset.lease !== lease", arg=skipped)
+
+    assert list(until(site.server.queue.skip_flags).values()) == [("pii",)]
 
     # the last one, then undo: the answer comes back and is replaced
     four = local(page)

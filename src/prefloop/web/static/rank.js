@@ -289,7 +289,7 @@ const actions = {
   skip: () => ranking && panels.open("skip"),
   "skip-for"(reason) {
     panels.close();
-    send("skip", {uuid: uuid(), reason});
+    send("skip", {uuid: uuid(), reason, answer: task.answer()}); // flags and the comment are kept
     given.push(task.lease);
     tabs.postMessage({answered: task.lease});
     advance();
