@@ -230,6 +230,15 @@ def test_parts_that_are_no_text_are_refused_by_name(tmp_path: Path, part: Record
     assert found.reason.endswith("prefloop reads text only")
 
 
+@pytest.mark.parametrize(
+    "record", [{"prompt": [USER]}, {"messages": [USER, says()]}, {"prompt": "a", "completion": "b"}]
+)
+def test_a_row_with_images_beside_its_messages_is_refused(tmp_path: Path, record: Record) -> None:
+    found = one(tmp_path, {**record, "images": ["cat.png"]})
+    assert isinstance(found, RowError) and found.reason == "the row holds images; prefloop reads text only"
+    assert not isinstance(one(tmp_path, {**record, "images": []}), RowError)
+
+
 # -- written again -----------------------------------------------------------------------------------------------------
 
 RESULT = {"role": "tool", "content": "3 C", "name": "weather", "tool_call_id": "1"}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.errors import DataError
+from prefloop.exchange import read
 from prefloop.models.chat import Calls, Chat, plain_answer, plain_prompt
 from prefloop.models.text import Codec, make_codec
-from prefloop.types import Completion, Demonstration, Message, Prompt
+from prefloop.types import Completion, Demonstration, Item, Message, Prompt
 from tiny_models import causal, tokenizer
 
 END = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -175,7 +179,7 @@ def test_without_a_template_calls_and_tools_are_text() -> None:
     wanted = "Hm.\ncalls weather(city=Oslo, at=3) [call00001]\n\nTool: 3 C\n\nAssistant: No."
     assert plain_answer("as people read it", answer) == wanted and plain_answer("one text", ()) == "one text"
     codec = codec_of(None)
-    assert said(codec, prompt, *answer) == wanted + "<|end|>"
+    assert said(codec, prompt, *answer) == f" {wanted}<|end|>"
 
 
 @pytest.mark.parametrize("family", (ALL := {**FAMILIES, **HOME_MADE}).values(), ids=ALL)
@@ -269,7 +273,26 @@ def test_an_answer_that_goes_on_with_the_persons_turn_is_turns_for_the_template_
     )
     plain = codec_of(None)
     ids = plain.completion_ids(prompt, plain.encode_prompt(prompt), answer)
-    assert plain.tokenizer.decode(ids) == answer.text + "<|end|>"
+    assert plain.tokenizer.decode(ids) == f" {answer.text}<|end|>"
+
+
+def test_a_model_without_a_template_reads_what_was_published(shared_data: Path) -> None:
+    path = shared_data / "hh_rlhf" / "helpful_raw_transcripts.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        published = [json.loads(line) for line in islice(file, 60)]
+    codec, same = codec_of(None), 0
+    for record, item in zip(published, read(path), strict=False):
+        assert isinstance(item, Item)
+        ids = codec.encode_prompt(item.prompt)
+        for name, answer in zip(("chosen", "rejected"), item.completions, strict=True):
+            text = codec.tokenizer.decode([*ids, *codec.completion_ids(item.prompt, ids, answer)])
+            # white space around an answer is not part of it
+            assert text.split() == f"{record[name].strip()}<|end|>".split()
+            same += text == f"{record[name]}<|end|>"
+    assert same > 100
+    prompt = Prompt(HH)
+    plain = [codec.completion_ids(prompt, codec.encode_prompt(prompt), Completion("c", text)) for text in ("so", " so")]
+    assert plain[0] == plain[1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefloop.exchange.base import BadRow, Record, quoted
 from prefloop.exchange.base import kind as kind
-from prefloop.exchange.turns import TOOLS, tools_of
+from prefloop.exchange.turns import MEDIA_FIELDS, TOOLS, tools_of
 from prefloop.exchange.turns import message as message
 from prefloop.messages import answer_text
 from prefloop.types import Completion, Content, Message, Prompt
@@ -134,7 +134,7 @@ def prompt_of(record: Record) -> Prompt:
 
 
 def _refuse_media(record: Record) -> None:
-    for name in ("images", "videos", "audios"):
+    for name in MEDIA_FIELDS:
         if record.get(name):
             raise BadRow(f"the row holds {name}; prefloop reads text only")
 

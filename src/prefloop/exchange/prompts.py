@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Record
-from prefloop.exchange.turns import CALLS, TOOLS
+from prefloop.exchange.turns import CALLS, MEDIA_FIELDS, TOOLS
 from prefloop.types import Demonstration, Prompt
 
 CHATS = ("messages", "conversations")
@@ -65,7 +65,7 @@ def parse_demonstration(records: Sequence[Record]) -> Iterable[Demonstration]:
             raise BadRow(f"{fields.prompt_name(record)} must be messages of which the last is the assistant's")
         shown = fields.completion(record.get(name), "c0", name)
     else:
-        beside = {name: record.get(name) for name in (*fields.SYSTEM_NAMES, *TOOLS)}
+        beside = {name: record.get(name) for name in (*fields.SYSTEM_NAMES, *TOOLS, *MEDIA_FIELDS)}
         whole = fields.prompt_of({chat: record[chat], **beside})
         asked, turn = fields.split_answer(whole.content, chat)
         prompt = replace(whole, content=asked, id="")

@@ -17,6 +17,7 @@ from prefloop.messages import Json, Message
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "observation": "tool"}
 CALLS = "function_call"  # ShareGPT's role of a turn that is nothing but calls, as JSON text
 TOOLS = ("tools", "functions")
+MEDIA_FIELDS = ("images", "videos", "audios")  # of a record, beside its messages
 TEXT_PARTS = ("text", "input_text", "output_text")
 MEDIA = ("image", "audio", "video", "file", "document")
 OWN = "prefloop"  # what only this program wrote: in Parquet, the fields of a message that have no column

@@ -102,7 +102,8 @@ class Chat:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate, **more))
 
     def _message(self, turn: Message) -> dict[str, Any]:
-        found = {"role": turn.role, "content": turn.content, **turn.extra}
+        role = "tool" if turn.role == "function" else turn.role  # OpenAI's older name
+        found = {"role": role, "content": turn.content, **turn.extra}
         reasoning = next((turn.extra[key] for key in REASONING if key in turn.extra), None)
         if reasoning is not None:  # every template has a name of its own for it
             found = dict.fromkeys(REASONING, reasoning) | found
@@ -164,6 +165,11 @@ def plain_prompt(prompt: Prompt) -> str:
 
 def plain_turns(turns: Turns) -> str:
     return "".join(f"\n\n{SPEAKER.get(turn.role, turn.role)}: {message_text(turn)}" for turn in turns)
+
+
+def plain_lead(asked: str, answer: str) -> str:
+    """The space that stands behind "Assistant:" in transcripts, unless the answer brings white space of its own."""
+    return " " if asked.endswith("Assistant:") and answer[:1].strip() else ""
 
 
 def plain_answer(text: str, turns: Turns) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from prefloop.errors import ModelError, TemplateError
 from prefloop.messages import Message, shown_turns
-from prefloop.models.chat import Chat, plain_answer, plain_prompt, prompt_turns
+from prefloop.models.chat import Chat, plain_answer, plain_lead, plain_prompt, prompt_turns
 from prefloop.models.turn import Turn, turn_of
 from prefloop.types import Completion, Demonstration, Prompt
 
@@ -82,7 +82,8 @@ class Codec:
 
     def encode_completion(self, prompt: Prompt, prompt_ids: Sequence[int], text: str, ended: bool = True) -> list[int]:
         """Ids of an answer given as text, with the end token if it ended by itself."""
-        text = f"{self.turn.lead}{text}{self.turn.tail if ended else ''}"
+        lead = self.turn.lead if self.chat else plain_lead(self._read(prompt)[0], text)
+        text = f"{lead}{text}{self.turn.tail if ended else ''}"
         ids = self._behind(prompt, prompt_ids, text)
         if ids is None:
             ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
