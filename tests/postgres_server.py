@@ -20,34 +20,59 @@ def binaries() -> Path | None:
     return Path(found).parent if found else None
 
 
+class PostgresServer:
+    """A server on a port and in a folder of its own. Postgres refuses to run as root, so root becomes nobody."""
+
+    def __init__(self, *, durable: bool) -> None:
+        programs = binaries()
+        assert programs is not None, "no Postgres server here: apt-get install postgresql"
+        self._programs = programs
+        self._user = "nobody" if os.getuid() == 0 else None
+        self._folder = Path(tempfile.mkdtemp(prefix="prefloop-pg-"))
+        if self._user:
+            os.chown(self._folder, pwd.getpwnam(self._user).pw_uid, -1)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"postgresql+pg8000://prefloop@127.0.0.1:{port}"
+        self._options = f"-h 127.0.0.1 -p {port} -k {self._folder} -c max_connections=50"
+        self._options += "" if durable else " -c fsync=off"
+        self._data = self._folder / "data"
+        self._run("initdb", "-D", self._data, "-U", "prefloop", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+
+    def start(self) -> None:
+        log = self._folder / "log"
+        self._run("pg_ctl", "start", "-w", "-D", self._data, "-l", log, "-o", self._options)
+
+    def stop(self, mode: str = "immediate") -> None:
+        """mode: "immediate" is a crash, "fast" ends every connection in order."""
+        self._run("pg_ctl", "stop", "-w", "-m", mode, "-D", self._data)
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder)
+
+    def _run(self, *command: object) -> None:
+        words = [str(self._programs / str(command[0])), *map(str, command[1:])]
+        subprocess.run(words, user=self._user, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+
+@contextmanager
+def restartable_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """A running server. durable: commits reach the disk, as in real use."""
+    server = PostgresServer(durable=durable)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        server.remove()
+
+
 @contextmanager
 def postgres_server(*, durable: bool = False) -> Iterator[str]:
-    """The URL of a running server, without a database name. durable: commits reach the disk, as in real use.
-
-    Postgres refuses to run as root, so root becomes nobody.
-    """
-    programs = binaries()
-    assert programs is not None, "no Postgres server here: apt-get install postgresql"
-    user = "nobody" if os.getuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="prefloop-pg-"))
-    if user:
-        os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def run(*command: object) -> None:
-        words = [str(programs / str(command[0])), *map(str, command[1:])]
-        subprocess.run(words, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=120)
-
-    run("initdb", "-D", folder / "data", "-U", "prefloop", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-    options = f"-h 127.0.0.1 -p {port} -k {folder} -c max_connections=50" + ("" if durable else " -c fsync=off")
-    run("pg_ctl", "start", "-w", "-D", folder / "data", "-l", folder / "log", "-o", options)
-    try:
-        yield f"postgresql+pg8000://prefloop@127.0.0.1:{port}"
-    finally:
-        run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", folder / "data")
-        shutil.rmtree(folder)
+    """The URL of a running server, without a database name."""
+    with restartable_postgres(durable=durable) as server:
+        yield server.url
 
 
 def fresh_database(server: str) -> str:

@@ -27,6 +27,10 @@ class Gone(Exception):
     """The server did not answer; whether it heard, nobody knows."""
 
 
+class Away(Gone):
+    """The server said that it cannot reach its store, and when to come again."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What was handed out: its lease, and how many cards."""
@@ -70,6 +74,9 @@ class RankingClient:
             self.close()
             raise Gone(str(error)) from error
         self._used = time.monotonic()
+        if answer.status == 503:
+            assert answer.headers["Retry-After"] and answer.headers["Content-Security-Policy"]
+            raise Away(text)
         assert answer.status == 200, f"{method} {path}: {answer.status} {text[:300]}"
         return text
 

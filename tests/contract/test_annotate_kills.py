@@ -1,4 +1,4 @@
-"""kill -9 of the server while people submit: every acknowledged ranking is there, exactly once, on both databases.
+"""kill -9 of the server, and of Postgres, while people submit: every acknowledged ranking is there, exactly once.
 
 PREFLOOP_KILLS says how often; a hundred takes a few minutes.
 """
@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,13 @@ pytest.importorskip("fastapi", reason="the server is not installed: pip install 
 
 from sqlalchemy import select
 
-from postgres_server import binaries, fresh_database, postgres_server
+from postgres_server import binaries, fresh_database, postgres_server, restartable_postgres
 from prefloop.config import Annotate
 from prefloop.store import People, Queue, Store
 from prefloop.store.schema import leases
 from prefloop.types import Completion, Item, Prompt
 from prefloop.web.guard import session_cookie
-from ranking_client import AnnotateServer, Gone, RankingClient
+from ranking_client import AnnotateServer, Away, Gone, RankingClient
 
 KILLS = int(os.environ.get("PREFLOOP_KILLS", "5"))
 PEOPLE = 4
@@ -78,10 +79,10 @@ class Worker(threading.Thread):
         while True:
             try:
                 return call()
-            except Gone:
+            except Gone as error:
                 assert time.monotonic() < end, "the server stayed away"
                 self.repeated += 1
-                time.sleep(0.01)
+                time.sleep(0.1 if isinstance(error, Away) else 0.01)
 
 
 def _busy(workers: list[Worker], more: int) -> None:
@@ -92,11 +93,10 @@ def _busy(workers: list[Worker], more: int) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(120 + 20 * KILLS)
-def test_acknowledged_rankings_survive_kills_of_the_server(url: str, tmp_path: Path) -> None:
-    (tmp_path / "prefloop.toml").write_text(f'[project]\nstore = "{url}"\n[annotate]\noverlap_share = 0.3\n')
-    with Store.open(url, tmp_path) as store:
+def _prepare(url: str, folder: Path) -> list[str]:
+    """A project with items to rank; the cookies of those who will."""
+    (folder / "prefloop.toml").write_text(f'[project]\nstore = "{url}"\n[annotate]\noverlap_share = 0.3\n')
+    with Store.open(url, folder) as store:
         answers = [f"Answer {c}." for c in range(3)]
         store.add(
             Item(f"i{n}", Prompt(f"Question {n}?"), tuple(Completion(f"i{n}:c{c}", t) for c, t in enumerate(answers)))
@@ -105,30 +105,23 @@ def test_acknowledged_rankings_survive_kills_of_the_server(url: str, tmp_path: P
         people = People(store)
         Queue(store, Annotate(overlap_share=0.3)).fill()
         ids = [people.accept(people.invite(None, "annotator"), f"Person {n}", "no hash").id for n in range(PEOPLE)]
-        cookies = [f"{session_cookie(tmp_path, tls=False)}={people.open_session(id)}" for id in ids]
+        return [f"{session_cookie(folder, tls=False)}={people.open_session(id)}" for id in ids]
 
-    server, draw = AnnotateServer(tmp_path), random.Random(7)
-    server.start()
-    workers = [Worker(server.port, cookie, n) for n, cookie in enumerate(cookies)]
-    try:
-        for worker in workers:
-            worker.start()
-        for _ in range(KILLS):
-            _busy(workers, draw.randint(3, 15))
-            time.sleep(draw.uniform(0, 0.05))
-            server.kill()
-            server.start()
-        for worker in workers:
-            worker.stopping.set()
-        for worker in workers:
-            worker.join(60)
-    finally:
-        server.kill()
+
+def _finish(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.stopping.set()
+    for worker in workers:
+        worker.join(60)
+
+
+def _check(url: str, folder: Path, workers: list[Worker]) -> None:
+    """Every acknowledged ranking is there as it was given, once, and no other."""
     assert [worker.failure for worker in workers] == [None] * PEOPLE
     acknowledged = {lease: tiers for worker in workers for lease, tiers in worker.acknowledged.items()}
     assert len(acknowledged) >= 3 * KILLS and sum(worker.repeated for worker in workers) >= KILLS
 
-    with Store.open(url, tmp_path, create=False) as store:
+    with Store.open(url, folder, create=False) as store:
         said = {r.id: r for item in store.items() for r in item.rankings}
         assert len(said) == len({(r.item_id, r.annotator) for r in said.values()}), "a ranking is there twice"
         with store.database.read() as connection:
@@ -144,3 +137,57 @@ def test_acknowledged_rankings_survive_kills_of_the_server(url: str, tmp_path: P
         most = Counter(r.item_id for r in said.values())
         assert max(most.values()) <= 3
         assert store.check() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 20 * KILLS)
+def test_acknowledged_rankings_survive_kills_of_the_server(url: str, tmp_path: Path) -> None:
+    cookies = _prepare(url, tmp_path)
+    server, draw = AnnotateServer(tmp_path), random.Random(7)
+    server.start()
+    workers = [Worker(server.port, cookie, n) for n, cookie in enumerate(cookies)]
+    try:
+        for worker in workers:
+            worker.start()
+        for _ in range(KILLS):
+            _busy(workers, draw.randint(3, 15))
+            time.sleep(draw.uniform(0, 0.05))
+            server.kill()
+            server.start()
+        _finish(workers)
+    finally:
+        server.kill()
+    _check(url, tmp_path, workers)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 20 * KILLS)
+def test_acknowledged_rankings_survive_restarts_of_postgres_and_the_server_connects_again(tmp_path: Path) -> None:
+    """Crashes and orderly stops by turns. Meanwhile people read 503, and pages without the store are there."""
+    pytest.importorskip("pg8000", reason="pg8000 is not installed: pip install 'prefloop[postgres]'")
+    if binaries() is None:
+        pytest.skip("no Postgres server here: apt-get install postgresql")
+    with restartable_postgres(durable=True) as postgres:
+        url = fresh_database(postgres.url)
+        cookies = _prepare(url, tmp_path)
+        server, draw = AnnotateServer(tmp_path), random.Random(8)
+        server.start()
+        workers = [Worker(server.port, cookie, n) for n, cookie in enumerate(cookies)]
+        try:
+            for worker in workers:
+                worker.start()
+            for number in range(KILLS):
+                _busy(workers, draw.randint(3, 15))
+                postgres.stop("fast" if number % 2 else "immediate")
+                with closing(RankingClient(server.port, cookies[0])) as somebody:
+                    with pytest.raises(Away, match="cannot reach its database"):
+                        somebody.call("GET", "/history")
+                    assert "font-family" in somebody.call("GET", "/static/app.css")
+                with closing(RankingClient(server.port, "theme=dark")) as nobody:
+                    assert "password" in nobody.call("GET", "/login")
+                postgres.start()
+            _busy(workers, 10)
+            _finish(workers)
+        finally:
+            server.kill()
+        _check(url, tmp_path, workers)

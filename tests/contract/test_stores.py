@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
-from prefloop.errors import DataError, StoreError
+from prefloop.errors import DataError, StoreError, UnavailableError
 from prefloop.store import Counts, ModelRow, Store, split_of
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, Snapshot
 
@@ -364,3 +365,12 @@ def test_an_unreachable_postgres_is_explained_without_the_password(tmp_path: Pat
 def test_postgres_text_with_nul_is_explained(fresh_postgres: str, tmp_path: Path) -> None:
     with Store.open(fresh_postgres, tmp_path) as store, pytest.raises(DataError, match="NUL"):
         store.add([Demonstration(Prompt("q"), "a\0b")])
+
+
+def test_a_database_that_does_not_answer_is_waited_for_no_longer_than_told(fresh_postgres: str, tmp_path: Path) -> None:
+    with Store.open(fresh_postgres, tmp_path, patience_s=0.3) as store:
+        for _ in range(2):  # a connection whose answer is still to come is not used again
+            with pytest.raises(UnavailableError), store.database.read() as connection:
+                connection.execute(text("SELECT pg_sleep(60)"))
+        store.add([Prompt("afterwards")])
+        assert [prompt.text for prompt in store.prompts()] == ["afterwards"]

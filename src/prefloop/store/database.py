@@ -193,10 +193,23 @@ def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: i
             except Exception as error:  # whatever the driver has for it, the pool makes a new connection
                 raise DisconnectionError from error
 
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: object, words: Any, options: Any) -> Any:
+        """A server that goes away while one connects is told by the operating system, not by the driver."""
+        try:
+            return dialect.connect(*words, **options)
+        except OSError as error:
+            raise dialect.loaded_dbapi.InterfaceError(f"network error: {error}") from error
+
     @event.listens_for(engine, "handle_error")
-    def lost(context: Any) -> None:
+    def lost(context: Any) -> UnavailableError | None:
         """The driver's dialect knows few of the ways to lose a server; a lost connection must not be used again."""
-        context.is_disconnect |= any(needle in str(context.original_exception).lower() for needle in _AWAY)
+        error = context.original_exception
+        if isinstance(error, OSError):
+            context.is_disconnect = True
+            return UnavailableError(f"the connection to Postgres was lost: {error}. Check that the server runs.")
+        context.is_disconnect |= any(needle in str(error).lower() for needle in _AWAY)
+        return None
 
     return engine
 

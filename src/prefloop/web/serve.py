@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -65,7 +66,7 @@ def serve(
         )
     with ExitStack() as stack:
         listening = stack.enter_context(closing(_listen(host, port)))
-        store = stack.enter_context(Store.open(config.project.store, root, patience_s=PATIENCE_S))
+        store = stack.enter_context(_open(config.project.store, root))
         if store.database.sqlite:
             stack.enter_context(ServerLock(Path(store.database.label).resolve()))
         app = create_app(root, config, store, host) if workers == 1 else None
@@ -112,6 +113,13 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {error}. Choose another with --port, or stop what runs there."
         ) from None
     return found
+
+
+def _open(store: str, root: Path) -> Store:
+    """With bounded waits. The pool's own tracebacks, of closing what a database that went away had closed before, say
+    no more than the line about the database does."""
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    return Store.open(store, root, patience_s=PATIENCE_S)
 
 
 def _options(settings: Annotate) -> dict[str, Any]:
@@ -165,7 +173,7 @@ def worker() -> FastAPI:
     given = json.loads(os.environ[_WORKER])
     root = Path(given["root"])
     config = load_config(root / CONFIG_NAME, given["overrides"])
-    return create_app(root, config, Store.open(config.project.store, root, patience_s=PATIENCE_S), given["bound"])
+    return create_app(root, config, _open(config.project.store, root), given["bound"])
 
 
 def _keep_filled(queue: Queue) -> Callable[[], None]:
