@@ -46,6 +46,7 @@ PAIRS: list[dict[str, Any]] = [
         "rejected": {"from": "gpt", "value": "no"},
     },
     {"chosen": "\n\nHuman: hello?\n\nAssistant: yes", "rejected": "\n\nHuman: hello?\n\nAssistant: no"},
+    {"messages": [USER, YES], "rejected_response": "no"},
 ]
 
 

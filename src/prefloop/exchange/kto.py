@@ -16,12 +16,12 @@ from prefloop.types import Item
 
 LABELS = ("label", "kto_tag")
 GOOD = words(
-    "true t yes y 1 1.0 +1 good desirable chosen preferred accept accepted acceptable positive correct right win"
+    "true t yes y + 1 1.0 +1 good desirable chosen preferred accept accepted acceptable positive correct right win"
     " thumbs_up thumbsup up like liked upvote"
 )
 BAD = words(
-    "false f no n 0 0.0 -1 -1.0 bad undesirable rejected dispreferred reject unacceptable negative incorrect wrong lose"
-    " thumbs_down thumbsdown down dislike disliked downvote"
+    "false f no n - 0 0.0 -1 -1.0 bad undesirable rejected dispreferred reject unacceptable negative incorrect wrong"
+    " lose thumbs_down thumbsdown down dislike disliked downvote"
 )
 
 

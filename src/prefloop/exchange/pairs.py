@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from prefloop.exchange import fields
 from prefloop.exchange.base import BadRow, Format, Look, Record
@@ -16,10 +17,21 @@ from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, draft
 from prefloop.exchange.turns import tools_of
 from prefloop.types import Completion, Item, Message, Prompt
 
-USED = ("id", "chosen", "rejected", "score_chosen", "score_rejected", "annotator", "criterion", "simulated")
+USED = (
+    "id",
+    "chosen",
+    "rejected",
+    "rejected_response",
+    "score_chosen",
+    "score_rejected",
+    "annotator",
+    "criterion",
+    "simulated",
+)
 ABOUT = re.compile(r"(.*[_.-])?(chosen|rejected)([_.-]|$)", re.IGNORECASE)
 NUMBERED = re.compile(r"[_.-]?\d+$")
 STOPS = frozenset({Look.VERDICT, Look.NUMBERED})  # scores beside a verdict are metadata
+REJECTED = "rejected_response"
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
@@ -28,7 +40,12 @@ def _has_prompt(record: Record) -> bool:
 
 
 def fits(record: Record) -> bool:
-    return "chosen" in record and "rejected" in record
+    return ("chosen" in record and "rejected" in record) or _answers_in_chat(record)
+
+
+def _answers_in_chat(record: Record) -> bool:
+    """ms-swift: the chat ends with the chosen answer, and the rejected one stands beside it."""
+    return record.get(REJECTED) is not None and "chosen" not in record
 
 
 def fits_transcripts(record: Record) -> bool:
@@ -124,6 +141,11 @@ def pair_item(record: Record, prompt: Prompt, chosen: Completion, rejected: Comp
 
 
 def _split(record: Record) -> tuple[Prompt, Completion, Completion]:
+    if _answers_in_chat(record):
+        whole = fields.prompt_of(record)
+        asked, turn = fields.split_answer(whole.content, f"a conversation with a {REJECTED}")
+        said = fields.completion(record[REJECTED], "c1", REJECTED)
+        return replace(whole, content=asked, id=""), fields.answer((turn,), "c0", "the last message"), said
     chosen, rejected = record.get("chosen"), record.get("rejected")
     if isinstance(chosen, list) and isinstance(rejected, list):
         return _split_messages(record, fields.messages(chosen, "chosen")[0], fields.messages(rejected, "rejected")[0])

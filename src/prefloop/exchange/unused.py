@@ -17,8 +17,8 @@ from prefloop.exchange.base import Look, Record, words
 # the words of a field's name: "better_response_id", "betterResponseId" and "Better-Response-ID" are three each
 VERDICTS = words(
     "label labels preference preferences preferred prefer prefers winner winners loser losers better worse best worst"
-    " safer chosen rejected choice choices verdict verdicts judgement judgment judgements judgments desirable"
-    " undesirable kto picked selected favored favoured accepted dispreferred"
+    " safer chosen rejected accept reject choice choices verdict verdicts judgement judgment judgements judgments"
+    " desirable undesirable kto picked selected favored favoured accepted dispreferred"
 )
 SCORES = words(
     "score scores rating ratings rated rank ranks ranking rankings reward rewards margin vote votes upvotes downvotes"
@@ -40,7 +40,10 @@ NUMBERED = ANSWERS | words(
     "answer answers summary summaries sample samples conversation conversations assistant option options text texts"
     " ref message messages solution translation caption story essay"
 )
-ENDS = words("a b c d e f g h left right first second one two")
+# fields that are called by who answers
+SPEAKERS = words("assistant bot chatbot chatgpt gpt claude llama mistral gemini gemma qwen vicuna bard deepseek")
+ENDS = words("a b c d e f g h w l pos neg left right first second one two")
+OPPOSED = OPPOSITES | NUMBERED | words("example examples sentence document passage")
 NOT_TEXTS = words("model generator id lang language source name type category policy annotator tokens url")
 YES_NO = words("true false yes no y n good bad positive negative right wrong correct incorrect up down")
 # verl and reward functions read these; they describe a prompt and judge no answer
@@ -99,11 +102,11 @@ def _look(name: str, value: object, record: Record, used: Collection[str]) -> Lo
     if not parts:
         return None
     said = isinstance(value, str | list | dict)
-    if said and parts[-1] in ANSWERS and not _repeats(value, record, used):
+    if said and (parts[-1] in ANSWERS or parts[0] in SPEAKERS) and not _repeats(value, record, used):
         return Look.ANSWER
     if said and len(parts) > 1 and _is_end(parts[-1]) and NUMBERED.intersection(parts) | VERDICTS.intersection(parts):
         return Look.NUMBERED
-    if VERDICTS.intersection(parts) or (said and len(parts) == 1 and parts[0] in OPPOSITES):
+    if VERDICTS.intersection(parts) or (said and OPPOSITES.intersection(parts) and OPPOSED.issuperset(parts)):
         return Look.VERDICT
     if SCORES.intersection(parts):
         return Look.SCORE
