@@ -180,6 +180,13 @@ def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: i
     except (ImportError, NoSuchModuleError) as error:
         raise StoreError(f"no driver for {url.drivername} ({error}). Run: pip install 'prefloop[postgres]'") from None
 
+    if engine.dialect.driver == "pg8000":
+        from prefloop.store.prepared import PreparingConnection  # here, where the driver is known to be installed
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_dialect: object, _record: object, args: Any, parameters: Any) -> PreparingConnection:
+            return PreparingConnection(*args, **parameters)
+
     @event.listens_for(engine, "checkin")
     def used(_connection: object, record: Any) -> None:
         record.info["used"] = time.monotonic()
@@ -227,7 +234,8 @@ def _sqlite_engine(url: URL, patience_s: float | None, *, write: bool, size: int
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        raw: Any = connection.connection.driver_connection  # past SQLAlchemy, which would prepare for results
+        raw.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_, select, update
 
 from prefloop.errors import ConflictError, DataError, ForbiddenError
 from prefloop.store import people_rows as rows
@@ -155,10 +155,8 @@ class People:
     def session(self, token: str) -> Person | None:
         """Who this is: None after 12 h without a call, after 14 days, or once the person is disabled."""
         now = self._clock()
-        query = select(people, sessions.c.seq.label("at"), sessions.c.created_at.label("since"), sessions.c.seen_at)
         with self._database.read() as connection:
-            joined = query.join(sessions, sessions.c.person == people.c.id).where(_browser(token))
-            row = connection.execute(joined).mappings().first()
+            row = connection.execute(_SESSION, {"token": rows.token_hash(token)}).mappings().first()
         if row is None or row["disabled"]:
             return None
         if now - row["seen_at"] >= IDLE_S or now - row["since"] >= LONGEST_SESSION_S:
@@ -353,6 +351,13 @@ class People:
 def _invite(row: Any) -> Invite:
     groups = tuple(json.loads(row["groups"]))
     return Invite(row["id"], row["role"], groups, row["created_by"], row["created_at"], row["expires_at"])
+
+
+_SESSION = (  # asked for at every call: made once
+    select(people, sessions.c.seq.label("at"), sessions.c.created_at.label("since"), sessions.c.seen_at)
+    .join(sessions, sessions.c.person == people.c.id)
+    .where(sessions.c.token_hash == bindparam("token"), sessions.c.kind == "session")
+)
 
 
 def _browser(token: str) -> Any:

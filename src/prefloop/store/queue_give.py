@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from prefloop.errors import AnswerError, ConflictError, LeaseError
 from prefloop.labels.answer import SKIP_REASONS, Answer, check, marks, to_ranking
@@ -19,6 +19,7 @@ from prefloop.store.queue_rows import (
     Row,
     able_person,
     change_lease,
+    change_person,
     change_task,
     count,
     has_place,
@@ -31,7 +32,7 @@ from prefloop.store.queue_rows import (
 )
 from prefloop.store.queue_take import renew, revive
 from prefloop.store.queue_types import Presentation, Receipt
-from prefloop.store.schema import drafts, leases, people, rankings, submissions
+from prefloop.store.schema import drafts, leases, rankings, submissions
 from prefloop.store.write import check_ranking
 from prefloop.types import Json, digest
 
@@ -39,6 +40,16 @@ EDITABLE = 10  # answers that can still be changed
 LARGEST_DRAFT = 100_000  # characters of JSON
 _SETTLED = {"returned": None, "returned_by": None, "returned_at": None}
 _UUID = re.compile(r"[A-Za-z0-9-]{8,64}")
+
+_SENT = select(submissions).where(submissions.c.person == bindparam("person"), submissions.c.uuid == bindparam("uuid"))
+_SEND, _APPEND, _NEW_DRAFT = insert(submissions), insert(rankings), insert(drafts)
+_KEEP_DRAFT = update(drafts).where(drafts.c.lease == bindparam("of"))
+_DROP_DRAFT = delete(drafts).where(drafts.c.lease == bindparam("of"))
+_GIVEN_BEFORE = select(func.count()).where(
+    rankings.c.item_id == bindparam("item"),
+    rankings.c.criterion == bindparam("criterion"),
+    rankings.c.annotator == bindparam("annotator"),
+)
 
 
 def submit(desk: Desk, person: str, lease: str, uuid: str, answer: Answer) -> Receipt:
@@ -65,8 +76,7 @@ def once(desk: Desk, person: str, uuid: str, body: str, write: Callable[[Connect
         raise AnswerError("the uuid of a submit must be 8 to 64 letters, digits and dashes, new for each answer")
     with desk.database.work() as connection:
         me = lock_person(connection, person)
-        mine = (submissions.c.person == person) & (submissions.c.uuid == uuid)
-        known = connection.execute(select(submissions).where(mine)).mappings().first()
+        known = connection.execute(_SENT, {"person": person, "uuid": uuid}).mappings().first()
         if known is not None:
             if known["body"] != body:
                 raise ConflictError(
@@ -76,7 +86,7 @@ def once(desk: Desk, person: str, uuid: str, body: str, write: Callable[[Connect
             return Receipt(**json.loads(known["receipt"]))
         receipt = write(connection, me)
         sent = {"person": person, "uuid": uuid, "body": body, "receipt": codec.dumps(asdict(receipt))}
-        connection.execute(insert(submissions), sent)
+        connection.execute(_SEND, sent)
         return receipt
 
 
@@ -122,8 +132,8 @@ def _rank(
         change_task(connection, task, live=task["live"] - held, done=task["done"] + counted, **free)
         took_back = lease["state"] == "skipped"
         tally = {"done": me["done"] + 1, "skipped": me["skipped"] - took_back}
-        connection.execute(update(people).where(people.c.seq == me["seq"]).values(tally))
-    connection.execute(delete(drafts).where(drafts.c.lease == lease["id"]))
+        change_person(connection, me, **tally)
+    connection.execute(_DROP_DRAFT, {"of": lease["id"]})
     return Receipt(lease["id"], "revised" if again else "ranked" if counted else "surplus", now, ranking)
 
 
@@ -138,7 +148,7 @@ def append(
     supersedes: str | None,
 ) -> str:
     """Write the ranking; returns its id. Call `in_order` before."""
-    mine = (rankings.c.item_id == task["item_id"]) & (rankings.c.criterion == task["criterion"])
+    mine = {"item": task["item_id"], "criterion": task["criterion"], "annotator": annotator}
     ranking = to_ranking(
         answer,
         shown,
@@ -148,10 +158,10 @@ def append(
         criterion=task["criterion"],
         created_at=iso(now),
         supersedes=supersedes,
-        ordinal=count(connection, rankings, mine, rankings.c.annotator == annotator),
+        ordinal=connection.scalar(_GIVEN_BEFORE, mine) or 0,
     )
     check_ranking(ranking, shown)
-    connection.execute(insert(rankings), codec.ranking_row(ranking))
+    connection.execute(_APPEND, codec.ranking_row(ranking))
     return ranking.id
 
 
@@ -173,7 +183,7 @@ def skip(desk: Desk, person: str, lease: str, uuid: str, reason: str, said: Answ
             change_lease(connection, held, state="skipped", given_at=now, reason=reason, marked=marked)
             freed = {"live": task["live"] - 1, "waiting_since": now} if held["state"] == "live" else {}
             change_task(connection, task, skips=task["skips"] + 1, **freed)
-            connection.execute(update(people).where(people.c.seq == me["seq"]).values(skipped=me["skipped"] + 1))
+            change_person(connection, me, skipped=me["skipped"] + 1)
         return Receipt(lease, "skipped", now)  # the draft stays: undone, the skip gives it back
 
     return once(desk, person, uuid, digest("skip", lease, reason, *([said.body] if said else [])), write)
@@ -216,8 +226,8 @@ def draft(desk: Desk, person: str, lease: str, state: Json) -> None:
         if held["state"] not in ("live", "expired") and not held["reopened"]:
             raise LeaseError("this item is answered. Open it from your history to change it.")
         values = {"state": text, "kept_at": desk.clock()}
-        if not connection.execute(update(drafts).where(drafts.c.lease == lease).values(values)).rowcount:
-            connection.execute(insert(drafts), values | {"lease": lease})
+        if not connection.execute(_KEEP_DRAFT, values | {"of": lease}).rowcount:
+            connection.execute(_NEW_DRAFT, values | {"lease": lease})
 
 
 def reopen(desk: Desk, person: str, lease: str) -> Presentation:
@@ -249,7 +259,7 @@ def _recent(connection: Connection, lease: Row) -> bool:
 
 def _unskip(connection: Connection, desk: Desk, me: Row, task: Row, lease: Row) -> Row:
     """Undo a skip: with a place where one is free, else as a late answer that is kept."""
-    connection.execute(update(people).where(people.c.seq == me["seq"]).values(skipped=me["skipped"] - 1))
+    change_person(connection, me, skipped=me["skipped"] - 1)
     task = change_task(connection, task, skips=task["skips"] - 1)
     back = change_lease(connection, lease, state="expired", given_at=None, reason=None, marked=None)
     return revive(connection, desk, task, back, desk.clock()) or back

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, or_, select
+from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select
 
 from prefloop.labels.answer import from_ranking
 from prefloop.store import codec
@@ -19,6 +19,13 @@ from prefloop.store.write import chunks
 
 _PACED_BY = 50  # latest answers
 _FEWEST = 5
+_RETURNED = select(func.count()).where(leases.c.person == bindparam("person"), leases.c.returned_at.is_not(None))
+_LATEST = (
+    select(leases.c.duration_s, leases.c.words)
+    .where(leases.c.person == bindparam("person"), leases.c.given_at.is_not(None))
+    .order_by(leases.c.given_at.desc())
+    .limit(_PACED_BY)
+)
 
 
 def history(desk: Desk, person: str, limit: int) -> list[Given]:
@@ -55,11 +62,9 @@ def history(desk: Desk, person: str, limit: int) -> list[Given]:
 def progress(desk: Desk, person: str) -> Progress:
     """See `Queue.progress`, but for `open`, which takes longer to count."""
     with desk.database.read() as connection:
-        mine = leases.c.person == person
-        asked_again = select(func.count()).where(mine, leases.c.returned_at.is_not(None)).scalar_subquery()
-        me = able_person(connection, person, asked_again.label("returned"))
-        latest = select(leases.c.duration_s, leases.c.words).where(mine, leases.c.given_at.is_not(None))
-        rows = connection.execute(latest.order_by(leases.c.given_at.desc()).limit(_PACED_BY)).all()
+        me = able_person(connection, person)
+        returned = connection.scalar(_RETURNED, {"person": person}) or 0
+        rows = connection.execute(_LATEST, {"person": person}).all()
     timed = [(float(row.duration_s), max(1, row.words)) for row in rows if row.duration_s]
     enough = len(timed) >= _FEWEST
     most = _most(desk, me)
@@ -67,7 +72,7 @@ def progress(desk: Desk, person: str) -> Progress:
     return Progress(
         done=me["done"],
         skipped=me["skipped"],
-        returned=me["returned"],
+        returned=returned,
         limit=most,
         open=0,
         per_hour=3600 / statistics.median(spent for spent, _ in timed) if enough else None,

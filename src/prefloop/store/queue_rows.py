@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, func, insert, select, update
 
 from prefloop.config import Annotate
 from prefloop.errors import DataError, ForbiddenError, LeaseError
@@ -26,6 +26,34 @@ from prefloop.store.schema import audit, completions, drafts, items, leases, peo
 from prefloop.types import Prompt, content_from_json, digest
 
 Row = RowMapping | dict[str, Any]  # as read, or as just written
+
+# Statements that every answer needs are made once: making one takes SQLAlchemy longer than running it takes SQLite.
+_PERSON = select(people).where(people.c.id == bindparam("person"))
+_HOLD_PERSON = _PERSON.with_for_update(key_share=True)
+_OWN_LEASE = select(leases).where(leases.c.id == bindparam("lease"), leases.c.person == bindparam("person"))
+_TASK_OF_LEASE = (
+    select(tasks)
+    .where(
+        tasks.c.seq
+        == select(leases.c.task)
+        .where(leases.c.id == bindparam("lease"), leases.c.person == bindparam("person"))
+        .scalar_subquery()
+    )
+    .with_for_update()
+)
+_CHANGE_TASK = update(tasks).where(tasks.c.seq == bindparam("at"))
+_CHANGE_LEASE = update(leases).where(leases.c.seq == bindparam("at"))
+_CHANGE_PERSON = update(people).where(people.c.seq == bindparam("at"))
+_SHOWN = (
+    select(prompts, tasks.c.criterion, drafts.c.state.label("draft"))
+    .join(items, items.c.prompt_id == prompts.c.id)
+    .join(tasks, tasks.c.item_id == items.c.id)
+    .outerjoin(drafts, drafts.c.lease == bindparam("lease"))
+    .where(tasks.c.seq == bindparam("task"))
+)
+_TEXTS = select(completions.c.id, completions.c.text, completions.c.messages).where(
+    completions.c.id.in_(bindparam("ids", expanding=True))
+)
 
 
 class Phase(IntEnum):
@@ -72,13 +100,17 @@ def change_task(connection: Connection, task: Row, **changes: Any) -> dict[str, 
     new["phase"] = int(phase_of(new))
     different = {key: value for key, value in new.items() if task[key] != value}
     if different:
-        connection.execute(update(tasks).where(tasks.c.seq == task["seq"]).values(different))
+        connection.execute(_CHANGE_TASK, {**different, "at": task["seq"]})
     return new
 
 
 def change_lease(connection: Connection, lease: Row, **changes: Any) -> dict[str, Any]:
-    connection.execute(update(leases).where(leases.c.seq == lease["seq"]).values(changes))
+    connection.execute(_CHANGE_LEASE, {**changes, "at": lease["seq"]})
     return {**dict(lease), **changes}
+
+
+def change_person(connection: Connection, person: Row, **changes: Any) -> None:
+    connection.execute(_CHANGE_PERSON, {**changes, "at": person["seq"]})
 
 
 def holding(now: float) -> tuple[ColumnElement[bool], ...]:
@@ -96,13 +128,12 @@ def has_place(task: Row) -> bool:
 
 def lock_person(connection: Connection, id: str) -> RowMapping:
     """The person's row, held until the end: two tabs of one person take turns. Raises ForbiddenError."""
-    query = select(people).where(people.c.id == id).with_for_update(key_share=True)
-    return _able(connection.execute(query).mappings().first(), id)
+    return _able(connection.execute(_HOLD_PERSON, {"person": id}).mappings().first(), id)
 
 
-def able_person(connection: Connection, id: str, *more: ColumnElement[Any]) -> RowMapping:
-    """The same without holding it; `more` columns come with it."""
-    return _able(connection.execute(select(people, *more).where(people.c.id == id)).mappings().first(), id)
+def able_person(connection: Connection, id: str) -> RowMapping:
+    """The same without holding it."""
+    return _able(connection.execute(_PERSON, {"person": id}).mappings().first(), id)
 
 
 def _able(row: RowMapping | None, id: str) -> RowMapping:
@@ -137,8 +168,7 @@ def task_of_item(connection: Connection, desk: Desk, item: str) -> RowMapping:
 
 def own_lease(connection: Connection, person: str, lease: str) -> RowMapping:
     """Raises LeaseError, the same for another's lease as for none."""
-    mine = (leases.c.id == lease) & (leases.c.person == person)
-    row = connection.execute(select(leases).where(mine)).mappings().first()
+    row = connection.execute(_OWN_LEASE, {"lease": lease, "person": person}).mappings().first()
     if row is None:
         raise LeaseError("there is no such item on your desk. Ask for the next one.")
     return row
@@ -146,8 +176,7 @@ def own_lease(connection: Connection, person: str, lease: str) -> RowMapping:
 
 def lock_lease(connection: Connection, person: str, lease: str) -> tuple[RowMapping, RowMapping]:
     """(task, lease), both as they are once the task is held. Raises LeaseError."""
-    seq = select(leases.c.task).where(leases.c.id == lease, leases.c.person == person).scalar_subquery()
-    task = lock_task(connection, tasks.c.seq == seq)
+    task = connection.execute(_TASK_OF_LEASE, {"lease": lease, "person": person}).mappings().first()
     row = own_lease(connection, person, lease)
     assert task is not None  # a foreign key holds it
     return task, row
@@ -159,14 +188,10 @@ def lock_lease(connection: Connection, person: str, lease: str) -> tuple[RowMapp
 def present(connection: Connection, desk: Desk, lease: Row) -> Presentation:
     """A lease as its person sees it: letters and texts, and nothing that tells where they came from."""
     shown = json.loads(lease["shown"])
-    item = select(prompts, tasks.c.criterion).join(items, items.c.prompt_id == prompts.c.id)
-    item = item.join(tasks, tasks.c.item_id == items.c.id).where(tasks.c.seq == lease["task"])
-    row = connection.execute(item).mappings().one()
+    row = connection.execute(_SHOWN, {"task": lease["task"], "lease": lease["id"]}).mappings().one()
     asked = codec.to_prompt(row)
-    columns = (completions.c.id, completions.c.text, completions.c.messages)
-    members = connection.execute(select(*columns).where(completions.c.id.in_(shown)))
-    said = {id: (text, codec.turns(messages)) for id, text, messages in members}
-    kept = connection.scalar(select(drafts.c.state).where(drafts.c.lease == lease["id"]))
+    said = {id: (text, codec.turns(turns)) for id, text, turns in connection.execute(_TEXTS, {"ids": shown})}
+    kept = row["draft"]
     answer = None
     if lease["reopened"] and lease["ranking_id"] is not None:
         given = connection.execute(select(rankings).where(rankings.c.id == lease["ranking_id"])).mappings().one()

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam, exists, func, insert, select, update
 
 from prefloop.labels.assign import draw, gold_due, shuffled, wants_random
 from prefloop.store import codec
@@ -23,6 +23,7 @@ from prefloop.store.queue_rows import (
     Row,
     able_person,
     change_lease,
+    change_person,
     change_task,
     has_place,
     lock_person,
@@ -31,11 +32,63 @@ from prefloop.store.queue_rows import (
     present,
 )
 from prefloop.store.queue_types import Presentation
-from prefloop.store.schema import completions, leases, people, tasks
+from prefloop.store.schema import completions, leases, tasks
 
 _SWEPT = 200  # leases that one call puts back at most; the next call goes on
 CLOCKS_APART_S = 60  # how far the clocks of two servers may differ
 _TRIES = 5  # times somebody else was faster before we say that nothing is left
+
+
+class _Look:
+    """A query for a task: to see its first row, and to hold that row too, passing over those that others hold."""
+
+    def __init__(self, query: Select[Any]) -> None:
+        self.see = query.limit(1)
+        self.hold = self.see.with_for_update(skip_locked=True)
+
+
+# Statements that every item needs are made once: making one takes SQLAlchemy longer than running it takes SQLite.
+_HERE, _ME = tasks.c.criterion == bindparam("criterion"), leases.c.person == bindparam("person")
+_MINE = select(leases).join(tasks, tasks.c.seq == leases.c.task).where(_ME, _HERE)
+_ENDS = select(
+    select(func.min(leases.c.expires_at)).where(leases.c.state == "live").scalar_subquery().label("first"),
+    select(func.max(leases.c.expires_at)).where(leases.c.state == "live").scalar_subquery().label("last"),
+)
+_LIVE = _MINE.where(leases.c.state == "live").order_by(leases.c.started_at, leases.c.seq)
+_RETURNED = (
+    _MINE.where(leases.c.returned_at.is_not(None), leases.c.id != bindparam("after"), tasks.c.discarded.is_(None))
+    .order_by(leases.c.returned_at, leases.c.seq)
+    .limit(1)
+)
+_DROPPED = (
+    _MINE.with_only_columns(leases.c.id, leases.c.task)
+    .where(leases.c.state == "expired", leases.c.id != bindparam("after"))
+    .where(tasks.c.phase.in_([int(Phase.FRESH), int(Phase.HALF), int(Phase.GOLD)]))
+    .order_by(leases.c.seq.desc())
+    .limit(1)
+)
+_UNSEEN = ~exists().where(_ME, leases.c.task == tasks.c.seq)
+_IN_PHASE = select(tasks).where(_HERE, tasks.c.phase == bindparam("phase"), tasks.c.tag == bindparam("tag"))
+_LAST_WAITING = _IN_PHASE.with_only_columns(func.max(tasks.c.waiting_since))
+_ANY = _IN_PHASE.with_only_columns(tasks.c.seq).where(_UNSEEN).order_by(tasks.c.waiting_since).limit(1)
+_WAITING = _Look(
+    _IN_PHASE.where(tasks.c.waiting_since >= bindparam("since"), _UNSEEN).order_by(tasks.c.waiting_since, tasks.c.seq)
+)
+_BY_PRIORITY = _Look(_IN_PHASE.order_by(tasks.c.priority.desc(), tasks.c.shuffle.desc()))
+_CIRCLE = (
+    _Look(_IN_PHASE.where(tasks.c.shuffle >= bindparam("point")).order_by(tasks.c.shuffle)),
+    _Look(_IN_PHASE.where(tasks.c.shuffle < bindparam("point")).order_by(tasks.c.shuffle)),
+)
+_UNSEEN_CIRCLE = (
+    _Look(_IN_PHASE.where(tasks.c.shuffle >= bindparam("point"), _UNSEEN).order_by(tasks.c.shuffle)),
+    _Look(_IN_PHASE.where(tasks.c.shuffle < bindparam("point"), _UNSEEN).order_by(tasks.c.shuffle)),
+)
+_MEMBERS = (
+    select(completions.c.id, completions.c.text)
+    .where(completions.c.item_id == bindparam("item"))
+    .order_by(completions.c.position)
+)
+_NEW_LEASE = insert(leases)
 
 
 def next_item(desk: Desk, person: str, after: str | None) -> Presentation | None:
@@ -46,9 +99,8 @@ def next_item(desk: Desk, person: str, after: str | None) -> Presentation | None
         if current is not None and current["expires_at"] - now > desk.lease_s / 2:
             able_person(connection, person)
             return present(connection, desk, current)
-        run_out = connection.scalar(select(exists().where(*_run_out(now))))
-        too_late = connection.scalar(select(exists().where(*_too_late(desk, now))))
-    if run_out or too_late:
+        first, last = connection.execute(_ENDS).one()
+    if first is not None and (first <= now or last > now + desk.lease_s + CLOCKS_APART_S):
         sweep(desk, now)
     with desk.database.work() as connection:
         lease = _take(connection, desk, lock_person(connection, person), after, now)
@@ -106,9 +158,7 @@ def _take(connection: Connection, desk: Desk, me: RowMapping, after: str | None,
 
 
 def _live(connection: Connection, desk: Desk, person: str) -> Sequence[RowMapping]:
-    mine = select(leases).join(tasks, tasks.c.seq == leases.c.task).where(leases.c.person == person)
-    live = mine.where(leases.c.state == "live", tasks.c.criterion == desk.settings.criterion)
-    return connection.execute(live.order_by(leases.c.started_at, leases.c.seq)).mappings().all()
+    return connection.execute(_LIVE, {"person": person, "criterion": desk.settings.criterion}).mappings().all()
 
 
 def renew(connection: Connection, desk: Desk, lease: Row, now: float) -> Row:
@@ -117,19 +167,14 @@ def renew(connection: Connection, desk: Desk, lease: Row, now: float) -> Row:
 
 
 def _returned(connection: Connection, desk: Desk, person: str, after: str | None) -> RowMapping | None:
-    mine = select(leases).join(tasks, tasks.c.seq == leases.c.task).where(leases.c.person == person)
-    asked = mine.where(leases.c.returned_at.is_not(None), leases.c.id != (after or ""))
-    here = asked.where(tasks.c.criterion == desk.settings.criterion, tasks.c.discarded.is_(None))
-    return connection.execute(here.order_by(leases.c.returned_at, leases.c.seq).limit(1)).mappings().first()
+    mine = {"person": person, "criterion": desk.settings.criterion, "after": after or ""}
+    return connection.execute(_RETURNED, mine).mappings().first()
 
 
 def _dropped(connection: Connection, desk: Desk, person: str, after: str | None, now: float) -> Row | None:
     """One that ran out under this person while its place is still free: their draft is on it."""
-    mine = select(leases.c.id, leases.c.task).join(tasks, tasks.c.seq == leases.c.task)
-    mine = mine.where(leases.c.person == person, leases.c.state == "expired", leases.c.id != (after or ""))
-    free = mine.where(tasks.c.phase.in_([Phase.FRESH, Phase.HALF, Phase.GOLD]))
-    here = free.where(tasks.c.criterion == desk.settings.criterion).order_by(leases.c.seq.desc()).limit(1)
-    found = connection.execute(here).first()
+    mine = {"person": person, "criterion": desk.settings.criterion, "after": after or ""}
+    found = connection.execute(_DROPPED, mine).first()
     if found is None:
         return None
     task = lock_task(connection, tasks.c.seq == found.task)
@@ -151,24 +196,20 @@ def _new(connection: Connection, desk: Desk, me: RowMapping, now: float) -> Row 
     finder = _Finder(connection, desk, me)
     task, arm = None, "gold"
     if gold_due(me["taken"], me["gold_taken"], desk.settings.gold_share, desk.seed, me["id"]):
-        task = finder.on_the_circle(Phase.GOLD, finder.unseen)
+        task = finder.on_the_circle(Phase.GOLD, _UNSEEN_CIRCLE)
     if task is None:
         task, arm = finder.oldest_half_done(), "half"
     if task is None and wants_random(me["taken"], desk.settings.random_share, desk.seed, me["id"]):
-        task, arm = finder.on_the_circle(Phase.FRESH), "random"
+        task, arm = finder.on_the_circle(Phase.FRESH, _CIRCLE), "random"
     if task is None:
         task, arm = finder.most_informative(), "priority"
     if task is None:
         task, arm = finder.anything()
     if task is None:
         if finder.cursors != json.loads(me["cursors"]):
-            _keep(connection, me, {"cursors": codec.dumps(finder.cursors)})
+            change_person(connection, me, cursors=codec.dumps(finder.cursors))
         return None
     return _lease(connection, desk, me, task, arm, finder.cursors, now)
-
-
-def _keep(connection: Connection, me: RowMapping, values: dict[str, Any]) -> None:
-    connection.execute(update(people).where(people.c.seq == me["seq"]).values(values))
 
 
 class _Finder:
@@ -181,60 +222,54 @@ class _Finder:
         self._connection, self._desk, self._me = connection, desk, me
         self.tags: tuple[str, ...] = ("", *json.loads(me["groups"]))
         self.cursors: dict[str, float] = json.loads(me["cursors"])
-        mine = exists().where(leases.c.person == me["id"], leases.c.task == tasks.c.seq)
-        self.unseen: ColumnElement[bool] = ~mine
 
-    def _in(self, phase: Phase, tag: str) -> tuple[ColumnElement[bool], ...]:
-        return tasks.c.criterion == self._desk.settings.criterion, tasks.c.phase == int(phase), tasks.c.tag == tag
+    def _where(self, phase: Phase, tag: str, **more: Any) -> dict[str, Any]:
+        here = {"criterion": self._desk.settings.criterion, "phase": int(phase), "tag": tag}
+        return {**here, "person": self._me["id"], **more}
 
-    def _hold(self, query: Select[Any]) -> RowMapping | None:
-        return self._connection.execute(query.limit(1).with_for_update(skip_locked=True)).mappings().first()
+    def _first(self, query: Select[Any], where: dict[str, Any]) -> RowMapping | None:
+        return self._connection.execute(query, where).mappings().first()
 
-    def _best(self, queries: Sequence[Select[Any]], key: str, *, largest: bool = False) -> RowMapping | None:
-        """The first row of the query whose first row comes first by `key`: one query a tag, so each has its index."""
-        while queries:
-            if len(queries) == 1:
-                return self._hold(queries[0])
-            tops = [(self._connection.execute(q.limit(1)).mappings().first(), q) for q in queries]
+    def _best(
+        self, look: _Look, places: Sequence[dict[str, Any]], key: str, *, largest: bool = False
+    ) -> RowMapping | None:
+        """The first row of the place whose first row comes first by `key`: one query a tag, so each has its index."""
+        while places:
+            if len(places) == 1:
+                return self._first(look.hold, places[0])
+            tops = [(self._first(look.see, place), place) for place in places]
             found = [(row[key], n) for n, (row, _) in enumerate(tops) if row is not None]
             if not found:
                 return None
             n = (max if largest else min)(found)[1]
-            if (row := self._hold(tops[n][1])) is not None:
+            if (row := self._first(look.hold, tops[n][1])) is not None:
                 return row
-            queries = [q for m, (top, q) in enumerate(tops) if m != n and top is not None]
+            places = [place for m, (top, place) in enumerate(tops) if m != n and top is not None]
         return None
 
-    def on_the_circle(self, phase: Phase, *where: ColumnElement[bool]) -> RowMapping | None:
+    def on_the_circle(self, phase: Phase, looks: tuple[_Look, _Look]) -> RowMapping | None:
         """A random one: the next on the circle of `tasks.shuffle` from a random point."""
         point = draw(self._desk.seed, "point", self._me["id"], self._me["taken"]).random()
-        for side in (tasks.c.shuffle >= point, tasks.c.shuffle < point):
-            base = [select(tasks).where(*self._in(phase, tag), side, *where) for tag in self.tags]
-            if (row := self._best([q.order_by(tasks.c.shuffle) for q in base], "shuffle")) is not None:
+        for look in looks:
+            places = [self._where(phase, tag, point=point) for tag in self.tags]
+            if (row := self._best(look, places, "shuffle")) is not None:
                 return row
         return None
 
     def most_informative(self) -> RowMapping | None:
-        order = (tasks.c.priority.desc(), tasks.c.shuffle.desc())
-        fresh = [select(tasks).where(*self._in(Phase.FRESH, tag)).order_by(*order) for tag in self.tags]
-        return self._best(fresh, "priority", largest=True)
+        fresh = [self._where(Phase.FRESH, tag) for tag in self.tags]
+        return self._best(_BY_PRIORITY, fresh, "priority", largest=True)
 
     def oldest_half_done(self) -> RowMapping | None:
-        queries = []
+        places = []
         for tag in self.tags:
-            query = self._waiting(tag, self.cursors.get(tag, 0.0))
-            first = self._connection.execute(query.limit(1)).mappings().first()
+            first = self._first(_WAITING.see, self._where(Phase.HALF, tag, since=self.cursors.get(tag, 0.0)))
             if first is not None:
                 self.cursors[tag] = first["waiting_since"]
-                queries.append(self._waiting(tag, first["waiting_since"]))
+                places.append(self._where(Phase.HALF, tag, since=first["waiting_since"]))
             else:
-                last = select(func.max(tasks.c.waiting_since)).where(*self._in(Phase.HALF, tag))
-                self.cursors[tag] = self._connection.scalar(last) or 0.0
-        return self._best(queries, "waiting_since")
-
-    def _waiting(self, tag: str, since: float) -> Select[Any]:
-        waiting = select(tasks).where(*self._in(Phase.HALF, tag), tasks.c.waiting_since >= since, self.unseen)
-        return waiting.order_by(tasks.c.waiting_since, tasks.c.seq)
+                self.cursors[tag] = self._connection.scalar(_LAST_WAITING, self._where(Phase.HALF, tag)) or 0.0
+        return self._best(_WAITING, places, "waiting_since")
 
     def anything(self) -> tuple[RowMapping | None, str]:
         """Before going away empty-handed: without cursors, and waiting for tasks that others hold for a moment."""
@@ -242,8 +277,7 @@ class _Finder:
             left = False
             for phase in (Phase.HALF, Phase.FRESH):
                 for tag in self.tags:
-                    query = select(tasks.c.seq).where(*self._in(phase, tag), self.unseen)
-                    seq = self._connection.scalar(query.order_by(tasks.c.waiting_since).limit(1))
+                    seq = self._connection.scalar(_ANY, self._where(phase, tag))
                     if seq is None:
                         continue
                     left = True
@@ -258,8 +292,7 @@ class _Finder:
 def _lease(
     connection: Connection, desk: Desk, me: RowMapping, task: Row, arm: str, cursors: dict[str, float], now: float
 ) -> Row:
-    members = select(completions.c.id, completions.c.text).where(completions.c.item_id == task["item_id"])
-    texts = connection.execute(members.order_by(completions.c.position)).all()
+    texts = connection.execute(_MEMBERS, {"item": task["item_id"]}).all()
     row = {
         "id": "l-" + secrets.token_urlsafe(16),
         "person": me["id"],
@@ -282,9 +315,9 @@ def _lease(
         "reopened": False,
         "surplus": False,
     }
-    connection.execute(insert(leases), row)
+    connection.execute(_NEW_LEASE, row)
     since = now if task["waiting_since"] is None else task["waiting_since"]
     change_task(connection, task, live=task["live"] + 1, waiting_since=since, arm=task["arm"] or arm)
     gold = me["gold_taken"] + (arm == "gold")
-    _keep(connection, me, {"taken": me["taken"] + 1, "gold_taken": gold, "cursors": codec.dumps(cursors)})
+    change_person(connection, me, taken=me["taken"] + 1, gold_taken=gold, cursors=codec.dumps(cursors))
     return row

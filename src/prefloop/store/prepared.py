@@ -1,0 +1,78 @@
+"""Postgres through pg8000 with prepared statements: one trip to the server a statement in place of three.
+
+pg8000's DBAPI parses, describes and executes each statement anew, with a wait for the server after each, and scans its
+text for placeholders character by character. Its core can prepare a statement once for each connection; this cursor
+uses that for statements that come again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Any
+
+from pg8000.converters import make_params
+from pg8000.dbapi import convert_paramstyle
+from pg8000.legacy import Connection, Cursor
+
+MOST = 200  # prepared statements of a connection; each takes some ten kilobytes in the server
+
+
+class PreparingConnection(Connection):  # type: ignore[misc]
+    """A pg8000 connection whose cursors prepare the statements that come again."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: OrderedDict[str, Any] = OrderedDict()  # statement -> prepared (name, columns, converters), or None
+
+    def cursor(self) -> PreparingCursor:
+        return PreparingCursor(self)
+
+
+class PreparingCursor(Cursor):  # type: ignore[misc]
+    """`execute` of pg8000's cursor, but for statements with parameters that this connection has had before."""
+
+    def execute(self, operation: str, args: Any = (), stream: Any = None) -> PreparingCursor:
+        connection = self._c
+        if connection is None or stream is not None or len(args) == 0 or self._input_oids:
+            super().execute(operation, args, stream)
+            return self
+        statement = _numbered(self.paramstyle, operation)
+        if statement not in connection.seen:
+            self._remember(statement)
+            super().execute(operation, args)
+            return self
+        if not connection._in_transaction and not connection.autocommit:
+            connection.execute_simple("begin transaction")
+        try:
+            prepared = connection.seen[statement]
+            if prepared is None:
+                prepared = connection.seen[statement] = connection.prepare_statement(statement, ())
+            connection.seen.move_to_end(statement)
+            name, columns, converters = prepared
+            params = make_params(connection.py_types, args)
+            self._context = connection.execute_named(name, params, columns, converters, statement)
+        except Exception:
+            self._forget(statement)  # a plan that no longer fits its tables is made anew at the next call
+            raise
+        self._row_iter = iter(self._context.rows or ())
+        return self
+
+    def _remember(self, statement: str) -> None:
+        seen = self._c.seen
+        seen[statement] = None
+        if len(seen) > MOST:
+            _, oldest = seen.popitem(last=False)
+            if oldest is not None:
+                self._c.close_prepared_statement(oldest[0])
+
+    def _forget(self, statement: str) -> None:
+        """Only here, not at the server: in a transaction that failed it would refuse to close it."""
+        self._c.seen.pop(statement, None)
+
+
+@lru_cache(maxsize=1000)
+def _numbered(paramstyle: str, operation: str) -> str:
+    """A statement with $1, $2 in place of %s. The longest texts come once: they are not worth keeping."""
+    statement, _ = convert_paramstyle(paramstyle, operation, ())
+    return str(statement)
