@@ -139,7 +139,7 @@ def test_a_presentation_tells_nothing_but_the_texts(queue_of, hire, people: Peop
     ann = hire("Ann")
     shown = take(queue, ann)
     assert {f.name for f in fields(shown)} == {
-        "lease", "expires_at", "prompt", "texts", "criterion", "attributes", "draft", "answer", "position", "returned",
+        "lease", "expires_at", "prompt", "texts", "turns", "criterion", "attributes", "draft", "answer", "position", "returned",
     }  # fmt: skip
     said = json.dumps(shown, default=vars)
     for word in ("model-", "secret", "origin", ":c0", "gold", "priority", "random", '"i0"', '"i1"', '"i2"'):
