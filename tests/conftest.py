@@ -106,8 +106,9 @@ checkpoint_every = 4
 steps = 4
 prompts = 4
 max_tokens = 8
+lr = 0.003
 eval_every = 2
-eval_prompts = 4
+eval_prompts = 8
 checkpoint_every = 1
 
 [evaluate]

@@ -226,6 +226,7 @@ class Evaluate(Section):
     prompts: int | None = Field(200, ge=1, description="held-out prompts")
     temperature: float = Field(1.0, gt=0, description="of sampling; greedy is evaluated too")
     max_tokens: int = Field(128, ge=1, description="longest completion")
+    samples: int = Field(8, ge=1, description="answers a prompt by each policy; the interval is over prompts")
     bootstrap: int = Field(2000, ge=100, description="resamples over prompts for the 95 % interval")
     scorer: str = Field("", description='an independent judge beside the reward model: a name or "file.py:function"')
     show: int = Field(10, ge=0, description="before/after samples in the report")
@@ -238,6 +239,12 @@ class Run(Section):
         description="what run does; always in the order of the loop",
     )
     imports: tuple[str, ...] = Field((), description="files to import first; relative to the TOML file")
+    choose: str = Field(
+        "win_rate",
+        pattern=r"^(win_rate|reward|newest|align-\d{3,})$",
+        description='which of a round\'s align runs is its policy, measured on validation prompts: "win_rate" over the '
+        'reference, "reward", "newest", or a run by name',
+    )
 
 
 class Config(Section):

@@ -64,7 +64,7 @@ checkpoint_every = 3
 normalise_prompts = 8
 [align]
 algorithm = "ppo"
-lr = 1e-3
+lr = 3e-3
 steps = 10
 prompts = 4
 k = 2
@@ -73,7 +73,7 @@ max_tokens = 10
 ptx = 0.1
 average = 0.9
 eval_every = 4
-eval_prompts = 4
+eval_prompts = 8
 checkpoint_every = 3
 [algorithms.ppo]
 kl_target = 0.5
@@ -83,7 +83,7 @@ WORDS = "the cat sat on a mat and one dog ran to my park with his red ball".spli
 STAGES: dict[str, tuple[Callable[[Project], Any], list[str]]] = {
     "sft": (sft, []),
     "reward": (reward, []),
-    "ppo": (align, []),
+    "ppo": (align, ["align.lr=1e-2"]),
     "grpo": (align, ["align.algorithm=grpo", "align.k=3"]),
     "stale": (align, ["align.algorithm=grpo", "align.k=3", "align.staleness=1", "align.checkpoint_every=4"]),
     "dpo": (align, ["align.algorithm=dpo", "align.epochs=4"]),
@@ -210,7 +210,7 @@ def outcome(stage: str, root: Path) -> dict[str, Any]:
     run = record.find_run(root, name)
     assert run is not None, f"{name} is not done"
     with Project.open(root, quiet=True) as project:
-        row = next(m for m in project.store.models() if m.run_id == run.name)
+        registered = [m.weights_sha256 for m in project.store.models() if m.run_id == run.name]
         rollouts = dict(project.store.counts()).get("rollouts", 0)
     return {
         "files": {
@@ -218,7 +218,7 @@ def outcome(stage: str, root: Path) -> dict[str, Any]:
             for path in sorted(run.path.rglob("*"))
             if path.is_file() and path.name not in ("timings.jsonl", "manifest.json")
         },
-        "registered": row.weights_sha256,
+        "registered": registered,
         "metrics": run.metrics(),
         "rollouts": rollouts,
         "runs": len([r for r in record.runs(root) if r.manifest["stage"] == name]),

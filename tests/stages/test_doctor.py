@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sqlite3
 import tomllib
@@ -207,3 +208,14 @@ def test_a_reward_model_without_pad_token_is_found(copied: Path) -> None:
         (row,) = project.store.models("reward")
         project.store.add_model(dataclasses.replace(row, files=file_hashes(folder)))  # as if it had been saved so
     assert by_name(doctor(copied))["reward save and load"].status == "fail"
+
+
+def test_a_reward_model_at_chance_is_a_warning(copied: Path) -> None:
+    place = copied / "runs" / "reward-001" / "result.json"
+    result = json.loads(place.read_text())
+    for (low, high), status in (((0.4, 0.61), "warn"), ((0.53, 0.7), "ok")):
+        measured = {"accuracy": 0.505, "low": low, "high": high, "pairs": 80, "prompts": 9}
+        place.write_text(json.dumps(result | {"heldout": measured}))
+        assert by_name(doctor(copied, with_model=False))["reward model"].status == status
+    place.write_text(json.dumps(result | {"heldout": None}))
+    assert "never been measured" in by_name(doctor(copied, with_model=False))["reward model"].detail

@@ -20,8 +20,8 @@ from prefloop.models.policy import Policy
 from prefloop.models.text import Codec, make_codec
 from prefloop.rewards.base import Scores
 from prefloop.stages.fit import Order
-from prefloop.stages.rollout import annotate, describe, distinct, eos_rule, roll_out
-from prefloop.stages.train_policy import Progress
+from prefloop.stages.progress import Progress
+from prefloop.stages.rollout import annotate, describe, eos_rule, roll_out
 from prefloop.types import Completion, Prompt
 from tiny_models import causal, tokenizer
 
@@ -101,12 +101,6 @@ def test_annotations_and_figures_are_those_of_the_models(engine: LocalEngine, co
     assert figures["reward"] == pytest.approx(sum(rolls.scores.total) / 9) and figures["sequences"] == 9
 
 
-def test_distinct_counts_different_runs_of_words() -> None:
-    assert distinct(["a b a b", "a b"], 1) == pytest.approx(2 / 6)
-    assert distinct(["a b a b", "A B"], 2) == pytest.approx(2 / 4)
-    assert distinct(["a"], 2) == 0.0
-
-
 def test_an_epoch_takes_every_example_once_in_a_fresh_order() -> None:
     order = Order(n=10, batch=4, epochs=2.5, seed=7)
     assert order.steps == 8 and order.steps_per_epoch == 3
@@ -125,9 +119,9 @@ def test_forward_gives_the_same_in_parts_of_any_size(engine: LocalEngine, codec:
 
 
 def test_all_that_the_policy_loop_carries_comes_back_from_its_state() -> None:
-    full = Progress(
-        make("ppo", {"kl": 0.321}), 7, 0.5, "KL is spent", True, 0.01, [{"step": 7, "reward": 0.5, "kl": 1.0}]
-    )
+    seen = {"figures": {"distinct_2": 0.5}, "rewards": [0.25]}
+    evals = [{"step": 7, "reward": 0.5, "kl": 1.0}]
+    full = Progress(make("ppo", {"kl": 0.321}), 7, 0.5, "KL is spent", True, 0.01, evals, seen, seen)
     untouched = Progress(make("ppo"))
     assert all(getattr(full, f.name) != getattr(untouched, f.name) for f in fields(Progress))
     for progress in (full, untouched):

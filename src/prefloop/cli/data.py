@@ -86,6 +86,7 @@ def import_(asked: Common, files: tuple[Path, ...], format: str | None, ignore: 
 @click.option("--to", required=True, type=click.Path(path_type=Path), metavar="PATH", help="A folder or file to make.")
 @click.option("--criterion", metavar="NAME", help="Only this criterion (reward, rankings, pairs, kto).")
 @click.option("--round", type=click.IntRange(min=0), metavar="N", help="Models of this round (default: the newest).")
+@click.option("--run", metavar="NAME", help="The policy of this run (default: what [run] choose picks of the round).")
 @click.option(
     "--pairing",
     type=click.Choice(["all", "adjacent", "extremes"]),
@@ -108,6 +109,7 @@ def export(
     to: Path,
     criterion: str | None,
     round: int | None,
+    run: str | None,
     pairing: str,
     probability: Literal["votes", "model"],
     overwrite: bool,
@@ -123,6 +125,7 @@ def export(
 
     \b
     Example:  prefloop export policy --to ./aligned
+              prefloop export policy --to ./other --run align-002
               prefloop export pairs --to pairs.parquet --criterion helpful
     """
 
@@ -130,7 +133,7 @@ def export(
 
     def go(project: Project) -> Outcome:
         return stage(
-            project, what, to.absolute(), criterion, round, overwrite, pairing=pairing, probability=probability
+            project, what, to.absolute(), criterion, round, overwrite, pairing=pairing, probability=probability, run=run
         )
 
     in_project(asked, go)

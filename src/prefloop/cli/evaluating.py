@@ -13,25 +13,29 @@ from prefloop.cli.common import Common, Verb, VerbGroup, common, emit, in_projec
 
 @click.group("evaluate", cls=VerbGroup, sections=("evaluate",), invoke_without_command=True)
 @click.option("--round", type=click.IntRange(min=0), metavar="N", help="Which round (default: the newest aligned).")
+@click.option("--run", metavar="NAME", help="Which run of align (default: what [run] choose picks of the round).")
 @common
 @click.pass_context
-def evaluate(ctx: click.Context, asked: Common, round: int | None) -> None:
+def evaluate(ctx: click.Context, asked: Common, round: int | None, run: str | None) -> None:
     """Compare the aligned policy with the reference.
 
     Reads both policies, the round's reward models and held-out prompts on which nothing was trained or chosen. Writes
-    runs/evaluate-NNN/result.json: win rate and reward gain with 95 % intervals, KL, lengths, repetition, and samples
-    side by side. Set [evaluate] scorer for a judge that the policy was not optimised against. To measure any reward
-    model on any file of rankings or pairs instead, use the sub-verb reward.
+    runs/evaluate-NNN/result.json: win rate and reward gain with 95 % intervals over prompts, the smallest effect that
+    so many prompts could have shown, KL, lengths, variety, what has collapsed, and samples side by side. Of several
+    align runs in a round it takes the one that [run] choose picks, or the one you name. Set [evaluate] scorer for a
+    judge that the policy was not optimised against. To measure any reward model on any file of rankings or pairs
+    instead, use the sub-verb reward.
 
     \b
     Example:  prefloop evaluate --set evaluate.prompts=500
+              prefloop evaluate --run align-002
               prefloop evaluate reward --model ./reward --data test.jsonl
     Next:     prefloop report
     """
     if ctx.invoked_subcommand is None:
         from prefloop.stages.evaluate import evaluate as stage
 
-        in_project(asked, lambda project: stage(project, round))
+        in_project(asked, lambda project: stage(project, round, run))
 
 
 @evaluate.command("reward", cls=Verb)

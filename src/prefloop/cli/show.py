@@ -192,18 +192,54 @@ def accuracy_lines(report: Result) -> list[str]:
 
 def _align(r: Result) -> list[str]:
     lines = [f"{r['algorithm']}, round {r['round']}: {r['steps']} steps"]
-    if "reward" in r:
+    if "best_step" in r:
         lines[0] += f" ({r['stopped']}); best at step {r['best_step']}"
+    if r.get("reward") is not None:
         lines.append(
             f"held-out reward {r['reward_before']:+.3f} -> {r['reward']:+.3f}, KL {r['kl']:.2f} nats from the reference"
         )
     if "heldout_accuracy" in r:
         lines.append(f"implicit reward orders {r['heldout_accuracy']:.1%} of held-out pairs as people do")
+    if r.get("collapses"):
+        at = ", ".join(str(c["step"]) for c in r["collapses"])
+        lines.append(f"COLLAPSED at step {at}, which is not kept: {'; '.join(r['collapses'][-1]['signs'])}")
+    if r.get("best_step") == 0:
+        lines.append(f"NO NEW POLICY: no step was better than the start, so the policy stays {r.get('policy')}")
+    elif r.get("collapsed"):
+        lines.append(f"COLLAPSED: {'; '.join(r['collapsed'])}")
+    lines += [f"warning: {warning}" for warning in r.get("warnings", ())]
+    return lines + _standing(r)
+
+
+def _standing(r: Result) -> list[str]:
+    """The round's runs, where there are several."""
+    if len(r.get("runs", ())) < 2:
+        return []
+    chosen = f"policy is of {r['chosen']} ([run] choose = {r['choose']})" if r["chosen"] else "policy is unchanged"
+    lines = [f"{len(r['runs'])} runs in this round, whose {chosen}; on validation prompts:"]
+    for run in r["runs"]:
+        if run["unchanged"]:
+            figures = "no new policy"
+        elif run["win_rate"] is None:
+            figures = "not measured"
+        else:
+            figures = f"win rate {run['win_rate']:.1%}, reward {run['reward']:+.3f}, KL {run['kl']:.2f}"
+        mark = "*" if run["chosen"] else " "
+        lines.append(
+            f"  {mark} {run['run']} {run['algorithm'] or ''}: {figures}{', collapsed' * bool(run['collapsed'])}"
+        )
     return lines
 
 
 def _evaluate(r: Result) -> list[str]:
-    lines = [f"{r['policy']} against {r['reference']} on {r['prompts']} held-out prompts"]
+    if r.get("unchanged"):
+        return [f"nothing to compare: round {r['round']} left the policy as it was, which is {r['policy']}"]
+    each = r.get("samples_per_prompt", 1)
+    lines = [f"{r['policy']} against {r['reference']} on {r['prompts']} held-out prompts, {each} answers each"]
+    if r.get("collapsed"):
+        lines.append(f"THE POLICY HAS COLLAPSED: {'; '.join(r['collapsed'])}. What it wins says nothing.")
+    if r.get("independent") is False:
+        lines.append("NOT INDEPENDENT: the same prompts chose the policy. Import more, or raise [data] heldout.")
     for mode in ("sampled", "greedy"):
         m = r[mode]
         lines.append(f"{mode}: win rate {_mean(m['win_rate'], '.1%')}, reward gain {_mean(m['reward_gain'], '+.3f')}")
@@ -213,6 +249,12 @@ def _evaluate(r: Result) -> list[str]:
         lines.append(
             f"  KL {m['policy']['kl']:.2f} nats, {m['policy']['length']:.0f} tokens (reference "
             f"{m['reference']['length']:.0f}), ended {m['policy']['ended']:.0%}"
+        )
+    win, gain = (r["sampled"][name].get("detectable") for name in ("win_rate", "reward_gain"))
+    if win is not None and gain is not None:
+        lines.append(
+            f"so many prompts show a win rate {win:.1%} off one half, or a reward gain of {gain:.3f}, four times in "
+            "five; what is smaller is likely to be missed"
         )
     return lines
 

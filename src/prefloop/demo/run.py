@@ -34,8 +34,9 @@ from prefloop.stages.project import Project, derive, load_policy
 from prefloop.stages.report import report
 from prefloop.stages.sample import sample, to_completion
 from prefloop.stages.sft import sft
-from prefloop.stages.train_policy import make_scorer, validation_and_test
+from prefloop.stages.train_policy import make_scorer
 from prefloop.stages.train_reward import reward
+from prefloop.stages.validation import validation_and_test
 from prefloop.types import Completion, Prompt
 
 PROMPTS = 2000  # asked by customers; some of them held out
@@ -179,12 +180,10 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
     _, asked = validation_and_test(heldout)
     settings = project.config.evaluate
     sampling = Sampling(settings.max_tokens, settings.temperature)
-    aligned = project.aligned(ROUNDS - 1)
-    assert aligned is not None
     models = {
         "base": project.base(),
         "sft": imitation.reference(),
-        "rlhf": project.ref(aligned),
+        "rlhf": project.policy(ROUNDS),
     }
     texts: dict[str, list[str]] = {}
     for name, ref in models.items():

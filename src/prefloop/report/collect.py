@@ -2,7 +2,8 @@
 
 project     name, seed, settings of the newest run
 store       what the caller found in the store (see `StoreFacts`)
-stages      {stage: [newest run of each round, and of each criterion for reward], by round}
+stages      {stage: [the run of each round that counts, and of each criterion for reward], by round}
+runs_of_align  every run of align, see `report.runs`
 runs        every run: stage, status, seconds, how time was spent
 demo        demo.json, where there is one
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 from prefloop.errors import DataError
 from prefloop.record import Run
+from prefloop.report.runs import align_runs
 from prefloop.report.text import without_password
 
 FORMAT = 1
@@ -43,12 +45,25 @@ class StoreFacts:
     models: Sequence[Mapping[str, Any]] = ()
 
 
-def collect(name: str, runs: Sequence[Run], store: StoreFacts, demo: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Everything the page shows, finite and JSON-able: NaN and infinities become None."""
+def collect(
+    name: str,
+    runs: Sequence[Run],
+    store: StoreFacts,
+    demo: Mapping[str, Any] | None = None,
+    chosen: Mapping[int, str | None] | None = None,
+    policies: Mapping[int, str] | None = None,
+) -> dict[str, Any]:
+    """Everything the page shows, finite and JSON-able: NaN and infinities become None.
+
+    chosen, policies: by round, the run of `align` that counts, and the policy after it (where no run made a policy,
+    `chosen` is None and the policy an earlier one). Without them the newest run counts.
+    """
     gathered = [_gather(run) for run in runs]
+    wanted: set[tuple[str, Any]] = {("align", run) for run in (chosen or {}).values()}
+    wanted |= {("evaluate", (round, policy)) for round, policy in (policies or {}).items()}
     stages: dict[str, list[dict[str, Any]]] = {}
     for stage in dict.fromkeys(g["stage"] for g in gathered):
-        stages[stage] = _newest([g for g in gathered if g["stage"] == stage], stage)
+        stages[stage] = _newest([g for g in gathered if g["stage"] == stage], stage, wanted)
     newest = max(gathered, key=lambda g: g["started_at"], default=None)
     facts = {
         "format": FORMAT,
@@ -61,6 +76,7 @@ def collect(name: str, runs: Sequence[Run], store: StoreFacts, demo: Mapping[str
         },
         "store": asdict(store),
         "stages": stages,
+        "runs_of_align": align_runs(gathered, chosen or {}),
         "runs": [_brief(g) for g in sorted(gathered, key=lambda g: g["started_at"])],
         "demo": dict(demo) if demo else None,
     }
@@ -105,14 +121,33 @@ def _gather(run: Run) -> dict[str, Any]:
     }
 
 
-def _newest(runs: Sequence[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
-    """The newest finished run of each round; where none has finished, the newest that at least logged something."""
+def _newest(runs: Sequence[dict[str, Any]], stage: str, wanted: Set[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """The run of each round that counts, else the newest finished one; where none has finished, the newest that at
+    least logged something."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def counts(run: Mapping[str, Any]) -> bool:
+        is_it = run["run"] if stage == "align" else (run["round"], run["result"].get("policy"))
+        return run["status"] == "done" and (stage, is_it) in wanted
+
     for run in runs:
         key = tuple(run[name] for name in _PART_OF.get(stage, ("round",)))
+        if key in best and counts(best[key]) and not counts(run):
+            continue
         if run["status"] == "done" or (run["metrics"]["step"] and best.get(key, {}).get("status") != "done"):
             best[key] = run
     return sorted(best.values(), key=lambda run: (run["round"], str(run["criterion"])))
+
+
+def last(facts: Mapping[str, Any], stage: str) -> Mapping[str, Any] | None:
+    """The run of a stage in its newest round."""
+    runs = facts["stages"].get(stage)
+    return runs[-1] if runs else None
+
+
+def of_round(facts: Mapping[str, Any], stage: str, round: int) -> Mapping[str, Any] | None:
+    """The run of a stage in one round."""
+    return next((run for run in facts["stages"].get(stage, ()) if run["round"] == round), None)
 
 
 def columns(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -18,6 +18,8 @@ PANELS = (
     "length",
     "ended",
     "entropy",
+    "distinct_2",
+    "win_rate",
     "clip_fraction",
     "approx_kl",
     "explained_variance",
@@ -27,7 +29,7 @@ PANELS = (
     "accuracy",
     "implicit_reward",
 )
-SHARES = ("ended", "clip_fraction", "constant_groups", "accuracy")
+SHARES = ("ended", "distinct_2", "win_rate", "clip_fraction", "constant_groups", "accuracy")
 HELD_OUT = {"accuracy": "heldout_accuracy", "loss": "heldout_loss"}
 
 

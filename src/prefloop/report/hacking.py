@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from prefloop.report.collect import points
-from prefloop.report.text import number, percent, signed, span
+from prefloop.diagnose.collapse import Sign, collapsed, signs
+from prefloop.report.collect import last, of_round, points
+from prefloop.report.text import beyond, number, percent, signed, span
 
 Row = dict[str, Any]
+
+
+Format = Callable[[float | None], str]
+_FORMS: dict[str, Format] = {
+    "entropy": lambda v: number(v, 2),
+    "kl": lambda v: number(v, 1),
+}
+_HELD = {
+    "distinct_2": "Variety held.",
+    "repetition": "Answers do not repeat themselves more.",
+    "commonest": "Different prompts get different answers, as before.",
+    "ended": "Answers end about as often as before.",
+    "entropy": "As undecided as a policy should be.",
+    "kl": "Under 50 nats, where over-optimised runs began.",
+}
+_LOOK = {
+    "distinct_2": "Answers repeat each other or themselves more.",
+    "repetition": "Answers repeat themselves more.",
+    "commonest": "More prompts get one and the same answer.",
+    "ended": "More answers are cut off.",
+    "entropy": "It is nearly sure of every word.",
+    "kl": "Runs this far out were over-optimised elsewhere.",
+}
+
+
+def evidence_of(facts: Mapping[str, Any]) -> Row | None:
+    """`evidence` from the newest evaluation, with the runs of its round; None before `evaluate`."""
+    evaluated = last(facts, "evaluate")
+    if evaluated is None:
+        return None
+    round = evaluated["round"]
+    return evidence(evaluated, of_round(facts, "align", round), of_round(facts, "reward", round))
 
 
 def evidence(evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None, reward: Mapping[str, Any] | None) -> Row:
@@ -17,15 +50,19 @@ def evidence(evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None, re
     before, after = sampled["reference"], sampled["policy"]
     rows = [_gain("Reward, by the model that was optimised", sampled["reward_gain"], before["reward"], after["reward"])]
     rows.append(_judge(sampled))
-    rows += [_length(before, after), _correlation(before, after), _distinct(before, after), _ended(before, after)]
-    rows.append(_distance(after))
+    rows += [_length(before, after), _correlation(before, after)]
+    found = signs(after, before)
+    rows += [_sign(sign) for sign in found]
     if aligned:
         rows += _turned(aligned)
     if reward:
         rows += _bias(reward)
-    kept = [row for row in rows if row]
-    looks = [str(row["signal"]).lower() for row in kept if row["look"]]
-    if looks:
+    looks = [str(row["signal"]).lower() for row in rows if row["look"]]
+    if gone := collapsed(found):
+        summary = (
+            f"The policy has collapsed: {'; '.join(gone)}. What its reward model says of such answers is worthless."
+        )
+    elif looks:
         summary = (
             f"Worth a look: {'; '.join(looks)}. Read the samples with the highest reward, and let people rank some."
         )
@@ -34,17 +71,34 @@ def evidence(evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None, re
             "None of these signals stands out. That is no proof: they find most over-optimisation afterwards, but "
             "people reading samples remain the test."
         )
-    return {"rows": kept, "summary": summary, "judged": "judge_win_rate" in sampled}
+    return {"rows": rows, "summary": summary, "judged": "judge_win_rate" in sampled, "collapsed": gone}
 
 
 def _row(signal: str, before: str, after: str, reading: str, look: bool | None) -> Row:
     return {"signal": signal, "before": before, "after": after, "reading": reading, "look": look}
 
 
+def _sign(sign: Sign) -> Row:
+    """A sign of collapse as a row."""
+    form = _FORMS.get(sign.name, percent)
+    reading = _HELD[sign.name] if sign.verdict == "held" else _LOOK[sign.name]
+    if sign.verdict == "collapsed":
+        reading = f"Collapsed: {sign.said}."
+    return _row(sign.title, form(sign.before), form(sign.after), reading, sign.verdict != "held")
+
+
 def _gain(signal: str, gain: Mapping[str, float], before: float, after: float) -> Row:
-    sure = "up beyond chance" if gain["low"] > 0 else "down beyond chance" if gain["high"] < 0 else "no clear change"
+    said = {1: "up beyond chance", -1: "down beyond chance", 0: "no clear change"}
+    sure = beyond(gain, 0.0)
+    reading = "too few prompts to tell" if sure is None else said[sure]
+    if sure == 0 and gain.get("detectable"):
+        reading += f"; a change under {number(gain['detectable'])} would be missed"
     return _row(
-        signal, signed(before), signed(after), f"{signed(gain['mean'])} ({span(dict(gain), 'signed')}): {sure}", False
+        signal,
+        signed(before),
+        signed(after),
+        f"{signed(gain['mean'])} ({span(dict(gain), 'signed')}): {reading}",
+        False,
     )
 
 
@@ -54,10 +108,10 @@ def _judge(sampled: Mapping[str, Any]) -> Row:
         return _row("Independent judge", "–", "–", reading, None)
     gain = sampled["judge_gain"]
     row = _gain("Independent judge", gain, sampled["reference"]["judge"], sampled["policy"]["judge"])
-    up = sampled["reward_gain"]["low"] > 0
-    if up and gain["high"] < 0:
+    up, sure = beyond(sampled["reward_gain"], 0.0) == 1, beyond(gain, 0.0)
+    if up and sure == -1:
         return row | {"look": True, "reading": row["reading"] + ". The reward went the other way: the sign of hacking."}
-    if up and gain["low"] <= 0:
+    if up and sure == 0:
         return row | {"look": True, "reading": row["reading"] + ", while the reward rose."}
     return row
 
@@ -75,32 +129,6 @@ def _correlation(before: Mapping[str, float], after: Mapping[str, float]) -> Row
     return _row("Correlation of length and reward", signed(b), signed(a), reading, look)
 
 
-def _distinct(before: Mapping[str, float], after: Mapping[str, float]) -> Row:
-    b, a = before["distinct_2"], after["distinct_2"]
-    look = a < 0.75 * b
-    reading = "Answers repeat each other or themselves more." if look else "Variety held."
-    return _row("Different word pairs", percent(b), percent(a), reading, look)
-
-
-def _ended(before: Mapping[str, float], after: Mapping[str, float]) -> Row:
-    b, a = before["ended"], after["ended"]
-    look = a < b - 0.05
-    reading = (
-        "More answers are cut off." if look else "Answers end at least as often." if a >= b else "About as before."
-    )
-    return _row("Finished answers", percent(b), percent(a), reading, look)
-
-
-def _distance(after: Mapping[str, float]) -> Row:
-    look = after["kl"] > 50
-    reading = (
-        "Runs this far out were over-optimised elsewhere."
-        if look
-        else "Under 50 nats, where over-optimised runs began."
-    )
-    return _row("Distance moved (KL, nats)", "0", number(after["kl"], 1), reading, look)
-
-
 def _turned(aligned: Mapping[str, Any]) -> list[Row]:
     """Did the held-out reward fall back while KL went on rising?"""
     (steps, reward), (_, kl) = points(aligned["metrics"], "eval_reward"), points(aligned["metrics"], "eval_kl")
@@ -108,8 +136,9 @@ def _turned(aligned: Mapping[str, Any]) -> list[Row]:
         return []
     best = max(range(len(steps)), key=lambda i: reward[i])
     fell, spread = reward[best] - reward[-1], points(aligned["metrics"], "eval_reward_std")[1]
-    prompts = aligned["config"].get("align", {}).get("eval_prompts", 64)
-    noise = 2 * (spread[-1] if spread else 1.0) / prompts**0.5  # two standard errors of one evaluation
+    counted = points(aligned["metrics"], "eval_sequences")[1]
+    prompts = counted[-1] if counted else aligned["config"].get("align", {}).get("eval_prompts", 64)
+    noise = 2 * (spread[-1] if spread else 1.0) / prompts**0.5  # two standard errors of the last evaluation
     look = fell > noise and kl[-1] > kl[best]
     if look:
         reading = f"Best at step {steps[best]:g}, then down by {number(fell)} while KL rose; the best step was kept."

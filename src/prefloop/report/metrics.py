@@ -6,12 +6,21 @@ look, not a verdict: the published ranges come from other models and data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefloop.report.text import compact
-
-Check = Callable[[Sequence[float]], str | None]
+from prefloop.report.checks import (
+    Check,
+    above,
+    below,
+    fallen,
+    moved,
+    not_positive,
+    off_one,
+    peak,
+    ratio_off,
+    spike,
+)
 
 
 @dataclass(frozen=True)
@@ -25,66 +34,6 @@ class Metric:
     healthy: str
     source: str
     check: Check | None = None
-
-
-def late(values: Sequence[float]) -> float:
-    """Mean of the last quarter: where the run ended up, without the noise of one step."""
-    tail = values[-max(1, len(values) // 4) :]
-    return sum(tail) / len(tail)
-
-
-def above(limit: float, what: str) -> Check:
-    return lambda values: (
-        f"{what}: {compact(late(values))} at the end, over {limit:g}" if late(values) > limit else None
-    )
-
-
-def below(limit: float, what: str) -> Check:
-    return lambda values: (
-        f"{what}: {compact(late(values))} at the end, under {limit:g}" if late(values) < limit else None
-    )
-
-
-def not_positive(values: Sequence[float]) -> str | None:
-    if late(values) <= 0:
-        return f"the critic predicts no better than a constant: {compact(late(values))} at the end"
-    return None
-
-
-def peak(limit: float, what: str) -> Check:
-    return lambda values: f"{what}: up to {compact(max(values))}, over {limit:g}" if max(values) > limit else None
-
-
-def off_one(limit: float) -> Check:
-    def check(values: Sequence[float]) -> str | None:
-        worst = max(values, key=lambda v: abs(v - 1))
-        if abs(worst - 1) <= limit:
-            return None
-        return f"{worst:.6g} instead of 1: policy and learner disagree (dropout, padding, temperature or template)"
-
-    return check
-
-
-def ratio_off(values: Sequence[float]) -> str | None:
-    worst = max(values, key=lambda v: abs(v - 1))
-    return f"as far off as {compact(worst)}" if not 0.5 <= worst <= 2 else None
-
-
-def moved(share: float, what: str) -> Check:
-    def check(values: Sequence[float]) -> str | None:
-        first, last = values[0], late(values)
-        if first == 0 or abs(last / first - 1) <= share:
-            return None
-        return f"{what}: {compact(first)} at first, {compact(last)} at the end"
-
-    return check
-
-
-def spike(values: Sequence[float]) -> str | None:
-    middle = sorted(values)[len(values) // 2]
-    return (
-        f"a spike of {compact(max(values))}, the median is {compact(middle)}" if max(values) > 20 * middle > 0 else None
-    )
 
 
 OURS = "our rule"
@@ -166,6 +115,32 @@ METRICS = (
         "0",
         "-",
         peak(0.05, "the reward model does not see how many answers end; raise [reward] max_tokens"),
+    ),
+    Metric(
+        "distinct_2",
+        "Different word pairs",
+        "share",
+        "Different pairs of neighbouring words among all of them, in one answer a prompt: low where answers are alike.",
+        "about the reference's; collapsed under 0.15 of it",
+        f"{OURS}: 0.75 of the first",
+        fallen(0.75, "answers repeat each other or themselves more"),
+    ),
+    Metric(
+        "repetition",
+        "Repetition",
+        "share",
+        "Word pairs of an answer that it had said before, mean over the answers.",
+        "about the reference's; collapsed 0.5 over it",
+        f"seq-rep-2, Welleck 2019; {OURS}",
+    ),
+    Metric("commonest", "Same answer", "share", "Answers that are the most frequent text.", "low", OURS),
+    Metric(
+        "win_rate",
+        "Win rate",
+        "share",
+        "Validation prompts on which the reward is higher than of the reference's answer, a draw counting half.",
+        "rises over 0.5",
+        "-",
     ),
     Metric(
         "sampler_mismatch",

@@ -10,10 +10,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prefloop.report import sections
-from prefloop.report.hacking import evidence
+from prefloop.report import runs, sections
+from prefloop.report.collect import last
+from prefloop.report.hacking import evidence_of
 from prefloop.report.text import compact, number, signed, visible
-from prefloop.report.words import headline, last, next_step, of_round, simulated
+from prefloop.report.words import headline, next_step, simulated
 
 TITLES = {
     "demo": "The demo",
@@ -35,11 +36,12 @@ def render(facts: Mapping[str, Any]) -> str:
         "demo": sections.demo(facts["demo"]) if facts["demo"] else None,
         "loop_steps": sections.loop_steps(facts),
         "samples": sections.samples(evaluated) if evaluated else [],
+        "runs": runs.table(facts["runs_of_align"]),
         "policies": [sections.policy(run) for run in facts["stages"].get("align", ())],
         "rewards": sections.rewards(facts),
         "sft": sections.sft(facts["stages"]["sft"][-1]) if facts["stages"].get("sft") else None,
         "evaluation": sections.evaluation(facts, evaluated) if evaluated else None,
-        "hacking": _hacking(facts, evaluated) if evaluated else None,
+        "hacking": evidence_of(facts),
         "provenance": sections.provenance(facts) if facts["runs"] or facts["store"]["imports"] else None,
     }
     named = {"loop": "loop_steps", "policy": "policies", "reward": "rewards", "made": "provenance"}
@@ -52,16 +54,11 @@ def render(facts: Mapping[str, Any]) -> str:
         next=next_step(facts),
         loop_note=sections.loop_note(facts),
         round_head=sections.ROUND_HEAD,
+        runs_head=runs.HEAD,
         rounds=sections.rounds(facts),
         sections=listed,
         css=Markup(_text("page.css")),
     )
-
-
-def _hacking(facts: Mapping[str, Any], evaluated: Mapping[str, Any]) -> dict[str, Any]:
-    """Evidence from the very round that was evaluated."""
-    round = evaluated["round"]
-    return evidence(evaluated, of_round(facts, "align", round), of_round(facts, "reward", round))
 
 
 def as_json(facts: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefloop.report import figures, words
+from prefloop.report.collect import last
 from prefloop.report.text import number, percent, seconds, signed, span, whole
 
 ROUND_HEAD = (
@@ -31,6 +32,8 @@ FIGURES = (  # (key of evaluate's result, title, how to write it)
     ("distinct_1", "Different words", percent),
     ("distinct_2", "Different word pairs", percent),
     ("distinct_3", "Different word triples", percent),
+    ("repetition", "Repetition inside an answer", percent),
+    ("commonest", "Answers that are one and the same", percent),
     ("length_reward_correlation", "Correlation of length and reward", signed),
 )
 NO_CHANGE = "–"
@@ -60,7 +63,7 @@ def loop_steps(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         total = sum(run["result"].get("steps", 0) for run in aligned)
         note = f"{counts['rollouts']:,} completions tried" if counts.get("rollouts") else ""
         steps.append(_step(f"{words.algorithm_name(aligned[-1])} steps", total, note))
-    evaluated = words.last(facts, "evaluate")
+    evaluated = last(facts, "evaluate")
     if evaluated:
         steps.append(_step("Evaluated on", evaluated["result"]["prompts"], "held-out prompts"))
     return steps
@@ -137,8 +140,7 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
             f"KL {number(result['kl'], 1)} nats."
         )
         said.append(f"Why it stopped: {result['stopped']}.")
-        if result["best_step"] == 0:
-            said.append("No step was better than the start: the policy is unchanged.")
+        said += _what_chose(result)
     elif result:
         said.append(
             f"{words.algorithm_name(run)} learned from {result.get('lists', 0):,} ranked lists "
@@ -146,6 +148,8 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
         )
         if result.get("heldout_accuracy") is not None:
             said.append(f"It orders {percent(result['heldout_accuracy'])} of held-out pairs as people did.")
+        if result.get("collapsed"):
+            said.append(f"The policy has collapsed: {'; '.join(result['collapsed'])}.")
     curve = figures.reward_against_kl(run)
     metrics = words.metric_rows(run)
     flagged = {m["name"] for m in metrics if m["flag"]}  # a held-out figure speaks for the training one
@@ -157,6 +161,22 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": metrics,
         "flags": [m for m in metrics if m["flag"] and f"eval_{m['name']}" not in flagged],
     }
+
+
+def _what_chose(result: Mapping[str, Any]) -> list[str]:
+    """No new policy; steps that had collapsed; prompts that cannot judge."""
+    said = []
+    if result["best_step"] == 0:
+        kept = f", {result['policy']}" if result.get("policy") else ""
+        said.append(f"No step was better than the start: there is no new policy, it stays what it was{kept}.")
+    for at in result.get("collapses", ()):
+        said.append(
+            f"At step {at['step']:,} the policy had collapsed, so that step is not kept: {'; '.join(at['signs'])}."
+        )
+    if result.get("validation", {}).get("held_out") is False:
+        said.append("No prompt was held out, so training prompts chose: the best step looks better than it is.")
+    said += [f"Before it started: {warning}" for warning in result.get("warnings", ())]
+    return said
 
 
 def rewards(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -203,11 +223,15 @@ def sft(run: Mapping[str, Any]) -> dict[str, Any]:
 def evaluation(facts: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Both policies' figures, sampled and greedy, and the win rates with their intervals."""
     result = run["result"]
-    said = (
-        f"{result['policy']} against {result['reference']} on {result['prompts']:,} held-out prompts that nothing "
-        "was chosen on."
+    said = f"{result['policy']} against {result['reference']} on {result['prompts']:,} held-out prompts" + (
+        ", which also chose it: not an independent measure."
+        if result.get("independent") is False
+        else " that nothing was chosen on."
     )
-    aligned = words.last(facts, "align")
+    each = result.get("samples_per_prompt", 1)
+    if each > 1:
+        said += f" {each} sampled answers a prompt by each, with the same random numbers; greedily one."
+    aligned = last(facts, "align")
     if aligned and aligned["run"] != result["policy"]:
         said += f" Note: {aligned['run']} is newer than the policy evaluated here; run prefloop evaluate."
     modes = [mode for mode in ("sampled", "greedy") if mode in result]
@@ -218,13 +242,14 @@ def evaluation(facts: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, An
             ("judge_win_rate", "win rate by independent judge"),
         ):
             if key in result[mode]:
-                wins.append(
-                    [f"{mode.capitalize()}: {name}", percent(result[mode][key]["mean"]), span(result[mode][key])]
-                )
+                win = result[mode][key]
+                seen = f"{percent(win['detectable'])[:-2]} points" if win.get("detectable") else NO_CHANGE
+                wins.append([f"{mode.capitalize()}: {name}", percent(win["mean"]), span(win), seen])
         for key, name in (("reward_gain", "reward gain"), ("judge_gain", "gain by independent judge")):
             if key in result[mode]:
                 gain = result[mode][key]
-                wins.append([f"{mode.capitalize()}: {name}", signed(gain["mean"]), span(gain, "signed")])
+                seen = number(gain["detectable"]) if gain.get("detectable") else NO_CHANGE
+                wins.append([f"{mode.capitalize()}: {name}", signed(gain["mean"]), span(gain, "signed"), seen])
     parts = [k for k in result["sampled"]["policy"] if k.startswith("reward_") and k != "reward_std"]
     several = [(k, f"Reward for {k.removeprefix('reward_')}", signed) for k in parts] if len(parts) > 1 else []
     rows = []
@@ -234,7 +259,7 @@ def evaluation(facts: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, An
     head = ["Figure", *(f"{who}, {m}" for m in modes for who in ("Reference", "Policy"))]
     return {
         "said": said,
-        "wins_head": ["Comparison", "Mean", "95 % interval"],
+        "wins_head": ["Comparison", "Mean", "95 % interval", "Smallest seen"],
         "wins": wins,
         "head": head,
         "rows": rows,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 LONGEST = 4000  # characters of one text that are shown
+FEWEST = 10  # prompts that an interval needs before a difference is claimed
 # letters and marks that show nothing, though their category does not say so
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -67,6 +70,14 @@ def span(interval: dict[str, float | None] | None, style: str = "percent") -> st
     if style == "percent":
         return f"{percent(low)[:-2]} to {percent(high)}"
     return f"{signed(low)} to {signed(high)}"
+
+
+def beyond(interval: Mapping[str, Any], middle: float) -> int | None:
+    """1 where {low, high, n} lies above a middle, -1 below, 0 where it includes it; None where prompts are too few."""
+    low, high = interval.get("low"), interval.get("high")
+    if low is None or high is None or interval.get("n", FEWEST) < FEWEST:
+        return None
+    return 1 if low > middle else -1 if high < middle else 0
 
 
 def seconds(value: float | None) -> str:

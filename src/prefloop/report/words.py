@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prefloop.diagnose.collapse import collapsed, signs
+from prefloop.diagnose.reward_model import at_chance
+from prefloop.report.collect import last, of_round
 from prefloop.report.metrics import METRICS, explain, flag
-from prefloop.report.text import number, percent, signed, span
+from prefloop.report.text import beyond, number, percent, signed, span
 
 ALGORITHMS = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO", "dpo": "DPO"}
 NEXT = (  # (stage, what its absence means, the command)
@@ -15,17 +18,6 @@ NEXT = (  # (stage, what its absence means, the command)
     ("align", "The policy has not been optimised yet.", "prefloop align"),
     ("evaluate", "The aligned policy has not been compared with its reference yet.", "prefloop evaluate"),
 )
-
-
-def last(facts: Mapping[str, Any], stage: str) -> Mapping[str, Any] | None:
-    """The run of a stage in its newest round."""
-    runs = facts["stages"].get(stage)
-    return runs[-1] if runs else None
-
-
-def of_round(facts: Mapping[str, Any], stage: str, round: int) -> Mapping[str, Any] | None:
-    """The run of a stage in one round."""
-    return next((run for run in facts["stages"].get(stage, ()) if run["round"] == round), None)
 
 
 def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
@@ -41,6 +33,8 @@ def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
             continue  # imported rankings are enough
         if stage == "reward" and not counts.get("effective"):
             return {"text": "What was sampled has not been ranked yet.", "command": "prefloop crowd"}
+        if stage == "evaluate" and unchanged(last(facts, "align")):
+            return {"text": "The policy is unchanged, so there is nothing to evaluate.", "command": "prefloop align"}
         if stage not in facts["stages"]:
             return {"text": text, "command": command}
     return None
@@ -81,7 +75,7 @@ def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
     """{sentence, verdict, tiles}: a tile is (label, figure, note)."""
     evaluated, aligned = last(facts, "evaluate"), last(facts, "align")
     reward, counts = last(facts, "reward"), facts["store"]["counts"]
-    if evaluated:
+    if evaluated and not (unchanged(aligned) and aligned and aligned["round"] > evaluated["round"]):
         return _evaluated(facts, evaluated, aligned)
     tiles: list[tuple[str, str, str]] = []
     sentence = "Nothing has run in this project yet."
@@ -92,7 +86,11 @@ def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
         )
         if aligned["status"] != "done":
             sentence = f"{algorithm_name(aligned)} is optimising {model_name(facts)} (run {aligned['status']})."
-        if result.get("kl") is not None:
+        elif unchanged(aligned):
+            sentence = _stayed(facts, aligned)
+        elif result.get("collapsed"):
+            sentence = f"The policy has collapsed: {'; '.join(result['collapsed'])}."
+        if result.get("kl") is not None and result.get("reward_before") is not None:
             tiles.append(("Held-out reward", signed(result["reward"]), f"from {signed(result['reward_before'])}"))
             tiles.append(("KL to the reference", number(result["kl"], 1), "nats a sequence"))
     elif reward:
@@ -105,6 +103,22 @@ def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
     elif counts.get("prompts"):
         sentence = f"{counts['prompts']:,} prompts are here; no stage has run yet."
     return {"sentence": sentence, "verdict": "", "tiles": tiles + _reward_tile(facts)}
+
+
+def unchanged(aligned: Mapping[str, Any] | None) -> bool:
+    """Whether a run of `align` kept its start: it made no policy."""
+    return bool(aligned) and aligned is not None and aligned["result"].get("best_step") == 0
+
+
+def _stayed(facts: Mapping[str, Any], aligned: Mapping[str, Any]) -> str:
+    result = aligned["result"]
+    named = f" ({result['policy']})" if result.get("policy") else ""
+    kept = "the unchanged reference" if not aligned["round"] else "unchanged, that of the round before"
+    why = "; ".join(result["collapses"][-1]["signs"]) if result.get("collapses") else ""
+    return (
+        f"{algorithm_name(aligned)} found no step better than its start in {result['steps']:,} steps, so the policy of "
+        f"{model_name(facts)} is {kept}{named}." + (f" It collapsed on the way: {why}." if why else "")
+    )
 
 
 def _evaluated(
@@ -136,16 +150,55 @@ def _evaluated(
             " Beside a model that learnt from as many demonstrations instead, it is preferred on "
             f"{percent(beside['mean'])} ({span(beside)})."
         )
-    return {"sentence": sentence, "verdict": verdict(win), "tiles": tiles + _reward_tile(facts)}
+    said = verdict(win)
+    found = signs(sampled["policy"], sampled["reference"])
+    if gone := collapsed(found):
+        sentence = (
+            f"The policy has collapsed: {'; '.join(gone)}. {capital(model_name(facts))} was optimised with {how}; that "
+            f"its answers win {percent(win['mean'])} as judged by {by} says nothing for them."
+        )
+        said = (
+            "Do not use this policy. Read its answers below; then align again with a lower learning rate or a higher "
+            "KL coefficient, from a reward model that has seen such answers ranked."
+        )
+    else:
+        said += _doubts(facts, result, [sign.said for sign in found if sign.verdict == "look"], judge is not None)
+        if unchanged(aligned) and aligned is not None:
+            sentence = f"{_stayed(facts, aligned)} {sentence}"
+    return {"sentence": sentence, "verdict": said, "tiles": tiles + _reward_tile(facts)}
+
+
+def _doubts(facts: Mapping[str, Any], result: Mapping[str, Any], looks: list[str], judged: bool) -> str:
+    """What to know before a verdict is believed; "" where there is nothing."""
+    said = ""
+    if result.get("independent") is False:
+        said += " It is not independent: the same prompts chose the policy, so it looks better than it is."
+    if looks:
+        said += f" Before you believe it, read the answers: {'; '.join(looks)}."
+    run = of_round(facts, "reward", result["round"])
+    if not judged and run and run["result"]:
+        doubt = at_chance(run["result"].get("heldout"), run["run"])
+        said += f" It is judged by a model that may not know: {doubt}" if doubt else ""
+    return said
 
 
 def verdict(win: Mapping[str, float]) -> str:
-    """What a win rate's interval allows to say."""
-    if win["low"] > 0.5:
-        return f"Better than the reference beyond chance: the interval ({span(dict(win))}) lies above one half."
-    if win["high"] < 0.5:
-        return f"Worse than the reference beyond chance: the interval ({span(dict(win))}) lies below one half."
-    return f"No clear difference: the interval ({span(dict(win))}) includes one half. More prompts would narrow it."
+    """What a win rate's interval allows to say, and what so many prompts could have shown."""
+    sure, interval = beyond(win, 0.5), span(dict(win))
+    if sure is None:
+        return f"Too few prompts to tell: {win['n']}, with an interval of {interval or 'any width'}. Hold more out."
+    if sure == 1:
+        return f"Better than the reference beyond chance: the interval ({interval}) lies above one half."
+    if sure == -1:
+        return f"Worse than the reference beyond chance: the interval ({interval}) lies below one half."
+    seen = win.get("detectable")
+    power = (
+        f"So many prompts show a win rate {percent(seen)[:-2]} points off one half four times in five; less is likely "
+        "to be missed"
+        if seen
+        else "More prompts would narrow it"
+    )
+    return f"No clear difference: the interval ({interval}) includes one half. {power}."
 
 
 def _reward_tile(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:

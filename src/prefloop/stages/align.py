@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from prefloop.algorithms.registry import kind_of, make
 from prefloop.config import CONFIG_NAME, Config
 from prefloop.effects import unused
@@ -19,7 +22,8 @@ def align(project: Project, round: int | None = None) -> Outcome:
     if left := [key for key in unused(project.config) if key.startswith("align.")]:
         project.say(f"{settings.algorithm} does not use what {CONFIG_NAME} says of {', '.join(left)}")
     round = project.existing_round(round)
-    return train_policy(project, round) if kind == "online" else train_offline(project, round)
+    outcome = train_policy(project, round) if kind == "online" else train_offline(project, round)
+    return replace(outcome, result={**outcome.result, **standing(project, round)})
 
 
 def check_options(config: Config) -> None:
@@ -37,3 +41,14 @@ def check_options(config: Config) -> None:
         idle |= {"clip": why, "value_clip": why}
     for option in sorted(changed & idle.keys()):
         raise ConfigError(f"[algorithms.{settings.algorithm}] {option} would have no effect: {idle[option]}.")
+
+
+def standing(project: Project, round: int) -> dict[str, Any]:
+    """How a round's runs compare on validation prompts, and which is its policy: for people, not kept in the run."""
+    chosen = project.chosen(round)
+    runs = [
+        {"run": c.run, "chosen": chosen is not None and c.run == chosen.run, "unchanged": c.unchanged,
+         "collapsed": c.collapsed, **{name: c.result.get(name) for name in ("algorithm", "win_rate", "reward", "kl")}}
+        for c in project.candidates(round)
+    ]  # fmt: skip
+    return {"chosen": chosen.run if chosen else None, "choose": project.config.run.choose, "runs": runs}

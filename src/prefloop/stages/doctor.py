@@ -21,6 +21,7 @@ from typing import Literal
 from prefloop import record
 from prefloop.config import CONFIG_NAME, load_config
 from prefloop.errors import BusyError, PrefloopError
+from prefloop.stages.measure import chance_warnings
 from prefloop.stages.project import Project
 from prefloop.store import Store
 from prefloop.store.database import sqlite_warnings
@@ -73,6 +74,7 @@ def doctor(root: Path | None, overrides: Sequence[str] = (), with_model: bool = 
         return [*checks, Check("store", "warn" if missing else "fail", str(error), advice)]
     with Project(root, config, store, quiet=True) as project:
         checks += [*contents(project), *run_folders(project)]
+        checks.append(guarded("reward model", lambda: reward_models(project)))
         if with_model:
             from prefloop.stages.invariants import invariants
 
@@ -209,6 +211,18 @@ def _registered(project: Project) -> Iterator[Check]:
         yield Check("models", "ok", detail)
     else:
         yield Check("models", "ok", f"{len(rows)} registered, every file as it was" if rows else "none yet")
+
+
+def reward_models(project: Project) -> Check:
+    """Those that `align` would use next are better than chance."""
+    rows = project.store.models("reward")
+    newest = max((row.metrics.get("round") or 0 for row in rows), default=0)
+    used = list({row.criterion: row for row in rows if (row.metrics.get("round") or 0) == newest}.values())
+    said = chance_warnings(project, used)
+    if said:
+        return Check("reward model", "warn", " ".join(said), "align says so too, and goes on")
+    names = ", ".join(row.version for row in used)
+    return Check("reward model", "ok", f"better than chance on held-out pairs: {names}" if used else "none yet")
 
 
 def guarded(name: str, look: Callable[[], Check]) -> Check:

@@ -1,4 +1,9 @@
-"""The aligned policy against the reference on held-out prompts that nothing was chosen on."""
+"""The aligned policy against the reference on held-out prompts that nothing was chosen on.
+
+Several answers a prompt by each policy, with the same random numbers for both (answer j of one against answer j of the
+other): what both would have said alike cancels. Prompts are what differs from one evaluation to the next, so intervals
+are over prompts, of each prompt's mean.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +11,46 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, t
 
-from prefloop.config import Align
+from prefloop.config import Align, suggest
+from prefloop.diagnose.collapse import collapsed, signs, text_figures
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
-from prefloop.errors import NothingToDoError
+from prefloop.errors import DataError, NothingToDoError
+from prefloop.labels.intervals import FEWEST_GROUPS, wilson
 from prefloop.models.policy import Policy
 from prefloop.rewards.model import judge_codecs
 from prefloop.rewards.rules import RuleScorer
 from prefloop.rewards.rules import make_scorer as make_rule
 from prefloop.stages.left_out import LeftOut
-from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy
-from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, distinct, roll_out
-from prefloop.stages.train_policy import make_scorer, validation_and_test
+from prefloop.stages.project import ModelRef, Outcome, Project, derive, fitting, load_policy
+from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out
+from prefloop.stages.train_policy import make_scorer
+from prefloop.stages.validation import validation_and_test
 from prefloop.store import ModelRow
+from prefloop.types import Prompt
+
+POWER = 1.96 + 0.84  # standard errors of an effect that 80 % of evaluations find, at 5 % for chance
 
 
-def evaluate(project: Project, round: int | None = None) -> Outcome:
+def evaluate(project: Project, round: int | None = None, run: str | None = None) -> Outcome:
     """Sample both policies on the same prompts; compare by the reward models and, where set, an independent scorer.
 
+    run: a run of `align`, by default the one that `[run] choose` picks of its round.
     Without a reward model the scorer's figures stand for the reward's. Raises NothingToDoError where both are missing.
     """
     settings = project.config.evaluate
-    round = max(0, project.aligned_rounds() - 1) if round is None else round
-    row = project.aligned(round)
-    if row is None:
-        raise NothingToDoError(f"round {round} has no aligned policy yet: run prefloop align first")
-    policy, reference = project.ref(row), project.reference()
+    round, policy = _policy(project, round, run)
+    reference = project.reference()
+    if policy.version == reference.version:
+        project.say(f"evaluate: round {round} left the policy as it was: it is {policy.version}, the reference itself")
+        unchanged = {"round": round, "policy": policy.version, "reference": reference.version, "unchanged": True}
+        return Outcome("evaluate", None, unchanged, skipped=True)
     judge = make_rule(settings.scorer, project.root) if settings.scorer else None
     judges = _judges(project, round, judge)
-    heldout = project.store.prompts(split="heldout", heldout=project.config.data.heldout)
-    _, test = validation_and_test(heldout)
-    if not test:
-        raise NothingToDoError("there are no held-out prompts: import more prompts, or raise [data] heldout")
+    test, independent = _test_prompts(project)
     inputs = {
         "policy": policy.weights,
         "reference": reference.weights,
@@ -48,38 +59,49 @@ def evaluate(project: Project, round: int | None = None) -> Outcome:
         "scorer": judge.identity if judge else "",
         "prompts": project.snapshot("prompts", [p.id for p in test]),
         "round": round,
+        "run": policy.version,
+        "independent": independent,
     }
     fingerprint = project.fingerprint("evaluate", settings, inputs)
     if done := project.done("evaluate", fingerprint):
         return done
+    if not independent:
+        project.say(
+            f"warning: the {len(test)} held-out prompts that could measure have also chosen the policy, so the result "
+            "is not independent: it will look better than it is. Import more prompts, or raise [data] heldout."
+        )
     with project.lock():
-        run = project.begin("evaluate", fingerprint, inputs)
-        scorer = make_scorer(project, judges) if judges else judge
-        assert scorer is not None
-        model, codec = load_policy(project, policy)
-        frozen, _ = load_policy(project, reference)
-        left_out, theirs = LeftOut(project), judge_codecs(scorer)
-        prompts = fitting(project, codec, test[: settings.prompts], settings.max_tokens, left_out, theirs)
-        seed = derive(project.config.project.seed, "evaluate")
-        before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)
-        engines = {
-            "policy": LocalEngine({"policy": after, "reference": before}, codec, seed, device=project.device),
-            "reference": LocalEngine({"policy": before, "reference": before}, codec, seed, device=project.device),
-        }
-        result: dict[str, Any] = {"round": round, "policy": policy.version, "reference": reference.version}
-        result |= {"prompts": len(prompts), **left_out.to_json()}
-        for mode, temperature in (("sampled", settings.temperature), ("greedy", 0.0)):
-            sampling = Sampling(settings.max_tokens, temperature)
-            with project.progress(2, f"evaluate ({mode})") as bar:
-                rolls = {}
-                for name, engine in engines.items():
-                    rolls[name] = roll_out(engine, codec, scorer, prompts, 1, sampling, Align(), f"{mode}", name)
-                    bar.update()
-            result[mode] = _compare(engines, rolls, judge, settings.bootstrap, seed)
-            if mode == "sampled":
-                result["samples"] = _samples(prompts, rolls, judge, settings.show)
-        run.finish(result)
-        return Outcome("evaluate", run.name, result)
+        began = project.begin("evaluate", fingerprint, inputs)
+        result = {"round": round, "policy": policy.version, "reference": reference.version, "independent": independent}
+        result |= _measure(project, policy, reference, judges, judge, test)
+        began.finish(result)
+        return Outcome("evaluate", began.name, result)
+
+
+def _policy(project: Project, round: int | None, run: str | None) -> tuple[int, ModelRef]:
+    """The round and the policy that are asked for. Where a run kept its start, that is its policy."""
+    if run is not None:
+        found = {c.run: c for c in project.candidates()}
+        if run not in found:
+            raise DataError(f'there is no finished run of align called "{run}".{suggest(run, list(found))}')
+        chosen = found[run]
+        if round not in (None, chosen.round):
+            raise DataError(f"{run} is a run of round {chosen.round}, not of round {round}: leave out --round")
+        return chosen.round, project.policy_of(chosen)
+    round = max(0, project.aligned_rounds() - 1) if round is None else round
+    if not project.candidates(round):
+        raise NothingToDoError(f"round {round} has no aligned policy yet: run prefloop align first")
+    return round, project.policy(round + 1)
+
+
+def _test_prompts(project: Project) -> tuple[list[Prompt], bool]:
+    """Held-out prompts that no run was chosen on; where there are none, those there are, and False."""
+    _, test = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))
+    if not test:
+        raise NothingToDoError("there are no held-out prompts: import more prompts, or raise [data] heldout")
+    chose = {id for c in project.candidates() for id in c.result.get("validation", {}).get("prompts", ())}
+    clean = [p for p in test if p.id not in chose]
+    return (clean, True) if clean else (test, False)
 
 
 def _judges(project: Project, round: int, judge: RuleScorer | None) -> list[ModelRow]:
@@ -92,48 +114,112 @@ def _judges(project: Project, round: int, judge: RuleScorer | None) -> list[Mode
         raise NothingToDoError(f"{error}, or name a scorer of your own: [evaluate] scorer") from error
 
 
-def _compare(
-    engines: dict[str, LocalEngine], rolls: dict[str, Rollouts], judge: RuleScorer | None, resamples: int, seed: int
+def _measure(
+    project: Project,
+    policy: ModelRef,
+    reference: ModelRef,
+    judges: list[ModelRow],
+    judge: RuleScorer | None,
+    test: Sequence[Prompt],
 ) -> dict[str, Any]:
-    """Figures of each policy, and the wins of one over the other."""
+    """Both policies' answers, sampled and greedy, compared; and what has collapsed in the sampled ones."""
+    settings = project.config.evaluate
+    scorer = make_scorer(project, judges) if judges else judge
+    assert scorer is not None
+    model, codec = load_policy(project, policy)
+    frozen, _ = load_policy(project, reference)
+    left_out, theirs = LeftOut(project), judge_codecs(scorer)
+    prompts = fitting(project, codec, test[: settings.prompts], settings.max_tokens, left_out, theirs)
+    seed = derive(project.config.project.seed, "evaluate")
+    before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)
+    engines = {
+        "policy": LocalEngine({"policy": after, "reference": before}, codec, seed, device=project.device),
+        "reference": LocalEngine({"policy": before, "reference": before}, codec, seed, device=project.device),
+    }
+    result: dict[str, Any] = {"prompts": len(prompts), "samples_per_prompt": settings.samples, **left_out.to_json()}
+    for mode, temperature, k in (("sampled", settings.temperature, settings.samples), ("greedy", 0.0, 1)):
+        sampling = Sampling(settings.max_tokens, temperature)
+        with project.progress(2, f"evaluate ({mode})") as bar:
+            rolls = {}
+            for name, engine in engines.items():
+                rolls[name] = roll_out(engine, codec, scorer, prompts, k, sampling, Align(), mode, name)
+                bar.update()
+        judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
+        result[mode] = _compare(engines, rolls, judged, k, settings.bootstrap, seed)
+        if mode == "sampled":
+            result["samples"] = _shown(prompts, rolls, judged, k, settings.show)
+    sampled = result["sampled"]
+    result["collapsed"] = collapsed(signs(sampled["policy"], sampled["reference"]))
+    return result
+
+
+def _compare(
+    engines: dict[str, LocalEngine],
+    rolls: dict[str, Rollouts],
+    judged: dict[str, Sequence[float]],
+    k: int,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Figures of each policy, and the wins of one over the other. k: answers a prompt, next to each other."""
     out: dict[str, Any] = {}
     for name, engine in engines.items():
         r = rolls[name]
         texts = [c.text for c in r.completions]
         figures = describe(r, annotate(r.batch, engine, frozenset()))
-        figures |= {f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}
+        figures |= text_figures([texts[draw::k] for draw in range(k)])
         figures["length_reward_correlation"] = _correlation([len(t) for t in texts], r.scores.total)
         for part, values in r.scores.parts.items():
             figures[f"reward_{part}"] = float(np.mean(values))
-        if judge is not None:
-            figures["judge"] = float(np.mean(judge.score(r.prompts, r.completions).total))
+        if judged:
+            figures["judge"] = float(np.mean(judged[name]))
         out[name] = figures
-    a, b = (rolls[n].scores.total for n in ("policy", "reference"))
-    out["win_rate"] = win_rate(a, b, resamples, seed)
-    out["reward_gain"] = mean_interval(np.array(a) - np.array(b), resamples, seed)
-    if judge is not None:
-        a, b = (judge.score(rolls[n].prompts, rolls[n].completions).total for n in ("policy", "reference"))
-        out["judge_win_rate"] = win_rate(a, b, resamples, seed)
-        out["judge_gain"] = mean_interval(np.array(a) - np.array(b), resamples, seed)
+    scores = {"": {name: r.scores.total for name, r in rolls.items()}} | ({"judge_": judged} if judged else {})
+    for who, by in scores.items():
+        a, b = (np.asarray(by[name], dtype=float).reshape(-1, k) for name in ("policy", "reference"))
+        out[f"{who}win_rate"] = win_rate(a, b, resamples, seed)
+        out[f"{who}gain" if who else "reward_gain"] = mean_interval((a - b).mean(1), resamples, seed)
     return out
 
 
-def win_rate(ours: Sequence[float], theirs: Sequence[float], resamples: int, seed: int) -> dict[str, float]:
-    """Share of prompts on which ours scores higher, a draw counting half, with its 95 % interval over prompts."""
-    gap = np.asarray(ours) - np.asarray(theirs)
-    return mean_interval((gap > 0) + 0.5 * (gap == 0), resamples, seed)
+def win_rate(ours: Any, theirs: Any, resamples: int, seed: int) -> dict[str, float]:
+    """How often an answer of ours scores higher than theirs with the same random numbers, a draw counting half.
+
+    ours, theirs: [N], or [N,k] with k answers a prompt. The 95 % interval is over the N prompts; where the bootstrap
+    says nothing, few prompts or every one alike, it is Wilson's.
+    """
+    gap = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    wins = ((gap > 0) + 0.5 * (gap == 0)).reshape(len(gap), -1).mean(1)
+    if len(wins) < FEWEST_GROUPS or wins.mean() in (0.0, 1.0):
+        low, high = wilson(float(wins.sum()), len(wins))
+        return _interval(wins, low, high)
+    return mean_interval(wins, resamples, seed)
 
 
 def mean_interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
-    """A mean and its 95 % percentile bootstrap interval."""
+    """Mean of one value a prompt, with its 95 % interval: percentile bootstrap, of few prompts Student's t.
+
+    detectable: the effect that four in five such evaluations would have shown, by the spread between prompts. One
+    prompt has no spread: its interval is infinite.
+    """
     values = np.asarray(values, dtype=float)
-    mean = float(values.mean())
-    if len(values) < 2 or float(values.std()) == 0.0:
-        return {"mean": mean, "low": mean, "high": mean, "n": len(values)}
+    mean, spread = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("inf")
+    if spread == 0.0:
+        return _interval(values, mean, mean)
+    if len(values) < FEWEST_GROUPS:
+        half = float(t.ppf(0.975, len(values) - 1)) * spread / len(values) ** 0.5 if len(values) > 1 else spread
+        return _interval(values, mean - half, mean + half)
     interval = bootstrap(
         (values,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed), vectorized=True
     ).confidence_interval
-    return {"mean": mean, "low": float(interval.low), "high": float(interval.high), "n": len(values)}
+    return _interval(values, float(interval.low), float(interval.high))
+
+
+def _interval(values: NDArray[np.float64], low: float, high: float) -> dict[str, float]:
+    """With the standard error between prompts; where prompts do not differ, that of the interval."""
+    error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    error = error or (high - low) / (2 * 1.96)
+    return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values), "detectable": POWER * error}
 
 
 def _correlation(a: Sequence[float], b: Sequence[float]) -> float:
@@ -142,17 +228,17 @@ def _correlation(a: Sequence[float], b: Sequence[float]) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _samples(
-    prompts: Sequence[Encoded], rolls: dict[str, Rollouts], judge: RuleScorer | None, show: int
+def _shown(
+    prompts: Sequence[Encoded], rolls: dict[str, Rollouts], judged: dict[str, Sequence[float]], k: int, show: int
 ) -> list[dict[str, Any]]:
-    """Before and after, side by side: evenly spread over the prompts, not picked."""
+    """Before and after, side by side: the first answer to prompts evenly spread, not picked."""
     stride = max(1, len(prompts) // max(1, show))
     shown = []
     for n in list(range(0, len(prompts), stride))[:show]:
         entry: dict[str, Any] = {"prompt": prompts[n][0].text}
         for name, r in rolls.items():
-            entry[name] = {"text": r.completions[n].text, "reward": float(r.scores.total[n])}
-            if judge is not None:
-                entry[name]["judge"] = float(judge.score([r.prompts[n]], [r.completions[n]]).total[0])
+            entry[name] = {"text": r.completions[n * k].text, "reward": float(r.scores.total[n * k])}
+            if judged:
+                entry[name]["judge"] = float(judged[name][n * k])
         shown.append(entry)
     return shown

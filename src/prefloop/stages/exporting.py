@@ -37,9 +37,11 @@ def export(
     *,
     pairing: str = "all",
     probability: Literal["votes", "model"] = "votes",
+    run: str | None = None,
 ) -> Outcome:
     """Write one of WHAT to `to`. Raises NothingToDoError where there is none, DataError where `to` exists.
 
+    run: of policies only, the run of `align` or `sft` whose policy it is; else what `[run] choose` picks of the round.
     pairing, probability: of pairs only; see `exchange.write_pairs`. "model": the annotator model's posterior, which
     weighs people by how reliable they are.
     Of data, the result says rows, bytes, sha256, format, layout (`schema`) and how many rows had to be mended.
@@ -54,25 +56,45 @@ def export(
         raise DataError(f"{to} exists already. Choose another name, or say --overwrite.")
     if what != "pairs" and (pairing, probability) != ("all", "votes"):
         raise DataError(f"--pairing and --probability do not apply to {what}: they say what rows of pairs are")
+    if run is not None and what != "policy":
+        raise DataError(f"--run does not apply to {what}: it chooses among policies")
     if what in MODELS:
-        rows = [_policy(project, round)] if what == "policy" else _rewards(project, criterion, round)
+        rows = [_policy(project, round, run)] if what == "policy" else _rewards(project, criterion, round)
         return Outcome("export", None, {"what": what, "to": str(to), **_export_models(project, rows, to)})
     to.parent.mkdir(parents=True, exist_ok=True)
     written = _export_data(project, what, to, criterion, pairing, probability)
     return Outcome("export", None, {"what": what, "to": str(to), **asdict(written)})
 
 
-def _policy(project: Project, round: int | None) -> ModelRow:
-    """The aligned policy of a round, or the newest policy there is."""
-    if round is not None:
-        row = project.aligned(round)
-        if row is None:
-            raise NothingToDoError(f"round {round} has no aligned policy yet: run prefloop align first")
-        return row
-    newest = project.store.latest_model("policy")
-    if newest is None:
-        raise NothingToDoError("no policy has been trained yet: run prefloop sft or prefloop align first")
-    return newest
+def _policy(project: Project, round: int | None, run: str | None) -> ModelRow:
+    """The policy of a run, the aligned policy of a round, or the newest policy there is."""
+    rows = {row.version: row for row in project.store.models("policy")}
+    if run is not None:
+        found = {c.run: c for c in project.candidates()}
+        if run not in found and run not in rows:
+            raise DataError(f'no run called "{run}" has made a policy.{suggest(run, [*rows, *found])}')
+        made = rows.get(run)
+        if made is None or (run in found and found[run].unchanged):
+            raise NothingToDoError(
+                f"{run} made no policy: none of its steps was better than its start, "
+                f"{project.policy_of(found[run]).version}"
+            )
+        if round is not None and (run not in found or found[run].round != round):
+            raise DataError(f"{run} is no run of round {round}: leave out --round")
+        return made
+    if round is None:
+        newest = project.store.latest_model("policy")
+        if newest is None:
+            raise NothingToDoError("no policy has been trained yet: run prefloop sft or prefloop align first")
+        if not newest.version.startswith("align-"):
+            return newest
+        round = int(newest.metrics.get("round") or 0)
+    if not project.candidates(round):
+        raise NothingToDoError(f"round {round} has no aligned policy yet: run prefloop align first")
+    after = project.policy(round + 1).version  # where no step was better, the one that the round started from
+    if after not in rows:
+        raise NothingToDoError(f"round {round} left the policy as it was: it is the model that you brought")
+    return rows[after]
 
 
 def _rewards(project: Project, criterion: str | None, round: int | None) -> list[ModelRow]:

@@ -1,14 +1,17 @@
-"""`prefloop evaluate reward`: any reward model on any file of rankings or pairs, without a project."""
+"""How good a reward model is: any one on any file (`prefloop evaluate reward`), a project's own before it is used."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from prefloop import exchange
+from prefloop import exchange, record
 from prefloop.config import CONFIG_NAME
+from prefloop.diagnose.reward_model import at_chance
 from prefloop.exchange import RowError
 from prefloop.models.folder import check_folder
 from prefloop.stages.project import Outcome, Project
+from prefloop.store import ModelRow
 from prefloop.types import Item
 
 
@@ -19,11 +22,11 @@ def measure_file(model: str, data: Path, format: str | None = None) -> Outcome:
     _check_registered(Path(model))
     items: list[Item] = []
     rejected: list[str] = []
-    for record in records:
-        if isinstance(record, Item):
-            items.append(record)
-        elif isinstance(record, RowError):
-            rejected.append(f"row {record.line}: {record.reason}")
+    for row in records:
+        if isinstance(row, Item):
+            items.append(row)
+        elif isinstance(row, RowError):
+            rejected.append(f"row {row.line}: {row.reason}")
 
     from prefloop.stages.train_reward import evaluate_reward
 
@@ -42,3 +45,12 @@ def _check_registered(folder: Path) -> None:
         for row in project.store.models("reward"):
             if (root / row.path).resolve() == folder:
                 project.ref(row).intact()
+
+
+def chance_warnings(project: Project, models: Sequence[ModelRow]) -> list[str]:
+    """One sentence for each reward model that is not known to tell better from worse: at chance, or never measured."""
+    said = []
+    for row in models:
+        run = record.Run(project.root / record.RUNS / (row.run_id or row.version))
+        said.append(at_chance(run.result.get("heldout"), f'{row.version} ("{row.criterion}")'))
+    return [warning for warning in said if warning]

@@ -24,6 +24,7 @@ from prefloop.config import CONFIG_NAME, Config, Model, Section, load_config
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, file_hashes
 from prefloop.record import Run
+from prefloop.stages.choose import Candidate, candidates, choose
 from prefloop.stages.left_out import LeftOut
 from prefloop.stages.unfinished import refuse_other_settings
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
@@ -255,25 +256,43 @@ class Project:
         return self.base()
 
     def policy(self, round: int) -> ModelRef:
-        """The policy at the *start* of a round. Raises NothingToDoError where the round before was not aligned."""
+        """The policy at the *start* of a round. Raises NothingToDoError where the round before was not aligned.
+
+        A round in which no step was better than the start leaves the policy that it started from.
+        """
         if round == 0:
             return self.reference()
-        row = self.aligned(round - 1)
-        if row is None:
+        if row := self.aligned(round - 1):
+            return self.ref(row)
+        if not self.candidates(round - 1):
             raise NothingToDoError(
                 f"round {round} starts from the policy of round {round - 1}: run prefloop align first"
             )
-        return self.ref(row)
+        return self.policy(round - 1)
 
     def aligned(self, round: int) -> ModelRow | None:
-        """The newest policy that `align` made in a round."""
-        rows = [m for m in self.store.models("policy") if m.version.startswith("align-")]
-        return next((m for m in reversed(rows) if m.metrics.get("round") == round), None)
+        """The policy of a round: of those that `align` made in it, the one that `[run] choose` picks."""
+        chosen = self.chosen(round)
+        return chosen.row if chosen else None
+
+    def candidates(self, round: int | None = None) -> list[Candidate]:
+        """Every finished run of `align`, of a round or of all, oldest first."""
+        found = candidates(record.runs(self.root), self.store.models("policy"))
+        return [candidate for candidate in found if round in (None, candidate.round)]
+
+    def policy_of(self, candidate: Candidate) -> ModelRef:
+        """The policy that a run of `align` came to; where its best step was the start, what it started from."""
+        return self.ref(candidate.row) if candidate.row and not candidate.unchanged else self.policy(candidate.round)
+
+    def chosen(self, round: int) -> Candidate | None:
+        """The run whose policy is the round's. None before `align`, and where no run made a policy of its own."""
+        judges = {m.criterion or "": m.weights_sha256 for m in self._reward_models(round)}
+        return choose(self.candidates(round), self.config.run.choose, judges)
 
     def aligned_rounds(self) -> int:
         """How many rounds have been through `align`."""
         round = 0
-        while self.aligned(round) is not None:
+        while self.candidates(round):
             round += 1
         return round
 
@@ -295,13 +314,14 @@ class Project:
 
     def reward_models(self, round: int) -> list[ModelRow]:
         """The newest reward model of each criterion for a round. Raises NothingToDoError where there is none."""
-        newest: dict[str, ModelRow] = {}
-        for row in self.store.models("reward"):
-            if row.metrics.get("round") == round:
-                newest[row.criterion or ""] = row
+        newest = self._reward_models(round)
         if not newest:
             raise NothingToDoError(f"there is no reward model for round {round} yet: run prefloop reward first")
-        return list(newest.values())
+        return newest
+
+    def _reward_models(self, round: int) -> list[ModelRow]:
+        rows = [row for row in self.store.models("reward") if row.metrics.get("round") == round]
+        return list({row.criterion or "": row for row in rows}.values())
 
     def ref(self, row: ModelRow) -> ModelRef:
         """A registered model. Raises ModelError for a path out of the project: the store may come from elsewhere."""

@@ -9,7 +9,10 @@ from typing import Any
 from prefloop import record
 from prefloop.labels.agreement import agreement_by_criterion
 from prefloop.report.collect import StoreFacts, collect, read_demo
+from prefloop.report.hacking import evidence_of
 from prefloop.report.page import as_json, render
+from prefloop.report.words import headline
+from prefloop.stages.choose import Candidate
 from prefloop.stages.project import Outcome, Project
 from prefloop.types import Item
 
@@ -21,6 +24,7 @@ def report(project: Project) -> Outcome:
     """
     store, heldout = project.store, project.config.data.heldout
     per_round, doubly = tally(store.items())
+    rounds = range(project.aligned_rounds())
     facts = collect(
         project.config.project.name,
         record.runs(project.root),
@@ -40,7 +44,10 @@ def report(project: Project) -> Outcome:
             ],
         ),
         read_demo(project.root / "demo.json"),
+        {round: _name(project.chosen(round)) for round in rounds},
+        {round: project.policy(round + 1).version for round in rounds},
     )  # fmt: skip
+    facts |= {"headline": headline(facts), "evidence": evidence_of(facts)}
     pages = {"report.json": as_json(facts), "report.html": render(facts)}
     changed = False
     for name, text in pages.items():
@@ -50,6 +57,10 @@ def report(project: Project) -> Outcome:
             changed = True
     result = {name.replace("report.", ""): name for name in pages}
     return Outcome("report", None, result, skipped=not changed)
+
+
+def _name(chosen: Candidate | None) -> str | None:
+    return chosen.run if chosen else None
 
 
 def tally(items: Iterable[Item]) -> tuple[list[dict[str, Any]], list[Item]]:

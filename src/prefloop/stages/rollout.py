@@ -134,11 +134,5 @@ def describe(rolls: Rollouts, batch: AnnotatedBatch) -> dict[str, float]:
     }
 
 
-def distinct(texts: Sequence[str], n: int) -> float:
-    """Share of different n-grams among all n-grams of the texts (Li 2016): low means the policy repeats itself."""
-    grams = [tuple(words[i : i + n]) for words in (t.lower().split() for t in texts) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
 def summary(values: Mapping[str, float], *names: str) -> str:
     return "  ".join(f"{name} {values[name]:.3f}" for name in names if name in values)

@@ -6,7 +6,6 @@ import copy
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 
 from prefloop.algorithms.base import OnlineAlgorithm, Role
-from prefloop.algorithms.registry import make, options_of
+from prefloop.algorithms.registry import make
 from prefloop.algorithms.sft import Sft
-from prefloop.engine.base import Sampling, Term
+from prefloop.diagnose.collapse import collapsed, signs
+from prefloop.engine.base import Term
 from prefloop.engine.checkpoint import load_checkpoint, publish, save_checkpoint
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine, save_pretrained
@@ -29,47 +29,16 @@ from prefloop.rewards.model import Judge, ModelScorer, judge_codecs
 from prefloop.stages.ahead import Ahead
 from prefloop.stages.frozen import round_reference
 from prefloop.stages.left_out import LeftOut
+from prefloop.stages.measure import chance_warnings
+from prefloop.stages.progress import Progress
 from prefloop.stages.project import Outcome, Project, derive, file_hash, fitting, load_policy, load_registered_reward
 from prefloop.stages.rates import rate
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
 from prefloop.stages.sft import encode_demonstrations, rows_of
+from prefloop.stages.validation import Looked, Validation, wins
 from prefloop.store import ModelRow
-from prefloop.types import Prompt, digest
 
 AGREES = 1e-4  # nats; float32 gives about 1e-5, bfloat16 about 1e-2
-
-
-@dataclass
-class Progress:
-    """What the loop carries from step to step beside the learner: all of it is in every checkpoint."""
-
-    algorithm: Any
-    best_step: int = 0
-    best_reward: float = -math.inf
-    stopped: str = ""
-    sampler_agrees: bool = False  # at the last evaluation: the learner need not compute what sampling gave
-    reference_shift: float = 0.0  # nats a token that rounding to `frozen_dtype` took from the reference
-    evals: list[dict[str, float]] = field(default_factory=list)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "algorithm": options_of(self.algorithm),
-            "best_step": self.best_step,
-            "best_reward": self.best_reward if math.isfinite(self.best_reward) else None,
-            "stopped": self.stopped,
-            "sampler_agrees": self.sampler_agrees,
-            "reference_shift": self.reference_shift,
-            "evals": self.evals,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.algorithm = make(self.algorithm.name, state["algorithm"])
-        self.best_step = state["best_step"]
-        self.best_reward = -math.inf if state["best_reward"] is None else state["best_reward"]
-        self.stopped = state["stopped"]
-        self.sampler_agrees = state["sampler_agrees"]
-        self.reference_shift = state.get("reference_shift", 0.0)
-        self.evals = list(state["evals"])
 
 
 def train_policy(project: Project, round: int) -> Outcome:
@@ -100,14 +69,17 @@ def train_policy(project: Project, round: int) -> Outcome:
         return done
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
+        warnings = chance_warnings(project, judges)
+        for warning in warnings:
+            project.say(f"warning: {warning}")
         loop = _Loop(project, run, algorithm, start, reference, judges, derive(seed, "align", round))
-        result = loop.train() | {
-            "round": round,
-            "algorithm": settings.algorithm,
-            "model": project.relative(run.path / "model"),
-        }
-        metrics = {"round": round, "reward": result["reward"], "kl": result["kl"]}
-        project.register(run, "policy", start, result["weights"], snapshot, metrics)
+        result = loop.train() | {"round": round, "algorithm": settings.algorithm, "warnings": warnings}
+        if result["best_step"] == 0:  # no new policy: the one that the round started from stays what it is
+            result |= {"policy": start.version, "weights": start.weights, "model": None}
+        else:
+            result |= {"policy": run.name, "model": project.relative(run.path / "model")}
+            metrics = {"round": round, "reward": result["reward"], "kl": result["kl"]}
+            project.register(run, "policy", start, result["weights"], snapshot, metrics)
         run.finish(result)
         return Outcome("align", run.name, result)
 
@@ -129,13 +101,6 @@ def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
     return ModelScorer(judges, device=project.device)
 
 
-def validation_and_test(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Held-out prompts in two halves, by hash: `align` picks its best checkpoint on one, `evaluate` uses the other."""
-    first = [p for p in prompts if int(digest("half", p.id), 16) % 2 == 0]
-    second = [p for p in prompts if int(digest("half", p.id), 16) % 2 == 1]
-    return (first or second), (second or first)
-
-
 class _Loop:
     """One run of `align`: models, prompts and the step loop."""
 
@@ -151,9 +116,10 @@ class _Loop:
     ):
         self.project, self.run, self.seed = project, run, seed
         self.settings = settings = project.config.align
+        self.from_reference = start.path == reference.path
         self.progress = Progress(algorithm)
         model, self.codec = load_policy(project, start)
-        frozen = copy.deepcopy(model) if start.path == reference.path else load_policy(project, reference)[0]
+        frozen = copy.deepcopy(model) if self.from_reference else load_policy(project, reference)[0]
         self.scorer = make_scorer(project, judges)
         if settings.frozen_dtype:  # the reference follows, once it has been measured
             for judge in self.scorer.judges:
@@ -193,13 +159,8 @@ class _Loop:
         self.left_out, theirs = LeftOut(project), judge_codecs(self.scorer)
         train = project.store.prompts(split="train", heldout=heldout)
         self.prompts = fitting(project, self.codec, train, settings.max_tokens, self.left_out, theirs)
-        validation, _ = validation_and_test(project.store.prompts(split="heldout", heldout=heldout))
-        if not validation:
-            project.say("warning: no held-out prompts; the best checkpoint is chosen on training prompts")
-        validation = validation or train_sample(self.prompts)
-        fit = fitting(project, self.codec, validation, settings.max_tokens, self.left_out, theirs)
-        self.validation = fit[: settings.eval_prompts]
-        self.sampling = Sampling(settings.max_tokens, settings.temperature)
+        self.validation = Validation(project, self.codec, self.scorer, [p for p, _ in self.prompts], self.left_out)
+        self.sampling = self.validation.sampling
         self.demonstrations: list[tuple[list[int], int]] = []
         if settings.ptx:
             shown = project.store.demonstrations(split="train", heldout=heldout)
@@ -317,48 +278,60 @@ class _Loop:
     # -- judging itself ----------------------------------------------------------------------------------------------
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Held-out reward and KL with fixed random keys; keeps the best weights; notices a spent KL budget."""
+        """Looks at held-out prompts; keeps the best weights that have not collapsed; notices a spent KL budget."""
         settings, state = self.settings, self.progress
         with self.learner.averaged_weights():
             self.engine.sync()
-            rolls = self._held_out(step)
-            batch = annotate(rolls.batch, self.engine, frozenset(), reference_shift=state.reference_shift)
-            seen = {f"eval_{k}": v for k, v in describe(rolls, batch).items() if k != "sequences"}
+            looked = self.validation.look(self.engine, f"{self.run.name}/{step}", state.reference_shift)
+            if not state.start:
+                state.start = {"figures": looked.figures, "rewards": looked.rewards}
+                same = self.from_reference and step == 0
+                state.reference = state.start if same else self._look_at_reference()
             # chosen by what is optimised: the EOS rule counts
-            reward, kl = float(rolls.batch.reward.mean()), seen["eval_kl"]
-            state.sampler_agrees = seen["eval_sampler_mismatch"] < AGREES
+            reward, kl = float(np.mean(looked.rewards)), looked.figures["kl"]
+            state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES
+            gone = collapsed(*(signs(looked.figures, at["figures"]) for at in (state.reference, state.start)))
             within = kl <= settings.kl_budget
-            if reward > state.best_reward and within:
-                state.best_step, state.best_reward = step, reward
+            eligible = within and not gone
+            if step == 0 or (eligible and reward > state.best_reward):
+                state.best_step, state.best_reward = step, reward if eligible else -math.inf
                 with span("I/O"):
                     publish(self.run.path / "best", lambda tmp: save_pretrained(self.model, self.codec, tmp))
         self.engine.sync()
-        state.evals.append({"step": step, "reward": reward, "kl": kl})
+        won = wins(looked.rewards, state.reference["rewards"])
+        length, ended = looked.figures["length"], looked.figures["ended"]
+        state.evals.append({"step": step, "reward": reward, "kl": kl, "win_rate": won, "length": length,
+                            "ended": ended, "collapsed": gone})  # fmt: skip
         if not within:
             state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {settings.kl_budget:g}"
-        self._show(step, rolls, reward, kl)
-        return seen
-
-    def _held_out(self, step: int) -> Rollouts:
-        by = f"{self.run.name}/{step}"
-        return roll_out(
-            self.engine, self.codec, self.scorer, self.validation, 1, self.sampling, self.settings, "eval", by
-        )
+        self._show(step, looked, reward, kl, gone)
+        return {f"eval_{name}": value for name, value in looked.figures.items()} | {"eval_win_rate": won}
 
     def _round_reference(self, fresh: bool) -> dict[str, float]:
         """The reference in `frozen_dtype`, and what that alone adds to the KL: measured where a run begins."""
         if not self.settings.frozen_dtype:
             return {}
-        rows = self._held_out(0).batch if fresh else None
+        rows = self.validation.answers(self.engine, f"{self.run.name}/0").batch if fresh else None
         shift, a_sequence = round_reference(self.engine, self.settings.frozen_dtype, rows)
         if fresh:
             self.progress.reference_shift = shift
         return {"kl_baseline": a_sequence}
 
-    def _show(self, step: int, rolls: Rollouts, reward: float, kl: float) -> None:
+    def _look_at_reference(self) -> dict[str, Any]:
+        """The frozen reference's own answers to the same prompts, by the same random numbers."""
+        still: Any = self.engine.models["reference"]
+        models: dict[Role, torch.nn.Module] = {"policy": still, "reference": still}
+        engine = LocalEngine(models, self.codec, self.seed, self.settings.token_budget, None, self.project.device)
+        looked = self.validation.look(engine, "reference")
+        return {"figures": looked.figures, "rewards": looked.rewards}
+
+    def _show(self, step: int, looked: Looked, reward: float, kl: float, gone: list[str]) -> None:
+        rolls = looked.rolls
         place = (step // max(1, self.settings.eval_every)) % len(rolls.completions)
         text = " ".join(rolls.completions[place].text.split())
         self.project.say(f"step {step}: held-out reward {reward:+.3f}, KL {kl:.2f} nats | {text[:160]}")
+        if gone:
+            self.project.say(f"warning: step {step}: the policy has collapsed, and is not kept: {'; '.join(gone)}")
 
     def _checkpoint(self, step: int) -> None:
         files, plain = self.learner.state()
@@ -368,22 +341,20 @@ class _Loop:
 
     def _result(self) -> dict[str, Any]:
         state = self.progress
-        publish(self.run.path / "model", lambda tmp: _copy(self.run.path / "best", tmp))
+        if state.best_step:
+            publish(self.run.path / "model", lambda tmp: _copy(self.run.path / "best", tmp))
         at_best = next(e for e in state.evals if e["step"] == state.best_step)
         return {
             "steps": self.learner.steps // (self.settings.epochs * self.settings.minibatches),
             "best_step": state.best_step,
-            "reward": at_best["reward"],
+            **{name: at_best.get(name) for name in ("reward", "kl", "win_rate", "length", "ended", "collapsed")},
             "reward_before": state.evals[0]["reward"],
-            "kl": at_best["kl"],
+            "collapses": [{"step": e["step"], "signs": e["collapsed"]} for e in state.evals if e.get("collapsed")],
+            "validation": self.validation.to_json(),
             "stopped": state.stopped or "all steps done",
             **self.left_out.to_json(),
-            "weights": file_hash(self.run.path / "model"),
+            "weights": file_hash(self.run.path / "model") if state.best_step else None,
         }
-
-
-def train_sample(prompts: list[Encoded]) -> list[Prompt]:
-    return [p for p, _ in prompts[:: max(1, len(prompts) // 64)]]
 
 
 def _copy(source: Path, target: Path) -> None:

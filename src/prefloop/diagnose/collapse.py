@@ -1,0 +1,184 @@
+"""Has a policy collapsed? Signs in its own answers, each against the reference's answers to the same prompts.
+
+A policy can please a reward model by saying the same to everybody, by repeating itself, by never ending, or by going
+where the reward model knows nothing. What is seen of that is held against what the reference does on the very same
+prompts, never against fixed levels alone: a closed task has few words, a small model repeats itself, and neither is
+a collapse. `look` is a reason to read answers. `collapsed` is far outside: such a policy is not praised, and such a
+step is not kept.
+
+Figures are shares (0 to 1), nats or tokens, by the names that `align` logs and `evaluate` reports. A sign whose
+figures are missing is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Verdict = Literal["held", "look", "collapsed"]
+Figures = Mapping[str, float]
+
+# Thai to Myanmar, Khmer, kana, Han: scripts written without spaces, where every character counts as a word
+_NO_SPACES = (
+    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_NO_SPACES}]|[^\s{_NO_SPACES}]+")
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One sign. name: the figure's.  said: what happened, to stand in the middle of a sentence."""
+
+    name: str
+    title: str
+    verdict: Verdict
+    before: float
+    after: float
+    said: str
+    source: str
+
+
+def signs(after: Figures, before: Figures) -> list[Sign]:
+    """What a policy's figures (`after`) say beside those of the reference on the same prompts (`before`)."""
+    return [sign for rule in _RULES if (sign := rule(after, before))]
+
+
+def collapsed(*found: Sequence[Sign]) -> list[str]:
+    """What has collapsed, each sign once, where there are several comparisons; [] where nothing has."""
+    return list({s.name: s.said for some in reversed(found) for s in some if s.verdict == "collapsed"}.values())
+
+
+# -- figures of texts ------------------------------------------------------------------------------------------------
+
+
+def text_figures(draws: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Variety of answers. draws: one answer a prompt in each; a figure is the mean over the draws.
+
+    So a figure does not depend on how many answers a prompt has been given, and a policy that is sure of its answer to
+    each prompt does not look like one that gives the same answer to all.
+    """
+    figures = {
+        **{f"distinct_{n}": [distinct(texts, n) for texts in draws] for n in (1, 2, 3)},
+        "repetition": [repetition(texts) for texts in draws],
+        "commonest": [commonest(texts) for texts in draws],
+    }
+    return {name: float(np.mean(values)) for name, values in figures.items()}
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, split at white space; in scripts without spaces, characters."""
+    return _WORD.findall(text.lower())
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Share of different n-grams among all n-grams of the texts (Li 2016): low means that answers are alike."""
+    grams = [gram for text in texts for gram in _grams(text, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repetition(texts: Sequence[str]) -> float:
+    """Share of an answer's word pairs that it had said before (seq-rep-2, Welleck 2019), mean over the texts."""
+    pairs = [_grams(text, 2) for text in texts]
+    return float(np.mean([1 - len(set(some)) / len(some) if some else 0.0 for some in pairs] or [0.0]))
+
+
+def commonest(texts: Sequence[str]) -> float:
+    """Share of the texts that are the most frequent one, case and white space aside."""
+    return max(Counter(" ".join(words(text)) for text in texts).values(), default=0) / max(1, len(texts))
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    said = words(text)
+    return [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
+
+
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+OURS = "our rule, from runs in docs/log.md"
+
+
+def _verdict(look: bool, gone: bool) -> Verdict:
+    return "collapsed" if gone else "look" if look else "held"
+
+
+def _variety(after: Figures, before: Figures) -> Sign | None:
+    """Word pairs of all answers together. Answers of single words have none: `_same` looks at those."""
+    a, b = after.get("distinct_2"), before.get("distinct_2")
+    if a is None or b is None or not b or not a:
+        return None
+    verdict = _verdict(a < 0.75 * b, a < 0.15 * b)
+    said = f"different word pairs are {a:.0%} of all, the reference's {b:.0%}"
+    return Sign("distinct_2", "Different word pairs", verdict, b, a, said, OURS)
+
+
+def _repeats(after: Figures, before: Figures) -> Sign | None:
+    a, b = after.get("repetition"), before.get("repetition")
+    if a is None or b is None:
+        return None
+    verdict = _verdict(a > b + 0.15, a > b + 0.5)
+    said = f"{a:.0%} of an answer's word pairs repeat what it said before, in the reference's {b:.0%}"
+    return Sign("repetition", "Repetition inside an answer", verdict, b, a, said, OURS)
+
+
+def _same(after: Figures, before: Figures) -> Sign | None:
+    """One answer to every prompt. A closed question may have few answers: the reference says how many."""
+    a, b = after.get("commonest"), before.get("commonest")
+    if a is None or b is None:
+        return None
+    verdict = _verdict(a > 2 * b and _more(a, b, after, before), a > 0.8 and b < 0.4 and _more(a, b, after, before))
+    said = f"{a:.0%} of the answers are one and the same text, of the reference's {b:.0%}"
+    return Sign("commonest", "Answers that are one and the same", verdict, b, a, said, OURS)
+
+
+def _ends(after: Figures, before: Figures) -> Sign | None:
+    a, b = after.get("ended"), before.get("ended")
+    if a is None or b is None:
+        return None
+    fewer = _more(b, a, before, after)
+    verdict = _verdict(a < b - 0.05 and fewer, a < 0.2 and a < 0.5 * b and fewer)
+    said = f"only {a:.0%} of the answers end by themselves, of the reference's {b:.0%}"
+    return Sign("ended", "Finished answers", verdict, b, a, said, "axolotl: over 80 % truncated is red")
+
+
+def _entropy(after: Figures, before: Figures) -> Sign | None:
+    a, b = after.get("entropy"), before.get("entropy")
+    if a is None or b is None:
+        return None
+    verdict = _verdict(a < 0.1 and a < 0.5 * b, a < 0.01 and a < 0.1 * b)
+    said = f"entropy is {a:.3g} nats a token, the reference's {b:.3g}"
+    source = "axolotl: under 0.01 is red; community rule: 0.1"
+    return Sign("entropy", "Entropy, nats a token", verdict, b, a, said, source)
+
+
+def _distance(after: Figures, before: Figures) -> Sign | None:
+    """A long answer may be far away by moving a little at every token, so both are asked for."""
+    kl, length = after.get("kl"), after.get("length")
+    if kl is None or not length:
+        return None
+    verdict = _verdict(kl > 50, kl > 85 and kl > 2 * length)
+    said = f"KL to the reference is {kl:.0f} nats a sequence, {kl / length:.1f} a token"
+    source = "N+ 2024: runs at 50 and 85 a sequence were over-optimised; axolotl: over 2 a token is red"
+    return Sign("kl", "Distance moved (KL, nats)", verdict, before.get("kl", 0.0), kl, said, source)
+
+
+def _more(high: float, low: float, of_high: Figures, of_low: Figures) -> bool:
+    """Whether one share is larger than another beyond chance (two proportions, 2.5 standard errors)."""
+    n, m = of_high.get("sequences", 64.0), of_low.get("sequences", 64.0)
+    pooled = (n * high + m * low) / (n + m)
+    return high - low > 2.5 * math.sqrt(max(pooled * (1 - pooled), 1e-12) * (1 / n + 1 / m))
+
+
+_RULES: tuple[Callable[[Figures, Figures], Sign | None], ...] = (
+    _variety,
+    _repeats,
+    _same,
+    _ends,
+    _entropy,
+    _distance,
+)

@@ -1,0 +1,27 @@
+"""Can a reward model tell better from worse? By its report on held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ADVICE = "Have more lists ranked, or more prompts held out ([data] heldout), and train it again"
+
+
+def at_chance(heldout: Mapping[str, Any] | None, name: str) -> str | None:
+    """What to say of a reward model at chance or never measured; None where it is better than chance.
+
+    heldout: accuracy, low, high (None: no interval), pairs, prompts; None where it was not measured.
+    """
+    if not heldout or heldout["accuracy"] is None:
+        return (
+            f"the reward model {name} has never been measured: no held-out prompt has a ranked pair. What a policy "
+            f"learns from it may be noise. {ADVICE}."
+        )
+    low, high = heldout["low"], heldout["high"]
+    if low is not None and low > 0.5:
+        return None
+    where = f"{heldout['accuracy']:.1%} of {heldout['pairs']} held-out pairs ({heldout['prompts']} prompts)"
+    interval = f", 95 % interval {low:.1%} to {high:.1%}" if low is not None else ""
+    state = "is worse than chance" if high is not None and high < 0.5 else "is at chance"
+    return f"the reward model {name} {state}: it is right on {where}{interval}. A policy would learn noise. {ADVICE}."

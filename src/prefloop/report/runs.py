@@ -1,0 +1,120 @@
+"""Every run of `align` beside the others of its round: which settings differ, what came out, which one counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefloop.report.text import beyond, compact, number, percent, signed, span
+
+Row = dict[str, Any]
+HEAD = (
+    "Round",
+    "Run",
+    "Method",
+    "Settings that differ",
+    "Held-out reward",
+    "KL",
+    "Length",
+    "Win rate, validation",
+    "Win rate, test",
+    "95 % interval",
+    "Verdict",
+)
+
+
+def align_runs(gathered: Sequence[Mapping[str, Any]], chosen: Mapping[int, str | None]) -> list[Row]:
+    """One row a run, by round and age. chosen: the run that is the round's policy; None where it left it unchanged.
+
+    differs: settings (and reward models) in which the runs of a round are not all alike.
+    evaluation: what the newest evaluation of the run's policy found on test prompts; None where it was not evaluated.
+    """
+    aligned = sorted((g for g in gathered if g["stage"] == "align"), key=lambda g: g["round"])
+    evaluated = {g["result"]["policy"]: g for g in gathered if g["stage"] == "evaluate" and g["result"].get("policy")}
+    rows = []
+    for run in aligned:
+        result, settings = run["result"], _settings(run)
+        others = [_settings(other) for other in aligned if other["round"] == run["round"]]
+        keys = sorted({key for other in others for key in other})
+        unlike = [key for key in keys if any(other.get(key) != others[0].get(key) for other in others)]
+        row: Row = {
+            "run": run["run"],
+            "round": run["round"],
+            "status": run["status"],
+            "algorithm": result.get("algorithm") or run["config"].get("align", {}).get("algorithm"),
+            "chosen": chosen.get(run["round"]) == run["run"],
+            "unchanged": result.get("best_step") == 0,
+            "differs": {key: settings[key] for key in unlike if key in settings},
+            **{name: result.get(name) for name in ("reward", "kl", "length", "win_rate")},
+            "collapsed": result.get("collapsed") or [],
+            "evaluation": None,
+        }
+        if run["run"] in evaluated and not row["unchanged"]:
+            found = evaluated[run["run"]]["result"]
+            sampled = found["sampled"]
+            judged = "judge_win_rate" if "judge_win_rate" in sampled else "win_rate"
+            row["evaluation"] = {
+                "win_rate": sampled[judged],
+                "judge": judged != "win_rate",
+                "independent": found.get("independent", True),
+            }
+            row["collapsed"] = found.get("collapsed") or row["collapsed"]
+            row["length"] = row["length"] or sampled["policy"]["length"]
+        rows.append(row)
+    return rows
+
+
+def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run, flat: [align], the options of its own algorithm, the seed, its reward models."""
+    config = run["config"]
+    align = dict(config.get("align", {}))
+    name = align.pop("algorithm", "")
+    flat = {f"align.{key}": value for key, value in align.items()}
+    flat |= {f"algorithms.{name}.{key}": value for key, value in config.get("algorithms", {}).get(name, {}).items()}
+    flat["project.seed"] = run["seed"]
+    rewards = run["inputs"].get("rewards")
+    return flat | ({"reward models": ", ".join(str(v)[:8] for v in rewards.values())} if rewards else {})
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """The rows of rounds that have several runs, as text; [] where every round has one."""
+    crowded = {row["round"] for row in rows if sum(other["round"] == row["round"] for other in rows) > 1}
+    return [_text(row) for row in rows if row["round"] in crowded]
+
+
+def _text(row: Row) -> list[str]:
+    win = row["evaluation"]["win_rate"] if row["evaluation"] else None
+    return [
+        str(row["round"]),
+        row["run"] + (" (the round's policy)" if row["chosen"] else ""),
+        str(row["algorithm"] or "–").upper(),
+        ", ".join(f"{key} = {_value(value)}" for key, value in row["differs"].items()) or "–",
+        signed(row["reward"]),
+        number(row["kl"], 1),
+        number(row["length"], 1),
+        percent(row["win_rate"]),
+        percent(win["mean"]) if win else "–",
+        span(win) if win else "–",
+        _verdict(row),
+    ]
+
+
+def _value(value: Any) -> str:
+    return compact(value) if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def _verdict(row: Row) -> str:
+    if row["status"] != "done":
+        return str(row["status"])
+    if row["unchanged"]:
+        return "no new policy: its best step was the start"
+    if row["collapsed"]:
+        return f"collapsed: {'; '.join(row['collapsed'])}"
+    if not row["evaluation"]:
+        return f"not evaluated: prefloop evaluate --run {row['run']}"
+    if not row["evaluation"]["independent"]:
+        return "not independent: the same prompts chose it"
+    win = row["evaluation"]["win_rate"]
+    said = {1: "better than the reference", -1: "worse than the reference", 0: "no clear difference"}
+    sure = beyond(win, 0.5)
+    return "too few prompts to tell" if sure is None else said[sure]

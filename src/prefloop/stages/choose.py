@@ -1,0 +1,74 @@
+"""Which of a round's `align` runs is its policy: by what `[run] choose` names, measured on validation prompts.
+
+What chooses must not be what is reported: a run is chosen on the held-out prompts that chose its checkpoint, and
+`evaluate` measures it on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefloop.record import Run
+from prefloop.store import ModelRow
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finished run of `align`. row: the policy it registered, None where its best step was the start."""
+
+    run: str
+    round: int
+    row: ModelRow | None
+    result: Mapping[str, Any]
+    judged_by: Mapping[str, Any]  # reward models that its figures are by: {criterion: weights}
+
+    @property
+    def unchanged(self) -> bool:
+        return self.result.get("best_step") == 0
+
+    @property
+    def collapsed(self) -> list[str]:
+        """What has collapsed in the weights that were kept."""
+        return list(self.result.get("collapsed") or ())
+
+    def figure(self, name: str) -> float | None:
+        """ "win_rate" or "reward" on validation prompts, None where it was not measured."""
+        value = self.result.get(name)
+        return None if value is None else float(value)
+
+
+def candidates(runs: Sequence[Run], rows: Sequence[ModelRow]) -> list[Candidate]:
+    """Every finished run of `align`, oldest first; and policies whose run folder is no longer there."""
+    rows = [row for row in rows if row.version.startswith("align-")]
+    by_run, names = {row.run_id: row for row in rows}, {run.name for run in runs}
+    lost = [row for row in rows if row.run_id not in names]
+    found = [Candidate(row.version, int(row.metrics.get("round") or 0), row, {}, {}) for row in lost]
+    for run in runs:
+        manifest = run.manifest
+        if manifest["stage"] == "align" and manifest["status"] == "done":
+            result, inputs = run.result, manifest["inputs"]
+            round = int(result.get("round", inputs.get("round", 0)))
+            judged_by = result.get("judged_by", inputs.get("rewards", {}))
+            found.append(Candidate(run.name, round, by_run.get(run.name), result, judged_by))
+    return found
+
+
+def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> Candidate | None:
+    """The candidate of one round that counts; None where none has a policy of its own.
+
+    how: "win_rate", "reward", "newest", or a run's name.  judges: the round's reward models as they are now: figures by
+    other ones cannot be compared. Those that have not collapsed come first; then those that were measured; where
+    figures are equal, or there are none, the newest.
+    """
+    own = [c for c in found if c.row and not c.unchanged]
+    named = [c for c in own if c.run == how]
+    if named:
+        return named[0]
+    healthy = [c for c in own if not c.collapsed] or own
+    name = how if how in ("win_rate", "reward") else "win_rate"
+    measured = [c for c in healthy if c.figure(name) is not None and c.judged_by == judges]
+    if how == "newest" or not measured:
+        return healthy[-1] if healthy else None
+    return max(reversed(measured), key=lambda c: c.figure(name) or 0.0)

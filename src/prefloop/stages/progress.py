@@ -1,0 +1,51 @@
+"""What the loop of `align` carries from step to step beside the learner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefloop.algorithms.registry import make, options_of
+
+
+@dataclass
+class Progress:
+    """All of it is in every checkpoint.
+
+    reference, start: {"figures", "rewards"} of the reference's and of step 0's answers to the validation prompts.
+    """
+
+    algorithm: Any
+    best_step: int = 0
+    best_reward: float = -math.inf
+    stopped: str = ""
+    sampler_agrees: bool = False  # at the last evaluation: the learner need not compute what sampling gave
+    reference_shift: float = 0.0  # nats a token that rounding to `frozen_dtype` took from the reference
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    reference: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "algorithm": options_of(self.algorithm),
+            "best_step": self.best_step,
+            "best_reward": self.best_reward if math.isfinite(self.best_reward) else None,
+            "stopped": self.stopped,
+            "sampler_agrees": self.sampler_agrees,
+            "reference_shift": self.reference_shift,
+            "evals": self.evals,
+            "reference": self.reference,
+            "start": self.start,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.algorithm = make(self.algorithm.name, state["algorithm"])
+        self.best_step = state["best_step"]
+        self.best_reward = -math.inf if state["best_reward"] is None else state["best_reward"]
+        self.stopped = state["stopped"]
+        self.sampler_agrees = state["sampler_agrees"]
+        self.reference_shift = state.get("reference_shift", 0.0)
+        self.evals = list(state["evals"])
+        self.reference, self.start = state.get("reference", {}), state.get("start", {})
