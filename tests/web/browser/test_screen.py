@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +118,27 @@ def test_an_answer_survives_a_dead_server_and_a_reload_and_is_there_once(make_si
     next_ready(page)
     until(lambda: page.evaluate("Object.values(localStorage).filter(v => v.includes('/submit')).length") == 0, page)
     assert len(set(sent)) == 1
+    assert [tiers(r) for r in said(site)] == [[[c] for c in order]]
+
+
+def test_an_answer_is_sent_again_when_the_store_is_back(make_site: Any, said: Any, shot: Any) -> None:
+    site = make_site([an_item(name, 3) for name in "abcd"])
+    page = site.rank("Ada")
+    next_ready(page)
+    order = local(page)
+    file = Path(site.server.store.database.label)
+    statuses: list[int] = []
+    page.on("response", lambda answer: answer.url.endswith("/submit") and statuses.append(answer.status))
+    file.rename(file.with_name("elsewhere"))
+    submitted(page, "1", "2", "3")
+    until(lambda: statuses, page)
+    other = site.page()
+    other.goto(f"{site.url}/join/x")
+    assert other.inner_text("h1") == "Service Unavailable" and "Try again" in other.inner_text("main")
+    shot(other, "away")
+    file.with_name("elsewhere").rename(file)
+    until(lambda: said(site), page)
+    assert statuses[0] == 503 and statuses[-1] == 200
     assert [tiers(r) for r in said(site)] == [[[c] for c in order]]
 
 
