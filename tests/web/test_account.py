@@ -173,6 +173,19 @@ def test_changing_the_password_signs_out_the_other_browsers(server: Server) -> N
     assert server.browser().post("/login", data={"name": "Olga", "password": NEW}).status_code == 303
 
 
+def test_the_account_page_says_where_else_one_is_signed_in(server: Server) -> None:
+    server.join("owner", "Olga")
+    server.join("annotator", "Anna")
+    here, _ = server.browser("Olga"), server.browser("Anna")
+    assert "in this browser only" in here.get("/account").text
+    there, third = server.browser("Olga"), server.browser("Olga")
+    assert "and in 2 others" in here.get("/account").text
+    third.post("/logout")
+    assert "and in 1 other." in here.get("/account").text
+    there.post("/account/password", data={"password": PASSWORD, "new": NEW, "again": NEW})
+    assert "in this browser only" in there.get("/account").text
+
+
 def test_signing_out_everywhere_ends_all_sessions(server: Server) -> None:
     server.join("owner", "Olga")
     here, there = server.browser("Olga"), server.browser("Olga")

@@ -119,8 +119,9 @@ def live(make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) ->
         ASK[:-2],
         POST + b"Content-Length: 100\r\n\r\nx",
         POST + b"Transfer-Encoding: chunked\r\n\r\n1",
+        ASK.replace(b"/login", b"/static/app.css") * 300,
     ],
-    ids=["silent", "half a line", "half the headers", "half a body", "half a chunk"],
+    ids=["silent", "half a line", "half the headers", "half a body", "half a chunk", "pipelined"],
 )
 def test_half_sent_requests_leave_room_for_whole_ones(
     live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, held: bytes

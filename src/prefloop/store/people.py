@@ -17,7 +17,7 @@ from prefloop.store.alike import look_alike
 from prefloop.store.people_types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
 from prefloop.store.queue_fill import keep_setting
 from prefloop.store.queue_read import setting
-from prefloop.store.queue_rows import note
+from prefloop.store.queue_rows import count, note
 from prefloop.store.records import ModelRow
 from prefloop.store.schema import audit, invites, people, sessions
 from prefloop.store.store import Store
@@ -170,6 +170,13 @@ class People:
         """Log out."""
         with self._database.work() as connection:
             connection.execute(delete(sessions).where(_browser(token)))
+
+    def browsers(self, person: str) -> int:
+        """In how many browsers a person is signed in."""
+        now = self._clock()
+        live = (sessions.c.seen_at > now - IDLE_S, sessions.c.created_at > now - LONGEST_SESSION_S)
+        with self._database.read() as connection:
+            return count(connection, sessions, sessions.c.person == person, sessions.c.kind == "session", *live)
 
     def revoke_all(self, by: str | None, person: str) -> int:
         """End every session and API token of a person; returns how many. One's own, or as an owner."""

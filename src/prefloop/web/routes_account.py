@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from prefloop.errors import ConflictError, DataError, ForbiddenError
+from prefloop.store import Person
 from prefloop.web.guard import Annotator, anyone, clear_session, cookie_name, current, set_session
 from prefloop.web.pages import THEME_COOKIE, page
 from prefloop.web.passwords import LONGEST, SHORTEST
@@ -130,12 +131,15 @@ def join(request: Request, token: str, name: Text, password: Text, again: Text) 
 
 @router.get("/account")
 def account(request: Request, me: Annotator) -> Response:
-    return _account(request, 200)
+    return _account(request, me, 200)
 
 
-def _account(request: Request, status: int, problem: str | None = None, done: str | None = None) -> Response:
+def _account(
+    request: Request, me: Person, status: int, problem: str | None = None, done: str | None = None
+) -> Response:
+    others = services(request).people.browsers(me.id) - 1
     rules = {"shortest": SHORTEST, "longest": LONGEST}
-    return page(request, "account.html", status, problem=problem, done=done, **rules)
+    return page(request, "account.html", status, problem=problem, done=done, others=max(others, 0), **rules)
 
 
 @router.post("/account/password")
@@ -143,18 +147,18 @@ def change_password(request: Request, me: Annotator, password: Text, new: Text, 
     known = services(request)
     name = me.name or ""
     if (wait := known.throttle.attempt(name, _address(request))) > 0:
-        return _account(request, 429, f"Too many attempts. Wait {int(wait) + 1} seconds, then try again.")
+        return _account(request, me, 429, f"Too many attempts. Wait {int(wait) + 1} seconds, then try again.")
     held = known.people.by_login(name)
     if not known.passwords.verify(held.password_hash if held else None, password):
-        return _account(request, 403, "The present password is another one.")
+        return _account(request, me, 403, "The present password is another one.")
     known.throttle.succeeded(name, _address(request))
     if new != again:
-        return _account(request, 422, "The two new passwords differ.")
+        return _account(request, me, 422, "The two new passwords differ.")
     try:
         known.people.set_password(me.id, known.passwords.hash(new, name))
     except DataError as error:
-        return _account(request, 422, str(error))
-    answer = _account(request, 200, done="Your password is changed. All other browsers are signed out.")
+        return _account(request, me, 422, str(error))
+    answer = _account(request, me, 200, done="Your password is changed. All other browsers are signed out.")
     set_session(request, answer, known.people.open_session(me.id))
     return answer
 

@@ -102,10 +102,12 @@ class Connection(H11Protocol):
         self.since, self._received = self.loop.time(), 0
 
     def waits(self) -> bool:
-        """For the client: to send a request, or to take the answer for longer than answers take."""
+        """For the client: to send a request, or to take the answer for longer than answers take. Who sends further
+        requests before that, as no browser does, can wait too."""
         if self.cycle is None or self.cycle.response_complete or self.conn.their_state is h11.SEND_BODY:
             return True
-        return self.transport.get_write_buffer_size() > 0 and self.loop.time() - self._taken_at > HEADERS_S / 2
+        slow = self.transport.get_write_buffer_size() > 0 and self.loop.time() - self._taken_at > HEADERS_S / 2
+        return slow or self.conn.trailing_data[0] != b""
 
     def drop(self) -> None:
         """At once, without a word."""
