@@ -66,3 +66,16 @@ def test_formulas_are_typeset_and_show_each_source_once(page: Any) -> None:
     assert fraction["height"] > 25, "a fraction is two lines high"
     parts = page.locator(f"{shown} mfrac > mrow")
     assert parts.nth(0).bounding_box()["y"] < parts.nth(1).bounding_box()["y"]
+
+
+def test_a_formula_wider_than_its_card_scrolls_by_keyboard(make_site: Any) -> None:
+    wide = r"\[ " + " + ".join(f"x_{n}" for n in range(60)) + r" \]"
+    answers = (Completion("w:c0", wide), Completion("w:c1", "$$x$$"))
+    site = make_site([Item("w", Prompt("Add."), answers)])
+    review = site.page("Rita")
+    review.goto(f"{site.url}/review/items/w")
+    for page in (site.rank("Ada"), review):
+        assert sorted(page.locator("math[display=block]").evaluate_all("all => all.map((one) => one.tabIndex)")) == [
+            -1,
+            0,
+        ]

@@ -54,6 +54,11 @@
   document.addEventListener("click", onLink);
   document.addEventListener("auxclick", onLink);
 
+  // What is wider than its card scrolls by keyboard too. (The ranking screen looks at each item itself.)
+  for (const node of document.querySelectorAll(".untrusted :is(math[display=block], .math.display)")) {
+    if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
+  }
+
   // Figures that change while one looks: the part of the page that says [data-live] is fetched again every so many
   // seconds and put in place, unless somebody is in the middle of it. XMLHttpRequest parses without running anything.
   function lookAgain() {

@@ -7,7 +7,7 @@ import {actionOf, valuesOf} from "./rank_keys.js";
 import {askItem, post, recall, remember, stayAlive, uuid} from "./rank_net.js";
 import {Outbox} from "./rank_outbox.js";
 import {Panels} from "./rank_panels.js";
-import {followReading, keepClear, turnOver, watchPrompt} from "./rank_scroll.js";
+import {followReading, keepClear, reachWide, turnOver, watchPrompt} from "./rank_scroll.js";
 import * as S from "./rank_state.js";
 import {Task} from "./rank_task.js";
 import {View} from "./rank_view.js";
@@ -67,6 +67,7 @@ function show(shown, article = shown?.article) {
   scrollTo(0, 0);
   $("#work").scrollTop = 0;
   watchPrompt(task.article);
+  reachWide(task.article);
   reading.rest();
   view.card(task.current).focus({preventScroll: true});
   const earlier = `Your earlier answer: ${S.said(task.state)}. Submit replaces it`;

@@ -22,6 +22,13 @@ export function watchPrompt(article) {
   new ResizeObserver(more).observe(turns); // ends with the element
 }
 
+// What is wider than its card scrolls by keyboard too.
+export function reachWide(article) {
+  for (const node of article.querySelectorAll("math[display=block], .math.display")) {
+    if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
+  }
+}
+
 export function turnOver(article, by) {
   const turns = article.querySelector(".turns");
   turns.scrollBy({top: by * 0.85 * turns.clientHeight});
