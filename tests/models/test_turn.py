@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine, save_pretrained
+from prefloop.errors import ModelError
 from prefloop.models.load import load_causal
 from prefloop.models.policy import Policy
 from prefloop.models.text import Codec, make_codec
@@ -105,6 +106,24 @@ def test_a_template_that_refuses_every_conversation_leaves_the_end_to_the_tokeni
     codec = make_codec(made, causal("Llama", len(made)))
     assert codec.end_id == made.eos_token_id and codec.turn == Turn(words=codec.turn.words)
     assert codec.source.endswith("refuses a question and an answer (not today)")
+
+
+def test_a_template_that_wants_a_system_prompt_is_asked_with_one() -> None:
+    made = FAMILIES["Phi-3"].tokenizer()
+    refuse = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('a system prompt is needed') }}{% endif %}"
+    made.chat_template = refuse + made.chat_template
+    codec = make_codec(made, causal("Llama", len(made), eos=made.eos_token_id))
+    assert made.convert_ids_to_tokens(codec.end_id) == "<|end|>" and codec.turn.lead == codec.turn.tail == ""
+
+
+def test_a_template_that_leaves_out_what_is_asked_is_refused() -> None:
+    """One for models that see images reads lists of parts; of a text it would write nothing."""
+    made = tokenizer()
+    parts = "{% for part in m.content %}{{ part['text'] }}{% endfor %}"
+    made.chat_template = "{% for m in messages %}{{ '<|' + m.role + '|>' }}" + parts + "{% endfor %}"
+    with pytest.raises(ModelError, match="leaves out what the user says"):
+        make_codec(made, causal("Llama", len(made)))
+    assert not make_codec(made, causal("Llama", len(made)), "none").chat
 
 
 def test_without_template_or_eos_the_configs_say_what_ends_an_answer() -> None:

@@ -7,9 +7,12 @@ and after the answer is read off the text.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
+
+from prefloop.errors import ModelError
 
 ASKED, ANSWER, NEXT = "prefloopasks", "prefloopanswers", "prefloopgoeson"
 
@@ -33,10 +36,18 @@ class Turn:
 
 
 def turn_of(tokenizer: Any, stops: Collection[int]) -> Turn:
-    """Ask the tokenizer's chat template. stops: ids that are known to end answers, from the model's configs."""
+    """Ask the tokenizer's chat template. stops: ids that are known to end answers, from the model's configs.
+
+    Raises ModelError for a template that would write prompts without what they ask.
+    """
     tried = _Rendered(tokenizer)
     if tried.error:
         return Turn(words=f"the chat template refuses a question and an answer ({tried.error})")
+    if ASKED not in tried.asked.lower():
+        raise ModelError(
+            "the model's chat template leaves out what the user says: it may want lists of content parts, as of models "
+            'that see images. Give it a template for texts, or leave it alone: [model] chat = "none".'
+        )
     if ANSWER not in tried.whole:
         return Turn(words="the chat template changes an answer beyond recognition")
     tokens = _tokens(tokenizer)
@@ -65,24 +76,27 @@ class _Rendered:
     """A conversation as the template writes it: a question, its answer, and where it allows one, another question."""
 
     def __init__(self, tokenizer: Any):
-        ask, answer, go_on = (
-            {"role": role, "content": text} for role, text in (("user", ASKED), ("assistant", ANSWER), ("user", NEXT))
-        )
+        self.tokenizer = tokenizer
         self.error = self.asked = self.prompt = self.whole = self.between = ""
-
-        def render(*messages: dict[str, str], generate: bool = False) -> str:
-            return str(tokenizer.apply_chat_template([*messages], tokenize=False, add_generation_prompt=generate))
-
+        ask = [{"role": "user", "content": ASKED}]
         try:
-            self.asked, self.prompt = render(ask), render(ask, generate=True)
-            self.whole = render(ask, answer)
+            self._ask(ask)
         except Exception as error:  # noqa: BLE001 -- a template is a program of somebody else
             self.error = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            return
-        try:
-            self.between = render(ask, answer, go_on).partition(ANSWER)[2].partition(NEXT)[0]
-        except Exception:  # noqa: BLE001 -- a template of one question and one answer
-            self.between = ""
+            with suppress(Exception):  # some want a system prompt
+                self._ask([{"role": "system", "content": "-"}, *ask])
+                self.error = ""
+
+    def _ask(self, asked: list[dict[str, str]]) -> None:
+        answered = [*asked, {"role": "assistant", "content": ANSWER}]
+        self.asked, self.prompt = self._render(asked), self._render(asked, generate=True)
+        self.whole = self._render(answered)
+        with suppress(Exception):  # a template of one question and one answer
+            going_on = self._render([*answered, {"role": "user", "content": NEXT}])
+            self.between = going_on.partition(ANSWER)[2].partition(NEXT)[0]
+
+    def _render(self, messages: list[dict[str, str]], generate: bool = False) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
 
     @property
     def ignores_generation_prompt(self) -> bool:
