@@ -137,7 +137,7 @@ def arguments(value: object) -> object:
     if isinstance(value, str):
         try:
             found = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
         return found if isinstance(found, dict) else value
     return value

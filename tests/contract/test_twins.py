@@ -12,6 +12,7 @@ import pytest
 from prefloop.exchange import read
 from prefloop.exchange.build import IMPORTED, build_item, draft
 from prefloop.store import Counts, Store
+from prefloop.store.removal import remove
 from prefloop.types import Completion, Item, Prompt
 
 FIRST, SECOND = "0" * 64, "1" * 64
@@ -65,6 +66,14 @@ def test_another_judgement_is_another_item(store: Store, case: str) -> None:
 
 def test_equal_records_of_one_file_stay_as_many_as_they_are(store: Store) -> None:
     assert add(store, *SAME["a named person, two ids"], file=FIRST).items == 1
+
+
+def test_a_list_of_two_files_goes_with_the_last_of_them(store: Store) -> None:
+    add(store, *SAME["one has an id"])
+    assert remove(store, files=[FIRST]).kept == 2, "the item and its ranking"
+    assert len(list(store.items())) == 1
+    assert len(remove(store, files=[SECOND]).items) == 1
+    assert not list(store.items()) and not store.prompts()
 
 
 def test_open_assistants_two_exports_hold_151_lists_in_common(shared_data: Path, store: Store) -> None:

@@ -167,6 +167,9 @@ REFUSED: dict[str, tuple[Record, str]] = {
     "a call without a name": (says(tool_calls=[{"id": "1"}]), "names no function"),
     "arguments are a list": (says(tool_calls=calls(given=[1])), "the arguments of a tool call"),
     "says nothing": (says(None), "must be text, not null"),
+    "an argument that is no number": (says(tool_calls=calls(given={"at": float("nan")})), "holds NaN"),
+    "NaN inside JSON text": (says(tool_calls='[{"name": "f", "arguments": {"at": NaN}}]'), "holds NaN"),
+    "calls nested too deeply": (says(tool_calls="[" * 5000), "is no JSON"),
     "only a name": (says(None, name="Ann"), "must be text, not null"),
     "sharegpt's call is no JSON": ({"from": "function_call", "value": "weather"}, "is no JSON"),
 }
@@ -179,7 +182,12 @@ def test_what_is_no_call_is_refused_with_its_place(tmp_path: Path, case: str) ->
     assert isinstance(found, RowError) and reason in found.reason
 
 
-@pytest.mark.parametrize("tools", ["hammer", "3", [3], [{"type": "function"}], {"parameters": {}}])
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "tools", ["hammer", "3", [3], [{"type": "function"}], {"parameters": {}}, [{"name": "f", "x": NAN}]]
+)
 def test_tools_that_are_none_are_refused(tmp_path: Path, tools: object) -> None:
     found = one(tmp_path, {"prompt": "a", "tools": tools})
     assert isinstance(found, RowError) and "tools" in found.reason

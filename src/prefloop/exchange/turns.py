@@ -6,11 +6,12 @@ rather than what was said (`BOOKKEEPING`): that goes to the prompt's metadata. I
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefloop.exchange.base import BadRow, Record, kind, quoted
+from prefloop.exchange.odd import first_odd
+from prefloop.exchange.source import checked, parse_json
 from prefloop.messages import Json, Message
 
 # ShareGPT's and Open-Assistant's names for the roles of chat templates
@@ -48,6 +49,8 @@ def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
     left = {key: inner for key, inner in left.items() if key not in (role_key, content_key, OWN) and not _empty(inner)}
     beside = {key: inner for key, inner in left.items() if key in BOOKKEEPING}
     extra = {key: left[key] for key in sorted(left.keys() - BOOKKEEPING)}  # an order that columns can keep
+    if odd := first_odd(extra):
+        raise BadRow(f"{name} holds {odd.what}")
     content = value.get(content_key)
     if role_key == "from" and role == CALLS:
         role, content, extra["tool_calls"] = "assistant", None, _parsed(content, f"the calls of {name}")
@@ -109,17 +112,16 @@ def _calls(value: object, name: str) -> list[Any]:
 
 
 def _parsed(value: object, name: str) -> Any:
-    """What JSON text says; anything else is what it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value, parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        raise BadRow(f"{name} is no JSON: {quoted(value)}") from None
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
+    """What JSON text says; anything else is what it is. Raises BadRow for what cannot be kept."""
+    found = value
+    if isinstance(value, str):
+        try:
+            found = checked(parse_json(value))
+        except BadRow as error:
+            raise BadRow(f"{name} is no JSON: {error}") from None
+    if odd := first_odd(found):
+        raise BadRow(f"{name} holds {odd.what}")
+    return found
 
 
 def tools_of(record: Record) -> tuple[Json, ...]:

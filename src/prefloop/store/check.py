@@ -23,7 +23,7 @@ from prefloop.store.schema import (
     tasks,
 )
 from prefloop.store.split import bucket
-from prefloop.store.write import check_ranking, chunks, stored_texts
+from prefloop.store.write import check_ranking, chunks, stored_answers
 from prefloop.types import Snapshot
 
 _MEMBERS: dict[str, Any] = {"demonstrations": demonstrations, "rankings": rankings, "prompts": prompts}
@@ -69,7 +69,7 @@ def _lost_parents(connection: Connection) -> Iterator[str]:
 
 def _bad_rankings(connection: Connection) -> Iterator[str]:
     for rows in chunks(connection.execute(select(rankings).order_by(rankings.c.seq)).mappings()):
-        members = stored_texts(connection, {row["item_id"] for row in rows})
+        members = stored_answers(connection, {row["item_id"] for row in rows})
         for row in rows:
             try:
                 check_ranking(codec.to_ranking(row), members.get(row["item_id"], {}))

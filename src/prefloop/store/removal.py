@@ -95,6 +95,7 @@ def remove(
             _remove(connection, gone)
             counted = {name: len(getattr(gone, name)) for name in ("prompts", "demonstrations", "items", "rankings")}
             note(connection, time.time(), None, "remove", " ".join(f"{n} {name}" for name, n in counted.items()))
+        _let_go(connection, files)
         return gone
 
 
@@ -214,6 +215,15 @@ def _count_out(connection: Connection, ids: Ids) -> None:
     for file, number in lost.items():
         here = imports.c.sha256 == file
         connection.execute(update(imports).where(here).values(removed=imports.c.removed + number))
+
+
+def _let_go(connection: Connection, files: Collection[str]) -> None:
+    """What other files hold too is no longer these files': it goes with the last of them."""
+    for file in files:
+        held = connection.scalar(select(func.count()).select_from(origins).where(origins.c.sha256 == file)) or 0
+        here = imports.c.sha256 == file
+        connection.execute(update(imports).where(here).values(removed=imports.c.removed + held))
+        connection.execute(delete(origins).where(origins.c.sha256 == file))
 
 
 def _rewind_queue(connection: Connection) -> None:

@@ -15,7 +15,7 @@ from prefloop.errors import DataError
 from prefloop.store import codec
 from prefloop.store.records import Counts
 from prefloop.store.schema import completions, demonstrations, items, origins, prompts, rankings
-from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
+from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, answer_key
 
 Parsed = Prompt | Demonstration | Item
 T = TypeVar("T")
@@ -91,8 +91,8 @@ def _add_prompts(connection: Connection, asked: Sequence[Prompt]) -> int:
 def _add_items(connection: Connection, listed: Sequence[Item], round: int) -> tuple[int, int]:
     unique: dict[str, Item] = {}
     for item in listed:
-        _same_list(item, _texts(unique.setdefault(item.id, item)))
-    for key, known in stored_texts(connection, unique).items():
+        _same_list(item, _answers(unique.setdefault(item.id, item)))
+    for key, known in stored_answers(connection, unique).items():
         _same_list(unique.pop(key), known)
     item_rows = [codec.item_row(item, round) for item in unique.values()]
     completion_rows = [
@@ -106,13 +106,13 @@ def _add_items(connection: Connection, listed: Sequence[Item], round: int) -> tu
     return len(item_rows), len(completion_rows)
 
 
-def _texts(item: Item) -> dict[str, str]:
-    return {completion.id: completion.text for completion in item.completions}
+def _answers(item: Item) -> dict[str, object]:
+    return {completion.id: completion.answer for completion in item.completions}
 
 
-def _same_list(item: Item, known: Mapping[str, str]) -> None:
-    """Labels hang on completion ids: the same ids must mean the same texts for ever."""
-    if _texts(item) != known:
+def _same_list(item: Item, known: Mapping[str, object]) -> None:
+    """Labels hang on completion ids: the same ids must mean the same answers for ever."""
+    if _answers(item) != known:
         raise DataError(
             f"item {item.id} (record {item.external_id!r}) is already in the store with other completions. "
             "Give the changed record another id."
@@ -130,27 +130,27 @@ def _refuse_taken(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> 
         raise DataError("an item names one completion id twice; ids must be unique in their item")
 
 
-def stored_texts(connection: Connection, item_ids: Iterable[str]) -> dict[str, dict[str, str]]:
-    """{item id: {completion id: text}} of those items that exist."""
-    found: dict[str, dict[str, str]] = {}
+def stored_answers(connection: Connection, item_ids: Iterable[str]) -> dict[str, dict[str, object]]:
+    """{item id: {completion id: what tells it from others}} of those items that exist."""
+    found: dict[str, dict[str, object]] = {}
     for ids in chunks(item_ids):
         found |= {key: {} for key in connection.scalars(select(items.c.id).where(items.c.id.in_(ids)))}
-        columns = (completions.c.item_id, completions.c.id, completions.c.text)
-        for item_id, key, text in connection.execute(select(*columns).where(completions.c.item_id.in_(ids))):
-            found[item_id][key] = text
+        columns = (completions.c.item_id, completions.c.id, completions.c.text, completions.c.messages)
+        for item_id, key, text, turns in connection.execute(select(*columns).where(completions.c.item_id.in_(ids))):
+            found[item_id][key] = answer_key(text, codec.turns(turns))
     return found
 
 
 def add_rankings(connection: Connection, events: Sequence[Ranking]) -> int:
     """Append events on items that exist. Returns how many were new."""
     wanted = dict.fromkeys(ranking.item_id for ranking in events)
-    known = stored_texts(connection, wanted)
+    known = stored_answers(connection, wanted)
     for missing in wanted:
         if missing not in known:
             raise DataError(
                 f"ranking of item {missing}: there is no such item in the store. Import or sample it first."
             )
-    return insert_rankings(connection, events, {key: set(texts) for key, texts in known.items()})
+    return insert_rankings(connection, events, {key: set(answers) for key, answers in known.items()})
 
 
 def insert_rankings(connection: Connection, events: Sequence[Ranking], members: Mapping[str, Collection[str]]) -> int:
