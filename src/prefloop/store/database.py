@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,15 @@ def _pool(size: int, patience_s: float | None) -> dict[str, Any]:
     return found if patience_s is None else found | {"pool_timeout": patience_s}
 
 
+def _connector(engine: Engine) -> Callable[..., Any]:
+    """What makes a connection of the driver: pg8000's prepares the statements that come again."""
+    if engine.dialect.driver != "pg8000":
+        return engine.dialect.connect
+    from prefloop.store.prepared import PreparingConnection  # here, where the driver is known to be installed
+
+    return PreparingConnection
+
+
 def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: int = 1) -> Engine:
     """Readers commit by themselves: no BEGIN and ROLLBACK around a single SELECT."""
     pool = _pool(size, patience_s)
@@ -180,12 +189,7 @@ def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: i
     except (ImportError, NoSuchModuleError) as error:
         raise StoreError(f"no driver for {url.drivername} ({error}). Run: pip install 'prefloop[postgres]'") from None
 
-    if engine.dialect.driver == "pg8000":
-        from prefloop.store.prepared import PreparingConnection  # here, where the driver is known to be installed
-
-        @event.listens_for(engine, "do_connect")
-        def connect(_dialect: object, _record: object, args: Any, parameters: Any) -> PreparingConnection:
-            return PreparingConnection(*args, **parameters)
+    connected = _connector(engine)
 
     @event.listens_for(engine, "checkin")
     def used(_connection: object, record: Any) -> None:
@@ -204,7 +208,7 @@ def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: i
     def connect(dialect: Any, _record: object, words: Any, options: Any) -> Any:
         """A server that goes away while one connects is told by the operating system, not by the driver."""
         try:
-            return dialect.connect(*words, **options)
+            return connected(*words, **options)
         except OSError as error:
             raise dialect.loaded_dbapi.InterfaceError(f"network error: {error}") from error
 
