@@ -64,7 +64,7 @@ def test_what_nobody_would_read_stops_the_file_and_ignoring_it_goes_on(
     path = lines(tmp_path / "a.jsonl", record)
     with pytest.raises(DataError) as error:
         list(read(path))
-    assert all(f"--ignore '{name}'" in str(error.value) for name in names)
+    assert all(f"--ignore {name}" in str(error.value) for name in names)
     with pytest.raises(DataError):
         check(path)
     (found,) = read(path, ignore=names)
@@ -120,6 +120,14 @@ def test_an_ignored_field_is_metadata_and_means_nothing(tmp_path: Path) -> None:
     assert isinstance(item, Item) and item.metadata == {"score": 1}
     (kept,) = read(lines(tmp_path / "c.jsonl", {**SHOWN, "label": 0}), "demonstrations", ignore=["label"])
     assert isinstance(kept, Demonstration) and kept.metadata == {"label": 0}
+
+
+def test_every_such_field_of_a_file_is_named_at_once_with_a_row(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", SHOWN, {**SHOWN, "label": 0}, {**SHOWN, "my score": 0})
+    with pytest.raises(DataError) as error:
+        check(path)
+    assert "'label' (row 2), 'my score' (row 3)" in str(error.value)
+    assert str(error.value).endswith("--ignore label --ignore 'my score'")
 
 
 def test_the_reason_names_a_format_that_reads_the_field(tmp_path: Path) -> None:

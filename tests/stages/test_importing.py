@@ -119,7 +119,7 @@ def test_a_label_that_nobody_reads_stops_a_file_before_its_first_row_is_written(
 ) -> None:
     rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(1500)]
     path = lines(tmp_path / "a.jsonl", *rows, {"prompt": "p", "completion": "c", "label": 0})
-    with pytest.raises(DataError, match="row 1501: demonstrations does not read 'label'"):
+    with pytest.raises(DataError, match=r"demonstrations does not read 'label' \(row 1,501\)"):
         import_file(project, path)
     assert not any(project.store.counts().values()) and not project.store.imports()
     result = import_file(project, path, ignore=["label"]).result

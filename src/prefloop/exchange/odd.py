@@ -43,8 +43,8 @@ def _changed(name: str, value: Any) -> dict[str, Any]:
 
 def _part(part: Any) -> Any:
     """A completion or a ranking."""
-    found = {name: dict(getattr(part, name, None) or {}) for name in ("metadata", "sampling")}
-    odd = {name: _kept(value) for name, value in found.items() if first_odd(value)}
+    found = {name: value for name in ("metadata", "sampling") if (value := getattr(part, name, None))}
+    odd = {name: _kept(value) for name, value in found.items() if first_odd(dict(value))}
     return replace(part, **odd) if odd else part
 
 

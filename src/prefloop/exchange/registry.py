@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,7 @@ from prefloop.exchange import (
     stepwise,
     unused,
 )
-from prefloop.exchange.base import BadRow, Format, Look, Parsed, Record, RowError, quoted
+from prefloop.exchange.base import BadRow, Format, Look, Parsed, Record, RowError, printable, quoted
 from prefloop.exchange.grouping import together
 from prefloop.exchange.odd import settled
 from prefloop.exchange.source import Row, rows
@@ -74,6 +75,8 @@ def sniff(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES, ignore: Collectio
     else:
         error = next(row for row in first if isinstance(row, RowError))
         found = f"none of its first {len(first)} rows is a JSON object (row {error.line}: {error.reason})"
+        if path.suffix.lower() in (".csv", ".tsv", ".xlsx"):
+            found += "; save tables as JSON lines or Parquet (pandas: to_json(orient='records', lines=True))"
     raise DataError(f"cannot tell what {path} is: {found}. Formats that can be read:\n{_listing()}")
 
 
@@ -113,8 +116,17 @@ def check(
 ) -> None:
     """Raise DataError if `read` would stop anywhere in the file, without parsing what it says."""
     path = Path(path)
-    for _ in _used(path, _rows(path, max_line_bytes), _chosen(path, format, max_line_bytes, ignore), ignore):
-        pass
+    chosen = _chosen(path, format, max_line_bytes, ignore)
+    left: dict[str, int] = {}
+    first: Record = {}
+    for row in _rows(path, max_line_bytes):
+        if isinstance(row, Row):
+            record = _without(row.record, ignore)
+            for name in unused.lookalikes(record, chosen.uses(record), chosen.stops, ignore):
+                first = first or record
+                left.setdefault(name, row.line)
+    if left:
+        raise DataError(_unread(path, first, chosen, left))
 
 
 def _chosen(path: Path, format: str | None, limit: int, ignore: Collection[str]) -> Format:
@@ -148,20 +160,22 @@ def _used(
             record = _without(row.record, ignore)
             left = unused.lookalikes(record, format.uses(record), format.stops, ignore)
             if left:
-                raise DataError(_unread(path, row.line, record, format, left))
+                raise DataError(_unread(path, record, format, dict.fromkeys(left, row.line)))
         yield row
 
 
-def _unread(path: Path, line: int, record: Record, format: Format, left: list[str]) -> str:
-    names = ", ".join(quoted(name) for name in left[:8])
+def _unread(path: Path, record: Record, format: Format, left: Mapping[str, int]) -> str:
+    """`left`: the names of fields, and a row that has each."""
+    shown = list(left)[:8]
+    names = ", ".join(f"{quoted(name)} (row {left[name]:,})" for name in shown)
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
     fitting = [f.name for f in _ALL if f.fits(record) and not {*left} - {*f.uses(record)}]
     other = f" It could be read --as {' or '.join(fitting[:4])}." if fitting else ""
-    flags = " ".join(f"--ignore {quoted(name)}" for name in left[:8])
+    flags = " ".join(f"--ignore {shlex.quote(printable(name))}" for name in shown)
     return (
-        f"{path}, row {line}: {format.name} does not read {names}{more}, which may be a label, a score or another "
-        f"answer by name and value. Nothing was imported.{other} If the file is in another format, say so with --as; "
-        f"to go on and keep the field as metadata: {flags}"
+        f"{path}: {format.name} does not read {names}{more}, which by name and value may be a label, a score or "
+        f"another answer. Nothing was imported.{other} If the file is in another format, say so with --as; to go on "
+        f"and keep as metadata what nobody reads: {flags}"
     )
 
 
