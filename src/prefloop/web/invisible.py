@@ -38,6 +38,8 @@ _SHORT = {
 
 def label(html: str) -> str:
     """Labels for invisible characters. They are never inside a tag: attributes hold printable ASCII only."""
+    if _ANY.search(html) is None:  # nearly every text
+        return html
     marked, end = _RUN.subn(_labels, html, count=MAX_LABELS), 0
     if marked[1] < MAX_LABELS:
         return marked[0]
@@ -47,6 +49,7 @@ def label(html: str) -> str:
     return _RUN.sub(_labels, html[:end]) + rest
 
 
+_ANY = re.compile(f"[{INVISIBLE}]")
 _RUN = re.compile(f"{_WANTED}|((?:(?!{_WANTED})[{INVISIBLE}])+)")
 
 

@@ -8,6 +8,7 @@ runs in its own text's direction. Nothing is cut: a text too long or too deeply 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -19,6 +20,7 @@ from prefloop.web.formulas import ELEMENTS
 from prefloop.web.invisible import label
 from prefloop.web.markdown import MATHML, MAX_NESTING, SCHEMES, allowed_link, parser
 
+SHORT, REMEMBERED = 10_000, 1000  # characters of a text whose HTML is remembered, and how many are
 MAX_RENDERED = 200_000  # characters of Markdown; a longer text is shown raw
 MAX_MARKS = 10_000  # lines, and characters that may be markup; parsing many more takes seconds
 MAX_CELLS = 50_000  # of a table: the head's columns times all lines, since short rows are filled up
@@ -34,8 +36,13 @@ REL = "noopener noreferrer nofollow"
 def rendered(text: str, *, typeset: bool = False) -> Markup:
     """Markdown as safe HTML (block elements). Too long, or nested too deeply: the same as `raw`, in a <pre>.
 
-    A formula is its source in a span; with `typeset` it is MathML, where that shows all of the source.
+    A formula is its source in a span; with `typeset` it is MathML, where that shows all of the source. Short texts are
+    remembered for a while, since several people are shown the same items.
     """
+    return (_remembered if len(text) <= SHORT else _rendered)(text, typeset)
+
+
+def _rendered(text: str, typeset: bool) -> Markup:
     text = _normal(text)
     if _renderable(text):
         env: dict[str, Any] = {MATHML: typeset}
@@ -45,6 +52,9 @@ def rendered(text: str, *, typeset: bool = False) -> Markup:
             html = parser().renderer.render(tokens, parser().options, env)
             return Markup(label(clean(html)))
     return Markup(f"<pre>{raw(text)}</pre>")
+
+
+_remembered = lru_cache(maxsize=REMEMBERED)(_rendered)
 
 
 def _renderable(text: str) -> bool:
