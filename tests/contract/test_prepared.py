@@ -19,7 +19,7 @@ from prefloop.store.database import _postgres_engine, resolve
 @pytest.fixture
 def connection(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     url = resolve(fresh_database(postgres), tmp_path_factory.mktemp("x"))
-    engine = _postgres_engine(make_url(url), write=True)
+    engine = _postgres_engine(make_url(url), None, write=True)
     with engine.connect() as opened:
         yield opened
     engine.dispose()
