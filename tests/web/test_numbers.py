@@ -208,8 +208,7 @@ def test_the_api_keeps_to_its_own_description(olga: tuple[Server, TestClient]) -
     for operation in (found.ok() for found in schema.get_all_operations()):
 
         def as_described(sent: Any, answer: Any, operation: Any = operation) -> None:
-            assert answer.status_code in (200, 400, 404, 413, 422), (sent, answer.text)
-            if answer.status_code == 200:
-                operation.validate_response(answer)
+            assert str(answer.status_code) in operation.definition.raw["responses"], (sent, answer.text)
+            operation.validate_response(answer)
 
         fuzz(operation, program, 12, as_described)

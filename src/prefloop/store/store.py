@@ -215,7 +215,7 @@ class Store:
             found = read.items_by_id(connection, wanted)
         for key in wanted:
             if key not in found:
-                raise DataError(f"there is no item {key} in {self._database.label}")
+                raise DataError(f"there is no item {key}")
         return [found[key] for key in wanted]
 
     def item(self, id: str) -> Item:

@@ -77,6 +77,12 @@ class RankingsOut(BaseModel):
     more: bool = Field(description="there may be more at once")
 
 
+class Problem(BaseModel):
+    """Every answer that is no success."""
+
+    error: str = Field(description="what happened and what to do")
+
+
 class ProgressOut(BaseModel):
     wanted: int = Field(description="rankings asked for")
     done: int
@@ -87,7 +93,7 @@ class ProgressOut(BaseModel):
     discarded: int
 
 
-@router.post("/items", summary="Add items to be ranked", responses={422: {"description": "No record could be used."}})
+@router.post("/items", summary="Add items to be ranked")
 def add_items(
     request: Request,
     token: Writing,
@@ -162,8 +168,8 @@ def item(request: Request, token: Reading, item: str) -> dict[str, Any]:
     """The canonical ranking record."""
     try:
         return to_record(services(request).store.item(item))
-    except DataError as error:
-        raise HTTPException(404, str(error)) from None
+    except DataError:
+        raise HTTPException(404, "there is no such item") from None
 
 
 @router.get("/progress", summary="How far people are")
@@ -197,6 +203,10 @@ def docs(request: Request) -> Response:
 def _schema(app: FastAPI) -> dict[str, Any]:
     if not hasattr(app.state, "schema"):
         schema = get_openapi(title=app.title, version=app.version, routes=router.routes, description=ABOUT)
+        for path in schema["paths"].values():
+            for operation in path.values():
+                operation["responses"] |= PROBLEMS
+        schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
         schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"token": []}]
         app.state.schema = schema
@@ -204,6 +214,22 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     return found
 
 
+PROBLEMS = {
+    status: {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for status, description in (
+        ("400", "The body is beyond the limits of JSON here."),
+        ("401", "There is no token, or it does not work."),
+        ("403", "The token may not do this."),
+        ("404", "There is no such thing."),
+        ("413", "The body is too large."),
+        ("421", "The server is not known by this name."),
+        ("422", "A value, or every record, cannot be used."),
+        ("503", "The store is away or busy; Retry-After says when to come again."),
+    )
+}
 ABOUT = (
     "For programs. Make a token under Settings and send it as `Authorization: Bearer TOKEN`. Errors are "
     '`{"error": "what happened and what to do"}` with a status of 4xx or 5xx. Webhooks (`[annotate] webhooks`) are '
