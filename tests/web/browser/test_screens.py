@@ -109,8 +109,12 @@ def test_a_phone_has_room_for_fingers_and_speaks_of_taps(make_site: Any, said: A
             page.locator("dialog[open] [data-act=close]").tap()
         page.locator(".bar [data-act=help]").tap()
         assert "tap" in page.inner_text("#help") and page.locator("#help :is(kbd, table.keys):visible").count() == 0
-        page.locator("#help [data-act=help]").tap()
         before = lease(page)
+        page.go_back()
+        page.wait_for_selector("#help", state="hidden")
+        assert lease(page) == before, "Back closes the guide and leaves the page alone"
+        page.locator(".bar [data-act=help]").tap()
+        page.locator("#help [data-act=help]").tap()
         page.locator("[data-act=skip]").tap()
         page.locator("#skip [data-value=other]").tap()
         page.wait_for_function("old => document.querySelector('#task')?.dataset.lease !== old", arg=before)

@@ -20,6 +20,7 @@ export class Panels {
     const known = recall(`${this.keep}guide`, false);
     this.showHelp(!known && innerWidth > 1200);
     this.button.classList.toggle("new", !known && this.help.hidden);
+    addEventListener("popstate", () => this.showHelp(false));
     if (!this.help.hidden) setTimeout(() => remember(`${this.keep}guide`, true), SEEN_MS);
   }
 
@@ -64,7 +65,15 @@ export class Panels {
     remember(`${this.keep}guide`, true);
     this.button.classList.remove("new");
     if (!this.help.hidden) this.help.focus();
+    this.step();
     return !this.help.hidden;
+  }
+
+  // Where the guide lies over the task, a phone's Back closes it and leaves the page alone.
+  step() {
+    const over = getComputedStyle(this.help).position === "fixed";
+    if (!this.help.hidden && over) history.pushState({guide: true}, "");
+    else if (this.help.hidden && history.state?.guide) history.back();
   }
 
   showHelp(open) {
