@@ -212,7 +212,7 @@ _LETTERS = {
     "fraktur": _lettered("FRAKTUR"),
 }
 _COMMANDS = re.compile(
-    r"\\begin\{array\}\{[lcr| ]*\}|\\(?:begin|end)\{[a-zA-Z]+\*?\}|\\hspace\*?\{[^}]*\}"
+    r"\\begin\{array\}\{[lcr| ]*\}|\\(?:begin|end)\{[a-zA-Z]+\*?\}|\\hspace\*?\{-?[\d.]+[a-z]{2}\}"
     r"|\\\\(?:\[[\d.]+[a-z]{2}\])?|\\[a-zA-Z]+|\\."
 )
 _KEPT = re.compile(r"[^\W_]|[=<>+]")
