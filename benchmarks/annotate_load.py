@@ -1,4 +1,4 @@
-"""Load on the annotation server: people in processes of their own against one server, over SQLite and over Postgres.
+"""Load on the annotation server: a crowd in a process of its own against one server, over SQLite and over Postgres.
 
     python benchmarks/annotate_load.py                       # 50 people, 10,000 rankings, both databases
     python benchmarks/annotate_load.py --items 100000 --completions 10 --rankings 2000 --pages
@@ -7,12 +7,16 @@ Each person does what the screen's script does: fetches the next item ahead, thi
 in fifty is sent twice. `--think` is the mean of the (exponential) seconds between showing and submitting; 0 asks how
 much the server takes. Afterwards the store is read: every acknowledged ranking once, no item with more than it wanted.
 
-Times are the client's, in milliseconds, on the machine that also runs all clients. Prints a table; `--json FILE` too.
+Times are the client's, in milliseconds, on the machine that also runs all clients, so the crowd is one process that
+speaks HTTP over plain sockets and parses next to nothing. What the machine's noise cannot touch is printed too: the
+processor time that the server's processes took for one whole ranking (next, draft, submit), and the crowd's beside it.
+Prints a table; `--json FILE` too.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import multiprocessing
 import random
@@ -23,11 +27,13 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import psutil
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("src", "tests")]
 
@@ -39,7 +45,7 @@ from prefloop.store import People, Queue, Store  # noqa: E402
 from prefloop.store.schema import leases, tasks  # noqa: E402
 from prefloop.types import Completion, Item, Prompt  # noqa: E402
 from prefloop.web.guard import session_cookie  # noqa: E402
-from ranking_client import AnnotateServer, RankingClient  # noqa: E402
+from ranking_client import TASK, AnnotateServer, RankingClient, Task  # noqa: E402
 
 SETTINGS = {"overlap_many": 3, "overlap_share": 0.3, "gold_share": 0.0}  # 30 % of items by exactly 3, the rest by 1
 SENT_TWICE = 0.02
@@ -49,6 +55,7 @@ PAGES = (
     *(f"/review?kind={kind}" for kind in LISTS),
 )
 KINDS = ("next", "draft", "submit")
+T = TypeVar("T")
 
 
 @dataclass
@@ -59,36 +66,71 @@ class Times:
     acknowledged: list[tuple[str, list[list[int]]]] = field(default_factory=list)
 
 
-def rank_for_a_while(port: int, cookie: str, seed: int, think: float, left: Any, out: Any) -> None:
-    """One person: until nothing is left to do, or `left` rankings have been given by all."""
-    client, draw, times = RankingClient(port, cookie), random.Random(seed), Times()
+class Caller:
+    """One person's connection: requests written by hand, of the answers only status and length are parsed."""
 
-    def timed(kind: str, call: Any, *args: Any) -> Any:
+    def __init__(self, port: int, cookie: str) -> None:
+        self._port = port
+        self._same = f"Host: 127.0.0.1:{port}\r\nCookie: {cookie}\r\nSec-Fetch-Site: same-origin\r\n"
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, path: str, body: object, accept: str = "application/json") -> bytes:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        sent = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\n{self._same}Accept: {accept}\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = int(answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+        content = await reader.readexactly(length)
+        assert answer.startswith(b"HTTP/1.1 200"), (path, answer[:200], content[:300])
+        return content
+
+    async def next(self, after: str | None = None) -> Task | None:
+        found = TASK.search((await self.post("/rank/next", {"after": after}, "text/html")).decode())
+        return Task(found[1], int(found[2])) if found else None
+
+
+async def rank_for_a_while(caller: Caller, seed: int, think: float, left: list[int]) -> Times:
+    """One person: until nothing is left to do, or `left` rankings have been given by all."""
+    draw, times = random.Random(seed), Times()
+
+    async def timed(kind: str, call: Awaitable[T]) -> T:
         before = time.perf_counter()
-        found = call(*args)
+        found = await call
         times.ms[kind].append(1000 * (time.perf_counter() - before))
         return found
 
-    time.sleep(think * draw.random())
-    task = timed("next", client.next)
-    while task is not None:
-        with left.get_lock():
-            if left.value == 0:
-                break
-            left.value -= 1
-        ahead = timed("next", client.next, task.lease)
-        time.sleep(draw.expovariate(1 / think) if think else 0)
+    await asyncio.sleep(think * draw.random())
+    task = await timed("next", caller.next())
+    while task is not None and left[0] > 0:
+        left[0] -= 1
+        ahead = await timed("next", caller.next(task.lease))
+        await asyncio.sleep(draw.expovariate(1 / think) if think else 0)
         order = draw.sample(range(task.cards), task.cards)
         tiers = [[n] for n in order]
         if draw.random() < 0.2:
             tiers[:2] = [sorted(order[:2])]
-        timed("draft", client.draft, task.lease, {"slots": order})
+        await timed("draft", caller.post(f"/rank/{task.lease}/draft", {"state": {"slots": order}}))
         name = str(uuid.UUID(int=draw.getrandbits(128), version=4))
+        answer = {"uuid": name, "answer": {"tiers": tiers, "duration_s": 5.0}}
         for _ in range(2 if draw.random() < SENT_TWICE else 1):
-            timed("submit", client.submit, task.lease, name, tiers)
+            await timed("submit", caller.post(f"/rank/{task.lease}/submit", answer))
         times.acknowledged.append((task.lease, tiers))
-        task = ahead if ahead is not None else timed("next", client.next)
-    out.put(times)
+        task = ahead if ahead is not None else await timed("next", caller.next())
+    return times
+
+
+def crowd(port: int, cookies: Sequence[str], think: float, rankings: int, out: Any) -> None:
+    """All people, in this process."""
+
+    async def all_of_them() -> list[Times]:
+        left = [rankings]
+        people = [rank_for_a_while(Caller(port, cookie), n, think, left) for n, cookie in enumerate(cookies)]
+        return await asyncio.gather(*people)
+
+    out.put((asyncio.run(all_of_them()), time.process_time()))
 
 
 def items(count: int, completions: int) -> Iterator[Item]:
@@ -114,20 +156,21 @@ def one_run(url: str, root: Path, asked: argparse.Namespace, workers: int) -> di
 
     server = AnnotateServer(root, workers)
     server.start()
-    fork = multiprocessing.get_context("fork")  # fifty interpreters that share their memory
-    left, out = fork.Value("i", asked.rankings), fork.SimpleQueue()
+    fork = multiprocessing.get_context("fork")
+    out = fork.SimpleQueue()
+    spent_before = _processor_s(server.pid)
     started = time.perf_counter()
-    crowd = [
-        fork.Process(target=rank_for_a_while, args=(server.port, cookie, n, asked.think, left, out))
-        for n, cookie in enumerate(cookies[1:])
-    ]
-    for person in crowd:
-        person.start()
+    process = fork.Process(target=crowd, args=(server.port, cookies[1:], asked.think, asked.rankings, out))
+    process.start()
     try:
-        found = [_next_of(out, crowd) for _ in crowd]
+        while out.empty():
+            if process.exitcode not in (None, 0):
+                sys.exit("the crowd failed: see above")
+            time.sleep(0.05)
+        found, crowd_s = out.get()
         seconds = time.perf_counter() - started
-        for person in crowd:
-            person.join()
+        server_s = _processor_s(server.pid) - spent_before
+        process.join()
         pages = _pages(server.port, cookies[0]) if asked.pages else {}
     finally:
         code = server.stop()
@@ -141,19 +184,18 @@ def one_run(url: str, root: Path, asked: argparse.Namespace, workers: int) -> di
         "rankings": len(told),
         "seconds": round(seconds, 1),
         "rankings_per_second": round(len(told) / seconds, 1),
+        "server_processor_ms_per_ranking": round(1000 * server_s / len(told), 2),
+        "crowd_processor_ms_per_ranking": round(1000 * crowd_s / len(told), 2),
         "ms": {kind: _summary(values) for kind, values in ms.items()},
         "pages_ms": pages,
         "checked": checked,
     }
 
 
-def _next_of(out: Any, crowd: Sequence[Any]) -> Times:
-    while out.empty():
-        if any(person.exitcode not in (None, 0) for person in crowd):
-            sys.exit("one of the people failed: see above")
-        time.sleep(0.05)
-    found: Times = out.get()
-    return found
+def _processor_s(pid: int) -> float:
+    """Seconds of processor time of a process and its children until now, in the kernel too."""
+    process = psutil.Process(pid)
+    return sum(sum(p.cpu_times()[:2]) for p in (process, *process.children(recursive=True)))
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
@@ -228,7 +270,14 @@ def main() -> None:
             if kind == "postgres":
                 url = fresh_database(stack.enter_context(postgres_server(durable=True)))
             run = result["stores"][kind] = one_run(url, root, asked, asked.workers if kind == "postgres" else 1)
-        print(f"{kind}, {run['workers']} server process(es): {run['rankings']} rankings in {run['seconds']} s")
+        print(
+            f"{kind}, {run['workers']} server process(es): {run['rankings']} rankings in {run['seconds']} s, "
+            f"{run['rankings_per_second']} a second"
+        )
+        print(
+            f"processor time a ranking: server {run['server_processor_ms_per_ranking']} ms, "
+            f"crowd {run['crowd_processor_ms_per_ranking']} ms"
+        )
         print(f"{'':8}{'n':>8}{'p50 ms':>10}{'p99 ms':>10}{'max ms':>10}")
         for name, row in run["ms"].items():
             print(f"{name:8}{row['n']:>8}{row['p50']:>10}{row['p99']:>10}{row['max']:>10}")

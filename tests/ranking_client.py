@@ -20,7 +20,7 @@ from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 IDLE_S = 20.0  # the server closes connections after 30 s without a call
-_TASK = re.compile(r'data-lease="([^"]+)".*?data-cards="(\d+)"', re.DOTALL)
+TASK = re.compile(r'data-lease="([^"]+)".*?data-cards="(\d+)"', re.DOTALL)
 
 
 class Gone(Exception):
@@ -50,7 +50,7 @@ class RankingClient:
 
     def next(self, after: str | None = None) -> Task | None:
         """The item to rank, or the one after it; None where there is none."""
-        found = _TASK.search(self.call("POST", "/rank/next", {"after": after}, accept="text/html"))
+        found = TASK.search(self.call("POST", "/rank/next", {"after": after}, accept="text/html"))
         return Task(found[1], int(found[2])) if found else None
 
     def draft(self, lease: str, state: dict[str, Any]) -> None:
