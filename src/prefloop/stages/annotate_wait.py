@@ -105,7 +105,7 @@ def _wait(project: Project, round: int, queue: Queue, quota: Quota, clock: Clock
     """Look until the quota is met. Raises StoreError after PATIENCE_S without a database."""
     told, stalled = _step(quota), False
     last_change = last_seen = clock.now()
-    with project.progress(quota.target, "rankings", quota.done) as bar:
+    with project.progress(quota.target, "rankings", quota.done, lines=False) as bar:
         pause = POLL_S
         while not quota.met:
             clock.sleep(pause)

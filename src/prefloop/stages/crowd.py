@@ -34,7 +34,8 @@ def crowd(project: Project) -> Outcome:
         run = project.begin("crowd", fingerprint, inputs)
         # the scale of the noise is set by all items together, so that an interrupted run ranks the rest alike
         pairs = [(item.prompt, c) for item in everything for c in item.completions]
-        values = scorer.score([p for p, _ in pairs], [c for _, c in pairs]).total
+        with project.progress(len(pairs), "crowd: scoring"):
+            values = scorer.score([p for p, _ in pairs], [c for _, c in pairs]).total
         quality = {c.id: float(v) for (_, c), v in zip(pairs, values, strict=True)}
         rankings = simulate(everything, quality, settings, derive(project.config.project.seed, "crowd"))
         wanted = {item.id for item in todo}

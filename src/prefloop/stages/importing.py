@@ -54,8 +54,8 @@ def import_file(project: Project, path: Path, format: str | None = None, ignore:
     exchange.check(path, format, **how)
     project.say(f"{path}: reading it as {told}")
     seen, rejected = _Seen(), list[str]()
-    with project.lock():
-        added = project.store.add(_usable(records, seen, rejected), file=sha256)
+    with project.lock(), project.progress(None, f"import {path.name}: rows") as bar:
+        added = project.store.add(_usable(records, seen, rejected, bar), file=sha256)
         if not known or any(asdict(added).values()):
             project.store.record_import(path.name, sha256, told, added, rejected)
     if seen.beside:
@@ -94,9 +94,10 @@ class _Seen:
 
 
 def _usable(
-    records: Iterator[exchange.Parsed], seen: _Seen, rejected: list[str]
+    records: Iterator[exchange.Parsed], seen: _Seen, rejected: list[str], bar: Any
 ) -> Iterator[Prompt | Demonstration | Item]:
     for record in records:
+        bar.update()
         if isinstance(record, RowError):
             # all are counted, few kept: a hostile file may have millions
             rejected.append(f"row {record.line}: {record.reason}" if len(rejected) < REASONS else "")

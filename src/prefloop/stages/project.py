@@ -26,6 +26,7 @@ from prefloop.models.folder import check_files, file_hashes
 from prefloop.record import Run
 from prefloop.stages.choose import Candidate, candidates, choose
 from prefloop.stages.left_out import LeftOut
+from prefloop.stages.lines import Lines
 from prefloop.stages.unfinished import refuse_other_settings
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
 from prefloop.types import Prompt, Snapshot, digest
@@ -123,8 +124,10 @@ class Project:
         if not self.quiet:
             tqdm.write(text, file=sys.stderr)
 
-    def progress(self, total: int, label: str, start: int = 0) -> Any:
-        """A bar on a terminal, nothing elsewhere."""
+    def progress(self, total: int | None, label: str, start: int = 0, lines: bool = True) -> Any:
+        """A bar on a terminal; elsewhere a line a minute, unless the caller writes its own (`lines` False)."""
+        if lines and not self.quiet and not sys.stderr.isatty():
+            return Lines(self.say, total, label, start)
         hide = self.quiet or not sys.stderr.isatty()
         return tqdm(total=total, initial=start, desc=label, disable=hide, file=sys.stderr, leave=False)
 

@@ -277,7 +277,8 @@ def normalisation(project: Project, model: RewardModel, codec: Codec) -> tuple[f
     stride = max(1, len(kept) // project.config.reward.normalise_prompts)
     kept = kept[::stride][: project.config.reward.normalise_prompts]
     sampling = Sampling(settings.max_tokens, settings.temperature)
-    lists, _ = draw_lists(engine, policy_codec, kept, 2, sampling, avoid_duplicates=False)
+    with project.progress(2 * len(kept), f"reward {model.criterion}: samples to normalise on"):
+        lists, _ = draw_lists(engine, policy_codec, kept, 2, sampling, avoid_duplicates=False)
     asked: list[Prompt] = [p for p, _ in kept for _ in range(2)]
     answers: list[Completion] = [
         to_completion(policy_codec, prompt, f"norm:{n}", s, ref.version, {})
