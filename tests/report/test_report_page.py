@@ -143,7 +143,7 @@ def test_a_stage_that_has_not_run_is_absent(make_project: Any, missing: str) -> 
 @pytest.mark.parametrize("last", range(len(STAGES)))
 def test_at_every_point_of_the_loop_the_page_names_the_next_command(make_project: Any, last: int) -> None:
     page = Page(draw(make_project(stages=STAGES[: last + 1])))
-    commands = ["sample", "crowd", "reward", "align", "evaluate", None]
+    commands = ["sample", "annotate", "reward", "align", "evaluate", None]
     named = re.search(r"Next: prefloop ([a-z]+)", page.text)
     assert (named[1] if named else None) == commands[last]
 

@@ -41,22 +41,26 @@ def agreement(
               prefloop agreement --data rankings.jsonl.gz --criterion quality
     Next:     prefloop reward --annotators weighted
     """
+    from prefloop.stages.advice import following
     from prefloop.stages.agreement import agreement as stage
     from prefloop.stages.agreement import agreement_file
     from prefloop.stages.project import Project
 
     if format and data is None:
         raise ConfigError("--as says what --data FILE is: name the file too")
+    next_command = ""
     with redirect_stdout(sys.stderr):
         if data is not None:
             outcome = agreement_file(data, format, criterion, items)
         else:
             with Project.open(asked.root.absolute(), asked.overrides, asked.quiet) as project:
                 outcome = stage(project, criterion, items)
+                next_command = following(project, outcome)
     if asked.as_json:
         print_json(outcome.to_json())
     else:
-        click.echo("\n".join(lines(outcome.result, people)))
+        closing = [f"next: {next_command}"] if next_command else []
+        click.echo("\n".join([*lines(outcome.result, people), *closing]))
 
 
 def lines(result: Row, people: int) -> Iterator[str]:

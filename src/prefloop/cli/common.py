@@ -128,6 +128,7 @@ def in_project(
     new: bool = False,
 ) -> None:
     """Open the project, run a stage, print what came out."""
+    from prefloop.stages.advice import following
     from prefloop.stages.project import Project
 
     # standard output is for the result: what libraries and users' scorers print goes to standard error
@@ -136,7 +137,8 @@ def in_project(
         Project.open(asked.root.absolute(), [*asked.overrides, *overrides], asked.quiet, new) as project,
     ):
         outcome = _profile(project, stage) if profile else stage(project)
-    emit(asked, outcome)
+        next_command = following(project, outcome)
+    emit(asked, outcome, next_command)
 
 
 def _profile(project: Project, stage: Callable[[Project], Outcome]) -> Outcome:
@@ -153,14 +155,14 @@ def _profile(project: Project, stage: Callable[[Project], Outcome]) -> Outcome:
     return outcome
 
 
-def emit(asked: Common, outcome: Outcome) -> None:
+def emit(asked: Common, outcome: Outcome, following: str = "") -> None:
     """The result on standard output: one JSON object, or a few lines for people."""
     if asked.as_json:
         print_json(outcome.to_json())
     else:
         from prefloop.cli.show import summary
 
-        click.echo("\n".join(summary(outcome, asked.root)))
+        click.echo("\n".join(summary(outcome, asked.root, following)))
 
 
 def print_json(value: Mapping[str, Any]) -> None:

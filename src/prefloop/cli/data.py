@@ -42,7 +42,8 @@ def init(asked: Common, folder: Path, model: str | None, scratch: bool, texts: t
 
     from prefloop.stages.init import init as stage
 
-    emit(asked, stage(asked.root / folder, model, scratch, texts, asked.overrides))
+    outcome = stage(asked.root / folder, model, scratch, texts, asked.overrides)
+    emit(asked, outcome, f"cd {outcome.result['project']} && prefloop import FILE")
 
 
 def _formats() -> dict[str, str]:
@@ -73,7 +74,7 @@ def import_(asked: Common, files: tuple[Path, ...], format: str | None, ignore: 
     \b
     Example:  prefloop import prompts.jsonl demonstrations.jsonl.gz
               prefloop import pairs.parquet --as pairs
-    Next:     prefloop sft, sample or reward, by what the files held
+    Next:     prefloop sft, sample, annotate or reward, by what the files held; the last line says which
     """
 
     from prefloop.stages.importing import import_files

@@ -54,7 +54,7 @@ def sample(asked: Common, round: int | None, new: bool) -> None:
 
     \b
     Example:  prefloop sample --set sample.k=4 --set sample.prompts=500
-    Next:     prefloop crowd, or prefloop export rankings, rank, and prefloop import
+    Next:     prefloop annotate, where people rank; or prefloop crowd; or rank elsewhere (export rankings, import)
     """
 
     from prefloop.stages.sample import sample as stage
@@ -75,7 +75,7 @@ def crowd(asked: Common) -> None:
 
     Reads every sampled item that has no ranking yet, and a hidden true quality that you choose: [crowd] scorer. Writes
     rankings with ties, noise, careless and biased annotators into the store, all marked as simulated. For rehearsal and
-    experiments: real people's rankings are imported.
+    experiments: real people rank with prefloop annotate, or their rankings are imported.
 
     \b
     Example:  prefloop crowd --set crowd.scorer=positive

@@ -11,8 +11,8 @@ from prefloop.stages.project import Outcome
 Result = Mapping[str, Any]
 
 
-def summary(outcome: Outcome, root: Path) -> list[str]:
-    """Lines to print. An unknown stage shows its plain figures."""
+def summary(outcome: Outcome, root: Path, following: str = "") -> list[str]:
+    """Lines to print; `following` is the command that comes next. An unknown stage shows its plain figures."""
     head = f"{outcome.stage}: already done, nothing to do" if outcome.skipped else f"{outcome.stage}: done"
     if outcome.run:
         head += f" ({outcome.run})"
@@ -20,7 +20,6 @@ def summary(outcome: Outcome, root: Path) -> list[str]:
     lines += [f"  {line}" for line in _left_out(outcome.result)]
     for path in _files(outcome, root):
         lines.append(f"  files: {path}")
-    following = _next(outcome)
     return [*lines, f"next: {following}"] if following else lines
 
 
@@ -52,33 +51,6 @@ def _files(outcome: Outcome, root: Path) -> list[Path]:
     if outcome.stage == "evaluate" and outcome.run:
         return [root / "runs" / outcome.run / "result.json"]
     return []
-
-
-_NEXT = {
-    "init": "cd {project} && prefloop import FILE",
-    "sft": "prefloop sample",
-    "sample": "prefloop annotate: people rank them  (prefloop crowd: simulated people do)",
-    "crowd": "prefloop reward",
-    "reward": "prefloop align",
-    "align": "prefloop evaluate",
-    "evaluate": "prefloop report",
-    "report": "prefloop sample  (the next round), or: prefloop export policy --to FOLDER",
-}
-
-
-def _next(outcome: Outcome) -> str:
-    if outcome.stage == "import":
-        return _after_import(outcome.result.get("files") or [outcome.result])
-    return _NEXT.get(outcome.stage, "").format_map({"project": outcome.result.get("project", "")})
-
-
-def _after_import(files: list[Result]) -> str:
-    total = {name: sum(f[name] for f in files) for name in ("demonstrations", "rankings", "prompts")}
-    if total["demonstrations"]:
-        return "prefloop sft"
-    if total["rankings"]:
-        return "prefloop reward"
-    return "prefloop sample" if total["prompts"] else ""
 
 
 # -- figures ---------------------------------------------------------------------------------------------------------

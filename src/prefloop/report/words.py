@@ -32,7 +32,7 @@ def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
         if stage == "sample" and counts.get("effective"):
             continue  # imported rankings are enough
         if stage == "reward" and not counts.get("effective"):
-            return {"text": "What was sampled has not been ranked yet.", "command": "prefloop crowd"}
+            return {"text": "What was sampled has not been ranked yet.", "command": "prefloop annotate"}
         if stage == "evaluate" and unchanged(last(facts, "align")):
             return {"text": "The policy is unchanged, so there is nothing to evaluate.", "command": "prefloop align"}
         if stage not in facts["stages"]:

@@ -187,7 +187,7 @@ class _Loop:
         self.run.rewind(first if checkpoint is not None else -1)
         baseline = self._round_reference(fresh=checkpoint is None)
         if checkpoint is None:
-            with self.project.progress(len(self.validation), "align: evaluation before the first step"):
+            with self.project.progress(len(self.validation.prompts), "align: evaluation before the first step"):
                 self.run.metric(0, self._evaluate(0) | baseline)
         with self.project.progress(settings.steps, f"align ({self.progress.algorithm.name})", first) as bar:
             for step in range(first, settings.steps):
