@@ -154,7 +154,7 @@ class Annotate(Section):
     proxies: tuple[str, ...] = Field(
         (), description="addresses or networks of proxies whose X-Forwarded-For and -Proto are believed"
     )
-    connections: int = Field(100, ge=1, description="most connections from one address, beside proxies, to one process")
+    connections: int = Field(200, ge=1, description="most connections from one address, beside proxies, to one process")
 
 
 class Reward(Optimiser):

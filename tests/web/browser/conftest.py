@@ -97,6 +97,8 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture
 def make_site(make_server: Callable[..., Any], chromium: Any) -> Iterator[Callable[..., Site]]:
     """`make_site(items, **annotate)`: a site with an owner "Olga", a reviewer "Rita", annotators "Ada" and "Ben"."""
+    from prefloop.web.serve import _options
+
     running: list[tuple[Site, uvicorn.Server, threading.Thread]] = []
 
     def make(items: list[Any], **annotate: Any) -> Site:
@@ -108,8 +110,9 @@ def make_site(make_server: Callable[..., Any], chromium: Any) -> Iterator[Callab
         listening = socket.create_server(("127.0.0.1", 0))
         port = listening.getsockname()[1]
         listening.close()
-        options = uvicorn.Config(server.app, port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-        web = uvicorn.Server(options)
+        options = {**_options(server.app.state.services.config.annotate), "lifespan": "off"}
+        options |= {"port": port, "timeout_graceful_shutdown": 1}
+        web = uvicorn.Server(uvicorn.Config(server.app, **options))
         thread = threading.Thread(target=web.run, daemon=True)
         thread.start()
         while not web.started:
