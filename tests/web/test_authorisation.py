@@ -78,6 +78,7 @@ def world(server: Server, tmp_path: Path) -> World:
         "invite": server.people.invites()[0].id,
         "token": server.people.api_tokens()[0].id,
         "item": "one",
+        "key": "limit",
     }
     return World(server, callers, foreign, tmp_path / "store.db")
 
@@ -92,6 +93,7 @@ def call(client: TestClient, method: str, path: str, foreign: dict[str, str]) ->
     """A body that would do something, if it were let through. Returns the status, and where it sends to."""
     address = path.format_map(foreign)
     form = {"role": "owner", "groups": "x", "limit": "7", "reason": "because", "rankings": "remove", "name": "Bert"}
+    form |= {"text": "Be unfair.", "editing": "x", "act": "save", "overlap": "9"}
     form |= {"label": "x", "scope": "write", "password": "a new long password", "new": "x" * 12, "again": "x" * 12}
     json = {"uuid": str(uuid4()), "answer": ANSWER, "reason": "unclear", "state": {"a": 1}, "item": "one"}
     if method == "GET":
@@ -225,6 +227,13 @@ OWNERS = {
     ("POST", "/people/{person}/delete"),
     ("GET", "/audit"),
     ("GET", "/settings"),
+    ("POST", "/settings/rules"),
+    ("POST", "/settings/rules/{key}/reset"),
+    ("GET", "/settings/guidelines"),
+    ("POST", "/settings/guidelines"),
+    ("POST", "/settings/guidelines/file"),
+    ("GET", "/settings/items"),
+    ("POST", "/settings/items"),
     ("POST", "/settings/tokens"),
     ("POST", "/settings/tokens/{token}/revoke"),
     ("POST", "/settings/webhook-key"),

@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,6 +48,7 @@ from prefloop.stages.toml import toml
 from prefloop.store import Store
 from prefloop.store.database import resolve
 from prefloop.store.dump import dump, load
+from prefloop.store.overview import note_backup
 
 RUNS = ("runs", "model")
 
@@ -83,6 +85,7 @@ def backup(project: Project, to: Path, runs: bool = False) -> Outcome:
         _take_place(aside, to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone after a success
+    note_backup(project.store, time.time())
     models = len(project.store.models())
     result = {"folder": str(to), "rankings": counts["rankings"], "rows": counts, "files": len(hashes), "bytes": size}
     if models and not runs:

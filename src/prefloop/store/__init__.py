@@ -7,6 +7,7 @@ from prefloop.store.people_types import Account, ApiToken, AuditRow, Invite, Per
 from prefloop.store.queue import Queue
 from prefloop.store.queue_types import Given, ItemView, Passed, Presentation, Progress, Quota, Receipt, Said, TaskRow
 from prefloop.store.records import Counts, ImportRow, ModelKind, ModelRow
+from prefloop.store.rules import Change, Guidelines, Rules
 from prefloop.store.split import split_of
 from prefloop.store.store import Store
 
@@ -14,8 +15,10 @@ __all__ = [
     "Account",
     "ApiToken",
     "AuditRow",
+    "Change",
     "Counts",
     "Given",
+    "Guidelines",
     "ImportRow",
     "Invite",
     "ItemView",
@@ -31,6 +34,7 @@ __all__ = [
     "Quota",
     "Receipt",
     "Role",
+    "Rules",
     "Said",
     "Scope",
     "ServerLock",

@@ -335,10 +335,15 @@ class People:
         """Oldest first, those with a number above `after`. Nobody can change or delete a line."""
         query = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
         with self._database.read() as connection:
-            return [
-                AuditRow(row.seq, row.at, row.who, row.what, row.object, row.before, row.after)
-                for row in connection.execute(query)
-            ]
+            return [_line(row) for row in connection.execute(query)]
+
+    def log(self, limit: int, before: int | None = None) -> builtins.list[AuditRow]:
+        """Newest first, those with a number below `before`."""
+        query = select(audit).order_by(audit.c.seq.desc()).limit(limit)
+        if before is not None:
+            query = query.where(audit.c.seq < before)
+        with self._database.read() as connection:
+            return [_line(row) for row in connection.execute(query)]
 
     def latest_line(self) -> int:
         """The number of the log's newest line; 0 before the first."""
@@ -353,6 +358,10 @@ class People:
                 known = secrets.token_hex(32)
                 keep_setting(connection, f"secret:{name}", known)
             return known
+
+
+def _line(row: Any) -> AuditRow:
+    return AuditRow(row.seq, row.at, row.who, row.what, row.object, row.before, row.after)
 
 
 def _invite(row: Any) -> Invite:

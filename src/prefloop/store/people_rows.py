@@ -73,6 +73,7 @@ def to_person(row: RowMapping) -> Person:
         created_at=row["created_at"],
         done=row["done"],
         skipped=row["skipped"],
+        guidelines=row["guidelines"],
     )
 
 

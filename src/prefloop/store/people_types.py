@@ -26,6 +26,7 @@ class Person:
     created_at: float = 0.0
     done: int = 0  # items ranked
     skipped: int = 0
+    guidelines: str | None = None  # hash of those this person has read
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from prefloop.store.queue_types import (
     Receipt,
     TaskRow,
 )
+from prefloop.store.rules import Rules
 from prefloop.store.store import Store
 from prefloop.types import Json
 
@@ -30,6 +31,8 @@ _COUNTED_SHARE = 50  # a count is kept this many times as long as it took
 class Queue:
     """`Queue(store, config.annotate, seed=config.project.seed)`. Safe from several threads; on Postgres also processes.
 
+    `rules` is [annotate] with what was changed in the browser over it; every method goes by it.
+
     Persons are public ids ("p-..."). Every method raises ForbiddenError for a person who does not exist or is disabled,
     LeaseError for a lease that does not exist or is another's, StoreError and BusyError as the store does.
     """
@@ -37,16 +40,23 @@ class Queue:
     def __init__(
         self, store: Store, settings: Annotate, clock: Callable[[], float] = time.time, *, seed: int = 0
     ) -> None:
-        self._desk = Desk(store.database, settings, clock, seed)
+        self._database, self._clock, self._seed = store.database, clock, seed
+        self.rules = Rules(store.database, settings, clock)
         self._open_known: dict[str, tuple[float, float, int]] = {}  # person: (from, until, open + done + skipped)
+
+    @property
+    def _desk(self) -> Desk:
+        return Desk(self._database, self.rules.current(), self.rules.file, self._clock, self._seed)
 
     # -- work --------------------------------------------------------------------------------------------------------
 
     def fill(self) -> int:
         """Make tasks for items that have none; returns how many. Only looks at items added since the last call.
 
+        Where the overlap was changed in the browser, items that are not ranked yet get the new one here.
         Left out: items that people (not simulated ones) have ranked on this criterion, and those that cannot be shown.
         """
+        queue_fill.overlap_anew(self._desk)
         return queue_fill.fill(self._desk)
 
     def next(self, person: str, after: str | None = None) -> Presentation | None:
@@ -92,13 +102,17 @@ class Queue:
         """Own numbers."""
         found = queue_read.progress(self._desk, person)
         given = found.done + found.skipped
-        now, (at, until, known) = self._desk.clock(), self._open_known.get(person, (0.0, 0.0, 0))
+        now, (at, until, known) = self._clock(), self._open_known.get(person, (0.0, 0.0, 0))
         if not at <= now < until:
             began = time.perf_counter()
             known = queue_read.open_to(self._desk, person) + given
             took = time.perf_counter() - began  # tens of milliseconds in a large queue, so not at every answer
             self._open_known[person] = (now, now + max(_COUNTED_EVERY_S, _COUNTED_SHARE * took), known)
         return replace(found, open=max(0, known - given))
+
+    def pace(self, person: str) -> float | None:
+        """Items an hour, from the median of the last 50; None before the fifth."""
+        return queue_read.progress(self._desk, person).per_hour
 
     def held_elsewhere(self, person: str) -> bool:
         """Whether somebody holds an item that this person could get, were it let go."""
@@ -139,6 +153,10 @@ class Queue:
     def golds(self) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
         """(item id, expected tiers of completion ids) of every gold item."""
         return queue_read.golds(self._desk)
+
+    def skipped_only(self) -> int:
+        """How many items somebody skipped and nobody ranked."""
+        return queue_review.skipped_only(self._desk)
 
     def settled(self) -> set[str]:
         """Ids of the items that a reviewer has made gold or discarded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, exists, func, insert, select, update
@@ -16,7 +17,8 @@ from prefloop.store import codec
 from prefloop.store.queue_read import setting
 from prefloop.store.queue_rows import Desk, Phase, Row, change_task, note, reviewer, task_of_item
 from prefloop.store.read import effective
-from prefloop.store.schema import completions, items, rankings, settings, tasks
+from prefloop.store.rules import OVERLAP, applied, last_changes
+from prefloop.store.schema import completions, items, rankings, rules, settings, tasks
 from prefloop.store.write import chunks
 
 _ITEMS = 1000  # in one transaction
@@ -47,15 +49,7 @@ def _fill_some(connection: Connection, desk: Desk) -> tuple[int, int]:
         return 0, 0
     fit = [row for row in rows if 2 <= row["cards"] <= len(LETTERS)]
     todo = [row for row in fit if not row["ranked"]]
-    rules = desk.settings
-    wanted = overlaps(
-        at["tasks"],
-        len(todo),
-        few=rules.overlap,
-        many=rules.overlap_many,
-        share=rules.overlap_share,
-        seed=desk.seed,
-    )
+    wanted = _overlaps(desk, at["tasks"], len(todo))
     if todo:
         made = [_task(desk, row, people) for row, people in zip(todo, wanted, strict=True)]
         connection.execute(insert(tasks).returning(tasks.c.seq), made)  # returning: many rows a statement on Postgres
@@ -83,6 +77,46 @@ def _task(desk: Desk, item: Row, wanted: int) -> dict[str, Any]:
         "priority": 0.0,
         "skips": 0,
     }
+
+
+def overlap_anew(desk: Desk) -> None:
+    """Give items that are not ranked yet the overlap that was last set in the browser, a thousand at a time.
+
+    `overlap:<criterion>` in the settings says which change was the last, and how far it has come: a server that is
+    stopped in between goes on at its next start. Nobody's place is taken away.
+    """
+    key = f"overlap:{desk.settings.criterion}"
+    while True:
+        with desk.database.work(alone=True) as connection:
+            newest = connection.scalar(select(func.max(rules.c.seq)).where(rules.c.key.in_(OVERLAP))) or 0
+            at = {"change": 0, "task": 0, "count": 0, "done": True} | setting(connection, key, {})
+            if at["change"] != newest:
+                at = {"change": newest, "task": 0, "count": 0, "done": False}
+            if at["done"]:
+                return
+            now = replace(desk, settings=applied(desk.file, last_changes(connection, desk.file)))
+            last, number = _overlap_some(connection, now, at["task"], at["count"])
+            desk.database.in_order(connection)
+            done = number < _ITEMS
+            keep_setting(connection, key, at | {"task": last, "count": at["count"] + number, "done": done})
+        if done:
+            return
+
+
+def _overlap_some(connection: Connection, desk: Desk, after: int, first: int) -> tuple[int, int]:
+    """(the last task looked at, how many)."""
+    unfinished = tasks.c.phase.in_([Phase.FRESH, Phase.HALF, Phase.FULL]) & (tasks.c.done < tasks.c.wanted)
+    here = (tasks.c.criterion == desk.settings.criterion) & (tasks.c.seq > after) & unfinished
+    held = connection.execute(select(tasks).where(here).order_by(tasks.c.seq).limit(_ITEMS).with_for_update())
+    rows = held.mappings().all()
+    for row, people in zip(rows, _overlaps(desk, first, len(rows)), strict=True):
+        change_task(connection, row, wanted=max(people, row["done"] + row["live"]))
+    return (rows[-1]["seq"] if rows else after), len(rows)
+
+
+def _overlaps(desk: Desk, first: int, count: int) -> list[int]:
+    few, many, share = desk.settings.overlap, desk.settings.overlap_many, desk.settings.overlap_share
+    return overlaps(first, count, few=few, many=many, share=share, seed=desk.seed)
 
 
 def keep_setting(connection: Connection, key: str, value: object) -> None:

@@ -9,8 +9,8 @@ from typing import Any, get_args
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, true, update
 
 from prefloop.errors import AnswerError, DataError
-from prefloop.labels.answer import Answer, check
-from prefloop.store.queue_give import append, once
+from prefloop.labels.answer import Answer
+from prefloop.store.queue_give import admit, append, once
 from prefloop.store.queue_rows import (
     Desk,
     Phase,
@@ -18,6 +18,7 @@ from prefloop.store.queue_rows import (
     able_person,
     change_lease,
     change_task,
+    count,
     excerpt,
     holding,
     note,
@@ -113,6 +114,13 @@ def tallies(desk: Desk) -> dict[Browse, int]:
     return {kind: int(number) for kind, number in zip(_NARROW, row, strict=True)}
 
 
+def skipped_only(desk: Desk) -> int:
+    """See `Queue.skipped_only`."""
+    here = (tasks.c.criterion == desk.settings.criterion, tasks.c.skips > 0, tasks.c.done == 0)
+    with desk.database.read() as connection:
+        return count(connection, tasks, *here, tasks.c.phase.not_in([Phase.GOLD, Phase.CLOSED]))
+
+
 def view(desk: Desk, item: str) -> ItemView:
     """See `Queue.view`."""
     criterion = desk.settings.criterion
@@ -180,7 +188,7 @@ def adjudicate(desk: Desk, by: str, item: str, uuid: str, answer: Answer) -> Rec
         task = task_of_item(connection, desk, item)
         members = select(completions.c.id).where(completions.c.item_id == item).order_by(completions.c.position)
         shown = list(connection.scalars(members))
-        check(answer, len(shown), desk.settings)
+        admit(connection, desk, answer, len(shown), now - desk.cap_s)
         desk.database.in_order(connection)
         earlier = _earlier_word(connection, task, me["id"])
         marks = {"adjudication": True, "arm": task["arm"]}

@@ -71,7 +71,8 @@ class Desk:
     """What every function of the queue needs: the database, the rules, the time."""
 
     database: Database
-    settings: Annotate
+    settings: Annotate  # that count now
+    file: Annotate  # without what was changed in the browser
     clock: Callable[[], float]
     seed: int
 

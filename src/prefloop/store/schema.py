@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0007"  # the newest migration; a test compares it with Alembic's own idea
+HEAD = "0008"  # the newest migration; a test compares it with Alembic's own idea
 
 metadata = MetaData()
 _Seq = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -214,6 +214,7 @@ people = Table(
     Column("done", Integer, nullable=False),
     Column("skipped", Integer, nullable=False),
     Column("cursors", Text, nullable=False),  # {tag: tasks.waiting_since before which this person had everything}
+    Column("guidelines", Text),  # hash of those they have read; null: none yet
     CheckConstraint("role IN ('owner', 'reviewer', 'annotator')", name="ck_people_role"),
 )
 
@@ -326,6 +327,27 @@ submissions = Table(
 )
 
 settings = Table("settings", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+
+rules = Table(  # settings of [annotate] that were changed in the browser; the last row of a key counts
+    "rules",
+    metadata,
+    _seq(),
+    Column("at", Float, nullable=False),
+    Column("who", Text),
+    Column("key", Text, nullable=False),
+    Column("value", Text),  # JSON; null: as the file says again
+    Column("base", Text, nullable=False),  # JSON: what the file said then
+    Index("ix_rules_key", "key", "seq"),
+)
+
+guidelines = Table(  # every text that somebody has read or written
+    "guidelines",
+    metadata,
+    _seq(),
+    _id("hash"),
+    Column("text", Text, nullable=False),
+    Column("at", Float, nullable=False),
+)
 
 audit = Table(  # triggers refuse UPDATE and DELETE
     "audit",

@@ -34,7 +34,7 @@ from prefloop.errors import (
 )
 from prefloop.store import People, Queue, Store
 from prefloop.store.database import CONNECTIONS
-from prefloop.web import routes_account, routes_admin, routes_api, routes_rank, routes_review
+from prefloop.web import routes_account, routes_admin, routes_api, routes_rank, routes_review, routes_settings
 from prefloop.web.answers import AWAY, plain, wants_page
 from prefloop.web.guard import Forbidden, NotSignedIn, classify
 from prefloop.web.hosts import Hosts
@@ -42,7 +42,7 @@ from prefloop.web.pages import HERE, make_templates, page
 from prefloop.web.services import Services, services
 from prefloop.web.shield import Shield
 
-ROUTERS = (routes_account, routes_rank, routes_review, routes_admin, routes_api)
+ROUTERS = (routes_account, routes_rank, routes_review, routes_admin, routes_settings, routes_api)
 
 
 def create_app(root: Path, config: Config, store: Store, bound: str = "") -> FastAPI:

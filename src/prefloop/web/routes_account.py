@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import time
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Form
@@ -11,8 +11,9 @@ from starlette.responses import RedirectResponse, Response
 
 from prefloop.errors import ConflictError, DataError, ForbiddenError
 from prefloop.store import Person
+from prefloop.web import homing
 from prefloop.web.guard import Annotator, anyone, clear_session, cookie_name, current, set_session
-from prefloop.web.pages import THEME_COOKIE, page
+from prefloop.web.pages import THEME_COOKIE, local, page
 from prefloop.web.passwords import LONGEST, SHORTEST
 from prefloop.web.services import services
 
@@ -21,13 +22,8 @@ Text = Annotated[str, Form(max_length=1000)]
 OPEN = [Depends(anyone)]
 
 
-def _local(path: str) -> str:
-    """A path of this server, or the start: never an address of elsewhere (`//host`, `/\\host`)."""
-    return path if re.fullmatch(r"/(?![/\\])[!-~]*", path) and "\\" not in path else "/"
-
-
 def _go(path: str) -> RedirectResponse:
-    return RedirectResponse(_local(path), 303)
+    return RedirectResponse(local(path), 303)
 
 
 def _address(request: Request) -> str:
@@ -35,15 +31,33 @@ def _address(request: Request) -> str:
 
 
 @router.get("/", dependencies=OPEN)
-def start(request: Request) -> Response:
-    return _go("/rank" if current(request) else "/login")
+def home(request: Request) -> Response:
+    """Where everybody starts: what they can do, and for who runs the project how it goes."""
+    me = current(request)
+    if me is None:
+        return _go("/login")
+    known = services(request)
+    own = known.queue.progress(me.id)
+    if me.role == "annotator":
+        return page(request, "home.html", own=own)
+    figures = homing.look(known)
+    return page(
+        request,
+        "home_team.html",
+        own=own,
+        figures=figures,
+        work=homing.work(known, figures),
+        team=homing.team(known, figures),
+        waiting=homing.waiting(known, figures),
+        disk=homing.disk(known, time.time()) if me.role == "owner" else None,
+    )
 
 
 @router.get("/login", dependencies=OPEN)
 def login_page(request: Request, next: str = "/") -> Response:
     if current(request):
         return _go(next)
-    return page(request, "login.html", next=_local(next), name="", problem=None)
+    return page(request, "login.html", next=local(next), name="", problem=None)
 
 
 @router.post("/login", dependencies=OPEN)
@@ -52,7 +66,7 @@ def login(request: Request, name: Text, password: Text, next: Text = "/") -> Res
     wait = known.throttle.attempt(name, _address(request))
     if wait > 0:
         problem = f"Too many attempts. Wait {int(wait) + 1} seconds, then try again."
-        answer = page(request, "login.html", 429, next=_local(next), name=name, problem=problem)
+        answer = page(request, "login.html", 429, next=local(next), name=name, problem=problem)
         answer.headers["retry-after"] = str(int(wait) + 1)
         return answer
     account = known.people.by_login(name)
@@ -60,7 +74,7 @@ def login(request: Request, name: Text, password: Text, next: Text = "/") -> Res
     if account is None or not right or account.person.disabled:
         known.people.record(None, "login failed", account.person.id if account else "unknown name")
         problem = "This name and password do not belong together."
-        return page(request, "login.html", 401, next=_local(next), name=name, problem=problem)
+        return page(request, "login.html", 401, next=local(next), name=name, problem=problem)
     known.throttle.succeeded(name, _address(request))
     if known.passwords.outdated(account.password_hash):
         known.people.set_password(account.person.id, known.passwords.hash(password), keep_sessions=True)

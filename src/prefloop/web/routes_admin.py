@@ -1,8 +1,7 @@
-"""People, invitations, the audit log, settings and API tokens. Who may do what to whom, `People` decides again."""
+"""People, invitations, and the audit log. Who may do what to whom, `People` decides again."""
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from typing import Annotated
@@ -12,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from prefloop.errors import DataError
-from prefloop.store import Person, Role, Scope
+from prefloop.store import Person, Role
 from prefloop.web.guard import Owner, Reviewer
 from prefloop.web.pages import Cursor, page
 from prefloop.web.services import services
@@ -146,58 +145,22 @@ def delete(
     return page(request, "deleted.html", kept=rankings == "keep", models=models)
 
 
-# -- the log and the settings ------------------------------------------------------------------------------------------
+# -- the log -----------------------------------------------------------------------------------------------------------
 
 
 @router.get("/audit")
-def audit(request: Request, me: Owner, after: Cursor = 0) -> Response:
+def audit(request: Request, me: Owner, before: Cursor = 0) -> Response:
+    """A page of the log, newest first; `before` is the cursor, 0 for the first page."""
     known = services(request)
-    rows = known.people.audit(AUDIT_ROWS, after)
+    rows = known.people.log(AUDIT_ROWS, before or None)
     names = {person.id: person.name or "(deleted)" for person in known.people.list()}
     objects = {row.number: _object(row.object, names) for row in rows}
     starts = known.queue.starts({item for item, _ in objects.values()})
     more = rows[-1].number if len(rows) == AUDIT_ROWS else None
-    return page(request, "audit.html", rows=rows, names=names, objects=objects, starts=starts, more=more, after=after)
+    return page(request, "audit.html", rows=rows, names=names, objects=objects, starts=starts, more=more, before=before)
 
 
 def _object(text: str, names: Mapping[str, str]) -> tuple[str, str | None]:
     """(what perhaps is an item, a person or None): the log says "ITEM PERSON" of what was given back."""
     head, _, last = text.rpartition(" ")
     return (head, last) if head and last in names else (text, None)
-
-
-@router.get("/settings")
-def settings(request: Request, me: Owner) -> Response:
-    return _settings(request)
-
-
-def _settings(request: Request, token: str | None = None, key: str | None = None) -> Response:
-    known = services(request)
-    rows = [
-        (name, json.dumps(value, ensure_ascii=False), type(known.config.annotate).model_fields[name].description)
-        for name, value in known.config.annotate.model_dump().items()
-    ]
-    tokens = known.people.api_tokens()
-    quota = known.queue.quota()
-    return page(request, "settings.html", rows=rows, tokens=tokens, token=token, key=key, quota=quota)
-
-
-@router.post("/settings/tokens")
-def create_token(request: Request, me: Owner, label: Text, scope: Annotated[Scope, Form()]) -> Response:
-    """The page with the token: it is shown this once, and only its hash is kept."""
-    label = label.strip()[:64] or "program"
-    return _settings(request, token=services(request).people.create_token(me.id, label, scope))
-
-
-@router.post("/settings/tokens/{token}/revoke")
-def revoke_token(request: Request, me: Owner, token: str) -> Response:
-    services(request).people.revoke_token(me.id, token)
-    return RedirectResponse("/settings", 303)
-
-
-@router.post("/settings/webhook-key")
-def webhook_key(request: Request, me: Owner) -> Response:
-    """What receivers of webhooks check signatures with. Asking for it is remembered."""
-    known = services(request).people
-    known.record(me.id, "webhook key shown", "webhook")
-    return _settings(request, key=known.secret("webhook"))

@@ -11,18 +11,18 @@ import re
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Form
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from prefloop.labels.answer import from_json
 from prefloop.store.queue_types import Presentation
-from prefloop.web import present
+from prefloop.web import guiding, present
 from prefloop.web.guard import Annotator
-from prefloop.web.pages import page
+from prefloop.web.pages import local, page
 from prefloop.web.render import rendered
-from prefloop.web.services import Services, services
+from prefloop.web.services import services
 
 router = APIRouter()
 EARLIER = 10  # answers that undo can reach
@@ -60,7 +60,7 @@ class Draft(_Body):
 def rank(request: Request, me: Annotator, again: str = "") -> Response:
     """The screen without an item: its script asks for one. `again` is the lease of an earlier answer to change."""
     known = services(request)
-    settings = known.config.annotate
+    settings = known.queue.rules.current()
     return page(
         request,
         "rank.html",
@@ -70,7 +70,7 @@ def rank(request: Request, me: Annotator, again: str = "") -> Response:
         rationale=settings.rationale,
         none_acceptable=settings.none_acceptable,
         lease_minutes=round(settings.lease_minutes),
-        guidelines=rendered(guidelines_text(known), typeset=True),
+        guidelines=rendered(guiding.guidelines(known).text, typeset=True),
         urls={"next": "/rank/next", "base": "/rank", "given": "/rank/given", "after": ""},
         open=f"/rank/{again}/reopen" if re.fullmatch(r"[\w-]{1,200}", again, re.ASCII) else "",
         **present.choices(),
@@ -79,8 +79,25 @@ def rank(request: Request, me: Annotator, again: str = "") -> Response:
 
 @router.get("/guidelines")
 def guidelines(request: Request, me: Annotator) -> Response:
-    """The project's guidelines as a page of their own."""
-    return page(request, "guidelines.html", guidelines=rendered(guidelines_text(services(request)), typeset=True))
+    """The project's guidelines as a page of their own, and what has changed since this person read them."""
+    known = services(request)
+    shown = guiding.guidelines(known, look=True)
+    before = known.queue.rules.text_of(me.guidelines) if me.guidelines and me.guidelines != shown.hash else None
+    return page(
+        request,
+        "guidelines.html",
+        guidelines=rendered(shown.text, typeset=True),
+        changes=guiding.pieces(before, shown.text) if before is not None else [],
+        shown=shown,
+    )
+
+
+@router.post("/guidelines/read")
+def guidelines_read(request: Request, me: Annotator, back: Annotated[str, Form(max_length=1000)] = "/") -> Response:
+    """This person knows what has changed; nothing more is said of it."""
+    known = services(request)
+    known.queue.rules.read(me.id, guiding.guidelines(known, look=True))
+    return RedirectResponse(local(back), 303)
 
 
 @router.get("/history")
@@ -91,26 +108,16 @@ def history(request: Request, me: Annotator) -> Response:
     return page(request, "history.html", given=given, progress=queue.progress(me.id), most=HISTORY)
 
 
-def guidelines_text(known: Services) -> str:
-    """Read at each call, so that an owner's change shows at once; a missing or unreadable file says so."""
-    path = known.root / known.config.annotate.guidelines
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return (
-            f"This project has no guidelines yet. Rank the answers by **{known.config.annotate.criterion}**: "
-            "the best first; answers that are equally good share a place."
-        )
-
-
 # -- the script's calls ------------------------------------------------------------------------------------------------
 
 
 @router.post("/rank/next")
 def next_item(request: Request, me: Annotator, body: Next) -> Response:
     """The item to rank now, or with `after` the one that follows it."""
-    queue = services(request).queue
-    return _item(request, queue.next(me.id, body.after), me.id)
+    known = services(request)
+    if me.guidelines is None:  # the guide stands open beside somebody's first item
+        known.queue.rules.read(me.id, guiding.guidelines(known))
+    return _item(request, known.queue.next(me.id, body.after), me.id)
 
 
 @router.post("/rank/given")

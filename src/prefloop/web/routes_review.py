@@ -14,11 +14,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from prefloop.errors import DataError
 from prefloop.labels.answer import from_json
-from prefloop.web import present, reviewing
+from prefloop.web import guiding, present, reviewing
 from prefloop.web.guard import Reviewer
 from prefloop.web.pages import Cursor, page
 from prefloop.web.render import rendered
-from prefloop.web.routes_rank import Submit, guidelines_text
+from prefloop.web.routes_rank import Submit
 from prefloop.web.services import services
 
 router = APIRouter()
@@ -85,7 +85,7 @@ def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
     """The ranking screen for a reviewer's own word on an item."""
     known = services(request)
     known.queue.view(item)  # an item that is not there is said before the screen is shown
-    settings = known.config.annotate
+    settings = known.queue.rules.current()
     here = _address(item)
     return page(
         request,
@@ -96,7 +96,7 @@ def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
         rationale=settings.rationale,
         none_acceptable=settings.none_acceptable,
         lease_minutes=round(settings.lease_minutes),
-        guidelines=rendered(guidelines_text(known), typeset=True),
+        guidelines=rendered(guiding.guidelines(known).text, typeset=True),
         urls={"next": "", "base": f"{here}/adjudicate", "given": "", "after": here},
         open=f"{here}/task",
         **present.choices(),
@@ -107,7 +107,7 @@ def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
 def adjudication_task(request: Request, me: Reviewer, item: str) -> Response:
     """The item for the screen's script, in the order of the item's own page."""
     known = services(request)
-    task = reviewing.adjudication_page(known.queue.view(item), known.config.annotate.attributes)
+    task = reviewing.adjudication_page(known.queue.view(item), known.queue.rules.current().attributes)
     return page(request, "rank_task.html", task=task)
 
 

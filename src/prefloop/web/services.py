@@ -11,6 +11,7 @@ from starlette.requests import Request
 from prefloop.config import Config
 from prefloop.store import People, Queue, Store
 from prefloop.web.agreeing import Figures
+from prefloop.web.homing import Paces
 from prefloop.web.hosts import Hosts
 from prefloop.web.limits import Throttle
 from prefloop.web.passwords import Passwords
@@ -30,6 +31,7 @@ class Services:
     throttle: Throttle = field(default_factory=Throttle)
     passwords: Passwords = field(default_factory=Passwords)
     figures: Figures = field(default_factory=Figures)
+    paces: Paces = field(default_factory=Paces)
 
 
 def services(request: Request) -> Services:

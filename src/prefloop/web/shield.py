@@ -23,6 +23,7 @@ from prefloop.web.limits import json_problem
 
 PAGE_BYTES = 1_000_000  # of a form or an answer from a browser
 API_BYTES = 8_000_000  # of what a program with a token sends
+BYTES = {"/settings/items": 8_100_000}  # a file, and what a form wraps it in
 ORDINARY_BYTES = 65_536  # more than people's answers; larger bodies share
 HELD_BYTES = 64_000_000  # of memory: who sends them need not have signed in yet
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -89,7 +90,7 @@ class Shield:
             scope["scheme"] = urlsplit(self._hosts.public).scheme  # as a proxy in front may not have said
         if foreign := self._foreign(scope, headers):
             raise _Refused(403, foreign)
-        limit = API_BYTES if _is_program(scope, headers) else PAGE_BYTES
+        limit = API_BYTES if _is_program(scope, headers) else BYTES.get(scope["path"], PAGE_BYTES)
         if _too_long(headers.get("content-length"), limit):
             raise _too_large(limit)
         if scope["method"] in _SAFE:

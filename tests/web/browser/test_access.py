@@ -56,16 +56,19 @@ def test_the_ranking_screen_has_no_violations(make_site: Any, scheme: str, viewp
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_other_page_has_no_violations(make_site: Any, scheme: str) -> None:
+@pytest.mark.parametrize("viewport", [{"width": 1280, "height": 800}, PHONE], ids=["wide", "phone"])
+def test_every_other_page_has_no_violations(make_site: Any, scheme: str, viewport: dict[str, int]) -> None:
     site = make_site([an_item("a", 3)], overlap=2)
     for name in ("Ada", "Ben"):
         ranking = site.rank(name)
         submitted(ranking, "1", "2", "3")
         ranking.wait_for_selector("#done")
-    page = site.page("Olga", color_scheme=scheme, bypass_csp=True)
+    page = site.page("Olga", color_scheme=scheme, viewport=viewport, bypass_csp=True)
     item = next(iter(site.server.store.items())).id
     paths = ["/history", "/guidelines", "/review", "/review?kind=gold", f"/review/items/{item}", "/agreement"]
-    paths += ["/people", "/audit", "/settings", "/account", "/nowhere"]
+    ada = site.server.people.by_login("Ada").person.id
+    paths += ["/", "/people", f"/people/{ada}", "/audit", "/settings", "/settings/guidelines", "/settings/items"]
+    paths += ["/account", "/nowhere"]
     found = {}
     for path in paths:
         page.goto(site.url + path)

@@ -86,6 +86,15 @@
   }
   lookAgain();
 
+  // A file that the server would refuse is refused before it travels.
+  document.addEventListener("change", (event) => {
+    const most = Number(event.target.dataset?.most);
+    if (!most || !event.target.files) return;
+    const large = [...event.target.files].some((file) => file.size > most);
+    event.target.setCustomValidity(large ? `This file is larger than ${most / 1e6} MB.` : "");
+    event.target.reportValidity();
+  });
+
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.("[data-copy]");
     if (!button) return;

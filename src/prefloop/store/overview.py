@@ -1,0 +1,73 @@
+"""How the work goes, for those who run it: who gave how much and when, how large the store is, when it was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import func, select, text
+
+from prefloop.store.queue_fill import keep_setting
+from prefloop.store.queue_read import setting
+from prefloop.store.schema import leases
+from prefloop.store.store import Store
+
+HOUR_S, DAY_S = 3600.0, 86400.0
+DAYS = 14
+_BACKUP = "backup:at"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Items that one person ranked lately. days: of the last `DAYS` times 24 hours, oldest first."""
+
+    hour: int
+    days: tuple[int, ...]
+    latest: float | None  # when the last one was; seconds since 1970
+
+    @property
+    def today(self) -> int:
+        """In the last 24 hours: the server does not know whose midnight is meant."""
+        return self.days[-1]
+
+
+def paces(store: Store, now: float) -> dict[str, Pace]:
+    """{person: pace} of everybody who ranked in the last `DAYS` days."""
+    edges = [now - DAY_S * (DAYS - n) for n in range(DAYS)]
+    days = [func.count().filter(leases.c.given_at >= at, leases.c.given_at < at + DAY_S) for at in edges[:-1]]
+    days.append(func.count().filter(leases.c.given_at >= edges[-1]))
+    hour = func.count().filter(leases.c.given_at >= now - HOUR_S)
+    query = select(leases.c.person, hour, func.max(leases.c.given_at), *days)
+    query = query.where(leases.c.state == "done", leases.c.given_at >= edges[0]).group_by(leases.c.person)
+    with store.database.read() as connection:
+        return {row[0]: Pace(row[1], tuple(row[3:]), row[2]) for row in connection.execute(query)}
+
+
+def total(found: Mapping[str, Pace]) -> Pace:
+    """Of all people together."""
+    columns = zip(*(pace.days for pace in found.values()), strict=True)
+    latest = max((pace.latest for pace in found.values() if pace.latest is not None), default=None)
+    return Pace(sum(pace.hour for pace in found.values()), tuple(map(sum, columns)) or (0,) * DAYS, latest)
+
+
+def size(store: Store) -> int:
+    """Bytes that the store takes on the disk, with what is not yet moved into the main file."""
+    if not store.database.sqlite:
+        with store.database.read() as connection:
+            return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
+    file = Path(store.database.label)
+    return sum(part.stat().st_size for part in (file, file.with_name(f"{file.name}-wal")) if part.exists())
+
+
+def note_backup(store: Store, at: float) -> None:
+    """Remember when the store was last saved."""
+    with store.database.write() as connection:
+        keep_setting(connection, _BACKUP, at)
+
+
+def last_backup(store: Store) -> float | None:
+    """When the store was last saved by `prefloop backup`; None: never."""
+    with store.database.read() as connection:
+        at: float | None = setting(connection, _BACKUP, None)
+        return at
