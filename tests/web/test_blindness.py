@@ -136,6 +136,7 @@ def test_the_names_of_fields_say_nothing_either(site: Any) -> None:
         "tiers", "unacceptable", "none_acceptable", "ratings", "flags", "comment", "lease", "at",
     }  # fmt: skip
     assert attributes <= {
+        "data-asked",
         "data-act", "data-after", "data-answer", "data-base", "data-card", "data-cards", "data-count", "data-drag",
         "data-draft", "data-edge", "data-given", "data-lease", "data-mode", "data-needed", "data-next", "data-open",
         "data-person", "data-position", "data-progress", "data-role", "data-row", "data-rules", "data-seconds",

@@ -141,7 +141,7 @@ def test_a_file_that_nobody_can_use_is_refused_and_adds_nothing(site: Any, monke
     assert "holds something" in words(upload(olga, b""), 422)
     labelled = lines({"prompt": "Why?", "completions": PAIR, "helpful_label": 1})
     assert "helpful_label" in words(upload(olga, labelled), 422)
-    bomb = gzip.compress(b"[" * 300_000_000)
+    bomb = gzip.compress(b"[" * 100_000_000)
     assert len(bomb) < 1_000_000
     assert upload(olga, bomb, "bomb.json.gz").status_code == 422
     assert site.store.counts() == before

@@ -6,6 +6,8 @@ import difflib
 from dataclasses import dataclass
 
 from prefloop.store import Guidelines, Person
+from prefloop.types import digest
+from prefloop.web import present
 from prefloop.web.services import Services
 
 
@@ -28,6 +30,11 @@ def guidelines(known: Services, *, look: bool = False) -> Guidelines:
 def changed_for(known: Services, me: Person) -> bool:
     """Whether others count now than this person has read. Whoever has read none has nothing to compare with."""
     return me.guidelines is not None and me.guidelines != guidelines(known).hash
+
+
+def asked(known: Services) -> str:
+    """What the ranking screen goes by, as a hash: an item that comes with another one tells the page to load anew."""
+    return digest("asked", present.rules(known.queue.rules.current()), guidelines(known).hash)
 
 
 @dataclass(frozen=True)

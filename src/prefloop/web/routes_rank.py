@@ -67,6 +67,7 @@ def rank(request: Request, me: Annotator, again: str = "") -> Response:
         mode="rank",
         person=me.id,
         rules=present.rules(settings),
+        asked=guiding.asked(known),
         rationale=settings.rationale,
         none_acceptable=settings.none_acceptable,
         lease_minutes=round(settings.lease_minutes),
@@ -166,10 +167,10 @@ def heartbeat(request: Request, me: Annotator, lease: str, body: Annotated[dict[
 
 
 def _item(request: Request, shown: Presentation | None, me: str) -> Response:
-    queue = services(request).queue
-    progress = queue.progress(me)
+    known = services(request)
+    progress = known.queue.progress(me)
     if shown is None:
-        done = present.finished(progress, held=queue.held_elsewhere(me))
+        done = present.finished(progress, held=known.queue.held_elsewhere(me))
         numbers = present.data(present.progress_json(progress))
         return page(request, "rank_task.html", task=None, done=done, progress=numbers)
-    return page(request, "rank_task.html", task=present.task_page(shown, progress))
+    return page(request, "rank_task.html", task=present.task_page(shown, progress), asked=guiding.asked(known))

@@ -93,6 +93,7 @@ def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
         mode="adjudicate",
         person=me.id,
         rules=present.rules(settings),
+        asked=guiding.asked(known),
         rationale=settings.rationale,
         none_acceptable=settings.none_acceptable,
         lease_minutes=round(settings.lease_minutes),
@@ -108,7 +109,7 @@ def adjudication_task(request: Request, me: Reviewer, item: str) -> Response:
     """The item for the screen's script, in the order of the item's own page."""
     known = services(request)
     task = reviewing.adjudication_page(known.queue.view(item), known.queue.rules.current().attributes)
-    return page(request, "rank_task.html", task=task)
+    return page(request, "rank_task.html", task=task, asked=guiding.asked(known))
 
 
 @router.post("/review/items/{item}/adjudicate")

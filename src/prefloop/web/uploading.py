@@ -28,7 +28,7 @@ from prefloop.web.services import Services
 
 MOST_BYTES = 8_000_000
 MEMORY_BYTES = 4 << 30  # of addresses, of which a process that reads takes much more than of memory
-PROCESSOR_S = 120
+PROCESSOR_S = 30
 REASONS = 50  # of bad rows, kept
 _ONE = threading.Lock()
 

@@ -60,6 +60,22 @@ def test_an_owner_adds_a_file_and_changes_the_guidelines_while_people_rank(
     shot(page, "home")
 
 
+def test_what_is_on_the_screen_is_answered_as_it_was_asked_and_the_next_item_by_the_new_rules(
+    make_site: Any, said: Any
+) -> None:
+    site = make_site([an_item(f"n{i}", 2) for i in range(4)], attributes=("clear",))
+    ada = site.rank("Ada")
+    ada.wait_for_timeout(3100)  # a page this young is not loaded again
+    olga = site.server.people.by_login("Olga").person.id
+    site.server.queue.rules.change(olga, {"attributes": ["kind"], "rationale": "required"})
+    submitted(ada, "1", "q", "2")
+    submitted(ada, "1", "2")  # the one that was fetched ahead
+    ada.wait_for_selector("text=kind")
+    assert "needed" in ada.get_attribute("#comment", "placeholder")
+    rated = until(lambda: [ranking.ratings for ranking in said(site)] if len(said(site)) == 2 else None, ada)
+    assert [{name for given in one.values() for name in given} for one in rated] == [{"clear"}, set()]
+
+
 def test_a_file_that_is_too_large_is_refused_before_it_travels(make_site: Any) -> None:
     site = make_site([an_item("a", 3)])
     page = site.page("Olga")

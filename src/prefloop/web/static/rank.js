@@ -14,6 +14,7 @@ import {View} from "./rank_view.js";
 
 const DRAFT_MS = 1500;
 const RETRY_MS = 4000;
+const RELOAD_MS = 3000; // a page younger than this is not loaded again
 const root = document.body;
 const host = document.getElementById("rank").dataset;
 const rules = JSON.parse(host.rules);
@@ -102,15 +103,20 @@ async function advance() {
   const article = await fetchItem(host.next, {});
   if (!article) return;
   net("");
+  if (askedAnew(article) && performance.now() > RELOAD_MS) return location.reload(); // with the new rules and guidelines
   show(read(article), article);
   prefetch();
 }
+
+// An owner has changed what is asked since this page was loaded.
+const askedAnew = (article) => article?.dataset.asked && article.dataset.asked !== host.asked;
 
 // One item ahead, and only once the server has all answers: else it would hand out again what is on its way to it.
 async function prefetch() {
   if (!ranking || !task || next || held || outbox.waiting().length) return;
   const lease = task.lease;
-  const found = read((await askItem(host.next, {after: lease})).article);
+  const article = (await askItem(host.next, {after: lease})).article;
+  const found = askedAnew(article) ? null : read(article);
   if (task?.lease !== lease || held) return; // too late: advance() asked for it itself, and it may be answered by now
   if (found && found.lease !== lease && !sent(found.lease)) next = found;
 }
