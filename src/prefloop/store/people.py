@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
 
 from prefloop.errors import ConflictError, DataError, ForbiddenError
 from prefloop.store import people_rows as rows
 from prefloop.store.alike import look_alike
+from prefloop.store.log import to_line
 from prefloop.store.people_types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
 from prefloop.store.queue_fill import keep_setting
 from prefloop.store.queue_read import setting
@@ -335,20 +336,7 @@ class People:
         """Oldest first, those with a number above `after`. Nobody can change or delete a line."""
         query = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
         with self._database.read() as connection:
-            return [_line(row) for row in connection.execute(query)]
-
-    def log(self, limit: int, before: int | None = None) -> builtins.list[AuditRow]:
-        """Newest first, those with a number below `before`."""
-        query = select(audit).order_by(audit.c.seq.desc()).limit(limit)
-        if before is not None:
-            query = query.where(audit.c.seq < before)
-        with self._database.read() as connection:
-            return [_line(row) for row in connection.execute(query)]
-
-    def latest_line(self) -> int:
-        """The number of the log's newest line; 0 before the first."""
-        with self._database.read() as connection:
-            return connection.scalar(select(func.max(audit.c.seq))) or 0
+            return [to_line(row) for row in connection.execute(query)]
 
     def secret(self, name: str) -> str:
         """A secret of this project (64 hex digits), made when first asked for: what webhooks are signed with."""
@@ -358,10 +346,6 @@ class People:
                 known = secrets.token_hex(32)
                 keep_setting(connection, f"secret:{name}", known)
             return known
-
-
-def _line(row: Any) -> AuditRow:
-    return AuditRow(row.seq, row.at, row.who, row.what, row.object, row.before, row.after)
 
 
 def _invite(row: Any) -> Invite:

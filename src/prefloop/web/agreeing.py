@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefloop.config import Config
-from prefloop.store import People, Queue, Store
+from prefloop.store import Queue, Store
 from prefloop.store.feed import latest
+from prefloop.store.log import latest_line
 from prefloop.web.reviewing import Heard, hear
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Figures:
 
         Raises what counting raised, once.
         """
-        cursor = (latest(store), People(store).latest_line())
+        cursor = (latest(store), latest_line(store))
         with self._lock:
             self._raise(criterion)
             if criterion in self._known:

@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from prefloop.errors import DataError
 from prefloop.store import Person, Role
+from prefloop.store.log import newest
 from prefloop.web.guard import Owner, Reviewer
 from prefloop.web.pages import Cursor, page
 from prefloop.web.services import services
@@ -152,7 +153,7 @@ def delete(
 def audit(request: Request, me: Owner, before: Cursor = 0) -> Response:
     """A page of the log, newest first; `before` is the cursor, 0 for the first page."""
     known = services(request)
-    rows = known.people.log(AUDIT_ROWS, before or None)
+    rows = newest(known.store, AUDIT_ROWS, before or None)
     names = {person.id: person.name or "(deleted)" for person in known.people.list()}
     objects = {row.number: _object(row.object, names) for row in rows}
     starts = known.queue.starts({item for item, _ in objects.values()})

@@ -24,6 +24,7 @@ from uvicorn.supervisors import Multiprocess
 from prefloop.config import CONFIG_NAME, Annotate, load_config
 from prefloop.errors import ConfigError, PrefloopError
 from prefloop.store import People, Queue, Role, ServerLock, Store, put_address
+from prefloop.store.rules import CHANGEABLE
 from prefloop.web.app import create_app
 from prefloop.web.hosts import Hosts
 from prefloop.web.webhooks import Doorbell, check_addresses
@@ -72,14 +73,16 @@ def serve(
         app = create_app(root, config, store, host) if workers == 1 else None
         token = People(store).owner_link()
         url = _url(config.annotate, host, listening.getsockname()[1])
-        stack.callback(_keep_filled(Queue(store, config.annotate, seed=config.project.seed)))
+        queue = Queue(store, config.annotate, seed=config.project.seed)
+        stack.callback(_keep_filled(queue))
         if config.annotate.webhooks:
             bell = Doorbell(store, config.project.name, config.annotate.webhooks)
             bell.start()
             stack.callback(bell.stop)
         put_address(store, url)
         stack.callback(_leave, store)
-        told = Address(url, f"{url}/join/{token}" if token else None, tuple(_warnings(host, config.annotate, store)))
+        warnings = [*_warnings(host, config.annotate, store), *_changed(queue)]
+        told = Address(url, f"{url}/join/{token}" if token else None, tuple(warnings))
         before = signal.signal(signal.SIGTERM, _terminate)
         stack.callback(signal.signal, signal.SIGTERM, before)
         try:
@@ -219,6 +222,14 @@ def _shown(host: str) -> str:
     if host in ("0.0.0.0", "::", ""):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
+
+
+def _changed(queue: Queue) -> list[str]:
+    """What of [annotate] the file says in vain."""
+    keys = [key for key, change in queue.rules.changes().items() if change.counts and key in CHANGEABLE]
+    if not keys:
+        return []
+    return [f"[annotate] {', '.join(keys)}: changed in the browser; that counts until prefloop.toml is edited there."]
 
 
 def _warnings(host: str, settings: Annotate, store: Store) -> list[str]:
