@@ -108,6 +108,7 @@ def bombs() -> dict[str, tuple[pa.Table, list[str]]]:
         ),
         "one long page": (pa.table({"prompt": ["x" * 90_000_000]}), ["column 'prompt' has 90"]),
         "a list of references": (pa.table({"prompt": ["a", "b"], "n": many}), ["longer than 8,000,000 bytes", "b"]),
+        "a million equal rows": (pa.table({"prompt": repeated("a", 1_000_000)}), ["1,000,000 rows stand in"]),
         "a list of nulls": (pa.table({"prompt": ["a"], "n": nulls}), ["column 'n.list.element' has 32,100,000 values"]),
     }
 

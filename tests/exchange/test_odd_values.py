@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from prefloop.errors import DataError
 from prefloop.exchange import RowError, read, write_rankings
 from prefloop.types import Item, Json, Prompt
 
@@ -24,6 +25,8 @@ COLUMNS: dict[str, tuple[Any, object]] = {
     "infinity": (pa.array([float("-inf"), None]), "-Infinity"),
     "NaN inside": (pa.array([{"a": [1.0, NAN]}, None]), {"a": [1.0, "NaN"]}),
     "map": (pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())), {"a": 1}),
+    "map of nothing": (pa.array([[("a", None)], None], pa.map_(pa.string(), pa.int64())), {}),
+    "empty map": (pa.array([[], None], pa.map_(pa.string(), pa.int64())), []),
     "map of numbers": (pa.array([[(1, 2)], None], pa.map_(pa.int64(), pa.int64())), ["(1, 2)"]),
     "bytes": (pa.array([b"\xff\x00", None]), "<2 bytes>"),
     "image": (pa.array([{"bytes": b"\x89P", "path": "a"}, None]), {"bytes": "<2 bytes>", "path": "a"}),
@@ -71,6 +74,13 @@ def test_in_a_column_that_is_read_it_is_named(tmp_path: Path, name: str) -> None
     first, second = read(tmp_path / "a.parquet", "pairs")
     assert isinstance(first, RowError) and first.line == 1 and first.reason.startswith("chosen must be text, not ")
     assert isinstance(second, RowError) and second.reason == "no chosen"
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["prompt", "completion", "completion"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="two columns that are called 'completion'"):
+        list(read(tmp_path / "a.parquet"))
 
 
 JSON_VALUES = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 30, "-" + "9" * 5000, '"\\u0000"', '"\\ud800"', "[[NaN]]"]

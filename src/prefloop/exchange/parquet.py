@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefloop.errors import DataError
-from prefloop.exchange.base import BadRow, Odd, Record
-from prefloop.exchange.parquet_pages import plan
+from prefloop.exchange.base import BadRow, Odd, Record, quoted
+from prefloop.exchange.parquet_pages import is_text, plan
 from prefloop.exchange.source import INT_RANGE, checked, parse_json
 from prefloop.exchange.tables import Fields, Type
 
@@ -37,11 +37,15 @@ def parquet_records(path: Path, limit: int) -> Iterator[tuple[int, Record | BadR
     """
     try:
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
-        texts = [column.path for column in map(file.schema.column, range(len(file.schema))) if _is_text(column)]
+        texts = [column.path for column in map(file.schema.column, range(len(file.schema))) if is_text(column)]
         # texts stay references into the page's dictionary: a row of a million copies is known before it is unpacked
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES, read_dictionary=texts)
     except UNREADABLE as error:
         raise DataError(f"{path} starts like Parquet but cannot be read: {error}. Was it cut short?") from None
+    names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path} has two columns that are called {quoted(twice)}. Rename one of them.")
     number = 0
     with file, path.open("rb") as raw:
         undo = {field.name: _undo(field) for field in file.schema_arrow}
@@ -60,10 +64,6 @@ def parquet_records(path: Path, limit: int) -> Iterator[tuple[int, Record | BadR
                         yield number, _record(batch, index, undo, limit, lengths[index])
         except UNREADABLE as error:
             yield number + 1, BadRow(f"the file is damaged here, nothing after it was read: {str(error)[:200]}")
-
-
-def _is_text(column: Any) -> bool:
-    return column.physical_type == "BYTE_ARRAY" and column.logical_type.type in ("STRING", "NONE", "ENUM")
 
 
 def _lengths(batch: Any, limit: int) -> list[int]:
@@ -139,7 +139,8 @@ def _json(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _json(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
-        return _pairs(value) or [_json(inner) for inner in value]
+        found = _pairs(value)
+        return [_json(inner) for inner in value] if found is None else found
     if isinstance(value, decimal.Decimal):
         return float(value)
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
@@ -158,8 +159,8 @@ def _pairs(value: list[Any]) -> dict[str, Any] | None:
     """A map, which pyarrow gives as pairs, as the object it would be in JSON; None where it is no map of texts."""
     if not value or not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in value):
         return None
-    found = {key: _json(inner) for key, inner in value if inner is not None}
-    return found if len({key for key, _ in value}) == len(value) else None
+    found = dict(value)
+    return None if len(found) < len(value) else {key: _json(inner) for key, inner in found.items() if inner is not None}
 
 
 # -- our own files: JSON inside ----------------------------------------------------------------------------------------

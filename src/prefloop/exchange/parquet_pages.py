@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 HELD_BYTES = 64_000_000  # of values unpacked at a time
 RATIO = 100  # a larger page is real where the file itself is that large
 NESTED_VALUES = 32_000_000  # of a column of lists, in one row group: a row of them may be anywhere in it
+MANY_ROWS = 100_000  # rows that differ take more than a hundredth of a byte each
 HEADER_BYTES = (1 << 12, 1 << 20)  # most are short; with statistics they can be long
 
 
@@ -28,21 +29,29 @@ class Plan:
 
 def plan(file: BinaryIO, group: Any, schema: Any, rows: int) -> Plan:
     """Of one row group (pyarrow's metadata of it); at most `rows` at a time."""
-    row_bytes = 0.0
+    row_bytes, packed = 0.0, 0
     for index in range(group.num_columns):
         chunk, column = group.column(index), schema.column(index)
         name, values, largest = chunk.path_in_schema[:60], 0, 0.0
         for page in _pages(file, chunk):
             if page.unpacked > HELD_BYTES and page.unpacked > RATIO * page.packed:
                 return Plan(0, f"column {name!r} has {page.unpacked:,} bytes packed into {page.packed:,}")
-            values += page.values
-            largest = max(largest, page.unpacked / max(1, page.values))
+            values, packed = values + page.values, packed + page.packed
+            if page.values or not is_text(column):  # the dictionary of a text column is held once, however many rows
+                largest = max(largest, page.unpacked / max(1, page.values))
         if column.max_repetition_level and values > NESTED_VALUES:
             return Plan(0, f"column {name!r} has {values:,} values in {group.num_rows:,} rows")
         if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
             largest = max(largest, column.length)
         row_bytes += largest * max(1, values / max(1, group.num_rows))
+    if group.num_rows > max(MANY_ROWS, RATIO * packed):
+        return Plan(0, f"{group.num_rows:,} rows stand in {packed:,} bytes")
     return Plan(int(max(1, min(rows, HELD_BYTES / max(1.0, row_bytes)))))
+
+
+def is_text(column: Any) -> bool:
+    """Whether the reader leaves the values of a column as references into the dictionaries of its pages."""
+    return column.physical_type == "BYTE_ARRAY" and column.logical_type.type in ("STRING", "NONE", "ENUM")
 
 
 @dataclass(frozen=True)
