@@ -233,3 +233,21 @@ def test_run_reports_the_stage(project: Project, monkeypatch: pytest.MonkeyPatch
     assert [stage["stage"] for stage in result["stages"]] == ["annotate"]
     assert result["stages"][0]["rankings"] == 1 and result["stages"][0]["skipped"] is False
     assert run(project).skipped
+
+
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [("https://rank.example.org", 443), ("http://rank.example.org", 80), ("http://host:8300", 8300)],
+)
+def test_a_server_is_looked_for_at_the_port_of_its_address(
+    monkeypatch: pytest.MonkeyPatch, address: str, port: int
+) -> None:
+    """Nothing is asked of the network here: the addresses are another machine's."""
+    tried: list[int] = []
+
+    def refuse(place: tuple[str, int], timeout: float) -> None:
+        tried.append(place[1])
+        raise OSError
+
+    monkeypatch.setattr(annotate_wait.socket, "create_connection", refuse)
+    assert not annotate_wait._answers(address) and tried == [port]

@@ -95,7 +95,8 @@ def _answers(address: str) -> bool:
     """Whether anything listens there: a server that was killed could not take its address back."""
     url = urlsplit(address)
     try:
-        with socket.create_connection((url.hostname, url.port or 80), timeout=1):
+        port = url.port or (443 if url.scheme == "https" else 80)
+        with socket.create_connection((url.hostname, port), timeout=1):
             return True
     except OSError:
         return False

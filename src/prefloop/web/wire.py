@@ -122,7 +122,7 @@ class Connection(H11Protocol):
             self._end(408, late)
 
     def _late(self, seconds: float) -> str | None:
-        """Why the client has had time enough; "" where it never began to say anything."""
+        """Why the client has had time enough; None: it has more. One that never said anything needs no answer."""
         if self.conn.their_state is h11.IDLE:
             if self.conn.trailing_data[0]:
                 return f"the headers did not come within {HEADERS_S:.0f} s" if seconds > HEADERS_S else None
