@@ -104,14 +104,12 @@ def json_problem(body: bytes) -> str | None:
     if "\0" in text:  # UTF-16 or 32, which a parser would guess, and whose bytes mean other brackets
         return "JSON must be UTF-8"
     depth = 0
-    for bracket in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
         depth += 1 if bracket in "[{" else -1
         if depth > MAX_DEPTH:
             return f"JSON nested deeper than {MAX_DEPTH} levels"
     try:
-        found = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_fraction
-        )
+        found = _STRICT.decode(text)
         if _SURROGATE.search(text):
             json.dumps(found, ensure_ascii=False).encode()
     except _Problem as problem:
@@ -151,5 +149,7 @@ def _fraction(digits: str) -> float:
     return found
 
 
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_fraction)
+_BRACKET = re.compile(r"[\[\]{}]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
