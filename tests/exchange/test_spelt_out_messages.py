@@ -126,6 +126,22 @@ def test_an_answer_that_ends_with_the_person_costs_its_row(tmp_path: Path, bye: 
     assert isinstance(item, Item) and [c.text.strip() for c in item.completions] == ["hi", "yo"]
 
 
+def test_transcripts_of_single_lines_are_split_and_end_well(tmp_path: Path) -> None:
+    start = "Human: hello\nAssistant:"
+    rows = [
+        {"chosen": f"{start} hi{bye}", "rejected": f"{start} hello{bye}"}
+        for bye in ("", "\nHuman: bye", "\n\nHuman: bye")
+    ]
+    path = lines(tmp_path / "a.jsonl", *rows)
+    assert sniff(path) == "hh-rlhf"
+    item, *errors = read(path)
+    assert isinstance(item, Item) and item.prompt.content == start
+    assert [c.text for c in item.completions] == ["hi", "hello"]
+    assert (
+        all(isinstance(e, RowError) and "ends with the person's turn" in e.reason for e in errors) and len(errors) == 2
+    )
+
+
 def test_labelled_and_shown_answers_to_transcripts_end_well_too(tmp_path: Path) -> None:
     for more in ({"label": True}, {}):
         (error,) = read(lines(tmp_path / "a.jsonl", {"prompt": START, "completion": " hi\n\nHuman: bye", **more}))

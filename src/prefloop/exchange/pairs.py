@@ -53,7 +53,13 @@ def fits_transcripts(record: Record) -> bool:
     both = (record.get("chosen"), record.get("rejected"))
     if _has_prompt(record) and not all(_repeats(text, record.get("prompt")) for text in both):
         return False
-    return all(isinstance(text, str) and ASSISTANT in text for text in both)
+    return all(isinstance(text, str) and _last_head(text) for text in both)
+
+
+def _last_head(text: str) -> int:
+    """Where the last "Assistant:" ends, or 0: after an empty line, or on a new line of what "Human:" begins."""
+    heads = (ASSISTANT, ASSISTANT[1:]) if text.lstrip().startswith("Human:") else (ASSISTANT,)
+    return next((at + len(head) for head in heads if (at := text.rfind(head)) >= 0), 0)
 
 
 def _repeats(text: object, prompt: object) -> bool:
@@ -86,10 +92,9 @@ def parse_transcripts(records: Sequence[Record]) -> Iterable[Item]:
     (record,) = records
     chosen, rejected = (fields.text(record.get(name), name) for name in ("chosen", "rejected"))
     shared = os.path.commonprefix([chosen, rejected])
-    end = shared.rfind(ASSISTANT)
-    if end < 0:
+    end = _last_head(shared)
+    if not end:
         raise BadRow('chosen and rejected share no beginning up to "\\n\\nAssistant:"')
-    end += len(ASSISTANT)
     answers = [
         Completion(local, fields.text(text[end:].strip(), name))
         for local, name, text in (
