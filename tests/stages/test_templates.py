@@ -16,7 +16,7 @@ from prefloop.config import CONFIG_NAME
 from prefloop.errors import DataError
 from prefloop.models.load import load_causal
 from prefloop.rewards.sequence import encode
-from prefloop.stages import invariants
+from prefloop.stages import invariants, removing
 from prefloop.stages.align import align
 from prefloop.stages.doctor import doctor
 from prefloop.stages.evaluate import evaluate
@@ -27,6 +27,7 @@ from prefloop.stages.project import ModelRef, Project
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import encode_demonstrations, sft
 from prefloop.stages.train_reward import reward
+from prefloop.store import removal
 from prefloop.types import Completion, Demonstration, Item, Prompt
 from tiny_models import causal
 
@@ -216,6 +217,13 @@ def test_every_verb_goes_on_without_rows_that_the_template_refuses_and_counts_th
     assert "System role not supported" in reasons and "must alternate" in reasons
     heldout = [n for n in range(3) if f"row {n + 1}:" in " ".join(looped["evaluate"].get("refused_rows", []))]
     assert looped["evaluate"].get("refused", 0) == len(heldout)
+
+
+def test_no_model_is_said_to_have_learnt_from_what_was_left_out(looped: dict[str, Any]) -> None:
+    with Project.open(looped["root"], quiet=True) as project:
+        refused = removing._refused(project)
+        assert len(refused) >= 6
+        assert removal.plan(project.store, refused).models == []
 
 
 def test_they_are_named_by_file_and_row(looped: dict[str, Any]) -> None:

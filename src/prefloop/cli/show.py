@@ -25,8 +25,9 @@ def summary(outcome: Outcome, root: Path, following: str = "") -> list[str]:
 
 def _left_out(r: Result) -> list[str]:
     """What a stage could not use, of the whole or of each of its models."""
-    lines = []
-    for part in (r, *(r.get("models") or {}).values()) if r.get("round") is not None else (r,):
+    lines: list[str] = []
+    models = r.get("models")
+    for part in (r, *models.values()) if isinstance(models, Mapping) else (r,):
         if part.get("refused"):
             lines.append(f"{part['refused']} rows left out, since the model's chat template refuses them:")
             lines += [f"  {row}" for row in part["refused_rows"]]

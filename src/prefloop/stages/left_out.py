@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from prefloop.errors import DataError, TemplateError
@@ -75,6 +75,17 @@ class LeftOut:
             place = places.get(id) or places.get(prompt.id) or f"prompt {prompt.id}"
             found[id] = f"{place}: {why}"
         return found
+
+    def used(self, snapshot: str, refused: Collection[str] | None = None) -> str:
+        """The snapshot without the ids that were refused (by default the rows' own): what was learnt from.
+
+        The same one where nothing of it was left out.
+        """
+        gone = self.reasons.keys() if refused is None else refused
+        if self.project is None or not gone:
+            return snapshot
+        known = self.project.store.snapshot(snapshot)
+        return self.project.snapshot(known.kind, [id for id in known.ids if id not in gone])
 
     def to_json(self) -> dict[str, Any]:
         """{} where nothing was left out."""

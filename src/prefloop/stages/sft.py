@@ -102,6 +102,7 @@ def sft(project: Project) -> Outcome:
         model.train(False)
         left_out = LeftOut(project)
         train = left_out.accepted([codec], train, "demonstrations")
+        snapshot = left_out.used(snapshot)
         held_out = project.store.demonstrations(split="heldout", heldout=heldout)[:EVAL_LIMIT]
         held_out = left_out.accepted([codec], held_out, "held-out demonstrations", some=False)
         encoded, too_long = encode_demonstrations(codec, train, settings.max_tokens)

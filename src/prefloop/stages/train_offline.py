@@ -71,6 +71,8 @@ def train_offline(project: Project, round: int) -> Outcome:
         model, codec = load_policy(project, start)
         left_out = LeftOut(project)
         train = left_out.accepted([codec], train, "lists")
+        refused = {r.id for items in asked.values() for i in items if i.id in left_out.reasons for r in i.rankings}
+        snapshot = left_out.used(snapshot, refused)
         held = left_out.accepted([codec], held, "held-out lists", some=False)
         lengths = Lengths(project, codec)
         train = lengths.telling(train)

@@ -79,6 +79,7 @@ def train_policy(project: Project, round: int) -> Outcome:
         else:
             result |= {"policy": run.name, "model": project.relative(run.path / "model")}
             metrics = {"round": round, "reward": result["reward"], "kl": result["kl"]}
+            snapshot = loop.left_out.used(snapshot)
             project.register(run, "policy", start, result["weights"], snapshot, metrics)
         run.finish(result)
         return Outcome("align", run.name, result)

@@ -150,6 +150,8 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         left_out = LeftOut(project)
         learnt = {c: left_out.accepted([codec], items, "lists", c == criterion) for c, items in learnt.items()}
         train = [item for item in train if item.id not in left_out.reasons]
+        refused = {r.id for items in asked.values() for i in items if i.id in left_out.reasons for r in i.rankings}
+        snapshot = left_out.used(snapshot, refused)
         lengths = Lengths(project, codec, settings.max_tokens)
         learnt = {c: told for c, items in learnt.items() if (told := lengths.telling(items, c == criterion))}
         held = left_out.accepted([codec], rankable(project, criterion, round, "heldout"), "held-out lists", some=False)
