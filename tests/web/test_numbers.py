@@ -92,13 +92,13 @@ def test_no_address_of_a_page_makes_the_server_fail(olga: tuple[Server, TestClie
     assert tried > 400
 
 
-@pytest.mark.parametrize("path", ["/audit", "/review", "/api/rankings"])
-def test_a_cursor_that_no_database_knows_is_422(olga: tuple[Server, TestClient], path: str) -> None:
+@pytest.mark.parametrize(("path", "name"), [("/audit", "before"), ("/review", "after"), ("/api/rankings", "after")])
+def test_a_cursor_that_no_database_knows_is_422(olga: tuple[Server, TestClient], path: str, name: str) -> None:
     server, browser = olga
     client = server.program("read", server.people.list()[0].id) if path.startswith("/api/") else browser
     for number in (2**63, 2**64, 10**30, -1, "1e400", "NaN", "9" * 5000, "\u0663x"):
-        assert client.get(path, params={"after": str(number)}).status_code == 422, number
-    assert client.get(path, params={"after": 2**63 - 1}).status_code == 200
+        assert client.get(path, params={name: str(number)}).status_code == 422, number
+    assert client.get(path, params={name: 2**63 - 1}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,8 @@ def fuzz(operation: Any, client: TestClient, examples: int, look: Callable[[Any,
         tried += 1
         made = case.as_transport_kwargs(base_url="http://testserver")
         sent = {key: value for key, value in made.items() if key not in ("headers", "cookies")}
+        if not all(isinstance(file, str | bytes | tuple) for _, file in sent.get("files") or ()):
+            return  # a file that is a number, which no client can send
         look(sent, client.request(**sent))
 
     ask()
