@@ -124,5 +124,12 @@ def test_grouped_rows_keep_odd_values_too(tmp_path: Path) -> None:
     (item,) = read(path)
     assert isinstance(item, Item) and [c.metadata for c in item.completions] == [{"n": "NaN"}] * 2
     path.write_text("".join(f'{{"prompt": "p", "response": "{n}", "rating": NaN}}\n' for n in range(2)))
-    (error,) = read(path)
-    assert isinstance(error, RowError) and error.reason == "rating must be a number, not NaN"
+    assert [row.reason for row in read(path) if isinstance(row, RowError)] == ["rating must be a number, not NaN"] * 2
+
+
+def test_a_bad_rating_costs_its_own_row_and_not_the_list(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"prompt": "p", "response": "{n}", "rating": {n}}}\n' for n in (1, 2, "NaN", 3)))
+    error, item = read(path)
+    assert isinstance(error, RowError) and error.line == 3
+    assert isinstance(item, Item) and [c.text for c in item.completions] == ["1", "2", "3"]

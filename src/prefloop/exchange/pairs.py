@@ -32,7 +32,7 @@ ABOUT = re.compile(r"(.*[_.-])?(chosen|rejected)([_.-]|$)", re.IGNORECASE)
 NUMBERED = re.compile(r"[_.-]?\d+$")
 STOPS = frozenset({Look.VERDICT, Look.NUMBERED})  # scores beside a verdict are metadata
 REJECTED = "rejected_response"
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+ASSISTANT = "\n\nAssistant:"
 
 
 def _has_prompt(record: Record) -> bool:

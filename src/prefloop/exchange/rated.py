@@ -36,6 +36,10 @@ def uses(record: Record) -> tuple[str, ...]:
 
 
 def prompt_key(record: Record) -> str:
+    """The id of the prompt. Raises BadRow where the row could not be used, so that it does not cost its whole list."""
+    for name in (*ATTRIBUTES, *RATINGS):
+        if record.get(name) is not None:
+            _score(record[name], name)
     return _split(record)[0].id
 
 
