@@ -112,7 +112,7 @@ def test_a_newcomer_starts_it_becomes_the_owner_and_stops_it(start: Callable[...
     cookie = headers["Set-Cookie"].split(";")[0]
     assert status == 303 and ask(f"{server.address}/people", cookie=cookie)[0] == 200
     deadline = time.monotonic() + 10
-    while "3 items" not in ask(f"{server.address}/settings", cookie=cookie)[1]:
+    while "3 items" not in ask(f"{server.address}/", cookie=cookie)[1]:
         assert time.monotonic() < deadline, "items do not get into the queue"
         time.sleep(0.05)
     assert ask(link)[0] == 404
