@@ -14,14 +14,17 @@ from prefloop.report.words import headline, verdict
 from prefloop.stages.project import Project
 from prefloop.stages.report import report
 
+_DRAWN: dict[str, Any] = {}  # once for all tests: drawing the page takes a second
+
 
 @pytest.fixture
 def facts(make_project: Any) -> dict[str, Any]:
-    root = make_project(judge=True)
-    with Project.open(root, quiet=True) as project:
-        report(project)
-    gathered: dict[str, Any] = json.loads((root / "report.json").read_text())
-    return gathered
+    if not _DRAWN:
+        root = make_project(judge=True)
+        with Project.open(root, quiet=True) as project:
+            report(project)
+        _DRAWN.update(json.loads((root / "report.json").read_text()))
+    return copy.deepcopy(_DRAWN)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +104,59 @@ def test_figures_are_written_for_people() -> None:
     assert span({"low": 0.49, "high": 0.71}) == "49 to 71 %"
     assert span({"low": None, "high": None}) == "" == span(None)
     assert [seconds(s) for s in (0.44, 12, 200, 7500, None)] == ["0.4 s", "12 s", "3 min 20 s", "2 h 5 min", "–"]
+
+
+def _headline(facts: dict[str, Any], result: dict[str, Any] | None = None, **after: float) -> dict[str, Any]:
+    evaluated = facts["stages"]["evaluate"][-1]["result"]
+    evaluated["sampled"]["policy"] |= after
+    evaluated |= result or {}
+    return headline(facts)
+
+
+def test_a_collapsed_policy_is_not_praised_however_often_it_wins(facts: dict[str, Any]) -> None:
+    said = _headline(facts, distinct_2=0.02, kl=116.0)
+    assert said["sentence"].startswith(
+        "The policy has collapsed: different word pairs are 2% of all, the reference's 80%"
+    )
+    assert said["verdict"].startswith("Do not use this policy.") and "Better" not in said["verdict"]
+    assert evidence(facts["stages"]["evaluate"][-1], None, None)["collapsed"]
+
+
+def test_a_healthy_policy_is_praised_without_a_but_and_a_narrower_one_with_it(facts: dict[str, Any]) -> None:
+    assert _headline(facts)["verdict"].endswith("lies above one half.")
+    said = _headline(facts, distinct_2=0.45)["verdict"]
+    assert said.startswith("Better than") and "Before you believe it, read the answers: different word pairs" in said
+
+
+def test_what_chose_the_policy_and_a_judge_at_chance_are_said_with_the_verdict(facts: dict[str, Any]) -> None:
+    assert "It is not independent" in _headline(facts, {"independent": False})["verdict"]
+    sampled = facts["stages"]["evaluate"][-1]["result"]["sampled"]
+    facts["stages"]["reward"][-1]["result"]["heldout"] |= {"accuracy": 0.5, "low": 0.4, "high": 0.6}
+    assert "is at chance" not in _headline(facts)["verdict"], "an independent judge needs no reward model"
+    del sampled["judge_win_rate"]
+    assert "is at chance" in _headline(facts)["verdict"]
+
+
+def test_few_prompts_and_an_interval_of_no_width_claim_nothing() -> None:
+    assert verdict({"mean": 1.0, "low": 0.57, "high": 1.0, "n": 5}).startswith("Too few prompts to tell: 5")
+    seen = verdict({"mean": 0.52, "low": 0.45, "high": 0.6, "n": 39, "detectable": 0.091})
+    assert "show a win rate 9 points off one half four times in five" in seen
+
+
+def test_a_run_without_a_better_step_is_said_to_leave_the_policy_unchanged(facts: dict[str, Any]) -> None:
+    del facts["stages"]["evaluate"]
+    facts["stages"]["align"][-1]["result"] |= {"best_step": 0, "policy": "sft-001"}
+    assert "the policy of model is the unchanged reference (sft-001)" in headline(facts)["sentence"].replace(
+        "the model", "model"
+    )
+
+
+def test_the_noise_is_that_of_the_prompts_that_were_used(facts: dict[str, Any]) -> None:
+    aligned = facts["stages"]["align"][-1]
+    metrics = aligned["metrics"]
+    metrics["eval_reward_std"] = [1.0 if v is not None else None for v in metrics["eval_reward"]]
+    metrics["eval_reward"] = [0.0, None, 0.5, None, 1.0, None, 1.0, None, 0.6]
+    for prompts, marked in ((64.0, True), (16.0, False)):  # two standard errors: 0.25 and 0.5
+        metrics["eval_sequences"] = [prompts if v is not None else None for v in metrics["eval_reward"]]
+        rows = evidence(facts["stages"]["evaluate"][-1], aligned, None)["rows"]
+        assert next(r["look"] for r in rows if r["signal"] == "Held-out reward while training") is marked

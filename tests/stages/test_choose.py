@@ -22,6 +22,7 @@ from prefloop.stages.report import report
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
+from prefloop.stages.validation import validation_and_test
 from prefloop.store import ModelRow
 
 JUDGES = {"quality": "a"}
@@ -177,3 +178,45 @@ def test_a_round_that_found_nothing_better_leaves_the_policy_before_it(judged: P
     with Project.open(root, quiet=True) as project:
         align(project)  # now there is one that is better
         assert project.policy(1).version == "align-002"
+
+
+def test_a_collapse_is_named_when_it_happens_and_is_never_the_result(judged: Path, tmp_path: Path, capsys: Any) -> None:
+    """A learning rate a thousand times too high, no price on distance; and a reward model that knows nothing."""
+    root = tmp_path / "project"
+    shutil.copytree(judged, root)
+    place = root / "runs" / "reward-001" / "result.json"
+    measured = {"accuracy": 0.51, "low": 0.4, "high": 0.62, "pairs": 40, "prompts": 9}
+    learnt = json.loads(place.read_text())
+    write_json_atomic(place, learnt | {"heldout": learnt["heldout"] | measured})
+    wild = ["align.lr=3.0", "align.clip_norm=1000.0", "algorithms.ppo.kl=0.0", "align.kl_budget=1e9"]
+    with Project.open(root, wild) as project:
+        result = align(project).result
+        said = capsys.readouterr().err
+        assert said.index("is at chance: it is right on 51.0% of 40 held-out pairs") < said.index("step 0:")
+        assert "is at chance" in result["warnings"][0]
+        at = [collapse["step"] for collapse in result["collapses"]]
+        assert at and result["best_step"] not in at and result["collapsed"] == []
+        assert f"step {at[0]}: the policy has collapsed, and is not kept" in said
+        report(project)
+        facts = json.loads((root / "report.json").read_text())
+        assert facts["runs_of_align"][0]["collapsed"] == []
+    assert "the policy had collapsed, so that step is not kept" in (root / "report.html").read_text()
+
+
+def test_a_single_held_out_prompt_is_said_to_have_chosen_what_it_measures(judged: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(judged, root)
+    with Project.open(root, quiet=True) as project:
+        shares = (n / 1000 for n in range(1, 250))
+        share = next(n for n in shares if len(project.store.prompts(split="heldout", heldout=n)) == 1)
+        one = project.store.prompts(split="heldout", heldout=share)
+        assert validation_and_test(one) == (one, one)
+        align(project)
+    with Project.open(root, [f"data.heldout={share}"], quiet=True) as project:
+        align(project)  # chosen on that one prompt
+        result = evaluate(project, run="align-001").result
+        assert result["independent"] is False and result["prompts"] == 1
+        report(project)
+        facts = json.loads((root / "report.json").read_text())
+        assert facts["headline"]["verdict"].startswith("Too few prompts to tell: 1")
+        assert "not independent" in facts["headline"]["verdict"]
