@@ -95,6 +95,7 @@ kl = 0.05
 
 [evaluate]
 scorer = "demo"
+samples = 4        # half of the usual, for a demo that ends soon
 temperature = 0.7
 max_tokens = 64
 

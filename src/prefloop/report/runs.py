@@ -59,7 +59,8 @@ def align_runs(gathered: Sequence[Mapping[str, Any]], chosen: Mapping[int, str |
                 "independent": found.get("independent", True),
             }
             row["collapsed"] = found.get("collapsed") or row["collapsed"]
-            row["length"] = row["length"] or sampled["policy"]["length"]
+            for name in ("reward", "kl", "length"):  # not known to an algorithm that draws no samples
+                row[name] = sampled["policy"][name] if row[name] is None else row[name]
         rows.append(row)
     return rows
 

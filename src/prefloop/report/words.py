@@ -142,7 +142,8 @@ def _evaluated(
     sentence = (
         f"{capital(model_name(facts))} was aligned with {counts.get('effective', 0):,} rankings by "
         f"{counts.get('annotators', 0):,} annotators, using {how}{f', in {rounds} rounds' if rounds > 1 else ''}. "
-        f"On {percent(win['mean'])} of {win['n']} held-out prompts its answer beats the reference's, as judged by {by}."
+        f"On {win['n']} held-out prompts its answer beats the reference's {percent(win['mean'])} of the time, as "
+        f"judged by {by}."
     )
     beside = (facts.get("demo") or {}).get("win_rate")
     if beside:
