@@ -174,7 +174,7 @@ def tampered(folder: Path, **changes: bytes) -> None:
         ('[annotate]\nguidelines = "/etc/passwd"', "annotate.guidelines"),
         ('[annotate]\nguidelines = "../secret"', "annotate.guidelines"),
         ('[annotate]\nwebhooks = ["https://example.org/x"]', "annotate.webhooks"),
-        ('[model]\ntext = ["../../corpus.txt"]', "model.text"),
+        ('[model]\ninit = "scratch"\ntext = ["../../corpus.txt"]', "model.text"),
         ('[model]\npath = "org/name"\ntrust_remote_code = true', "model.trust_remote_code"),
     ],
 )
