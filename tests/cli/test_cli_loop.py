@@ -45,6 +45,8 @@ def test_people_are_told_the_figures_the_files_and_the_next_command(prefloop: Ca
 def test_a_second_round_starts_from_the_first_rounds_policy(prefloop: Callable, tiny_project: Path) -> None:
     for verb in LOOP[:-1]:
         assert prefloop(verb, "-C", tiny_project).code == 0
+    early = prefloop("reward", "-C", tiny_project, "--round", "1")
+    assert early.code == 8 and "there is no round 1: the newest is round 0" in early.err
     said = prefloop("sample", "-C", tiny_project, "--set", "sample.prompts=4")
     assert "round 1, which starts here, policy align-001" in said.out
     assert "this starts round 1, with the policy that round 0 made (align-001)" in said.err

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefloop.errors import ModelError
+from prefloop.config import Model
+from prefloop.errors import ConfigError, ModelError
 
 # files that any of transformers' tokenizers can be made from; an entry with a dot in front is an ending
 _TOKENIZERS = (
@@ -77,3 +79,22 @@ def check_folder(source: str | Path) -> str:
             "beside the weights: tokenizer.save_pretrained(FOLDER)."
         )
     return str(folder)
+
+
+_SIZES = {  # of a model made from scratch, as its config.json calls them
+    "hidden_size": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "context": "max_position_embeddings",
+}
+
+
+def check_sizes(folder: Path, settings: Model) -> None:
+    """Raise ConfigError where the settings name other sizes than a model from scratch was made with."""
+    made = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for key, name in _SIZES.items():
+        if name in made and made[name] != getattr(settings, key):
+            raise ConfigError(
+                f"[model] {key} = {getattr(settings, key)} would have no effect: the model in {folder} was made "
+                f"with {made[name]}. Put it back, or make another project (prefloop init)."
+            )

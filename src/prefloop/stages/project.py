@@ -9,7 +9,6 @@ The loop's lineage, by round r (0 is the first):
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, Model, Section, load_config
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
-from prefloop.models.folder import check_files, file_hashes
+from prefloop.models.folder import check_files, check_sizes, file_hashes
 from prefloop.record import Run
 from prefloop.stages.choose import Candidate, candidates, choose
 from prefloop.stages.left_out import LeftOut
@@ -36,12 +35,6 @@ if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data 
 
 
 _USUAL_MODEL = Model().deciding()
-_SIZES = {  # of a model made here, as its config.json calls them
-    "hidden_size": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "context": "max_position_embeddings",
-}
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,7 @@ class Project:
         """new: begin another run where one with other settings stopped half-way, which is refused else."""
         self.root = root
         self.new = new
+        self.begun = 0  # the round that `run` is in, which need not sample anything
         self.config = config
         self.store = store
         self.quiet = quiet
@@ -205,7 +199,7 @@ class Project:
             folder = self.root / "model"
             if not (folder / "config.json").is_file():
                 self._make_scratch(folder)
-            self._check_scratch(folder)
+            check_sizes(folder, settings)
             return ModelRef("base", str(folder), file_hash(folder))
         if not settings.path:
             raise ConfigError('[model] path is empty. Set a Hugging Face folder or hub id, or init = "scratch".')
@@ -215,16 +209,6 @@ class Project:
                 raise ConfigError(f"[model] revision would have no effect: {folder} is a folder. Take it out.")
             return ModelRef("base", str(folder), file_hash(folder))
         return ModelRef("base", settings.path, f"{settings.path}@{settings.revision or 'main'}")
-
-    def _check_scratch(self, folder: Path) -> None:
-        """Raise ConfigError where the settings name other sizes than the model was made with."""
-        settings, made = self.config.model, json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for key, name in _SIZES.items():
-            if name in made and made[name] != getattr(settings, key):
-                raise ConfigError(
-                    f"[model] {key} = {getattr(settings, key)} would have no effect: the model in {folder} was made "
-                    f"with {made[name]}. Put it back, or make another project (prefloop init)."
-                )
 
     def _make_scratch(self, folder: Path) -> None:
         from prefloop.engine.checkpoint import publish
@@ -303,11 +287,14 @@ class Project:
         """The newest round that anything was sampled in."""
         return self.store.latest_round("sample")
 
-    def existing_round(self, asked: int | None) -> int:
-        """The round that was asked for; by default the newest. Raises NothingToDoError where there is no such round."""
+    def existing_round(self, asked: int | None, starts: bool = False) -> int:
+        """The round that was asked for; by default the newest. Raises NothingToDoError where there is no such round.
+
+        starts: the next one may be begun, too.
+        """
         if asked is None:
             return self.latest_round()
-        newest = max(self.latest_round(), self.aligned_rounds())
+        newest = max(self.latest_round(), self.begun, self.aligned_rounds() if starts else 0)
         if asked > newest:
             raise NothingToDoError(
                 f"there is no round {asked}: the newest is round {newest}. prefloop sample starts the next, once the "

@@ -65,6 +65,7 @@ def run(project: Project) -> Outcome:
             continue
         take(ONCE[name](project))
     for round in range(settings.rounds):
+        project.begun = round
         for name in [n for n in EACH_ROUND if n in settings.stages]:
             take(EACH_ROUND[name](project, round))
     for name in [n for n in AT_THE_END if n in settings.stages]:
