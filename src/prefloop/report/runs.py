@@ -13,11 +13,11 @@ HEAD = (
     "Run",
     "Method",
     "Settings that differ",
-    "Held-out reward",
+    "Reward",
     "KL",
     "Length",
-    "Win rate, validation",
-    "Win rate, test",
+    "Validation",
+    "Test",
     "95 % interval",
     "Verdict",
 )
@@ -87,7 +87,7 @@ def _text(row: Row) -> list[str]:
     win = row["evaluation"]["win_rate"] if row["evaluation"] else None
     return [
         str(row["round"]),
-        row["run"] + (" (the round's policy)" if row["chosen"] else ""),
+        row["run"],
         str(row["algorithm"] or "–").upper(),
         ", ".join(f"{key} = {_value(value)}" for key, value in row["differs"].items()) or "–",
         signed(row["reward"]),
@@ -96,7 +96,7 @@ def _text(row: Row) -> list[str]:
         percent(row["win_rate"]),
         percent(win["mean"]) if win else "–",
         span(win) if win else "–",
-        _verdict(row),
+        ("the round's policy; " if row["chosen"] else "") + _verdict(row),
     ]
 
 
