@@ -70,7 +70,13 @@ def test_stages_out_of_order_name_the_one_before(prefloop: Callable, tiny_projec
     refused(prefloop("crowd", "-C", tiny_project, "--json"), 8, "NothingToDoError", "prefloop sample")
     refused(prefloop("align", "-C", tiny_project, "--json"), 8, "NothingToDoError", "prefloop reward")
     refused(prefloop("evaluate", "-C", tiny_project, "--json"), 8, "NothingToDoError", "prefloop align")
-    refused(prefloop("sample", "-C", tiny_project, "--round", 3, "--json"), 8, "NothingToDoError", "there is no round 3", "align")
+    refused(
+        prefloop("sample", "-C", tiny_project, "--round", 3, "--json"),
+        8,
+        "NothingToDoError",
+        "there is no round 3",
+        "align",
+    )
 
 
 def test_an_unknown_algorithm_is_answered_with_those_that_exist(prefloop: Callable, tiny_project: Path) -> None:

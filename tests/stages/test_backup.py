@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
+from sqlalchemy import create_engine
 
 from prefloop.errors import DataError, PrefloopError, StoreError
 from prefloop.stages.backup import _with_setting, backup, restore
 from prefloop.stages.project import Project
+from prefloop.store.migrate import alembic_config
 from prefloop.types import Completion, Item, Prompt, Ranking
 
 
@@ -326,15 +330,26 @@ def test_a_backup_by_an_older_prefloop_is_brought_up_to_date_and_stays_as_it_is(
     backup(project, tmp_path / "b")
     path, listed = tmp_path / "b" / "store.db", tmp_path / "b" / "backup.json"
     manifest = json.loads(listed.read_text())
-    first = {"prompts", "demonstrations", "items", "completions", "rankings", "imports", "snapshots", "models"}
-    with closing(sqlite3.connect(path)) as file, file:
-        file.execute("PRAGMA foreign_keys=OFF")
-        for name in set(manifest["rows"]) - first - {"snapshot_members"}:
-            file.execute(f'DROP TABLE "{name}"')
-            del manifest["rows"][name]
+    old = tmp_path / "old.db"
+    engine = create_engine(f"sqlite:///{old}")
+    with engine.begin() as connection:
+        settings = alembic_config()
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "0001")
+    engine.dispose()
+    with closing(sqlite3.connect(old)) as file, file:
+        file.execute("ATTACH ? AS new", (str(path),))
+        tables = [
+            n for (n,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB '[a-z]*'")
+        ]
+        manifest["rows"] = {}
+        for name in sorted(set(tables) - {"alembic_version", "sqlite_sequence"}):
+            columns = ", ".join(f'"{row[1]}"' for row in file.execute(f'PRAGMA table_info("{name}")'))
+            file.execute(f'INSERT INTO "{name}" ({columns}) SELECT {columns} FROM new."{name}"')
+            manifest["rows"][name] = file.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]
         file.execute("CREATE TABLE dropped_since (x)")
         manifest["rows"]["dropped_since"] = 0
-        file.execute("UPDATE alembic_version SET version_num = '0001'")
+    shutil.copyfile(old, path)
     manifest["files"]["store.db"] = hashlib.sha256(path.read_bytes()).hexdigest()
     listed.write_text(json.dumps(manifest))
     before = path.read_bytes()
