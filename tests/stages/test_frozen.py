@@ -41,10 +41,12 @@ def test_what_rounding_did_to_the_reference_is_measured_where_the_policy_has_mov
     build(root, with_reward=True)
     with Project.open(root, ["align.algorithm=dpo", "align.lr=0.01"], quiet=True) as project:
         align(project, 0)  # its last step is its result, better or not
+        project.begun = 1  # as in `run`, where nothing need be sampled
         reward(project, 1)
     found = {}
     for dtype in ("float32", "bfloat16"):
         with Project.open(root, [f"align.frozen_dtype={dtype}", "align.steps=1"], quiet=True) as project:
+            project.begun = 1
             align(project, 1)
             run = find_run(root, "align")
             assert run is not None
