@@ -45,7 +45,7 @@ from prefloop.store import People, Queue, Store  # noqa: E402
 from prefloop.store.schema import leases, tasks  # noqa: E402
 from prefloop.types import Completion, Item, Prompt  # noqa: E402
 from prefloop.web.guard import session_cookie  # noqa: E402
-from ranking_client import TASK, AnnotateServer, RankingClient, Task  # noqa: E402
+from ranking_client import IDLE_S, TASK, AnnotateServer, RankingClient, Task  # noqa: E402
 
 SETTINGS = {"overlap_many": 3, "overlap_share": 0.3, "gold_share": 0.0}  # 30 % of items by exactly 3, the rest by 1
 SENT_TWICE = 0.02
@@ -73,8 +73,12 @@ class Caller:
         self._port = port
         self._same = f"Host: 127.0.0.1:{port}\r\nCookie: {cookie}\r\nSec-Fetch-Site: same-origin\r\n"
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._used = 0.0
 
     async def post(self, path: str, body: object, accept: str = "application/json") -> bytes:
+        if self._streams is not None and time.monotonic() - self._used > IDLE_S:
+            self._streams[1].close()
+            self._streams = None
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -84,6 +88,7 @@ class Caller:
         answer = await reader.readuntil(b"\r\n\r\n")
         length = int(answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         content = await reader.readexactly(length)
+        self._used = time.monotonic()
         assert answer.startswith(b"HTTP/1.1 200"), (path, answer[:200], content[:300])
         return content
 
