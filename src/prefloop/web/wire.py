@@ -2,7 +2,7 @@
 
 uvicorn's protocol with deadlines. uvicorn itself only ends connections that are idle between two requests: one that
 sends half of its headers and waits, sends its body a byte at a time, or reads nothing, is kept forever there, and a few
-hundred of them are all that the server has room for (docs/adr/0010-deadlines-on-the-wire.md).
+hundred of them are all that the server has room for (docs/adr/0016-deadlines-on-the-wire.md).
 """
 
 from __future__ import annotations
