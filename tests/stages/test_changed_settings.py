@@ -58,7 +58,7 @@ def killed(base: Path) -> Path:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (["align.lr=0.002"], "align.lr: 0.001 then, 0.002 now"),
+        (["align.lr=0.002"], "align.lr: 0.003 then, 0.002 now"),
         (["align.epochs=13"], "align.epochs: 12 then, 13 now"),
         (["align.prompts=5"], "align.prompts: 4 then, 5 now"),
         (["align.eval_every=5"], "align.eval_every: 4 then, 5 now"),

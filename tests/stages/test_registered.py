@@ -11,7 +11,6 @@ import pytest
 
 from prefloop.cli.main import run
 from prefloop.errors import ModelError
-from prefloop.models.folder import file_hashes
 from prefloop.stages.doctor import doctor
 from prefloop.stages.project import Project
 
@@ -22,12 +21,13 @@ def looped(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path],
     root = make_tiny(tmp_path_factory.mktemp("registered"))
     for verb in ("sft", "sample", "crowd", "reward"):
         assert run([verb, "-C", str(root), "-q"]) == 0
-    folder = root / "runs" / "align-001" / "model"
-    shutil.copytree(root / "runs" / "sft-001" / "model", folder)
-    with Project.open(root, quiet=True) as project:
+    with Project.open(root, quiet=True) as project, project.lock():
         (sft,) = project.store.models("policy")
-        aligned = {"version": "align-001", "path": "runs/align-001/model", "metrics": {"round": 0}}
-        project.store.add_model(dataclasses.replace(sft, **aligned, files=file_hashes(folder)))
+        made = project.begin("align", "stands for one", {"round": 0})
+        shutil.copytree(root / sft.path, made.path / "model")
+        weights, snapshot = str(sft.weights_sha256), str(sft.snapshot_hash)
+        project.register(made, "policy", project.ref(sft), weights, snapshot, {"round": 0})
+        made.finish({"round": 0, "best_step": 1})
     return root
 
 
