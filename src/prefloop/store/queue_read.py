@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select
 from prefloop.labels.answer import from_ranking
 from prefloop.store import codec
 from prefloop.store.queue_give import EDITABLE
-from prefloop.store.queue_rows import Desk, Phase, Row, able_person, count, excerpt, holding, plain
+from prefloop.store.queue_rows import Desk, Phase, Row, able_person, excerpt, holding, plain
 from prefloop.store.queue_types import Given, Progress, Quota
 from prefloop.store.schema import items, leases, prompts, rankings, settings, tasks
 from prefloop.store.write import chunks
@@ -25,6 +25,28 @@ _LATEST = (
     .where(leases.c.person == bindparam("person"), leases.c.given_at.is_not(None))
     .order_by(leases.c.given_at.desc())
     .limit(_PACED_BY)
+)
+_HERE = (
+    tasks.c.criterion == bindparam("criterion"),
+    tasks.c.tag.in_(bindparam("tags", expanding=True)),
+    tasks.c.phase.in_([int(Phase.FRESH), int(Phase.HALF)]),
+)
+_FREE = select(func.count()).select_from(tasks).where(*_HERE)
+_HAD = (
+    select(
+        func.count().filter(*_HERE),  # had before, or had now
+        func.count().filter(leases.c.state == "live"),
+        func.count().filter(
+            leases.c.state == "expired", tasks.c.phase.in_([int(Phase.FRESH), int(Phase.HALF), int(Phase.GOLD)])
+        ),
+        func.count().filter(leases.c.state == "done", leases.c.returned_at.is_not(None)),
+    )
+    .join(tasks, tasks.c.seq == leases.c.task)
+    .where(
+        leases.c.person == bindparam("person"),
+        tasks.c.criterion == bindparam("criterion"),
+        tasks.c.discarded.is_(None),
+    )
 )
 
 
@@ -85,17 +107,9 @@ def open_to(desk: Desk, person: str) -> int:
     """How many items this person can still get (`Progress.open`)."""
     with desk.database.read() as connection:
         me = able_person(connection, person)
-        here = (tasks.c.criterion == desk.settings.criterion, tasks.c.tag.in_(["", *json.loads(me["groups"])]))
-        waiting = tasks.c.phase.in_([Phase.FRESH, Phase.HALF])
-        free = count(connection, tasks, *here, waiting)
-        mine = select(
-            func.count().filter(waiting, *here),  # had before, or had now
-            func.count().filter(leases.c.state == "live"),
-            func.count().filter(leases.c.state == "expired", or_(waiting, tasks.c.phase == int(Phase.GOLD))),
-            func.count().filter(leases.c.state == "done", leases.c.returned_at.is_not(None)),
-        ).join(tasks, tasks.c.seq == leases.c.task)
-        mine = mine.where(leases.c.person == person, tasks.c.criterion == desk.settings.criterion)
-        had, live, dropped, returned = connection.execute(mine.where(tasks.c.discarded.is_(None))).one()
+        here = {"criterion": desk.settings.criterion, "tags": ["", *json.loads(me["groups"])]}
+        free = connection.scalar(_FREE, here) or 0
+        had, live, dropped, returned = connection.execute(_HAD, {**here, "person": person}).one()
     if me["excluded"] is not None:
         return int(live)
     most = _most(desk, me)
