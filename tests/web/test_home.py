@@ -89,7 +89,7 @@ def test_an_empty_project_says_what_to_do_first(make_server: Callable[..., Any])
     server.join("owner", "Olga")
     found = words(server.browser("Olga").get("/"))
     assert "There is nothing to rank yet. Add a file of items" in found and "invite somebody" in found
-    assert "Agreement is shown once there are rankings" in found
+    assert "Agreement is shown once there are rankings. Nobody else is here yet: " in found
 
 
 def test_a_page_stays_whole_where_the_figures_cannot_be_counted(site: Any) -> None:
