@@ -125,3 +125,15 @@ def test_a_path_that_leads_out_of_the_project_is_refused(copied: Path) -> None:
         for path in ("../elsewhere/model", "/elsewhere/model", "runs/../../model"):
             with pytest.raises(ModelError, match="outside of the project"):
                 project.ref(dataclasses.replace(row, path=path))
+
+
+def test_measuring_makes_no_store_in_a_folder_that_only_has_settings(
+    copied: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "other"
+    shutil.copytree(copied / "runs" / "reward-001" / "model", root / "model")
+    (root / "prefloop.toml").write_text("")
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"prompt": "Say red.", "chosen": "The red cat.", "rejected": "No."}\n')
+    assert run(["evaluate", "reward", "--model", str(root / "model"), "--data", str(data), "--json"]) == 0
+    assert sorted(p.name for p in root.iterdir()) == ["model", "prefloop.toml"]

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefloop import exchange, record
-from prefloop.config import CONFIG_NAME
+from prefloop.config import CONFIG_NAME, load_config
 from prefloop.diagnose.reward_model import at_chance
+from prefloop.errors import ConfigError, StoreError
 from prefloop.exchange import RowError
 from prefloop.models.folder import check_folder
 from prefloop.stages.project import Outcome, Project
-from prefloop.store import ModelRow
+from prefloop.store import ModelRow, Store
 from prefloop.types import Item
 
 
@@ -41,7 +42,12 @@ def _check_registered(folder: Path) -> None:
     root = next((above for above in folder.parents if (above / CONFIG_NAME).is_file()), None)
     if root is None:
         return
-    with Project.open(root, quiet=True) as project:
+    try:
+        config = load_config(root / CONFIG_NAME)
+        store = Store.open(config.project.store, root, create=False)
+    except (ConfigError, StoreError):
+        return  # this verb needs no project: one that cannot be opened has nothing to compare with
+    with Project(root, config, store, quiet=True) as project:
         for row in project.store.models("reward"):
             if (root / row.path).resolve() == folder:
                 project.ref(row).intact()

@@ -15,7 +15,7 @@ from pg8000.converters import make_params
 from pg8000.dbapi import convert_paramstyle
 from pg8000.legacy import Connection, Cursor
 
-MOST = 200  # prepared statements of a connection; each takes some ten kilobytes in the server
+MOST = 200  # prepared statements of a connection: the server keeps a plan for each
 
 
 class PreparingConnection(Connection):  # type: ignore[misc]
