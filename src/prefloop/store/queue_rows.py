@@ -27,7 +27,7 @@ from prefloop.types import Prompt, content_from_json, digest
 
 Row = RowMapping | dict[str, Any]  # as read, or as just written
 
-# Statements that every answer needs are made once, since SQLAlchemy takes long to make one and to name it for its cache.
+# Statements that every answer needs are made once: SQLAlchemy takes long to make one and to look it up in its cache.
 _PERSON = select(people).where(people.c.id == bindparam("person"))
 _HOLD_PERSON = _PERSON.with_for_update(key_share=True)
 _OWN_LEASE = select(leases).where(leases.c.id == bindparam("lease"), leases.c.person == bindparam("person"))

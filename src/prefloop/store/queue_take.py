@@ -47,7 +47,7 @@ class _Look:
         self.hold = self.see.with_for_update(skip_locked=True)
 
 
-# Statements that every item needs are made once, since SQLAlchemy takes long to make one and to name it for its cache.
+# Statements that every item needs are made once: SQLAlchemy takes long to make one and to look it up in its cache.
 _HERE, _ME = tasks.c.criterion == bindparam("criterion"), leases.c.person == bindparam("person")
 _MINE = select(leases).join(tasks, tasks.c.seq == leases.c.task).where(_ME, _HERE)
 _ENDS = select(
