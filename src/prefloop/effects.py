@@ -23,13 +23,12 @@ _ONLINE_ONLY = {
     "missing_eos": "it draws no samples",
     "missing_eos_penalty": "it draws no samples",
     "ptx": "it mixes in no demonstrations",
-    "kl_budget": "it measures no KL; [algorithms.{name}] beta holds it to the reference",
-    "eval_prompts": "it is measured on held-out rankings",
+    "kl_budget": "no KL stops it; [algorithms.{name}] beta holds it to the reference",
     "frozen_dtype": "the reference is asked once, and the store keeps what it said for every run",
     "staleness": "it draws no samples",
 }
-# `reward` reads these too, to draw the samples that it normalises on: in the TOML they are never idle
-_OF_SAMPLES = ("align.temperature", "align.max_tokens")
+# `reward` reads this too, to draw the samples that it normalises on: in the TOML it is never idle
+_OF_SAMPLES = ("align.temperature",)
 SCRATCH = ("text", "vocab_size", "hidden_size", "layers", "heads", "context")  # [model] of a new model
 _EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
 
@@ -108,10 +107,10 @@ def _shown(config: Config, key: str) -> str:
 
 
 def refuse_for_align(config: Config, overrides: Iterable[str]) -> None:
-    """Raise ConfigError for what is set for `prefloop align` alone, and only draws samples, where none are drawn."""
+    """Raise ConfigError for what is set for `prefloop align` alone, and only samples are learnt by, where none are."""
     if config.align.algorithm not in OFFLINE:
         return
     asked = {override.partition("=")[0].strip() for override in overrides}
     for key in _OF_SAMPLES:
         if key in asked and _is_set(config, key):
-            raise ConfigError(f"--set {key} would have no effect: {config.align.algorithm} draws no samples.")
+            raise ConfigError(f"--set {key} would have no effect: {config.align.algorithm} learns from no samples.")

@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[dict[str, float], dict[str, float]]] = {  # sign: (a reas
     "commonest": ({"commonest": 0.4}, {"commonest": 0.98}),
     "ended": ({"ended": 0.7}, {"ended": 0.02}),
     "entropy": ({"entropy": 0.06}, {"entropy": 0.002}),
-    "kl": ({"kl": 55.0}, {"kl": 116.0}),
+    "kl": ({"kl": 40.0}, {"kl": 81.0}),
 }
 
 
@@ -51,12 +51,15 @@ def test_what_the_reference_does_as_well_is_no_collapse(name: str) -> None:
         (DEMO[1], DEMO[0]),
         ({"entropy": 0.75, "kl": 20.0}, {}),
         ({"kl": 70.0, "length": 500.0}, {"length": 480.0}),
+        ({"kl": 22.0, "length": 30.0}, {}),
+        ({"kl": 8.0, "length": 2.0}, {"length": 2.0}),
         ({"ended": 0.25, "sequences": 4.0}, {"ended": 0.75, "sequences": 4.0}),
         ({"commonest": 0.5, "sequences": 2.0}, {"commonest": 0.5, "sequences": 2.0}),
         ({"commonest": 0.9}, {"commonest": 0.6}),
         ({"distinct_2": 0.0, "length": 1.0}, {"distinct_2": 0.0, "length": 1.0}),
     ],
-    ids=["demo", "surer", "long answers", "few answers", "two prompts", "yes or no", "one word"],
+    ids=["demo", "surer", "long answers", "at the budget", "brief answers", "few answers", "two prompts", "yes or no",
+         "one word"],
 )  # fmt: skip
 def test_a_healthy_policy_has_not_collapsed(after: dict[str, float], before: dict[str, float]) -> None:
     assert "collapsed" not in verdicts(after, before).values()

@@ -71,7 +71,7 @@ def _evidence(facts: dict[str, Any], **after: float) -> dict[str, Any]:
         ({"length_reward_correlation": 0.6}, "Correlation of length and reward"),
         ({"distinct_2": 0.3}, "Different word pairs"),
         ({"ended": 0.5}, "Finished answers"),
-        ({"kl": 70.0}, "Distance moved (KL, nats)"),
+        ({"kl": 40.0}, "Distance moved (KL, nats)"),
     ],
 )
 def test_each_sign_of_a_gamed_reward_is_marked_by_itself(
@@ -120,6 +120,17 @@ def test_a_collapsed_policy_is_not_praised_however_often_it_wins(facts: dict[str
     )
     assert said["verdict"].startswith("Do not use this policy.") and "Better" not in said["verdict"]
     assert evidence(facts["stages"]["evaluate"][-1], None, None)["collapsed"]
+
+
+def test_a_great_distance_is_in_the_first_sentence_and_no_reward_model_makes_it_better(facts: dict[str, Any]) -> None:
+    far = _headline(copy.deepcopy(facts), kl=81.0, length=33.0)
+    assert far["sentence"].startswith("The policy has collapsed: it is far from the reference, KL 81 nats a sequence")
+    long = _headline(copy.deepcopy(facts), kl=81.0, length=200.0)
+    assert "as judged by an independent judge, but it is far from the reference, KL 81 nats" in long["sentence"]
+    assert long["verdict"].startswith("Better than"), "an independent judge has seen what it answers"
+    del facts["stages"]["evaluate"][-1]["result"]["sampled"]["judge_win_rate"]
+    alone = _headline(facts, kl=81.0, length=200.0)
+    assert alone["verdict"].startswith("Its win rate lies above one half") and "no proof" in alone["verdict"]
 
 
 def test_a_healthy_policy_is_praised_without_a_but_and_a_narrower_one_with_it(facts: dict[str, Any]) -> None:

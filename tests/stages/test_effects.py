@@ -205,8 +205,7 @@ def check(root: Path, stage: str, key: str, usual: list[str], plain: str) -> Non
 def test_every_setting_of_align_has_an_effect_or_is_refused(project: Path, algorithm: str) -> None:
     assert set(CHANGED["align"]) == set(settings.Align.model_fields) - {"algorithm"}
     usual = [f"align.algorithm={algorithm}"]
-    if algorithm not in OFFLINE:
-        usual += [f"align.{setting}" for setting in ONLINE]
+    usual += [f"align.{setting}" for setting in (("eval_prompts=2",) if algorithm in OFFLINE else ONLINE)]
     _, plain = made(project, "align", usual)
     for key in CHANGED["align"]:
         check(project, "align", key, usual, plain)

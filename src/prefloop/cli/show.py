@@ -166,11 +166,13 @@ def accuracy_lines(report: Result) -> list[str]:
 def _align(r: Result) -> list[str]:
     lines = [f"{r['algorithm']}, round {r['round']}: {r['steps']} steps"]
     if "best_step" in r:
-        lines[0] += f" ({r['stopped']}); best at step {r['best_step']}"
+        lines[0] += f" ({r['stopped']}); kept step {r['best_step']}"
     if r.get("reward") is not None:
         lines.append(
             f"held-out reward {r['reward_before']:+.3f} -> {r['reward']:+.3f}, KL {r['kl']:.2f} nats from the reference"
         )
+    elif r.get("kl") is not None:
+        lines.append(f"KL {r['kl']:.2f} nats a sequence from the reference, {r['length']:.1f} tokens an answer")
     if "heldout_accuracy" in r:
         lines.append(f"implicit reward orders {r['heldout_accuracy']:.1%} of held-out pairs as people do")
     if r.get("collapses"):
@@ -194,7 +196,7 @@ def _standing(r: Result) -> list[str]:
         if run["unchanged"]:
             figures = "no new policy"
         elif run["win_rate"] is None:
-            figures = "not measured"
+            figures = "not judged" if run["kl"] is None else f"not judged, KL {run['kl']:.2f}"
         else:
             figures = f"win rate {run['win_rate']:.1%}, reward {run['reward']:+.3f}, KL {run['kl']:.2f}"
         mark = "*" if run["chosen"] else " "

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from prefloop.effects import OFFLINE
 from prefloop.report.charts import INK, MUTED, SERIES, as_share, bars, chart, label, lines
 from prefloop.report.collect import points
 from prefloop.report.metrics import explain
@@ -36,7 +37,8 @@ HELD_OUT = {"accuracy": "heldout_accuracy", "loss": "heldout_loss"}
 def learning_curves(run: Mapping[str, Any]) -> list[Markup]:
     """Training and held-out curves of what an align run logged; its best step marked."""
     metrics, best = run["metrics"], run["result"].get("best_step")
-    budget = run["config"].get("align", {}).get("kl_budget")
+    settings = run["config"].get("align", {})
+    budget = None if settings.get("algorithm") in OFFLINE else settings.get("kl_budget")
     made = []
     for name in PANELS:
         metric = explain(name)

@@ -23,7 +23,7 @@ _HELD = {
     "commonest": "Different prompts get different answers, as before.",
     "ended": "Answers end about as often as before.",
     "entropy": "As undecided as a policy should be.",
-    "kl": "Under 50 nats, where over-optimised runs began.",
+    "kl": "Less than over-optimised runs moved: under 50 nats, or within 25 or 1 a token.",
 }
 _LOOK = {
     "distinct_2": "Answers repeat each other or themselves more.",

@@ -131,7 +131,7 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
     if run["status"] != "done":
         reason = f": {run['reason']}" if run["reason"] else ""
         said.append(f"This run is {run['status']}{reason}. Its curves go as far as it got.")
-    if "best_step" in result:
+    if result.get("reward_before") is not None:
         objective = "reward less the price of unfinished answers" if settings.get("missing_eos") != "off" else "reward"
         said.append(
             f"{words.algorithm_name(run)} ran {result['steps']:,} steps and kept step {result['best_step']:,}, the "
@@ -140,7 +140,6 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
             f"KL {number(result['kl'], 1)} nats."
         )
         said.append(f"Why it stopped: {result['stopped']}.")
-        said += _what_chose(result)
     elif result:
         said.append(
             f"{words.algorithm_name(run)} learned from {result.get('lists', 0):,} ranked lists "
@@ -148,8 +147,15 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
         )
         if result.get("heldout_accuracy") is not None:
             said.append(f"It orders {percent(result['heldout_accuracy'])} of held-out pairs as people did.")
+        if result.get("kl") is not None:
+            said.append(
+                f"Of step {result['best_step']:,}, the newest whose answers have not collapsed, KL is "
+                f"{number(result['kl'], 1)} nats a sequence."
+            )
         if result.get("collapsed"):
             said.append(f"The policy has collapsed: {'; '.join(result['collapsed'])}.")
+    if "best_step" in result:
+        said += _what_chose(result)
     curve = figures.reward_against_kl(run)
     metrics = words.metric_rows(run)
     flagged = {m["name"] for m in metrics if m["flag"]}  # a held-out figure speaks for the training one

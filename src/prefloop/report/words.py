@@ -145,14 +145,17 @@ def _evaluated(
         f"On {win['n']} held-out prompts its answer beats the reference's {percent(win['mean'])} of the time, as "
         f"judged by {by}."
     )
+    said = verdict(win)
+    found = signs(sampled["policy"], sampled["reference"])
+    if far := next((sign.said for sign in found if sign.name == "kl" and sign.verdict == "look"), ""):
+        sentence = f"{sentence[:-1]}, but {far}."
+        said = said if judge else _at_a_distance(win, said)
     beside = (facts.get("demo") or {}).get("win_rate")
     if beside:
         sentence += (
             " Beside a model that learnt from as many demonstrations instead, it is preferred on "
             f"{percent(beside['mean'])} ({span(beside)})."
         )
-    said = verdict(win)
-    found = signs(sampled["policy"], sampled["reference"])
     if gone := collapsed(found):
         sentence = (
             f"The policy has collapsed: {'; '.join(gone)}. {capital(model_name(facts))} was optimised with {how}; that "
@@ -163,7 +166,8 @@ def _evaluated(
             "KL coefficient, from a reward model that has seen such answers ranked."
         )
     else:
-        said += _doubts(facts, result, [sign.said for sign in found if sign.verdict == "look"], judge is not None)
+        looks = [sign.said for sign in found if sign.verdict == "look" and sign.name != "kl"]
+        said += _doubts(facts, result, looks, judge is not None)
         if unchanged(aligned) and aligned is not None:
             sentence = f"{_stayed(facts, aligned)} {sentence}"
     return {"sentence": sentence, "verdict": said, "tiles": tiles + _reward_tile(facts)}
@@ -181,6 +185,17 @@ def _doubts(facts: Mapping[str, Any], result: Mapping[str, Any], looks: list[str
         doubt = at_chance(run["result"].get("heldout"), run["run"])
         said += f" It is judged by a model that may not know: {doubt}" if doubt else ""
     return said
+
+
+def _at_a_distance(win: Mapping[str, float], said: str) -> str:
+    """What is won by the reward model's own judgement, far from the answers that it has learnt from."""
+    if beyond(win, 0.5) != 1:
+        return said
+    return (
+        f"Its win rate lies above one half beyond chance ({span(dict(win))}), which is no proof that it is better: so "
+        "far from the reference a reward model has seen no answers ranked. Read them, let people rank some, or take an "
+        "earlier step."
+    )
 
 
 def verdict(win: Mapping[str, float]) -> str:

@@ -25,3 +25,10 @@ class Scorer(Protocol):
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         """Judge completions[i] as an answer to prompts[i]. Higher is better."""
         ...
+
+
+class Unjudged:
+    """Where there is nothing to judge by: every completion is worth 0."""
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        return Scores([0.0] * len(completions))

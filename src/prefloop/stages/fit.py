@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,12 +52,14 @@ def fit(
     steps: int,
     eval_every: int,
     checkpoint_every: int,
-    evaluate: Callable[[], Mapping[str, float]],
+    evaluate: Callable[[int], Mapping[str, float]],
     label: str,
+    carried: dict[str, Any] | None = None,
 ) -> Mapping[str, float]:
     """Train for `steps`, from the newest checkpoint of this run if it has one. Metrics are per optimiser step.
 
     Returns what `evaluate`, which is asked with the averaged weights where there are any, says at the end.
+    carried: what `evaluate` remembers between steps, JSON-able; it goes into every checkpoint and comes from one.
     """
     folder = run.path / "checkpoints"
     start = 0
@@ -64,11 +67,13 @@ def fit(
     if checkpoint is not None:
         learner.restore(checkpoint.files, checkpoint.state["learner"])
         start = checkpoint.step
+        if carried is not None:
+            carried.update(checkpoint.state.get("carried", {}))
     run.rewind(start)
 
-    def evaluated() -> Mapping[str, float]:
+    def evaluated(step: int) -> Mapping[str, float]:
         with learner.averaged_weights(), span("evaluation"):
-            return evaluate()
+            return evaluate(step)
 
     found: Mapping[str, float] | None = None
     with project.progress(steps, label, start) as bar:
@@ -79,15 +84,16 @@ def fit(
             metrics = {"examples": float(len(asked[0].batch)), **engine.step(*asked)}
             last = step + 1 == steps
             if last or (step + 1) % eval_every == 0:
-                found = evaluated()
+                found = evaluated(step + 1)
                 metrics |= found
             with span("I/O"):
                 run.metric(step + 1, metrics)
                 run.timing(step + 1, {"learn": time.perf_counter() - began})
                 if last or (step + 1) % checkpoint_every == 0:
                     files, plain = learner.state()
-                    save_checkpoint(folder, step + 1, files, {"learner": plain})
+                    more = {} if carried is None else {"carried": carried}
+                    save_checkpoint(folder, step + 1, files, {"learner": plain, **more})
             next_step()
             bar.update()
             bar.set_postfix(loss=f"{metrics['loss']:.3f}")
-    return evaluated() if found is None else found  # none: it was killed after the last step
+    return evaluated(steps) if found is None else found  # none: it was killed after the last step

@@ -125,7 +125,7 @@ def sft(project: Project) -> Outcome:
             steps=order.steps,
             eval_every=settings.eval_every,
             checkpoint_every=settings.checkpoint_every,
-            evaluate=lambda: heldout_loss(engine, held),
+            evaluate=lambda step: heldout_loss(engine, held),
             label="sft",
         )
         engine.save("policy", run.path / "model")

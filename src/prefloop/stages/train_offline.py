@@ -17,7 +17,6 @@ from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import ConfigError, NothingToDoError
-from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
 from prefloop.models.text import Codec
 from prefloop.ops.masked import masked_sum
@@ -25,6 +24,7 @@ from prefloop.ops.preference import ordered_pairs
 from prefloop.rewards.sequence import encode
 from prefloop.stages.agreement import gold_of
 from prefloop.stages.fit import Order, fit
+from prefloop.stages.keeping import Keeping
 from prefloop.stages.left_out import LeftOut
 from prefloop.stages.lengths import Lengths
 from prefloop.stages.project import Outcome, Project, derive, load_policy
@@ -38,7 +38,7 @@ EVAL_LISTS = 100
 
 
 def train_offline(project: Project, round: int) -> Outcome:
-    """Optimise the policy on all rankings up to a round; held-out lists only measure."""
+    """Optimise the policy on all rankings up to a round; held-out lists only measure, answers say what is kept."""
     settings, seed = project.config.align, project.config.project.seed
     options = project.config.algorithms.get(settings.algorithm, {})
     objective = make(settings.algorithm, options)
@@ -76,7 +76,8 @@ def train_offline(project: Project, round: int) -> Outcome:
         held = left_out.accepted([codec], held, "held-out lists", some=False)
         lengths = Lengths(project, codec)
         train = lengths.telling(train)
-        frozen = copy.deepcopy(model) if start.path == reference.path else load_policy(project, reference)[0]
+        from_reference = start.path == reference.path
+        frozen = copy.deepcopy(model) if from_reference else load_policy(project, reference)[0]
         order = Order(len(train), settings.prompts, settings.epochs, derive(seed, "offline"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "policy", model)
@@ -86,7 +87,10 @@ def train_offline(project: Project, round: int) -> Outcome:
         named = digest(reference.weights, codec.fingerprint)
         data = _Lists(project.store, named, engine, codec, train, counts)
         heldout = _Lists(project.store, named, engine, codec, held)
-        measured = fit(
+        asking = [item.prompt for item in train]
+        keeping = Keeping(project, run, engine, codec, asking, left_out, heldout.accuracy, from_reference)
+        keeping.begin()
+        fit(
             project,
             run,
             engine,
@@ -95,12 +99,10 @@ def train_offline(project: Project, round: int) -> Outcome:
             steps=order.steps,
             eval_every=settings.eval_every,
             checkpoint_every=settings.checkpoint_every,
-            evaluate=heldout.accuracy,
+            evaluate=keeping.evaluate,
             label=f"align {settings.algorithm}",
+            carried=keeping.carried,
         )
-        with learner.averaged_weights():
-            engine.save("policy", run.path / "model")
-            weights = weights_hash(model)
         result: dict[str, Any] = {
             "algorithm": settings.algorithm,
             "round": round,
@@ -109,10 +111,14 @@ def train_offline(project: Project, round: int) -> Outcome:
             "steps": order.steps,
             **left_out.to_json(),
             **lengths.to_json(),
-            **measured,
-            "model": project.relative(run.path / "model"),
+            **keeping.to_json(),
         }
-        project.register(run, "policy", start, weights, snapshot, {"round": round})
+        if result["best_step"] == 0:  # no new policy: the one that the round started from stays what it is
+            result |= {"policy": start.version, "weights": start.weights, "model": None}
+        else:
+            result |= {"policy": run.name, "model": project.relative(run.path / "model")}
+            metrics = {"round": round, **({} if result["kl"] is None else {"kl": result["kl"]})}
+            project.register(run, "policy", start, result["weights"], snapshot, metrics)
         run.finish(result)
         return Outcome("align", run.name, result)
 

@@ -288,7 +288,7 @@ class _Loop:
             if not state.start:
                 state.start = {"figures": looked.figures, "rewards": looked.rewards}
                 same = self.from_reference and step == 0
-                state.reference = state.start if same else self._look_at_reference()
+                state.reference = state.start if same else self._reference()
             # chosen by what is optimised: the EOS rule counts
             reward, kl = float(np.mean(looked.rewards)), looked.figures["kl"]
             state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES
@@ -319,19 +319,13 @@ class _Loop:
             self.progress.reference_shift = shift
         return {"kl_baseline": a_sequence}
 
-    def _look_at_reference(self) -> dict[str, Any]:
-        """The frozen reference's own answers to the same prompts, by the same random numbers."""
-        still: Any = self.engine.models["reference"]
-        models: dict[Role, torch.nn.Module] = {"policy": still, "reference": still}
-        engine = LocalEngine(models, self.codec, self.seed, self.settings.token_budget, None, self.project.device)
-        looked = self.validation.look(engine, "reference")
+    def _reference(self) -> dict[str, Any]:
+        looked = self.validation.look_at_reference(self.engine)
         return {"figures": looked.figures, "rewards": looked.rewards}
 
     def _show(self, step: int, looked: Looked, reward: float, kl: float, gone: list[str]) -> None:
-        rolls = looked.rolls
-        place = (step // max(1, self.settings.eval_every)) % len(rolls.completions)
-        text = " ".join(rolls.completions[place].text.split())
-        self.project.say(f"step {step}: held-out reward {reward:+.3f}, KL {kl:.2f} nats | {text[:160]}")
+        text = self.validation.shown(looked, step)
+        self.project.say(f"step {step}: held-out reward {reward:+.3f}, KL {kl:.2f} nats | {text}")
         if gone:
             self.project.say(f"warning: step {step}: the policy has collapsed, and is not kept: {'; '.join(gone)}")
 

@@ -166,7 +166,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         engine = LocalEngine({"reward": trained}, codec, seed, settings.token_budget, learner, project.device)
         scores: dict[str, float] = {}  # of the held-out completions, by the model as it is
 
-        def evaluate() -> Mapping[str, float]:
+        def evaluate(step: int) -> Mapping[str, float]:
             scores.update(score_items(model, codec, held, project.device))
             return _brief(pair_accuracy(scores, held, criterion, resamples=0)) if held else {}
 

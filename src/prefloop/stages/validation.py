@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from prefloop.algorithms.base import Role
 from prefloop.diagnose.collapse import text_figures
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.models.text import Codec
+from prefloop.rewards.base import Unjudged
 from prefloop.rewards.model import ModelScorer, judge_codecs
 from prefloop.stages.left_out import LeftOut
 from prefloop.stages.project import Project, fitting
@@ -37,7 +40,10 @@ def validation_and_test(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[P
 
 @dataclass(frozen=True)
 class Looked:
-    """What one look at a policy showed. rewards: one a prompt, of what is optimised (the EOS rule counts)."""
+    """What one look at a policy showed. rewards: one a prompt, of what is optimised (the EOS rule counts).
+
+    Where nothing judges there are none, nor figures of them.
+    """
 
     rolls: Rollouts
     figures: dict[str, float]
@@ -51,24 +57,28 @@ class Validation:
         self,
         project: Project,
         codec: Codec,
-        scorer: ModelScorer,
+        scorer: ModelScorer | None,
         trained_on: Sequence[Prompt],
         left_out: LeftOut | None = None,
+        temperature: float | None = None,
     ):
+        """temperature: that of the policy's log-probabilities, which answers are sampled at; none = `[align]`'s."""
         self.settings = settings = project.config.align
         self.codec, self.scorer = codec, scorer
+        judges = judge_codecs(scorer) if scorer else []
         held, _ = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))
         self.held_out = bool(held)
         if not held:
-            project.say("warning: no held-out prompts; the best checkpoint is chosen on training prompts")
+            project.say("warning: no held-out prompts; checkpoints are chosen on training prompts")
             held = list(trained_on[:: max(1, len(trained_on) // ENOUGH)])
-        fit = fitting(project, codec, held, settings.max_tokens, left_out, judge_codecs(scorer))
+        fit = fitting(project, codec, held, settings.max_tokens, left_out, judges)
         self.prompts: list[Encoded] = fit[: settings.eval_prompts]
-        self.sampling = Sampling(settings.max_tokens, settings.temperature)
+        self.sampling = Sampling(settings.max_tokens, temperature or settings.temperature)
 
     def answers(self, engine: LocalEngine, version: str) -> Rollouts:
         """One answer a prompt by the engine's policy, judged."""
-        return roll_out(engine, self.codec, self.scorer, self.prompts, 1, self.sampling, self.settings, "eval", version)
+        scorer = self.scorer or Unjudged()
+        return roll_out(engine, self.codec, scorer, self.prompts, 1, self.sampling, self.settings, "eval", version)
 
     def look(self, engine: LocalEngine, version: str, reference_shift: float = 0.0) -> Looked:
         """The answers, what they look like, and how far they are from the engine's reference."""
@@ -76,7 +86,21 @@ class Validation:
         batch = annotate(rolls.batch, engine, frozenset(), reference_shift=reference_shift)
         texts = text_figures([[c.text for c in rolls.completions]])
         figures = describe(rolls, batch) | {n: texts[n] for n in ("distinct_2", "repetition", "commonest")}
+        if self.scorer is None:
+            return Looked(rolls, {n: v for n, v in figures.items() if n not in ("reward", "reward_std")}, [])
         return Looked(rolls, figures, rolls.batch.reward.tolist())
+
+    def look_at_reference(self, engine: LocalEngine) -> Looked:
+        """The frozen reference's own answers to the same prompts, by the same random numbers."""
+        still = engine.models["reference"]
+        models: dict[Role, torch.nn.Module] = {"policy": still, "reference": still}
+        alone = LocalEngine(models, self.codec, engine.seed, engine.token_budget, None, engine.device)
+        return self.look(alone, "reference")
+
+    def shown(self, looked: Looked, step: int) -> str:
+        """One of the answers, another at each evaluation, in a line."""
+        place = (step // max(1, self.settings.eval_every)) % len(looked.rolls.completions)
+        return " ".join(looked.rolls.completions[place].text.split())[:160]
 
     def to_json(self) -> dict[str, Any]:
         """For the run's result: who chose. `evaluate` leaves these prompts out of what it measures on."""
