@@ -37,6 +37,7 @@ def tiers(item: Item, ranking: int = 0) -> list[list[str]]:
     ("good", "bad"),
     [
         (True, False), (1, 0), (1.0, 0.0), (1, -1), ("true", "false"), ("True", "False"), ("1", "0"), ("YES", "No"),
+        ("\U0001f44d", "\U0001f44e\U0001f3fd"), ("\u2714\ufe0f", "\u274c"), ("pos", "NEG"), ("Pass", "fail"),
         ("good", "bad"), ("desirable", "undesirable"), ("chosen", "rejected"), ("thumbs up", "thumbs_down"),
     ],
 )  # fmt: skip
@@ -96,6 +97,31 @@ def test_webgpts_higher_score_is_better(tmp_path: Path, scores: tuple[float, flo
     assert tiers(item) == expected
     assert item.prompt.content == "hello?" and item.metadata["question_fields"] == {"dataset": "eli5"}
     assert one(tmp_path, {**row, "question": "hello?", "score_0": 1, "score_1": 0}).prompt.content == "hello?"
+
+
+def test_webgpt_and_ultrafeedback_are_read_as_they_are_published(tmp_path: Path) -> None:
+    """With the fields beside the answers that would look like further answers and labels elsewhere."""
+    asked = {"dataset": "eli5", "id": "i", "full_text": "hello?"}
+    tokens, quotes = {"prefix": [1], "completion": [2]}, {"title": ["t"], "extract": ["e"]}
+    web = {"question": asked, "quotes_0": quotes, "answer_0": "yes", "tokens_0": tokens, "score_0": 1.0}
+    web |= {"quotes_1": quotes, "answer_1": "no", "tokens_1": tokens, "score_1": -1.0}
+    (found,) = read(lines(tmp_path / "web.jsonl", web))
+    assert isinstance(found, Item) and tiers(found) == [["yes"], ["no"]] and found.metadata["tokens_1"] == tokens
+    answers = [
+        {"response": text, "model": "m", "annotations": {"honesty": rating, "truthfulness": [rating]}, "critique": "c"}
+        for text, rating in (("no", {"Rating": "1"}), ("yes", {"Rating": "5"}))
+    ]
+    ultra = {
+        "instruction": "hello?",
+        "completions": answers,
+        "correct_answers": ["None"],
+        "incorrect_answers": ["None"],
+    }
+    (found,) = read(lines(tmp_path / "ultra.jsonl", ultra))
+    assert isinstance(found, Item)
+    assert [(r.criterion, tiers(found, i)) for i, r in enumerate(found.rankings)] == [
+        (name, [["yes"], ["no"]]) for name in ("honesty", "truthfulness")
+    ]
 
 
 @pytest.mark.parametrize(("strength", "expected"), [(-3, [["a"], ["b"]]), (0, [["a", "b"]]), (1, [["b"], ["a"]])])

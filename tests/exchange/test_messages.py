@@ -311,3 +311,29 @@ def test_a_parquet_file_of_plain_chats_has_the_columns_it_always_had(tmp_path: P
         "role",
         "content",
     ]
+
+
+@pytest.mark.parametrize(
+    ("field", "keys", "asks", "answers"),
+    [
+        ("conversations", ("from", "value"), "human", "chatgpt"),
+        ("conversations", ("from", "value"), "user", "assistant"),
+        ("conversation", ("role", "content"), "user", "assistant"),
+        ("messages", ("role", "content"), "human", "AI"),
+        ("messages", ("role", "content"), "User", "model"),
+        ("messages", ("from", "value"), "user", "bot"),
+    ],
+)
+def test_whoever_answers_last_gave_the_demonstration(
+    tmp_path: Path, field: str, keys: tuple[str, str], asks: str, answers: str
+) -> None:
+    turns = [{keys[0]: asks, keys[1]: "hi"}, {keys[0]: answers, keys[1]: "yo"}]
+    (found,) = read(lines(tmp_path / "a.jsonl", {field: turns}))
+    assert isinstance(found, Demonstration) and found.text == "yo"
+    assert found.prompt.content == (Message("user", "hi"),)
+
+
+def test_a_chat_that_ends_with_a_stranger_is_no_prompt(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "narrator", "content": "yo"}]
+    (found,) = read(lines(tmp_path / "a.jsonl", {"messages": turns}))
+    assert isinstance(found, RowError) and "'narrator'" in found.reason

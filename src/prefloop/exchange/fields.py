@@ -16,7 +16,8 @@ MAX_TOKEN_ID = 2**31 - 1
 
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "messages", "conversation", "chat", "text")
 SYSTEM_NAMES = ("system", "system_prompt")
-PROMPT_FIELDS = ("prompt", "instruction", "conversations", "messages", "question", "query", "input")
+PROMPT_FIELDS = ("prompt", "instruction", "conversations", "messages", "conversation", "question", "query", "input")
+CHATS = ("messages", "conversations", "conversation")  # whole conversations, which may end with an answer
 ANSWERS = ("completion", "response", "output")
 ALPACA = ("input", "context", "history")
 ANSWERED_BY_ANSWER = ("question", "query", "input")  # beside a `prompt`, `answer` is a reward function's column
@@ -114,7 +115,13 @@ def messages(value: object, name: str) -> tuple[tuple[Message, ...], dict[str, A
 
 def prompt_name(record: Record) -> str | None:
     """The field that holds the prompt, among the usual names."""
-    return next((name for name in PROMPT_FIELDS if record.get(name) is not None), None)
+    return next((name for name in PROMPT_FIELDS if record.get(name) is not None and _asks(record[name], name)), None)
+
+
+def _asks(value: object, name: str) -> bool:
+    """`conversation` is the name of much else; the other names always mean the prompt."""
+    first = value[0] if isinstance(value, list) and value else None
+    return name != "conversation" or (isinstance(first, dict) and bool({"role", "from"} & first.keys()))
 
 
 def prompt_of(record: Record) -> Prompt:

@@ -6,6 +6,7 @@ read as demonstrations, however the labels are written: its bad answers would be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -17,12 +18,16 @@ from prefloop.types import Item
 LABELS = ("label", "kto_tag")
 GOOD = words(
     "true t yes y + 1 1.0 +1 good desirable chosen preferred accept accepted acceptable positive correct right win"
-    " thumbs_up thumbsup up like liked upvote"
+    " thumbs_up thumbsup up like liked upvote upvoted pos pass passed success safe helpful approve approved valid ok"
+    " \U0001f44d :thumbsup: \u2713 \u2714 \u2705"
 )
 BAD = words(
     "false f no n - 0 0.0 -1 -1.0 bad undesirable rejected dispreferred reject unacceptable negative incorrect wrong"
-    " lose thumbs_down thumbsdown down dislike disliked downvote"
+    " lose thumbs_down thumbsdown down dislike disliked downvote downvoted neg fail failed failure unsafe unhelpful"
+    " disapprove disapproved invalid \U0001f44e :thumbsdown: \u2717 \u2718 \u274c"
 )
+
+SHADE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # what colours an emoji
 
 
 def judged(value: object, name: str) -> bool:
@@ -30,13 +35,14 @@ def judged(value: object, name: str) -> bool:
     if isinstance(value, bool):
         return value
     said = str(value).strip().casefold().replace(" ", "_") if isinstance(value, str | int | float) else ""
+    said = SHADE.sub("", said)
     if said in GOOD or said in BAD:
         return said in GOOD
     raise BadRow(f"{name} must say true or false (or 1 or 0, yes or no, good or bad), not {quoted(value)}")
 
 
 def fits(record: Record) -> bool:
-    answered = fields.answer_name(record) or any(name in record for name in ("messages", "conversations"))
+    answered = fields.answer_name(record) or fields.prompt_name(record) in fields.CHATS
     return bool(answered) and any(record.get(name) is not None for name in LABELS)
 
 

@@ -54,6 +54,7 @@ def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
         said = fields.completion(entry.get("response"), local, "response")
         completions.append(replace(said, model=model, metadata={**said.metadata, **kept}))
         for aspect, judged in fields.object_of(entry.get("annotations") or {}, "annotations").items():
+            judged = judged[0] if isinstance(judged, list) and len(judged) == 1 else judged  # its first edition
             rating = judged.get("Rating") if isinstance(judged, dict) else None
             if isinstance(rating, Odd):
                 raise BadRow(f"the Rating of {aspect[:40]!r} is {rating.what}")
@@ -134,7 +135,13 @@ def _entries(name: str, *known: str) -> tuple[str, ...]:
 
 
 def uses_ultrafeedback(record: Record) -> tuple[str, ...]:
-    return (*fields.prompt_fields(record), *_entries("completions", *ULTRAFEEDBACK), "correct_answers", "models")
+    return (
+        *fields.prompt_fields(record),
+        *_entries("completions", *ULTRAFEEDBACK),
+        "correct_answers",
+        "incorrect_answers",
+        "models",
+    )
 
 
 def uses_helpsteer3(record: Record) -> tuple[str, ...]:

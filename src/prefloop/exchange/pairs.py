@@ -36,7 +36,7 @@ ASSISTANT = "\n\nAssistant:"
 
 
 def _has_prompt(record: Record) -> bool:
-    return any(record.get(name) is not None for name in fields.PROMPT_FIELDS)
+    return fields.prompt_name(record) is not None
 
 
 def fits(record: Record) -> bool:

@@ -6,22 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Record
-from prefloop.exchange.turns import CALLS, MEDIA_FIELDS, TOOLS
+from prefloop.exchange.base import BadRow, Format, Record, quoted
+from prefloop.exchange.turns import CALLS, MEDIA_FIELDS, ROLES, SPEAKERS, TOOLS
 from prefloop.types import Demonstration, Prompt
-
-CHATS = ("messages", "conversations")
 
 
 def _chat(record: Record) -> str | None:
     """The field with a whole chat that ends with the assistant, where no other field holds the answer."""
     if fields.answer_name(record) is not None:
         return None
-    name = next((name for name in CHATS if record.get(name)), None)
+    name = next((name for name in fields.CHATS if record.get(name)), None)
     turns = record[name] if name else None
     last = turns[-1] if isinstance(turns, list) else None
-    said = isinstance(last, dict) and (last.get("role") == "assistant" or last.get("from") in ("gpt", CALLS))
-    return name if said else None
+    role = str(last.get("from", last.get("role"))).casefold() if isinstance(last, dict) else ""
+    return name if ROLES.get(role, role) in ("assistant", CALLS) else None
 
 
 def uses_demonstration(record: Record) -> tuple[str, ...]:
@@ -61,7 +59,7 @@ def parse_demonstration(records: Sequence[Record]) -> Iterable[Demonstration]:
     if chat is None:
         prompt = fields.prompt_of(record)
         name = fields.answer_name(record) or fields.ANSWERS[0]
-        if record.get(name) is None and fields.prompt_name(record) in CHATS:
+        if record.get(name) is None and fields.prompt_name(record) in fields.CHATS:
             raise BadRow(f"{fields.prompt_name(record)} must be messages of which the last is the assistant's")
         shown = fields.completion(record.get(name), "c0", name)
     else:
@@ -81,6 +79,11 @@ def fits_prompt(record: Record) -> bool:
 def parse_prompt(records: Sequence[Record]) -> Iterable[Prompt]:
     (record,) = records
     prompt = fields.prompt_of(record)
+    last = "user" if isinstance(prompt.content, str) else prompt.content[-1].role
+    if last not in SPEAKERS and fields.prompt_name(record) in fields.CHATS:  # it might be the answer
+        raise BadRow(
+            f"the last message is by {quoted(last)}: rename it to user, or to assistant where it is the answer"
+        )
     left = fields.rest(record, fields.prompt_fields(record))
     yield replace(prompt, metadata={**left, **prompt.metadata})
 

@@ -16,7 +16,6 @@ from prefloop.types import Completion, Item, Prompt
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 RATINGS = ("rating", "score")
-CHATS = ("messages", "conversations")
 STOPS = frozenset(Look) - {Look.SCORE}
 
 
@@ -25,7 +24,7 @@ def fits_helpsteer(record: Record) -> bool:
 
 
 def fits_rated(record: Record) -> bool:
-    answered = fields.answer_name(record) or fields.prompt_name(record) in CHATS
+    answered = fields.answer_name(record) or fields.prompt_name(record) in fields.CHATS
     rated = any(record.get(name) is not None for name in RATINGS)
     return bool(answered) and rated and fields.prompt_name(record) is not None
 

@@ -119,7 +119,8 @@ def fits_webgpt(record: Record) -> bool:
 
 
 def uses_webgpt(record: Record) -> tuple[str, ...]:
-    return ("question", *ANSWERS, *SCORES, *fields.prompt_fields(record))
+    about = (name for name in record if name.startswith(("tokens_", "quotes_")))  # of either answer
+    return ("question", *ANSWERS, *SCORES, *fields.prompt_fields(record), *about)
 
 
 def parse_webgpt(records: Sequence[Record]) -> Iterable[Item]:
@@ -133,9 +134,9 @@ def parse_webgpt(records: Sequence[Record]) -> Iterable[Item]:
         prompt = Prompt(fields.text(asked.get("full_text"), "question.full_text"))
         about = {name: value for name, value in asked.items() if name != "full_text" and value is not None}
     left = {**record, "question_fields": about} if about else record
-    yield _two(
-        left, ANSWERS, [draft(IMPORTED, PREFERENCE, _by_number(*scores), ratings=rated)], uses_webgpt(record), prompt
-    )
+    ranking = draft(IMPORTED, PREFERENCE, _by_number(*scores), ratings=rated)
+    used = ("question", *SCORES, *fields.prompt_fields(record))
+    yield _two(left, ANSWERS, [ranking], used, prompt)
 
 
 # -- HelpSteer2's preferences ------------------------------------------------------------------------------------------
@@ -243,6 +244,25 @@ def parse_openai(records: Sequence[Record]) -> Iterable[Item]:
     yield _two(record, PREFERRED, [draft(IMPORTED, PREFERENCE, FIRST)], uses_openai(record), prompt)
 
 
+# -- stack-exchange-paired ---------------------------------------------------------------------------------------------
+
+VOTED = ("response_j", "response_k")
+
+
+def fits_stack(record: Record) -> bool:
+    return set(VOTED) <= record.keys() and fields.prompt_name(record) is not None
+
+
+def uses_stack(record: Record) -> tuple[str, ...]:
+    return (*VOTED, *fields.prompt_fields(record))
+
+
+def parse_stack(records: Sequence[Record]) -> Iterable[Item]:
+    """`response_j` had more votes than `response_k`."""
+    (record,) = records
+    yield _two(record, VOTED, [draft(IMPORTED, PREFERENCE, FIRST)], fields.prompt_fields(record))
+
+
 SIDES = (
     Format(
         "safer-rlhf",
@@ -268,6 +288,9 @@ SIDES = (
         parse_strength,
         uses_strength,
         STOPS,
+    ),
+    Format(
+        "stack-exchange", "stack-exchange-paired: response_j and response_k", fits_stack, parse_stack, uses_stack, STOPS
     ),
     Format("shp", "SHP: a history, two references, labels", fits_shp, parse_shp, uses_shp, STOPS),
     Format(

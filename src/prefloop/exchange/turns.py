@@ -14,8 +14,13 @@ from prefloop.exchange.odd import first_odd
 from prefloop.exchange.source import checked, parse_json
 from prefloop.messages import Json, Message
 
-# ShareGPT's and Open-Assistant's names for the roles of chat templates
-ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "observation": "tool"}
+# other people's names for the roles of chat templates: ShareGPT's, Open-Assistant's, Gemini's, LangChain's
+ROLES = {
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "gpt4", "bing", "bard", "bot", "chatbot", "ai", "model"), "assistant"),
+    "observation": "tool",
+}
+SPEAKERS = frozenset(("system", "developer", "user", "assistant", "tool", "function", "ipython"))
 CALLS = "function_call"  # ShareGPT's role of a turn that is nothing but calls, as JSON text
 TOOLS = ("tools", "functions")
 MEDIA_FIELDS = ("images", "videos", "audios")  # of a record, beside its messages
@@ -59,7 +64,8 @@ def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
     if "function_call" in extra:
         (extra["function_call"],) = _calls([_parsed(extra["function_call"], f"the function_call of {name}")], name)
     said = _content(content, f"the {content_key} of {name}")
-    found = Message(ROLES.get(role, role) if role_key == "from" else role, said, extra)
+    named = role.casefold()
+    found = Message(ROLES.get(named, named if named in SPEAKERS else role), said, extra)
     if said is None and found.silent:
         raise BadRow(f"the {content_key} of {name} must be text, not null")
     return found, beside

@@ -28,9 +28,21 @@ SCORES = words(
 MEASURES = words(
     "quality helpfulness correctness coherence harmlessness honesty truthfulness toxicity safety good bad safe unsafe"
     " harmful harmless helpful toxic correct incorrect right wrong acceptable ok okay approved valid invalid pass"
-    " passed fail failed success successful flag y target class positive negative win lose like"
+    " passed fail failed success successful flag y target class positive negative win lose like outcome mark marks"
+    " points percentile solved resolved hallucination hallucinated hallucinations upvote upvoted downvote downvoted"
+    " dislike useful usable unhelpful satisfied satisfaction evaluation eval judge judged annotation decision grading"
 )
-BESIDE = words("is was has overall human response answer completion output model annotated")
+BESIDE = words(
+    "is was has overall human response answer completion output model annotated rate ratio mean average avg level"
+    " count total final llm user gpt"
+)
+# these judge where the value is true or false, whatever else stands in the name ...
+FLAGS = words(
+    "correct incorrect correctness harmful harmless toxic unsafe passed failed hallucination hallucinated acceptable"
+    " approved helpful unhelpful"
+)
+# ... and these where nothing else does
+ALONE = MEASURES | BESIDE | words("result flagged hate sentiment gold keep review annotations useless refuse bug")
 OPPOSITES = words("positive negative pos neg good bad correct incorrect accepted win lose winning losing")
 ANSWERS = words(
     "response responses completion completions output outputs reply replies generation generations generated candidate"
@@ -42,9 +54,10 @@ NUMBERED = ANSWERS | words(
 )
 # fields that are called by who answers
 SPEAKERS = words("assistant bot chatbot chatgpt gpt claude llama mistral gemini gemma qwen vicuna bard deepseek")
-ENDS = words("a b c d e f g h w l pos neg left right first second one two")
+ENDS = words("pos neg left right first second one two")
 OPPOSED = OPPOSITES | NUMBERED | words("example examples sentence document passage")
 NOT_TEXTS = words("model generator id lang language source name type category policy annotator tokens url")
+MASKS = words("weight train trainable loss loss_mask mask learn")
 YES_NO = words("true false yes no y n good bad positive negative right wrong correct incorrect up down")
 # verl and reward functions read these; they describe a prompt and judge no answer
 KNOWN = frozenset({"reward_model", "extra_info", "ground_truth", "reward_kwargs"})
@@ -85,7 +98,8 @@ def _of_last_message(name: str, value: object) -> Iterator[tuple[str, str, Any]]
     if isinstance(last, dict) and {"role", "from"} & last.keys():
         for key, deep in last.items():
             if deep not in (None, "", [], {}):
-                yield f"{name}.{key}", key if key != "weight" or deep else "label", deep
+                masked = key in MASKS and deep in (False, 0)  # "train": false says that nobody should imitate it
+                yield f"{name}.{key}", "label" if masked else key, deep
 
 
 def _of_entries(name: str, value: object, used: Collection[str]) -> Iterator[tuple[str, str, Any]]:
@@ -112,6 +126,8 @@ def _look(name: str, value: object, record: Record, used: Collection[str]) -> Lo
         return Look.SCORE
     if _is_measure(value) and MEASURES.intersection(parts) and MEASURES.union(BESIDE).issuperset(parts):
         return Look.SCORE
+    if _is_flag(value) and (FLAGS.intersection(parts) or (ALONE.issuperset(parts) and not BESIDE.issuperset(parts))):
+        return Look.SCORE
     return None
 
 
@@ -126,8 +142,12 @@ def _is_measure(value: object) -> bool:
     return isinstance(value, bool | int | float)
 
 
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip().casefold() in YES_NO)
+
+
 def _is_end(word: str) -> bool:
-    return word.isdecimal() or word in ENDS
+    return word.isdecimal() or len(word) == 1 or word in ENDS
 
 
 def _alike(left: Mapping[str, Any]) -> list[str]:
