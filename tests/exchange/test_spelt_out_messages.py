@@ -36,6 +36,11 @@ WRITTEN: dict[str, Callable[[list[dict[str, str]]], str]] = {
     "json": json.dumps,
     "python": repr,
     "numpy": numpys,
+    "numpy array": lambda messages: "array(" + repr(messages).replace("}, ", "},\n       ") + ", dtype=object)",
+    "tuple": lambda messages: repr(tuple(messages)),
+    "json in json": lambda messages: json.dumps(json.dumps(messages)),
+    "bytes": lambda messages: repr(json.dumps(messages).encode()),
+    "json with line breaks in its texts": lambda messages: json.dumps(messages).replace("\\n", "\n"),
     "sharegpt": sharegpt,
     "with spaces": lambda messages: f"\n {messages!r}\n",
 }
@@ -86,7 +91,7 @@ def test_parquet_columns_of_spelt_out_messages_are_messages(tmp_path: Path) -> N
     "text",
     [
         '[{"role": "user"}]', "[{'a': 1}]", "[{", '[{"role": "user", "content": "x"}] and more', "[]", "{}", "[{}]",
-        "[{'role': open('x'), 'content': 'y'}]", "[{'role': 'user', 'content': nan}]", '[["role", "content"]]',
+        "[{'role': open('x'), 'content': 'y'}]", '[["role", "content"]]',
         "[{'role': 'user', 'content': __import__('os')}]", "[" * 500 + "{'role'" + "]" * 500,
         "[{'role'" + "-" * 9000 + "]",
     ],
@@ -95,6 +100,20 @@ def test_a_text_that_only_begins_like_messages_stays_the_text(tmp_path: Path, te
     assert messages_in(text) == text
     (found,) = read(lines(tmp_path / "a.jsonl", {"prompt": text, "completion": text}))
     assert isinstance(found, Demonstration) and found.prompt.content == found.text == text
+
+
+@pytest.mark.parametrize("text", [repr([USER, BLUE])[:-9], json.dumps([USER, BLUE])[:40], f"array([{BLUE!r:.30}"])
+def test_messages_that_a_spreadsheet_cut_off_cost_their_row(tmp_path: Path, text: str) -> None:
+    pair = {"prompt": "p", "chosen": "yes", "rejected": "no"}
+    found, _ = read(lines(tmp_path / "a.jsonl", {**pair, "chosen": text}, pair))
+    assert isinstance(found, RowError) and "cut off" in found.reason
+
+
+def test_messages_with_a_missing_text_cost_their_row(tmp_path: Path) -> None:
+    text = "[{'role': 'user', 'content': nan}]"
+    pair = {"prompt": "p", "chosen": "yes", "rejected": "no"}
+    found, _ = read(lines(tmp_path / "a.jsonl", {**pair, "chosen": text}, pair))
+    assert isinstance(found, RowError) and "NaN" in found.reason
 
 
 def test_messages_inside_messages_are_what_was_said(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Messages that were written as one text: "[{'role': 'user', ...}]", as spreadsheets and `str()` leave them.
 
 Every record passes here before any reader sees it, so that no format takes the source of a message list for an answer.
-JSON, Python's notation, and numpy's (no commas between the lines) are read. What is not a list of messages to the last
-character stays the text it is, and so do texts inside messages, metadata, and records of our own exports.
+JSON (encoded twice, too), Python's notation, and numpy's (`array(...)`, or no commas between the lines) are read. A
+list that is cut off, or that holds a NaN, costs its row. What else is not a list of messages to the last character
+stays the text it is, and so do texts inside messages, metadata, and records of our own exports.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from prefloop.exchange.odd import first_odd
 OWN = "prefloop"
 MESSAGE = (("role", "content"), ("from", "value"))
 MAX_PARTS = 50_000  # brackets, commas, texts and numbers; Python's parser needs about a kilobyte for each
+_START = re.compile(r"""\s*(?:\w*\.?array\()?[\[(]?\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
+_QUOTED = re.compile(r"""\s*(?:"\s*[\[{]\s*[\[{]?.{0,4}\\"|b['"]\s*[\[{])""")
 _PART = re.compile(
-    r"""\s+|[\[\]{},:]|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d[\d_.eE+-]*|True|False|None""",
+    r"""\s+|(?:np\.|numpy\.)?array(?=\()|,\s*dtype=\w+(?=\))|[\[\](){},:]|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+    r"|-?\d[\d_.eE+-]*|(?:True|False|None|true|false|null|nan|NaN)\b",
     re.DOTALL,
 )
+_CUT = "a list of messages written as a text is cut off"
+_WORDS = {"true": "True", "false": "False", "null": "None"}
 
 
 def spoken(record: Record) -> Record:
@@ -35,7 +41,7 @@ def spoken(record: Record) -> Record:
 
 def _decoded(value: Any, literal: bool) -> Any:
     if isinstance(value, str):
-        return value if literal or value[:64].lstrip()[:1] not in ("[", "{") else messages_in(value)
+        return value if literal or value[:64].lstrip()[:1] not in tuple('[{("bna') else messages_in(value)
     if isinstance(value, list):
         return [_decoded(inner, literal) for inner in value]
     if not isinstance(value, dict):
@@ -48,11 +54,15 @@ def _decoded(value: Any, literal: bool) -> Any:
 
 
 def messages_in(text: str) -> str | list[Any]:
-    """The messages that a text writes down, or the text. Raises BadRow if a Python list is too large to read."""
+    """The messages that a text writes down, or the text. Raises BadRow if they cannot be read as a whole."""
     bare = text.strip()
-    if not bare.endswith(("]", "}")) or not any(
-        f"{quote}{name}{quote}" in bare for name, _ in MESSAGE for quote in "'\""
-    ):
+    if _QUOTED.match(bare[:64]):
+        said = _unquoted(bare)
+        inner = text if said is None else messages_in(said)
+        return inner if isinstance(inner, list) else text
+    if not any(f"{quote}{name}{quote}" in bare for name, _ in MESSAGE for quote in "'\""):
+        return text
+    if not bare.endswith(("]", "}", ")")) and not _START.match(bare[:200]):
         return text
     for read in (_json, _python):
         found = read(bare)
@@ -60,6 +70,15 @@ def messages_in(text: str) -> str | list[Any]:
         if isinstance(found, list) and found and all(_is_message(entry) for entry in found):
             return found
     return text
+
+
+def _unquoted(text: str) -> str | None:
+    """What a text in quotes says: JSON that was encoded twice, or Python's notation of bytes."""
+    try:
+        found = ast.literal_eval(text) if text[0] == "b" else json.loads(text)
+        return found.decode() if isinstance(found, bytes) else found if isinstance(found, str) else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _is_message(entry: object) -> bool:
@@ -78,19 +97,28 @@ def _json(text: str) -> Any:
 
 
 def _python(text: str) -> Any:
-    at = parts = 0
+    at, parts = 0, []
     while at < len(text):
         found = _PART.match(text, at)
         if found is None:
+            if text[at] in "'\"" and _START.match(text[:200]):
+                raise BadRow(_CUT)
             return None
-        at, parts = found.end(), parts + 1
-        if parts > MAX_PARTS:
+        at, part = found.end(), found[0]
+        if part in ("nan", "NaN") and _START.match(text[:200]):
+            raise BadRow("a list of messages written as a text holds NaN")
+        if part[-5:] != "array" and part.lstrip(", ")[:6] != "dtype=":  # what is left of them are brackets
+            parts.append(part.replace("\n", "\\n") if part[0] in "'\"" else _WORDS.get(part, part))
+        if len(parts) > MAX_PARTS:
             raise BadRow(f"a list of messages written as a Python text has more than {MAX_PARTS:,} parts")
-    for source in (text, re.sub(r"\}\s*\n\s*\{", "}, {", text)):  # numpy: a line break is never inside quotes
+    source = "".join(parts)
+    for tried in (source, re.sub(r"\}\s*\n\s*\{", "}, {", source)):  # numpy: a line break is never inside quotes
         try:
-            return _plain(ast.literal_eval(source))
+            return _plain(ast.literal_eval(tried))
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             continue
+    if _START.match(text[:200]) and sum(map(parts.count, "[({")) > sum(map(parts.count, "])}")):
+        raise BadRow(_CUT)
     return None
 
 
