@@ -266,3 +266,75 @@ def test_a_prompt_with_more_answers_than_a_record_may_hold_is_one_bad_row(tmp_pa
     item, error = read(path, max_line_bytes=2000)
     assert isinstance(item, Item) and item.prompt.content == "q"
     assert isinstance(error, RowError) and error.line == 2 and "100 rows of this prompt" in error.reason
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"responses": ["no", "yes", "?"], "scores": [1, 2, 1]},
+        {"generations": ["no", "yes", "?"], "ratings": ["1", "4.5", "1"], "generation_models": ["a", "b", "c"]},
+        {"completions": [{"text": "no", "score": 0}, {"text": "yes", "score": 1}, {"text": "?", "score": 0}]},
+        {"answers": [{"text": t, "pm_score": s, "selected": False} for t, s in (("no", 0), ("yes", 3), ("?", 0))]},
+        {"completions": [{"response": t, "overall_score": s} for t, s in (("no", 1), ("yes", 9), ("?", 1))]},
+        {"responses": [[{"role": "assistant", "content": t}] for t in ("no", "yes", "?")], "rewards": [-1.0, 0, -1]},
+    ],
+)  # fmt: skip
+def test_several_answers_with_scores_are_ranked_by_them(tmp_path: Path, answers: dict[str, Any]) -> None:
+    found = one(tmp_path, {**ASKED, **answers})
+    assert isinstance(found, Item) and tiers(found) == [["yes"], ["no", "?"]]
+
+
+def test_an_answer_without_a_score_is_not_ranked_and_one_score_ranks_nothing(tmp_path: Path) -> None:
+    found = one(tmp_path, {**ASKED, "responses": ["no", "yes", "?"], "scores": [1, 2, None]})
+    assert isinstance(found, Item) and tiers(found) == [["yes"], ["no"]] and len(found.completions) == 3
+    assert isinstance(one(tmp_path, {**ASKED, "responses": ["no", "yes"], "scores": [1, None]}), RowError)
+    for score in ("nan", "inf", "1e999"):
+        assert isinstance(one(tmp_path, {**ASKED, "responses": ["no", "yes"], "scores": [1, score]}), RowError)
+
+
+def test_prisms_conversation_goes_on_with_the_chosen_answer(tmp_path: Path) -> None:
+    def turn(n: int, asked: str, *answers: tuple[str, int, bool]) -> list[dict[str, Any]]:
+        said = [{"turn": n, "role": "model", "content": t, "score": s, "if_chosen": c} for t, s, c in answers]
+        return [{"turn": n, "role": "user", "content": asked}, *said]
+
+    history = [
+        *turn(0, "hello?", ("no", 90, False), ("yes", 20, True)),
+        *turn(1, "and?", ("b", 1, False), ("a", 1, True)),
+    ]
+    path = lines(tmp_path / "p.jsonl", {"conversation_id": "c", "user_id": "u", "conversation_history": history})
+    first, second = read(path)
+    assert isinstance(first, Item) and isinstance(second, Item)
+    assert tiers(first) == [["yes"], ["no"]] and tiers(first, 1) == [["no"], ["yes"]]
+    assert [m.content for m in second.prompt.content if isinstance(m, Message)] == ["hello?", "yes", "and?"]
+    assert tiers(second) == [["a"], ["b"]] and tiers(second, 1) == [["b", "a"]]
+    assert {r.annotator for r in first.rankings} == {"u"} and first.external_id == "c:1"
+
+
+def test_prm800ks_alternatives_follow_the_path_that_was_taken(tmp_path: Path) -> None:
+    def rated(*steps: tuple[str, int]) -> list[dict[str, Any]]:
+        return [{"text": text, "rating": rating, "flagged": False} for text, rating in steps]
+
+    steps = [
+        {"completions": rated(("a", 1), ("b", -1)), "human_completion": None, "chosen_completion": 0},
+        {"completions": rated(("c", 0)), "human_completion": "d", "chosen_completion": None},
+        {"completions": rated(("e", -1)), "human_completion": None, "chosen_completion": None},
+    ]
+    path = lines(tmp_path / "p.jsonl", {"question": {"problem": "hello?"}, "label": {"steps": steps}})
+    found = [(i.completions[0].text, bool(i.rankings[0].unacceptable)) for i in read(path) if isinstance(i, Item)]
+    assert found == [("b", True), ("a\nc", True), ("a\nd\ne", True)]
+
+
+def test_math_shepherds_marks_are_labels(tmp_path: Path) -> None:
+    given = {
+        "input": "hello? Step 1: a \u043a\u0438\nStep 2: b-c \u043a\u0438",
+        "label": "hello? Step 1: a +\nStep 2: b-c -",
+    }
+    found = one(tmp_path, given)
+    assert isinstance(found, Item) and found.completions[0].text == "Step 1: a\nStep 2: b-c"
+    assert list(found.rankings[0].ratings.values()) == [{"step 1": 1.0, "step 2": 0.0}]
+    assert isinstance(one(tmp_path, {**given, "label": given["label"].replace("a +", "a *")}), RowError)
+
+
+def test_each_chosen_answer_is_better_than_each_rejected_one(tmp_path: Path) -> None:
+    found = one(tmp_path, {**ASKED, "chosen": ["yes", "aye"], "rejected": ["no", "never"], "num_correct": 2})
+    assert isinstance(found, Item) and tiers(found) == [["yes", "aye"], ["no", "never"]]

@@ -52,7 +52,7 @@ STOPPED: list[tuple[dict[str, Any], list[str]]] = [
     ({**ASKED, "response_1": "Blue.", "response_2": "Seven."}, ["response_1", "response_2"]),
     ({**ASKED, "reply_x1": "Blue.", "reply_x2": "Seven."}, ["reply_x1", "reply_x2"]),
     ({**ASKED, "teacherA": "Blue.", "teacherB": "Seven."}, ["teacherA", "teacherB"]),
-    ({**ASKED, "responses": ["Blue.", "Seven."], "scores": [1, 0]}, ["responses", "scores"]),
+    ({**ASKED, "responses": ["Blue.", "Seven."], "scores": [1]}, ["responses", "scores"]),
     ({**ASKED, "generated_response": "Blue."}, ["generated_response"]),
     ({"query": "Name a colour.", "positive": "Blue.", "negative": "Seven."}, ["positive", "negative"]),
     ({**ASKED, "betterResponseId": 1}, ["betterResponseId"]),

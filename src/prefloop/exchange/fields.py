@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from math import isfinite, nan
 from typing import Any
 
 from prefloop.exchange.base import BadRow, Odd, Record, quoted
@@ -52,6 +53,19 @@ def number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadRow(f"{name} must be a number, not {kind(value)}")
     return float(value)
+
+
+def scored(value: object, name: str) -> float:
+    """A number, or a text that is nothing else ("4")."""
+    if not isinstance(value, str):
+        return number(value, name)
+    try:
+        found = float(value[:40])
+    except ValueError:
+        found = nan
+    if not isfinite(found):
+        raise BadRow(f"{name} must be a number, not {quoted(value)}")
+    return found
 
 
 def optional_number(record: Record, name: str) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Look, Record, quoted
+from prefloop.exchange.base import BadRow, Format, Look, Record
 from prefloop.exchange.build import build_item
 from prefloop.exchange.lists import rankings
 from prefloop.types import Completion, Item, Prompt
@@ -38,7 +38,7 @@ def prompt_key(record: Record) -> str:
     """The id of the prompt. Raises BadRow where the row could not be used, so that it does not cost its whole list."""
     for name in (*ATTRIBUTES, *RATINGS):
         if record.get(name) is not None:
-            _score(record[name], name)
+            fields.scored(record[name], name)
     return _split(record)[0].id
 
 
@@ -55,7 +55,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
         completions.append(replace(said, id=local, metadata=left))
         for name in (*ATTRIBUTES, *RATINGS):
             if record.get(name) is not None:
-                scores.setdefault(name, {})[local] = _score(record[name], name)
+                scores.setdefault(name, {})[local] = fields.scored(record[name], name)
     yield build_item(_split(records[0])[0], completions, rankings(scores))
 
 
@@ -66,16 +66,6 @@ def _split(record: Record) -> tuple[Prompt, Completion]:
         return prompt, fields.completion(record[answered], "c0", answered)
     asked, turn = fields.split_answer(prompt.content, "a conversation with a rating")
     return replace(prompt, content=asked, id=""), fields.answer((turn,), "c0", "the last message")
-
-
-def _score(value: object, name: str) -> float:
-    """A number, or a text that is nothing else ("4")."""
-    if isinstance(value, str):
-        try:
-            value = float(value[:40])
-        except ValueError:
-            raise BadRow(f"{name} must be a number, not {quoted(value)}") from None
-    return fields.number(value, name)
 
 
 HELPSTEER = Format(
