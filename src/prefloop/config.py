@@ -239,6 +239,10 @@ class Run(Section):
         description="what run does; always in the order of the loop",
     )
     imports: tuple[str, ...] = Field((), description="files to import first; relative to the TOML file")
+    ignore: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="a file of imports = its fields that mean nothing, as import --ignore says them",
+    )
     choose: str = Field(
         "win_rate",
         pattern=r"^(win_rate|reward|newest|align-\d{3,})$",

@@ -76,6 +76,8 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _run(config: Config) -> Iterator[tuple[str, str]]:
+    if not config.run.imports:
+        yield "run.ignore", "[run] imports names no file"
     if not _EACH_ROUND & set(config.run.stages):
         yield "run.rounds", "none of its stages is done each round"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prefloop.errors import DataError, NothingToDoError
+from prefloop.errors import DataError, ModelError, NothingToDoError
 from prefloop.record import write_json_atomic
 from prefloop.stages.align import align
 from prefloop.stages.choose import Candidate, choose
@@ -159,6 +159,39 @@ def test_the_report_shows_every_run_of_the_round_in_one_table(project: Project) 
     assert runs[0]["differs"] == {"align.k": 2, "align.lr": 0.003, "align.prompts": 4}
     assert runs[1]["differs"]["align.k"] == 4 and runs[2]["differs"]["align.lr"] == 1e-9
     assert all(name in page for name in ("align-001", "align-002", "align-003", "no new policy"))
+
+
+def test_a_policy_whose_files_are_gone_is_passed_over_by_name_or_refused_before_anything_begins(
+    aligned: Path, tmp_path: Path, capsys: Any
+) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(aligned, root)
+    with Project.open(root, quiet=True) as project:
+        best = project.policy(1).version
+    shutil.rmtree(root / "runs" / best)
+    other = "align-001" if best == "align-002" else "align-002"
+    before = sorted(path.name for path in (root / "runs").iterdir())
+    with Project.open(root) as project:
+        assert project.policy(1).version == project.policy(1).version == other
+        assert capsys.readouterr().err.count(f"{best} is passed over, for its files are gone: round 0 goes by") == 1
+        for act in (lambda: evaluate(project, run=best), lambda: export(project, "policy", tmp_path / "to", run=best)):
+            with pytest.raises(ModelError, match=f"{best} with it. Put the folder back from a backup, or run its"):
+                act()
+    with Project.open(root, [f"run.choose={best}"], quiet=True) as project:
+        for act in (lambda: sample(project), lambda: evaluate(project), lambda: align(project, 1)):
+            with pytest.raises((ModelError, NothingToDoError), match="is gone|no round 1"):
+                act()
+        report(project)
+    shutil.rmtree(root / "runs" / other / "model")
+    with Project.open(root, quiet=True) as project:
+        with pytest.raises(ModelError, match="is gone, and align-00"):
+            sample(project)
+        shutil.rmtree(root / "runs" / "reward-001")
+        with pytest.raises(ModelError, match="reward-001 with it"):
+            align(project, 0)
+    assert [name for name in before if name not in (best, "reward-001")] == sorted(
+        path.name for path in (root / "runs").iterdir()
+    ), "nothing was begun"
 
 
 def test_a_round_that_found_nothing_better_leaves_the_policy_before_it(judged: Path, tmp_path: Path) -> None:

@@ -241,6 +241,7 @@ def test_the_names_that_settings_depend_on_are_those_of_the_registry() -> None:
         ("[align]\nprompts = 2\nminibatches = 4", "align.minibatches"),
         ("[align]\nstaleness = 1\neval_every = 1", "align.staleness"),
         ('[run]\nrounds = 3\nstages = ["sft", "report"]', "run.rounds"),
+        ('[run]\nignore = {"a.jsonl" = ["label"]}', "run.ignore"),
     ],
 )
 def test_a_file_with_a_setting_that_nothing_reads_is_refused_by_its_name(asked: str, named: str) -> None:

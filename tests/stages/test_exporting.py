@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefloop.config import Model
-from prefloop.errors import DataError, NothingToDoError, TrainingError
+from prefloop.errors import DataError, ModelError, NothingToDoError, TrainingError
 from prefloop.models.load import load_causal, weights_hash
 from prefloop.models.scratch import make_scratch
 from prefloop.stages.exporting import export
@@ -254,7 +254,7 @@ def test_several_criteria_get_a_folder_each_or_one_is_chosen(
 
 def test_a_model_whose_folder_is_gone_is_named(project: Project, tmp_path: Path) -> None:
     project.store.add_model(ModelRow("align-001", "policy", "runs/align-001/model"))
-    with pytest.raises(DataError, match="align-001"):
+    with pytest.raises(ModelError, match="align-001 with it"):
         export(project, "policy", tmp_path / "out")
 
 

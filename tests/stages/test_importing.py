@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.errors import BusyError, DataError
+from prefloop.errors import BusyError, ConfigError, DataError
 from prefloop.stages.importing import import_file, import_files
 from prefloop.stages.project import Project
+from prefloop.stages.run import run
 from prefloop.store import ProjectLock
 
 
@@ -126,3 +127,23 @@ def test_a_label_that_nobody_reads_stops_a_file_before_its_first_row_is_written(
     assert (result["demonstrations"], result["ignored"]) == (1501, ["label"])
     assert [row.format for row in project.store.imports()] == ["demonstrations, ignoring label"]
     assert import_file(project, path, ignore=["label"]).skipped
+
+
+def test_what_a_file_of_run_holds_that_means_nothing_is_said_in_the_settings(tmp_path: Path) -> None:
+    """For that file alone: another one's labels are labels."""
+    plain = {"prompt": "p", "completion": "c"}
+    lines(tmp_path / "a.jsonl", plain, plain | {"prompt": "q"}, plain | {"label": 0})
+    lines(tmp_path / "b.jsonl", {"prompt": "q", "completion": "c", "label": True})
+    toml = tmp_path / "prefloop.toml"
+    toml.write_text('[run]\nimports = ["a.jsonl", "b.jsonl"]\nstages = ["report"]\n')
+    with Project.open(tmp_path, quiet=True) as project, pytest.raises(DataError, match=r"\[run\] ignore"):
+        run(project)
+    toml.write_text(toml.read_text() + 'ignore = {"a.jsonl" = ["label"]}\n')
+    with Project.open(tmp_path, quiet=True) as project:
+        first, second, _ = run(project).result["stages"]
+        assert (first["ignored"], first["demonstrations"]) == (["label"], 3)
+        assert (second["ignored"], second["format"]) == ([], "kto")
+        assert [stage["skipped"] for stage in run(project).result["stages"]] == [True, True, True]
+    toml.write_text(toml.read_text().replace('{"a.jsonl"', '{"a.json"'))
+    with Project.open(tmp_path, quiet=True) as project, pytest.raises(ConfigError, match='Did you mean "a.jsonl"'):
+        run(project)

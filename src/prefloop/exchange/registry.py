@@ -181,7 +181,7 @@ def _unread(path: Path, record: Record, format: Format, left: Mapping[str, int])
     return (
         f"{path}: {format.name} does not read {names}{more}, which by name and value may be a label, a score or "
         f"another answer. Nothing was imported.{other} If the file is in another format, say so with --as; to go on "
-        f"and keep as metadata what nobody reads: {flags}"
+        f"and keep as metadata what nobody reads (for prefloop run: [run] ignore): {flags}"
     )
 
 

@@ -36,10 +36,27 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return found
 
 
+def file_hash(folder: Path) -> str:
+    """What identifies a model folder: a hash over its weights, config and tokenizer files."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json") and path.is_file():
+            total.update(path.name.encode())
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def gone(folder: Path, version: str) -> ModelError:
+    """What to do about a registered model without its folder."""
+    other = ", or take another run of its round ([run] choose, or --run)" if version.startswith("align-") else ""
+    return ModelError(
+        f"{folder} is gone, and {version} with it. Put the folder back from a backup, or run its stage again{other}."
+    )
+
+
 def check_files(folder: Path, registered: Mapping[str, str], version: str) -> None:
     """Refuse a model whose files are not those that were registered. Raises ModelError naming each that differs."""
-    if not folder.is_dir():
-        raise ModelError(f"{folder} is gone, and {version} with it. Put the folder back, or run its stage again.")
     found = file_hashes(folder)
     changed = [name for name, hashed in registered.items() if found.get(name, hashed) != hashed]
     missing = [name for name in registered if name not in found]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefloop.record import Run
@@ -16,13 +17,17 @@ from prefloop.store import ModelRow
 
 @dataclass(frozen=True)
 class Candidate:
-    """A finished run of `align`. row: the policy it registered, None where its best step was the start."""
+    """A finished run of `align`. row: the policy it registered, None where its best step was the start.
+
+    gone: the folder of that policy is no longer there.
+    """
 
     run: str
     round: int
     row: ModelRow | None
     result: Mapping[str, Any]
     judged_by: Mapping[str, Any]  # reward models that its figures are by: {criterion: weights}
+    gone: bool = False
 
     @property
     def unchanged(self) -> bool:
@@ -39,19 +44,21 @@ class Candidate:
         return None if value is None else float(value)
 
 
-def candidates(runs: Sequence[Run], rows: Sequence[ModelRow]) -> list[Candidate]:
-    """Every finished run of `align`, oldest first; and policies whose run folder is no longer there."""
+def candidates(runs: Sequence[Run], rows: Sequence[ModelRow], root: Path) -> list[Candidate]:
+    """Every finished run of `align` in a project folder, oldest first; policies without a run folder before them."""
     rows = [row for row in rows if row.version.startswith("align-")]
     by_run, names = {row.run_id: row for row in rows}, {run.name for run in runs}
     lost = [row for row in rows if row.run_id not in names]
-    found = [Candidate(row.version, int(row.metrics.get("round") or 0), row, {}, {}) for row in lost]
+    found = [Candidate(row.version, int(row.metrics.get("round") or 0), row, {}, {}, True) for row in lost]
     for run in runs:
         manifest = run.manifest
         if manifest["stage"] == "align" and manifest["status"] == "done":
             result, inputs = run.result, manifest["inputs"]
             round = int(result.get("round", inputs.get("round", 0)))
             judged_by = result.get("judged_by", inputs.get("rewards", {}))
-            found.append(Candidate(run.name, round, by_run.get(run.name), result, judged_by))
+            row = by_run.get(run.name)
+            gone = row is not None and not (root / row.path).is_dir()
+            found.append(Candidate(run.name, round, row, result, judged_by, gone))
     return found
 
 
@@ -59,14 +66,15 @@ def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> C
     """The candidate of one round that counts; None where none has a policy of its own.
 
     how: "win_rate", "reward", "newest", or a run's name.  judges: the round's reward models as they are now: figures by
-    other ones cannot be compared. Those that have not collapsed come first; then those that were measured; where
-    figures are equal, or there are none, the newest.
+    other ones cannot be compared. Those whose files are there come first, then those that have not collapsed, then
+    those that were measured; where figures are equal, or there are none, the newest.
     """
     own = [c for c in found if c.row and not c.unchanged]
     named = [c for c in own if c.run == how]
     if named:
         return named[0]
-    healthy = [c for c in own if not c.collapsed] or own
+    there = [c for c in own if not c.gone] or own
+    healthy = [c for c in there if not c.collapsed] or there
     name = how if how in ("win_rate", "reward") else "win_rate"
     measured = [c for c in healthy if c.figure(name) is not None and c.judged_by == judges]
     if how == "newest" or not measured:

@@ -43,7 +43,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
     """
     settings = project.config.evaluate
     round, policy = _policy(project, round, run)
-    reference = project.reference()
+    reference = project.reference().here()
     if policy.version == reference.version:
         project.say(f"evaluate: round {round} left the policy as it was: it is {policy.version}, the reference itself")
         unchanged = {"round": round, "policy": policy.version, "reference": reference.version, "unchanged": True}
@@ -87,11 +87,11 @@ def _policy(project: Project, round: int | None, run: str | None) -> tuple[int, 
         chosen = found[run]
         if round not in (None, chosen.round):
             raise DataError(f"{run} is a run of round {chosen.round}, not of round {round}: leave out --round")
-        return chosen.round, project.policy_of(chosen)
+        return chosen.round, project.policy_of(chosen).here()
     round = max(0, project.aligned_rounds() - 1) if round is None else round
     if not project.candidates(round):
         raise NothingToDoError(f"round {round} has no aligned policy yet: run prefloop align first")
-    return round, project.policy(round + 1)
+    return round, project.policy(round + 1).here()
 
 
 def _test_prompts(project: Project) -> tuple[list[Prompt], bool]:

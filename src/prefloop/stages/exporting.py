@@ -120,10 +120,7 @@ def _export_models(project: Project, rows: list[ModelRow], to: Path) -> dict[str
 
     folders = {row.version: to if len(rows) == 1 else to / _folder_name(row.criterion or row.version) for row in rows}
     for row in rows:
-        source = Path(project.ref(row).path)
-        if not source.is_dir():
-            raise DataError(f"{source} is gone, so {row.version} cannot be exported. Run the stage that made it again.")
-        project.ref(row).intact()
+        source = Path(project.ref(row).intact())
 
         def write(tmp: Path, source: Path = source) -> None:
             shutil.copytree(source, tmp, dirs_exist_ok=True)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, Model, Section, load_config
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
-from prefloop.models.folder import check_files, check_sizes, file_hashes
+from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone
 from prefloop.record import Run
 from prefloop.stages.choose import Candidate, candidates, choose
 from prefloop.stages.left_out import LeftOut
@@ -41,19 +41,27 @@ _USUAL_MODEL = Model().deciding()
 class ModelRef:
     """A model a stage starts from. `weights` identifies the bytes, `version` is for people.
 
-    files: of a registered model, the hashes that `intact` compares.
+    registered: it is in the store; files: the hashes that `intact` compares, of one registered with them.
     """
 
     version: str
     path: str
     weights: str
     files: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
+    registered: bool = field(default=False, compare=False, repr=False)
+
+    def here(self) -> Self:
+        """Itself, where its folder is there: asked before a stage begins. Raises ModelError saying what to do."""
+        if self.registered and not Path(self.path).is_dir():
+            raise gone(Path(self.path), self.version)
+        return self
 
     def intact(self) -> str:
         """Its folder, once its files are known to be what was registered. Every load of a model goes through this.
 
-        Raises ModelError naming the files that changed.
+        Raises ModelError naming what changed.
         """
+        self.here()
         if self.files is not None:
             check_files(Path(self.path), self.files, self.version)
         return self.path
@@ -79,6 +87,7 @@ class Project:
         """new: begin another run where one with other settings stopped half-way, which is refused else."""
         self.root = root
         self.new = new
+        self._passed_over: set[str] = set()  # runs without files, each said once
         self.begun = 0  # the round that `run` is in, which need not sample anything
         self.config = config
         self.store = store
@@ -264,7 +273,7 @@ class Project:
 
     def candidates(self, round: int | None = None) -> list[Candidate]:
         """Every finished run of `align`, of a round or of all, oldest first."""
-        found = candidates(record.runs(self.root), self.store.models("policy"))
+        found = candidates(record.runs(self.root), self.store.models("policy"), self.root)
         return [candidate for candidate in found if round in (None, candidate.round)]
 
     def policy_of(self, candidate: Candidate) -> ModelRef:
@@ -274,7 +283,12 @@ class Project:
     def chosen(self, round: int) -> Candidate | None:
         """The run whose policy is the round's. None before `align`, and where no run made a policy of its own."""
         judges = {m.criterion or "": m.weights_sha256 for m in self._reward_models(round)}
-        return choose(self.candidates(round), self.config.run.choose, judges)
+        picked = choose(found := self.candidates(round), self.config.run.choose, judges)
+        if picked and not picked.gone:
+            for lost in {c.run for c in found if c.gone} - self._passed_over:
+                self._passed_over.add(lost)
+                self.say(f"warning: {lost} is passed over, for its files are gone: round {round} goes by {picked.run}")
+        return picked
 
     def aligned_rounds(self) -> int:
         """How many rounds have been through `align`."""
@@ -307,6 +321,8 @@ class Project:
         newest = self._reward_models(round)
         if not newest:
             raise NothingToDoError(f"there is no reward model for round {round} yet: run prefloop reward first")
+        for row in newest:
+            self.ref(row).here()
         return newest
 
     def _reward_models(self, round: int) -> list[ModelRow]:
@@ -317,20 +333,7 @@ class Project:
         """A registered model. Raises ModelError for a path out of the project: the store may come from elsewhere."""
         if Path(row.path).is_absolute() or ".." in Path(row.path).parts:
             raise ModelError(f"the store says that {row.version} is at {row.path}, which is outside of the project")
-        return ModelRef(row.version, str(self.root / row.path), row.weights_sha256 or "", row.files)
-
-
-def file_hash(folder: Path) -> str:
-    """What identifies a model folder: a hash over its weights, config and tokenizer files."""
-    import hashlib
-
-    total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json") and path.is_file():
-            total.update(path.name.encode())
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]
+        return ModelRef(row.version, str(self.root / row.path), row.weights_sha256 or "", row.files, True)
 
 
 def derive(seed: int, *names: object) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prefloop.config import Run as Settings
 from prefloop.config import suggest
 from prefloop.errors import ConfigError
 from prefloop.stages.align import align
@@ -44,12 +45,7 @@ AT_THE_END: dict[str, Callable[[Project], Outcome]] = {"report": report}
 def run(project: Project) -> Outcome:
     """Go through the loop. Stages run in the order the loop needs, whatever the order they are listed in."""
     settings = project.config.run
-    known = [*ONCE, *EACH_ROUND, *AT_THE_END]
-    for name in settings.stages:
-        if name not in known:
-            raise ConfigError(f'[run] stages names "{name}".{suggest(name, known)}')
-    if {"annotate", "crowd"} <= set(settings.stages):
-        raise ConfigError('[run] stages names "annotate" and "crowd": either people rank, or simulated ones. Drop one.')
+    _check(settings)
     done: list[Outcome] = []
 
     def take(outcome: Outcome) -> None:
@@ -58,7 +54,7 @@ def run(project: Project) -> Outcome:
         project.say(f"{outcome.stage}: {'already done' if outcome.skipped else 'done'}{where}")
 
     for name in settings.imports:
-        take(import_file(project, project.root / name))
+        take(import_file(project, project.root / name, ignore=settings.ignore.get(name, ())))
     for name in [n for n in ONCE if n in settings.stages]:
         if name == "sft" and not project.store.counts()["demonstrations"]:
             project.say("sft: left out, there are no demonstrations")
@@ -72,3 +68,16 @@ def run(project: Project) -> Outcome:
         take(AT_THE_END[name](project))
     result: dict[str, Any] = {"rounds": settings.rounds, "stages": [o.to_json() for o in done]}
     return Outcome("run", None, result, all(o.skipped for o in done))
+
+
+def _check(settings: Settings) -> None:
+    """Raise ConfigError for names that mean nothing, and for stages that exclude each other."""
+    known = [*ONCE, *EACH_ROUND, *AT_THE_END]
+    for name in settings.stages:
+        if name not in known:
+            raise ConfigError(f'[run] stages names "{name}".{suggest(name, known)}')
+    for name in settings.ignore:
+        if name not in settings.imports:
+            raise ConfigError(f'[run] ignore names "{name}", no file of imports.{suggest(name, settings.imports)}')
+    if {"annotate", "crowd"} <= set(settings.stages):
+        raise ConfigError('[run] stages names "annotate" and "crowd": either people rank, or simulated ones. Drop one.')

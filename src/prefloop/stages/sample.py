@@ -24,7 +24,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
     """Sample from the policy at the start of a round (by default: the first round not aligned yet)."""
     settings, seed = project.config.sample, project.config.project.seed
     round = project.aligned_rounds() if round is None else project.existing_round(round, starts=True)
-    ref = project.policy(round)
+    ref = project.policy(round).here()
     # by hash, not by age: a sample of the prompts, the same whenever it is drawn
     prompts = sorted(project.store.prompts(), key=lambda p: (bucket(p), p.id))
     chosen = _spread(prompts, settings.prompts, round)

@@ -47,7 +47,7 @@ def train_offline(project: Project, round: int) -> Outcome:
     held = [item for c in shares for item in rankable(project, c, round, "heldout")][:EVAL_LISTS]
     if not any(asked.values()):
         raise NothingToDoError(NO_RANKINGS)
-    start, reference = project.policy(round), project.reference()
+    start, reference = project.policy(round).here(), project.reference().here()
     snapshot = project.snapshot("rankings", [r.id for items in asked.values() for item in items for r in item.rankings])
     inputs = {"policy": start.weights, "reference": reference.weights, "rankings": snapshot, "round": round}
     mode = project.config.reward.annotators

@@ -22,6 +22,7 @@ from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine, save_pretrained
 from prefloop.engine.spans import Clock, next_step, span
 from prefloop.errors import ConfigError, NothingToDoError
+from prefloop.models.folder import file_hash
 from prefloop.models.policy import Policy
 from prefloop.models.reward import new_critic
 from prefloop.record import Run
@@ -31,7 +32,7 @@ from prefloop.stages.frozen import round_reference
 from prefloop.stages.left_out import LeftOut
 from prefloop.stages.measure import chance_warnings
 from prefloop.stages.progress import Progress
-from prefloop.stages.project import Outcome, Project, derive, file_hash, fitting, load_policy, load_registered_reward
+from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy, load_registered_reward
 from prefloop.stages.rates import rate
 from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
 from prefloop.stages.sft import encode_demonstrations, rows_of
@@ -51,7 +52,7 @@ def train_policy(project: Project, round: int) -> Outcome:
             f"{settings.algorithm} needs at least {algorithm.min_k} completions a prompt to form a baseline; "
             f'[align] k = {settings.k}. Set k = 4 or more, or use algorithm = "ppo".'
         )
-    start, reference = project.policy(round), project.reference()
+    start, reference = project.policy(round).here(), project.reference().here()
     judges = project.reward_models(round)
     train = project.store.prompts(split="train", heldout=project.config.data.heldout)
     if not train:

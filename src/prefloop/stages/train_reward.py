@@ -16,6 +16,7 @@ from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.preference_eval import PairReport, pair_accuracy
+from prefloop.models.folder import file_hash
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
 from prefloop.models.reward import (
@@ -33,7 +34,7 @@ from prefloop.stages.agreement import gold_of
 from prefloop.stages.fit import Order, fit
 from prefloop.stages.left_out import LeftOut
 from prefloop.stages.lengths import Lengths
-from prefloop.stages.project import ModelRef, Outcome, Project, derive, file_hash, fitting, load_policy
+from prefloop.stages.project import ModelRef, Outcome, Project, derive, fitting, load_policy
 from prefloop.stages.rates import rate
 from prefloop.stages.reward_lists import EachCriterion, Lists, gather
 from prefloop.stages.sample import draw_lists, to_completion
@@ -113,7 +114,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             f'no training prompt has a ranking of two or more completions for criterion "{criterion}". '
             f"Criteria in the store: {project.store.criteria() or 'none'}."
         )
-    start, reference = start_of(project), project.reference()
+    start, reference = start_of(project).here(), project.reference().here()
     asked = {criterion: train} | _others(project, criterion, round)
     snapshot = project.snapshot("rankings", [r.id for items in asked.values() for i in items for r in i.rankings])
     inputs = {
