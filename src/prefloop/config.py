@@ -292,12 +292,21 @@ def make_config(table: Mapping[str, Any], where: str = "configuration", but: Ite
 
     A setting without effect is a problem, except those named by `but`.
     """
+    if _holds_nul(table):
+        raise ConfigError(f"{where}: a value holds a NUL character, which no name of a file or an address can")
     try:
         config = Config.model_validate(table)
     except ValidationError as error:
         raise ConfigError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
     refuse_unused(config, where, but)
     return config
+
+
+def _holds_nul(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return any(map(_holds_nul, inner))
 
 
 def _for_another(written: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:

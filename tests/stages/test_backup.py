@@ -15,7 +15,7 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine
 
-from prefloop.errors import DataError, PrefloopError, StoreError
+from prefloop.errors import ConfigError, DataError, PrefloopError, StoreError
 from prefloop.stages.backup import _with_setting, backup, restore
 from prefloop.stages.project import Project
 from prefloop.store.migrate import alembic_config
@@ -179,6 +179,9 @@ def tampered(folder: Path, **changes: bytes) -> None:
         ('[annotate]\nguidelines = "../secret"', "annotate.guidelines"),
         ('[annotate]\nwebhooks = ["https://example.org/x"]', "annotate.webhooks"),
         ('[model]\ninit = "scratch"\ntext = ["../../corpus.txt"]', "model.text"),
+        ('[annotate]\npublic_url = "https://example.org"', "annotate.public_url"),
+        ('[annotate]\nhosts = ["example.org"]', "annotate.hosts"),
+        ('[annotate]\nproxies = ["0.0.0.0/0"]', "annotate.proxies"),
         ('[model]\npath = "org/name"\ntrust_remote_code = true', "model.trust_remote_code"),
     ],
 )
@@ -371,3 +374,32 @@ def test_a_backup_by_an_older_prefloop_is_brought_up_to_date_and_stays_as_it_is(
 )
 def test_one_setting_changes_and_the_rest_of_the_file_stays(text: str, expected: str) -> None:
     assert _with_setting(text, "project", "store", "s") == expected
+
+
+@pytest.mark.parametrize("key", ['project]\nstore = "sqlite:///', 'annotate]\nguidelines = "'])
+def test_a_setting_with_a_nul_is_refused_with_a_sentence(project: Project, tmp_path: Path, key: str) -> None:
+    backup(project, tmp_path / "b")
+    tampered(tmp_path / "b", **{"files/prefloop.toml": f'[{key}a\\u0000b"'.encode()})
+    with pytest.raises(ConfigError, match="NUL"):
+        restore(tmp_path / "b", tmp_path / "r")
+
+
+@pytest.mark.parametrize("name", ["files/" + "a" * 300, "files/" + "a/" * 3000 + "b"])
+def test_a_name_that_no_disk_can_hold_is_refused_with_a_sentence(project: Project, tmp_path: Path, name: str) -> None:
+    backup(project, tmp_path / "b")
+    path = tmp_path / "b" / "backup.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="cannot be copied"):
+        restore(tmp_path / "b", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_file_larger_than_the_disk_is_not_copied(project: Project, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b")
+    tampered(tmp_path / "b", **{"files/guidelines.md": b""})
+    with (tmp_path / "b" / "files" / "guidelines.md").open("wb") as file:
+        file.truncate(shutil.disk_usage(tmp_path).total + 1)  # sparse: it takes no room where it lies
+    with pytest.raises(DataError, match="larger than what is free"):
+        restore(tmp_path / "b", tmp_path / "r")

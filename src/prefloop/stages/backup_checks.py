@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -83,13 +84,15 @@ def read_list(source: Path) -> Listed:
 def copy_checked(source: Path, name: str, to: Path, wanted: str) -> None:
     """Copy one file of a backup and compare its hash on the way, so that what is kept is what was checked."""
     place = source
-    for part in name.split("/"):
-        place = place / part
-        if place.is_symlink():
-            raise DataError(f"{place} is a link, and a backup has none: it was tampered with. Use another backup.")
-    to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = hashlib.sha256()
     try:
+        for part in name.split("/"):
+            place = place / part
+            if place.is_symlink():
+                raise DataError(f"{place} is a link, and a backup has none: it was tampered with. Use another backup.")
+        to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if place.stat().st_size > shutil.disk_usage(to.parent).free:  # a sparse file may say any size
+            raise DataError(f"{place} is larger than what is free on the disk of {to.parent.parent}.")
         handle = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(handle, "rb") as old:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -101,7 +104,8 @@ def copy_checked(source: Path, name: str, to: Path, wanted: str) -> None:
     except FileNotFoundError:
         raise DataError(f"{place} is missing: the backup is not whole. Use another one.") from None
     except OSError as error:
-        raise DataError(f"{place} cannot be copied: {error}.") from None
+        why = error.strerror or type(error).__name__
+        raise DataError(f"{str(place)[:300]} cannot be copied: {why}. Use another backup.") from None
     if found.hexdigest() != wanted:
         raise DataError(f"{place} is not what was backed up: its hash differs. Use another backup.")
 
@@ -131,6 +135,9 @@ def refuse_reaching_out(config: Config, root: Path, said: set[str]) -> None:
         "project.store": elsewhere and url.render_as_string(hide_password=True),
         "annotate.guidelines": outside(config.annotate.guidelines) and config.annotate.guidelines,
         "annotate.webhooks": ", ".join(config.annotate.webhooks),
+        "annotate.public_url": config.annotate.public_url,  # where invitations lead
+        "annotate.hosts": ", ".join(config.annotate.hosts),
+        "annotate.proxies": ", ".join(config.annotate.proxies),  # whose word counts for who logs in
         "model.text": ", ".join(name for name in config.model.text if outside(name)),
         "model.trust_remote_code": config.model.trust_remote_code and "true",
     }
