@@ -93,7 +93,7 @@ def test_a_round_goes_from_samples_to_a_report_and_the_next_begins(world: World)
     world.model("reward-001")
     assert world.after("reward") == world.after("report") == "prefloop align"
     assert world.after("crowd") == "prefloop reward", "there are newer rankings than that model has seen"
-    assert "made no new policy" in world.after("align", round=0, best_step=0)
+    assert world.after("align", round=0, best_step=0).startswith("prefloop align, with a larger [align] lr or more")
     world.model("align-001")
     assert world.after("align", round=0) == world.after("agreement") == "prefloop evaluate"
     world.run("evaluate")
@@ -103,6 +103,42 @@ def test_a_round_goes_from_samples_to_a_report_and_the_next_begins(world: World)
     assert world.after("sample") == RANK, "those of the round before are no answer"
     world.add(item(1, "sample", round=1, ranked=True))
     assert world.after("agreement") == "prefloop reward"
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({"warnings": ["at chance"]}, "prefloop annotate, for more rankings"),
+        ({"stopped": "KL 40 nats a sequence is over the budget of 25"}, "a smaller [align] lr or a larger"),
+        ({"collapses": [{"step": 3, "signs": []}], "algorithm": "dpo"}, "a larger [algorithms.dpo] beta"),
+        ({"algorithm": "dpo"}, "prefloop annotate, for more rankings"),
+        ({}, "prefloop align, with a larger [align] lr or more steps; or: prefloop annotate"),
+    ],
+)
+def test_after_a_run_without_a_new_policy_what_stood_in_its_way_comes_next(
+    world: World, result: dict[str, Any], said: str
+) -> None:
+    """After the report too, which would else send people to evaluate what is not there."""
+    world.add(*PROMPTS, item(0, "sample", ranked=True), item(1, "sample"))
+    world.model("reward-001")
+    run = record.begin_run(world.root, "align", "no better", {}, inputs={"round": 0}, seed=0)
+    run.finish({"round": 0, "best_step": 0, **result})
+    for stage in ("align", "report"):
+        advice = world.after(stage, **run.result)
+        assert said in advice and "prefloop evaluate" not in advice and "no new policy was made" in advice
+    world.add(item(1, "sample", ranked=True))
+    assert "prefloop sample --round 0" in world.after("align", round=0, best_step=0, warnings=["at chance"])
+    world.model("align-007")  # another run of the round made one
+    assert world.after("align", **run.result).startswith("prefloop evaluate  (this run made no new policy")
+
+
+def test_a_run_that_is_not_the_rounds_policy_is_evaluated_by_its_name(world: World) -> None:
+    world.add(*PROMPTS)
+    for version in ("reward-001", "align-001"):
+        world.model(version)
+    with Project.open(world.root, quiet=True) as project:
+        said = following(project, Outcome("align", "align-009", {"round": 0, "best_step": 5}))
+    assert said == "prefloop evaluate --run align-009  (the round's policy is that of align-001)"
 
 
 def test_what_evaluation_lacks_is_named(world: World) -> None:

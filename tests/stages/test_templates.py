@@ -65,6 +65,22 @@ def make_project(root: Path, model: Path) -> Project:
     return Project.open(root, quiet=True)
 
 
+def test_an_end_that_is_several_tokens_is_said_where_answers_run_on(tmp_path: Path, capsys: Any) -> None:
+    """By the doctor, and by what samples; of an end that is one token nothing is said."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "token").mkdir()
+    for name, family in (("text", HOME_MADE["an end that is text"]), ("token", FAMILIES["Gemma"])):
+        make_project(tmp_path / name, make_model(tmp_path / name / "m", family)).close()
+        with Project.open(tmp_path / name, ["sample.max_tokens=16"]) as project:
+            project.store.add([Prompt(f"Say {n}.") for n in range(4)])
+            sample(project)
+            said = capsys.readouterr().err
+            ending = next(c for c in invariants.invariants(project) if c.name == "end of answers")
+            for told in (said, ending.advice):
+                assert ("'### End', which is several tokens" in told) is (name == "text"), told
+            assert ("runs on to max_tokens" in said) is (ending.status == "warn") is (name == "text")
+
+
 # -- answers that a template cannot write ------------------------------------------------------------------------------
 
 

@@ -39,6 +39,20 @@ class Codec:
     turn: Turn = Turn()
     source: str = ""
 
+    @property
+    def runs_on(self) -> str:
+        """What comes of an end that is a text and no single token, and what to do; "" where the end is a token."""
+        text = self.turn.tail.strip()
+        if not text or self.turn.end is not None or self.end_id is None:
+            return ""
+        end = self.tokenizer.convert_ids_to_tokens(self.end_id)
+        return (
+            f"the chat template ends an answer with {text!r}, which is several tokens. Sampling does not stop there: "
+            f"a model that does not write {end} after it runs on to max_tokens: what follows the text is shown to "
+            "nobody, but it is sampled, scored and learnt from, and the answer counts as cut off. prefloop sft on some "
+            f"demonstrations teaches {end}; or give the tokenizer the text as one token"
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """Equal for two tokenizers that give the same ids: hash of what turns text into ids, and the chat template.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from prefloop import record
 from prefloop.effects import OFFLINE
 from prefloop.stages.agreement import NOT_COMPARABLE
@@ -25,9 +28,7 @@ def following(project: Project, outcome: Outcome) -> str:
     if stage == "prioritise":
         return "prefloop annotate"
     if stage == "align":
-        if result.get("best_step") == 0:
-            return "prefloop align, with other settings or a better reward model: this run made no new policy"
-        return _judge(project, int(result["round"]))
+        return _after_align(project, outcome)
     if stage == "evaluate":
         return "prefloop report"
     if stage == "report":
@@ -46,6 +47,8 @@ def _missing(project: Project) -> str:
     if _wants_sft(project):
         return "prefloop sft"
     if round and project.latest_round() < round:  # nothing is sampled in the round that could begin
+        if project.chosen(round - 1) is None:
+            return _no_new_policy(project, round - 1, project.candidates(round - 1)[-1].result)
         return AGAIN if _evaluated(project, round - 1) else _judge(project, round - 1)
     if not _ranked(project, round):
         return RANK if _to_rank(project, round) else "prefloop sample"
@@ -89,6 +92,37 @@ def _judge(project: Project, round: int) -> str:
     if not project.config.evaluate.scorer and not _has_reward_model(project, round):
         return "prefloop reward, for something to judge by, then prefloop evaluate  (or set [evaluate] scorer)"
     return "prefloop evaluate"
+
+
+def _after_align(project: Project, outcome: Outcome) -> str:
+    """What fits a run that made a policy, and one that made none."""
+    round, chosen = int(outcome.result["round"]), project.chosen(int(outcome.result["round"]))
+    nothing = outcome.result.get("best_step") == 0
+    if nothing and chosen is None:
+        return _no_new_policy(project, round, outcome.result)
+    next_command = _judge(project, round)
+    if nothing and chosen:
+        return f"{next_command}  (this run made no new policy: the round's is that of {chosen.run})"
+    if next_command == "prefloop evaluate" and chosen and outcome.run and chosen.run != outcome.run:
+        return f"prefloop evaluate --run {outcome.run}  (the round's policy is that of {chosen.run})"
+    return next_command
+
+
+def _no_new_policy(project: Project, round: int, result: Mapping[str, Any]) -> str:
+    """What is in the way of a better step: too little that people said, or an optimiser that goes too far."""
+    algorithm = str(result.get("algorithm") or project.config.align.algorithm)
+    if _to_rank(project, round):
+        ranked = "prefloop annotate, for more rankings to learn from"
+    else:
+        ranked = f"{IMPORT} with more prompts and prefloop sample --round {round}, for more rankings to learn from"
+    if result.get("warnings"):  # of reward models that know nothing
+        return f"{ranked}  (no new policy was made: the reward model cannot tell better from worse)"
+    if result.get("collapses") or "budget" in str(result.get("stopped")):
+        price = "beta" if algorithm in OFFLINE else "kl"
+        less = f"a smaller [align] lr or a larger [algorithms.{algorithm}] {price}"
+        return f"prefloop align, with {less}  (no new policy was made: it went too far from its start)"
+    other = "" if algorithm in OFFLINE else "prefloop align, with a larger [align] lr or more steps; or: "
+    return f"{other}{ranked}  (no new policy was made: no step was better than the start)"
 
 
 def _evaluated(project: Project, round: int) -> bool:

@@ -62,6 +62,8 @@ def sample(project: Project, round: int | None = None) -> Outcome:
                 ended += sum(s.ended for x in lists for s in x)
                 tokens += sum(len(s.ids) for x in lists for s in x)
                 bar.update(len(part))
+        if codec.runs_on and ended < drawn / 2:
+            project.say(f"warning: {ended} of {drawn} answers ended by themselves: {codec.runs_on}")
         result = {
             "round": round,
             "starts_round": starts,

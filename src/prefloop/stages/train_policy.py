@@ -290,6 +290,9 @@ class _Loop:
                 state.start = {"figures": looked.figures, "rewards": looked.rewards}
                 same = self.from_reference and step == 0
                 state.reference = state.start if same else self._reference()
+                if self.codec.runs_on and looked.figures["ended"] < 0.5:
+                    ended = f"{looked.figures['ended']:.0%} of the answers ended by themselves"
+                    self.project.say(f"warning: {ended}: {self.codec.runs_on}")
             # chosen by what is optimised: the EOS rule counts
             reward, kl = float(np.mean(looked.rewards)), looked.figures["kl"]
             state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES
