@@ -291,8 +291,8 @@ class _Loop:
                 same = self.from_reference and step == 0
                 state.reference = state.start if same else self._reference()
                 if self.codec.runs_on and looked.figures["ended"] < 0.5:
-                    ended = f"{looked.figures['ended']:.0%} of the answers ended by themselves"
-                    self.project.say(f"warning: {ended}: {self.codec.runs_on}")
+                    share = f"{looked.figures['ended']:.0%}"
+                    self.project.say(f"warning: {share} of the answers ended by themselves: {self.codec.runs_on}")
             # chosen by what is optimised: the EOS rule counts
             reward, kl = float(np.mean(looked.rewards)), looked.figures["kl"]
             state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES
