@@ -79,6 +79,16 @@ def test_the_texts_of_a_real_collapse_are_seen_and_those_of_its_start_are_not() 
     assert [s.name for s in signs(empty, figures[1]) if s.verdict == "collapsed"] == ["commonest"]
 
 
+@pytest.mark.parametrize("unit", ["!", "ha", "的", "be ", "\u00e9", "[x]"])
+def test_one_token_said_again_and_again_is_seen_whatever_it_is_and_however_long(unit: str) -> None:
+    """Also where it has no spaces, so that an answer would be a single word, and each of another length."""
+    rng = random.Random(1)
+    vocabulary = [f"w{n}" for n in range(400)]
+    before = text_figures([[" ".join(rng.choices(vocabulary, k=20)) for _ in range(48)]]) | {"sequences": 48.0}
+    after = text_figures([[unit * rng.randint(20, 60) for _ in range(48)]]) | {"sequences": 48.0}
+    assert {"distinct_2", "repetition"} <= {s.name for s in signs(after, before) if s.verdict == "collapsed"}
+
+
 def test_a_policy_that_is_sure_of_each_answer_does_not_look_like_one_that_says_the_same_to_all() -> None:
     answers = [f"the {n} is in place {n} of row {n}" for n in range(16)]
     sure, same = text_figures([answers] * 8), text_figures([[answers[0]] * 16] * 8)
@@ -106,6 +116,8 @@ def test_distinct_counts_different_runs_of_words() -> None:
         ("她去了公园 today", ["她", "去", "了", "公", "园", "today"]),
         ("ขอบ", ["ข", "อ", "บ"]),
         ("", []),
+        ("so hahahahahahahaha!!", ["so", *["ha"] * 8, "!!"]),
+        ("a ---- b 1000000 loooool", ["a", "----", "b", "1000000", "loooool"]),
     ],
 )
 def test_scripts_without_spaces_count_by_characters(text: str, said: list[str]) -> None:

@@ -29,6 +29,7 @@ _NO_SPACES = (
     "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _WORD = re.compile(rf"[{_NO_SPACES}]|[^\s{_NO_SPACES}]+")
+_RUN = re.compile(r"(\S{1,8}?)\1{7,}")  # "!!!!!!!!" and "hahahahahahahaha" are one thing said again and again, no word
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def text_figures(draws: Sequence[Sequence[str]]) -> dict[str, float]:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, split at white space; in scripts without spaces, characters."""
-    return _WORD.findall(text.lower())
+    """Lower-case words, split at white space; in scripts without spaces, characters; of a run of one thing, each."""
+    return _WORD.findall(_RUN.sub(lambda run: f" {run[1]} " * (len(run[0]) // len(run[1])), text.lower()))
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
