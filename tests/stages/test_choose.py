@@ -108,6 +108,18 @@ def test_the_chosen_run_is_where_the_next_round_and_every_verb_start_from(projec
             assert export(again, "policy", to).result["models"][0]["version"] == wanted
 
 
+def test_a_name_that_no_run_has_or_that_made_no_policy_is_said(aligned: Path, capsys: Any) -> None:
+    for how, said in (
+        ("align-009", "no finished run of align is called that"),
+        ("align-003", "made no policy"),
+        ("align-001", ""),
+    ):
+        with Project.open(aligned, [f"run.choose={how}"]) as project:
+            assert project.policy(1).version == project.policy(1).version != "align-003"
+        told = capsys.readouterr().err
+        assert told.count("warning: [run] choose names") == bool(said) and said in told
+
+
 def test_evaluate_and_export_take_the_run_that_is_named(project: Project) -> None:
     for name in ("align-001", "align-002"):
         assert evaluate(project, run=name).result["policy"] == name

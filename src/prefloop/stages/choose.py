@@ -6,7 +6,7 @@ What chooses must not be what is reported: a run is chosen on the held-out promp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,3 +80,21 @@ def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> C
     if how == "newest" or not measured:
         return healthy[-1] if healthy else None
     return max(reversed(measured), key=lambda c: c.figure(name) or 0.0)
+
+
+def passed_over(found: Sequence[Candidate], round: int, how: str, picked: Candidate | None) -> Iterator[str]:
+    """Which runs do not count though one might expect it, and why; found: of all rounds.
+
+    A run that `[run] choose` names counts for its own round; where there is no such run, no round goes by it.
+    """
+    if picked is None or picked.gone:
+        return
+    goes = f"round {round} goes by {picked.run}"
+    for lost in (c.run for c in found if c.round == round and c.gone):
+        yield f"{lost} is passed over, for its files are gone: {goes}"
+    if how.startswith("align-"):
+        named = next((c for c in found if c.run == how), None)
+        if named is None:
+            yield f'[run] choose names "{how}", but no finished run of align is called that: {goes}'
+        elif named.unchanged and named.round == round:
+            yield f"[run] choose names {how}, which made no policy: {goes}"

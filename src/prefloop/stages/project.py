@@ -23,7 +23,7 @@ from prefloop.config import CONFIG_NAME, Config, Model, Section, load_config
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone
 from prefloop.record import Run
-from prefloop.stages.choose import Candidate, candidates, choose
+from prefloop.stages.choose import Candidate, candidates, choose, passed_over
 from prefloop.stages.left_out import LeftOut
 from prefloop.stages.lines import Lines
 from prefloop.stages.unfinished import refuse_other_settings
@@ -87,7 +87,7 @@ class Project:
         """new: begin another run where one with other settings stopped half-way, which is refused else."""
         self.root = root
         self.new = new
-        self._passed_over: set[str] = set()  # runs without files, each said once
+        self._told: set[str] = set()  # of runs that are passed over, each said once
         self.begun = 0  # the round that `run` is in, which need not sample anything
         self.config = config
         self.store = store
@@ -283,11 +283,11 @@ class Project:
     def chosen(self, round: int) -> Candidate | None:
         """The run whose policy is the round's. None before `align`, and where no run made a policy of its own."""
         judges = {m.criterion or "": m.weights_sha256 for m in self._reward_models(round)}
-        picked = choose(found := self.candidates(round), self.config.run.choose, judges)
-        if picked and not picked.gone:
-            for lost in {c.run for c in found if c.gone} - self._passed_over:
-                self._passed_over.add(lost)
-                self.say(f"warning: {lost} is passed over, for its files are gone: round {round} goes by {picked.run}")
+        picked = choose(self.candidates(round), self.config.run.choose, judges)
+        for why in passed_over(self.candidates(), round, self.config.run.choose, picked):
+            if why not in self._told:
+                self._told.add(why)
+                self.say(f"warning: {why}")
         return picked
 
     def aligned_rounds(self) -> int:
