@@ -344,3 +344,18 @@ def test_behind_a_proxy_with_tls_the_cookie_is_bound_to_the_host(live: Callable[
         answer = here.ask(head.replace(HOST, b"Host: " + host + b"\r\n" + proto) + body)
         assert status(answer) == 303 and "set-cookie: __Host-" in answer
     assert "set-cookie: prefloop-" in here.ask(head + body)
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+@pytest.mark.parametrize("path", ["/login", "/", "/nowhere", "/logout", "/static/app.css", "/api/rankings", "/join/x"])
+def test_head_is_answered_as_get_without_a_body(live: Callable[..., Live], path: str, accept: str) -> None:
+    here = live()
+    asked = f" {path} HTTP/1.1\r\n{HOST.decode()}Accept: {accept}\r\nConnection: close\r\n\r\n".encode()
+    head, _, body = here.ask(b"HEAD" + asked).partition("\r\n\r\n")
+    got, _, page = here.ask(b"GET" + asked).partition("\r\n\r\n")
+
+    def without_date(lines: str) -> list[str]:
+        return [line for line in lines.split("\r\n") if not line.startswith("date:")]
+
+    assert without_date(head) == without_date(got)
+    assert body == "" and (page or "location:" in got)

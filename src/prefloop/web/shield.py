@@ -59,7 +59,9 @@ class Shield:
 
         try:
             async with self._admit(scope, receive) as admitted:
-                await self._app(scope, admitted, send_with_headers)
+                # HEAD is answered as GET is; the server leaves the body out (RFC 9110, 9.3.2)
+                asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+                await self._app(asked, admitted, send_with_headers)
         except ClientDisconnect:
             pass  # half a request asks for nothing
         except Exception as error:  # noqa: BLE001 -- the outermost frame: whatever it is, the asker gets an answer
