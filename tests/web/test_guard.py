@@ -49,6 +49,22 @@ def test_every_answer_has_the_headers_also_errors_and_files(server: Server) -> N
         assert answer.headers["cache-control"] == expected, answer.request.url
 
 
+def test_an_error_page_says_in_a_sentence_what_is_wrong_and_where_to_go(server: Server) -> None:
+    server.join("owner", "Olga")
+    server.join("annotator", "Ada")
+    for path, status, title, said in (
+        ("/nowhere", 404, "Nothing here", "There is nothing at this address."),
+        ("/people", 403, "No access", "Only reviewers may do this."),
+        ("/audit?before=x", 403, "No access", "Only the owner may do this."),
+    ):
+        answer = server.browser("Ada").get(path)
+        assert answer.status_code == status
+        assert f"<h1>{title}</h1>" in answer.text and f"<p>{said}</p>" in answer.text
+        assert 'href="/">Back to the start</a>' in answer.text
+    message = server.browser("Ada").get("/people", headers={"accept": "application/json"}).json()["error"]
+    assert message == "only reviewers may do this", "scripts and programs get the message as it is"
+
+
 def test_no_page_has_anything_inline_or_from_elsewhere(server: Server) -> None:
     server.join("owner", "Olga")
     olga = server.browser("Olga")

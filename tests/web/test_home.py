@@ -72,7 +72,7 @@ def test_the_owners_home_says_how_the_work_goes(site: Any) -> None:
     assert "Done in 8 hours" in found, "two more, at six in 24 hours"
     assert "Ranking now 1" in found
     assert "2 flagged items" in found
-    row = re.search(r"Ben (?:last .*? ago )?(\d+) (\d+) (\S+) (\d+ % \d+ pairs)", found)
+    row = re.search(r"Ben (?:ranked .*? ago )?(\d+) (\d+) (\S+) (\d+ % \d+ pairs)", found)
     assert row and row.group(1, 2) == ("4", "4"), found
     assert "There is no backup yet" in found and "Free on its disk" in found
 

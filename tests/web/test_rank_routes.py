@@ -388,7 +388,10 @@ def test_a_chat_is_turns_and_a_plain_prompt_is_one_without_a_name() -> None:
         ("Tool", "other"),
     ]
     assert "<em>there</em>" in present.turns(chat)[1].html and str(present.turns(chat)[1].raw) == "Hi *there*"
-    assert [(t.name, t.kind) for t in present.turns(Prompt("Hi"))] == [("", "user")]
+    for asked in ("Hi", (Message("user", "Hi"),)):
+        assert [(t.name, t.kind) for t in present.turns(Prompt(asked))] == [("", "user")]
+    for one in (Message("assistant", "Hi"), Message("user", "Hi", {"name": "Ann"})):
+        assert [bool(t.name) for t in present.turns(Prompt((one,)))] == [True], "that says more than a question does"
 
 
 def test_letters_follow_the_order_shown() -> None:

@@ -67,7 +67,7 @@ def assert_safe(html: str) -> Parsed:
             if "href" in attributes:
                 assert str(attributes["href"]).split(":")[0].lower() in SCHEMES
         if tag == "span":
-            assert attributes.get("class", "math") in ("invisible", "math", "math display", "escape")
+            assert attributes.get("class", "math") in ("invisible", "math", "math display", "escape", "info")
             assert re.fullmatch(r"U\+[0-9A-F]{4,6} [a-z0-9 -]+", attributes.get("title") or "U+0000 x")
     return parsed
 

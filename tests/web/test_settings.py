@@ -66,6 +66,12 @@ def test_a_setting_changed_in_the_browser_counts_at_once_and_is_logged(site: Any
     assert "limit: 2 → none" in words(olga.get("/audit"))
 
 
+def test_what_a_setting_means_is_said_for_a_form(site: Any) -> None:
+    shown = site.browser("Olga").get("/settings").text
+    assert "most items a person may rank; empty = no limit" in shown
+    assert "rankings that <code>run</code> waits for" in shown and "`" not in shown
+
+
 def test_what_cannot_be_is_said_and_changes_nothing(site: Any) -> None:
     olga = site.browser("Olga")
     sent = form(olga.get("/settings"))

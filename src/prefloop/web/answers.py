@@ -53,11 +53,36 @@ _PAGE = """<!doctype html>
 <main><section class="narrow">
 <h1>{title}</h1>
 <p>{message}</p>
-<p><a href="/">Back to the start</a></p>
+<p class="actions"><a class="button main" href="/">Back to the start</a></p>
 </section></main>
 </body>
 </html>
 """
+
+
+TITLES = {
+    400: "This request cannot be read",
+    401: "You are not signed in",
+    403: "No access",
+    404: "Nothing here",
+    409: "It has changed meanwhile",
+    413: "Too large",
+    422: "That cannot be used",
+    429: "Too many attempts",
+    500: "Something went wrong",
+    503: "Not available now",
+}  # of pages, for people; programs read the status
+
+
+def title(status: int) -> str:
+    """What a page that says why there is no other is called."""
+    return TITLES.get(status) or HTTPStatus(status).phrase
+
+
+def sentence(message: str) -> str:
+    """A message as a page says it; programs and scripts get it as it is."""
+    text = message[:1].upper() + message[1:]
+    return text if text.endswith((".", "!", "?", ":")) else f"{text}."
 
 
 def wants_page(path: str, accept: str) -> bool:
@@ -69,7 +94,7 @@ def plain(status: int, message: str, *, as_page: bool, headers: Mapping[str, str
     """The same words for people and for scripts; a 503 says when to come again."""
     more = ({"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}) | dict(headers or {})
     if as_page:
-        return HTMLResponse(_PAGE.format(title=HTTPStatus(status).phrase, message=escape(message)), status, more)
+        return HTMLResponse(_PAGE.format(title=title(status), message=escape(sentence(message))), status, more)
     return JSONResponse({"error": message}, status, more)
 
 

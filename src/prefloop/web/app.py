@@ -35,7 +35,7 @@ from prefloop.errors import (
 from prefloop.store import People, Queue, Store
 from prefloop.store.database import CONNECTIONS
 from prefloop.web import routes_account, routes_admin, routes_api, routes_rank, routes_review, routes_settings
-from prefloop.web.answers import AWAY, plain, wants_page
+from prefloop.web.answers import AWAY, plain, sentence, title, wants_page
 from prefloop.web.guard import Forbidden, NotSignedIn, classify
 from prefloop.web.hosts import Hosts
 from prefloop.web.pages import HERE, make_templates, page
@@ -94,7 +94,7 @@ def _say(request: Request, status: int, message: str, headers: dict[str, str] | 
     """One answer for people, one for scripts; the same words. Faults of the server get the answer that cannot fail."""
     if status >= 500 or not _wants_page(request):
         return plain(status, message, as_page=_wants_page(request), headers=headers)
-    answer = page(request, "error.html", status, title=HTTPStatus(status).phrase, message=message)
+    answer = page(request, "error.html", status, title=title(status), message=sentence(message))
     answer.headers.update(headers or {})
     return answer
 

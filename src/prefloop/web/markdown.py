@@ -254,5 +254,5 @@ def _image(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: 
 def _fence(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: Any) -> str:
     """Code, with what stands after the opening fence: it is part of what the model wrote."""
     token = tokens[at]
-    info = f"{token.info.strip()}\n" if token.info.strip() else ""
-    return f"<pre><code>{escape(info + token.content)}</code></pre>\n"
+    info = f'<span class="info">{escape(token.info.strip())}</span>\n' if token.info.strip() else ""
+    return f"<pre><code>{info}{escape(token.content)}</code></pre>\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -136,14 +136,17 @@ def _answer(text: str, said: Turns) -> Markup:
 
 
 def turns(prompt: Prompt) -> tuple[Shown, ...]:
-    """The prompt as turns of a chat; a plain prompt is one turn without a name. The tools stand before them."""
+    """The prompt as turns of a chat, after its tools; a plain prompt, or a chat of one turn, has no name."""
     tools = "\n".join(map(tool_text, prompt.tools))
     first = [Shown("Tools", "system", Markup("<pre>{}</pre>").format(raw(tools)), raw(tools))] if tools else []
     system = [Message("system", prompt.system)] if prompt.system else []
     said = conversation(prompt.content)
     if isinstance(said, str):
         return (*first, *map(_turn, system), Shown("", "user", rendered(said, typeset=True), raw(said)))
-    return (*first, *map(_turn, [*system, *said]))
+    named = (*first, *map(_turn, [*system, *said]))
+    if len(named) == 1 and said[0] == Message("user", said[0].content):
+        return (replace(named[0], name=""),)  # a chat of one turn reads like any question
+    return named
 
 
 def _turn(message: Message) -> Shown:

@@ -29,7 +29,7 @@ TAGS = BLOCKS.union(
     ("br", "hr", "em", "strong", "code", "pre", "li", "a", "sup", "sub", "thead", "tbody", "tr", "th", "td", "span"),
     ELEMENTS,
 )
-CLASSES = frozenset({"math", "math display", "escape"})  # of a span
+CLASSES = frozenset({"math", "math display", "escape", "info"})  # of a span
 REL = "noopener noreferrer nofollow"
 
 

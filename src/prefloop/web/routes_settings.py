@@ -5,11 +5,14 @@ What is changed here counts at once, in every process; `Rules` says how it goes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, File, Form, UploadFile
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -43,7 +46,7 @@ class Field:
     kind: str
     value: str
     choices: tuple[str, ...]
-    hint: str
+    hint: Markup
     file: str
     change: Change | None
 
@@ -91,7 +94,12 @@ def _field(key: str, title: str, now: Annotate, file: Annotate, change: Change |
     choices = get_args(about.annotation) if key == "rationale" else ()
     kind = "choice" if choices else kinds.get(about.annotation, "list")
     value, said = _written(getattr(now, key)), _written(getattr(file, key)) or "none"
-    return Field(key, title, kind, value, choices, about.description or "", said, change)
+    return Field(key, title, kind, value, choices, _hint(about.description or ""), said, change)
+
+
+def _hint(description: str) -> Markup:
+    """The setting's description for a form: names as code; nothing is said by leaving the field empty."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(description.replace("none = ", "empty = "))))
 
 
 def _written(value: object) -> str:

@@ -134,7 +134,7 @@ def test_an_answer_is_sent_again_when_the_store_is_back(make_site: Any, said: An
     until(lambda: statuses, page)
     other = site.page()
     other.goto(f"{site.url}/join/x")
-    assert other.inner_text("h1") == "Service Unavailable" and "Try again" in other.inner_text("main")
+    assert other.inner_text("h1") == "Not available now" and "Try again" in other.inner_text("main")
     shot(other, "away")
     file.with_name("elsewhere").rename(file)
     until(lambda: statuses[-1] == 200, page)  # the browser hears of it a moment after the store has it

@@ -13,7 +13,7 @@
       document.documentElement.dataset.theme = theme;
       button.value = next[theme];
       button.setAttribute("aria-label", `Colours: ${theme}. Change`);
-      button.lastChild.textContent = ` ${theme}`;
+      button.lastChild.textContent = theme;
     }
   });
 
@@ -55,7 +55,7 @@
   document.addEventListener("auxclick", onLink);
 
   // What is wider than its card scrolls by keyboard too. (The ranking screen looks at each item itself.)
-  for (const node of document.querySelectorAll(".untrusted :is(math[display=block], .math.display)")) {
+  for (const node of document.querySelectorAll(".untrusted :is(math[display=block], .math.display), .untrusted:has(table)")) {
     if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
   }
 

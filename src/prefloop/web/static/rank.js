@@ -82,16 +82,16 @@ async function fetchItem(url, body) {
     await outbox.flush(); // the server must know what is answered before it says what comes next
     const {status, article} = await askItem(url, body);
     if (article && !sent(article.dataset.lease)) return article;
-    if (status === 401) return lost("You are signed out. Sign in again in another tab: nothing is lost.");
-    if (status && status < 500 && status !== 429 && !article) return lost("This item cannot be opened. Reload the page.");
+    if (status === 401) return lost("You are signed out. What you have said is kept.", `/login?next=${location.pathname}`, "Sign in again");
+    if (status && status < 500 && status !== 429 && !article) return lost("This item cannot be opened: it is not yours, or cannot be changed any more.", host.after || "/rank", "Go on ranking");
     net("No connection; trying again…");
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }
 
-function lost(words) {
-  warn(words);
-  $("#dock").hidden = false;
+function lost(words, to, name) {
+  view.end(words, to, name);
+  net("");
   return null;
 }
 
@@ -390,7 +390,7 @@ if (ranking) {
 addEventListener("visibilitychange", () => document.visibilityState === "hidden" && saveDraft({keepalive: true}));
 addEventListener("offline", () => net("Offline: answers are kept here and sent later"));
 addEventListener("online", () => net(""));
-addEventListener("beforeunload", (event) => outbox.waiting().length && event.preventDefault());
+addEventListener("beforeunload", (event) => outbox.waiting().length && !view.ended && event.preventDefault());
 
 async function start() {
   panels.start();

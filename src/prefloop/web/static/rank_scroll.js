@@ -24,7 +24,7 @@ export function watchPrompt(article) {
 
 // What is wider than its card scrolls by keyboard too.
 export function reachWide(article) {
-  for (const node of article.querySelectorAll("math[display=block], .math.display")) {
+  for (const node of article.querySelectorAll("math[display=block], .math.display, .untrusted:has(table)")) {
     if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
   }
 }

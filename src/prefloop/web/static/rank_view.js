@@ -19,6 +19,7 @@ export class View {
     this.root = root;
     this.rail = root.querySelector("#rail");
     this.said = root.querySelector("#said");
+    this.ended = false; // whether nothing more can come on this page
   }
 
   get task() { return this.root.querySelector("#task"); }
@@ -28,6 +29,16 @@ export class View {
     this.said.textContent = "";
     this.said.textContent = text;
     this.said.dataset.kind = kind;
+  }
+
+  // No item, and none comes by waiting: why, and the way on from here.
+  end(words, to, name) {
+    this.ended = true;
+    const way = make("p", {}, make("a", {class: "button main", href: to}, name));
+    const work = this.root.querySelector("#work");
+    work.replaceChildren(make("section", {class: "finished", role: "alert"}, make("p", {}, words), way));
+    work.setAttribute("aria-busy", "false");
+    this.root.querySelector("#dock").hidden = true;
   }
 
   paint(state, {current, pinned, rules}) {
