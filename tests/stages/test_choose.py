@@ -144,6 +144,14 @@ def test_several_answers_a_prompt_count_once_a_prompt(project: Project) -> None:
     assert sampled["reward_gain"]["detectable"] > 0
 
 
+def test_answers_sampled_at_a_low_temperature_are_not_taken_for_a_distance(project: Project) -> None:
+    """The KL of cooled models is larger by far than that of the models, which is what a sign of collapse reads."""
+    usual = evaluate(project, run="align-001").result["sampled"]["policy"]
+    with Project.open(project.root, ["evaluate.temperature=0.05"], quiet=True) as again:
+        cool = evaluate(again, run="align-001").result["sampled"]["policy"]
+    assert "kl_at_1" not in usual and 0 < cool["kl_at_1"] < 0.5 * cool["kl"]
+
+
 def test_what_chose_a_run_does_not_measure_it(project: Project) -> None:
     """By the prompts that were in fact used, also where the halves would be others today."""
     chose = {id for c in project.candidates() for id in c.result["validation"]["prompts"]}

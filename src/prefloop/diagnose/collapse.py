@@ -160,9 +160,10 @@ def _entropy(after: Figures, before: Figures) -> Sign | None:
 def _distance(after: Figures, before: Figures) -> Sign | None:
     """A long answer may be far away by moving a little at every token, so both are asked for.
 
+    Of answers sampled at another temperature it is read at 1: any two distributions are farther apart when cooler.
     25 a sequence is the default budget, 50 is where over-optimised runs began; 1 a token is twice what is healthy.
     """
-    kl, length = after.get("kl"), after.get("length")
+    kl, length = after.get("kl_at_1", after.get("kl")), after.get("length")
     if kl is None or not length:
         return None
     each = kl / length

@@ -136,6 +136,8 @@ def _measure(
         "policy": LocalEngine({"policy": after, "reference": before}, codec, seed, device=project.device),
         "reference": LocalEngine({"policy": before, "reference": before}, codec, seed, device=project.device),
     }
+    # a low temperature widens every distance: how far the policy itself is from its reference is read at 1
+    models = LocalEngine({"policy": Policy(model), "reference": Policy(frozen)}, codec, seed, device=project.device)
     result: dict[str, Any] = {"prompts": len(prompts), "samples_per_prompt": settings.samples, **left_out.to_json()}
     for mode, temperature, k in (("sampled", settings.temperature, settings.samples), ("greedy", 0.0, 1)):
         sampling = Sampling(settings.max_tokens, temperature)
@@ -146,6 +148,9 @@ def _measure(
                 bar.update()
         judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
         result[mode] = _compare(engines, rolls, judged, k, settings.bootstrap, seed)
+        if settings.temperature != 1:
+            found = describe(rolls["policy"], annotate(rolls["policy"].batch, models, frozenset()))
+            result[mode]["policy"]["kl_at_1"] = found["kl"]
         if mode == "sampled":
             result["samples"] = _shown(prompts, rolls, judged, k, settings.show)
     sampled = result["sampled"]
