@@ -202,9 +202,9 @@ def test_a_policy_whose_files_are_gone_is_passed_over_by_name_or_refused_before_
             with pytest.raises((ModelError, NothingToDoError), match="is gone|no round 1"):
                 act()
         report(project)
-    shutil.rmtree(root / "runs" / other / "model")
+    (root / "runs" / other / "model" / "model.safetensors").unlink()
     with Project.open(root, quiet=True) as project:
-        with pytest.raises(ModelError, match="is gone, and align-00"):
+        with pytest.raises(ModelError, match="what was in .* is gone, and align-00"):
             sample(project)
         shutil.rmtree(root / "runs" / "reward-001")
         with pytest.raises(ModelError, match="reward-001 with it"):

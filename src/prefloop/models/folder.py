@@ -47,11 +47,17 @@ def file_hash(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder that prefloop saved a model in still holds one."""
+    return any(folder.glob("*.safetensors"))
+
+
 def gone(folder: Path, version: str) -> ModelError:
-    """What to do about a registered model without its folder."""
+    """What to do about a registered model without its folder, or without weights in it."""
+    what = f"what was in {folder}" if folder.is_dir() else str(folder)
     other = ", or take another run of its round ([run] choose, or --run)" if version.startswith("align-") else ""
     return ModelError(
-        f"{folder} is gone, and {version} with it. Put the folder back from a backup, or run its stage again{other}."
+        f"{what} is gone, and {version} with it. Put the folder back from a backup, or run its stage again{other}."
     )
 
 

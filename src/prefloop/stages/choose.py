@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefloop.models.folder import has_weights
 from prefloop.record import Run
 from prefloop.store import ModelRow
 
@@ -19,7 +20,7 @@ from prefloop.store import ModelRow
 class Candidate:
     """A finished run of `align`. row: the policy it registered, None where its best step was the start.
 
-    gone: the folder of that policy is no longer there.
+    gone: the weights of that policy are no longer there.
     """
 
     run: str
@@ -57,7 +58,7 @@ def candidates(runs: Sequence[Run], rows: Sequence[ModelRow], root: Path) -> lis
             round = int(result.get("round", inputs.get("round", 0)))
             judged_by = result.get("judged_by", inputs.get("rewards", {}))
             row = by_run.get(run.name)
-            gone = row is not None and not (root / row.path).is_dir()
+            gone = row is not None and not has_weights(root / row.path)
             found.append(Candidate(run.name, round, row, result, judged_by, gone))
     return found
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, Model, Section, load_config
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
-from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone
+from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights
 from prefloop.record import Run
 from prefloop.stages.choose import Candidate, candidates, choose, passed_over
 from prefloop.stages.left_out import LeftOut
@@ -51,8 +51,8 @@ class ModelRef:
     registered: bool = field(default=False, compare=False, repr=False)
 
     def here(self) -> Self:
-        """Itself, where its folder is there: asked before a stage begins. Raises ModelError saying what to do."""
-        if self.registered and not Path(self.path).is_dir():
+        """Itself, where its weights are there: asked before a stage begins. Raises ModelError saying what to do."""
+        if self.registered and not has_weights(Path(self.path)):
             raise gone(Path(self.path), self.version)
         return self
 
