@@ -30,7 +30,7 @@ def demo(asked: Common, seed: int, out: Path) -> None:
 
     \b
     Example:  prefloop demo --seed 1 --out /tmp/demo
-    Next:     open the report it names, or prefloop -C DIR doctor
+    Next:     open the report it names, or prefloop doctor -C DIR
     """
     from prefloop.demo.run import demo as stage
     from prefloop.stages.project import Outcome
