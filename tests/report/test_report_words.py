@@ -10,7 +10,7 @@ import pytest
 
 from prefloop.report.hacking import evidence
 from prefloop.report.text import number, percent, seconds, span
-from prefloop.report.words import headline, verdict
+from prefloop.report.words import headline, next_step, verdict
 from prefloop.stages.project import Project
 from prefloop.stages.report import report
 
@@ -160,6 +160,22 @@ def test_a_run_without_a_better_step_is_said_to_leave_the_policy_unchanged(facts
     assert "the policy of model is the unchanged reference (sft-001)" in headline(facts)["sentence"].replace(
         "the model", "model"
     )
+
+
+@pytest.mark.parametrize("stages", [("reward", "evaluate"), ("evaluate",)])
+def test_what_comes_next_fits_a_run_that_made_no_policy_with_or_without_a_reward_model(
+    facts: dict[str, Any], stages: tuple[str, ...]
+) -> None:
+    for stage in stages:
+        del facts["stages"][stage]
+    result = facts["stages"]["align"][-1]["result"]
+    result |= {"best_step": 0, "collapses": [{"step": 4, "signs": ["far"]}], "stopped": "all steps done"}
+    said = next_step(facts)
+    assert said and said["command"] == "prefloop align" and "it went too far from its start" in said["text"]
+    result["collapses"] = []
+    assert "no step was better than its start" in (next_step(facts) or {})["text"]
+    result["best_step"] = 4
+    assert (next_step(facts) or {})["command"] == f"prefloop {stages[0]}"
 
 
 def test_the_noise_is_that_of_the_prompts_that_were_used(facts: dict[str, Any]) -> None:

@@ -33,8 +33,19 @@ def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
             continue  # imported rankings are enough
         if stage == "reward" and not counts.get("effective"):
             return {"text": "What was sampled has not been ranked yet.", "command": "prefloop annotate"}
-        if stage == "evaluate" and unchanged(last(facts, "align")):
-            return {"text": "The policy is unchanged, so there is nothing to evaluate.", "command": "prefloop align"}
+        aligned = last(facts, "align")
+        if stage in ("reward", "evaluate") and aligned is not None and unchanged(aligned):
+            result = aligned["result"]
+            far = result.get("collapses") or "budget" in str(result.get("stopped"))
+            why = (
+                "it went too far from its start. Give it a lower learning rate, or hold it closer to its reference."
+                if far
+                else "no step was better than its start. More rankings may help, or other settings."
+            )
+            return {
+                "text": f"The policy is unchanged, so there is nothing to evaluate: {why}",
+                "command": "prefloop align",
+            }
         if stage not in facts["stages"]:
             return {"text": text, "command": command}
     return None
