@@ -124,6 +124,14 @@ def test_scripts_without_spaces_count_by_characters(text: str, said: list[str]) 
     assert words(text) == said
 
 
+def test_answers_that_shrink_to_single_words_are_a_reason_to_look_and_empty_ones_a_collapse() -> None:
+    before = text_figures([[f"the {n} is in place {n}" for n in range(48)]]) | {"sequences": 48.0}
+    words_alone = signs(text_figures([[f"w{n}" for n in range(48)]]) | {"sequences": 48.0}, before)
+    assert {s.said: s.verdict for s in words_alone if s.verdict != "held"} == {"no answer has two words": "look"}
+    empty = signs(text_figures([[""] * 48]) | {"sequences": 48.0}, before)
+    assert collapsed(empty) == ["100% of the answers are one and the same text, of the reference's 2%"]
+
+
 def test_a_low_temperature_of_sampling_is_no_distance() -> None:
     """Measured: the demo's policy sampled at 0.1 is 52 nats from its reference at 0.1, and 7.9 at 1 (docs/log.md)."""
     cool = {"kl": 52.0, "length": 23.0}

@@ -109,12 +109,12 @@ def _verdict(look: bool, gone: bool) -> Verdict:
 
 
 def _variety(after: Figures, before: Figures) -> Sign | None:
-    """Word pairs of all answers together. Answers of single words have none: `_same` looks at those."""
+    """Word pairs of all answers together. Answers of single words have none: whether they are one, `_same` says."""
     a, b = after.get("distinct_2"), before.get("distinct_2")
-    if a is None or b is None or not b or not a:
+    if a is None or b is None or not b:
         return None
-    verdict = _verdict(a < 0.75 * b, a < 0.15 * b)
-    said = f"different word pairs are {a:.0%} of all, the reference's {b:.0%}"
+    verdict = _verdict(a < 0.75 * b, 0 < a < 0.15 * b)
+    said = f"different word pairs are {a:.0%} of all, the reference's {b:.0%}" if a else "no answer has two words"
     return Sign("distinct_2", "Different word pairs", verdict, b, a, said, OURS)
 
 
