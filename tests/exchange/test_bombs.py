@@ -138,3 +138,27 @@ def test_parquet_obeys_the_length_of_a_line_like_json(tmp_path: Path) -> None:
         found = list(read(tmp_path / name, max_line_bytes=2200))
         assert [type(row) for row in found] == [Demonstration, Demonstration, RowError, Demonstration], name
         assert isinstance(found[2], RowError) and found[2].reason == "longer than 2,200 bytes" and found[2].line == 3
+
+
+def test_a_damaged_end_of_a_parquet_file_does_not_end_the_process(tmp_path: Path) -> None:
+    """Statistics that do not fit make pyarrow call std::terminate when it is asked about a column."""
+    turns = [[{"role": "user", "content": "p"}, {"role": "assistant", "content": text}] for text in ("yes", "no")]
+    pq.write_table(pa.Table.from_pylist([{"chosen": turns[0], "rejected": turns[1]}]), tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    optional = [at for at in range(start, len(content)) if content[at : at + 3] == b"\x35\x02\x18"]
+    assert optional  # columns that may be null; where they may not, fewer levels are counted than there are
+    for at in optional:
+        (tmp_path / f"{at}.parquet").write_bytes(content[: at + 1] + b"\0" + content[at + 2 :])
+    script = """
+import sys
+from prefloop.exchange import check
+from prefloop.errors import DataError
+from pathlib import Path
+for path in Path(sys.argv[1]).glob("*.parquet"):
+    try:
+        check(path)
+    except DataError:
+        pass
+"""
+    assert subprocess.run([sys.executable, "-c", script, tmp_path]).returncode == 0

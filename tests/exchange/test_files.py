@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from prefloop.errors import DataError
 from prefloop.exchange import FORMATS, RowError, read, sniff
 from prefloop.exchange.cut import elements_of
-from prefloop.types import Prompt
+from prefloop.types import Item, Prompt
 
 ROWS = [{"prompt": f'p{i} "quoted" [x] {{y}}, \\ é \U0001f600\n', "n": [i, {"a": None}]} for i in range(50)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
@@ -288,3 +288,26 @@ def test_sniffing_reads_only_the_start(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"prompt": "a"}\n' * 60 + b'{"chosen": 1, "rejected": 2}\n' * 600)
     assert sniff(path) == "prompts"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x03\x04" + bytes(30), "zip"), (b"(\xb5/\xfd" + bytes(9), "zstd"), (b"ARROW1" + bytes(9), "Arrow"),
+        ('{"prompt": "p"}'.encode("utf-16"), "UTF-16"), (bytes(257) + b"ustar" + bytes(250), "tar"),
+        (gzip.compress(b"a.jsonl" + bytes(250) + b"ustar" + bytes(250)), "tar"),
+        (b"\x80\x04\x95" + bytes(9), "pickle"), (b"version https://git-lfs", "git lfs pull"),
+    ],
+)  # fmt: skip
+def test_what_people_take_for_data_is_called_by_its_name(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read(tmp_path / "a")
+
+
+def test_a_record_of_thousands_of_fields_costs_its_row(tmp_path: Path) -> None:
+    pair = {"prompt": "p", "chosen": "yes", "rejected": "no"}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(pair | {f"k{i}": i for i in range(5_000)}) + "\n" + json.dumps(pair) + "\n")
+    error, item = read(path)
+    assert isinstance(error, RowError) and "5,000 fields" in error.reason and isinstance(item, Item)

@@ -338,3 +338,9 @@ def test_math_shepherds_marks_are_labels(tmp_path: Path) -> None:
 def test_each_chosen_answer_is_better_than_each_rejected_one(tmp_path: Path) -> None:
     found = one(tmp_path, {**ASKED, "chosen": ["yes", "aye"], "rejected": ["no", "never"], "num_correct": 2})
     assert isinstance(found, Item) and tiers(found) == [["yes", "aye"], ["no", "never"]]
+
+
+def test_an_arenas_winner_may_be_called_by_its_name(tmp_path: Path) -> None:
+    row = {"prompt": "hello?", "response_a": "no", "response_b": "yes", "model_a": "GPT", "model_b": "Claude"}
+    assert tiers(one(tmp_path, {**row, "winner": "claude"})) == [["yes"], ["no"]]
+    assert isinstance(one(tmp_path, {**row, "model_b": "GPT", "winner": "gpt"}), RowError)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from prefloop.exchange import (
@@ -337,3 +339,12 @@ def test_a_chat_that_ends_with_a_stranger_is_no_prompt(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "hi"}, {"role": "narrator", "content": "yo"}]
     (found,) = read(lines(tmp_path / "a.jsonl", {"messages": turns}))
     assert isinstance(found, RowError) and "'narrator'" in found.reason
+
+
+def test_messages_whose_fields_are_lists_are_messages(tmp_path: Path) -> None:
+    """As datasets keeps a sequence of objects, and its Parquet files with it."""
+    pq.write_table(
+        pa.table({"messages": [{"role": ["user", "assistant"], "content": ["hi", "yo"]}]}), tmp_path / "a.parquet"
+    )
+    (found,) = read(tmp_path / "a.parquet")
+    assert isinstance(found, Demonstration) and found.text == "yo"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from prefloop.errors import DataError
 from prefloop.exchange import read, write_demonstrations, write_kto, write_pairs, write_prompts, write_rankings
+from prefloop.exchange.turns import ROLES, SPEAKERS
 from prefloop.types import Completion, Demonstration, Item, Message, Prompt, Ranking, digest
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -28,9 +29,13 @@ METADATA = st.dictionaries(TEXT, JSON, max_size=3)
 MAYBE = st.none() | TEXT
 
 
+# other names of a role are read as the role's own
+ROLE = WORDS.filter(lambda role: role in SPEAKERS or role.casefold() not in SPEAKERS | ROLES.keys())
+
+
 @st.composite
 def prompts(draw: Any) -> Prompt:
-    content = draw(WORDS | st.lists(st.builds(Message, WORDS, WORDS), min_size=1, max_size=3).map(tuple))
+    content = draw(WORDS | st.lists(st.builds(Message, ROLE, WORDS), min_size=1, max_size=3).map(tuple))
     split = draw(st.sampled_from([None, "train", "heldout"]))
     return Prompt(content, draw(MAYBE), draw(METADATA), split, draw(st.sampled_from(["", "own"])))
 

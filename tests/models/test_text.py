@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from prefloop.config import Model
 from prefloop.errors import DataError, ModelError
+from prefloop.models import bounded
 from prefloop.models.load import load_causal
 from prefloop.models.text import EXTRA_PAD, Codec, make_codec
 from prefloop.types import Completion, Message, Prompt
@@ -235,3 +236,25 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused() -> None:
 
 def test_the_context_is_the_models(tmp_path: Path) -> None:
     assert load_causal(folder(tmp_path / "m"), Model())[1].context == 64
+
+
+def test_end_tokens_that_are_no_ids_are_refused_with_a_sentence() -> None:
+    made = tokenizer(True)
+    model = causal("Llama", len(made), eos=1)
+    model.generation_config.eos_token_id = "two"
+    with pytest.raises(ModelError, match="'two'"):
+        make_codec(made, model)
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("where", ["from the start", "later"])
+def test_a_template_that_does_not_end_stops_the_command(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be read with it, so it is no row's fault."""
+    monkeypatch.setattr(bounded, "LONGEST_S", 0.2)
+    made = tokenizer(True)
+    codec = codec_of(made=made)
+    made.chat_template = ENDLESS
+    with pytest.raises(ModelError, match="does not end"):
+        codec_of(made=made) if where == "from the start" else codec.encode_prompt(Prompt("the cat"))

@@ -71,8 +71,13 @@ def _winner(record: Record) -> tuple[list[list[str]], bool]:
             raise BadRow(f"exactly one of {', '.join(ONE_HOT)} must be 1, not {len(hot)}")
         return {ONE_HOT[0]: FIRST, ONE_HOT[1]: SECOND, ONE_HOT[2]: TIE}[hot[0]], False
     said = str(record["winner"]).strip().casefold()
+    named = [str(record.get(name)).strip().casefold() for name in MODELS]
+    if said not in WINNERS and named.count(said) == 1:
+        return (FIRST, SECOND)[named.index(said)], False
     if said not in WINNERS:
-        raise BadRow(f"winner must be model_a, model_b, tie or tie (bothbad), not {quoted(record['winner'])}")
+        raise BadRow(
+            f"winner must be model_a, model_b, the name of one, tie or tie (bothbad), not {quoted(record['winner'])}"
+        )
     return WINNERS[said], "bad" in said
 
 

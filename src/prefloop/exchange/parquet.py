@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from prefloop.errors import DataError
 from prefloop.exchange.base import BadRow, Odd, Record, quoted
-from prefloop.exchange.parquet_pages import is_text, plan
+from prefloop.exchange.parquet_pages import groups, is_text, plan
 from prefloop.exchange.source import INT_RANGE, checked, parse_json
 from prefloop.exchange.tables import Fields, Type
 
@@ -50,14 +50,13 @@ def parquet_records(path: Path, limit: int) -> Iterator[tuple[int, Record | BadR
     with file, path.open("rb") as raw:
         undo = {field.name: _undo(field) for field in file.schema_arrow}
         try:
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                how = plan(raw, file.metadata.row_group(group), file.schema, BATCH_ROWS)
+            for place, group in enumerate(groups(raw, len(file.schema))):
+                how = plan(raw, group, file.schema, BATCH_ROWS)
                 if how.refused:
-                    yield number + 1, BadRow(f"{how.refused}: too much to unpack, so {rows:,} rows were not read")
-                    number += rows
+                    yield number + 1, BadRow(f"{how.refused}: too much to unpack, so {group.rows:,} rows were not read")
+                    number += group.rows
                     continue
-                for batch in file.iter_batches(batch_size=how.rows, row_groups=[group]):
+                for batch in file.iter_batches(batch_size=how.rows, row_groups=[place]):
                     lengths = _lengths(batch, limit)
                     for index in range(batch.num_rows):
                         number += 1

@@ -27,12 +27,63 @@ class Plan:
     refused: str = ""
 
 
-def plan(file: BinaryIO, group: Any, schema: Any, rows: int) -> Plan:
-    """Of one row group (pyarrow's metadata of it); at most `rows` at a time."""
+@dataclass(frozen=True)
+class Group:
+    """A row group: how many rows, and where its columns are."""
+
+    rows: int
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Where the pages of a column of one row group begin."""
+
+    values: int
+    data: int
+    dictionary: int = 0  # none
+
+
+def groups(file: BinaryIO, columns: int) -> list[Group]:
+    """From the end of the file. pyarrow would say the same, but ends the whole process at some damaged ones.
+
+    Raises ValueError where it makes no sense.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(size - 8)
+    length = int.from_bytes(file.read(4), "little")
+    file.seek(max(0, size - 8 - length))
+    try:
+        listed = _struct(io.BytesIO(file.read(length)), 0).get(4)
+    except EOFError:
+        raise ValueError("the end of the file is cut short") from None
+    found = [_group(group) for group in (listed if isinstance(listed, list) else ())]
+    if any(len(group.chunks) != columns for group in found):
+        raise ValueError("a row group has not the columns of the file")
+    return found
+
+
+def _group(found: Any) -> Group:
+    chunks = []
+    for column in found.get(1) or () if isinstance(found, dict) else ():
+        meta = column.get(3) if isinstance(column, dict) else None
+        numbers = [meta.get(number, 0) for number in (5, 9, 11)] if isinstance(meta, dict) else []
+        known = [number for number in numbers if isinstance(number, int) and number >= 0]
+        if len(known) < 3:
+            raise ValueError("a column has no place")
+        chunks.append(Chunk(*known))
+    rows = found.get(3) if isinstance(found, dict) else None
+    if not isinstance(rows, int) or rows < 0:
+        raise ValueError("a row group has no number of rows")
+    return Group(rows, tuple(chunks))
+
+
+def plan(file: BinaryIO, group: Group, schema: Any, rows: int) -> Plan:
+    """Of one row group; at most `rows` at a time."""
     row_bytes, packed = 0.0, 0
-    for index in range(group.num_columns):
-        chunk, column = group.column(index), schema.column(index)
-        name, values, largest = chunk.path_in_schema[:60], 0, 0.0
+    for index, chunk in enumerate(group.chunks):
+        column = schema.column(index)
+        name, values, largest = column.path[:60], 0, 0.0
         for page in _pages(file, chunk):
             if page.unpacked > HELD_BYTES and page.unpacked > RATIO * page.packed:
                 return Plan(0, f"column {name!r} has {page.unpacked:,} bytes packed into {page.packed:,}")
@@ -40,12 +91,12 @@ def plan(file: BinaryIO, group: Any, schema: Any, rows: int) -> Plan:
             if page.values or not is_text(column):  # the dictionary of a text column is held once, however many rows
                 largest = max(largest, page.unpacked / max(1, page.values))
         if column.max_repetition_level and values > NESTED_VALUES:
-            return Plan(0, f"column {name!r} has {values:,} values in {group.num_rows:,} rows")
+            return Plan(0, f"column {name!r} has {values:,} values in {group.rows:,} rows")
         if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
             largest = max(largest, column.length)
-        row_bytes += largest * max(1, values / max(1, group.num_rows))
-    if group.num_rows > max(MANY_ROWS, RATIO * packed):
-        return Plan(0, f"{group.num_rows:,} rows stand in {packed:,} bytes")
+        row_bytes += largest * max(1, values / max(1, group.rows))
+    if group.rows > max(MANY_ROWS, RATIO * packed):
+        return Plan(0, f"{group.rows:,} rows stand in {packed:,} bytes")
     return Plan(int(max(1, min(rows, HELD_BYTES / max(1.0, row_bytes)))))
 
 
@@ -61,13 +112,11 @@ class _Page:
     values: int  # rows, or entries of lists; 0 for a dictionary
 
 
-def _pages(file: BinaryIO, chunk: Any) -> Iterator[_Page]:
+def _pages(file: BinaryIO, chunk: Chunk) -> Iterator[_Page]:
     """The pages of a column chunk. Raises ValueError where a header makes no sense."""
-    at = chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < at:
-        at = chunk.dictionary_page_offset
+    at = chunk.dictionary if 0 < chunk.dictionary < chunk.data else chunk.data
     seen = 0
-    while seen < chunk.num_values:
+    while seen < chunk.values:
         header, length = _header(file, at)
         unpacked, packed = header.get(2), header.get(3)
         if not isinstance(unpacked, int) or not isinstance(packed, int) or unpacked < 0 or packed < 0:
@@ -94,11 +143,11 @@ def _header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
 
 # -- Thrift's compact protocol -----------------------------------------------------------------------------------------
 
-DEEPEST = 8
+DEEPEST = 16
 
 
 def _struct(source: BinaryIO, depth: int) -> dict[int, Any]:
-    """{field number: value} of a struct; lists, maps and texts are skipped."""
+    """{field number: value} of a struct; maps and texts are skipped."""
     if depth > DEEPEST:
         raise ValueError("a page header is nested too deep")
     found: dict[int, Any] = {}
@@ -128,11 +177,12 @@ def _value(source: BinaryIO, kind: int, depth: int) -> Any:
     raise ValueError("a page header has a field of an unknown kind")
 
 
-def _list(source: BinaryIO, depth: int) -> None:
+def _list(source: BinaryIO, depth: int) -> list[Any]:
+    if depth > DEEPEST:
+        raise ValueError("a header is nested too deep")
     head = _byte(source)
     size = head >> 4 if head >> 4 < 15 else _varint(source)
-    for _ in range(size):
-        _ = _byte(source) if head & 15 in (1, 2) else _value(source, head & 15, depth)
+    return [_byte(source) if head & 15 in (1, 2) else _value(source, head & 15, depth) for _ in range(size)]
 
 
 def _byte(source: BinaryIO) -> int:

@@ -117,8 +117,9 @@ def uses_many(record: Record) -> tuple[str, ...]:
 def parse_many(records: Sequence[Record]) -> Iterable[Item]:
     """Each chosen answer is better than each rejected one; among themselves they tie."""
     (record,) = records
-    listed = [(f"c{i}", text) for i, text in enumerate(text for name in SIDES for text in record.get(name) or ())]
-    best = len(fields.items_of(record.get("chosen"), "chosen"))
+    chosen, rejected = (fields.items_of(record.get(name), name) for name in SIDES)
+    listed = [(f"c{i}", text) for i, text in enumerate([*chosen, *rejected])]
+    best = len(chosen)
     ids = [local for local, _ in listed]
     if not best or best == len(ids):
         raise BadRow("chosen and rejected must each hold an answer")

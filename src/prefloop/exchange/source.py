@@ -23,6 +23,7 @@ from prefloop.exchange.base import SHOWN_CHARACTERS, BadRow, Odd, Record, RowErr
 from prefloop.exchange.cut import PEEK_BYTES, Endless, elements_of, lines_of
 
 MAX_DEPTH = 200  # levels of nesting; conversation trees need about 40, Python's parser gives up near 1,000
+MAX_FIELDS = 5_000  # each is looked at by its name
 INT_RANGE = (-(2**63), 2**64 - 1)
 BOM = b"\xef\xbb\xbf"
 MANY_BAD = 100_000
@@ -80,7 +81,32 @@ def _check(path: Path) -> bytes:
         ) from None
     if not start:
         raise DataError(f"{path} is empty. Was the download or the export cut short?")
+    _refuse_other(path, start)
     return start
+
+
+OTHER = {
+    b"PK\x03\x04": "a zip archive, or a spreadsheet (.xlsx): unpack it, or save the sheet as JSON lines or Parquet",
+    b"(\xb5/\xfd": "compressed with zstd: unpack it (zstd -d), or compress it with gzip or xz",
+    b"\xff\xfe": "UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"\xfe\xff": "UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"ARROW1": "an Arrow file: save it as Parquet (datasets: to_parquet)",
+    b"\xff\xff\xff\xff": "an Arrow stream, as datasets keeps in its cache: save it as Parquet (datasets: to_parquet)",
+    b"SQLite f": "a SQLite database: write the rows as JSON lines",
+    b"7z\xbc\xaf": "a 7z archive: unpack it",
+    b"\x80\x04\x95": "a pickle, which can run code when it is read: save it as JSON lines or Parquet",
+    b"version ": "a pointer of Git LFS, not the file itself: run git lfs pull",
+}
+TAR = (257, b"ustar")
+
+
+def _refuse_other(path: Path, start: bytes) -> None:
+    """Raise DataError where the first bytes are those of a kind of file that people take for data."""
+    for mark, what in OTHER.items():
+        if start.startswith(mark):
+            raise DataError(f"{path} is {what}.")
+    if start[TAR[0] :].startswith(TAR[1]):
+        raise DataError(f"{path} is a tar archive: unpack it, and give the files in it one by one.")
 
 
 def _open(path: Path, start: bytes) -> io.BufferedIOBase:
@@ -98,6 +124,7 @@ def _json_rows(path: Path, start: bytes, limit: int) -> Iterator[Row | RowError]
     with _open(path, start) as stream:
         try:
             peek = _peek(stream)
+            _refuse_other(path, peek)
             found: Iterator[tuple[int, bytes | BadRow]]
             found = elements_of(stream, limit) if _is_array(peek) else lines_of(stream, limit)
             for line, raw in found:
@@ -163,6 +190,8 @@ def _parse(raw: bytes, limit: int) -> Record:
         raise BadRow("not a JSON object")
     if not value:
         raise BadRow("an object without fields")
+    if len(value) > MAX_FIELDS:
+        raise BadRow(f"an object of more than {MAX_FIELDS:,} fields")
     return value
 
 

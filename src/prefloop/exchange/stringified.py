@@ -46,11 +46,21 @@ def _decoded(value: Any, literal: bool) -> Any:
         return [_decoded(inner, literal) for inner in value]
     if not isinstance(value, dict):
         return value
+    if (columns := _columns(value)) is not None:
+        return columns
     if any(name in value for name, _ in MESSAGE):
         if found := first_odd(value):
             raise BadRow(f"a message holds {found.what}")
         return value
     return {name: inner if name == "metadata" else _decoded(inner, literal) for name, inner in value.items()}
+
+
+def _columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Messages of which each field is a list, as `datasets` stores a sequence of objects; None where it is not that."""
+    names = next((pair for pair in MESSAGE if all(isinstance(value.get(name), list) for name in pair)), None)
+    if names is None or len({len(of) if isinstance(of, list) else -1 for of in value.values()}) > 1:
+        return None
+    return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
 
 
 def messages_in(text: str) -> str | list[Any]:

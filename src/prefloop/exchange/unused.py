@@ -57,6 +57,7 @@ SPEAKERS = words("assistant bot chatbot chatgpt gpt claude llama mistral gemini 
 ENDS = words("pos neg left right first second one two")
 OPPOSED = OPPOSITES | NUMBERED | words("example examples sentence document passage")
 NOT_TEXTS = words("model generator id lang language source name type category policy annotator tokens url")
+MAX_FIELDS = 1_000  # of an object inside a record: one with more is a map, as of a vocabulary
 MASKS = words("weight train trainable loss loss_mask mask learn")
 YES_NO = words("true false yes no y n good bad positive negative right wrong correct incorrect up down")
 # verl and reward functions read these; they describe a prompt and judge no answer
@@ -86,7 +87,7 @@ def _left(record: Record, used: Collection[str]) -> Iterator[tuple[str, str, Any
             continue
         yield name, name, value
         inner = value[0] if isinstance(value, list) and isinstance(value[0], dict) else value
-        if isinstance(inner, dict) and not {"role", "from"} & inner.keys():
+        if isinstance(inner, dict) and len(inner) <= MAX_FIELDS and not {"role", "from"} & inner.keys():
             for key, deep in inner.items():
                 if deep not in (None, "", [], {}) and key not in KNOWN:
                     yield f"{name}.{key}", key, deep

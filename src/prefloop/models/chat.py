@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from prefloop.errors import ModelError
 from prefloop.messages import REASONING, Json, Message, Turns, arguments, conversation, message_text, tool_text
+from prefloop.models.bounded import bounded
 from prefloop.types import Prompt
 
 NAME, VALUE = "prefloop_probe", "prefloop_value"
@@ -94,12 +96,16 @@ class Chat:
     def _tried(self, messages: list[dict[str, Any]], tools: list[Json]) -> str:
         try:
             return self._apply(messages, tools, False)
+        except ModelError:
+            raise
         except Exception:  # noqa: BLE001 -- a template is a program of somebody else
             return ""
 
     def _apply(self, messages: list[dict[str, Any]], tools: Sequence[Json], generate: bool) -> str:
-        more = {"tools": list(tools)} if tools else {}
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate, **more))
+        more: dict[str, Any] = {"tools": list(tools)} if tools else {}
+        more |= {"tokenize": False, "add_generation_prompt": generate}
+        with bounded():
+            return str(self.tokenizer.apply_chat_template(messages, **more))
 
     def _message(self, turn: Message) -> dict[str, Any]:
         role = "tool" if turn.role == "function" else turn.role  # OpenAI's older name

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from prefloop.errors import ModelError, TemplateError
+from prefloop.errors import ModelError, PrefloopError, TemplateError
 from prefloop.messages import Message, shown_turns
 from prefloop.models.chat import Chat, plain_answer, plain_lead, plain_prompt, prompt_turns
 from prefloop.models.turn import Turn, turn_of
@@ -229,7 +229,9 @@ class Codec:
         return ids
 
 
-def _refused(what: str, error: Exception) -> TemplateError:
+def _refused(what: str, error: Exception) -> PrefloopError:
+    if isinstance(error, ModelError):  # the template itself is no good: not one prompt can be read
+        return error
     why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     return TemplateError(f"the model's chat template refuses {what}: {why}", why)
 
@@ -243,7 +245,10 @@ def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
 def eos_of(source: Any) -> list[int]:
     """The `eos_token_id` of a config or tokenizer: none, one or several."""
     value = getattr(source, "eos_token_id", None)
-    return [int(token) for token in (value if isinstance(value, list | tuple) else [value]) if token is not None]
+    found = [token for token in (value if isinstance(value, list | tuple) else [value]) if token is not None]
+    if not all(isinstance(token, int) for token in found):
+        raise ModelError(f"eos_token_id of the model or tokenizer must be token ids, not {str(value)[:60]!r}")
+    return found
 
 
 def make_codec(tokenizer: Any, model: Any, chat: str = "auto") -> Codec:

@@ -13,6 +13,7 @@ from os.path import commonprefix
 from typing import Any
 
 from prefloop.errors import ModelError
+from prefloop.models.bounded import bounded
 
 ASKED, ANSWER, NEXT = "prefloopasks", "prefloopanswers", "prefloopgoeson"
 
@@ -81,6 +82,8 @@ class _Rendered:
         ask = [{"role": "user", "content": ASKED}]
         try:
             self._ask(ask)
+        except ModelError:
+            raise
         except Exception as error:  # noqa: BLE001 -- a template is a program of somebody else
             self.error = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             with suppress(Exception):  # some want a system prompt
@@ -96,7 +99,8 @@ class _Rendered:
             self.between = going_on.partition(ANSWER)[2].partition(NEXT)[0]
 
     def _render(self, messages: list[dict[str, str]], generate: bool = False) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
+        with bounded():
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
 
     @property
     def ignores_generation_prompt(self) -> bool:
