@@ -149,9 +149,9 @@ def align(asked: Common, round: int | None, algorithm: str | None, profile: bool
 
     Reads the policy at the start of the round, the round's reward models (dpo: the rankings themselves) and the
     training prompts. Writes runs/align-NNN/model: the best policy by held-out reward within the KL budget that has not
-    collapsed; where no step is better than the start, nothing. Of several runs in a round, [run] choose says which is
-    its policy. Stopped at any moment, the same command goes on from the last checkpoint, to the same result. Options of
-    an algorithm are in its own section: --set algorithms.ppo.kl=0.1
+    collapsed (dpo: the newest that has not); where no step is better than the start, nothing. Of several runs in a
+    round, [run] choose says which is its policy. Stopped at any moment, the same command goes on from the last
+    checkpoint, to the same result. Options of an algorithm are in its own section: --set algorithms.ppo.kl=0.1
 
     \b
     Example:  prefloop align --algorithm rloo --set align.k=4
