@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from browsing import SENTENCE, an_item, press
+from browsing import SENTENCE, an_item, lease, press
 from test_screens import PHONE, SMALL, ZOOMED
 
 from prefloop.types import Completion, Item, Prompt
@@ -91,6 +91,17 @@ def test_what_is_said_beside_the_ranking_is_never_squeezed(make_site: Any) -> No
     for name in ("#said", "#net"):
         box = page.locator(name).bounding_box()
         assert box["width"] >= 140 and box["height"] < 100, name
+    assert page.locator("#net").bounding_box()["y"] > page.locator("#progress").bounding_box()["y"]
+
+
+def test_each_ranking_starts_at_its_first_place(make_site: Any) -> None:
+    page = make_site([an_item("a", 9), an_item("b", 9)]).rank("Ada", **PHONE)
+    before = lease(page)
+    page.evaluate("document.querySelector('#rail').scrollLeft = 900")
+    page.locator("[data-act=skip]").tap()
+    page.locator("#skip [data-value=other]").tap()
+    page.wait_for_function("old => document.querySelector('#task').dataset.lease !== old", arg=before)
+    assert page.evaluate("document.querySelector('#rail').scrollLeft") == 0
 
 
 def test_buttons_are_called_what_they_do_and_say_their_state(make_site: Any) -> None:

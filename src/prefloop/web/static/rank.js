@@ -58,6 +58,7 @@ function show(shown, article = shown?.article) {
   if (!task) return view.say("");
   const pair = task.cards === 2;
   $("#rail").hidden = pair;
+  $("#rail").scrollLeft = 0;
   $("#pair").hidden = !pair;
   $("#dock").classList.toggle("pair", pair);
   $("#dock").classList.toggle("writing", task.state.comment !== "");
