@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from prefloop.web.guard import Annotator, anyone, classify, owner
+from prefloop.web.guard import Annotator, GatedRoute, anyone, classify, owner
 
 from .conftest import Server, an_item
 
@@ -177,9 +177,9 @@ def test_a_session_cookie_opens_no_api_and_a_token_no_page(world: World) -> None
     assert world.callers["writing"].get("/people").status_code in (303, 401)
 
 
-@pytest.mark.parametrize("gates", [[], [Depends(anyone), Depends(owner)]])
+@pytest.mark.parametrize("gates", [[], [Depends(anyone), Depends(owner)], [Depends(owner)]])
 def test_a_route_that_does_not_say_who_may_call_it_keeps_the_server_from_starting(gates: list[object]) -> None:
-    app, router = FastAPI(openapi_url=None, docs_url=None, redoc_url=None), APIRouter()
+    app, router = FastAPI(openapi_url=None, docs_url=None, redoc_url=None), APIRouter(route_class=GatedRoute)
     router.add_api_route("/fine", lambda: None, dependencies=[Depends(anyone)])
     app.router.routes.extend(router.routes)
     assert classify(app) == {("GET", "/fine"): "public"}
@@ -196,11 +196,29 @@ def test_a_route_added_behind_the_routers_is_refused_too(make_server: Callable[.
         classify(app)
 
 
+def test_a_route_of_another_kind_keeps_the_server_from_starting_although_it_names_a_gate(
+    make_server: Callable[..., Server],
+) -> None:
+    """FastAPI's own would call the endpoint with somebody who has not passed."""
+    app, router = make_server().app, APIRouter()
+    router.add_api_route("/plain", lambda: None, dependencies=[Depends(anyone)])
+    app.router.routes.extend(router.routes)
+    with pytest.raises(RuntimeError, match="/plain"):
+        classify(app)
+
+
+def test_who_may_not_ask_is_not_told_what_is_wrong_with_the_question(world: World) -> None:
+    wrong = {"uuid": 7}
+    answers = {role: world.callers[role].post("/rank/x/submit", json=wrong).status_code for role in ROLES}
+    assert answers == {"nobody": 401, "annotator": 422, "reviewer": 422, "owner": 422, "reading": 403, "writing": 403}
+    assert world.callers["reading"].post("/api/items", json={}).status_code == 403
+
+
 def test_roles_include_each_other(world: World) -> None:
     def who(request: Request, me: Annotator) -> str:
         return me.role
 
-    router = APIRouter()
+    router = APIRouter(route_class=GatedRoute)
     router.add_api_route("/who", who)
     world.server.app.router.routes.append(router.routes[0])
     said = {role: world.callers[role].get("/who").status_code for role in ROLES}

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from prefloop.errors import BusyError, DataError
 from prefloop.store.people_rows import login_of
-from prefloop.web.guard import anyone
+from prefloop.web.guard import GatedRoute, anyone
 from prefloop.web.limits import MAX_DEPTH, Throttle, json_problem, network_of
 from prefloop.web.passwords import LONGEST, Passwords
 from prefloop.web.routes_api import EXAMPLE
@@ -247,7 +247,7 @@ def test_a_bug_tells_the_asker_nothing_and_the_operator_where(
 ) -> None:
     from fastapi import APIRouter, Depends
 
-    router = APIRouter()
+    router = APIRouter(route_class=GatedRoute)
 
     def broken(request: Request) -> Response:
         try:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from prefloop.web import wire
 from prefloop.web.answers import HEADERS
-from prefloop.web.guard import anyone
+from prefloop.web.guard import GatedRoute, anyone
 from prefloop.web.serve import _options
 
 from .conftest import PASSWORD, Server
@@ -158,7 +158,7 @@ def test_where_everybody_is_being_worked_for_the_next_one_is_told_to_come_again(
         release.wait(20)
         return Response("done")
 
-    router = APIRouter()
+    router = APIRouter(route_class=GatedRoute)
     router.add_api_route("/slow", slow, dependencies=[Depends(anyone)])
     here.server.app.router.routes.append(router.routes[0])
     working = [here.open(last(ASK).replace(b"/login", b"/slow")) for _ in range(2)]

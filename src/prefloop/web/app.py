@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from anyio import to_thread
@@ -42,7 +43,9 @@ from prefloop.web.pages import HERE, make_templates, page
 from prefloop.web.services import Services, services
 from prefloop.web.shield import Shield
 
-ROUTERS = (routes_account, routes_rank, routes_review, routes_admin, routes_settings, routes_api)
+# FastAPI can report requests to OpenTelemetry, even where only an environment variable asks for it. Here nothing does.
+NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+ROUTERS = (routes_rank, routes_account, routes_review, routes_admin, routes_settings, routes_api)
 
 
 def create_app(root: Path, config: Config, store: Store, bound: str = "") -> FastAPI:
@@ -57,6 +60,7 @@ def create_app(root: Path, config: Config, store: Store, bound: str = "") -> Fas
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        telemetry=NO_TELEMETRY,
     )
     people = People(store)
     queue = Queue(store, config.annotate, seed=config.project.seed)

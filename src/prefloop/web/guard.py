@@ -1,6 +1,8 @@
 """Who may do what: every route names exactly one of the gates below, or the server does not start.
 
-    from prefloop.web.guard import Annotator, Reviewer, anyone
+    from prefloop.web.guard import Annotator, GatedRoute, Reviewer, anyone
+
+    router = APIRouter(route_class=GatedRoute)
 
     @router.get("/rank")
     def rank(request: Request, me: Annotator) -> Response: ...           # signed in, any role
@@ -11,18 +13,25 @@
 Roles include each other: owner > reviewer > annotator. People come with a session cookie; programs, at /api/ only, with
 `Authorization: Bearer`, where no cookie counts, so that no other site can act through a browser. What belongs to whom
 is the store's to decide: `Queue` and `People` are asked in the name of `me.id`.
+
+A gate asks the store, and so does the endpoint behind it. FastAPI would hand the request to a thread for each of the
+two; `GatedRoute` passes the gate in the endpoint's own thread, because handing over costs more than asking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from functools import wraps
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount
@@ -46,27 +55,57 @@ class Forbidden(Exception):
         self.who = who
 
 
-def anyone() -> None:
-    """Open to the world: signing in, and what is shown before."""
+@dataclass(frozen=True)
+class Gate:
+    """What a route depends on. `check` finds who asks, in a thread; it raises NotSignedIn or Forbidden."""
+
+    level: Level
+    check: Callable[[Request], Person | ApiToken | None]
+
+    async def __call__(self, request: Request) -> Asker:
+        """What FastAPI calls: nothing is asked of the store here, in the event loop."""
+        return Asker(self, request)
 
 
-def annotator(request: Request) -> Person:
-    """Whoever is signed in."""
-    return _signed_in(request, "annotator")
+@dataclass(frozen=True)
+class Asker:
+    """Somebody at a gate that they have not passed yet."""
+
+    gate: Gate
+    request: Request
+
+    def passed(self) -> Person | ApiToken | None:
+        return self.gate.check(self.request)
 
 
-def reviewer(request: Request) -> Person:
-    """A reviewer or the owner."""
-    return _signed_in(request, "reviewer")
+class GatedRoute(APIRoute):
+    """A route whose endpoint runs once its gate is passed, in the same thread."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        gates = [inner.call for inner in self.dependant.dependencies if isinstance(inner.call, Gate)]
+        self.dependant.call = _behind_gate(self.endpoint)
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError:
+                for gate in gates:  # who may not ask is not told what is wrong with the question
+                    await run_in_threadpool(gate.check, request)
+                raise
+
+        return handler
 
 
-def owner(request: Request) -> Person:
-    """An owner."""
-    return _signed_in(request, "owner")
+def _behind_gate(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(endpoint)
+    def gated(**given: Any) -> Any:
+        return endpoint(**{name: value.passed() if isinstance(value, Asker) else value for name, value in given.items()})
+
+    return gated
 
 
-def program_reads(request: Request) -> ApiToken:
-    """A program with an API token of any scope."""
+def _program(request: Request) -> ApiToken:
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     found = services(request).people.api_token(token.strip()) if kind.lower() == "bearer" and token else None
     if found is None:
@@ -74,24 +113,22 @@ def program_reads(request: Request) -> ApiToken:
     return found
 
 
-def program_writes(request: Request) -> ApiToken:
-    """A program with an API token of scope "write"."""
-    token = program_reads(request)
+def _writing_program(request: Request) -> ApiToken:
+    token = _program(request)
     if token.scope != "write":
         raise Forbidden('this needs an API token of scope "write"', token.created_by)
     return token
 
 
-LEVELS: dict[Callable[..., Any], Level] = {
-    anyone: "public",
-    annotator: "annotator",
-    reviewer: "reviewer",
-    owner: "owner",
-    program_reads: "read",
-    program_writes: "write",
-}
 ORDER = ("annotator", "reviewer", "owner")
 _WHO = {"annotator": "people of this project", "reviewer": "reviewers", "owner": "the owner"}
+
+anyone = Gate("public", lambda _request: None)  # open to the world: signing in, and what is shown before
+annotator = Gate("annotator", lambda request: _signed_in(request, "annotator"))  # whoever is signed in
+reviewer = Gate("reviewer", lambda request: _signed_in(request, "reviewer"))  # a reviewer or the owner
+owner = Gate("owner", lambda request: _signed_in(request, "owner"))
+program_reads = Gate("read", _program)  # a program with an API token of any scope
+program_writes = Gate("write", _writing_program)  # a program with an API token of scope "write"
 
 Annotator = Annotated[Person, Depends(annotator)]
 Reviewer = Annotated[Person, Depends(reviewer)]
@@ -160,21 +197,25 @@ def classify(app: FastAPI) -> dict[tuple[str, str], Level]:
     for route in app.routes:
         if isinstance(route, Mount) and route.name == "static":
             continue
-        if not isinstance(route, APIRoute):
+        if not isinstance(route, GatedRoute):
             raise RuntimeError(f"{route!r} is not a classified route: add it with a router of prefloop.web")
-        levels, methods = set(_levels(route.dependant)), sorted(route.methods or ())
-        if len(levels) != 1:
+        gates, methods = list(_gates(route.dependant)), sorted(route.methods or ())
+        if len({gate.level for gate, _ in gates}) != 1:
             raise RuntimeError(
                 f"{methods} {route.path} must name exactly one gate of prefloop.web.guard, "
-                f"has {sorted(levels) or 'none'}"
+                f"has {sorted({gate.level for gate, _ in gates}) or 'none'}"
             )
+        level = gates[0][0].level
+        if level != "public" and not any(direct for _, direct in gates):
+            raise RuntimeError(f"{methods} {route.path} must take who asks as a parameter, or nobody is asked")
         for method in methods:
-            found[method, route.path] = next(iter(levels))
+            found[method, route.path] = level
     return found
 
 
-def _levels(dependant: Dependant) -> Iterator[Level]:
-    if dependant.call in LEVELS:
-        yield LEVELS[dependant.call]
+def _gates(dependant: Dependant, depth: int = 0) -> Iterator[tuple[Gate, bool]]:
+    """The gates of a route, each with whether it is a parameter of the endpoint: only those are passed."""
+    if isinstance(dependant.call, Gate):
+        yield dependant.call, depth == 1 and dependant.name is not None
     for inner in dependant.dependencies:
-        yield from _levels(inner)
+        yield from _gates(inner, depth + 1)

@@ -91,6 +91,11 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
     return HTMLResponse(known.templates.get_template(template).render(common | values), status)
 
 
+def fragment(request: Request, template: str, **values: Any) -> HTMLResponse:
+    """A part of a page that its script asks for: a template that says nothing of who asks."""
+    return HTMLResponse(services(request).templates.get_template(template).render(values))
+
+
 def local(path: str) -> str:
     """A path of this server, or the start: never an address of elsewhere (`//host`, `/\\host`)."""
     return path if re.fullmatch(r"/(?![/\\])[!-~]*", path) and "\\" not in path else "/"

@@ -12,12 +12,12 @@ from starlette.responses import RedirectResponse, Response
 from prefloop.errors import ConflictError, DataError, ForbiddenError
 from prefloop.store import Person
 from prefloop.web import homing
-from prefloop.web.guard import Annotator, anyone, clear_session, cookie_name, current, set_session
+from prefloop.web.guard import Annotator, GatedRoute, anyone, clear_session, cookie_name, current, set_session
 from prefloop.web.pages import THEME_COOKIE, local, page
 from prefloop.web.passwords import LONGEST, SHORTEST
 from prefloop.web.services import services
 
-router = APIRouter()
+router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]
 OPEN = [Depends(anyone)]
 

@@ -13,11 +13,11 @@ from starlette.responses import RedirectResponse, Response
 from prefloop.errors import DataError
 from prefloop.store import Person, Role
 from prefloop.store.log import newest
-from prefloop.web.guard import Owner, Reviewer
+from prefloop.web.guard import GatedRoute, Owner, Reviewer
 from prefloop.web.pages import Cursor, page
 from prefloop.web.services import services
 
-router = APIRouter()
+router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]
 AUDIT_ROWS = 200
 

@@ -19,11 +19,11 @@ from prefloop.exchange import RowError, read
 from prefloop.exchange.canonical import to_record
 from prefloop.store.feed import rankings_since
 from prefloop.types import Item, Ranking
-from prefloop.web.guard import Reading, Writing, anyone
+from prefloop.web.guard import GatedRoute, Reading, Writing, anyone
 from prefloop.web.pages import Cursor, page
 from prefloop.web.services import services
 
-router = APIRouter(prefix="/api")
+router = APIRouter(prefix="/api", route_class=GatedRoute)
 MAX_RECORDS = 1000
 EXAMPLE = {
     "id": "ticket-1",

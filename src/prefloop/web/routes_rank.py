@@ -19,12 +19,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from prefloop.labels.answer import from_json
 from prefloop.store.queue_types import Presentation
 from prefloop.web import guiding, present
-from prefloop.web.guard import Annotator
-from prefloop.web.pages import local, page
+from prefloop.web.guard import Annotator, GatedRoute
+from prefloop.web.pages import fragment, local, page
 from prefloop.web.render import rendered
 from prefloop.web.services import services
 
-router = APIRouter()
+router = APIRouter(route_class=GatedRoute)
 EARLIER = 10  # answers that undo can reach
 HISTORY = 200  # lines of a person's own history
 Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
@@ -118,7 +118,7 @@ def next_item(request: Request, me: Annotator, body: Next) -> Response:
     known = services(request)
     if me.guidelines is None:  # the guide stands open beside somebody's first item
         known.queue.rules.read(me.id, guiding.guidelines(known))
-    return _item(request, known.queue.next(me.id, body.after), me.id)
+    return _item(request, known.queue.next(me.id, body.after), me.id, ahead=body.after is not None)
 
 
 @router.post("/rank/given")
@@ -166,11 +166,13 @@ def heartbeat(request: Request, me: Annotator, lease: str, body: Annotated[dict[
     return JSONResponse({"seconds": max(0.0, queue.heartbeat(me.id, lease) - time.time())})
 
 
-def _item(request: Request, shown: Presentation | None, me: str) -> Response:
+def _item(request: Request, shown: Presentation | None, me: str, *, ahead: bool = False) -> Response:
+    """ahead: the item waits until the one before it is answered, and that answer's receipt has newer progress."""
     known = services(request)
-    progress = known.queue.progress(me)
-    if shown is None:
-        done = present.finished(progress, held=known.queue.held_elsewhere(me))
-        numbers = present.data(present.progress_json(progress))
-        return page(request, "rank_task.html", task=None, done=done, progress=numbers)
-    return page(request, "rank_task.html", task=present.task_page(shown, progress), asked=guiding.asked(known))
+    progress = known.queue.progress(me) if shown is None or not ahead else None
+    if shown is not None:
+        return fragment(request, "rank_task.html", task=present.task_page(shown, progress), asked=guiding.asked(known))
+    assert progress is not None
+    done = present.finished(progress, held=known.queue.held_elsewhere(me))
+    numbers = present.data(present.progress_json(progress))
+    return fragment(request, "rank_task.html", task=None, done=done, progress=numbers)

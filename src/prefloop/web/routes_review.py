@@ -15,13 +15,13 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from prefloop.errors import DataError
 from prefloop.labels.answer import from_json
 from prefloop.web import guiding, present, reviewing
-from prefloop.web.guard import Reviewer
+from prefloop.web.guard import GatedRoute, Reviewer
 from prefloop.web.pages import Cursor, page
 from prefloop.web.render import rendered
 from prefloop.web.routes_rank import Submit
 from prefloop.web.services import services
 
-router = APIRouter()
+router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]
 
 

@@ -23,12 +23,12 @@ from prefloop.errors import DataError
 from prefloop.store import Change, Scope
 from prefloop.store.rules import CHANGEABLE, LONGEST_GUIDELINES
 from prefloop.web import guiding, uploading
-from prefloop.web.guard import Owner
+from prefloop.web.guard import GatedRoute, Owner
 from prefloop.web.pages import page
 from prefloop.web.render import rendered
 from prefloop.web.services import services
 
-router = APIRouter()
+router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]
 VERSIONS = 20  # of the guidelines, shown
 

@@ -37,21 +37,46 @@ _log = logging.getLogger("prefloop.web.wire")
 def protocol(most: int, proxies: Sequence[str]) -> Any:
     """What makes a `Connection`, for uvicorn's `http`. most: connections from one address; `proxies` may have more."""
     _log.setLevel(logging.ERROR)  # what clients do wrong is told to them, not to the operator
-    return partial(Connection, most=most, proxies=tuple(proxies))
+    return partial(Connection, watch=_Watch(), most=most, proxies=tuple(proxies))
+
+
+class _Watch:
+    """Looks at all connections of a server now and then. A timer for each would wake an idle process all the time."""
+
+    def __init__(self) -> None:
+        self._open: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, connection: Connection) -> None:
+        self._open.add(connection)
+        if self._timer is None:
+            self._later(connection.loop)
+
+    def remove(self, connection: Connection) -> None:
+        self._open.discard(connection)
+
+    def _later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(LOOK_EVERY_S, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._open:
+            self._later(loop)
+        for connection in list(self._open):
+            connection.look()
 
 
 class Connection(H11Protocol):
     """One connection. It waits for its client or works for it; those that wait make room for new ones, the oldest
     first, so that strangers who hold connections keep nobody out."""
 
-    def __init__(self, *args: Any, most: int, proxies: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, watch: _Watch, most: int, proxies: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logger = _log
         self.conn: _Requests = _Requests(h11.SERVER, HEADER_BYTES)
         self.ws_protocol_class = None
         self.limit_concurrency = None  # `_make_room` does it
-        self._most, self._proxies = most, proxies
-        self._watch: asyncio.TimerHandle | None = None
+        self._watch, self._most, self._proxies = watch, most, proxies
         self.peer = ""
         self.since = 0.0  # when the client began what it is doing
         self._received = 0  # bytes since then
@@ -64,14 +89,12 @@ class Connection(H11Protocol):
         host = self.client[0] if self.client else "unknown"
         self.peer = network_of(host)
         self._begin()
-        if self._make_room(_is_in(host, self._proxies)):
-            self._watch = self.loop.call_later(LOOK_EVERY_S, self._look)
-        else:
+        self._watch.add(self)
+        if not self._make_room(_is_in(host, self._proxies)):
             self._end(503, "too many connections at this moment; try again in a few seconds")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        self._watch.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -113,9 +136,9 @@ class Connection(H11Protocol):
         """At once, without a word."""
         self.transport.abort()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """End the connection where its client has had time enough."""
         now = self.loop.time()
-        self._watch = self.loop.call_later(LOOK_EVERY_S, self._look)
         if self._stalled(now):
             self.drop()
         elif not self.transport.is_closing() and (late := self._late(now - self.since)):

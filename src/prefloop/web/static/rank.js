@@ -33,6 +33,7 @@ let next = null; // fetched already
 let held = null; // put aside while an earlier answer is open
 let given = []; // leases answered here, the latest last
 let earlier = null; // leases answered before this page was opened, the latest first
+let progress = null; // of this person, as last heard; an item that was fetched ahead brings none
 let draftTimer = 0;
 const reading = followReading(() => task && !document.querySelector("dialog[open]"), (card) => {
   if (card === task.current) return;
@@ -53,8 +54,7 @@ function show(shown, article = shown?.article) {
   $("#dock").hidden = !task;
   warn("");
   clock.watch(task?.article, task?.times);
-  const progress = task?.progress ?? JSON.parse(article.dataset.progress || "null");
-  if (progress) view.paintProgress(progress);
+  hear(JSON.parse(article.dataset.progress || "null"));
   if (!task) return view.say("");
   const pair = task.cards === 2;
   $("#rail").hidden = pair;
@@ -155,7 +155,7 @@ function submit() {
   send("submit", {uuid: uuid(), answer: task.answer()});
   given.push(task.lease);
   // said once the answer is on its way, so that it stops nobody
-  if (task.hurried()) setTimeout(() => view.say("That was much quicker than usual for you. Undo reopens it.", "stop"), 50);
+  if (task.hurried(progress?.seconds_per_word)) setTimeout(() => view.say("That was much quicker than usual for you. Undo reopens it.", "stop"), 50);
   tabs.postMessage({answered: task.lease});
   if (ranking) advance();
 }
@@ -168,7 +168,7 @@ function send(what, body) {
 
 function told(entry, receipt) {
   if (!ranking) return location.assign(host.after);
-  if (receipt.progress) view.paintProgress(receipt.progress);
+  hear(receipt.progress);
   net("");
   prefetch();
 }
@@ -183,6 +183,12 @@ function refused(entry, status, message) {
 
 function changed(waiting) {
   net(waiting > 1 || (waiting && !navigator.onLine) ? `${waiting} waiting to be sent` : "");
+}
+
+function hear(news) {
+  if (!news) return;
+  progress = news;
+  view.paintProgress(progress);
 }
 
 // -- what people do ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ export class Task {
     Object.assign(this, {article, rules, draftKey, lease: data.lease, words: Number(data.words)});
     this.cards = Number(data.cards);
     this.expires = performance.now() + 1000 * Number(data.seconds);
-    this.progress = parsed(data.progress);
     this.steps = [];
     const answer = parsed(data.answer);
     this.reopened = Boolean(answer);
@@ -55,8 +54,7 @@ export class Task {
   }
 
   // Much quicker than this person's own median, by the words there were to read.
-  hurried() {
-    const median = this.progress?.seconds_per_word;
+  hurried(median) {
     return Boolean(median) && this.times.elapsed / Math.max(this.words, 1) < QUICK * median;
   }
 
