@@ -2,7 +2,7 @@
 
 pg8000's DBAPI parses, describes and executes each statement anew, with a wait for the server after each, and scans its
 text for placeholders character by character. Its core can prepare a statement once for each connection; this cursor
-uses that for statements that come again.
+uses that for statements that come again. The first of a transaction takes its BEGIN along.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 from pg8000.converters import make_params
+from pg8000.core import Context
 from pg8000.dbapi import convert_paramstyle
+from pg8000.exceptions import DatabaseError
 from pg8000.legacy import Connection, Cursor
 
+_BEGIN = "begin transaction"
 MOST = 200  # prepared statements of a connection: the server keeps a plan for each
 
 
@@ -24,6 +27,25 @@ class PreparingConnection(Connection):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.seen: OrderedDict[str, Any] = OrderedDict()  # statement -> prepared (name, columns, converters), or None
+        self._beginning = False  # a BEGIN was written whose answer has not been read
+
+    def begin(self) -> None:
+        """Begin a transaction. It goes to the server with the next statement, and is answered before that."""
+        self.send_QUERY(_BEGIN)
+        self._beginning = True
+
+    def handle_messages(self, context: Any) -> None:
+        """Read the answer to a statement, behind that to a BEGIN. Both are read before an error of either is raised."""
+        if not self._beginning:
+            super().handle_messages(context)
+            return
+        self._beginning = False
+        try:
+            super().handle_messages(Context(_BEGIN))
+        except DatabaseError:
+            super().handle_messages(context)
+            raise
+        super().handle_messages(context)
 
     def cursor(self) -> PreparingCursor:
         return PreparingCursor(self)
@@ -42,8 +64,6 @@ class PreparingCursor(Cursor):  # type: ignore[misc]
             self._remember(statement)
             super().execute(operation, args)
             return self
-        if not connection._in_transaction and not connection.autocommit:
-            connection.execute_simple("begin transaction")
         try:
             prepared = connection.seen[statement]
             if prepared is None:
@@ -51,6 +71,8 @@ class PreparingCursor(Cursor):  # type: ignore[misc]
             connection.seen.move_to_end(statement)
             name, columns, converters = prepared
             params = make_params(connection.py_types, args)
+            if not connection._in_transaction and not connection.autocommit:
+                connection.begin()
             self._context = connection.execute_named(name, params, columns, converters, statement)
         except Exception:
             self._forget(statement)  # a plan that no longer fits its tables is made anew at the next call

@@ -12,14 +12,15 @@ from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select
 from prefloop.labels.answer import from_ranking
 from prefloop.store import codec
 from prefloop.store.queue_give import EDITABLE
-from prefloop.store.queue_rows import Desk, Phase, Row, able_person, excerpt, holding, plain
+from prefloop.store.queue_rows import Desk, Phase, Row, able, able_person, excerpt, holding, plain
 from prefloop.store.queue_types import Given, Progress, Quota
-from prefloop.store.schema import items, leases, prompts, rankings, settings, tasks
+from prefloop.store.schema import items, leases, people, prompts, rankings, settings, tasks
 from prefloop.store.write import chunks
 
 _PACED_BY = 50  # latest answers
 _FEWEST = 5
-_RETURNED = select(func.count()).where(leases.c.person == bindparam("person"), leases.c.returned_at.is_not(None))
+_RETURNED = select(func.count()).where(leases.c.person == people.c.id, leases.c.returned_at.is_not(None))
+_ME = select(people, _RETURNED.scalar_subquery().label("returned")).where(people.c.id == bindparam("person"))
 _LATEST = (
     select(leases.c.duration_s, leases.c.words)
     .where(leases.c.person == bindparam("person"), leases.c.given_at.is_not(None))
@@ -84,8 +85,7 @@ def history(desk: Desk, person: str, limit: int) -> list[Given]:
 def progress(desk: Desk, person: str) -> Progress:
     """See `Queue.progress`, but for `open`, which takes longer to count."""
     with desk.database.read() as connection:
-        me = able_person(connection, person)
-        returned = connection.scalar(_RETURNED, {"person": person}) or 0
+        me = able(connection.execute(_ME, {"person": person}).mappings().first(), person)
         rows = connection.execute(_LATEST, {"person": person}).all()
     timed = [(float(row.duration_s), max(1, row.words)) for row in rows if row.duration_s]
     enough = len(timed) >= _FEWEST
@@ -94,7 +94,7 @@ def progress(desk: Desk, person: str) -> Progress:
     return Progress(
         done=me["done"],
         skipped=me["skipped"],
-        returned=returned,
+        returned=me["returned"],
         limit=most,
         open=0,
         per_hour=3600 / statistics.median(spent for spent, _ in timed) if enough else None,

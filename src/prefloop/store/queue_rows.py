@@ -51,9 +51,9 @@ _SHOWN = (
     .outerjoin(drafts, drafts.c.lease == bindparam("lease"))
     .where(tasks.c.seq == bindparam("task"))
 )
-_TEXTS = select(completions.c.id, completions.c.text, completions.c.messages).where(
-    completions.c.id.in_(bindparam("ids", expanding=True))
-)
+_ANSWERS = select(completions.c.id, completions.c.text, completions.c.messages)
+_TEXTS = _ANSWERS.where(completions.c.id.in_(bindparam("ids", expanding=True)))
+_MEMBERS = _ANSWERS.where(completions.c.item_id == bindparam("item")).order_by(completions.c.position)
 
 
 class Phase(IntEnum):
@@ -129,15 +129,16 @@ def has_place(task: Row) -> bool:
 
 def lock_person(connection: Connection, id: str) -> RowMapping:
     """The person's row, held until the end: two tabs of one person take turns. Raises ForbiddenError."""
-    return _able(connection.execute(_HOLD_PERSON, {"person": id}).mappings().first(), id)
+    return able(connection.execute(_HOLD_PERSON, {"person": id}).mappings().first(), id)
 
 
 def able_person(connection: Connection, id: str) -> RowMapping:
     """The same without holding it."""
-    return _able(connection.execute(_PERSON, {"person": id}).mappings().first(), id)
+    return able(connection.execute(_PERSON, {"person": id}).mappings().first(), id)
 
 
-def _able(row: RowMapping | None, id: str) -> RowMapping:
+def able(row: RowMapping | None, id: str) -> RowMapping:
+    """The row of somebody who may work. Raises ForbiddenError."""
     if row is None or row["name"] is None:
         raise ForbiddenError(f"there is nobody with the id {id!r}")
     if row["disabled"]:
@@ -186,12 +187,19 @@ def lock_lease(connection: Connection, person: str, lease: str) -> tuple[RowMapp
 # -- what a person sees ------------------------------------------------------------------------------------------------
 
 
-def present(connection: Connection, desk: Desk, lease: Row) -> Presentation:
-    """A lease as its person sees it: letters and texts, and nothing that tells where they came from."""
+def members(connection: Connection, item: str) -> Sequence[Any]:
+    """(id, text, turns as stored) of each answer of an item, in its own order."""
+    return connection.execute(_MEMBERS, {"item": item}).all()
+
+
+def present(connection: Connection, desk: Desk, lease: Row, answers: Sequence[Any] = ()) -> Presentation:
+    """A lease as its person sees it: letters and texts, and nothing that tells where they came from. answers: its
+    `members`, where they have been read already."""
     shown = json.loads(lease["shown"])
     row = connection.execute(_SHOWN, {"task": lease["task"], "lease": lease["id"]}).mappings().one()
     asked = codec.to_prompt(row)
-    said = {id: (text, codec.turns(turns)) for id, text, turns in connection.execute(_TEXTS, {"ids": shown})}
+    found = answers or connection.execute(_TEXTS, {"ids": shown})
+    said = {id: (text, codec.turns(turns)) for id, text, turns in found}
     kept = row["draft"]
     answer = None
     if lease["reopened"] and lease["ranking_id"] is not None:

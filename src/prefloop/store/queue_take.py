@@ -28,11 +28,12 @@ from prefloop.store.queue_rows import (
     has_place,
     lock_person,
     lock_task,
+    members,
     own_lease,
     present,
 )
 from prefloop.store.queue_types import Presentation
-from prefloop.store.schema import completions, leases, tasks
+from prefloop.store.schema import leases, tasks
 
 _SWEPT = 200  # leases that one call puts back at most; the next call goes on
 CLOCKS_APART_S = 60  # how far the clocks of two servers may differ
@@ -83,28 +84,23 @@ _UNSEEN_CIRCLE = (
     _Look(_IN_PHASE.where(tasks.c.shuffle >= bindparam("point"), _UNSEEN).order_by(tasks.c.shuffle)),
     _Look(_IN_PHASE.where(tasks.c.shuffle < bindparam("point"), _UNSEEN).order_by(tasks.c.shuffle)),
 )
-_MEMBERS = (
-    select(completions.c.id, completions.c.text)
-    .where(completions.c.item_id == bindparam("item"))
-    .order_by(completions.c.position)
-)
 _NEW_LEASE = insert(leases)
 
 
 def next_item(desk: Desk, person: str, after: str | None) -> Presentation | None:
     """See `Queue.next`."""
     now = desk.clock()
-    with desk.database.read() as connection:  # reloading a page writes nothing
-        current = next((row for row in _live(connection, desk, person) if row["id"] != after), None)
-        if current is not None and current["expires_at"] - now > desk.lease_s / 2:
-            able_person(connection, person)
-            return present(connection, desk, current)
+    with desk.database.read() as connection:
+        if after is None:  # reloading a page writes nothing
+            current = next(iter(_live(connection, desk, person)), None)
+            if current is not None and current["expires_at"] - now > desk.lease_s / 2:
+                able_person(connection, person)
+                return present(connection, desk, current)
         first, last = connection.execute(_ENDS).one()
     if first is not None and (first <= now or last > now + desk.lease_s + CLOCKS_APART_S):
         sweep(desk, now)
     with desk.database.work() as connection:
-        lease = _take(connection, desk, lock_person(connection, person), after, now)
-        return None if lease is None else present(connection, desk, lease)
+        return _take(connection, desk, lock_person(connection, person), after, now)
 
 
 # -- leases that ran out -----------------------------------------------------------------------------------------------
@@ -140,20 +136,20 @@ def sweep(desk: Desk, now: float) -> None:
 # -- whose turn is what ------------------------------------------------------------------------------------------------
 
 
-def _take(connection: Connection, desk: Desk, me: RowMapping, after: str | None, now: float) -> Row | None:
+def _take(connection: Connection, desk: Desk, me: RowMapping, after: str | None, now: float) -> Presentation | None:
     live = _live(connection, desk, me["id"])
     current = next((row for row in live if row["id"] != after), None)
     if current is not None:
-        return renew(connection, desk, current, now)
+        return present(connection, desk, renew(connection, desk, current, now))
     if me["excluded"] is not None:
         return None
     if (returned := _returned(connection, desk, me["id"], after)) is not None:
-        return change_lease(connection, returned, reopened=True)
+        return present(connection, desk, change_lease(connection, returned, reopened=True))
     most = desk.settings.limit if me["most"] is None else me["most"]
     if most is not None and me["done"] + len(live) >= most:
         return None
     if (dropped := _dropped(connection, desk, me["id"], after, now)) is not None:
-        return dropped
+        return present(connection, desk, dropped)
     return _new(connection, desk, me, now)
 
 
@@ -192,7 +188,7 @@ def revive(connection: Connection, desk: Desk, task: Row | None, lease: Row, now
 # -- a new item --------------------------------------------------------------------------------------------------------
 
 
-def _new(connection: Connection, desk: Desk, me: RowMapping, now: float) -> Row | None:
+def _new(connection: Connection, desk: Desk, me: RowMapping, now: float) -> Presentation | None:
     finder = _Finder(connection, desk, me)
     task, arm = None, "gold"
     if gold_due(me["taken"], me["gold_taken"], desk.settings.gold_share, desk.seed, me["id"]):
@@ -291,8 +287,8 @@ class _Finder:
 
 def _lease(
     connection: Connection, desk: Desk, me: RowMapping, task: Row, arm: str, cursors: dict[str, float], now: float
-) -> Row:
-    texts = connection.execute(_MEMBERS, {"item": task["item_id"]}).all()
+) -> Presentation:
+    answers = members(connection, task["item_id"])
     row = {
         "id": "l-" + secrets.token_urlsafe(16),
         "person": me["id"],
@@ -300,8 +296,8 @@ def _lease(
         "state": "live",
         "arm": arm,
         "number": me["taken"] + 1,
-        "shown": codec.dumps(shuffled([id for id, _ in texts], desk.seed, me["id"], task["item_id"])),
-        "words": sum(len(text.split()) for _, text in texts),
+        "shown": codec.dumps(shuffled([id for id, _, _ in answers], desk.seed, me["id"], task["item_id"])),
+        "words": sum(len(text.split()) for _, text, _ in answers),
         "started_at": now,
         "expires_at": now + desk.lease_s,
         "given_at": None,
@@ -320,4 +316,4 @@ def _lease(
     change_task(connection, task, live=task["live"] + 1, waiting_since=since, arm=task["arm"] or arm)
     gold = me["gold_taken"] + (arm == "gold")
     change_person(connection, me, taken=me["taken"] + 1, gold_taken=gold, cursors=codec.dumps(cursors))
-    return row
+    return present(connection, desk, row, answers)

@@ -100,7 +100,9 @@ class GatedRoute(APIRoute):
 def _behind_gate(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(endpoint)
     def gated(**given: Any) -> Any:
-        return endpoint(**{name: value.passed() if isinstance(value, Asker) else value for name, value in given.items()})
+        return endpoint(
+            **{name: value.passed() if isinstance(value, Asker) else value for name, value in given.items()}
+        )
 
     return gated
 
