@@ -82,13 +82,14 @@ def fit(
             torch.manual_seed(derive(project.config.project.seed, label, step))  # dropout has no other source
             asked = terms(step)
             metrics = {"examples": float(len(asked[0].batch)), **engine.step(*asked)}
+            learnt = time.perf_counter()  # what follows is measuring and saving
             last = step + 1 == steps
             if last or (step + 1) % eval_every == 0:
                 found = evaluated(step + 1)
                 metrics |= found
             with span("I/O"):
                 run.metric(step + 1, metrics)
-                run.timing(step + 1, {"learn": time.perf_counter() - began})
+                run.timing(step + 1, {"learn": learnt - began})
                 if last or (step + 1) % checkpoint_every == 0:
                     files, plain = learner.state()
                     more = {} if carried is None else {"carried": carried}
