@@ -40,6 +40,7 @@ STOPPED: list[tuple[dict[str, Any], list[str]]] = [
     ({**SHOWN, "win_rate": 0.1}, ["win_rate"]),
     ({"messages": [CHAT[0], {**CHAT[1], "train": False}]}, ["messages.train"]),
     ({**ASKED, "response_x": "Blue."}, ["response_x"]),
+    ({"query": "Name a colour.", "answers": ["Blue.", "Red."]}, ["answers"]),
     ({**SHOWN, "metadata": {"label": 0}}, ["metadata.label"]),
     ({**SHOWN, "annotation": [{"score": 1}]}, ["annotation.score"]),
     ({**SHOWN, "completion_2": "Seven."}, ["completion_2"]),

@@ -117,7 +117,11 @@ def _look(name: str, value: object, record: Record, used: Collection[str]) -> Lo
     if not parts:
         return None
     said = isinstance(value, str | list | dict)
-    if said and (parts[-1] in ANSWERS or parts[0] in SPEAKERS) and not _repeats(value, record, used):
+    if (
+        said
+        and (parts[-1] in ANSWERS or parts[0] in SPEAKERS or parts == ("answers",))
+        and not _repeats(value, record, used)
+    ):
         return Look.ANSWER
     if said and len(parts) > 1 and _is_end(parts[-1]) and NUMBERED.intersection(parts) | VERDICTS.intersection(parts):
         return Look.NUMBERED
