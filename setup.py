@@ -1,7 +1,7 @@
 """The one part that is compiled: what sampling and training compute on a processor. All else is in pyproject.toml.
 
 Optional: where there is no compiler, or none that knows these options, the package installs all the same, and is
-slower. One library for each kind of processor; `prefloop.ops.native` picks. No OpenMP library is linked: the calls
+slower. One library for each kind of processor; `prefloop.kernels.native` picks. No OpenMP library is linked: the calls
 to it find torch's, which is loaded before.
 """
 
@@ -16,9 +16,9 @@ OPTIONS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-sig
 setup(
     ext_modules=[
         Extension(
-            f"prefloop.ops._native_{kind}",
-            ["src/prefloop/ops/native.c", "src/prefloop/ops/learning.c"],
-            depends=["src/prefloop/ops/native.h"],
+            f"prefloop.kernels._native_{kind}",
+            ["src/prefloop/kernels/native.c", "src/prefloop/kernels/learning.c"],
+            depends=["src/prefloop/kernels/native.h"],
             extra_compile_args=OPTIONS + march,
             optional=True,
         )

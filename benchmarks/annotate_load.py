@@ -45,7 +45,7 @@ from prefloop.config import Annotate  # noqa: E402
 from prefloop.store import People, Queue, Store  # noqa: E402
 from prefloop.store.schema import leases, tasks  # noqa: E402
 from prefloop.types import Completion, Item, Prompt  # noqa: E402
-from prefloop.web.guard import session_cookie  # noqa: E402
+from prefloop.web.security.access import session_cookie  # noqa: E402
 from ranking_client import IDLE_S, TASK, AnnotateServer, RankingClient, Task  # noqa: E402
 
 SETTINGS = {"overlap_many": 3, "overlap_share": 0.3, "gold_share": 0.0}  # 30 % of items by exactly 3, the rest by 1

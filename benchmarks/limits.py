@@ -27,12 +27,12 @@ from sampling import random_llama
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import as_lists, collate
 from prefloop.config import Optimiser
-from prefloop.engine import sampler
 from prefloop.engine.base import Sampling, Term
+from prefloop.engine.decoding import sampler
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import cores, set_threads
+from prefloop.kernels.linear import product
 from prefloop.models.policy import Policy
-from prefloop.ops.linear import product
 
 PROMPT, ANSWER = 24, 64  # tokens
 SHAPES = {"5.4 M": (256, 4), "27 M": (512, 8)}  # width, layers

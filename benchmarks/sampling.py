@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from prefloop import exchange
-from prefloop.engine import sampler
 from prefloop.engine.base import Sampling
+from prefloop.engine.decoding import sampler
 from prefloop.engine.local import cores, set_threads
 from prefloop.models.load import load_causal
 from prefloop.types import Prompt

@@ -64,8 +64,8 @@ def point(shape: Mapping[str, int], rounds: int, threads: int) -> dict[str, Any]
     from prefloop.algorithms.sft import Sft
     from prefloop.batch import as_lists, collate
     from prefloop.config import Optimiser
-    from prefloop.engine import sampler
     from prefloop.engine.base import Sampling, Term
+    from prefloop.engine.decoding import sampler
     from prefloop.engine.learner import Learner
     from prefloop.engine.local import set_threads
     from prefloop.models.policy import Policy

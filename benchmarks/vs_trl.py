@@ -40,9 +40,9 @@ from prefloop.labels.ranking import comparisons
 from prefloop.models.load import load_causal
 from prefloop.models.reward import new_reward_model
 from prefloop.models.scratch import train_tokenizer
-from prefloop.models.text import Codec, make_codec
+from prefloop.models.tokenization import Codec, make_codec
+from prefloop.project.project import Project, load_policy
 from prefloop.rewards.sequence import encode
-from prefloop.stages.project import Project, load_policy
 from prefloop.types import Demonstration, Item, Prompt
 
 HERE = Path(__file__).resolve().parent

@@ -18,7 +18,7 @@ from scipy.stats import bootstrap
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.models.policy import Policy
-from prefloop.stages.project import ModelRef, Project, derive, fitting, load_policy
+from prefloop.project.project import ModelRef, Project, derive, fitting, load_policy
 
 
 def answers(project: Project, ref: ModelRef, samples: int, temperature: float) -> list[list[tuple[str, str]]]:

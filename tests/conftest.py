@@ -52,7 +52,7 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> str:
     pytest.importorskip("triton", reason="Triton is not installed: `pip install triton`")
     import torch
 
-    from prefloop.ops import gpu
+    from prefloop.kernels import gpu
 
     if torch.cuda.is_available():
         return "cuda"

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 import torch
 
 from prefloop.models.folder import file_hash
+from prefloop.project.project import Project
 from prefloop.stages.importing import import_files
-from prefloop.stages.project import Project
 from prefloop.stages.sft import sft
 from prefloop.stages.train_offline import train_offline
 from prefloop.stages.train_policy import train_policy

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.stages import lines as progress_lines
-from prefloop.stages.lines import Lines
+from prefloop.project import lines as progress_lines
+from prefloop.project.lines import Lines
 
 LOOP = {
     "sft": r"sft: \d+ of 8, .*left",

@@ -26,7 +26,7 @@ from prefloop.config import Annotate
 from prefloop.store import People, Queue, Store
 from prefloop.store.schema import leases
 from prefloop.types import Completion, Item, Prompt
-from prefloop.web.guard import session_cookie
+from prefloop.web.security.access import session_cookie
 from ranking_client import AnnotateServer, Away, Gone, RankingClient
 
 KILLS = int(os.environ.get("PREFLOOP_KILLS", "5"))

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from prefloop.errors import DataError
 from prefloop.exchange.build import build_item, draft
 from prefloop.store import Store, codec
-from prefloop.store.database import Database, resolve
+from prefloop.store.connections.database import Database, resolve
 from prefloop.store.migrate import alembic_config
 from prefloop.types import Completion, Item, Message, Prompt
 

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from postgres_server import fresh_database
-from prefloop.store import prepared
-from prefloop.store.database import _postgres_engine, resolve
+from prefloop.store.connections import prepared
+from prefloop.store.connections.database import _postgres_engine, resolve
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from prefloop.config import Annotate
 from prefloop.errors import ConflictError, ForbiddenError, LeaseError
 from prefloop.labels.answer import SKIP_REASONS, Answer
 from prefloop.store import People, Person, Presentation, Queue, Receipt, Store
-from prefloop.store.queue_rows import Phase
+from prefloop.store.queue.rows import Phase
 from prefloop.store.schema import leases, rankings, tasks
 from prefloop.types import Completion, Item, Prompt
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from prefloop.config import CONFIG_NAME, load_config
-from prefloop.stages.project import Project
+from prefloop.project.project import Project
 from prefloop.stages.run import run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

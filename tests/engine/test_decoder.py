@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.engine import sampler
 from prefloop.engine.base import Sampling
-from prefloop.engine.decoder import CompiledDecoder, Decoder, LeanDecoder, decoder_for
-from prefloop.models import lean
-from prefloop.ops import native
+from prefloop.engine.decoding import sampler
+from prefloop.engine.decoding.decoder import CompiledDecoder, Decoder, LeanDecoder, decoder_for
+from prefloop.kernels import native
+from prefloop.models import packed as lean
 from tiny_models import causal, uneven
 
 PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]

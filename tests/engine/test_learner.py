@@ -21,7 +21,7 @@ from prefloop.engine.learner import MAX_SKIPS, Learner, lr_scale
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import TrainingError
 from prefloop.models.policy import Policy
-from prefloop.models.text import Codec
+from prefloop.models.tokenization import Codec
 from tiny_models import causal, random_rows
 
 FLAT = Optimiser(lr=1e-2, warmup=0.0, schedule="constant")

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from prefloop.batch import collate
 from prefloop.engine.base import Sampled, Sampling
-from prefloop.engine.sampler import choose, generate, uniforms
+from prefloop.engine.decoding.sampler import choose, generate, uniforms
 from prefloop.models.policy import Policy
 from tiny_models import causal
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefloop.cli.main import run
-from prefloop.engine.spans import next_step, profiling, span
+from prefloop.engine.profiling import next_step, profiling, span
 
 
 def test_a_span_has_its_own_time_without_that_of_spans_inside() -> None:

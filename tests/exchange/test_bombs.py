@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefloop.errors import DataError
-from prefloop.exchange import RowError, cut, read, source
+from prefloop.exchange import RowError, read
+from prefloop.exchange.files import cut, source
 from prefloop.types import Demonstration, Prompt
 
 REPEATED = {

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from prefloop.errors import DataError
 from prefloop.exchange import FORMATS, RowError, read, sniff
-from prefloop.exchange.cut import elements_of
+from prefloop.exchange.files.cut import elements_of
 from prefloop.types import Item, Prompt
 
 ROWS = [{"prompt": f'p{i} "quoted" [x] {{y}}, \\ é \U0001f600\n', "n": [i, {"a": None}]} for i in range(50)]
@@ -298,6 +298,7 @@ def test_sniffing_reads_only_the_start(tmp_path: Path) -> None:
         (gzip.compress(b"a.jsonl" + bytes(250) + b"ustar" + bytes(250)), "tar"),
         (b"\x80\x04\x95" + bytes(9), "pickle"), (b"version https://git-lfs", "git lfs pull"),
     ],
+    ids=["zip", "zstd", "Arrow", "UTF-16", "tar", "tar.gz", "pickle", "git lfs"],
 )  # fmt: skip
 def test_what_people_take_for_data_is_called_by_its_name(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "a").write_bytes(content)

@@ -20,7 +20,7 @@ from prefloop.exchange import (
     write_prompts,
     write_rankings,
 )
-from prefloop.exchange.canonical import to_record
+from prefloop.exchange.formats.canonical import to_record
 from prefloop.messages import Message, call_text, digest
 from prefloop.types import Demonstration, Item, Prompt
 

@@ -26,8 +26,8 @@ from prefloop.exchange import (
     write_prompts,
     write_rankings,
 )
+from prefloop.exchange.files.spreadsheet import cell, harmless
 from prefloop.exchange.soft import votes
-from prefloop.exchange.spreadsheet import cell, harmless
 from prefloop.types import Completion, Demonstration, Item, Message, Prompt, Ranking
 
 
@@ -263,7 +263,7 @@ def test_a_models_probabilities_are_used_in_either_order_and_else_the_votes(tmp_
 def test_memory_does_not_grow_with_the_number_of_rows(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefloop.exchange.parquet.GROUP_ROWS", 50)
+    monkeypatch.setattr("prefloop.exchange.files.parquet.GROUP_ROWS", 50)
     text = "word " * 1000
 
     def many(count: int) -> Iterator[Item]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefloop.exchange import RowError, read, sniff, write_rankings
-from prefloop.exchange.argilla import _stem
+from prefloop.exchange.formats.argilla import _stem
 from prefloop.types import Item, Message
 
 FIELDS = {"prompt": "hello?", "reply-1": "one", "reply-2": "two", "reply-3": "three"}

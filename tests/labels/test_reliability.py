@@ -23,7 +23,7 @@ from prefloop.labels.davidson import LONGEST, Marginal, People
 from prefloop.labels.ranking import mean_rank
 from prefloop.labels.reliability import Objective, Reliability, fit_reliability
 from prefloop.labels.votes import collect, pairs_of, worth_in_pairs
-from prefloop.stages.trusting import trust
+from prefloop.training.annotator_weights import trust
 from prefloop.types import Item, Ranking
 
 from .worlds import ADVERSARY_MIX, attach, blank, crowded, letters, one, planted

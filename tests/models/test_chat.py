@@ -14,7 +14,7 @@ from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.errors import DataError
 from prefloop.exchange import read
 from prefloop.models.chat import Calls, Chat, plain_answer, plain_prompt
-from prefloop.models.text import Codec, make_codec
+from prefloop.models.tokenization import Codec, make_codec
 from prefloop.types import Completion, Demonstration, Item, Message, Prompt
 from tiny_models import causal, tokenizer
 

@@ -10,14 +10,15 @@ import torch
 import transformers
 
 from prefloop.batch import ListRows, RolloutBatch, Rows, collate
-from prefloop.models import compiled, reading
-from prefloop.models import lean as lean_model
-from prefloop.models.lean import Block, is_lean
+from prefloop.kernels import native
+from prefloop.models import compiled
+from prefloop.models import packed as lean_model
+from prefloop.models import packed_forward as reading
+from prefloop.models.packed import Block, is_lean
+from prefloop.models.packed_forward import _allows, _shared_prompts, last_states, predicting_states
 from prefloop.models.policy import Policy
-from prefloop.models.reading import _allows, _shared_prompts, last_states, predicting_states
 from prefloop.models.reward import Critic, RewardModel
-from prefloop.models.text import Codec
-from prefloop.ops import native
+from prefloop.models.tokenization import Codec
 from prefloop.rewards.model import raw_scores
 from prefloop.types import Completion, Prompt
 from tiny_models import causal, tokenizer, uneven

@@ -15,7 +15,7 @@ from prefloop.config import Model
 from prefloop.engine.local import save_pretrained
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.load import load_causal
-from prefloop.models.reading import body_states
+from prefloop.models.packed_forward import body_states
 from prefloop.models.reward import (
     RewardModel,
     freeze_lowest,
@@ -24,7 +24,7 @@ from prefloop.models.reward import (
     new_reward_model,
     score_head,
 )
-from prefloop.models.text import EXTRA_PAD, Codec
+from prefloop.models.tokenization import EXTRA_PAD, Codec
 from tiny_models import folder, left_padded, random_rows
 
 SHAPES = [("Llama", True), ("Llama", False), ("GPT2", True), ("GPT2", False)]

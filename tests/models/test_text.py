@@ -14,7 +14,7 @@ from prefloop.config import Model
 from prefloop.errors import DataError, ModelError
 from prefloop.models import bounded
 from prefloop.models.load import load_causal
-from prefloop.models.text import EXTRA_PAD, Codec, make_codec
+from prefloop.models.tokenization import EXTRA_PAD, Codec, make_codec
 from prefloop.types import Completion, Message, Prompt
 from tiny_models import causal, folder, tokenizer
 

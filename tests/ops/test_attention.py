@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from prefloop.ops import native
-from prefloop.ops.attention import Heads, Turn, attention, plan
+from prefloop.kernels import native
+from prefloop.kernels.attention import Heads, Turn, attention, plan
 
 pytestmark = pytest.mark.skipif(not native.AVAILABLE, reason="no compiled code here: is there a C compiler?")
 # tokens of each prompt, and of the answers that go on from it

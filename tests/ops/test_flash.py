@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prefloop.ops import native
-from prefloop.ops.attention import Heads, Plan, Reach, Turn, _reach, attention, plan
+from prefloop.kernels import native
+from prefloop.kernels.attention import Heads, Plan, Reach, Turn, _reach, attention, plan
 
 
 def bottom_right(q: Tensor, k: Tensor, v: Tensor, reach: Reach, scaling: float) -> Tensor:
@@ -46,7 +46,7 @@ def test_prompts_put_before_their_answers_are_read_as_where_they_stand(
     times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way of GPUs, with a slow stand-in for flash attention, against compiled code: the same, with gradients."""
-    monkeypatch.setattr("prefloop.ops.attention.causal", bottom_right)
+    monkeypatch.setattr("prefloop.kernels.attention.causal", bottom_right)
     vectors, turn, made = packed(times, 8, "cpu", torch.float32)
     slope = torch.randn(len(vectors), 32, generator=torch.Generator().manual_seed(1))
     said = []
@@ -74,6 +74,6 @@ def test_flash_attention_reads_what_it_is_asked_to(size: int, times: int, monkey
         found.backward(slope.to(dtype))
         assert mine.grad is not None
         said.append((found.detach().float(), mine.grad.float()))
-        monkeypatch.setattr("prefloop.ops.attention.causal", bottom_right)
+        monkeypatch.setattr("prefloop.kernels.attention.causal", bottom_right)
     for ours, exact in zip(*said, strict=True):
         assert (ours - exact).abs().max() <= 0.03 * exact.abs().max()

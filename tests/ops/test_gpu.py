@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prefloop.engine.sampler import choose
-from prefloop.ops import gpu, native
-from prefloop.ops.linear import linear, rotary, silu_gate
-from prefloop.ops.logprobs import token_logprobs
+from prefloop.engine.decoding.sampler import choose
+from prefloop.kernels import gpu, native
+from prefloop.kernels.linear import linear, rotary, silu_gate
+from prefloop.kernels.logprobs import token_logprobs
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:

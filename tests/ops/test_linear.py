@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prefloop.ops import native
-from prefloop.ops.linear import linear, product, rms_norm, silu_gate
+from prefloop.kernels import native
+from prefloop.kernels.linear import linear, product, rms_norm, silu_gate
 
 HOW: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, ...]]]] = {
     "product": (linear, F.linear, [(37, 48), (20, 48)]),

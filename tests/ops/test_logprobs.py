@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prefloop.ops import logprobs
-from prefloop.ops.logprobs import from_logits, predicting, scatter, token_logprobs
+from prefloop.kernels import logprobs
+from prefloop.kernels.logprobs import from_logits, predicting, scatter, token_logprobs
 
 
 def case(m: int = 23, h: int = 5, v: int = 11) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

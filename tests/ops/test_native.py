@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from prefloop.engine import sampler
-from prefloop.ops import native
+from prefloop.engine.decoding import sampler
+from prefloop.kernels import native
 
 pytestmark = pytest.mark.skipif(not native.AVAILABLE, reason="native.c was not compiled here: is there a C compiler?")
 

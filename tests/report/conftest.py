@@ -12,7 +12,7 @@ import pytest
 from prefloop import record
 from prefloop.config import CONFIG_NAME
 from prefloop.labels.preference_eval import pair_accuracy
-from prefloop.stages.project import Project
+from prefloop.project.project import Project
 from prefloop.store import ModelRow
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefloop import record
-from prefloop.stages.project import Project
+from prefloop.project.project import Project
 from prefloop.stages.report import report
 
 CHROMIUM = next(

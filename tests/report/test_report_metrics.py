@@ -10,11 +10,11 @@ import pytest
 
 from prefloop import record
 from prefloop.config import CONFIG_NAME
+from prefloop.project.project import Project
 from prefloop.report.metrics import METRICS, explain, flag
 from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate
-from prefloop.stages.project import Project
 from prefloop.stages.report import report
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft

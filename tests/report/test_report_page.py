@@ -14,8 +14,8 @@ import pytest
 
 from prefloop import record
 from prefloop.errors import DataError
+from prefloop.project.project import Project
 from prefloop.report.text import visible
-from prefloop.stages.project import Project
 from prefloop.stages.report import report
 
 STAGES = ("sft", "sample", "crowd", "reward", "align", "evaluate")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from prefloop.project.project import Project
 from prefloop.report.hacking import evidence
 from prefloop.report.text import number, percent, seconds, span
 from prefloop.report.words import headline, next_step, verdict
-from prefloop.stages.project import Project
 from prefloop.stages.report import report
 
 _DRAWN: dict[str, Any] = {}  # once for all tests: drawing the page takes a second

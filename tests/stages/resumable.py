@@ -24,11 +24,12 @@ import torch
 
 from prefloop import record
 from prefloop.engine import checkpoint as checkpoints
-from prefloop.stages import fit, train_policy
+from prefloop.project.project import Project
+from prefloop.stages import train_policy
 from prefloop.stages.align import align
-from prefloop.stages.project import Project
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
+from prefloop.training import fit
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
 KILLS = 8

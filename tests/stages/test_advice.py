@@ -10,8 +10,8 @@ import pytest
 from prefloop import record
 from prefloop.cli import data, loop
 from prefloop.config import CONFIG_NAME
+from prefloop.project.project import Outcome, Project
 from prefloop.stages.advice import following
-from prefloop.stages.project import Outcome, Project
 from prefloop.store import ModelRow
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 

@@ -15,9 +15,9 @@ from prefloop import exchange
 from prefloop.config import CONFIG_NAME, Crowd
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.crowd import simulate
+from prefloop.project.project import Project
 from prefloop.stages.agreement import agreement, agreement_file, gold_of
-from prefloop.stages.project import Project
-from prefloop.stages.trusting import LEAST_WEIGHT, trust
+from prefloop.training.annotator_weights import LEAST_WEIGHT, trust
 from prefloop.types import Completion, Item, Prompt, Ranking
 from tiny_models import TINY_MODEL
 

@@ -16,8 +16,8 @@ from alembic import command
 from sqlalchemy import create_engine
 
 from prefloop.errors import ConfigError, DataError, PrefloopError, StoreError
+from prefloop.project.project import Project
 from prefloop.stages.backup import _with_setting, backup, restore
-from prefloop.stages.project import Project
 from prefloop.store.migrate import alembic_config
 from prefloop.types import Completion, Item, Prompt, Ranking
 

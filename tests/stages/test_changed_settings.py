@@ -15,9 +15,9 @@ from resumable import build
 
 from prefloop import record
 from prefloop.errors import ConfigError
+from prefloop.project.project import Project
 from prefloop.record import Run
 from prefloop.stages.align import align
-from prefloop.stages.project import Project
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
 

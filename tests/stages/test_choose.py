@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 
 from prefloop.errors import DataError, ModelError, NothingToDoError
+from prefloop.project.choose import Candidate, choose
+from prefloop.project.project import Project
 from prefloop.record import write_json_atomic
 from prefloop.stages.align import align
-from prefloop.stages.choose import Candidate, choose
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate
 from prefloop.stages.exporting import export
-from prefloop.stages.project import Project
 from prefloop.stages.report import report
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
-from prefloop.stages.validation import validation_and_test
 from prefloop.store import ModelRow
+from prefloop.training.policy_evaluation import validation_and_test
 
 JUDGES = {"quality": "a"}
 

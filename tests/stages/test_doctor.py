@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from prefloop.cli.main import run
 from prefloop.engine.local import LocalEngine
+from prefloop.kernels import native
 from prefloop.models.folder import file_hashes
 from prefloop.models.policy import Policy
-from prefloop.ops import native
-from prefloop.stages import invariants
-from prefloop.stages.doctor import NEEDS, Check, doctor
-from prefloop.stages.project import ModelRef, Project
+from prefloop.project.project import ModelRef, Project
+from prefloop.stages.doctor import invariants
+from prefloop.stages.doctor.doctor import NEEDS, Check, doctor
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 

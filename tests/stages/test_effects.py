@@ -16,8 +16,8 @@ from prefloop import config as settings
 from prefloop.algorithms.registry import make, names
 from prefloop.effects import OFFLINE, WITH_CRITIC, refuse_for_align
 from prefloop.errors import ConfigError
+from prefloop.project.project import Outcome, Project
 from prefloop.stages.align import align, check_options
-from prefloop.stages.project import Outcome, Project
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prefloop.stages.evaluate import mean_interval, win_rate
-from prefloop.stages.validation import validation_and_test, wins
+from prefloop.training.policy_evaluation import validation_and_test, wins
 from prefloop.types import Prompt
 
 

@@ -14,9 +14,9 @@ from prefloop.config import Model
 from prefloop.errors import DataError, ModelError, NothingToDoError, TrainingError
 from prefloop.models.load import load_causal, weights_hash
 from prefloop.models.scratch import make_scratch
+from prefloop.project.project import Project
 from prefloop.stages.exporting import export
 from prefloop.stages.importing import import_file
-from prefloop.stages.project import Project
 from prefloop.store import ModelRow, People, Queue, stream
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 

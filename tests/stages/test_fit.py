@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from resumable import build
 
+from prefloop.project.project import Project
 from prefloop.record import find_run
 from prefloop.stages import sft, train_offline, train_reward
-from prefloop.stages.project import Project
 
 
 @pytest.mark.parametrize(

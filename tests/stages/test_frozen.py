@@ -8,10 +8,10 @@ import pytest
 import torch
 from resumable import build
 
-from prefloop.models.reading import WORTH
+from prefloop.models.packed_forward import WORTH
+from prefloop.project.project import Project
 from prefloop.record import find_run
 from prefloop.stages.align import align
-from prefloop.stages.project import Project
 from prefloop.stages.train_policy import make_scorer
 from prefloop.stages.train_reward import reward
 

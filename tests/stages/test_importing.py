@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from prefloop.errors import BusyError, ConfigError, DataError
+from prefloop.project.project import Project
 from prefloop.stages.importing import import_file, import_files
-from prefloop.stages.project import Project
 from prefloop.stages.run import run
 from prefloop.store import ProjectLock
 

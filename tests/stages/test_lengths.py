@@ -12,13 +12,13 @@ from prefloop.config import CONFIG_NAME
 from prefloop.errors import NothingToDoError
 from prefloop.models.load import load_causal
 from prefloop.models.reward import load_reward_model
-from prefloop.models.text import Codec
+from prefloop.models.tokenization import Codec
+from prefloop.project.project import Project
 from prefloop.rewards.model import Judge, ModelScorer, raw_scores
 from prefloop.rewards.sequence import join, join_completion
 from prefloop.stages.align import align
-from prefloop.stages.lengths import Lengths
-from prefloop.stages.project import Project
 from prefloop.stages.train_reward import reward
+from prefloop.training.lengths import Lengths
 from prefloop.types import Completion, Item, Prompt, Ranking
 from tiny_models import causal
 

@@ -11,10 +11,10 @@ from resumable import build
 
 from prefloop.engine.local import LocalEngine
 from prefloop.models.load import weights_hash
+from prefloop.project.project import Project, load_policy
 from prefloop.record import Run
 from prefloop.rewards.sequence import encode
 from prefloop.stages.align import align
-from prefloop.stages.project import Project, load_policy
 from prefloop.stages.train_offline import train_offline
 from prefloop.types import digest
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prefloop.errors import TrainingError
-from prefloop.ops.memory import named_when_full
+from prefloop.kernels.memory import named_when_full
 
 pytest.importorskip("resource", reason="this system has no limits on a process's memory")
 
@@ -27,7 +27,7 @@ from prefloop import record
 from prefloop.engine import checkpoint
 from prefloop.engine.learner import Learner
 from prefloop.errors import PrefloopError
-from prefloop.stages.project import Project
+from prefloop.project.project import Project
 from prefloop.stages.sft import sft
 from prefloop.types import Demonstration, Prompt
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from prefloop.errors import NothingToDoError
+from prefloop.project.project import Outcome, Project
 from prefloop.stages.crowd import crowd
 from prefloop.stages.prioritise import informativeness, prioritise
-from prefloop.stages.project import Outcome, Project
 from prefloop.stages.run import run
 from prefloop.stages.sample import sample
 from prefloop.stages.train_reward import reward

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from resumable import build
 
+from prefloop.project.project import Project
 from prefloop.record import find_run
 from prefloop.stages.align import align
-from prefloop.stages.project import Project
 
 
 def test_demonstrations_are_learnt_at_temperature_one_whatever_samples_are_drawn_at(tmp_path: Path) -> None:

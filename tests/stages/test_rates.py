@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.stages.project import Project, load_policy
-from prefloop.stages.rates import AT_1024, MOST, learning_rate, rate
+from prefloop.project.project import Project, load_policy
+from prefloop.training.learning_rates import AT_1024, MOST, learning_rate, rate
 
 
 @pytest.mark.parametrize("kind", AT_1024)

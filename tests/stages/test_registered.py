@@ -11,8 +11,8 @@ import pytest
 
 from prefloop.cli.main import run
 from prefloop.errors import ModelError
-from prefloop.stages.doctor import doctor
-from prefloop.stages.project import Project
+from prefloop.project.project import Project
+from prefloop.stages.doctor.doctor import doctor
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from chat_templates import FAMILIES
 from prefloop.cli.main import run
-from prefloop.stages.project import Project
+from prefloop.project.project import Project
 from prefloop.types import Demonstration, Prompt
 from tiny_models import causal
 

@@ -16,11 +16,11 @@ from prefloop.algorithms.plackett_luce import PlackettLuce
 from prefloop.batch import RewardOutput, collate_rankings
 from prefloop.config import CONFIG_NAME, Reward
 from prefloop.errors import ConfigError
-from prefloop.models.text import Codec
+from prefloop.models.tokenization import Codec
+from prefloop.project.project import Project, load_policy
 from prefloop.stages import train_reward
-from prefloop.stages.project import Project, load_policy
-from prefloop.stages.reward_lists import LENT, EachCriterion, Lists, Shown, gather
 from prefloop.stages.train_reward import reward
+from prefloop.training.ranked_lists import LENT, EachCriterion, Lists, Shown, gather
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 from tiny_models import TINY_MODEL
 

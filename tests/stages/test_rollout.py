@@ -17,11 +17,11 @@ from prefloop.config import Align
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.models.policy import Policy
-from prefloop.models.text import Codec, make_codec
+from prefloop.models.tokenization import Codec, make_codec
 from prefloop.rewards.base import Scores
-from prefloop.stages.fit import Order
-from prefloop.stages.progress import Progress
-from prefloop.stages.rollout import annotate, describe, eos_rule, roll_out
+from prefloop.training.fit import Order
+from prefloop.training.progress import Progress
+from prefloop.training.rollout import annotate, describe, eos_rule, roll_out
 from prefloop.types import Completion, Prompt
 from tiny_models import causal, tokenizer
 

@@ -8,7 +8,7 @@ import pytest
 
 from prefloop.config import CONFIG_NAME
 from prefloop.errors import ConfigError
-from prefloop.stages.project import Project
+from prefloop.project.project import Project
 from prefloop.types import Completion, Demonstration, Item, Prompt
 from tiny_models import TINY_MODEL
 

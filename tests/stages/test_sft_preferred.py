@@ -10,7 +10,7 @@ import pytest
 
 from prefloop.config import CONFIG_NAME
 from prefloop.errors import NothingToDoError
-from prefloop.stages.project import Project
+from prefloop.project.project import Project
 from prefloop.stages.sft import preferred, sft
 from prefloop.types import Completion, Item, Prompt, Ranking
 from tiny_models import TINY_MODEL

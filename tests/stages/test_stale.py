@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from resumable import build
 
+from prefloop.project.project import Project
 from prefloop.record import find_run
 from prefloop.stages import train_policy
 from prefloop.stages.align import align
-from prefloop.stages.project import Project
 
 
 def test_the_ratio_is_to_the_policy_that_sampled_even_where_the_sampler_is_not_trusted(

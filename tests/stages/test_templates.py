@@ -15,15 +15,16 @@ from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.config import CONFIG_NAME
 from prefloop.errors import DataError
 from prefloop.models.load import load_causal
+from prefloop.project.project import ModelRef, Project
 from prefloop.rewards.sequence import encode
-from prefloop.stages import invariants, removing
+from prefloop.stages import removing
 from prefloop.stages.align import align
-from prefloop.stages.doctor import doctor
+from prefloop.stages.doctor import invariants
+from prefloop.stages.doctor.doctor import doctor
 from prefloop.stages.evaluate import evaluate
 from prefloop.stages.importing import import_file
 from prefloop.stages.measure import measure_file
 from prefloop.stages.prioritise import prioritise
-from prefloop.stages.project import ModelRef, Project
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import encode_demonstrations, sft
 from prefloop.stages.train_reward import reward

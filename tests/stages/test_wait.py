@@ -11,9 +11,9 @@ import pytest
 
 from prefloop.errors import BusyError, ConfigError, NothingToDoError, StoreError
 from prefloop.labels.answer import Answer
+from prefloop.project.project import Project
 from prefloop.stages import annotate_wait
 from prefloop.stages.annotate_wait import PATIENCE_S, STALLED_S, Clock, annotate
-from prefloop.stages.project import Project
 from prefloop.stages.run import run
 from prefloop.store import People, Queue
 from prefloop.types import Completion, Item, Prompt, Ranking

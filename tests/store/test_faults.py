@@ -19,8 +19,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event
 
 from prefloop.errors import BusyError, StoreError
-from prefloop.store import Store, database
-from prefloop.store.database import sqlite_warnings
+from prefloop.store import Store
+from prefloop.store.connections import database
+from prefloop.store.connections.database import sqlite_warnings
 from prefloop.store.migrate import alembic_config
 from prefloop.store.schema import HEAD, metadata
 from prefloop.types import Completion, Item, Prompt, Ranking

@@ -16,7 +16,7 @@ from prefloop.store import ProjectLock
 HOLDER = """
 import sys, time
 from pathlib import Path
-from prefloop.store.lock import ProjectLock
+from prefloop.store.connections.lock import ProjectLock
 with ProjectLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from prefloop.errors import BusyError, StoreError
-from prefloop.store import Store, database
-from prefloop.store.turns import WriteTurns
+from prefloop.store import Store
+from prefloop.store.connections import database
+from prefloop.store.connections.turns import WriteTurns
 from prefloop.types import Prompt
 
 pytest.importorskip("fcntl", reason="this system has no flock: SQLite's own locks must do")
@@ -22,7 +23,7 @@ URL = "sqlite:///store.db"
 HOLDER = """
 import sys
 from pathlib import Path
-from prefloop.store.turns import WriteTurns
+from prefloop.store.connections.turns import WriteTurns
 with WriteTurns(Path(sys.argv[1])).mine(5):
     print("mine", flush=True)
     sys.stdin.read()
@@ -35,7 +36,7 @@ import os, sys
 from contextlib import contextmanager
 from pathlib import Path
 from prefloop.store import Store
-from prefloop.store.turns import WriteTurns
+from prefloop.store.connections.turns import WriteTurns
 from prefloop.types import Prompt
 
 root, name = Path(sys.argv[1]), sys.argv[2]

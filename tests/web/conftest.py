@@ -18,7 +18,7 @@ from prefloop.config import Annotate, Config, Project
 from prefloop.store import People, Queue, Role, Store
 from prefloop.types import Completion, Item, Prompt
 from prefloop.web.app import create_app
-from prefloop.web.passwords import Passwords
+from prefloop.web.security.passwords import Passwords
 
 PASSWORD = "correct horse battery"
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # tests log in often

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from prefloop.web.guard import Annotator, GatedRoute, anyone, classify, owner
+from prefloop.web.security.access import Annotator, GatedRoute, anyone, classify, owner
 
 from .conftest import Server, an_item
 

@@ -15,7 +15,7 @@ from prefloop.config import Config, Project
 from prefloop.store import Store
 from prefloop.web.answers import HEADERS
 from prefloop.web.app import create_app
-from prefloop.web.passwords import Passwords
+from prefloop.web.security.passwords import Passwords
 
 from .conftest import CHEAP, PASSWORD, Server, an_item
 

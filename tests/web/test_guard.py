@@ -19,12 +19,12 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from prefloop.errors import BusyError, DataError
-from prefloop.store.people_rows import login_of
-from prefloop.web.guard import GatedRoute, anyone
-from prefloop.web.limits import MAX_DEPTH, Throttle, json_problem, network_of
-from prefloop.web.passwords import LONGEST, Passwords
-from prefloop.web.routes_api import EXAMPLE
-from prefloop.web.shield import API_BYTES, PAGE_BYTES
+from prefloop.store.people.rows import login_of
+from prefloop.web.routes.api import EXAMPLE
+from prefloop.web.security.access import GatedRoute, anyone
+from prefloop.web.security.limits import MAX_DEPTH, Throttle, json_problem, network_of
+from prefloop.web.security.passwords import LONGEST, Passwords
+from prefloop.web.security.request_checks import API_BYTES, PAGE_BYTES
 
 from .conftest import CHEAP, PASSWORD, Server
 

@@ -14,9 +14,9 @@ import pytest
 from prefloop.labels.answer import Answer
 from prefloop.store import People, Queue, Store
 from prefloop.store.overview import DAY_S, last_backup, note_backup, paces, size, total
-from prefloop.web import homing
-from prefloop.web.agreeing import Look
 from prefloop.web.pages import span
+from prefloop.web.views import home as homing
+from prefloop.web.views.agreement import Look
 
 from .conftest import an_item
 

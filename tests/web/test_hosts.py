@@ -10,7 +10,7 @@ import pytest
 
 from prefloop.config import Annotate
 from prefloop.errors import ConfigError
-from prefloop.web.hosts import Hosts
+from prefloop.web.security.hosts import Hosts
 
 from .conftest import PASSWORD, Server
 

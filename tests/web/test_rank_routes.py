@@ -13,10 +13,12 @@ import pytest
 
 from prefloop.errors import StoreError
 from prefloop.labels.answer import FLAGS, SKIP_REASONS, Answer
-from prefloop.store.queue_types import Presentation
+from prefloop.store.queue.types import Presentation
 from prefloop.types import Completion, Item, Message, Prompt
-from prefloop.web import agreeing, present, reviewing
-from prefloop.web.agreeing import Figures
+from prefloop.web.views import agreement as agreeing
+from prefloop.web.views import present
+from prefloop.web.views import review as reviewing
+from prefloop.web.views.agreement import Figures
 
 UUID = "00000000-0000-4000-8000-{:012d}"
 ORDER = Answer(((0,), (1,), (2,))).to_json()

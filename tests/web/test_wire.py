@@ -14,9 +14,9 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from prefloop.web import wire
 from prefloop.web.answers import HEADERS
-from prefloop.web.guard import GatedRoute, anyone
+from prefloop.web.security import wire
+from prefloop.web.security.access import GatedRoute, anyone
 from prefloop.web.serve import _options
 
 from .conftest import PASSWORD, Server

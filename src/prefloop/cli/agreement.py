@@ -41,10 +41,10 @@ def agreement(
               prefloop agreement --data rankings.jsonl.gz --criterion quality
     Next:     prefloop reward --annotators weighted
     """
+    from prefloop.project.project import Project
     from prefloop.stages.advice import following
     from prefloop.stages.agreement import agreement as stage
     from prefloop.stages.agreement import agreement_file
-    from prefloop.stages.project import Project
 
     if format and data is None:
         raise ConfigError("--as says what --data FILE is: name the file too")

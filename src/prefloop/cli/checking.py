@@ -29,7 +29,7 @@ def doctor(asked: Common, with_model: bool) -> int:
     Example:  prefloop doctor
     """
     from prefloop.config import CONFIG_NAME
-    from prefloop.stages.doctor import doctor as examine
+    from prefloop.stages.doctor.doctor import doctor as examine
 
     root = asked.root.absolute() if (asked.root / CONFIG_NAME).is_file() else None
     with redirect_stdout(sys.stderr):

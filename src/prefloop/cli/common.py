@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from prefloop.stages.project import Outcome, Project
+    from prefloop.project.project import Outcome, Project
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class VerbGroup(Verb, click.Group):
 def settings(sections: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]]]:
     """[(section, [("key = default", type and meaning)])]. "data" is all of a section, "data.heldout" one key of it."""
     from prefloop.config import describe
-    from prefloop.stages.toml import default_of, toml
+    from prefloop.project.toml import default_of, toml
 
     found: dict[str, list[tuple[str, str]]] = {}
     rows = describe()
@@ -128,8 +128,8 @@ def in_project(
     new: bool = False,
 ) -> None:
     """Open the project, run a stage, print what came out."""
+    from prefloop.project.project import Project
     from prefloop.stages.advice import following
-    from prefloop.stages.project import Project
 
     # standard output is for the result: what libraries and users' scorers print goes to standard error
     with (
@@ -142,7 +142,7 @@ def in_project(
 
 
 def _profile(project: Project, stage: Callable[[Project], Outcome]) -> Outcome:
-    from prefloop.engine.spans import profiling
+    from prefloop.engine.profiling import profiling
 
     with profiling() as found:
         outcome = stage(project)

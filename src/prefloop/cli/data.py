@@ -10,7 +10,7 @@ import click
 from prefloop.cli.common import Common, Verb, common, emit, in_project
 
 if TYPE_CHECKING:
-    from prefloop.stages.project import Outcome, Project
+    from prefloop.project.project import Outcome, Project
 
 WHAT = ("policy", "reward", "rankings", "pairs", "kto", "demonstrations", "prompts")
 

@@ -15,7 +15,7 @@ import click
 
 from prefloop.cli.main import INTRODUCTION, VERBS, cli
 from prefloop.config import describe
-from prefloop.stages.toml import default_of, toml
+from prefloop.project.toml import default_of, toml
 
 WIDTH = 100
 _MADE = "<!-- made by: python -m prefloop.cli.docs docs -->"

@@ -9,7 +9,7 @@ import click
 from prefloop.cli.common import Common, Verb, anew, common, in_project, profiled
 
 if TYPE_CHECKING:
-    from prefloop.stages.project import Outcome, Project
+    from prefloop.project.project import Outcome, Project
 
 _round = click.option("--round", type=click.IntRange(min=0), metavar="N", help="Which round (default: the newest).")
 

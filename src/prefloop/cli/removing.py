@@ -10,7 +10,7 @@ import click
 from prefloop.cli.common import Common, Verb, common, in_project
 
 if TYPE_CHECKING:
-    from prefloop.stages.project import Outcome
+    from prefloop.project.project import Outcome
 
 
 @click.command("remove", cls=Verb)

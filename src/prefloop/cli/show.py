@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefloop.stages.project import Outcome
+from prefloop.project.project import Outcome
 
 Result = Mapping[str, Any]
 

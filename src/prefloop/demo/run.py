@@ -26,17 +26,18 @@ from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import ConfigError
 from prefloop.models.policy import Policy
-from prefloop.models.text import Codec
+from prefloop.models.tokenization import Codec
+from prefloop.project.project import Project, derive, load_policy
 from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate, mean_interval, win_rate
-from prefloop.stages.project import Project, derive, load_policy
 from prefloop.stages.report import report
-from prefloop.stages.sample import sample, to_completion
+from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft
 from prefloop.stages.train_policy import make_scorer
 from prefloop.stages.train_reward import reward
-from prefloop.stages.validation import validation_and_test
+from prefloop.training.policy_evaluation import validation_and_test
+from prefloop.training.sampled_lists import to_completion
 from prefloop.types import Completion, Prompt
 
 PROMPTS = 2000  # asked by customers; some of them held out

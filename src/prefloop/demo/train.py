@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prefloop.demo.notes import filed, notes
 from prefloop.demo.scenario import demonstrations
-from prefloop.stages.project import Project
+from prefloop.project.project import Project
 from prefloop.stages.sft import sft
 from prefloop.types import Demonstration
 

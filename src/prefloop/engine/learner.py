@@ -15,7 +15,7 @@ from prefloop.batch import PolicyOutput, Rows
 from prefloop.config import Optimiser
 from prefloop.engine.base import Term
 from prefloop.errors import TrainingError
-from prefloop.ops.memory import named_when_full
+from prefloop.kernels.memory import named_when_full
 
 MAX_SKIPS = 5  # steps in a row with a gradient that is not finite, before the run is ended
 

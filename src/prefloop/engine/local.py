@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from prefloop.algorithms.base import Role
 from prefloop.batch import PolicyOutput, RewardOutput, Rows
-from prefloop.engine import sampler
 from prefloop.engine.base import Sampled, Sampling, Term
 from prefloop.engine.checkpoint import publish
+from prefloop.engine.decoding import sampler
 from prefloop.engine.learner import Learner
-from prefloop.engine.spans import span
-from prefloop.models.text import Codec, name_end
-from prefloop.ops.memory import named_when_full
+from prefloop.engine.profiling import span
+from prefloop.kernels.memory import named_when_full
+from prefloop.models.tokenization import Codec, name_end
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, as glibc's malloc.h numbers them
 

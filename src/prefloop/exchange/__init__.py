@@ -1,8 +1,8 @@
 """Read and write the field's formats. Pure: files in, the product's own nouns out, and back."""
 
 from prefloop.exchange.base import Parsed, RowError
+from prefloop.exchange.files.sinks import Written
 from prefloop.exchange.registry import FORMATS, MAX_LINE_BYTES, check, read, sniff
-from prefloop.exchange.sinks import Written
 from prefloop.exchange.soft import Soft
 from prefloop.exchange.write import (
     PAIRINGS,

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from prefloop.errors import DataError
-from prefloop.exchange import (
+from prefloop.exchange import unused
+from prefloop.exchange.base import BadRow, Format, Look, Parsed, Record, RowError, printable, quoted
+from prefloop.exchange.files.grouping import together
+from prefloop.exchange.files.source import Row, rows
+from prefloop.exchange.formats import (
     arena,
     argilla,
     canonical,
@@ -26,14 +30,10 @@ from prefloop.exchange import (
     scored,
     sides,
     stepwise,
-    unused,
 )
-from prefloop.exchange.base import BadRow, Format, Look, Parsed, Record, RowError, printable, quoted
-from prefloop.exchange.grouping import together
-from prefloop.exchange.odd import settled
-from prefloop.exchange.source import Row, rows
+from prefloop.exchange.formats.transcripts import whole
 from prefloop.exchange.stringified import spoken
-from prefloop.exchange.transcripts import whole
+from prefloop.exchange.values import settled
 from prefloop.types import Demonstration, Item, Prompt, answer_key, digest
 
 MAX_LINE_BYTES = 8_000_000

@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from prefloop.exchange.base import BadRow, Record
-from prefloop.exchange.odd import first_odd
+from prefloop.exchange.values import first_odd
 
 OWN = "prefloop"
 MESSAGE = (("role", "content"), ("from", "value"))
@@ -98,7 +98,7 @@ def _is_message(entry: object) -> bool:
 
 
 def _json(text: str) -> Any:
-    from prefloop.exchange.source import parse_json
+    from prefloop.exchange.files.source import parse_json
 
     try:
         return parse_json(text)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefloop.exchange.base import BadRow, Record, kind, quoted
-from prefloop.exchange.odd import first_odd
-from prefloop.exchange.source import checked, parse_json
+from prefloop.exchange.files.source import checked, parse_json
+from prefloop.exchange.values import first_odd
 from prefloop.messages import Json, Message
 
 # other people's names for the roles of chat templates: ShareGPT's, Open-Assistant's, Gemini's, LangChain's

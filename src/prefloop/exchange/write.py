@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.errors import DataError
-from prefloop.exchange import tables
-from prefloop.exchange.canonical import present, to_record
-from prefloop.exchange.sinks import Written, format_of, write_rows
+from prefloop.exchange.files import tables
+from prefloop.exchange.files.sinks import Written, format_of, write_rows
+from prefloop.exchange.formats.canonical import present, to_record
 from prefloop.exchange.soft import Soft, look_up, votes
 from prefloop.types import Completion, Content, Demonstration, Item, Message, Prompt, Ranking, content_to_json
 

@@ -1,4 +1,4 @@
-"""A model's body read by compiled code (`ops/native.c`): on a CPU, in float32, where a compiler was at hand.
+"""A model's body read by compiled code (`kernels/native.c`): on a CPU, in float32, where a compiler was at hand.
 
 What never changes is multiplied into the matrices once: the weights and biases of norms, the scale of attention scores.
 Numbers are those of `lean` up to rounding. The weights are copies: make a new one when they have changed.
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prefloop.models.layout import Matrix, Norm, Parts, layout
-from prefloop.models.lean import Block, beside, is_lean
-from prefloop.ops import native
-from prefloop.ops.native import LANES, Panels, address, padded
+from prefloop.kernels import native
+from prefloop.kernels.native import LANES, Panels, address, padded
+from prefloop.models.families import Matrix, Norm, Parts, layout
+from prefloop.models.packed import Block, beside, is_lean
 
 
 def is_compilable(model: PreTrainedModel) -> bool:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from prefloop.config import Model
 from prefloop.errors import ModelError
 from prefloop.models.folder import check_folder
-from prefloop.models.text import Codec, make_codec
+from prefloop.models.tokenization import Codec, make_codec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # how attributes that hold one end

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefloop.batch import PolicyOutput, Rows
-from prefloop.models.reading import predicting_states
-from prefloop.ops.logprobs import from_logits, predicting, scatter, token_logprobs
+from prefloop.kernels.logprobs import from_logits, predicting, scatter, token_logprobs
+from prefloop.models.packed_forward import predicting_states
 
 
 class Policy(nn.Module):

@@ -19,10 +19,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from prefloop.batch import RewardOutput, Rows
 from prefloop.config import Model
 from prefloop.errors import ConfigError, ModelError
+from prefloop.kernels.logprobs import scatter
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
-from prefloop.models.reading import last_states, predicting_states
-from prefloop.models.text import EXTRA_PAD, Codec, make_codec
-from prefloop.ops.logprobs import scatter
+from prefloop.models.packed_forward import last_states, predicting_states
+from prefloop.models.tokenization import EXTRA_PAD, Codec, make_codec
 
 NORM_KEY = "prefloop_reward"
 HEADS = ("score", "classifier", "qa_outputs")  # what architectures call the head of a sequence classifier

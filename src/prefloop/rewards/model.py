@@ -10,9 +10,9 @@ from torch import Tensor
 
 from prefloop.batch import as_lists, collate
 from prefloop.errors import TrainingError
+from prefloop.kernels.memory import named_when_full
 from prefloop.models.reward import RewardModel
-from prefloop.models.text import Codec
-from prefloop.ops.memory import named_when_full
+from prefloop.models.tokenization import Codec
 from prefloop.rewards.base import Scorer, Scores
 from prefloop.rewards.sequence import Joined, join_completion
 from prefloop.types import Completion, Prompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefloop.models.text import Codec
+from prefloop.models.tokenization import Codec
 from prefloop.types import Completion, Prompt
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from prefloop import record
 from prefloop.effects import OFFLINE
+from prefloop.project.project import Outcome, Project
 from prefloop.stages.agreement import NOT_COMPARABLE
-from prefloop.stages.project import Outcome, Project
 
 IMPORT = "prefloop import FILE"
 RANK = "prefloop annotate: people rank them  (prefloop crowd: simulated people do)"

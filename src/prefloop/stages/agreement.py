@@ -12,7 +12,7 @@ from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.exchange import RowError
 from prefloop.labels.annotators import HARDEST, AnnotatorReport, annotator_report
 from prefloop.labels.votes import Tiers
-from prefloop.stages.project import Outcome, Project
+from prefloop.project.project import Outcome, Project
 from prefloop.types import Item
 
 NOT_COMPARABLE = ("acceptable",)  # criteria of single-completion labels

@@ -9,7 +9,7 @@ from prefloop.algorithms.registry import kind_of, make
 from prefloop.config import CONFIG_NAME, Config
 from prefloop.effects import unused
 from prefloop.errors import ConfigError
-from prefloop.stages.project import Outcome, Project
+from prefloop.project.project import Outcome, Project
 from prefloop.stages.train_offline import train_offline
 from prefloop.stages.train_policy import train_policy
 

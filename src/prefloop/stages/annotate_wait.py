@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from prefloop.errors import BusyError, NothingToDoError, StoreError
-from prefloop.stages.project import Outcome, Project
+from prefloop.project.project import Outcome, Project
 from prefloop.store import Queue, Quota, get_address
 
 POLL_S = 2.0  # between looks at the queue

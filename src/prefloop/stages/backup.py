@@ -30,6 +30,8 @@ from sqlalchemy import URL
 import prefloop
 from prefloop.config import CONFIG_NAME, Config, apply_override, load_config, make_config
 from prefloop.errors import DataError
+from prefloop.project.project import Outcome, Project
+from prefloop.project.toml import toml
 from prefloop.record import write_json_atomic
 from prefloop.stages.backup_checks import (
     CHUNK,
@@ -43,10 +45,8 @@ from prefloop.stages.backup_checks import (
     read_list,
     refuse_reaching_out,
 )
-from prefloop.stages.project import Outcome, Project
-from prefloop.stages.toml import toml
 from prefloop.store import Store
-from prefloop.store.database import resolve
+from prefloop.store.connections.database import resolve
 from prefloop.store.dump import dump, load
 from prefloop.store.overview import note_backup
 

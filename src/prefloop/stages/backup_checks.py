@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from prefloop.config import CONFIG_NAME, Config
 from prefloop.errors import DataError, StoreError
-from prefloop.store.database import resolve
+from prefloop.store.connections.database import resolve
 from prefloop.store.dump import inspect
 
 LAYOUT = 1

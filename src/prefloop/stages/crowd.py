@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.crowd import simulate
+from prefloop.project.project import Outcome, Project, derive
 from prefloop.rewards.rules import NAMED, make_scorer
-from prefloop.stages.project import Outcome, Project, derive
 from prefloop.types import digest
 
 

@@ -21,15 +21,15 @@ from prefloop.engine.local import LocalEngine
 from prefloop.errors import DataError, NothingToDoError
 from prefloop.labels.intervals import FEWEST_GROUPS, wilson
 from prefloop.models.policy import Policy
+from prefloop.project.left_out import LeftOut
+from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
 from prefloop.rewards.model import judge_codecs
 from prefloop.rewards.rules import RuleScorer
 from prefloop.rewards.rules import make_scorer as make_rule
-from prefloop.stages.left_out import LeftOut
-from prefloop.stages.project import ModelRef, Outcome, Project, derive, fitting, load_policy
-from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out
 from prefloop.stages.train_policy import make_scorer
-from prefloop.stages.validation import validation_and_test
 from prefloop.store import ModelRow
+from prefloop.training.policy_evaluation import validation_and_test
+from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out
 from prefloop.types import Prompt
 
 POWER = 1.96 + 0.84  # standard errors of an effect that 80 % of evaluations find, at 5 % for chance

@@ -18,7 +18,7 @@ from prefloop import exchange
 from prefloop.config import suggest
 from prefloop.errors import DataError, NothingToDoError
 from prefloop.exchange import Soft, Written
-from prefloop.stages.project import Outcome, Project
+from prefloop.project.project import Outcome, Project
 from prefloop.store import ModelRow, Store
 from prefloop.store.stream import every_demonstration, every_item, every_prompt
 from prefloop.types import Item

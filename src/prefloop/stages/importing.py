@@ -12,7 +12,7 @@ from typing import Any
 from prefloop import exchange
 from prefloop.errors import DataError
 from prefloop.exchange import RowError
-from prefloop.stages.project import Outcome, Project
+from prefloop.project.project import Outcome, Project
 from prefloop.store import Counts
 from prefloop.store.origins import has_origins
 from prefloop.types import Demonstration, Item, Prompt

@@ -10,9 +10,9 @@ from typing import Any
 from prefloop.config import CONFIG_NAME, apply_override, describe, make_config
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.folder import check_folder
+from prefloop.project.project import Outcome
+from prefloop.project.toml import default_of, toml
 from prefloop.record import write_atomic
-from prefloop.stages.project import Outcome
-from prefloop.stages.toml import default_of, toml
 
 # what most people change; the rest is in docs/config.md
 _SHOWN: dict[str, tuple[str, ...]] = {

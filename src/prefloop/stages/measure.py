@@ -11,7 +11,7 @@ from prefloop.diagnose.reward_model import at_chance
 from prefloop.errors import ConfigError, StoreError
 from prefloop.exchange import RowError
 from prefloop.models.folder import check_folder
-from prefloop.stages.project import Outcome, Project
+from prefloop.project.project import Outcome, Project
 from prefloop.store import ModelRow, Store
 from prefloop.types import Item
 

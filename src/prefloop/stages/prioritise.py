@@ -15,10 +15,10 @@ from torch import Tensor
 
 from prefloop.errors import NothingToDoError
 from prefloop.models.reward import RewardModel
-from prefloop.models.text import Codec
+from prefloop.models.tokenization import Codec
+from prefloop.project.left_out import LeftOut
+from prefloop.project.project import Outcome, Project, load_registered_reward
 from prefloop.rewards.model import raw_scores
-from prefloop.stages.left_out import LeftOut
-from prefloop.stages.project import Outcome, Project, load_registered_reward
 from prefloop.store import ModelRow
 from prefloop.types import Item, digest
 

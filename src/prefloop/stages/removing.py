@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.config import suggest
 from prefloop.errors import DataError, NothingToDoError
-from prefloop.stages.left_out import refusal
-from prefloop.stages.project import Outcome, Project, load_policy
+from prefloop.project.left_out import refusal
+from prefloop.project.project import Outcome, Project, load_policy
 from prefloop.store.origins import has_origins, origins
 from prefloop.store.removal import Removal, plan
 from prefloop.store.removal import remove as take_out

@@ -8,12 +8,12 @@ from typing import Any
 
 from prefloop import record
 from prefloop.labels.agreement import agreement_by_criterion
+from prefloop.project.choose import Candidate
+from prefloop.project.project import Outcome, Project
 from prefloop.report.collect import StoreFacts, collect, read_demo
 from prefloop.report.hacking import evidence_of
 from prefloop.report.page import as_json, render
 from prefloop.report.words import headline
-from prefloop.stages.choose import Candidate
-from prefloop.stages.project import Outcome, Project
 from prefloop.types import Item
 
 

@@ -8,13 +8,13 @@ from typing import Any
 from prefloop.config import Run as Settings
 from prefloop.config import suggest
 from prefloop.errors import ConfigError
+from prefloop.project.project import Outcome, Project
 from prefloop.stages.align import align
 from prefloop.stages.annotate_wait import annotate
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate
 from prefloop.stages.importing import import_file
 from prefloop.stages.prioritise import judges, prioritise
-from prefloop.stages.project import Outcome, Project
 from prefloop.stages.report import report
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft

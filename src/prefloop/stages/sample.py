@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Sequence
 
-from prefloop.engine.base import Sampled, Sampling
+from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import NothingToDoError
 from prefloop.models.policy import Policy
-from prefloop.models.text import Codec
-from prefloop.stages.left_out import LeftOut
-from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy
+from prefloop.project.left_out import LeftOut
+from prefloop.project.project import Outcome, Project, derive, fitting, load_policy
 from prefloop.store.split import bucket
-from prefloop.types import Completion, Item, Prompt, digest
+from prefloop.training.sampled_lists import draw_lists, item_id, make_item, ratio
+from prefloop.types import Prompt
 
-ATTEMPTS = 3  # fresh draws for a completion nearly equal to another of its list
-NEAR = 0.92  # SequenceMatcher ratio from which two texts count as nearly equal
 CHUNK = 64  # prompts between two writes to the store
 
 
@@ -95,85 +92,3 @@ def _spread(prompts: Sequence[Prompt], limit: int | None, round: int) -> list[Pr
 def _sampling(project: Project) -> Sampling:
     s = project.config.sample
     return Sampling(s.max_tokens, s.temperature, s.top_p, s.batch)
-
-
-def item_id(prompt: Prompt, version: str, fingerprint: str) -> str:
-    """Known before sampling, so that an interrupted run sees what it already has."""
-    return digest("sampled", prompt.id, version, fingerprint)
-
-
-def draw_lists(
-    engine: LocalEngine,
-    codec: Codec,
-    prompts: Sequence[tuple[Prompt, list[int]]],
-    k: int,
-    sampling: Sampling,
-    avoid_duplicates: bool,
-) -> tuple[list[list[Sampled]], int]:
-    """K samples for each prompt; one nearly equal to an earlier of its list is drawn again, a few times.
-
-    Returns the lists, and how many near-duplicates had to stay.
-    """
-    slots = [(n, j) for n in range(len(prompts)) for j in range(k)]
-    lists: list[list[Sampled | None]] = [[None] * k for _ in prompts]
-    left = 0
-    for attempt in range(ATTEMPTS + 1):
-        keys = [derive(0, prompts[n][0].id, j, attempt) for n, j in slots]
-        for (n, j), got in zip(slots, engine.generate([prompts[n][1] for n, _ in slots], keys, sampling), strict=True):
-            lists[n][j] = got
-        if not avoid_duplicates:
-            break
-        slots = [(n, j) for n, j in slots if _repeats(codec, lists[n], j)]
-        left = len(slots)
-        if not slots:
-            break
-    return [[s for s in row if s is not None] for row in lists], left
-
-
-def _repeats(codec: Codec, row: Sequence[Sampled | None], place: int) -> bool:
-    """Whether a sample is nearly the same text as an earlier one of its list."""
-    mine = _fold(codec, row[place])
-    return any(_near(mine, _fold(codec, other)) for other in row[:place])
-
-
-def _fold(codec: Codec, sample: Sampled | None) -> str:
-    return " ".join(codec.decode(sample.ids).casefold().split()) if sample else ""
-
-
-def _near(a: str, b: str) -> bool:
-    if a == b:
-        return True
-    matcher = SequenceMatcher(None, a, b, autojunk=False)
-    return matcher.real_quick_ratio() > NEAR and matcher.quick_ratio() > NEAR and matcher.ratio() > NEAR
-
-
-def make_item(
-    codec: Codec, prompt: Prompt, samples: Sequence[Sampled], version: str, key: str, round: int, project: Project
-) -> Item:
-    """An item of sampled completions, everything about their making kept."""
-    id = item_id(prompt, version, key)
-    completions = tuple(
-        to_completion(codec, prompt, f"{id}:c{j}", s, version, project.config.sample.model_dump())
-        for j, s in enumerate(samples)
-    )
-    return Item(id, prompt, completions, round=round, source="sample")
-
-
-def to_completion(
-    codec: Codec, prompt: Prompt, id: str, sample: Sampled, version: str, sampling: Mapping[str, object]
-) -> Completion:
-    return Completion(
-        id=id,
-        text=codec.decode(sample.ids, prompt),
-        model=version,
-        policy_version=version,
-        token_ids=sample.ids,
-        logprobs=sample.logprobs,
-        finish_reason="stop" if sample.ended else "length",
-        sampling=sampling,
-        tokenizer=codec.fingerprint,
-    )
-
-
-def ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None

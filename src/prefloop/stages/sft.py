@@ -15,12 +15,12 @@ from prefloop.errors import NothingToDoError
 from prefloop.labels.ranking import mean_rank
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
-from prefloop.models.text import Codec
+from prefloop.models.tokenization import Codec
 from prefloop.ops.masked import masked_sum
-from prefloop.stages.fit import Order, fit
-from prefloop.stages.left_out import LeftOut
-from prefloop.stages.project import Outcome, Project, derive, load_policy
-from prefloop.stages.rates import rate
+from prefloop.project.left_out import LeftOut
+from prefloop.project.project import Outcome, Project, derive, load_policy
+from prefloop.training.fit import Order, fit
+from prefloop.training.learning_rates import rate
 from prefloop.types import Demonstration, Item
 
 EVAL_LIMIT = 256

@@ -18,20 +18,20 @@ from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.policy import Policy
-from prefloop.models.text import Codec
+from prefloop.models.tokenization import Codec
 from prefloop.ops.masked import masked_sum
 from prefloop.ops.preference import ordered_pairs
+from prefloop.project.left_out import LeftOut
+from prefloop.project.project import Outcome, Project, derive, load_policy
 from prefloop.rewards.sequence import encode
 from prefloop.stages.agreement import gold_of
-from prefloop.stages.fit import Order, fit
-from prefloop.stages.keeping import Keeping
-from prefloop.stages.left_out import LeftOut
-from prefloop.stages.lengths import Lengths
-from prefloop.stages.project import Outcome, Project, derive, load_policy
-from prefloop.stages.rates import rate
 from prefloop.stages.train_reward import NO_RANKINGS, NOT_COMPARABLE, rankable
-from prefloop.stages.trusting import trust
 from prefloop.store import Store
+from prefloop.training.annotator_weights import trust
+from prefloop.training.fit import Order, fit
+from prefloop.training.keeping import Keeping
+from prefloop.training.learning_rates import rate
+from prefloop.training.lengths import Lengths
 from prefloop.types import Item, digest
 
 EVAL_LISTS = 100

@@ -20,24 +20,24 @@ from prefloop.engine.base import Term
 from prefloop.engine.checkpoint import load_checkpoint, publish, save_checkpoint
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine, save_pretrained
-from prefloop.engine.spans import Clock, next_step, span
+from prefloop.engine.profiling import Clock, next_step, span
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.folder import file_hash
 from prefloop.models.policy import Policy
 from prefloop.models.reward import new_critic
+from prefloop.project.left_out import LeftOut
+from prefloop.project.project import Outcome, Project, derive, fitting, load_policy, load_registered_reward
 from prefloop.record import Run
 from prefloop.rewards.model import Judge, ModelScorer, judge_codecs
-from prefloop.stages.ahead import Ahead
-from prefloop.stages.frozen import round_reference
-from prefloop.stages.left_out import LeftOut
 from prefloop.stages.measure import chance_warnings
-from prefloop.stages.progress import Progress
-from prefloop.stages.project import Outcome, Project, derive, fitting, load_policy, load_registered_reward
-from prefloop.stages.rates import rate
-from prefloop.stages.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
 from prefloop.stages.sft import encode_demonstrations, rows_of
-from prefloop.stages.validation import Looked, Validation, wins
 from prefloop.store import ModelRow
+from prefloop.training.frozen import round_reference
+from prefloop.training.learning_rates import rate
+from prefloop.training.policy_evaluation import Looked, Validation, wins
+from prefloop.training.prefetch import Ahead
+from prefloop.training.progress import Progress
+from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
 
 AGREES = 1e-4  # nats; float32 gives about 1e-5, bfloat16 about 1e-2
 

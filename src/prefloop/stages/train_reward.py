@@ -26,19 +26,19 @@ from prefloop.models.reward import (
     load_reward_model,
     new_reward_model,
 )
-from prefloop.models.text import Codec
+from prefloop.models.tokenization import Codec
+from prefloop.project.left_out import LeftOut
+from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
 from prefloop.record import Run
 from prefloop.rewards.model import raw_scores
 from prefloop.rewards.sequence import reads
 from prefloop.stages.agreement import gold_of
-from prefloop.stages.fit import Order, fit
-from prefloop.stages.left_out import LeftOut
-from prefloop.stages.lengths import Lengths
-from prefloop.stages.project import ModelRef, Outcome, Project, derive, fitting, load_policy
-from prefloop.stages.rates import rate
-from prefloop.stages.reward_lists import EachCriterion, Lists, gather
-from prefloop.stages.sample import draw_lists, to_completion
-from prefloop.stages.trusting import Trusted, trust
+from prefloop.training.annotator_weights import Trusted, trust
+from prefloop.training.fit import Order, fit
+from prefloop.training.learning_rates import rate
+from prefloop.training.lengths import Lengths
+from prefloop.training.ranked_lists import EachCriterion, Lists, gather
+from prefloop.training.sampled_lists import draw_lists, to_completion
 from prefloop.types import Completion, Item, Prompt, digest
 
 TRAIN_EVAL = 200  # training lists scored for the train/held-out comparison

@@ -1,13 +1,13 @@
 """The store: the only place that speaks SQL. SQLite by default, Postgres by URL. See docs/store.md."""
 
-from prefloop.store.address import get_address, put_address
-from prefloop.store.lock import ProjectLock, ServerLock
-from prefloop.store.people import People
-from prefloop.store.people_types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
-from prefloop.store.queue import Queue
-from prefloop.store.queue_types import Given, ItemView, Passed, Presentation, Progress, Quota, Receipt, Said, TaskRow
+from prefloop.store.connections.address import get_address, put_address
+from prefloop.store.connections.lock import ProjectLock, ServerLock
+from prefloop.store.people.people import People
+from prefloop.store.people.types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
+from prefloop.store.queue.queue import Queue
+from prefloop.store.queue.rules import Change, Guidelines, Rules
+from prefloop.store.queue.types import Given, ItemView, Passed, Presentation, Progress, Quota, Receipt, Said, TaskRow
 from prefloop.store.records import Counts, ImportRow, ModelKind, ModelRow
-from prefloop.store.rules import Change, Guidelines, Rules
 from prefloop.store.split import split_of
 from prefloop.store.store import Store
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, exists, func, select
 
 from prefloop.errors import DataError, StoreError
 from prefloop.store import codec
-from prefloop.store.database import Database
+from prefloop.store.connections.database import Database
 from prefloop.store.schema import (
     completions,
     demonstrations,

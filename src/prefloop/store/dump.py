@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Table, func, insert, select, text, tuple_
 
 from prefloop.errors import StoreError
-from prefloop.store.database import Database, explain
+from prefloop.store.connections.database import Database, explain
 from prefloop.store.schema import metadata
 from prefloop.store.store import Store
 

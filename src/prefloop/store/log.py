@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from prefloop.store.people_types import AuditRow
+from prefloop.store.people.types import AuditRow
 from prefloop.store.schema import audit
 from prefloop.store.store import Store
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, inspect, text
 
 from prefloop.errors import StoreError
-from prefloop.store.database import Database
+from prefloop.store.connections.database import Database
 from prefloop.store.schema import HEAD
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import func, select, text
 
-from prefloop.store.queue_fill import keep_setting
-from prefloop.store.queue_read import setting
+from prefloop.store.queue.fill import keep_setting
+from prefloop.store.queue.read import setting
 from prefloop.store.schema import leases
 from prefloop.store.store import Store
 

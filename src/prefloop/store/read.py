@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exis
 from sqlalchemy.sql.expression import true
 
 from prefloop.store import codec
-from prefloop.store.database import Database
+from prefloop.store.connections.database import Database
 from prefloop.store.schema import completions, demonstrations, items, people, prompts, rankings, tasks
 from prefloop.store.split import threshold
 from prefloop.store.write import chunks

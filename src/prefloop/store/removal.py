@@ -16,9 +16,9 @@ from sqlalchemy import Column, Connection, Table, delete, exists, func, insert, 
 
 from prefloop.errors import DataError
 from prefloop.store import codec
-from prefloop.store.queue_fill import keep_setting
-from prefloop.store.queue_read import setting
-from prefloop.store.queue_rows import note
+from prefloop.store.queue.fill import keep_setting
+from prefloop.store.queue.read import setting
+from prefloop.store.queue.rows import note
 from prefloop.store.records import ModelRow
 from prefloop.store.schema import (
     completions,

@@ -14,7 +14,7 @@ from sqlalchemy import func, insert, select, update
 from prefloop.errors import DataError, StoreError
 from prefloop.store import codec, read, twins, write
 from prefloop.store.check import problems
-from prefloop.store.database import Database, resolve
+from prefloop.store.connections.database import Database, resolve
 from prefloop.store.migrate import migrate
 from prefloop.store.records import Counts, ImportRow, ModelKind, ModelRow
 from prefloop.store.schema import imports, items, logprobs, models, snapshot_members, snapshots

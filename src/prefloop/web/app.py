@@ -34,14 +34,19 @@ from prefloop.errors import (
     UnavailableError,
 )
 from prefloop.store import People, Queue, Store
-from prefloop.store.database import CONNECTIONS
-from prefloop.web import routes_account, routes_admin, routes_api, routes_rank, routes_review, routes_settings
+from prefloop.store.connections.database import CONNECTIONS
 from prefloop.web.answers import AWAY, plain, sentence, title, wants_page
-from prefloop.web.guard import Forbidden, NotSignedIn, classify
-from prefloop.web.hosts import Hosts
 from prefloop.web.pages import HERE, make_templates, page
+from prefloop.web.routes import account as routes_account
+from prefloop.web.routes import admin as routes_admin
+from prefloop.web.routes import api as routes_api
+from prefloop.web.routes import rank as routes_rank
+from prefloop.web.routes import review as routes_review
+from prefloop.web.routes import settings as routes_settings
+from prefloop.web.security.access import Forbidden, NotSignedIn, classify
+from prefloop.web.security.hosts import Hosts
+from prefloop.web.security.request_checks import Shield
 from prefloop.web.services import Services, services
-from prefloop.web.shield import Shield
 
 # FastAPI can report requests to OpenTelemetry, even where only an environment variable asks for it. Here nothing does.
 NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)

@@ -24,11 +24,11 @@ from uvicorn.supervisors import Multiprocess
 from prefloop.config import CONFIG_NAME, Annotate, load_config
 from prefloop.errors import ConfigError, PrefloopError
 from prefloop.store import People, Queue, Role, ServerLock, Store, put_address
-from prefloop.store.rules import CHANGEABLE
+from prefloop.store.queue.rules import CHANGEABLE
 from prefloop.web.app import create_app
-from prefloop.web.hosts import Hosts
+from prefloop.web.security.hosts import Hosts
+from prefloop.web.security.wire import protocol
 from prefloop.web.webhooks import Doorbell, check_addresses
-from prefloop.web.wire import protocol
 
 FILL_EVERY_S = 15.0
 PATIENCE_S = 20.0  # with the store, for as long as people's browsers wait for an answer

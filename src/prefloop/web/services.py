@@ -10,11 +10,11 @@ from starlette.requests import Request
 
 from prefloop.config import Config
 from prefloop.store import People, Queue, Store
-from prefloop.web.agreeing import Figures
-from prefloop.web.homing import Paces
-from prefloop.web.hosts import Hosts
-from prefloop.web.limits import Throttle
-from prefloop.web.passwords import Passwords
+from prefloop.web.security.hosts import Hosts
+from prefloop.web.security.limits import Throttle
+from prefloop.web.security.passwords import Passwords
+from prefloop.web.views.agreement import Figures
+from prefloop.web.views.home import Paces
 
 
 @dataclass(frozen=True)

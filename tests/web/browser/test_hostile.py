@@ -11,7 +11,7 @@ import pytest
 from browsing import press, submitted, until
 
 from prefloop.types import Completion, Item, Message, Prompt
-from prefloop.web.formulas import ELEMENTS
+from prefloop.web.views.formulas import ELEMENTS
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from browsing import an_item, submitted, until
 
-from prefloop.web import agreeing
+from prefloop.web.views import agreement as agreeing
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,129 @@
+"""Decoding on a GPU: a step is one CUDA graph, and between matrices there is one kernel each (`kernels/gpu.py`).
+
+A step of a small batch is hundreds of short kernels; started one by one from Python they take longer than they compute.
+A graph is recorded once for a number of rows, so rows don't leave one by one: those that have ended keep their places,
+and read nothing, until waiting prompts take them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from prefloop.batch import collate
+from prefloop.engine.decoding.decoder import Decoder
+from prefloop.kernels import gpu
+from prefloop.kernels.attention import Turn
+from prefloop.models.families import layout
+from prefloop.models.packed import Block, Layer, is_lean, normed, read, times
+
+
+def is_recordable(model: PreTrainedModel) -> bool:
+    """Whether `GraphDecoder` computes what the model does, and can."""
+    if not (gpu.AVAILABLE and is_lean(model)):
+        return False
+    known = layout(model)
+    size = known.size
+    return gpu.fits(known.embedding) and size % 2 == 0 and size <= gpu.WIDEST
+
+
+class GraphDecoder(Decoder):
+    """Takes a copy of some of the weights: make a new one when they have changed."""
+
+    refills = True
+    dense = 1 / 4
+    patience = 4
+
+    def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
+        head: Any = model.get_output_embeddings()
+        self.model, self.max_tokens, self.known = model, max_tokens, layout(model)
+        dtype, device = self.known.dtype, head.weight.device
+        self.layers = [Layer(self.known.parts(block)) for block in self.known.blocks]
+        self.head = [(head.weight.detach(), head.bias)]
+        # keys and values of rows' own tokens
+        shape = len(self.layers), 2, rows, self.layers[0].heads.groups, max_tokens, self.known.size
+        self.own = torch.zeros(shape, dtype=dtype, device=device)
+        # of each row: its place in `own`, how much it has drawn, and of its prompt: where its keys are, how far apart
+        # from its values, how many tokens. Never moved, since graphs read it where it is
+        self.table = torch.zeros(5, rows, dtype=torch.long, device=device)
+        self.rows: list[tuple[int, Tensor]] = []  # place, and keys and values of the prompt
+        self.turns = self._turns(0)
+
+    def _turns(self, positions: int) -> list[Turn]:
+        tables = self.known.turning(torch.arange(positions, device=self.table.device))
+        return [(cos.flatten(1).contiguous(), sin.flatten(1).contiguous()) for cos, sin in tables]
+
+    def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
+        rows = collate(prompts, [0] * len(prompts)).to(self.table.device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        kept = self.own.new_empty(len(self.layers), 2, int(lengths.sum()), self.own.shape[3], self.own.shape[5])
+
+        def keep(layer: int, keys: Tensor, values: Tensor) -> None:
+            kept[layer, 0], kept[layer, 1] = keys, values
+
+        ends = lengths.cumsum(0)
+        last = read(self.model, (ends - 1).to(kept.device), Block(rows.ids, rows.mask, rows.positions), kept=keep)
+        which = torch.repeat_interleave(torch.tensor(counts))
+        taken = {place for place, _ in self.rows}
+        free = torch.tensor([n for n in range(self.own.shape[2]) if n not in taken][: len(which)])
+        first = kept.data_ptr() + (ends - lengths) * kept[0, 0, 0].numel() * kept.element_size()
+        columns = free, torch.zeros_like(free), first[which], torch.full_like(free, kept.stride(1)), lengths[which]
+        self.table[:, len(self.rows) : len(self.rows) + len(free)] = torch.stack(columns).to(kept.device)
+        self.rows += [(place, kept) for place in free.tolist()]
+        longest = int(lengths.max()) + self.max_tokens
+        if longest > len(self.turns[0][0]):
+            self.turns = self._turns(2 * longest)
+        return times(last, self.head)[which.to(kept.device)]
+
+    def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
+        if ended is None:
+            ended = torch.zeros_like(tokens, dtype=torch.bool)
+        place, drawn, *prompt = self.table[:, : len(tokens)]
+        x = self.known.embedded(tokens, drawn + prompt[2])
+        for number, layer in enumerate(self.layers):
+            given = layer.vectors(x), self.turns[layer.parts.turn], self.own, number, place, drawn, ended
+            x = layer.rest(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.parts.scaling))
+        drawn += 1
+        drawn.clamp_(max=self.max_tokens - 1)  # rows that ended go on until they leave
+        return times(normed(x, self.known.norm), self.head)
+
+    def keep(self, index: Tensor) -> None:
+        self.table[:, : len(index)] = self.table[:, index]
+        self.rows = [self.rows[row] for row in index.tolist()]
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """For work on so many rows: done once, then recorded, from then on replayed."""
+        if not self.table.is_cuda:
+            return work
+        graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
+
+        def again() -> None:
+            shape = len(self.rows), len(self.turns[0][0])
+            if shape not in graphs:  # the first time, kernels are compiled, and libraries make room for themselves
+                graphs[shape] = None
+                work()
+                return
+            graph = graphs[shape]
+            if graph is None:
+                graph = graphs[shape] = _recorded(work)
+            graph.replay()
+
+        return again
+
+
+def _recorded(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    """Not by `torch.cuda.graph`, which gives all unused memory back each time. Other threads may go on meanwhile."""
+    graph, stream, current = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            work()
+        finally:
+            graph.capture_end()
+    current.wait_stream(stream)
+    return graph

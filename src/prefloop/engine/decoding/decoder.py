@@ -1,0 +1,305 @@
+"""What a causal model says about the next token of many texts at once, with their keys and values at hand.
+
+`Decoder` runs any model through transformers. Three others do the same for models that `lean` knows, with a prompt's
+keys and values kept once for all its completions: `CompiledDecoder` on a CPU in float32, where a compiler was at hand,
+`GraphDecoder` (a file of its own) on a GPU, where there is Triton, and `LeanDecoder` by torch everywhere. The first and
+the last are the slow twins of the others in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from prefloop.batch import collate
+from prefloop.kernels import native
+from prefloop.models.compiled import Compiled, is_compilable
+from prefloop.models.families import layout
+from prefloop.models.packed import Block, Layer, is_lean, normed, padded_rows, read, times
+
+
+class Decoder:
+    """Rows of texts that grow by one token a step. Through transformers, for any causal model."""
+
+    refills = False  # whether rows can be added while others are still growing
+    dense = 0.9  # the share of rows still growing, at or below which the others should leave
+    patience = 1  # steps after which to look who has ended
+
+    def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
+        """At most `rows` rows of at most `max_tokens` tokens each beyond their prompts."""
+        self.model: Any = model
+        self.max_tokens = max_tokens
+        self.width = 0
+
+    def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
+        """Read each prompt once, for `counts` rows of it in order. Returns logits of their first tokens [N,V]."""
+        ids, mask = _left_padded(prompts, self.model.device)
+        self.width = ids.shape[1]
+        self.positions = (mask.cumsum(1) - 1).clamp(min=0)
+        self.mask = F.pad(mask, (0, self.max_tokens), value=1)
+        out = self._run(ids)
+        index = torch.repeat_interleave(torch.tensor(counts, device=ids.device))
+        if len(index) > len(prompts):
+            self.keep(index)
+        return out[index]
+
+    def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
+        """The token each row grows by [N]. Returns logits of the next [N,V]; nobody reads those of `ended` rows."""
+        self.positions = self.positions[:, -1:] + 1
+        self.width += 1
+        return self._run(tokens[:, None], self.past)
+
+    def keep(self, index: Tensor) -> None:
+        """Only the rows `index` [n] go on, in this order."""
+        self.past.batch_select_indices(index)
+        self.positions, self.mask = self.positions[index], self.mask[index]
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """The same work, made ready for being done many times."""
+        return work
+
+    def _run(self, ids: Tensor, past: Any = None) -> Tensor:
+        out = self.model(
+            input_ids=ids,
+            attention_mask=self.mask[:, : self.width],
+            position_ids=self.positions,
+            past_key_values=past,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.past = out.past_key_values
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+
+class LeanDecoder(Decoder):
+    """The same by `lean`. Takes a copy of the weights: make a new one when they have changed.
+
+    Attention of a row is over two parts: its prompt, read from one place by all rows of the prompt, which stand side by
+    side in a grid for that; and its own tokens.
+    """
+
+    refills = True
+
+    def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
+        self.model, self.max_tokens, self.known = model, max_tokens, layout(model)
+        self.layers = [Layer(self.known.parts(block)) for block in self.known.blocks]
+        head: Any = model.get_output_embeddings()
+        self.head = [(head.weight.detach(), head.bias)]
+        device, self.dtype = head.weight.device, self.known.dtype
+        self.groups, size = self.layers[0].heads.groups, self.known.size
+        shape = (2, rows, self.groups, max_tokens, size)
+        # of each layer, keys and values of rows' own tokens; what is weighted by 0 must be finite
+        self.own = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
+        self.prompts: list[tuple[Tensor, Tensor]] = []  # keys, values of each layer [G,head,P,size]
+        self.hidden = torch.empty(0)  # [G,1,1,P]: -inf where there is no prompt
+        self.prompt = torch.empty(0, dtype=torch.long, device=device)  # which prompt a row is of [N]
+        self.drawn = torch.empty(0, dtype=torch.long, device=device)  # how many own tokens are cached [N]
+        self.length = torch.empty(0, dtype=torch.long, device=device)  # of its prompt [N]
+        self.longest = 0  # upper bound of `drawn`
+        self.even = True  # whether every row has `longest`
+        self.next = torch.empty(0, dtype=torch.long, device=device)
+
+    def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
+        rows = collate(prompts, [0] * len(prompts)).to(self.prompt.device)
+        block = Block(rows.ids, rows.mask, rows.positions)
+        ends, places = rows.mask.sum(1).cumsum(0) - 1, rows.mask.flatten().nonzero().squeeze(1)
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def keep(layer: int, *vectors: Tensor) -> None:
+            keys, values = (padded_rows(some, block, places) for some in vectors)
+            found.append((keys, values))
+
+        last = read(self.model, ends, block, kept=keep)
+        hidden = torch.where(rows.mask, 0.0, -torch.inf).to(self.dtype)[:, None, None]
+        if len(self.prompt):
+            both = zip(self.prompts, found, strict=True)
+            found = [
+                (_under(old_keys, keys), _under(old_values, values)) for (old_keys, old_values), (keys, values) in both
+            ]
+            hidden = _under(self.hidden.mT, hidden.mT, -torch.inf).mT
+        which = torch.repeat_interleave(torch.tensor(counts, device=self.prompt.device))
+        self.prompt = torch.cat([self.prompt, which + (len(hidden) - len(prompts))])
+        self.length = torch.cat([self.length, rows.mask.sum(1)[which]])
+        self.drawn = torch.cat([self.drawn, torch.zeros_like(which)])
+        self.even = self.longest == 0
+        self.prompts, self.hidden = found, hidden
+        longest = int(self.length.max()) + self.max_tokens
+        self.turns = self.known.turning(torch.arange(longest, device=which.device))
+        self._place()
+        return times(last, self.head)[which]
+
+    def keep(self, index: Tensor) -> None:
+        moved = (index != torch.arange(len(index), device=index.device)).nonzero().squeeze(1)
+        for own in self.own:
+            own[:, moved, :, : self.longest] = own[:, index[moved], :, : self.longest]
+        used, self.prompt = self.prompt[index].unique(return_inverse=True)
+        if len(used) < len(self.hidden):
+            self.prompts = [(keys[used], values[used]) for keys, values in self.prompts]
+            self.hidden = self.hidden[used]
+        self.drawn, self.length = self.drawn[index], self.length[index]
+        if not self.even or not len(index):
+            self.longest = int(self.drawn.max()) if len(index) else 0
+            self.even = bool((self.drawn == self.longest).all())
+        self._place()
+
+    def _place(self) -> None:
+        """Where each row stands in the grid of prompts and the rows of each, G x M, and who stands where."""
+        counts = torch.bincount(self.prompt, minlength=len(self.hidden))
+        self.most = int(counts.max()) if len(counts) else 0
+        order = torch.argsort(self.prompt, stable=True)
+        beside = torch.empty_like(order)
+        beside[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.prompt[order]]
+        who = order.new_zeros(len(counts), self.most)  # in cells where no row stands: the first, for nobody
+        who[self.prompt, beside] = torch.arange(len(order), device=order.device)
+        group = torch.arange(self.groups, device=order.device)
+        self.to_grid = (who[:, None] * self.groups + group[:, None]).flatten()
+        self.from_grid = ((self.prompt[:, None] * self.groups + group) * self.most + beside[:, None]).flatten()
+        self.cut = bool(torch.isinf(self.hidden).any())
+
+    def _to_grid(self, x: Tensor) -> Tensor:
+        """Rows [N,groups,r,*] side by side for each prompt [G,groups,M*r,*]."""
+        each = x.reshape(x.shape[0] * self.groups, -1).index_select(0, self.to_grid)
+        return each.view(len(self.hidden), self.groups, self.most * x.shape[2], -1)
+
+    def _from_grid(self, x: Tensor, r: int) -> Tensor:
+        """The reverse."""
+        each = x.reshape(len(self.hidden) * self.groups * self.most, -1).index_select(0, self.from_grid)
+        return each.view(-1, self.groups, r, x.shape[-1])
+
+    def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
+        at = self.length + self.drawn
+        turns = [(cos[at], sin[at]) for cos, sin in self.turns]
+        self.longest = min(self.longest + 1, self.max_tokens)
+        late = None
+        if not self.even:
+            after = torch.arange(self.longest, device=tokens.device) > self.drawn[:, None]
+            row = torch.arange(len(tokens), device=tokens.device)[:, None] * self.groups
+            heads = row + torch.arange(self.groups, device=tokens.device)
+            self.next = (heads * self.max_tokens + self.drawn[:, None]).flatten()  # places of the new keys and values
+            late = torch.zeros_like(after, dtype=self.dtype).masked_fill_(after, -torch.inf)[:, None, None]
+        x = self.known.embedded(tokens, at)
+        for number, layer in enumerate(self.layers):
+            x = layer.rest(x, self._attend(number, *layer.asked(x, turns), layer.parts.scaling, late))
+        self.drawn = (self.drawn + 1).clamp(max=self.max_tokens - 1)  # rows that ended go on until they leave
+        return times(normed(x, self.known.norm), self.head)
+
+    def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, late: Tensor | None) -> Tensor:
+        """What the new tokens' queries [N,heads,size] read in layer `number`: [N,heads*size]."""
+        n, longest = len(q), self.longest
+        q = (q * scaling).unflatten(1, (k.shape[1], -1))
+        keys, values = self.own[number][:, :n]
+        if self.even:
+            keys[:, :, longest - 1], values[:, :, longest - 1] = k, v
+        else:
+            for cached, new in zip(self.own[number].flatten(1, 3), (k, v), strict=True):
+                cached.index_copy_(0, self.next, new.reshape(-1, new.shape[-1]))
+        prompt_keys, prompt_values = self.prompts[number]
+
+        of_prompt = torch.matmul(self._to_grid(q), prompt_keys.mT)  # [G,groups,M*r,P]
+        if self.cut:
+            of_prompt += self.hidden
+        of_own = torch.matmul(q, keys[:, :, :longest].mT)  # [N,groups,r,longest]
+        if late is not None:
+            of_own += late
+        r = q.shape[2]
+        found = torch.cat([self._from_grid(of_prompt, r), of_own], dim=-1)
+        weight = found.softmax(-1, dtype=torch.float32).to(self.dtype)
+        cut = of_prompt.shape[-1]
+        read = self._from_grid(torch.matmul(self._to_grid(weight[..., :cut]), prompt_values), r)
+        return read.add_(torch.matmul(weight[..., cut:], values[:, :, :longest])).reshape(n, -1)
+
+
+class CompiledDecoder(Decoder):
+    """The same, by compiled code. Takes a copy of the weights: make a new one when they have changed.
+
+    Nothing moves when rows leave: each has a region of its own for its keys and values, and reads its prompt's.
+    """
+
+    refills = True
+
+    def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
+        head: Any = model.get_output_embeddings()
+        self.model, self.max_tokens = model, max_tokens
+        self.body, self.head = Compiled(model), native.Panels(head.weight, head.bias)
+        self.own = torch.empty(rows, self.body.room(max_tokens))
+        # of each row: its last token as `body` wants it; the last position and place there is room for
+        self.table = torch.empty(len(Compiled.COLUMNS) + 2, 0, dtype=torch.long)
+        self.prompts: list[Tensor] = []  # of each row, the region of its prompt
+
+    def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
+        regions = [torch.empty(self.body.room(len(prompt))) for prompt in prompts]
+        logits = native.times(self._read(prompts, regions), self.head)
+        which = torch.repeat_interleave(torch.tensor(counts))
+        length = torch.tensor([len(prompt) for prompt in prompts])[which]
+        region = torch.tensor([one.data_ptr() for one in regions])[which]
+        none, last = torch.zeros_like(which), torch.full_like(which, self.max_tokens - 1)
+        own, room = self._free(len(which)), torch.full_like(which, native.padded(self.max_tokens))
+        rows = (none, length, none, own, room, region, native.padded(length), length, length + last, last)
+        self.table = torch.cat([self.table, torch.stack(rows)], dim=1)
+        self.prompts += [regions[prompt] for prompt in which.tolist()]
+        return logits[which]
+
+    def _read(self, prompts: Sequence[Sequence[int]], regions: Sequence[Tensor]) -> Tensor:
+        """Keys and values of prompts, into regions; final states of their last tokens [G,H]."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ends = lengths.cumsum(0)
+        which = torch.repeat_interleave(lengths)
+        ids, none = torch.tensor([token for prompt in prompts for token in prompt]), torch.zeros_like(which)
+        at = torch.arange(len(which)) - (ends - lengths)[which]
+        own = torch.tensor([region.data_ptr() for region in regions])[which]
+        table = torch.stack([ids, at, at, own, native.padded(lengths)[which], own, none, none])
+        return self.body.states(table)[ends - 1]
+
+    def _free(self, count: int) -> Tensor:
+        """Addresses of as many regions that no row has [count]."""
+        start, size = self.own.data_ptr(), self.own.shape[1] * self.own.element_size()
+        taken = set(self.table[3].tolist())
+        return torch.tensor([a for n in range(len(self.own)) if (a := start + n * size) not in taken][:count])
+
+    def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
+        self.table[0] = tokens
+        logits = native.times(self.body.states(self.table), self.head)
+        last = self.table[1:3]  # rows that ended go on until they leave
+        torch.minimum(last.add_(1), self.table[-2:], out=last)
+        return logits
+
+    def keep(self, index: Tensor) -> None:
+        self.table = self.table.index_select(1, index)
+        self.prompts = [self.prompts[row] for row in index.tolist()]
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """ids and mask [G,P], so that every row's next token comes after the last column."""
+    width = max(len(p) for p in prompts)
+    ids, mask = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _under(old: Tensor, new: Tensor, fill: float = 0.0) -> Tensor:
+    """Two blocks [G,head,P,size] as one, the shorter padded on the left."""
+    width = max(old.shape[2], new.shape[2])
+    padded = [F.pad(one, (0, 0, width - one.shape[2], 0), value=fill) for one in (old, new)]
+    return torch.cat(padded)
+
+
+def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int, longest: int) -> Decoder:
+    """The fastest that computes what the model computes of texts of up to `longest` tokens."""
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not is_lean(model, longest):
+        return Decoder(model, rows, max_tokens)
+    if is_compilable(model):
+        return CompiledDecoder(model, rows, max_tokens)
+    if model.device.type == "cuda":  # imported here: it builds on this file, and loads Triton
+        from prefloop.engine.decoding.cuda_graph import GraphDecoder, is_recordable
+
+        if is_recordable(model):
+            return GraphDecoder(model, rows, max_tokens)
+    return LeanDecoder(model, rows, max_tokens)

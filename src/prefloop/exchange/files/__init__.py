@@ -1,0 +1,1 @@
+"""Files as records and back: JSON, CSV, Parquet, compressed or not."""

@@ -1,0 +1,68 @@
+"""Rows of one key brought together, wherever in a file they stand, in bounded memory: by way of a database on disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+
+from prefloop.exchange.base import BadRow, Record, RowError
+from prefloop.exchange.files.source import Row, pack, unpack
+
+CACHE_KB = 8000  # what SQLite keeps in memory; the rest waits in a file that vanishes when it is closed
+
+_TABLES = f"""
+PRAGMA cache_size = -{CACHE_KB};
+PRAGMA journal_mode = OFF;
+CREATE TABLE lists (number INTEGER PRIMARY KEY, key TEXT UNIQUE, bytes INTEGER NOT NULL, rows INTEGER NOT NULL);
+CREATE TABLE rows (number INTEGER, line INTEGER, record TEXT, text TEXT, PRIMARY KEY (number, line)) WITHOUT ROWID;
+BEGIN;
+"""
+
+
+def together(
+    found: Iterable[Row | RowError], key: Callable[[Record], str], limit: int
+) -> Iterator[list[Row] | RowError]:
+    """Lists of rows with equal keys, in the order of their first rows; bad rows come first.
+
+    A list is one record, so its rows together may not be longer than `limit` bytes: else all of it is a RowError.
+    """
+    database = sqlite3.connect("")  # a temporary file of its own
+    try:
+        database.executescript(_TABLES)
+        for row in found:
+            if isinstance(row, RowError):
+                yield row
+                continue
+            try:
+                name = key(row.record)
+            except BadRow as error:
+                yield RowError(row.line, str(error), row.text)
+                continue
+            _keep(database, name, row, limit)
+        yield from _lists(database, limit)
+    finally:
+        database.close()
+
+
+def _keep(database: sqlite3.Connection, key: str, row: Row, limit: int) -> None:
+    """Of a list that is too long only the first rows are kept: enough to say so."""
+    packed = pack(row.record)
+    database.execute(
+        "INSERT INTO lists (key, bytes, rows) VALUES (?, ?, 1)"
+        " ON CONFLICT (key) DO UPDATE SET bytes = bytes + excluded.bytes, rows = rows + 1",
+        (key, len(packed)),
+    )
+    number, size, rows = database.execute("SELECT number, bytes, rows FROM lists WHERE key = ?", (key,)).fetchone()
+    if size <= limit or rows == 1:
+        database.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (number, row.line, packed, row.text))
+
+
+def _lists(database: sqlite3.Connection, limit: int) -> Iterator[list[Row] | RowError]:
+    lists = database.execute("SELECT number, bytes, rows FROM lists ORDER BY number")
+    for number, size, count in lists:
+        rows = database.execute("SELECT line, record, text FROM rows WHERE number = ? ORDER BY line", (number,))
+        if size > limit and count > 1:
+            line, _, text = rows.fetchone()
+            yield RowError(line, f"the {count:,} rows of this prompt are together longer than {limit:,} bytes", text)
+        else:
+            yield [Row(line, unpack(record), text) for line, record, text in rows]

@@ -1,0 +1,179 @@
+"""Rows to files: JSON lines, CSV or Parquet by the file's name; whole or not at all; equal rows give equal bytes.
+
+One row is in memory at a time (Parquet: one batch; its rows wait in a temporary file until their types are known).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from prefloop.errors import DataError
+from prefloop.exchange.files.spreadsheet import write_csv
+from prefloop.exchange.files.tables import Columns
+from prefloop.exchange.formats import canonical
+
+SCHEMA = canonical.SCHEMA  # of everything written; a reader refuses a newer one
+
+Row = Mapping[str, Any]
+Rows = Iterable[Row]
+FREE = ("metadata", "sampling", "ratings", "prefloop")  # objects of any shape
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is in a file that was written.
+
+    format:  "jsonl", "csv" or "parquet".
+    sha256:  of the file as it lies there, compression included.
+    mended:  rows with surrogates, which no UTF-8 file can hold: pairs became their character, halves U+FFFD.
+    schema:  the version of the layout; docs/formats.md tells them apart.
+    """
+
+    rows: int
+    bytes: int
+    sha256: str
+    format: str
+    mended: int = 0
+    schema: int = SCHEMA
+
+
+def format_of(path: Path) -> str:
+    """What a file of this name is written as. JSON lines unless the name says otherwise."""
+    stem = path.name.removesuffix(path.suffix) if path.suffix in (".gz", ".xz") else path.name
+    if stem.endswith(".parquet"):
+        if stem != path.name:
+            raise DataError(f"cannot write {path}: Parquet compresses by itself. Name it .parquet.")
+        return "parquet"
+    return "csv" if stem.endswith(".csv") else "jsonl"
+
+
+def write_rows(path: Path, columns: Columns, rows: Rows) -> Written:
+    """Write the rows of one kind. Raises DataError, leaving an older file as it was, if the place or a row is bad."""
+    path = Path(path)
+    format = format_of(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise DataError(f"cannot write {path}: it must be a file in a folder that exists. Make the folder first.")
+    aside = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    lines = _Lines(rows)
+    try:
+        if format == "parquet":
+            count = _write_parquet(aside, columns, lines)
+        else:
+            with aside.open("wb") as file, closing(_compressed(file, path.suffix)) as out:
+                count = write_csv(out, columns, lines.clean()) if format == "csv" else _write_lines(out, lines)
+        size, sha256 = _settle(aside)
+        aside.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error}. Check the folder's permissions and the space left.") from None
+    finally:
+        for scrap in (aside, _spool(aside)):
+            with suppress(OSError):  # gone after a success; never made where the folder is read-only
+                scrap.unlink()
+    return Written(count, size, sha256, format, lines.mended)
+
+
+def _settle(path: Path) -> tuple[int, str]:
+    """Size and hash of a file that is now on the disk, also across power loss."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
+    if suffix == ".gz":
+        return cast(IO[bytes], gzip.GzipFile("", "wb", 6, file, 0))  # no name, no time: equal bytes
+    if suffix == ".xz":
+        return lzma.open(file, "wb")
+    return file
+
+
+# -- one row ---------------------------------------------------------------------------------------------------------
+
+
+class _Lines:
+    """The rows as JSON, one a line; counts those whose text had to be mended."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self.mended = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for row in self._rows:
+            text = _json(row)
+            try:
+                line = text.encode()
+            except UnicodeEncodeError:
+                line = mend(text).encode()
+                self.mended += 1
+            yield line + b"\n"
+
+    def clean(self) -> Iterator[Row]:
+        """The rows themselves, with the same checks and the same mending."""
+        for line in self:
+            yield json.loads(line)
+
+
+def mend(text: str) -> str:
+    """The two halves of a surrogate pair become the character they mean; half a pair becomes U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _json(row: Row) -> str:
+    try:
+        return json.dumps(_sorted(row), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:  # ValueError: NaN
+        raise DataError(f"a record cannot be written as JSON: {error}. Its prompt: {row.get('prompt')!a:.80}") from None
+
+
+def _sorted(value: object, free: bool = False) -> object:
+    """Free-form objects in the order of their keys: databases do not keep another."""
+    if isinstance(value, Mapping):
+        names = sorted(value) if free else value
+        return {name: _sorted(value[name], free or name in FREE) for name in names}
+    if isinstance(value, list | tuple):
+        return [_sorted(inner, free) for inner in value]
+    return value
+
+
+def _write_lines(out: IO[bytes], lines: Iterable[bytes]) -> int:
+    count = 0
+    for line in lines:
+        out.write(line)
+        count += 1
+    return count
+
+
+# -- Parquet ---------------------------------------------------------------------------------------------------------
+
+
+def _spool(aside: Path) -> Path:
+    return aside.with_name(f"{aside.name}.rows")
+
+
+def _write_parquet(aside: Path, columns: Columns, lines: Iterable[bytes]) -> int:
+    """A column has one type, and whether prompts are chats is only known at the last row: so rows are spooled first."""
+    from prefloop.exchange.files.parquet import write_table  # pyarrow takes a while to load
+
+    spool = _spool(aside)
+    chats = rich = False
+    with spool.open("wb") as out:
+        for line in lines:
+            out.write(line)
+            row = json.loads(line)
+            chats, rich = chats or columns.is_chat(row), rich or columns.is_rich(row)
+
+    def rows() -> Iterator[Row]:
+        with spool.open("rb") as file:
+            for line in file:
+                yield columns.row(json.loads(line), chats, rich)
+
+    return write_table(aside, columns.fields(chats, rich), rows(), SCHEMA)

@@ -1,0 +1,298 @@
+"""From a file to its JSON objects: lines, arrays or Parquet; plain, gzip, xz or bzip2; one record in memory at a time.
+
+What a file is, is read off its first bytes, never off its name. A record too long, too deep, not JSON or not clean
+text becomes a `RowError`; only a file that cannot be opened at all is a `DataError`.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from prefloop.errors import DataError
+from prefloop.exchange.base import SHOWN_CHARACTERS, BadRow, Odd, Record, RowError, printable
+from prefloop.exchange.files.cut import PEEK_BYTES, Endless, elements_of, lines_of
+
+MAX_DEPTH = 200  # levels of nesting; conversation trees need about 40, Python's parser gives up near 1,000
+MAX_FIELDS = 5_000  # each is looked at by its name
+INT_RANGE = (-(2**63), 2**64 - 1)
+BOM = b"\xef\xbb\xbf"
+MANY_BAD = 100_000
+
+# a compressed file that ends early or is damaged fails while it is read, not when it is opened
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record and where it was."""
+
+    line: int
+    record: Record
+    text: str
+
+
+def rows(path: Path, max_line_bytes: int) -> Iterator[Row | RowError]:
+    """Every record of a file, in order. Raises DataError at once if the file cannot be opened or holds nothing."""
+    start = _check(path)
+    found = (
+        _parquet_rows(path, max_line_bytes) if start.startswith(b"PAR1") else _json_rows(path, start, max_line_bytes)
+    )
+    first = next(found, None)
+    if first is None:
+        raise DataError(f"{path} holds no records. Give a file with one JSON object a line, a JSON array, or Parquet.")
+    return _until_hopeless(chain([first], found))
+
+
+def _until_hopeless(found: Iterator[Row | RowError]) -> Iterator[Row | RowError]:
+    """The rows, until too many in succession are no records at all: a hostile file may have millions."""
+    bad = 0
+    for row in found:
+        yield row
+        bad = bad + 1 if isinstance(row, RowError) else 0
+        if bad == MANY_BAD:
+            yield RowError(row.line + 1, f"{MANY_BAD:,} rows in succession cannot be used; nothing after them was read")
+            return
+
+
+def _check(path: Path) -> bytes:
+    """The first bytes of a regular, readable, non-empty file."""
+    try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder. Give the files in it, one by one.")
+        if not path.exists():
+            raise DataError(f"{path} does not exist. Check the spelling and the folder you are in.")
+        if not path.is_file():
+            raise DataError(f"{path} is not a regular file. Save the data to a file first.")
+        with path.open("rb") as file:
+            start = file.read(8)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise DataError(
+            f"cannot read {printable(str(path), 300)}: {error}. Check the name and its permissions."
+        ) from None
+    if not start:
+        raise DataError(f"{path} is empty. Was the download or the export cut short?")
+    _refuse_other(path, start)
+    return start
+
+
+OTHER = {
+    b"PK\x03\x04": "a zip archive, or a spreadsheet (.xlsx): unpack it, or save the sheet as JSON lines or Parquet",
+    b"(\xb5/\xfd": "compressed with zstd: unpack it (zstd -d), or compress it with gzip or xz",
+    b"\xff\xfe": "UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"\xfe\xff": "UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"ARROW1": "an Arrow file: save it as Parquet (datasets: to_parquet)",
+    b"\xff\xff\xff\xff": "an Arrow stream, as datasets keeps in its cache: save it as Parquet (datasets: to_parquet)",
+    b"SQLite f": "a SQLite database: write the rows as JSON lines",
+    b"7z\xbc\xaf": "a 7z archive: unpack it",
+    b"\x80\x04\x95": "a pickle, which can run code when it is read: save it as JSON lines or Parquet",
+    b"version ": "a pointer of Git LFS, not the file itself: run git lfs pull",
+}
+TAR = (257, b"ustar")
+
+
+def _refuse_other(path: Path, start: bytes) -> None:
+    """Raise DataError where the first bytes are those of a kind of file that people take for data."""
+    for mark, what in OTHER.items():
+        if start.startswith(mark):
+            raise DataError(f"{path} is {what}.")
+    if start[TAR[0] :].startswith(TAR[1]):
+        raise DataError(f"{path} is a tar archive: unpack it, and give the files in it one by one.")
+
+
+def _open(path: Path, start: bytes) -> io.BufferedIOBase:
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.open(path)
+    if start.startswith(b"\xfd7zXZ\x00"):
+        return lzma.open(path)
+    if start.startswith(b"BZh"):
+        return bz2.open(path)
+    return path.open("rb")
+
+
+def _json_rows(path: Path, start: bytes, limit: int) -> Iterator[Row | RowError]:
+    line = 0
+    with _open(path, start) as stream:
+        try:
+            peek = _peek(stream)
+            _refuse_other(path, peek)
+            found: Iterator[tuple[int, bytes | BadRow]]
+            found = elements_of(stream, limit) if _is_array(peek) else lines_of(stream, limit)
+            for line, raw in found:
+                yield _row(line, raw, limit)
+        except Endless as error:
+            yield RowError(line + 1, f"{error}; nothing after it was read")
+        except DAMAGED as error:
+            why = str(error) or type(error).__name__
+            yield RowError(
+                line + 1, f"the file is cut off or damaged here, nothing after it was read: {printable(why)}"
+            )
+
+
+def _peek(stream: io.BufferedIOBase) -> bytes:
+    """The first bytes of the content; the stream is left at its start, after a byte order mark."""
+    try:
+        peek = stream.read1(PEEK_BYTES)
+    except DAMAGED:
+        peek = b""  # met again, with a line number, when the records are read
+    stream.seek(len(BOM) if peek.startswith(BOM) else 0)
+    return peek.removeprefix(BOM)
+
+
+def _is_array(peek: bytes) -> bool:
+    """Whether the content is one JSON array, rather than lines of which the first happens to be an array."""
+    if not peek.lstrip().startswith(b"["):
+        return False
+    first, _, rest = peek.lstrip().partition(b"\n")
+    if not rest.strip():
+        return True
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _row(line: int, raw: bytes | BadRow, limit: int) -> Row | RowError:
+    if isinstance(raw, BadRow):
+        return RowError(line, str(raw))
+    text = printable(raw[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace").strip())
+    try:
+        return Row(line, _parse(raw, limit), text)
+    except BadRow as error:
+        return RowError(line, str(error), text)
+
+
+def _parse(raw: bytes, limit: int) -> Record:
+    if len(raw) > limit:
+        raise BadRow(f"longer than {limit:,} bytes")
+    if b"\x00" in raw:
+        raise BadRow("contains a NUL character")
+    if raw.lstrip()[:1] == b"[":
+        raise BadRow("not a JSON object")  # whatever is in it: brackets cost much more as lists than as text
+    try:
+        value = parse_json(raw.decode("utf-8").strip())
+    except UnicodeDecodeError as error:
+        raise BadRow(f"not UTF-8: byte {error.start + 1} is {raw[error.start]:#04x}") from None
+    # the two things a walk can find need either an escape or many brackets; most rows have neither
+    if b"\\u" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        value = checked(value)
+    if not isinstance(value, dict):
+        raise BadRow("not a JSON object")
+    if not value:
+        raise BadRow("an object without fields")
+    if len(value) > MAX_FIELDS:
+        raise BadRow(f"an object of more than {MAX_FIELDS:,} fields")
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """One JSON value; no key twice; an `Odd` for each number that is none. Raises BadRow. `checked` does the rest."""
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise BadRow(f"not JSON: {printable(error.msg)} at character {error.pos + 1}") from None
+    except RecursionError:
+        raise BadRow(f"nested more than {MAX_DEPTH} levels deep") from None
+
+
+def checked(value: Any) -> Any:
+    """The value with an `Odd` for each text that no database or file can hold.
+
+    Raises BadRow for nesting that later code could not walk, and for such texts as names.
+    """
+    pending: list[tuple[object, int]] = [(value, 1)]
+    odd = False
+    while pending:
+        part, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise BadRow(f"nested more than {MAX_DEPTH} levels deep")
+        if isinstance(part, str):
+            odd = odd or unwritable(part) is not None
+        elif isinstance(part, dict):
+            for name, inner in part.items():
+                if found := unwritable(name):
+                    raise BadRow(f"has a name that is {found.what}")
+                pending.append((inner, depth + 1))
+        elif isinstance(part, list):
+            pending += [(inner, depth + 1) for inner in part]
+    return _marked(value) if odd else value
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, str):
+        return unwritable(value) or value
+    if isinstance(value, dict):
+        return {name: _marked(inner) for name, inner in value.items()}
+    return [_marked(inner) for inner in value] if isinstance(value, list) else value
+
+
+def unwritable(text: str) -> Odd | None:
+    if "\x00" in text:
+        return Odd("a text with a NUL character", text.replace("\x00", "\ufffd"))
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        mended = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+        return Odd("a text with half a surrogate pair, which is not a character", mended)
+    return None
+
+
+def _float(text: str) -> float | Odd:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        return Odd(f"a number out of range ({printable(text, 40)})", text)
+    return value
+
+
+def _int(text: str) -> int | Odd:
+    if len(text) > 20 or not INT_RANGE[0] <= (value := int(text)) <= INT_RANGE[1]:
+        return Odd(f"a whole number out of range (more than 64 bits: {printable(text, 40)})", text)
+    return value
+
+
+def _constant(text: str) -> Odd:
+    return Odd(text, text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow(f"names {printable(repr(twice), 60)} twice in one object")
+    return found
+
+
+ODD = "\x00"  # the name of an `Odd` in packed records: no other name can hold this character
+
+
+def pack(record: Record) -> str:
+    """A record as text that `unpack` turns back into an equal one."""
+    return json.dumps(record, ensure_ascii=True, default=lambda odd: {ODD: [odd.what, odd.kept]})
+
+
+def unpack(text: str) -> Record:
+    record: Record = json.loads(text, object_hook=lambda o: Odd(*o[ODD]) if ODD in o else o)
+    return record
+
+
+_DECODER = json.JSONDecoder(parse_float=_float, parse_int=_int, parse_constant=_constant, object_pairs_hook=_object)
+
+
+def _parquet_rows(path: Path, limit: int) -> Iterator[Row | RowError]:
+    from prefloop.exchange.files.parquet import parquet_records  # pyarrow takes a while to load
+
+    for line, found in parquet_records(path, limit):
+        if isinstance(found, BadRow):
+            yield RowError(line, str(found))
+        else:
+            shown = (f"{name}: {value[:40] if isinstance(value, str) else '...'}" for name, value in found.items())
+            yield Row(line, found, printable(", ".join(islice(shown, 6))))

@@ -1,0 +1,76 @@
+"""CSV for spreadsheets, with cells that no spreadsheet takes for a formula. To be read by people, not read back.
+
+OWASP, "CSV Injection": a text that starts with = + - @, tab or carriage return is run by Excel, LibreOffice and Google
+Sheets; full-width forms of these are taken for the same in East Asian settings. Such a text gets an apostrophe before
+it. Numbers are numbers, also negative ones, and so is a text that is nothing but a number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import IO, Any
+
+from prefloop.exchange.files.tables import Columns
+from prefloop.messages import answer_text, to_turns
+from prefloop.types import Prompt
+
+BOM = "\ufeff"  # without it, Excel takes UTF-8 for the code page of its machine
+# what a spreadsheet may drop before it looks at a cell: white space, and characters that cannot be seen
+_UNSEEN = r"[\s\x00\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
+_FORMULA = re.compile(rf"[\t\r\n]|{_UNSEEN}[=+\-@\uff1d\uff0b\uff0d\uff20\u2212\ufe62\ufe63\ufe66\ufe6b]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def write_csv(out: IO[bytes], columns: Columns, rows: Iterable[Mapping[str, Any]]) -> int:
+    """A header, then the rows; comma, double quotes, CRLF (RFC 4180), UTF-8 with a mark. Returns how many rows."""
+    count = 0
+    text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
+    try:
+        text.write(BOM)
+        writer = csv.writer(text)
+        writer.writerow(columns.csv)
+        for row in rows:
+            writer.writerow([cell(_asked(row) if name == "prompt" else row.get(name)) for name in columns.csv])
+            count += 1
+    finally:
+        text.detach()  # the stream is the caller's to close
+    return count
+
+
+def _asked(row: Mapping[str, Any]) -> object:
+    """The prompt, after the tools that may be called where there are any."""
+    asked = row.get("prompt")
+    if not row.get("tools"):
+        return asked
+    return Prompt(asked if isinstance(asked, str) else to_turns(asked or []), tools=tuple(row["tools"])).text
+
+
+def cell(value: object) -> str | int | float:
+    """A value as a cell: numbers as they are, text harmless, everything else as text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return value
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(v, dict) and {"role", "content"} <= v.keys() for v in value)
+    ):
+        return harmless(answer_text(to_turns(value)))
+    if isinstance(value, str):
+        return harmless(value)
+    return harmless(json.dumps(value, ensure_ascii=False))
+
+
+def harmless(text: str) -> str:
+    """The text, after an apostrophe where a spreadsheet would run it. NUL, which ends a cell early, becomes U+FFFD."""
+    text = text.replace("\0", "\ufffd")
+    if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
+        return f"'{text}"
+    return text

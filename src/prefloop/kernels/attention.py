@@ -1,0 +1,189 @@
+"""Causal attention of packed tokens, forward and backward, with no padding computed.
+
+Scores are never all there at once: the gradient computes them again, from the logarithm of their sum (Dao 2022).
+On a CPU in float32 by `learning.c`, where answers read their prompt where it stands; on a GPU in low precision by flash
+attention, torch's, for which each answer's prompt is put before it. `can_pack` says where; elsewhere, `lean` pads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prefloop.kernels import native
+from prefloop.kernels.linear import rotary
+from prefloop.kernels.native import address, padded
+
+Turn = tuple[Tensor, Tensor]  # cosines and sines of each token [M,1,size/2]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How a token's A vectors stand: `asking` queries, then `groups` keys, then `groups` values."""
+
+    asking: int
+    groups: int
+
+    @property
+    def all(self) -> int:
+        return self.asking + 2 * self.groups
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the rows of a batch are: made once, for all layers."""
+
+    heads: Heads
+    lists: int
+    times: int  # rows that go on from each list's prompt
+    start: Tensor  # of each row's tokens [R], prompts first
+    length: Tensor  # [R]
+    place: Tensor  # where it would start, were rows padded as native code pads them [R]
+    room: int  # and where they would end
+    reach: Reach | None = None  # on a GPU
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Each row's tokens after those of its prompt, as flash attention wants keys and values."""
+
+    which: Tensor  # tokens [L]
+    prompts: Tensor  # where each prompt token comes in `which`: for its own row, and for `times` others [P,1+times]
+    answers: Tensor  # where each token of an answer does
+    starts: Tensor  # of rows among the tokens, and among `which`; and their ends [R+1] int32
+    key_starts: Tensor
+    longest: int
+    longest_keys: int
+
+
+def can_pack(x: Tensor, size: int, dropout: float = 0.0) -> bool:
+    """Whether `attention` is for numbers as x, in heads of `size`."""
+    if x.is_cuda:
+        return not dropout and x.dtype in (torch.bfloat16, torch.float16) and size % 8 == 0 and size <= 256
+    return native.fits(x) and size <= native.WIDEST
+
+
+def plan(heads: Heads, prompts: Tensor, answers: Tensor | None = None) -> Plan:
+    """For rows packed one after the other: `prompts` [G] tokens each, then `answers` [N] tokens each.
+
+    Each prompt is gone on from by N / G of the answers, which stand together. Some may have no token.
+    """
+    length = prompts if answers is None else torch.cat([prompts, answers])
+    room = padded(length)
+    times = 0 if answers is None else len(answers) // len(prompts)
+    reach = _reach(prompts, length, times) if length.is_cuda else None
+    start, place = length.cumsum(0) - length, room.cumsum(0) - room
+    return Plan(heads, len(prompts), times, start, length, place, int(room.sum()), reach)
+
+
+def _reach(prompts: Tensor, length: Tensor, times: int) -> Reach:
+    device, lists = length.device, len(prompts)
+    none, lists_at = torch.zeros_like(prompts), torch.arange(lists, device=device)
+    before = torch.cat([none, prompts.repeat_interleave(times)])  # of each row, tokens of its prompt
+    list_of = torch.cat([lists_at, lists_at.repeat_interleave(times)])
+    total = before + length
+    start, key_start = length.cumsum(0) - length, total.cumsum(0) - total
+    row = torch.repeat_interleave(total)  # of each key
+    at = torch.arange(len(row), device=device) - key_start[row]
+    which = torch.where(at < before[row], start[list_of[row]] + at, start[row] + at - before[row])
+    of = torch.repeat_interleave(prompts)  # the list of each prompt token, and its place there
+    within = torch.arange(len(of), device=device) - start[of]
+    rows = torch.cat([of[:, None], lists + of[:, None] * times + torch.arange(times, device=device)], dim=1)
+    answers = (at >= before[row]) & (row >= lists)
+
+    def ends(starts: Tensor, lengths: Tensor) -> Tensor:
+        return torch.cat([starts, (starts[-1:] + lengths[-1:])]).int()
+
+    return Reach(
+        which,
+        key_start[rows] + within[:, None],
+        answers.nonzero().squeeze(1),
+        ends(start, length),
+        ends(key_start, total),
+        int(length.max()),
+        int(total.max()),
+    )
+
+
+def attention(vectors: Tensor, turn: Turn, plan: Plan, scaling: float, dropout: float = 0.0) -> Tensor:
+    """What each token reads from its prompt and from its row, up to itself.
+
+    vectors: [M,A,size] queries, keys and values of the packed tokens; queries and keys are not yet turned
+    turn:    rotary positions (Su 2021), in the half-split layout of Hugging Face
+    dropout: share of the weights that are left out, by torch's random numbers
+    returns: [M,asking*size]
+    """
+    if plan.reach is not None:
+        return _flash(vectors, turn, plan.heads, plan.reach, scaling)
+    found: Tensor = _Attention.apply(vectors, *turn, plan, scaling, dropout)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _flash(vectors: Tensor, turn: Turn, heads: Heads, reach: Reach, scaling: float) -> Tensor:
+    q, both = rotary(vectors, *turn, heads.asking + heads.groups).tensor_split([heads.asking], dim=1)
+    k, v = _Reached.apply(both, reach).tensor_split([heads.groups], dim=1)  # type: ignore[no-untyped-call]
+    return causal(q, k, v, reach, scaling).flatten(1)
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor, reach: Reach, scaling: float) -> Tensor:
+    """Each row's last query reads all of its keys, the one before all but the last, and so on: [M,asking,size].
+
+    torch's `varlen_attn` is this; it came late (2.10), and its arguments have changed since.
+    """
+    starts = reach.starts, reach.key_starts, reach.longest, reach.longest_keys
+    found: Tensor = torch.ops.aten._flash_attention_forward(q, k, v, *starts, 0.0, True, False, scale=scaling)[0]
+    return found
+
+
+class _Reached(torch.autograd.Function):
+    """Keys and values [M,*] of `reach.which` [L,*]. What comes back to a prompt is added up in one order every time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, reach: Reach) -> Tensor:
+        ctx.reach = reach
+        return x.index_select(0, reach.which)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        reach, gradient = ctx.reach, gradient.contiguous()
+        prompts = gradient.index_select(0, reach.prompts.flatten()).unflatten(0, reach.prompts.shape).sum(1)
+        return torch.cat([prompts, gradient.index_select(0, reach.answers)]), None
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor, plan: Plan, scaling: float, dropout: float
+    ) -> Tensor:
+        turned = vectors.clone(memory_format=torch.contiguous_format)
+        cos, sin = cos.contiguous(), sin.contiguous()
+        read = turned.new_empty(len(turned), plan.heads.asking * turned.shape[2])
+        logs = turned.new_empty(len(turned), plan.heads.asking)
+        how = scaling, dropout, int(torch.randint(1 << 32, ())) if dropout else 0
+        rows, space = _rows(turned, cos, sin, plan, how), _space(turned, plan)
+        native.call("attention", ctypes.addressof(rows), *map(address, (turned, space, read, logs)))
+        ctx.save_for_backward(turned, cos, sin, read, logs)
+        ctx.plan, ctx.how = plan, how
+        return read
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        turned, cos, sin, read, logs = ctx.saved_tensors
+        found = torch.zeros_like(turned)
+        rows, space = _rows(turned, cos, sin, ctx.plan, ctx.how), _space(turned, ctx.plan)
+        given = turned, space, read, logs, gradient.contiguous(), found
+        native.call("attention_back", ctypes.addressof(rows), *map(address, given))
+        return found, None, None, None, None, None
+
+
+def _rows(turned: Tensor, cos: Tensor, sin: Tensor, plan: Plan, how: tuple[float, float, int]) -> native.Rows:
+    shape = len(turned), plan.lists, plan.times, plan.heads.asking, plan.heads.groups, turned.shape[2]
+    return native.Rows(*shape, *map(address, (plan.start, plan.length, plan.place, cos, sin)), *how)
+
+
+def _space(turned: Tensor, plan: Plan) -> Tensor:
+    return turned.new_empty(2 * plan.heads.groups * turned.shape[2] * plan.room)

@@ -1,0 +1,331 @@
+/* The forward pass of a body, as `models/families.py` describes it, in single precision on a processor, for tokens that read
+ * keys and values kept before, and the drawing of a token. `kernels/native.py` calls it; what it must equal is `models/packed.py`.
+ *
+ * Every phase is shared out among OpenMP's threads. Nothing depends on how: each number is added up by one thread. What
+ * takes long is given out in small parts, since a core that is shared with others is slower than the rest.
+ * Matrices come in panels: LANES columns of the transposed weight side by side, row after row, so that a tile of ROWS
+ * tokens and LANES results stays in registers. Linked without an OpenMP library: torch's is used, and its threads.
+ */
+#include "native.h"
+
+typedef struct { const float *panels, *bias; int64_t in, out; } Matrix;
+typedef struct {
+    Matrix qkv, out, wide, down;
+    const float *q_weight, *k_weight;      /* of the norms of heads, where there are any */
+    const float *out_weight, *down_weight; /* of the norms of what these two make */
+    int64_t turn;                          /* the table of positions */
+} Layer;
+typedef struct {
+    int64_t layers, hidden, asking, groups, size;
+    int64_t centred;        /* norms take the mean away */
+    int64_t parallel;       /* the wide matrix reads what came into the layer */
+    int64_t gated, does;    /* it has gates; what becomes of them, or of all: native.py names them */
+    float small, scale; /* scale: of the embedding */
+    const float *embedding, *places, *weight, *bias; /* places: of each position, or none; the last two of the last norm */
+    const Layer *layer;
+} Body;
+/* Tokens [n]. Keys and values lie in regions: of each layer, [groups,size,capacity] keys and [groups,capacity,size]
+ * values. A token writes its own into region `own` at place `at`, and reads that region up to itself, and all `count`
+ * of region `before`. Where `kept` is 0 a region has room for one layer, and the next one overwrites it. */
+typedef struct {
+    int64_t n, kept, positions;
+    const int64_t *id, *position, *at, *own, *own_capacity, *before, *before_capacity, *count;
+    const float *cos, *sin; /* of each position [tables,positions,size/2] */
+    float *x, *unit, *asked, *read, *wide, *between; /* [n,*], the last two [at most PART,*] */
+} Tokens;
+
+int64_t lanes(void) { return LANES; }
+
+INLINE void tile(const Matrix *m, const float *x, const float *panel, int64_t depth, const float *bias, float *y, int lanes, int add, const int rows)
+{
+    Lanes left[ROWS], right[ROWS];
+    for (int i = 0; i < rows; i++) left[i] = right[i] = (Lanes){0};
+    for (int64_t k = 0; k < depth; k++) {
+        const Lanes a = *(const Lanes *)(panel + k * LANES), b = *(const Lanes *)(panel + k * LANES + WIDTH);
+#pragma GCC unroll 6
+        for (int i = 0; i < rows; i++) {
+            left[i] += x[i * m->in + k] * a;
+            right[i] += x[i * m->in + k] * b;
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++) {
+        float *to = y + i * m->out;
+        if (bias) left[i] += *(const Lanes *)bias, right[i] += *(const Lanes *)(bias + WIDTH);
+        if (lanes == LANES) {
+            if (add) left[i] += *(const Lanes *)to, right[i] += *(const Lanes *)(to + WIDTH);
+            *(Lanes *)to = left[i], *(Lanes *)(to + WIDTH) = right[i];
+        } else {
+            float sum[LANES];
+            *(Lanes *)sum = left[i], *(Lanes *)(sum + WIDTH) = right[i];
+            for (int j = 0; j < lanes; j++) to[j] = sum[j] + (add ? to[j] : 0.0f);
+        }
+    }
+}
+
+/* x [n,in] times the matrix, to y [n,out] or added to it; within a parallel region. Of a small matrix a few tokens go
+ * through all panels, of a large one all tokens of a part go through a few panels: each comes from memory as a whole
+ * once, and the other is in the cache. */
+static void product(const Matrix *m, const float *x, float *y, int64_t n, int add)
+{
+    const int large = m->in * m->out > LARGE;
+    const int64_t panels = (m->out + LANES - 1) / LANES, groups = (panels + PANELS - 1) / PANELS, most = large ? PART : n;
+    const int64_t parts = (m->in + DEPTH - 1) / DEPTH, depth = (m->in + parts - 1) / parts;
+    for (int64_t top = 0; top < n; top += most)
+        for (int64_t start = 0; start < m->in; start += depth) {
+            const int64_t deep = m->in - start < depth ? m->in - start : depth, bottom = n - top < most ? n : top + most;
+            const int64_t chunks = (bottom - top + CHUNK - 1) / CHUNK;
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t one = 0; one < groups * chunks; one++) {
+                const int64_t chunk = large ? one % chunks : one / groups, group = large ? one / chunks : one % groups;
+                const int64_t from = top + chunk * CHUNK, end = from + CHUNK < bottom ? from + CHUNK : bottom;
+                for (int64_t p = group * PANELS; p < (group + 1) * PANELS && p < panels; p++) {
+                    const float *panel = m->panels + (p * m->in + start) * LANES;
+                    const float *bias = m->bias && !start ? m->bias + p * LANES : 0;
+                    const int lanes = m->out - p * LANES < LANES ? (int)(m->out - p * LANES) : LANES, onto = add || start;
+                    for (int64_t row = from; row < end; row += ROWS) {
+                        const float *of = x + row * m->in + start;
+                        float *to = y + row * m->out + p * LANES;
+#define CASE(r) case r: tile(m, of, panel, deep, bias, to, lanes, onto, r); break;
+                        switch (end - row < ROWS ? end - row : ROWS) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+                    }
+                }
+            }
+        }
+}
+
+static void units(const Body *b, const float *x, const float *weight, const float *bias, float *out, int64_t n)
+{
+    const int64_t h = b->hidden;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < n; row++) {
+        const float *from = x + row * h;
+        float *to = out + row * h, mean = 0;
+        if (b->centred) {
+            for (int64_t i = 0; i < h; i++) mean += from[i];
+            mean /= (float)h;
+        }
+        for (int64_t i = 0; i < h; i++) to[i] = from[i] - mean;
+        const float by = inverse_length(to, h, b->small);
+        for (int64_t i = 0; i < h; i++) to[i] = to[i] * by * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
+    }
+}
+
+/* x += what there is divided by its norm, times a weight */
+static void add_units(const Body *b, const float *from, const float *weight, float *x, int64_t n)
+{
+    const int64_t h = b->hidden;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < n; row++) {
+        const float by = inverse_length(from + row * h, h, b->small);
+        for (int64_t i = 0; i < h; i++) x[row * h + i] += from[row * h + i] * by * weight[i];
+    }
+}
+
+INLINE void turn(float *x, const float *cos, const float *sin, const float *weight, float small, int64_t size)
+{
+    const int64_t half = size / 2;
+    if (weight) {
+        const float by = inverse_length(x, size, small);
+        for (int64_t i = 0; i < size; i++) x[i] *= by * weight[i];
+    }
+    for (int64_t i = 0; i < half; i++) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a * cos[i] - b * sin[i];
+        x[i + half] = b * cos[i] + a * sin[i];
+    }
+}
+
+INLINE float *region(const Body *b, const Tokens *t, int64_t start, int64_t capacity, int64_t layer, int64_t group)
+{
+    return (float *)start + (2 * layer * t->kept * b->groups + group) * b->size * capacity;
+}
+
+/* Queries and keys turned to their positions; keys and values to where they are read. */
+static void place(const Body *b, const Layer *l, const Tokens *t, int64_t layer)
+{
+    const int64_t size = b->size, half = size / 2;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < t->n; row++) {
+        const int64_t turned = (l->turn * t->positions + t->position[row]) * half;
+        const float *cos = t->cos + turned, *sin = t->sin + turned;
+        const int64_t at = t->at[row], capacity = t->own_capacity[row];
+        float *of_row = t->asked + row * (b->asking + 2 * b->groups) * size;
+        for (int64_t head = 0; head < b->asking; head++) turn(of_row + head * size, cos, sin, l->q_weight, b->small, size);
+        for (int64_t group = 0; group < b->groups; group++) {
+            float *key = of_row + (b->asking + group) * size, *value = key + b->groups * size;
+            float *keys = region(b, t, t->own[row], capacity, layer, group), *values = keys + b->groups * size * capacity;
+            turn(key, cos, sin, l->k_weight, b->small, size);
+            for (int64_t d = 0; d < size; d++) keys[d * capacity + at] = key[d];
+            for (int64_t d = 0; d < size; d++) values[at * size + d] = value[d];
+        }
+    }
+}
+
+/* Queries of one group, numbered by token, then by head; those that read the same region do so together. */
+static void attend(const Body *b, const Tokens *t, int64_t layer)
+{
+    const Dropout none = {0};
+    const int64_t size = b->size, r = b->asking / b->groups, all = b->asking + 2 * b->groups, every = t->n * r;
+#pragma omp for collapse(2) schedule(dynamic, 4)
+    for (int64_t start = 0; start < every; start += QUERIES)
+        for (int64_t group = 0; group < b->groups; group++) {
+            const int queries = every - start < QUERIES ? (int)(every - start) : QUERIES;
+            const float *q[QUERIES];
+            int64_t row[QUERIES], count[2][QUERIES];
+            Reading found[QUERIES];
+            for (int i = 0; i < queries; i++) {
+                row[i] = (start + i) / r;
+                q[i] = t->asked + (row[i] * all + group * r + (start + i) % r) * size;
+                count[0][i] = t->count[row[i]], count[1][i] = t->at[row[i]] + 1;
+                found[i].top = -INFINITY, found[i].sum = 0;
+                for (int64_t d = 0; d < size; d++) found[i].read[d] = 0;
+            }
+            for (int part = 0; part < 2; part++) {
+                const int64_t *where = part ? t->own : t->before, *wide = part ? t->own_capacity : t->before_capacity;
+                int same = queries == QUERIES;
+                for (int i = 1; i < queries; i++) same &= where[row[i]] == where[row[0]];
+                for (int i = 0; i < queries; i += same ? queries : 1) {
+                    const int64_t capacity = wide[row[i]];
+                    const float *keys = region(b, t, where[row[i]], capacity, layer, group);
+                    const float *values = keys + b->groups * size * capacity;
+                    if (same) over(q, count[part], keys, capacity, values, size, size, found, &none, QUERIES);
+                    else over(q + i, count[part] + i, keys, capacity, values, size, size, found + i, &none, 1);
+                }
+            }
+            for (int i = 0; i < queries; i++)
+                for (int64_t d = 0; d < size; d++)
+                    t->read[(row[i] * b->asking + group * r + (start + i) % r) * size + d] = found[i].read[d] / found[i].sum;
+        }
+}
+
+/* The error function, within 5e-7 (Abramowitz and Stegun 1964, 7.1.26; theirs is within 1.5e-7, before rounding). */
+INLINE float error(float x)
+{
+    const float size = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * size);
+    const float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    return copysignf(1.0f - p * power(-size * size), x);
+}
+
+INLINE float curved(float x, int does)
+{
+    if (does == 0) return x / shut(x);
+    if (does == 1) return 0.5f * x * (1.0f + error(0.70710678f * x));
+    return x / shut(1.59576912f * (x + 0.044715f * x * x * x)); /* half of 1 + tanh(y) is the logistic of 2y */
+}
+
+INLINE void curve(const float *x, float *out, int64_t n, int64_t h, int gated, const int does)
+{
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < n; row++) {
+        const float *from = x + (gated ? 2 : 1) * row * h;
+        if (gated)
+            for (int64_t i = 0; i < h; i++) out[row * h + i] = curved(from[i], does) * from[h + i];
+        else
+            for (int64_t i = 0; i < h; i++) out[row * h + i] = curved(from[i], does);
+    }
+}
+
+static void between(const Body *b, const float *x, float *out, int64_t n, int64_t h)
+{
+    switch (b->does) {
+        case 0: curve(x, out, n, h, (int)b->gated, 0); break;
+        case 1: curve(x, out, n, h, (int)b->gated, 1); break;
+        default: curve(x, out, n, h, (int)b->gated, 2);
+    }
+}
+
+/* The final states of tokens, into t->unit [n,hidden]. */
+void forward(const Body *b, const Tokens *t)
+{
+    const int64_t n = t->n, h = b->hidden;
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < n; row++) {
+            const float *word = b->embedding + t->id[row] * h, *at = b->places ? b->places + t->position[row] * h : 0;
+            for (int64_t i = 0; i < h; i++) t->x[row * h + i] = word[i] * b->scale + (at ? at[i] : 0.0f);
+        }
+        for (int64_t layer = 0; layer < b->layers; layer++) {
+            const Layer *l = b->layer + layer;
+            units(b, t->x, 0, 0, t->unit, n);
+            product(&l->qkv, t->unit, t->asked, n, 0);
+            place(b, l, t, layer);
+            attend(b, t, layer);
+            product(&l->out, t->read, l->out_weight ? t->unit : t->x, n, !l->out_weight);
+            if (l->out_weight) add_units(b, t->unit, l->out_weight, t->x, n);
+            if (!b->parallel) units(b, t->x, 0, 0, t->unit, n);
+            for (int64_t from = 0; from < n; from += PART) {
+                const int64_t some = n - from < PART ? n - from : PART;
+                product(&l->wide, t->unit + from * h, t->wide, some, 0);
+                between(b, t->wide, t->between, some, l->down.in);
+                float *unit = t->unit + from * h, *x = t->x + from * h;
+                product(&l->down, t->between, l->down_weight ? unit : x, some, !l->down_weight);
+                if (l->down_weight) add_units(b, unit, l->down_weight, x, some);
+            }
+        }
+        units(b, t->x, b->weight, b->bias, t->unit, n);
+    }
+}
+
+/* A matrix [out,in], whose numbers lie `down` and `across` apart, into panels. */
+void pack(const float *w, int64_t down, int64_t across, int64_t out, int64_t in, float *panels)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < (out + LANES - 1) / LANES; p++) {
+        const int64_t lanes = out - p * LANES < LANES ? out - p * LANES : LANES;
+        const float *from = w + p * LANES * down;
+        float *to = panels + p * in * LANES;
+        if (lanes < LANES)
+            for (int64_t i = 0; i < in * LANES; i++) to[i] = 0;
+        if (lanes == LANES && down == 1) /* as the transpose of a matrix lies: a row of the panel stands together */
+            for (int64_t k = 0; k < in; k++)
+                for (int64_t lane = 0; lane < LANES; lane++) to[k * LANES + lane] = from[k * across + lane];
+        else
+            for (int64_t part = 0; part < in; part += BLOCK) /* few enough to stay in the cache */
+                for (int64_t lane = 0; lane < lanes; lane++)
+                    for (int64_t k = part; k < part + BLOCK && k < in; k++) to[k * LANES + lane] = from[lane * down + k * across];
+    }
+}
+
+/* x [n,in] times the matrix, to y [n,out] */
+void multiply(const Matrix *m, const float *x, float *y, int64_t n)
+{
+#pragma omp parallel
+    product(m, x, y, n, 0);
+}
+
+/* The word in whose share of the summed probabilities the place u lies, and its log-probability. sums [n,words/BLOCK] */
+static void draw_row(const float *x, double u, float by, int64_t *id, float *logp, int64_t words, float *sums)
+{
+    const int64_t blocks = (words + BLOCK - 1) / BLOCK;
+    float top = -INFINITY;
+    double total = 0, before = 0;
+    for (int64_t j = 0; j < words; j++) top = x[j] > top ? x[j] : top;
+    for (int64_t block = 0; block < blocks; block++) {
+        const int64_t end = (block + 1) * BLOCK < words ? (block + 1) * BLOCK : words;
+        float sum = 0;
+        for (int64_t j = block * BLOCK; j < end; j++) sum += power((x[j] - top) * by);
+        sums[block] = sum;
+        total += sum;
+    }
+    const double place = u * total;
+    int64_t block = 0, found = -1;
+    while (block < blocks - 1 && before + sums[block] < place) before += sums[block++];
+    for (int64_t j = block * BLOCK; j < words; j++) { /* rounding must not lead to a word of no probability */
+        const float p = power((x[j] - top) * by);
+        before += p;
+        if (p > 0) found = j;
+        if (p > 0 && before >= place) break;
+    }
+    *id = found < 0 ? 0 : found; /* NaN, which whoever reads the log-probability will see */
+    *logp = (x[*id] - top) * by - (float)log(total);
+}
+
+void draw(const float *x, const double *u, float by, int64_t *id, float *logp, int64_t n, int64_t words, float *sums)
+{
+    const int64_t blocks = (words + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < n; row++)
+        draw_row(x + row * words, u[row], by, id + row, logp + row, words, sums + row * blocks);
+}

@@ -1,0 +1,287 @@
+"""Text to token ids and back, for any Hugging Face tokenizer, with or without a chat template."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from prefloop.errors import ModelError, PrefloopError, TemplateError
+from prefloop.messages import Message, shown_turns
+from prefloop.models.chat import Chat, plain_answer, plain_lead, plain_prompt, prompt_turns
+from prefloop.models.end_of_turn import Turn, turn_of
+from prefloop.types import Completion, Demonstration, Prompt
+
+EXTRA_PAD = "<|prefloop_pad|>"  # added to reward models whose own pad token ends answers
+CONTEXT = 8  # tokens of the prompt that an answer is decoded behind
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How one model reads and writes text.
+
+    stop_ids: every id that ends an answer (generation config, model config, tokenizer and chat template together)
+    end_id:   the one that training appends to a completed answer
+    chat:     prompts go through the chat template; a plain string becomes one user message
+    context:  longest sequence in tokens
+    turn:     what the chat template writes around an answer
+    source:   where `end_id` is known from, in words
+    """
+
+    tokenizer: Any
+    stop_ids: tuple[int, ...]
+    end_id: int | None
+    chat: bool
+    context: int
+    turn: Turn = Turn()
+    source: str = ""
+
+    @property
+    def runs_on(self) -> str:
+        """What comes of an end that is a text and no single token, and what to do; "" where the end is a token."""
+        text = self.turn.tail.strip()
+        if not text or self.turn.end is not None or self.end_id is None:
+            return ""
+        end = self.tokenizer.convert_ids_to_tokens(self.end_id)
+        return (
+            f"the chat template ends an answer with {text!r}, which is several tokens. Sampling does not stop there: "
+            f"a model that does not write {end} after it runs on to max_tokens: what follows the text is shown to "
+            "nobody, but it is sampled, scored and learnt from, and the answer counts as cut off. prefloop sft on some "
+            f"demonstrations teaches {end}; or give the tokenizer the text as one token"
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for two tokenizers that give the same ids: hash of what turns text into ids, and the chat template.
+
+        Left out: padding and truncation settings, and a pad token added for a reward model; they change no id.
+        """
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            parts = json.loads(backend.to_str())
+            parts["added_tokens"] = [t for t in parts.get("added_tokens", []) if t["content"] != EXTRA_PAD]
+            text = json.dumps({k: v for k, v in parts.items() if k not in ("padding", "truncation")}, sort_keys=True)
+        else:
+            text = repr(sorted(self.tokenizer.get_vocab().items()))
+        template = str(self.tokenizer.chat_template) if self.chat else ""
+        return hashlib.sha256((text + template).encode()).hexdigest()[:16]
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Ids up to where the answer begins. Raises TemplateError where the chat template refuses the messages."""
+        return list(self._read(prompt)[1])
+
+    @cached_property
+    def _read(self) -> Callable[[Prompt], tuple[str, tuple[int, ...]]]:
+        """(text, ids) of a prompt. Lately asked ones are known, for a prompt is read again with each of its answers."""
+
+        def read(prompt: Prompt) -> tuple[str, tuple[int, ...]]:
+            text = self.render(prompt) if self.chat else plain_prompt(prompt)
+            return text, tuple(self._encode(text))
+
+        return lru_cache(maxsize=512)(read)
+
+    def render(self, prompt: Prompt) -> str:
+        """What the chat template makes of a prompt, up to where the answer begins. Raises TemplateError."""
+        try:
+            return self._chat.render(prompt_turns(prompt), prompt.tools)
+        except Exception as error:
+            raise _refused(f"prompt {prompt.id}", error) from error
+
+    @cached_property
+    def _chat(self) -> Chat:
+        return Chat(self.tokenizer)
+
+    def encode_completion(self, prompt: Prompt, prompt_ids: Sequence[int], text: str, ended: bool = True) -> list[int]:
+        """Ids of an answer given as text, with the end token if it ended by itself."""
+        lead = self.turn.lead if self.chat else plain_lead(self._read(prompt)[0], text)
+        text = f"{lead}{text}{self.turn.tail if ended else ''}"
+        ids = self._behind(prompt, prompt_ids, text)
+        if ids is None:
+            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return [*ids, self.end_id] if ended and self.end_id is not None else ids
+
+    def _behind(self, prompt: Prompt, prompt_ids: Sequence[int], text: str) -> list[int] | None:
+        """Ids of a text behind its prompt, encoded as one: by itself some tokenizers would put a space before it.
+
+        None where that changes the ids of the prompt.
+        """
+        whole = self._encode(self._read(prompt)[0] + text)
+        return whole[len(prompt_ids) :] if whole[: len(prompt_ids)] == list(prompt_ids) else None
+
+    def completion_ids(self, prompt: Prompt, prompt_ids: Sequence[int], completion: Completion) -> list[int]:
+        """The sampled ids where this tokenizer made them, else the text encoded anew."""
+        if completion.token_ids is not None and completion.tokenizer == self.fingerprint:
+            return list(completion.token_ids)
+        return self.answer_ids(prompt, prompt_ids, completion, completion.finish_reason != "length")
+
+    def answer_ids(
+        self, prompt: Prompt, prompt_ids: Sequence[int], answer: Completion | Demonstration, ended: bool = True
+    ) -> list[int]:
+        """Ids of an answer with all its turns, tool calls and reasoning, with the end token if it ended by itself.
+
+        Raises TemplateError where the chat template cannot write them behind the prompt.
+        """
+        if not self.chat:
+            return self.encode_completion(prompt, prompt_ids, plain_answer(answer.text, answer.messages), ended)
+        text = self.render_answer(prompt, answer)
+        if text is None:
+            return self.encode_completion(prompt, prompt_ids, answer.text, ended)
+        text, end = self._until_end(text, shown_turns(prompt.content, answer.text, answer.messages)[-1])
+        ids = self._behind(prompt, prompt_ids, text) or list(
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        )
+        return [*ids, end] if ended and end is not None else ids
+
+    def render_answer(self, prompt: Prompt, answer: Completion | Demonstration) -> str | None:
+        """What the chat template writes behind the prompt for an answer of turns; None for one that is a plain text.
+
+        Raises TemplateError.
+        """
+        turns = shown_turns(prompt.content, answer.text, answer.messages)
+        try:
+            return self._chat.answer(prompt, turns) if turns else None
+        except Exception as error:
+            raise _refused(f"an answer to prompt {prompt.id}", error) from error
+
+    def _until_end(self, text: str, last: Message) -> tuple[str, int | None]:
+        """What the template wrote, up to where its last turn ends, and the token that ends it.
+
+        Templates go on behind it: with a line break, or with the head of the next turn.
+        """
+        said = (
+            (last.calls[-1].get("function") or last.calls[-1])["name"] if last.calls else (last.content or "").strip()
+        )
+        done = text.rfind(said) + len(said)
+        names = {id: str(self.tokenizer.convert_ids_to_tokens(id)) for id in self.stop_ids}
+        ends = [(place, id) for id, name in names.items() if (place := text.find(name, done)) >= 0]
+        if ends:
+            return text[: min(ends)[0]], min(ends)[1]
+        return (text.rstrip() if last.calls else text[:done] + self.turn.tail), self.end_id
+
+    def decode(self, ids: Sequence[int], prompt: Prompt | None = None) -> str:
+        """The answer as text: up to the first stop token, special tokens left out.
+
+        prompt: what it answers. Many tokenizers drop a space at the start of what they decode, and some put one
+        between any two tokens, so that only the text behind its prompt shows which space belongs to the answer.
+        """
+        for place, token in enumerate(ids):
+            if token in self.stop_ids:
+                ids = ids[:place]
+                break
+        if tuple(ids[: len(self._lead)]) == self._lead:
+            ids = ids[len(self._lead) :]
+        text = self._text(ids)
+        if prompt is not None:
+            text = self._seen_behind(prompt, ids, text)
+        if not self._lead:
+            text = text.removeprefix(self.turn.lead)
+        if self.turn.tail.strip():
+            text = text.partition(self.turn.tail)[0]
+        text = text.removesuffix(self.turn.tail)
+        return text.replace("\x00", "\ufffd")  # an untrained byte-level model samples NUL; no file or Postgres keeps it
+
+    @cached_property
+    def _lead(self) -> tuple[int, ...]:
+        """Ids of what the template writes before an answer; none for white space, which melts into the answer."""
+        lead = self.turn.lead
+        return tuple(self.tokenizer(lead, add_special_tokens=False)["input_ids"]) if lead.strip() else ()
+
+    def head_of(self, prompt_ids: Sequence[int]) -> int:
+        """How many ids stand before a prompt's text: the begin token, and the head of a chat's first turn."""
+        if self._head and tuple(prompt_ids[: len(self._head)]) == self._head:
+            return len(self._head)
+        return int(bool(prompt_ids) and prompt_ids[0] == self.tokenizer.bos_token_id)
+
+    @cached_property
+    def _head(self) -> tuple[int, ...]:
+        return tuple(self.tokenizer(self.turn.head, add_special_tokens=False)["input_ids"]) if self.turn.head else ()
+
+    def _seen_behind(self, prompt: Prompt, ids: Sequence[int], alone: str) -> str:
+        """The text of an answer as it stands behind its prompt; `alone` is what its ids give by themselves."""
+        before = self.encode_prompt(prompt)
+        head, whole = self._text(before[-CONTEXT:]), self._text([*before[-CONTEXT:], *ids])
+        if not whole.startswith(head) or (seen := whole[len(head) :]) == alone:
+            return alone
+        if self._behind(prompt, before, alone) == list(ids):
+            return alone
+        return seen if not self.chat or self._behind(prompt, before, seen) == list(ids) else alone
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def save(self, folder: str) -> None:
+        self.tokenizer.save_pretrained(folder)
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a text from its beginning; the chat template has written its special tokens already."""
+        ids = list(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
+        if self.chat:
+            return ids
+        # some tokenizers append their end token to whatever they encode; a prompt must not end
+        while ids and ids[-1] in self.stop_ids and len(ids) > 1:
+            ids.pop()
+        if not ids:  # an empty prompt: begin a document
+            start = self.tokenizer.bos_token_id
+            ids = [start if start is not None else (self.end_id or 0)]
+        return ids
+
+
+def _refused(what: str, error: Exception) -> PrefloopError:
+    if isinstance(error, ModelError):  # the template itself is no good: not one prompt can be read
+        return error
+    why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    return TemplateError(f"the model's chat template refuses {what}: {why}", why)
+
+
+def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
+    """All ids that end an answer, from generation config, model config and tokenizer."""
+    sources = (getattr(model, "generation_config", None), model.config, tokenizer)
+    return tuple(dict.fromkeys(token for source in sources for token in eos_of(source)))
+
+
+def eos_of(source: Any) -> list[int]:
+    """The `eos_token_id` of a config or tokenizer: none, one or several."""
+    value = getattr(source, "eos_token_id", None)
+    found = [token for token in (value if isinstance(value, list | tuple) else [value]) if token is not None]
+    if not all(isinstance(token, int) for token in found):
+        raise ModelError(f"eos_token_id of the model or tokenizer must be token ids, not {str(value)[:60]!r}")
+    return found
+
+
+def make_codec(tokenizer: Any, model: Any, chat: str = "auto") -> Codec:
+    """The codec of a loaded model. Raises ModelError where tokenizer and embedding do not fit together.
+
+    An answer ends as the chat template ends it; where there is none, or it writes no token, as the tokenizer's
+    eos_token says, else the generation config or the model's config.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > size:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model's embedding only {size}: they do not belong together"
+        )
+    stops = stop_tokens(tokenizer, model)
+    use_chat = chat == "auto" and bool(getattr(tokenizer, "chat_template", None))
+    turn = turn_of(tokenizer, stops) if use_chat else Turn()
+    end: int | None
+    if turn.end is not None:
+        end, source = turn.end, turn.words
+    elif tokenizer.eos_token_id is not None:
+        end, source = int(tokenizer.eos_token_id), f"the tokenizer's eos_token, since {turn.words}"
+    else:
+        end = stops[0] if stops else None
+        source = f"eos_token_id of the model's configs, since {turn.words} and the tokenizer has no eos_token"
+    if end is not None and end not in stops:
+        stops = (*stops, end)
+    context = int(getattr(model.config, "max_position_embeddings", 0) or 1_000_000)
+    return Codec(tokenizer, stops, end, use_chat, context, turn, source)
+
+
+def name_end(model: Any, codec: Codec) -> None:
+    """Let the generation config name the token that ends answers, so that plain `generate` stops there too."""
+    config = getattr(model, "generation_config", None)
+    if config is None or codec.end_id is None or codec.end_id in (known := eos_of(config)):
+        return
+    config.eos_token_id = [*known, codec.end_id] if known else codec.end_id

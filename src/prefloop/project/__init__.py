@@ -1,0 +1,1 @@
+"""A project on disk: its settings, its runs, its models, and which of them count."""

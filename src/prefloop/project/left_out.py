@@ -1,0 +1,113 @@
+"""What a stage cannot use: rows that a model's chat template refuses. Left out, counted, and named by file and row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from prefloop.errors import DataError, TemplateError
+from prefloop.store.origins import origins
+from prefloop.types import Demonstration, Item, Prompt
+
+if TYPE_CHECKING:
+    from prefloop.models.tokenization import Codec
+    from prefloop.project.project import Project
+
+Row = TypeVar("Row", Prompt, Demonstration, Item)
+
+NAMED = 10  # in a result; the others are counted
+SHOWN = 3  # on the terminal
+
+
+class LeftOut:
+    """Of one stage. `to_json` goes into its result; what is left out is said on the terminal when it is found."""
+
+    def __init__(self, project: Project | None = None):
+        """project: where the rows come from; none: a file that was read without one."""
+        self.project = project
+        self.reasons: dict[str, str] = {}  # "file row 8: what the template said", by the row's id
+
+    def accepted(self, codecs: Sequence[Codec], rows: Iterable[Row], what: str, some: bool = True) -> list[Row]:
+        """The rows that the chat templates of all these models take, prompt and answers. `what` they are is for people.
+
+        some: raise DataError where there are rows, and none is taken.
+        """
+        kept: list[Row] = []
+        refused: dict[str, tuple[Row, str]] = {}
+        for row in rows:
+            why = next((why for codec in codecs if (why := refusal(codec, row))), None)
+            if why is None:
+                kept.append(row)
+            else:
+                refused[row.id] = (row, why)
+        if not refused:
+            return kept
+        named = self._named(refused)
+        if not kept and some:
+            self.reasons |= named
+            self.stop(what)
+        if fresh := [text for key, text in named.items() if key not in self.reasons]:
+            more = f"; and {len(fresh) - SHOWN} more" if len(fresh) > SHOWN else ""
+            if self.project is not None:
+                self.project.say(
+                    f"warning: {len(fresh)} of {len(kept) + len(refused)} {what} left out, since the model's chat "
+                    f"template refuses them: {'; '.join(fresh[:SHOWN])}{more}"
+                )
+        self.reasons |= named
+        return kept
+
+    def stop(self, what: str) -> NoReturn:
+        """Raises DataError: nothing is left."""
+        raise DataError(
+            f"the model's chat template refuses every one of {len(self.reasons)} {what}, first "
+            f"{next(iter(self.reasons.values()))}. Import them as the template wants them, or leave it alone: [model] "
+            'chat = "none".'
+        )
+
+    def _named(self, refused: dict[str, tuple[Any, str]]) -> dict[str, str]:
+        places: dict[str, str] = {}
+        if self.project is not None:
+            asked = [id for id, _ in refused.items()] + [_prompt(row).id for row, _ in refused.values()]
+            places = origins(self.project.store, asked)
+        found = {}
+        for id, (row, why) in refused.items():
+            prompt = _prompt(row)
+            place = places.get(id) or places.get(prompt.id) or f"prompt {prompt.id}"
+            found[id] = f"{place}: {why}"
+        return found
+
+    def used(self, snapshot: str, refused: Collection[str] | None = None) -> str:
+        """The snapshot without the ids that were refused (by default the rows' own): what was learnt from.
+
+        The same one where nothing of it was left out.
+        """
+        gone = self.reasons.keys() if refused is None else refused
+        if self.project is None or not gone:
+            return snapshot
+        known = self.project.store.snapshot(snapshot)
+        return self.project.snapshot(known.kind, [id for id in known.ids if id not in gone])
+
+    def to_json(self) -> dict[str, Any]:
+        """{} where nothing was left out."""
+        if not self.reasons:
+            return {}
+        return {"refused": len(self.reasons), "refused_rows": list(self.reasons.values())[:NAMED]}
+
+
+def _prompt(row: Prompt | Demonstration | Item) -> Prompt:
+    return row if isinstance(row, Prompt) else row.prompt
+
+
+def refusal(codec: Codec, row: Prompt | Demonstration | Item) -> str | None:
+    """What the chat template says against a prompt or an answer to it; None where it takes them."""
+    if not codec.chat:
+        return None
+    prompt = _prompt(row)
+    answers = row.completions if isinstance(row, Item) else () if isinstance(row, Prompt) else (row,)
+    try:
+        codec.render(prompt)
+        for answer in answers:
+            codec.render_answer(prompt, answer)
+    except TemplateError as error:
+        return error.reason
+    return None

@@ -1,0 +1,389 @@
+"""A project on disk: prefloop.toml, the store, runs/; and which model each stage starts from.
+
+The loop's lineage, by round r (0 is the first):
+
+    base -> sft ---------------------------------------------> the reference of every round
+    sample(r), align(r) start from the policy of round r-1    (round 0: the reference)
+    reward(r) starts from the reference, on all rankings of rounds <= r
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tqdm import tqdm
+
+from prefloop import record
+from prefloop.config import CONFIG_NAME, Config, Model, Section, load_config
+from prefloop.errors import ConfigError, ModelError, NothingToDoError
+from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights
+from prefloop.project.choose import Candidate, candidates, choose, passed_over
+from prefloop.project.left_out import LeftOut
+from prefloop.project.lines import Lines
+from prefloop.project.unfinished import refuse_other_settings
+from prefloop.record import Run
+from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
+from prefloop.types import Prompt, Snapshot, digest
+
+if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it
+    from prefloop.models.tokenization import Codec
+
+
+_USUAL_MODEL = Model().deciding()
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model a stage starts from. `weights` identifies the bytes, `version` is for people.
+
+    registered: it is in the store; files: the hashes that `intact` compares, of one registered with them.
+    """
+
+    version: str
+    path: str
+    weights: str
+    files: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
+    registered: bool = field(default=False, compare=False, repr=False)
+
+    def here(self) -> Self:
+        """Itself, where its weights are there: asked before a stage begins. Raises ModelError saying what to do."""
+        if self.registered and not has_weights(Path(self.path)):
+            raise gone(Path(self.path), self.version)
+        return self
+
+    def intact(self) -> str:
+        """Its folder, once its files are known to be what was registered. Every load of a model goes through this.
+
+        Raises ModelError naming what changed.
+        """
+        self.here()
+        if self.files is not None:
+            check_files(Path(self.path), self.files, self.version)
+        return self.path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did. `skipped`: the same inputs had been through it before, and its result was kept."""
+
+    stage: str
+    run: str | None
+    result: Mapping[str, Any]
+    skipped: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {"stage": self.stage, "run": self.run, "skipped": self.skipped, **self.result}
+
+
+class Project:
+    """An open project. `say` and progress bars go to standard error; standard output is for results."""
+
+    def __init__(self, root: Path, config: Config, store: Store, quiet: bool = False, new: bool = False):
+        """new: begin another run where one with other settings stopped half-way, which is refused else."""
+        self.root = root
+        self.new = new
+        self._told: set[str] = set()  # of runs that are passed over, each said once
+        self.begun = 0  # the round that `run` is in, which need not sample anything
+        self.config = config
+        self.store = store
+        self.quiet = quiet
+
+    @cached_property
+    def device(self) -> str:
+        """Where tensors live. Asked for first by whatever computes: it also sets the number of threads."""
+        from prefloop.engine.local import pick_device, set_threads
+
+        set_threads(self.config.project.threads)
+        return pick_device(self.config.project.device)
+
+    @cached_property
+    def queue(self) -> Queue:
+        """What people are asked to rank, by the rules of `[annotate]`."""
+        return Queue(self.store, self.config.annotate, seed=self.config.project.seed)
+
+    @classmethod
+    def open(cls, root: Path, overrides: Iterable[str] = (), quiet: bool = False, new: bool = False) -> Self:
+        """Raises ConfigError where there is no project, or its settings are wrong."""
+        config = load_config(root / CONFIG_NAME, list(overrides))
+        return cls(root, config, Store.open(config.project.store, root), quiet, new)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # -- talking -----------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    def progress(self, total: int | None, label: str, start: int = 0, lines: bool = True) -> Any:
+        """A bar on a terminal; elsewhere a line a minute, unless the caller writes its own (`lines` False)."""
+        if lines and not self.quiet and not sys.stderr.isatty():
+            return Lines(self.say, total, label, start)
+        hide = self.quiet or not sys.stderr.isatty()
+        return tqdm(total=total, initial=start, desc=label, disable=hide, file=sys.stderr, leave=False)
+
+    # -- runs --------------------------------------------------------------------------------------------------------
+
+    def lock(self) -> ProjectLock:
+        """One writer of runs and models at a time. Raises BusyError naming the other."""
+        return ProjectLock(self.root)
+
+    def fingerprint(self, stage: str, settings: Section, inputs: Mapping[str, Any]) -> str:
+        """A hash of all that decides a stage's outcome."""
+        model = {key: value for key, value in self.config.model.deciding().items() if value != _USUAL_MODEL[key]}
+        decides = dict(inputs) | ({"model settings": model} if model else {})
+        return digest(stage, self.config.project.seed, self.config.data.heldout, settings.deciding(), decides)
+
+    def done(self, stage: str, fingerprint: str) -> Outcome | None:
+        """The outcome of an earlier run of the same stage on the same inputs."""
+        run = record.find_run(self.root, stage, fingerprint)
+        return Outcome(stage, run.name, run.result, skipped=True) if run else None
+
+    def begin(self, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> Run:
+        if not self.new:
+            refuse_other_settings(self.root, self.config, stage, fingerprint, inputs)
+        run = record.begin_run(
+            self.root,
+            stage,
+            fingerprint,
+            self.config.model_dump(),
+            inputs=inputs,
+            seed=self.config.project.seed,
+            known=[model.version for model in self.store.models()],
+        )
+        self.say(f"{stage}: {'going on with' if run.resumed else 'new run'} {run.path}")
+        return run
+
+    def snapshot(self, kind: Any, ids: Iterable[str]) -> str:
+        """Remember the ids a model is trained on; returns their hash."""
+        return self.store.add_snapshot(Snapshot(kind, tuple(sorted(ids))))
+
+    def register(
+        self,
+        run: Run,
+        kind: ModelKind,
+        parent: ModelRef,
+        weights: str,
+        snapshot: str,
+        metrics: Mapping[str, Any],
+        criterion: str | None = None,
+    ) -> None:
+        """Enter the model that a run left in its `model/` folder, under the run's name."""
+        self.store.add_model(
+            ModelRow(
+                version=run.name,
+                kind=kind,
+                path=self.relative(run.path / "model"),
+                parent=parent.version,
+                run_id=run.name,
+                weights_sha256=weights,
+                snapshot_hash=snapshot,
+                criterion=criterion,
+                metrics=dict(metrics),
+                files=file_hashes(run.path / "model"),
+            )
+        )
+
+    def relative(self, path: Path) -> str:
+        return str(path.relative_to(self.root))
+
+    # -- which model -------------------------------------------------------------------------------------------------
+
+    def base(self) -> ModelRef:
+        """The model the user brought, or the one made from scratch on first use."""
+        settings = self.config.model
+        if settings.init == "scratch":
+            folder = self.root / "model"
+            if not (folder / "config.json").is_file():
+                self._make_scratch(folder)
+            check_sizes(folder, settings)
+            return ModelRef("base", str(folder), file_hash(folder))
+        if not settings.path:
+            raise ConfigError('[model] path is empty. Set a Hugging Face folder or hub id, or init = "scratch".')
+        folder = self.root / settings.path
+        if folder.is_dir():
+            if settings.revision:
+                raise ConfigError(f"[model] revision would have no effect: {folder} is a folder. Take it out.")
+            return ModelRef("base", str(folder), file_hash(folder))
+        return ModelRef("base", settings.path, f"{settings.path}@{settings.revision or 'main'}")
+
+    def _make_scratch(self, folder: Path) -> None:
+        from prefloop.engine.checkpoint import publish
+        from prefloop.models.scratch import make_scratch
+
+        def texts() -> Iterable[str]:
+            for name in self.config.model.text:
+                path = self.root / name
+                if not path.is_file():
+                    raise ConfigError(f"[model] text: {path} does not exist")
+                yield from path.read_text(encoding="utf-8").splitlines()
+            answered, kept_out = False, self.config.data.heldout  # what is held out is never learnt from, not even here
+            for shown in self.store.demonstrations(split="train", heldout=kept_out):
+                answered = True
+                yield shown.prompt.text
+                yield shown.text
+            for item in self.store.items(split="train", heldout=kept_out):
+                answered = True
+                yield item.prompt.text
+                yield from (c.text for c in item.completions)
+            if not answered:
+                yield from (prompt.text for prompt in self.store.prompts(split="train", heldout=kept_out))
+
+        self.say(f"model: training a tokenizer and initialising a small Llama in {folder}")
+        publish(folder, lambda tmp: make_scratch(tmp, self.config.model, texts(), self.config.project.seed))
+
+    def reference(self) -> ModelRef:
+        """The frozen reference of every round: the newest supervised policy, else the base model."""
+        for row in reversed(self.store.models("policy")):
+            if row.version.startswith("sft-"):
+                return self.ref(row)
+        return self.base()
+
+    def policy(self, round: int) -> ModelRef:
+        """The policy at the *start* of a round. Raises NothingToDoError where the round before was not aligned.
+
+        A round in which no step was better than the start leaves the policy that it started from.
+        """
+        if round == 0:
+            return self.reference()
+        if row := self.aligned(round - 1):
+            return self.ref(row)
+        if not self.candidates(round - 1):
+            raise NothingToDoError(
+                f"round {round} starts from the policy of round {round - 1}: run prefloop align first"
+            )
+        return self.policy(round - 1)
+
+    def aligned(self, round: int) -> ModelRow | None:
+        """The policy of a round: of those that `align` made in it, the one that `[run] choose` picks."""
+        chosen = self.chosen(round)
+        return chosen.row if chosen else None
+
+    def candidates(self, round: int | None = None) -> list[Candidate]:
+        """Every finished run of `align`, of a round or of all, oldest first."""
+        found = candidates(record.runs(self.root), self.store.models("policy"), self.root)
+        return [candidate for candidate in found if round in (None, candidate.round)]
+
+    def policy_of(self, candidate: Candidate) -> ModelRef:
+        """The policy that a run of `align` came to; where its best step was the start, what it started from."""
+        return self.ref(candidate.row) if candidate.row and not candidate.unchanged else self.policy(candidate.round)
+
+    def chosen(self, round: int) -> Candidate | None:
+        """The run whose policy is the round's. None before `align`, and where no run made a policy of its own."""
+        judges = {m.criterion or "": m.weights_sha256 for m in self._reward_models(round)}
+        picked = choose(self.candidates(round), self.config.run.choose, judges)
+        for why in passed_over(self.candidates(), round, self.config.run.choose, picked):
+            if why not in self._told:
+                self._told.add(why)
+                self.say(f"warning: {why}")
+        return picked
+
+    def aligned_rounds(self) -> int:
+        """How many rounds have been through `align`."""
+        round = 0
+        while self.candidates(round):
+            round += 1
+        return round
+
+    def latest_round(self) -> int:
+        """The newest round that anything was sampled in."""
+        return self.store.latest_round("sample")
+
+    def existing_round(self, asked: int | None, starts: bool = False) -> int:
+        """The round that was asked for; by default the newest. Raises NothingToDoError where there is no such round.
+
+        starts: the next one may be begun, too.
+        """
+        if asked is None:
+            return self.latest_round()
+        newest = max(self.latest_round(), self.begun, self.aligned_rounds() if starts else 0)
+        if asked > newest:
+            raise NothingToDoError(
+                f"there is no round {asked}: the newest is round {newest}. prefloop sample starts the next, once the "
+                "round before it has been through prefloop align"
+            )
+        return asked
+
+    def reward_models(self, round: int) -> list[ModelRow]:
+        """The newest reward model of each criterion for a round. Raises NothingToDoError where there is none."""
+        newest = self._reward_models(round)
+        if not newest:
+            raise NothingToDoError(f"there is no reward model for round {round} yet: run prefloop reward first")
+        for row in newest:
+            self.ref(row).here()
+        return newest
+
+    def _reward_models(self, round: int) -> list[ModelRow]:
+        rows = [row for row in self.store.models("reward") if row.metrics.get("round") == round]
+        return list({row.criterion or "": row for row in rows}.values())
+
+    def ref(self, row: ModelRow) -> ModelRef:
+        """A registered model. Raises ModelError for a path out of the project: the store may come from elsewhere."""
+        if Path(row.path).is_absolute() or ".." in Path(row.path).parts:
+            raise ModelError(f"the store says that {row.version} is at {row.path}, which is outside of the project")
+        return ModelRef(row.version, str(self.root / row.path), row.weights_sha256 or "", row.files, True)
+
+
+def derive(seed: int, *names: object) -> int:
+    """A seed for one purpose: 63 bits from the project's seed and names."""
+    return int(digest(seed, *names), 16) >> 1
+
+
+def load_policy(project: Project, ref: ModelRef) -> tuple[Any, Codec]:
+    from prefloop.models.load import load_causal
+
+    assert project.device  # before the first tensor: it sets the number of threads
+    return load_causal(ref.intact(), project.config.model)
+
+
+def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Codec]:
+    """(reward model, its codec). Raises ModelError where its files are not those that were registered."""
+    from prefloop.models.reward import load_reward_model
+
+    return load_reward_model(project.ref(row).intact(), project.config.model)
+
+
+def fitting(
+    project: Project,
+    codec: Codec,
+    prompts: Iterable[Prompt],
+    max_tokens: int,
+    left_out: LeftOut | None = None,
+    judges: Iterable[Codec] = (),
+) -> list[tuple[Prompt, list[int]]]:
+    """(prompt, its ids) of those that leave room for an answer; the others are counted and named, not fatal.
+
+    judges: of models that read the prompt too, and whose chat templates may refuse what the policy's takes.
+    left_out: gets those that a template refuses. Raises NothingToDoError where none is left.
+    """
+    kept, dropped = [], []
+    for prompt in (left_out or LeftOut(project)).accepted([codec, *judges], prompts, "prompts"):
+        ids = codec.encode_prompt(prompt)
+        if len(ids) + max_tokens <= codec.context:
+            kept.append((prompt, ids))
+        else:
+            dropped.append((prompt.id, len(ids)))
+    if dropped:
+        project.say(
+            f"warning: {len(dropped)} prompts left out: with max_tokens = {max_tokens} they do not fit the model's "
+            f"context of {codec.context} tokens (first: {dropped[0][0]}, {dropped[0][1]} tokens)"
+        )
+    if not kept:
+        raise NothingToDoError(
+            "no prompt fits the model: import prompts first, or lower max_tokens"
+            if dropped
+            else "there are no prompts yet: run prefloop import FILE"
+        )
+    return kept

@@ -1,0 +1,1 @@
+"""`prefloop doctor`: what is wrong with a project, and the invariants of its models."""

@@ -1,0 +1,22 @@
+"""Where people rank just now: the server says so in the store, and `prefloop run` passes it on."""
+
+from __future__ import annotations
+
+from prefloop.store.queue.fill import keep_setting
+from prefloop.store.queue.read import setting
+from prefloop.store.store import Store
+
+_KEY = "address"
+
+
+def put_address(store: Store, url: str | None) -> None:
+    """The server's address; None when it stops. One that was killed leaves its own behind."""
+    with store.database.write() as connection:
+        keep_setting(connection, _KEY, url)
+
+
+def get_address(store: Store) -> str | None:
+    """As last said."""
+    with store.database.read() as connection:
+        found: str | None = setting(connection, _KEY, None)
+        return found

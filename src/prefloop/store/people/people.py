@@ -1,0 +1,390 @@
+"""`People`: who may do what. Invitations, sessions, API tokens, roles, groups, exclusion, deletion, the audit log."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
+
+from prefloop.errors import ConflictError, DataError, ForbiddenError
+from prefloop.store.log import to_line
+from prefloop.store.people import rows
+from prefloop.store.people.alike import look_alike
+from prefloop.store.people.types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
+from prefloop.store.queue.fill import keep_setting
+from prefloop.store.queue.read import setting
+from prefloop.store.queue.rows import count, note
+from prefloop.store.records import ModelRow
+from prefloop.store.schema import audit, invites, people, sessions
+from prefloop.store.store import Store
+
+IDLE_S = 12 * 3600.0
+LONGEST_SESSION_S = 14 * 86400.0
+_SEEN_EVERY_S = 60.0  # a session's last sign of life is written at most this often
+_MANAGERS = ("owner", "reviewer")
+
+
+class People:
+    """`by` is the id of the person who acts, None for the command line (whoever can open the database may do all).
+
+    Tokens are 256 random bits, given out once and kept as SHA-256 only. Passwords are hashed by the caller.
+    Raises ForbiddenError where `by` may not, where there is no such person, and where the last owner would go.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self._database, self._clock = store.database, clock
+
+    # -- coming in ---------------------------------------------------------------------------------------------------
+
+    def owner_link(self) -> str | None:
+        """A fresh one-time token for the owner's account, while there is no owner; it replaces an earlier one."""
+        with self._database.work(alone=True) as connection:
+            if connection.scalar(select(exists().where(people.c.role == "owner", people.c.name.is_not(None)))):
+                return None
+            connection.execute(delete(invites).where(invites.c.role == "owner", invites.c.created_by.is_(None)))
+            return self._invite(connection, None, "owner", (), 7)
+
+    def invite(self, by: str | None, role: Role, groups: Sequence[str] = (), days: float = 7) -> str:
+        """A one-time token. Owners invite anybody, reviewers invite annotators."""
+        if role not in get_args(Role):
+            raise DataError(f"there is no role {role!r}. Roles: {', '.join(get_args(Role))}")
+        with self._database.work(alone=True) as connection:
+            rows.may(connection, by, *(_MANAGERS if role == "annotator" else ("owner",)))
+            return self._invite(connection, by, role, groups, days)
+
+    def _invite(self, connection: Connection, by: str | None, role: Role, groups: Sequence[str], days: float) -> str:
+        token, now, id = rows.new_token(), self._clock(), "i-" + secrets.token_hex(6)
+        invitation = {
+            "id": id,
+            "token_hash": rows.token_hash(token),
+            "role": role,
+            "groups": rows.check_groups(groups),
+            "created_by": by,
+            "created_at": now,
+            "expires_at": now + days * 86400,
+        }
+        connection.execute(insert(invites), invitation)
+        note(connection, now, by, "invite", id, after={"role": role, "groups": invitation["groups"]})
+        return token
+
+    def invites(self) -> list[Invite]:
+        """Those not used, not run out and not withdrawn."""
+        query = select(invites).where(invites.c.expires_at > self._clock()).order_by(invites.c.seq)
+        with self._database.read() as connection:
+            return [_invite(row) for row in connection.execute(query).mappings()]
+
+    def withdraw(self, by: str | None, invite: str) -> None:
+        """An invitation that should no longer work, by its id."""
+        with self._database.work(alone=True) as connection:
+            rows.may(connection, by, *_MANAGERS)
+            role = connection.scalar(select(invites.c.role).where(invites.c.id == invite))
+            if role is None:
+                return
+            if role != "annotator":
+                rows.may(connection, by, "owner")
+            connection.execute(delete(invites).where(invites.c.id == invite))
+            note(connection, self._clock(), by, "withdraw", invite)
+
+    def peek(self, token: str) -> Invite | None:
+        """What a token would make of its bearer; None where it is unknown, used or run out."""
+        works = (invites.c.token_hash == rows.token_hash(token)) & (invites.c.expires_at > self._clock())
+        with self._database.read() as connection:
+            row = connection.execute(select(invites).where(works)).mappings().first()
+        return None if row is None else _invite(row)
+
+    def accept(self, token: str, name: str, password_hash: str) -> Person:
+        """Use an invitation. Raises ForbiddenError for a bad token, ConflictError for a taken name, DataError for an
+        unusable one (1 to 64 visible characters)."""
+        login = rows.login_of(name)
+        with self._database.work(alone=True) as connection:
+            now = self._clock()
+            works = (invites.c.token_hash == rows.token_hash(token)) & (invites.c.expires_at > now)
+            row = connection.execute(select(invites).where(works)).mappings().first()
+            if row is None:
+                raise ForbiddenError("this invitation is unknown, used or has run out. Ask for a new one.")
+            if connection.scalar(select(exists().where(people.c.login == login))):
+                raise ConflictError("this name is taken; choose another one")
+            others = connection.scalars(select(people.c.name).where(people.c.name.is_not(None)))
+            if any(look_alike(name, other) for other in others):
+                raise ConflictError("this name looks like that of somebody else; choose another one")
+            shown = " ".join(name.split())
+            id = rows.new_person(connection, now, row["role"], row["groups"], name=shown, password=password_hash)
+            connection.execute(delete(invites).where(invites.c.seq == row["seq"]))
+            made = rows.hold(connection, id)
+            note(connection, now, id, "accept", row["id"], after=rows.state_of(made))
+            return rows.to_person(made)
+
+    def by_login(self, name: str) -> Account | None:
+        """The account of a name, whatever its case; disabled ones too (look at `person.disabled`)."""
+        try:
+            login = rows.login_of(name)
+        except DataError:
+            return None
+        with self._database.read() as connection:
+            row = connection.execute(select(people).where(people.c.login == login)).mappings().first()
+        return None if row is None else Account(rows.to_person(row), row["password"])
+
+    def set_password(self, person: str, password_hash: str, *, keep_sessions: bool = False) -> None:
+        """Replace the hash; ends the person's sessions unless told otherwise (a rehash of the same password)."""
+        with self._database.work() as connection:
+            row = rows.hold(connection, person)
+            connection.execute(update(people).where(people.c.seq == row["seq"]).values(password=password_hash))
+            if not keep_sessions:
+                ended = (sessions.c.person == person) & (sessions.c.kind == "session")
+                connection.execute(delete(sessions).where(ended))
+                note(connection, self._clock(), person, "password", person)
+
+    # -- sessions and tokens -----------------------------------------------------------------------------------------
+
+    def open_session(self, person: str, replaces: str | None = None) -> str:
+        """A new token at each login; `replaces` (the token of before) stops working."""
+        with self._database.work() as connection:
+            if rows.hold(connection, person)["disabled"]:
+                raise ForbiddenError("this account is disabled. The owner can enable it again.")
+            now = self._clock()
+            stale = or_(sessions.c.seen_at <= now - IDLE_S, sessions.c.created_at <= now - LONGEST_SESSION_S)
+            connection.execute(delete(sessions).where(sessions.c.kind == "session", stale))
+            if replaces is not None:
+                connection.execute(delete(sessions).where(_browser(replaces)))
+            return _open(connection, now, "session", person)
+
+    def session(self, token: str) -> Person | None:
+        """Who this is: None after 12 h without a call, after 14 days, or once the person is disabled."""
+        now = self._clock()
+        with self._database.read() as connection:
+            row = connection.execute(_SESSION, {"token": rows.token_hash(token)}).mappings().first()
+        if row is None or row["disabled"]:
+            return None
+        if now - row["seen_at"] >= IDLE_S or now - row["since"] >= LONGEST_SESSION_S:
+            return None
+        if now - row["seen_at"] >= _SEEN_EVERY_S:
+            with self._database.work() as connection:
+                connection.execute(update(sessions).where(sessions.c.seq == row["at"]).values(seen_at=now))
+        return rows.to_person(row)
+
+    def close_session(self, token: str) -> None:
+        """Log out."""
+        with self._database.work() as connection:
+            connection.execute(delete(sessions).where(_browser(token)))
+
+    def browsers(self, person: str) -> int:
+        """In how many browsers a person is signed in."""
+        now = self._clock()
+        live = (sessions.c.seen_at > now - IDLE_S, sessions.c.created_at > now - LONGEST_SESSION_S)
+        with self._database.read() as connection:
+            return count(connection, sessions, sessions.c.person == person, sessions.c.kind == "session", *live)
+
+    def revoke_all(self, by: str | None, person: str) -> int:
+        """End every session and API token of a person; returns how many. One's own, or as an owner."""
+        with self._database.work() as connection:
+            if by != person:
+                rows.may(connection, by, "owner")
+            rows.hold(connection, person)
+            ended = connection.execute(delete(sessions).where(sessions.c.person == person)).rowcount
+            note(connection, self._clock(), by, "revoke all", person)
+            return ended
+
+    def create_token(self, by: str | None, label: str, scope: Scope) -> str:
+        """A token for programs: "read" pulls rankings, "write" may also add items. Owners only."""
+        if scope not in get_args(Scope) or not label.strip() or len(label) > rows.LONGEST_NAME or "\0" in label:
+            raise DataError(f"give a token a label of 1 to {rows.LONGEST_NAME} characters, and read or write")
+        with self._database.work() as connection:
+            rows.may(connection, by, "owner")
+            now = self._clock()
+            token = _open(connection, now, "api", by, label=label, scope=scope)
+            note(connection, now, by, "token", label if by is None else by, after=scope)
+            return token
+
+    def api_token(self, token: str) -> ApiToken | None:
+        """What a program's token allows; None where it is unknown or revoked, or its owner is no owner any more."""
+        now = self._clock()
+        with self._database.read() as connection:
+            query = _api().where(sessions.c.token_hash == rows.token_hash(token))
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        if now - row["seen_at"] >= _SEEN_EVERY_S:
+            with self._database.work() as connection:
+                connection.execute(update(sessions).where(sessions.c.seq == row["seq"]).values(seen_at=now))
+        return _api_token(row)
+
+    def api_tokens(self) -> builtins.list[ApiToken]:
+        """Those that work, oldest first."""
+        with self._database.read() as connection:
+            return [_api_token(row) for row in connection.execute(_api().order_by(sessions.c.seq)).mappings()]
+
+    def revoke_token(self, by: str | None, id: str) -> None:
+        """An API token, by its id."""
+        with self._database.work() as connection:
+            rows.may(connection, by, "owner")
+            connection.execute(delete(sessions).where(sessions.c.id == id, sessions.c.kind == "api"))
+            note(connection, self._clock(), by, "revoke token", id)
+
+    # -- the team ----------------------------------------------------------------------------------------------------
+
+    def list(self) -> builtins.list[Person]:
+        """Everybody, oldest first; those deleted whose rankings were kept have no name."""
+        with self._database.read() as connection:
+            return [rows.to_person(row) for row in connection.execute(select(people).order_by(people.c.seq)).mappings()]
+
+    def person(self, id: str) -> Person:
+        """Raises ForbiddenError where there is none."""
+        with self._database.read() as connection:
+            row = connection.execute(select(people).where(people.c.id == id)).mappings().first()
+        if row is None:
+            raise ForbiddenError(f"there is nobody with the id {id!r}")
+        return rows.to_person(row)
+
+    def set_role(self, by: str | None, person: str, role: Role) -> None:
+        """Owners only. API tokens of somebody who is no owner any more stop working."""
+        if role not in get_args(Role):
+            raise DataError(f"there is no role {role!r}. Roles: {', '.join(get_args(Role))}")
+        self._change(by, person, "role", ("owner",), role=role)
+
+    def set_groups(self, by: str | None, person: str, groups: Sequence[str]) -> None:
+        """Which tags this person gets beside the untagged items. Owners and reviewers."""
+        self._change(by, person, "groups", _MANAGERS, groups=rows.check_groups(groups))
+
+    def set_limit(self, by: str | None, person: str, limit: int | None) -> None:
+        """The most items this person may rank; None: as `[annotate] limit` says. Owners and reviewers."""
+        if limit is not None and limit < 0:
+            raise DataError("a limit is a number of items, 0 or more")
+        self._change(by, person, "limit", _MANAGERS, most=limit)
+
+    def disable(self, by: str | None, person: str, disabled: bool = True) -> None:
+        """Lock somebody out (or in again); sessions end, rankings stay. Owners only."""
+        self._change(by, person, "disable" if disabled else "enable", ("owner",), disabled=disabled)
+
+    def exclude(self, by: str | None, person: str, reason: str) -> None:
+        """Leave a person's rankings, past and future, out of training: kept, marked. They get no more work, and others
+        get the items that they ranked, as many as are wanted without them."""
+        if not reason.strip() or len(reason) > 1000 or "\0" in reason:
+            raise DataError("say why, in at most 1000 characters")
+        self._change(by, person, "exclude", _MANAGERS, rows.give_up_places, excluded=reason, excluded_by=by)
+
+    def include(self, by: str | None, person: str) -> None:
+        """Undo `exclude`, but for the places: what others were given meanwhile stays theirs."""
+        self._change(by, person, "include", _MANAGERS, excluded=None, excluded_by=None)
+
+    def _change(
+        self,
+        by: str | None,
+        person: str,
+        what: str,
+        roles: Sequence[str],
+        then: Callable[[Connection, str, float], None] | None = None,
+        **values: Any,
+    ) -> None:
+        with self._database.work(alone=True) as connection:
+            rows.may(connection, by, *roles)
+            row = rows.hold(connection, person)
+            if row["role"] == "owner":
+                rows.may(connection, by, "owner")
+            if values.get("disabled") or values.get("role", "owner") != "owner":
+                rows.keep_an_owner(connection, row)
+            connection.execute(update(people).where(people.c.seq == row["seq"]).values(values))
+            if values.get("disabled"):
+                connection.execute(delete(sessions).where(sessions.c.person == person))
+            now = self._clock()
+            if then is not None:
+                then(connection, person, now)
+            before, after = rows.state_of(row), rows.state_of(rows.hold(connection, person))
+            note(connection, now, by, what, person, before, after)
+
+    def models_of(self, person: str) -> builtins.list[ModelRow]:
+        """The models trained on any ranking of this person, oldest first."""
+        with self._database.read() as connection:
+            return rows.models_of(connection, person)
+
+    def delete(self, by: str | None, person: str, *, keep_rankings: bool) -> builtins.list[ModelRow]:
+        """Forget a person: name, comments, drafts and history go; returns the models that learnt from them.
+
+        keep_rankings: they stay under a fresh random id; otherwise they are removed and their items opened again.
+        Owners only. Copies outside the store (exports, backups) are for the caller to think of.
+        """
+        with self._database.work(alone=True) as connection:
+            rows.may(connection, by, "owner")
+            if self._database.sqlite:
+                connection.exec_driver_sql("PRAGMA secure_delete = ON")  # no traces in pages that become free
+            row = rows.hold(connection, person)
+            rows.keep_an_owner(connection, row)
+            learnt, now = rows.models_of(connection, person), self._clock()
+            if keep_rankings:
+                stays = rows.new_person(connection, now, "annotator", "[]", like=row)
+                rows.rename_rankings(connection, person, stays)
+            else:
+                rows.remove_rankings(connection, person, now)
+            rows.forget(connection, person, now)
+            connection.execute(delete(people).where(people.c.seq == row["seq"]))
+            note(connection, now, by if by != person else None, "delete", person, rows.state_of(row))
+            return learnt
+
+    # -- the log -----------------------------------------------------------------------------------------------------
+
+    def record(self, who: str | None, what: str, object: str, before: object = None, after: object = None) -> None:
+        """One line of the audit log; `before` and `after` (JSON) are kept as hashes only. No names or texts in it:
+        a line cannot be deleted."""
+        with self._database.work() as connection:
+            note(connection, self._clock(), who, what, object, before, after)
+
+    def audit(self, limit: int = 100, after: int = 0) -> builtins.list[AuditRow]:
+        """Oldest first, those with a number above `after`. Nobody can change or delete a line."""
+        query = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
+        with self._database.read() as connection:
+            return [to_line(row) for row in connection.execute(query)]
+
+    def secret(self, name: str) -> str:
+        """A secret of this project (64 hex digits), made when first asked for: what webhooks are signed with."""
+        with self._database.write() as connection:
+            known: str | None = setting(connection, f"secret:{name}", None)
+            if known is None:
+                known = secrets.token_hex(32)
+                keep_setting(connection, f"secret:{name}", known)
+            return known
+
+
+def _invite(row: Any) -> Invite:
+    groups = tuple(json.loads(row["groups"]))
+    return Invite(row["id"], row["role"], groups, row["created_by"], row["created_at"], row["expires_at"])
+
+
+_SESSION = (  # asked for at every call: made once
+    select(people, sessions.c.seq.label("at"), sessions.c.created_at.label("since"), sessions.c.seen_at)
+    .join(sessions, sessions.c.person == people.c.id)
+    .where(sessions.c.token_hash == bindparam("token"), sessions.c.kind == "session")
+)
+
+
+def _browser(token: str) -> Any:
+    return (sessions.c.token_hash == rows.token_hash(token)) & (sessions.c.kind == "session")
+
+
+def _open(connection: Connection, now: float, kind: str, person: str | None, **values: str) -> str:
+    token = rows.new_token()
+    row = {
+        "id": "s-" + secrets.token_hex(6),
+        "token_hash": rows.token_hash(token),
+        "kind": kind,
+        "person": person,
+        "created_at": now,
+        "seen_at": now if kind == "session" else 0.0,
+    }
+    connection.execute(insert(sessions), row | values)
+    return token
+
+
+def _api() -> Any:
+    """API tokens of the command line, and of people who are owners and enabled now."""
+    by_owner = (people.c.role == "owner") & ~people.c.disabled
+    joined = select(sessions).outerjoin(people, people.c.id == sessions.c.person)
+    return joined.where(sessions.c.kind == "api", or_(sessions.c.person.is_(None), by_owner))
+
+
+def _api_token(row: Any) -> ApiToken:
+    used = row["seen_at"] or None
+    return ApiToken(row["id"], row["label"], row["scope"], row["person"], row["created_at"], used)

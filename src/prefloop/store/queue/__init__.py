@@ -1,0 +1,1 @@
+"""Handing out items to people and taking their answers."""

@@ -1,0 +1,179 @@
+"""Where tasks come from: new items, a thousand at a time; and what programs say about them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, exists, func, insert, select, update
+
+from prefloop.errors import DataError
+from prefloop.labels.answer import LETTERS
+from prefloop.labels.assign import draw, overlaps
+from prefloop.store import codec
+from prefloop.store.queue.read import setting
+from prefloop.store.queue.rows import Desk, Phase, Row, change_task, note, reviewer, task_of_item
+from prefloop.store.queue.rules import OVERLAP, applied, last_changes
+from prefloop.store.read import effective
+from prefloop.store.schema import completions, items, rankings, rules, settings, tasks
+from prefloop.store.write import chunks
+
+_ITEMS = 1000  # in one transaction
+
+
+def fill(desk: Desk) -> int:
+    """See `Queue.fill`."""
+    total = 0
+    while True:
+        with desk.database.write() as connection:
+            read, added = _fill_some(connection, desk)
+        total += added
+        if read < _ITEMS:
+            return total
+
+
+def _fill_some(connection: Connection, desk: Desk) -> tuple[int, int]:
+    """(items looked at, tasks made). `fill:<criterion>` in the settings says how far earlier calls came."""
+    criterion = desk.settings.criterion
+    at = {"items": 0, "tasks": 0, "unfit": 0} | setting(connection, f"fill:{criterion}", {})
+    cards = select(func.count()).where(completions.c.item_id == items.c.id).scalar_subquery()
+    by_people = and_(rankings.c.criterion == criterion, ~rankings.c.simulated, effective())
+    ranked = exists().where(rankings.c.item_id == items.c.id, by_people)
+    columns = (items.c.seq, items.c.id, items.c.round, items.c.metadata, cards.label("cards"), ranked.label("ranked"))
+    query = select(*columns).where(items.c.seq > at["items"]).order_by(items.c.seq).limit(_ITEMS)
+    rows = connection.execute(query).mappings().all()
+    if not rows:
+        return 0, 0
+    fit = [row for row in rows if 2 <= row["cards"] <= len(LETTERS)]
+    todo = [row for row in fit if not row["ranked"]]
+    wanted = _overlaps(desk, at["tasks"], len(todo))
+    if todo:
+        made = [_task(desk, row, people) for row, people in zip(todo, wanted, strict=True)]
+        connection.execute(insert(tasks).returning(tasks.c.seq), made)  # returning: many rows a statement on Postgres
+    unfit = at["unfit"] + len(rows) - len(fit)
+    keep_setting(
+        connection,
+        f"fill:{criterion}",
+        {"items": rows[-1]["seq"], "tasks": at["tasks"] + len(todo), "unfit": unfit},
+    )
+    return len(rows), len(todo)
+
+
+def _task(desk: Desk, item: Row, wanted: int) -> dict[str, Any]:
+    tag = json.loads(item["metadata"]).get("tag") if '"tag"' in item["metadata"] else None
+    return {
+        "item_id": item["id"],
+        "criterion": desk.settings.criterion,
+        "round": item["round"],
+        "wanted": wanted,
+        "done": 0,
+        "live": 0,
+        "phase": int(Phase.FRESH),
+        "tag": tag if isinstance(tag, str) else "",
+        "shuffle": draw(desk.seed, "place", item["id"]).random(),
+        "priority": 0.0,
+        "skips": 0,
+    }
+
+
+def overlap_anew(desk: Desk) -> None:
+    """Give items that are not ranked yet the overlap that was last set in the browser, a thousand at a time.
+
+    `overlap:<criterion>` in the settings says which change was the last, and how far it has come: a server that is
+    stopped in between goes on at its next start. Nobody's place is taken away.
+    """
+    key = f"overlap:{desk.settings.criterion}"
+    while True:
+        with desk.database.work(alone=True) as connection:
+            newest = connection.scalar(select(func.max(rules.c.seq)).where(rules.c.key.in_(OVERLAP))) or 0
+            at = {"change": 0, "task": 0, "count": 0, "done": True} | setting(connection, key, {})
+            if at["change"] != newest:
+                at = {"change": newest, "task": 0, "count": 0, "done": False}
+            if at["done"]:
+                return
+            now = replace(desk, settings=applied(desk.file, last_changes(connection, desk.file)))
+            last, number = _overlap_some(connection, now, at["task"], at["count"])
+            desk.database.in_order(connection)
+            done = number < _ITEMS
+            keep_setting(connection, key, at | {"task": last, "count": at["count"] + number, "done": done})
+        if done:
+            return
+
+
+def _overlap_some(connection: Connection, desk: Desk, after: int, first: int) -> tuple[int, int]:
+    """(the last task looked at, how many)."""
+    unfinished = tasks.c.phase.in_([Phase.FRESH, Phase.HALF, Phase.FULL]) & (tasks.c.done < tasks.c.wanted)
+    here = (tasks.c.criterion == desk.settings.criterion) & (tasks.c.seq > after) & unfinished
+    held = connection.execute(select(tasks).where(here).order_by(tasks.c.seq).limit(_ITEMS).with_for_update())
+    rows = held.mappings().all()
+    for row, people in zip(rows, _overlaps(desk, first, len(rows)), strict=True):
+        change_task(connection, row, wanted=max(people, row["done"] + row["live"]))
+    return (rows[-1]["seq"] if rows else after), len(rows)
+
+
+def _overlaps(desk: Desk, first: int, count: int) -> list[int]:
+    few, many, share = desk.settings.overlap, desk.settings.overlap_many, desk.settings.overlap_share
+    return overlaps(first, count, few=few, many=many, share=share, seed=desk.seed)
+
+
+def keep_setting(connection: Connection, key: str, value: object) -> None:
+    """Callers hold the write lock, so two cannot insert the same key."""
+    text = codec.dumps(value)
+    if not connection.execute(update(settings).where(settings.c.key == key).values(value=text)).rowcount:
+        connection.execute(insert(settings), {"key": key, "value": text})
+
+
+def set_priorities(desk: Desk, scores: Mapping[str, float], by: str) -> int:
+    """See `Queue.set_priorities`."""
+    for item, score in scores.items():
+        if not math.isfinite(score):
+            raise DataError(f"the priority of item {item} is {score}. Give a finite number, or leave the item out.")
+    values: dict[str, Any] = {item: float(score) for item, score in scores.items()}
+    return _set_all(desk, {"priority": values, "judged_by": dict.fromkeys(scores, by)})
+
+
+def set_tag(desk: Desk, chosen: Sequence[str], tag: str) -> int:
+    """See `Queue.set_tag`."""
+    return _set_all(desk, {"tag": dict.fromkeys(chosen, tag)})
+
+
+def _set_all(desk: Desk, values: Mapping[str, Mapping[str, Any]]) -> int:
+    """{column: {item id: value}}, of the same items each."""
+    found = 0
+    for part in chunks(next(iter(values.values()))):
+        with desk.database.work(alone=True) as connection:
+            here = (tasks.c.criterion == desk.settings.criterion) & tasks.c.item_id.in_(part)
+            held = select(tasks.c.seq, tasks.c.item_id).where(here).order_by(tasks.c.seq).with_for_update()
+            rows = connection.execute(held).all()
+            if rows:
+                one = update(tasks).where(tasks.c.seq == bindparam("at"))
+                one = one.values({column: bindparam(f"to_{column}") for column in values})
+                to = [{f"to_{name}": column[row.item_id] for name, column in values.items()} for row in rows]
+                connection.execute(one, [{"at": row.seq} | new for row, new in zip(rows, to, strict=True)])
+            found += len(rows)
+    return found
+
+
+def set_gold(desk: Desk, by: str | None, item: str, tiers: Sequence[Sequence[str]] | None) -> None:
+    """See `Queue.set_gold`."""
+    with desk.database.work() as connection:
+        reviewer(connection, by)
+        task = task_of_item(connection, desk, item)
+        if tiers is not None:
+            _check_gold(connection, item, tiers)
+        gold = None if tiers is None else codec.dumps(tiers)
+        note(connection, desk.clock(), by, "gold", item, task["gold"], gold)
+        change_task(connection, task, gold=gold)
+
+
+def _check_gold(connection: Connection, item: str, tiers: Sequence[Sequence[str]]) -> None:
+    known = set(connection.scalars(select(completions.c.id).where(completions.c.item_id == item)))
+    named = [id for tier in tiers for id in tier]
+    for id in named:
+        if id not in known:
+            raise DataError(f"gold of item {item}: {id!r} is not one of its completions ({', '.join(sorted(known))})")
+    if len(set(named)) != len(named) or len(tiers) < 2 or not all(tiers):
+        raise DataError(f"gold of item {item}: give two or more tiers, each completion once; best first")

@@ -1,0 +1,319 @@
+"""Taking an item: own work first, then gold that is due, the oldest half-done task, and a coin for the rest.
+
+Every step is a look into an index, whatever the size of the queue. The one that might not be is "the oldest half-done
+task that this person has not had": `people.cursors` keeps, for each tag, a time before which the person has had them
+all. A cursor may overtake a task (clocks of two servers, a task that was locked for a moment), so whoever would go
+away empty-handed gets one search without it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam, exists, func, insert, select, update
+
+from prefloop.labels.assign import draw, gold_due, shuffled, wants_random
+from prefloop.store import codec
+from prefloop.store.queue.rows import (
+    Desk,
+    Phase,
+    Row,
+    able_person,
+    change_lease,
+    change_person,
+    change_task,
+    has_place,
+    lock_person,
+    lock_task,
+    members,
+    own_lease,
+    present,
+)
+from prefloop.store.queue.types import Presentation
+from prefloop.store.schema import leases, tasks
+
+_SWEPT = 200  # leases that one call puts back at most; the next call goes on
+CLOCKS_APART_S = 60  # how far the clocks of two servers may differ
+_TRIES = 5  # times somebody else was faster before we say that nothing is left
+
+
+class _Look:
+    """A query for a task: to see its first row, and to hold that row too, passing over those that others hold."""
+
+    def __init__(self, query: Select[Any]) -> None:
+        self.see = query.limit(1)
+        self.hold = self.see.with_for_update(skip_locked=True)
+
+
+# Statements that every item needs are made once: SQLAlchemy takes long to make one and to look it up in its cache.
+_HERE, _ME = tasks.c.criterion == bindparam("criterion"), leases.c.person == bindparam("person")
+_MINE = select(leases).join(tasks, tasks.c.seq == leases.c.task).where(_ME, _HERE)
+_ENDS = select(
+    select(func.min(leases.c.expires_at)).where(leases.c.state == "live").scalar_subquery().label("first"),
+    select(func.max(leases.c.expires_at)).where(leases.c.state == "live").scalar_subquery().label("last"),
+)
+_LIVE = _MINE.where(leases.c.state == "live").order_by(leases.c.started_at, leases.c.seq)
+_RETURNED = (
+    _MINE.where(leases.c.returned_at.is_not(None), leases.c.id != bindparam("after"), tasks.c.discarded.is_(None))
+    .order_by(leases.c.returned_at, leases.c.seq)
+    .limit(1)
+)
+_DROPPED = (
+    _MINE.with_only_columns(leases.c.id, leases.c.task)
+    .where(leases.c.state == "expired", leases.c.id != bindparam("after"))
+    .where(tasks.c.phase.in_([int(Phase.FRESH), int(Phase.HALF), int(Phase.GOLD)]))
+    .order_by(leases.c.seq.desc())
+    .limit(1)
+)
+_UNSEEN = ~exists().where(_ME, leases.c.task == tasks.c.seq)
+_IN_PHASE = select(tasks).where(_HERE, tasks.c.phase == bindparam("phase"), tasks.c.tag == bindparam("tag"))
+_LAST_WAITING = _IN_PHASE.with_only_columns(func.max(tasks.c.waiting_since))
+_ANY = _IN_PHASE.with_only_columns(tasks.c.seq).where(_UNSEEN).order_by(tasks.c.waiting_since).limit(1)
+_WAITING = _Look(
+    _IN_PHASE.where(tasks.c.waiting_since >= bindparam("since"), _UNSEEN).order_by(tasks.c.waiting_since, tasks.c.seq)
+)
+_BY_PRIORITY = _Look(_IN_PHASE.order_by(tasks.c.priority.desc(), tasks.c.shuffle.desc()))
+_CIRCLE = (
+    _Look(_IN_PHASE.where(tasks.c.shuffle >= bindparam("point")).order_by(tasks.c.shuffle)),
+    _Look(_IN_PHASE.where(tasks.c.shuffle < bindparam("point")).order_by(tasks.c.shuffle)),
+)
+_UNSEEN_CIRCLE = (
+    _Look(_IN_PHASE.where(tasks.c.shuffle >= bindparam("point"), _UNSEEN).order_by(tasks.c.shuffle)),
+    _Look(_IN_PHASE.where(tasks.c.shuffle < bindparam("point"), _UNSEEN).order_by(tasks.c.shuffle)),
+)
+_NEW_LEASE = insert(leases)
+
+
+def next_item(desk: Desk, person: str, after: str | None) -> Presentation | None:
+    """See `Queue.next`."""
+    now = desk.clock()
+    with desk.database.read() as connection:
+        if after is None:  # reloading a page writes nothing
+            current = next(iter(_live(connection, desk, person)), None)
+            if current is not None and current["expires_at"] - now > desk.lease_s / 2:
+                able_person(connection, person)
+                return present(connection, desk, current)
+        first, last = connection.execute(_ENDS).one()
+    if first is not None and (first <= now or last > now + desk.lease_s + CLOCKS_APART_S):
+        sweep(desk, now)
+    with desk.database.work() as connection:
+        return _take(connection, desk, lock_person(connection, person), after, now)
+
+
+# -- leases that ran out -----------------------------------------------------------------------------------------------
+
+
+def _run_out(now: float) -> tuple[ColumnElement[bool], ...]:
+    return leases.c.state == "live", leases.c.expires_at <= now
+
+
+def _too_late(desk: Desk, now: float) -> tuple[ColumnElement[bool], ...]:
+    """Leases that end later than any that is given now: the clock was put back since, or the lease time shortened."""
+    return leases.c.state == "live", leases.c.expires_at > now + desk.lease_s + CLOCKS_APART_S
+
+
+def sweep(desk: Desk, now: float) -> None:
+    """Give the places of leases that ran out back to their tasks. A transaction of its own: it holds many tasks.
+
+    A lease that ends too late gets the ordinary time from now on. Ending it at once would give its place to somebody
+    else while the person is still at work.
+    """
+    with desk.database.work() as connection:
+        shorter = update(leases).where(*_too_late(desk, now)).values(expires_at=now + desk.lease_s)
+        connection.execute(shorter)
+        stale = select(tasks).join(leases, leases.c.task == tasks.c.seq).where(*_run_out(now)).limit(_SWEPT)
+        held = connection.execute(stale.with_for_update(of=tasks, skip_locked=True)).mappings().all()
+        for task in {row["seq"]: row for row in held}.values():
+            mine = update(leases).where(leases.c.task == task["seq"], *_run_out(now)).values(state="expired")
+            gone = connection.execute(mine).rowcount
+            if gone:
+                change_task(connection, task, live=task["live"] - gone, waiting_since=now)
+
+
+# -- whose turn is what ------------------------------------------------------------------------------------------------
+
+
+def _take(connection: Connection, desk: Desk, me: RowMapping, after: str | None, now: float) -> Presentation | None:
+    live = _live(connection, desk, me["id"])
+    current = next((row for row in live if row["id"] != after), None)
+    if current is not None:
+        return present(connection, desk, renew(connection, desk, current, now))
+    if me["excluded"] is not None:
+        return None
+    if (returned := _returned(connection, desk, me["id"], after)) is not None:
+        return present(connection, desk, change_lease(connection, returned, reopened=True))
+    most = desk.settings.limit if me["most"] is None else me["most"]
+    if most is not None and me["done"] + len(live) >= most:
+        return None
+    if (dropped := _dropped(connection, desk, me["id"], after, now)) is not None:
+        return present(connection, desk, dropped)
+    return _new(connection, desk, me, now)
+
+
+def _live(connection: Connection, desk: Desk, person: str) -> Sequence[RowMapping]:
+    return connection.execute(_LIVE, {"person": person, "criterion": desk.settings.criterion}).mappings().all()
+
+
+def renew(connection: Connection, desk: Desk, lease: Row, now: float) -> Row:
+    """The person asked for it again, which is more than a sign of life: the whole time anew."""
+    return change_lease(connection, lease, started_at=now, expires_at=now + desk.lease_s)
+
+
+def _returned(connection: Connection, desk: Desk, person: str, after: str | None) -> RowMapping | None:
+    mine = {"person": person, "criterion": desk.settings.criterion, "after": after or ""}
+    return connection.execute(_RETURNED, mine).mappings().first()
+
+
+def _dropped(connection: Connection, desk: Desk, person: str, after: str | None, now: float) -> Row | None:
+    """One that ran out under this person while its place is still free: their draft is on it."""
+    mine = {"person": person, "criterion": desk.settings.criterion, "after": after or ""}
+    found = connection.execute(_DROPPED, mine).first()
+    if found is None:
+        return None
+    task = lock_task(connection, tasks.c.seq == found.task)
+    return revive(connection, desk, task, own_lease(connection, person, found.id), now)
+
+
+def revive(connection: Connection, desk: Desk, task: Row | None, lease: Row, now: float) -> Row | None:
+    """Take the place of a lease that ran out again, if it is free still. The task must be locked."""
+    if task is None or lease["state"] != "expired" or not has_place(task):
+        return None
+    change_task(connection, task, live=task["live"] + 1)
+    return change_lease(connection, lease, state="live", started_at=now, expires_at=now + desk.lease_s)
+
+
+# -- a new item --------------------------------------------------------------------------------------------------------
+
+
+def _new(connection: Connection, desk: Desk, me: RowMapping, now: float) -> Presentation | None:
+    finder = _Finder(connection, desk, me)
+    task, arm = None, "gold"
+    if gold_due(me["taken"], me["gold_taken"], desk.settings.gold_share, desk.seed, me["id"]):
+        task = finder.on_the_circle(Phase.GOLD, _UNSEEN_CIRCLE)
+    if task is None:
+        task, arm = finder.oldest_half_done(), "half"
+    if task is None and wants_random(me["taken"], desk.settings.random_share, desk.seed, me["id"]):
+        task, arm = finder.on_the_circle(Phase.FRESH, _CIRCLE), "random"
+    if task is None:
+        task, arm = finder.most_informative(), "priority"
+    if task is None:
+        task, arm = finder.anything()
+    if task is None:
+        if finder.cursors != json.loads(me["cursors"]):
+            change_person(connection, me, cursors=codec.dumps(finder.cursors))
+        return None
+    return _lease(connection, desk, me, task, arm, finder.cursors, now)
+
+
+class _Finder:
+    """Looks for a task for one person, and holds what it finds.
+
+    On SQLite nobody else writes meanwhile; on Postgres tasks that others hold are passed over.
+    """
+
+    def __init__(self, connection: Connection, desk: Desk, me: RowMapping) -> None:
+        self._connection, self._desk, self._me = connection, desk, me
+        self.tags: tuple[str, ...] = ("", *json.loads(me["groups"]))
+        self.cursors: dict[str, float] = json.loads(me["cursors"])
+
+    def _where(self, phase: Phase, tag: str, **more: Any) -> dict[str, Any]:
+        here = {"criterion": self._desk.settings.criterion, "phase": int(phase), "tag": tag}
+        return {**here, "person": self._me["id"], **more}
+
+    def _first(self, query: Select[Any], where: dict[str, Any]) -> RowMapping | None:
+        return self._connection.execute(query, where).mappings().first()
+
+    def _best(
+        self, look: _Look, places: Sequence[dict[str, Any]], key: str, *, largest: bool = False
+    ) -> RowMapping | None:
+        """The first row of the place whose first row comes first by `key`: one query a tag, so each has its index."""
+        while places:
+            if len(places) == 1:
+                return self._first(look.hold, places[0])
+            tops = [(self._first(look.see, place), place) for place in places]
+            found = [(row[key], n) for n, (row, _) in enumerate(tops) if row is not None]
+            if not found:
+                return None
+            n = (max if largest else min)(found)[1]
+            if (row := self._first(look.hold, tops[n][1])) is not None:
+                return row
+            places = [place for m, (top, place) in enumerate(tops) if m != n and top is not None]
+        return None
+
+    def on_the_circle(self, phase: Phase, looks: tuple[_Look, _Look]) -> RowMapping | None:
+        """A random one: the next on the circle of `tasks.shuffle` from a random point."""
+        point = draw(self._desk.seed, "point", self._me["id"], self._me["taken"]).random()
+        for look in looks:
+            places = [self._where(phase, tag, point=point) for tag in self.tags]
+            if (row := self._best(look, places, "shuffle")) is not None:
+                return row
+        return None
+
+    def most_informative(self) -> RowMapping | None:
+        fresh = [self._where(Phase.FRESH, tag) for tag in self.tags]
+        return self._best(_BY_PRIORITY, fresh, "priority", largest=True)
+
+    def oldest_half_done(self) -> RowMapping | None:
+        places = []
+        for tag in self.tags:
+            first = self._first(_WAITING.see, self._where(Phase.HALF, tag, since=self.cursors.get(tag, 0.0)))
+            if first is not None:
+                self.cursors[tag] = first["waiting_since"]
+                places.append(self._where(Phase.HALF, tag, since=first["waiting_since"]))
+            else:
+                self.cursors[tag] = self._connection.scalar(_LAST_WAITING, self._where(Phase.HALF, tag)) or 0.0
+        return self._best(_WAITING, places, "waiting_since")
+
+    def anything(self) -> tuple[RowMapping | None, str]:
+        """Before going away empty-handed: without cursors, and waiting for tasks that others hold for a moment."""
+        for _ in range(_TRIES):
+            left = False
+            for phase in (Phase.HALF, Phase.FRESH):
+                for tag in self.tags:
+                    seq = self._connection.scalar(_ANY, self._where(phase, tag))
+                    if seq is None:
+                        continue
+                    left = True
+                    still = (tasks.c.seq == seq) & (tasks.c.phase == int(phase))
+                    if (row := lock_task(self._connection, still)) is not None:
+                        return row, "half" if phase == Phase.HALF else "priority"
+            if not left:
+                break
+        return None, ""
+
+
+def _lease(
+    connection: Connection, desk: Desk, me: RowMapping, task: Row, arm: str, cursors: dict[str, float], now: float
+) -> Presentation:
+    answers = members(connection, task["item_id"])
+    row = {
+        "id": "l-" + secrets.token_urlsafe(16),
+        "person": me["id"],
+        "task": task["seq"],
+        "state": "live",
+        "arm": arm,
+        "number": me["taken"] + 1,
+        "shown": codec.dumps(shuffled([id for id, _, _ in answers], desk.seed, me["id"], task["item_id"])),
+        "words": sum(len(text.split()) for _, text, _ in answers),
+        "started_at": now,
+        "expires_at": now + desk.lease_s,
+        "given_at": None,
+        "duration_s": None,
+        "ranking_id": None,
+        "body": None,
+        "reason": None,
+        "returned": None,
+        "returned_by": None,
+        "returned_at": None,
+        "reopened": False,
+        "surplus": False,
+    }
+    connection.execute(_NEW_LEASE, row)
+    since = now if task["waiting_since"] is None else task["waiting_since"]
+    change_task(connection, task, live=task["live"] + 1, waiting_since=since, arm=task["arm"] or arm)
+    gold = me["gold_taken"] + (arm == "gold")
+    change_person(connection, me, taken=me["taken"] + 1, gold_taken=gold, cursors=codec.dumps(cursors))
+    return present(connection, desk, row, answers)

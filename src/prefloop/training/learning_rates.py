@@ -1,0 +1,31 @@
+"""Learning rates for a model nobody has tuned yet: wide models want small ones.
+
+`lr` falls with the model's width as (1024 / width) ** 1.75, through what is usual at width 1024 (0.5 B parameters) and
+what worked at width 64 here (docs/log.md), and is capped for the very small.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefloop.project.project import Project
+
+Kind = Literal["sft", "reward", "policy", "critic"]
+
+AT_1024: dict[Kind, float] = {"sft": 2e-5, "reward": 1.6e-5, "policy": 3e-6, "critic": 1.6e-5}
+MOST: dict[Kind, float] = {"sft": 2e-3, "reward": 2e-3, "policy": 3e-4, "critic": 1e-3}
+
+
+def learning_rate(kind: Kind, width: int) -> float:
+    """Peak learning rate (AdamW, full fine-tuning) for a hidden size, to two digits."""
+    return float(f"{min(MOST[kind], AT_1024[kind] * (1024 / width) ** 1.75):.1e}")
+
+
+def rate(project: Project, asked: float | None, kind: Kind, model: Any) -> float:
+    """What was asked for, else what fits a transformers model, which is then said."""
+    if asked is not None:
+        return asked
+    width = int(model.config.get_text_config().hidden_size)
+    found = learning_rate(kind, width)
+    project.say(f"learning rate of the {kind}: {found:g}, for a model of width {width}; set lr to choose another")
+    return found

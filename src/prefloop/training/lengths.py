@@ -1,0 +1,113 @@
+"""Answers that are longer than a model reads: cut, counted and said; what no longer differs is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from prefloop.errors import NothingToDoError
+from prefloop.models.tokenization import Codec
+from prefloop.rewards.sequence import Joined, join_completion, reads
+from prefloop.types import Item, Ranking
+
+if TYPE_CHECKING:
+    from prefloop.project.project import Project
+
+
+class Lengths:
+    """What a model's reading length costs the lists of one stage. `to_json` goes into its result."""
+
+    def __init__(self, project: Project | None, codec: Codec, max_tokens: int | None = None):
+        self.project, self.codec, self.max_tokens = project, codec, max_tokens
+        self.limit = reads(codec, max_tokens)
+        self.lost: dict[str, bool] = {}  # whether an answer lost its end, by its id
+        self.shortened: set[str] = set()  # prompts
+        self.same: set[tuple[str, str]] = set()  # pairs of answers
+
+    def telling(self, items: Sequence[Item], some: bool = True, what: str = "lists") -> list[Item]:
+        """The lists as this model can learn from them: answers that are the same to it are ranked no more.
+
+        some: raise NothingToDoError where there are lists, and nothing of them is left.
+        """
+        before = self._counts()
+        kept = [told for item in items if (told := self._told(item)) is not None]
+        if self.project is not None and self._counts() != before:
+            self.project.say(self._words(what, len(items) - len(kept)))
+        if some and items and not kept:
+            raise NothingToDoError(
+                f"all answers of a list are the same to this model, which reads {self.limit} tokens of prompt and "
+                f"answer: they are longer than that, and differ in what is cut off. {self._advice()}"
+            )
+        return kept
+
+    def _told(self, item: Item) -> Item | None:
+        """None where no ranking is left that compares anything."""
+        joined = {c.id: join_completion(self.codec, item.prompt, c, self.max_tokens) for c in item.completions}
+        self.lost |= {id: one.lost > 0 for id, one in joined.items()}
+        if any(one.shortened for one in joined.values()):
+            self.shortened.add(item.prompt.id)
+        same = _same(item, joined)
+        if not same:
+            return item
+        self.same.update(same)
+        gone = {id for pair in same for id in pair}
+        rankings = tuple(ranking for r in item.rankings if _compares(ranking := _without(r, gone)))
+        return replace(item, rankings=rankings) if rankings else None
+
+    def _counts(self) -> tuple[int, int, int]:
+        return sum(self.lost.values()), len(self.shortened), len(self.same)
+
+    def _words(self, what: str, left: int) -> str:
+        cut, shortened, same = self._counts()
+        read = f"the model reads ({self.limit} tokens of prompt and answer)"
+        said = f"warning: {what}: {cut} of {len(self.lost)} answers are longer than {read}, and cut" if cut else ""
+        if shortened:
+            more = f"{shortened} prompts lose their beginning"
+            said = f"{said}; {more}" if said else f"warning: {what}: {more}, since they are longer than {read}"
+        if same:
+            said += f"; {same} pairs of answers that differ only in what was cut are not learnt from"
+        if left:
+            said += f", and with them {left} {what}"
+        return f"{said}. {self._advice()}"
+
+    def _advice(self) -> str:
+        if self.limit < self.codec.context:
+            return f"The model could read {self.codec.context} tokens: raise max_tokens."
+        return "It cannot read more."
+
+    def to_json(self) -> dict[str, Any]:
+        """{} where nothing was cut."""
+        cut, shortened, same = self._counts()
+        if not cut and not shortened:
+            return {}
+        return {
+            "reads_tokens": self.limit,
+            "answers": len(self.lost),
+            "answers_cut": cut,
+            "prompts_shortened": shortened,
+            "same_after_cut": same,
+        }
+
+
+def _same(item: Item, joined: dict[str, Joined]) -> list[tuple[str, str]]:
+    """Pairs of answers with different texts and the same ids, since one was cut."""
+    cut = [c for c in item.completions if joined[c.id].lost]
+    if not cut:
+        return []
+    pairs = combinations(item.completions, 2)
+    return [
+        (a.id, b.id)
+        for a, b in pairs
+        if joined[a.id].ids == joined[b.id].ids and a.text != b.text and (joined[a.id].lost or joined[b.id].lost)
+    ]
+
+
+def _without(ranking: Ranking, gone: set[str]) -> Ranking:
+    tiers = tuple(left for tier in ranking.tiers if (left := tuple(id for id in tier if id not in gone)))
+    return replace(ranking, tiers=tiers)
+
+
+def _compares(ranking: Ranking) -> bool:
+    return sum(len(tier) for tier in ranking.tiers) >= 2

@@ -1,0 +1,113 @@
+"""Held-out prompts in two halves: on one `align` chooses, on the other `evaluate` measures. And how it looks at one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from prefloop.algorithms.base import Role
+from prefloop.diagnose.collapse import text_figures
+from prefloop.engine.base import Sampling
+from prefloop.engine.local import LocalEngine
+from prefloop.models.tokenization import Codec
+from prefloop.project.left_out import LeftOut
+from prefloop.project.project import Project, fitting
+from prefloop.rewards.base import Unjudged
+from prefloop.rewards.model import ModelScorer, judge_codecs
+from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out
+from prefloop.types import Prompt, digest
+
+ENOUGH = 64  # training prompts that stand in where none is held out
+
+
+def validation_and_test(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+    """Two halves by hash: `align` chooses on the first, `evaluate` measures on the second.
+
+    Where all have fallen into one half, the first half of the order by hash goes over. A single prompt is in both:
+    there `evaluate` says that what it measures is not independent.
+    """
+    order = sorted(prompts, key=lambda p: digest("half", p.id))
+    first = [p for p in prompts if int(digest("half", p.id), 16) % 2 == 0]
+    second = [p for p in prompts if int(digest("half", p.id), 16) % 2 == 1]
+    if len(prompts) > 1 and not (first and second):
+        first, second = order[: len(order) // 2], order[len(order) // 2 :]
+    return (first or second), (second or first)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one look at a policy showed. rewards: one a prompt, of what is optimised (the EOS rule counts).
+
+    Where nothing judges there are none, nor figures of them.
+    """
+
+    rolls: Rollouts
+    figures: dict[str, float]
+    rewards: list[float]
+
+
+class Validation:
+    """The prompts that choose, always answered with the same random numbers."""
+
+    def __init__(
+        self,
+        project: Project,
+        codec: Codec,
+        scorer: ModelScorer | None,
+        trained_on: Sequence[Prompt],
+        left_out: LeftOut | None = None,
+        temperature: float | None = None,
+    ):
+        """temperature: that of the policy's log-probabilities, which answers are sampled at; none = `[align]`'s."""
+        self.settings = settings = project.config.align
+        self.codec, self.scorer = codec, scorer
+        judges = judge_codecs(scorer) if scorer else []
+        held, _ = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))
+        self.held_out = bool(held)
+        if not held:
+            project.say("warning: no held-out prompts; checkpoints are chosen on training prompts")
+            held = list(trained_on[:: max(1, len(trained_on) // ENOUGH)])
+        fit = fitting(project, codec, held, settings.max_tokens, left_out, judges)
+        self.prompts: list[Encoded] = fit[: settings.eval_prompts]
+        self.sampling = Sampling(settings.max_tokens, temperature or settings.temperature)
+
+    def answers(self, engine: LocalEngine, version: str) -> Rollouts:
+        """One answer a prompt by the engine's policy, judged."""
+        scorer = self.scorer or Unjudged()
+        return roll_out(engine, self.codec, scorer, self.prompts, 1, self.sampling, self.settings, "eval", version)
+
+    def look(self, engine: LocalEngine, version: str, reference_shift: float = 0.0) -> Looked:
+        """The answers, what they look like, and how far they are from the engine's reference."""
+        rolls = self.answers(engine, version)
+        batch = annotate(rolls.batch, engine, frozenset(), reference_shift=reference_shift)
+        texts = text_figures([[c.text for c in rolls.completions]])
+        figures = describe(rolls, batch) | {n: texts[n] for n in ("distinct_2", "repetition", "commonest")}
+        if self.scorer is None:
+            return Looked(rolls, {n: v for n, v in figures.items() if n not in ("reward", "reward_std")}, [])
+        return Looked(rolls, figures, rolls.batch.reward.tolist())
+
+    def look_at_reference(self, engine: LocalEngine) -> Looked:
+        """The frozen reference's own answers to the same prompts, by the same random numbers."""
+        still = engine.models["reference"]
+        models: dict[Role, torch.nn.Module] = {"policy": still, "reference": still}
+        alone = LocalEngine(models, self.codec, engine.seed, engine.token_budget, None, engine.device)
+        return self.look(alone, "reference")
+
+    def shown(self, looked: Looked, step: int) -> str:
+        """One of the answers, another at each evaluation, in a line."""
+        place = (step // max(1, self.settings.eval_every)) % len(looked.rolls.completions)
+        return " ".join(looked.rolls.completions[place].text.split())[:160]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the run's result: who chose. `evaluate` leaves these prompts out of what it measures on."""
+        return {"held_out": self.held_out, "prompts": [prompt.id for prompt, _ in self.prompts]}
+
+
+def wins(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Share of the answers that score higher than the other's, a draw counting half."""
+    gap = np.asarray(ours) - np.asarray(theirs)
+    return float(np.mean((gap > 0) + 0.5 * (gap == 0)))

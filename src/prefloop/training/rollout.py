@@ -1,0 +1,138 @@
+"""From prompts to a rollout batch: sample, judge, line up. Shared by policy training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prefloop.batch import AnnotatedBatch, RolloutBatch, collate
+from prefloop.config import Align
+from prefloop.engine.base import Sampling
+from prefloop.engine.local import LocalEngine
+from prefloop.engine.profiling import span
+from prefloop.models.tokenization import Codec
+from prefloop.ops.kl import k3
+from prefloop.ops.masked import keep, masked_sum
+from prefloop.project.project import derive
+from prefloop.rewards.base import Scorer, Scores
+from prefloop.training.sampled_lists import to_completion
+from prefloop.types import Completion, Prompt
+
+Encoded = tuple[Prompt, list[int]]
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """N completions with prompts [N], their scores [N], and the same as tensors (rewards with the EOS rule applied)."""
+
+    prompts: Sequence[Prompt]
+    completions: Sequence[Completion]
+    scores: Scores
+    batch: RolloutBatch
+
+
+def roll_out(
+    engine: LocalEngine,
+    codec: Codec,
+    scorer: Scorer,
+    prompts: Sequence[Encoded],
+    k: int,
+    sampling: Sampling,
+    settings: Align,
+    name: str,
+    version: str,
+) -> Rollouts:
+    """K completions for each prompt, judged. `name` makes ids and random keys: the same name, the same samples."""
+    rows = [(p, ids, n) for n, (p, ids) in enumerate(prompts) for _ in range(k)]
+    keys = [derive(0, name, place) for place in range(len(rows))]
+    samples = engine.generate([ids for _, ids, _ in rows], keys, sampling)
+    how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
+    asked = [p for p, _, _ in rows]
+    completions = [
+        to_completion(codec, p, f"{name}:{place}", s, version, how)
+        for place, (p, s) in enumerate(zip(asked, samples, strict=True))
+    ]
+    with span("reward"):
+        scores = scorer.score(asked, completions)
+    flat = collate([[*ids, *s.ids] for (_, ids, _), s in zip(rows, samples, strict=True)], [len(i) for _, i, _ in rows])
+    sampler_logp = torch.zeros(flat.ids.shape)
+    sampler_logp[flat.action] = torch.tensor([lp for s in samples for lp in s.logprobs])
+    ended = torch.tensor([s.ended for s in samples])
+    batch = RolloutBatch(
+        flat.ids,
+        flat.mask,
+        flat.action,
+        sampler_logp=sampler_logp,
+        reward=eos_rule(torch.tensor(list(scores.total), dtype=torch.float32), ended, settings),
+        group=torch.tensor([n for _, _, n in rows]),
+        ended=ended,
+    )
+    return Rollouts(asked, completions, scores, batch)
+
+
+def eos_rule(reward: Tensor, ended: Tensor, settings: Align) -> Tensor:
+    """What a cut-off answer costs: a penalty less, or a constant instead (detail 7 of PPO); or nothing.
+
+    "subtract" is the default: "replace" gives every sample the same reward while a policy has not learnt to stop.
+    """
+    if settings.missing_eos == "replace":
+        return torch.where(ended, reward, torch.full_like(reward, -settings.missing_eos_penalty))
+    if settings.missing_eos == "subtract":
+        return torch.where(ended, reward, reward - settings.missing_eos_penalty)
+    return reward
+
+
+def annotate(
+    batch: RolloutBatch,
+    engine: LocalEngine,
+    needs: frozenset[str],
+    trust_sampler: bool = False,
+    reference_shift: float = 0.0,
+) -> AnnotatedBatch:
+    """What the models say before the first update: the learner's own logprobs, the reference's, the critic's values.
+
+    trust_sampler: take the sampler's logprobs for the learner's, where they were seen to agree. Else the reference's
+    are computed just as the learner's are: while both have the same weights, the KL is 0 and not some rounding.
+    reference_shift: nats a token that the reference says too little, for it was rounded (`[align] frozen_dtype`)
+    """
+    old_logp = batch.sampler_logp if trust_sampler else engine.forward("policy", batch)
+    ref_logp = engine.forward("reference", batch, as_learner=not trust_sampler)
+    return AnnotatedBatch(
+        **vars(batch),
+        old_logp=old_logp,
+        ref_logp=keep(ref_logp + reference_shift, batch.action) if reference_shift else ref_logp,
+        value=engine.forward("critic", batch) if "value" in needs else torch.zeros_like(old_logp),
+    )
+
+
+def describe(rolls: Rollouts, batch: AnnotatedBatch) -> dict[str, float]:
+    """Masked means of a rollout batch: KL in nats a sequence, lengths in tokens.
+
+    `sampler_mismatch` is there where the learner's logprobs were computed.
+    """
+    n, action = len(batch), batch.action
+    score = torch.tensor(list(rolls.scores.total))
+    mismatch: dict[str, float] = {}
+    if batch.old_logp is not batch.sampler_logp:
+        mismatch = {"sampler_mismatch": float((batch.sampler_logp - batch.old_logp)[action].abs().max())}
+    parts = {f"reward_{name}": float(torch.tensor(list(v)).mean()) for name, v in rolls.scores.parts.items()}
+    return {
+        "sequences": float(n),
+        "reward": float(score.mean()),
+        "reward_std": float(score.std(unbiased=False)),
+        "kl": float(masked_sum(batch.old_logp - batch.ref_logp, action) / n),
+        "kl_k3": float(masked_sum(k3(batch.old_logp, batch.ref_logp), action) / n),
+        "entropy": float(-masked_sum(batch.old_logp, action) / action.sum()),
+        "length": float(action.sum(1).float().mean()),
+        "ended": float(batch.ended.float().mean()),
+        **mismatch,
+        **(parts if len(parts) > 1 else {}),
+        **({"reward_cut": rolls.scores.cut / n} if rolls.scores.cut else {}),
+    }
+
+
+def summary(values: Mapping[str, float], *names: str) -> str:
+    return "  ".join(f"{name} {values[name]:.3f}" for name in names if name in values)

@@ -1,0 +1,190 @@
+"""Reviewers' pages: the queue, one item with everybody's rankings, and what the rankings say about people.
+
+Forms change things by POST and lead back to the page they stand on; who may do what, the store asks again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Form
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from prefloop.errors import DataError
+from prefloop.labels.answer import from_json
+from prefloop.web.pages import Cursor, page
+from prefloop.web.routes.rank import Submit
+from prefloop.web.security.access import GatedRoute, Reviewer
+from prefloop.web.services import services
+from prefloop.web.views import guidelines as guiding
+from prefloop.web.views import present
+from prefloop.web.views import review as reviewing
+from prefloop.web.views.render import rendered
+
+router = APIRouter(route_class=GatedRoute)
+Text = Annotated[str, Form(max_length=1000)]
+
+
+def _to(item: str) -> RedirectResponse:
+    return RedirectResponse(_address(item), 303)
+
+
+def _address(item: str) -> str:
+    return f"/review/items/{quote(item, safe='')}"
+
+
+# -- the queue ---------------------------------------------------------------------------------------------------------
+
+
+@router.get("/review")
+def review(request: Request, me: Reviewer, kind: reviewing.Kind = "all", after: Cursor = 0) -> Response:
+    """A page of the queue; `kind` filters, `after` is the cursor."""
+    known = services(request)
+    criterion = known.config.annotate.criterion
+    found = reviewing.listing(known.queue, known.store, criterion, kind, after)
+    quota = known.queue.quota()
+    return page(
+        request,
+        "review.html",
+        found=found,
+        kind=kind,
+        kinds=reviewing.KINDS,
+        quota=quota,
+        tallies=known.queue.tallies(),
+        after=after,
+        scan=reviewing.SCAN,
+    )
+
+
+@router.get("/review/items/{item}")
+def item_page(request: Request, me: Reviewer, item: str) -> Response:
+    """Everyone's rankings of an item side by side."""
+    view = services(request).queue.view(item)
+    opposed, ordered = reviewing.opposition([one.ranking for one in view.said])
+    return page(
+        request,
+        "review_item.html",
+        view=view,
+        rows=reviewing.rows(view),
+        turns=present.turns(view.item.prompt),
+        cards=reviewing.texts(view.item),
+        gold=reviewing.letters(view.gold, view.item) if view.gold is not None else None,
+        opposed=opposed,
+        ordered=ordered,
+        letters=reviewing.letters_of(view.item),
+        address=_address(item),
+        skip_words=present.SKIP_WORDS,
+    )
+
+
+# -- what a reviewer does ----------------------------------------------------------------------------------------------
+
+
+@router.get("/review/items/{item}/adjudicate")
+def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
+    """The ranking screen for a reviewer's own word on an item."""
+    known = services(request)
+    known.queue.view(item)  # an item that is not there is said before the screen is shown
+    settings = known.queue.rules.current()
+    here = _address(item)
+    return page(
+        request,
+        "rank.html",
+        mode="adjudicate",
+        person=me.id,
+        rules=present.rules(settings),
+        asked=guiding.asked(known),
+        rationale=settings.rationale,
+        none_acceptable=settings.none_acceptable,
+        lease_minutes=round(settings.lease_minutes),
+        guidelines=rendered(guiding.guidelines(known).text, typeset=True),
+        urls={"next": "", "base": f"{here}/adjudicate", "given": "", "after": here},
+        open=f"{here}/task",
+        **present.choices(),
+    )
+
+
+@router.post("/review/items/{item}/task")
+def adjudication_task(request: Request, me: Reviewer, item: str) -> Response:
+    """The item for the screen's script, in the order of the item's own page."""
+    known = services(request)
+    task = reviewing.adjudication_page(known.queue.view(item), known.queue.rules.current().attributes)
+    return page(request, "rank_task.html", task=task, asked=guiding.asked(known))
+
+
+@router.post("/review/items/{item}/adjudicate")
+def adjudicate(request: Request, me: Reviewer, item: str, body: Submit) -> JSONResponse:
+    """A reviewer's ranking; it stands beside the others, marked."""
+    services(request).queue.adjudicate(me.id, item, body.uuid, from_json(body.answer))
+    return JSONResponse({"saved": True})
+
+
+@router.post("/review/items/{item}/give-back")
+def give_back(request: Request, me: Reviewer, item: str, person: Text, note: Text = "") -> Response:
+    """Ask a person to look again."""
+    services(request).queue.give_back(me.id, item, person, note.strip())
+    return _to(item)
+
+
+@router.post("/review/items/{item}/discard")
+def discard(request: Request, me: Reviewer, item: str, reason: Text) -> Response:
+    """Out of every queue and out of training."""
+    if not reason.strip():
+        raise DataError("say why the item is discarded: others will want to know")
+    services(request).queue.discard(me.id, item, reason.strip())
+    return _to(item)
+
+
+@router.post("/review/items/{item}/restore")
+def restore(request: Request, me: Reviewer, item: str) -> Response:
+    """Undo `discard`."""
+    services(request).queue.restore(me.id, item)
+    return _to(item)
+
+
+@router.post("/review/items/{item}/gold")
+def gold(request: Request, me: Reviewer, item: str, ranking: Text = "") -> Response:
+    """Make one of the item's rankings what everybody is expected to say; without one, an ordinary item again."""
+    queue = services(request).queue
+    tiers = None
+    if ranking:
+        tiers = next((one.ranking.tiers for one in queue.view(item).said if one.ranking.id == ranking), None)
+        if tiers is None:
+            raise DataError("that ranking is not (or no longer) one of this item's. Open the item again.")
+    queue.set_gold(me.id, item, tiers)
+    return _to(item)
+
+
+@router.post("/review/items/{item}/exclude")
+def exclude(request: Request, me: Reviewer, item: str, person: Text, reason: Text) -> Response:
+    """Leave a person's rankings out of training, seen from an item; undone on the person's page."""
+    if not reason.strip():
+        raise DataError("say why this person's rankings are left out: it is kept in the audit log")
+    services(request).people.exclude(me.id, person, reason.strip())
+    return _to(item)
+
+
+# -- agreement ---------------------------------------------------------------------------------------------------------
+
+
+@router.get("/agreement")
+def agreement(request: Request, me: Reviewer, criterion: str = "") -> Response:
+    """What the rankings say about annotators and items, by default on the criterion that people rank by now."""
+    known = services(request)
+    criteria = {known.config.annotate.criterion: 0} | known.store.criteria()
+    wanted = criterion or known.config.annotate.criterion
+    if wanted not in criteria:
+        raise DataError("nobody has ranked by that criterion; open the page without one")
+    look = known.figures.get(known.root, known.config, known.store, wanted)
+    people = {person.id: person for person in known.people.list()}
+    return page(
+        request,
+        "agreement.html",
+        found=look.counted,
+        counting=look.counting,
+        people=people,
+        criterion=wanted,
+        criteria=list(criteria),
+    )

@@ -1,0 +1,223 @@
+"""Who may do what: every route names exactly one of the gates below, or the server does not start.
+
+    from prefloop.web.security.access import Annotator, GatedRoute, Reviewer, anyone
+
+    router = APIRouter(route_class=GatedRoute)
+
+    @router.get("/rank")
+    def rank(request: Request, me: Annotator) -> Response: ...           # signed in, any role
+    @router.get("/review/{item}")
+    def review(request: Request, item: str, me: Reviewer) -> Response: ...
+    @router.get("/about", dependencies=[Depends(anyone)])                # open to the world
+
+Roles include each other: owner > reviewer > annotator. People come with a session cookie; programs, at /api/ only, with
+`Authorization: Bearer`, where no cookie counts, so that no other site can act through a browser. What belongs to whom
+is the store's to decide: `Queue` and `People` are asked in the name of `me.id`.
+
+A gate asks the store, and so does the endpoint behind it. FastAPI would hand the request to a thread for each of the
+two; `GatedRoute` passes the gate in the endpoint's own thread, because handing over costs more than asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+
+from prefloop.store import ApiToken, Person
+from prefloop.web.services import services
+
+Level = Literal["public", "annotator", "reviewer", "owner", "read", "write"]
+SESSION_S = 14 * 24 * 3600.0  # the cookie's age; the store ends sessions earlier where they idle
+
+
+class NotSignedIn(Exception):
+    """Nobody is known to be asking: a page answers with the way to sign in, everything else with 401."""
+
+
+class Forbidden(Exception):
+    """Somebody is asking for what their role does not include: 403, and a line in the audit log."""
+
+    def __init__(self, message: str, who: str | None) -> None:
+        super().__init__(message)
+        self.who = who
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a route depends on. `check` finds who asks, in a thread; it raises NotSignedIn or Forbidden."""
+
+    level: Level
+    check: Callable[[Request], Person | ApiToken | None]
+
+    async def __call__(self, request: Request) -> Asker:
+        """What FastAPI calls: nothing is asked of the store here, in the event loop."""
+        return Asker(self, request)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Somebody at a gate that they have not passed yet."""
+
+    gate: Gate
+    request: Request
+
+    def passed(self) -> Person | ApiToken | None:
+        return self.gate.check(self.request)
+
+
+class GatedRoute(APIRoute):
+    """A route whose endpoint runs once its gate is passed, in the same thread."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        gates = [inner.call for inner in self.dependant.dependencies if isinstance(inner.call, Gate)]
+        self.dependant.call = _behind_gate(self.endpoint)
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError:
+                for gate in gates:  # who may not ask is not told what is wrong with the question
+                    await run_in_threadpool(gate.check, request)
+                raise
+
+        return handler
+
+
+def _behind_gate(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(endpoint)
+    def gated(**given: Any) -> Any:
+        return endpoint(
+            **{name: value.passed() if isinstance(value, Asker) else value for name, value in given.items()}
+        )
+
+    return gated
+
+
+def _program(request: Request) -> ApiToken:
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    found = services(request).people.api_token(token.strip()) if kind.lower() == "bearer" and token else None
+    if found is None:
+        raise NotSignedIn
+    return found
+
+
+def _writing_program(request: Request) -> ApiToken:
+    token = _program(request)
+    if token.scope != "write":
+        raise Forbidden('this needs an API token of scope "write"', token.created_by)
+    return token
+
+
+ORDER = ("annotator", "reviewer", "owner")
+_WHO = {"annotator": "people of this project", "reviewer": "reviewers", "owner": "the owner"}
+
+anyone = Gate("public", lambda _request: None)  # open to the world: signing in, and what is shown before
+annotator = Gate("annotator", lambda request: _signed_in(request, "annotator"))  # whoever is signed in
+reviewer = Gate("reviewer", lambda request: _signed_in(request, "reviewer"))  # a reviewer or the owner
+owner = Gate("owner", lambda request: _signed_in(request, "owner"))
+program_reads = Gate("read", _program)  # a program with an API token of any scope
+program_writes = Gate("write", _writing_program)  # a program with an API token of scope "write"
+
+Annotator = Annotated[Person, Depends(annotator)]
+Reviewer = Annotated[Person, Depends(reviewer)]
+Owner = Annotated[Person, Depends(owner)]
+Reading = Annotated[ApiToken, Depends(program_reads)]
+Writing = Annotated[ApiToken, Depends(program_writes)]
+
+
+def current(request: Request) -> Person | None:
+    """Who is signed in, for pages that greet them; looked up once a request."""
+    if not hasattr(request.state, "person"):
+        token = request.cookies.get(cookie_name(request))
+        request.state.person = services(request).people.session(token) if token else None
+    person: Person | None = request.state.person
+    return person
+
+
+def _signed_in(request: Request, least: Literal["annotator", "reviewer", "owner"]) -> Person:
+    person = current(request)
+    if person is None:
+        raise NotSignedIn
+    if ORDER.index(person.role) < ORDER.index(least):
+        raise Forbidden(f"only {_WHO[least]} may do this", person.id)
+    return person
+
+
+# -- the session cookie ------------------------------------------------------------------------------------------------
+
+
+def cookie_name(request: Request) -> str:
+    """What this request's session cookie is called."""
+    return session_cookie(services(request).root, request.url.scheme == "https")
+
+
+def session_cookie(root: Path, tls: bool) -> str:
+    """Over TLS the `__Host-` prefix binds it to this host. Cookies know no ports: the project tells servers apart."""
+    project = sha256(str(root).encode()).hexdigest()[:8]
+    return f"{'__Host-' if tls else ''}prefloop-{project}"
+
+
+def set_session(request: Request, response: Response, token: str) -> None:
+    """Hand a new session's token to the browser, out of reach of scripts and of posts from other sites."""
+    response.set_cookie(
+        cookie_name(request),
+        token,
+        max_age=int(SESSION_S),
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def clear_session(request: Request, response: Response) -> None:
+    response.delete_cookie(
+        cookie_name(request), path="/", secure=request.url.scheme == "https", httponly=True, samesite="lax"
+    )
+
+
+# -- every route is classified -----------------------------------------------------------------------------------------
+
+
+def classify(app: FastAPI) -> dict[tuple[str, str], Level]:
+    """{(method, path): who may call it}. Raises RuntimeError naming the first route that does not say so."""
+    found: dict[tuple[str, str], Level] = {}
+    for route in app.routes:
+        if isinstance(route, Mount) and route.name == "static":
+            continue
+        if not isinstance(route, GatedRoute):
+            raise RuntimeError(f"{route!r} is not a classified route: add it with a router of prefloop.web")
+        gates, methods = list(_gates(route.dependant)), sorted(route.methods or ())
+        if len({gate.level for gate, _ in gates}) != 1:
+            raise RuntimeError(
+                f"{methods} {route.path} must name exactly one gate of prefloop.web.security.access, "
+                f"has {sorted({gate.level for gate, _ in gates}) or 'none'}"
+            )
+        level = gates[0][0].level
+        if level != "public" and not any(direct for _, direct in gates):
+            raise RuntimeError(f"{methods} {route.path} must take who asks as a parameter, or nobody is asked")
+        for method in methods:
+            found[method, route.path] = level
+    return found
+
+
+def _gates(dependant: Dependant, depth: int = 0) -> Iterator[tuple[Gate, bool]]:
+    """The gates of a route, each with whether it is a parameter of the endpoint: only those are passed."""
+    if isinstance(dependant.call, Gate):
+        yield dependant.call, depth == 1 and dependant.name is not None
+    for inner in dependant.dependencies:
+        yield from _gates(inner, depth + 1)

@@ -1,0 +1,155 @@
+"""Bounds on what strangers can make the server do: guess passwords, send deep bodies."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import sha256
+from ipaddress import ip_address, ip_network
+from math import isinf
+from typing import Any
+
+from prefloop.errors import DataError
+from prefloop.store.people.rows import login_of
+
+MAX_DEPTH = 32  # of JSON; ours is 5 deep
+MAX_DIGITS = 100  # of a number in JSON; Python's own floats take 25
+_KEYS = 20_000  # accounts and addresses remembered; the oldest are forgotten first
+
+
+class Throttle:
+    """Attempts at a password, counted for each account and each address, with a wait that doubles.
+
+    An account's wait ends at a minute, so that strangers can slow its owner down but not lock them out; an address's at
+    a quarter of an hour. Names are counted whether or not they exist, and kept hashed: people mistype passwords there.
+    Each server process counts for itself.
+    """
+
+    _FREE = {"account": 5, "address": 20}
+    _LONGEST_S = {"account": 60.0, "address": 900.0}
+    _FORGET_S = 3600.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures: OrderedDict[tuple[str, bytes], tuple[int, float]] = OrderedDict()  # (count, when the last)
+
+    def attempt(self, account: str, address: str) -> float:
+        """Count an attempt before it is made (many at once get no head start). Seconds to wait; 0 = go on."""
+        now = self._clock()
+        with self._lock:
+            waits = [self._wait(key, now) for key in self._keys(account, address)]
+            if max(waits) > 0:
+                return max(waits)
+            for key in self._keys(account, address):
+                count, last = self._failures.get(key, (0, now))
+                self._failures[key] = (count + 1 if now - last < self._FORGET_S else 1, now)
+                self._failures.move_to_end(key)
+            while len(self._failures) > _KEYS:
+                self._failures.popitem(last=False)
+        return 0.0
+
+    def succeeded(self, account: str, address: str) -> None:
+        """The account starts afresh; the address loses only this attempt, or one known account would free it."""
+        of_account, of_address = self._keys(account, address)
+        with self._lock:
+            self._failures.pop(of_account, None)
+            if of_address in self._failures:
+                count, last = self._failures[of_address]
+                self._failures[of_address] = (max(count - 1, 0), last)
+
+    def _wait(self, key: tuple[str, bytes], now: float) -> float:
+        count, last = self._failures.get(key, (0, now))
+        over = count - self._FREE[key[0]]
+        if over < 0 or now - last >= self._FORGET_S:
+            return 0.0
+        return max(last + min(2.0 ** min(over, 20), self._LONGEST_S[key[0]]) - now, 0.0)
+
+    def _keys(self, account: str, address: str) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+        return ("account", sha256(_login(account)).digest()), ("address", network_of(address).encode())
+
+
+def _login(account: str) -> bytes:
+    """As the store looks it up, or another spelling would be another account; what no account can have, as it is."""
+    try:
+        return login_of(account).encode()
+    except DataError:
+        return b"\0" + account.encode("utf-8", "replace")
+
+
+def network_of(address: str) -> str:
+    """Whom an address belongs to: an IPv6 customer owns a whole /64; a server for both sees IPv4 inside IPv6."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:100]
+    if parsed.version == 4:
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ip_network((int(parsed) >> 64 << 64, 64)))
+
+
+def json_problem(body: bytes) -> str | None:
+    """Why a body, taken for JSON, goes no further: too deep, numbers too long or not JSON's, a key twice (which of
+    the two counts, every reader decides for itself), text that cannot be written down again. None = go on; whether it
+    is JSON at all is the parser's to say.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "JSON must be UTF-8"
+    if "\0" in text:  # UTF-16 or 32, which a parser would guess, and whose bytes mean other brackets
+        return "JSON must be UTF-8"
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MAX_DEPTH:
+            return f"JSON nested deeper than {MAX_DEPTH} levels"
+    try:
+        found = _STRICT.decode(text)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except _Problem as problem:
+        return str(problem)
+    except UnicodeEncodeError:
+        return "a text holds half of a surrogate pair"
+    except ValueError:
+        return None
+    return None
+
+
+class _Problem(Exception):
+    """Why JSON is refused that a parser would take."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Problem("an object holds the same key twice")
+    return found
+
+
+def _constant(name: str) -> None:
+    raise _Problem("NaN and Infinity are not JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise _Problem(f"a number has more than {MAX_DIGITS} characters")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    found = float(digits)
+    if len(digits) > MAX_DIGITS or isinf(found):
+        raise _Problem("a number is too large or too long")
+    return found
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_fraction)
+_BRACKET = re.compile(r"[\[\]{}]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

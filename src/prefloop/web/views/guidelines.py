@@ -1,0 +1,61 @@
+"""The guidelines: the text that counts, and what has changed since somebody read them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from prefloop.store import Guidelines, Person
+from prefloop.types import digest
+from prefloop.web.services import Services
+from prefloop.web.views import present
+
+
+def on_disk(known: Services) -> str:
+    """What the file holds, read at each call so that an owner's edit shows at once; a missing one says what to do."""
+    try:
+        return (known.root / known.config.annotate.guidelines).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return (
+            f"This project has no guidelines yet. Rank the answers by **{known.config.annotate.criterion}**: "
+            "the best first; answers that are equally good share a place."
+        )
+
+
+def guidelines(known: Services, *, look: bool = False) -> Guidelines:
+    """What people are shown: the file's text, or the one that was written in the browser since. look: this moment's."""
+    return known.queue.rules.guidelines(on_disk(known), look=look)
+
+
+def changed_for(known: Services, me: Person) -> bool:
+    """Whether others count now than this person has read. Whoever has read none has nothing to compare with."""
+    return me.guidelines is not None and me.guidelines != guidelines(known).hash
+
+
+def asked(known: Services) -> str:
+    """What the ranking screen goes by, as a hash: an item that comes with another one tells the page to load anew."""
+    return digest("asked", present.rules(known.queue.rules.current()), guidelines(known).hash)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Lines that stayed ("same"), went ("gone") or came ("new")."""
+
+    kind: str
+    text: str
+
+
+def pieces(before: str, after: str) -> list[Piece]:
+    """What differs, with a line of what stayed around it."""
+    old, new = before.splitlines(), after.splitlines()
+    found: list[Piece] = []
+    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(1):
+        for kind, a, b, c, d in group:
+            if kind == "equal":
+                found.append(Piece("same", "\n".join(old[a:b])))
+                continue
+            if a < b:
+                found.append(Piece("gone", "\n".join(old[a:b])))
+            if c < d:
+                found.append(Piece("new", "\n".join(new[c:d])))
+    return [piece for piece in found if piece.text.strip()]

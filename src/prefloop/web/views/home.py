@@ -1,0 +1,155 @@
+"""What the home pages show: an owner's and a reviewer's view of the work, and each person's own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from prefloop.store import Person, Quota, Store
+from prefloop.store.feed import latest
+from prefloop.store.overview import DAYS, Pace, last_backup, paces, size, total
+from prefloop.web.views.agreement import Look
+
+if TYPE_CHECKING:
+    from prefloop.labels.suspicion import Evidence
+    from prefloop.labels.tallies import Counted
+    from prefloop.web.services import Services
+
+_KEPT_S = 5.0  # paces are counted at most this often, and not more than
+_SHARE = 20  # ... a share of the time: once in this many times as long as it takes
+BACKUP_DUE_S = 7 * 86400.0
+FULL_BYTES = 1 << 30  # less free than this is warned of, and less than the store's own size
+
+
+@dataclass
+class Paces:
+    """Who ranked how much lately, counted once in a while: the home page looks again by itself."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _until: float = 0.0
+    _known: dict[str, Pace] = field(default_factory=dict)
+
+    def get(self, store: Store) -> dict[str, Pace]:
+        with self._lock:
+            began = time.monotonic()
+            if began >= self._until:
+                self._known = paces(store, time.time())
+                now = time.monotonic()
+                self._until = now + max(_KEPT_S, _SHARE * (now - began))
+            return self._known
+
+
+@dataclass(frozen=True)
+class Member:
+    """One person in the owner's table. agreement, gold: (share, pairs) or None where there is nothing to compare."""
+
+    person: Person
+    pace: Pace
+    per_hour: float | None
+    agreement: tuple[float, int] | None
+    gold: tuple[float, int] | None
+    warnings: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Disk:
+    """free: bytes on the disk of the store, None where the database is elsewhere. backup: when the last one was."""
+
+    free: int | None
+    size: int
+    backup: float | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """hours: of people's time that is left, None before anybody has ranked; days: at the pace of the last 24 hours."""
+
+    quota: Quota
+    pace: Pace
+    hours: float | None
+    days: float | None
+
+    @property
+    def most(self) -> int:
+        """Of one day, for the chart."""
+        return max(self.pace.days)
+
+
+def work(known: Services, figures: Look) -> Work:
+    """How far everybody together is, and how long the rest takes."""
+    quota, pace = known.queue.quota(), total(known.paces.get(known.store))
+    seconds = figures.counted.report.seconds if figures.counted else None
+    return Work(
+        quota=quota,
+        pace=pace,
+        hours=quota.open * seconds / 3600 if seconds else None,
+        days=quota.open / pace.today if pace.today else None,
+    )
+
+
+def team(known: Services, figures: Look) -> list[Member]:
+    """Everybody who ranks or may, the busiest of the last 24 hours first. Nobody who left without a ranking."""
+    found = known.paces.get(known.store)
+    reports = {one.annotator: one for one in figures.counted.report.people} if figures.counted else {}
+    nothing = Pace(0, (0,) * DAYS, None)
+    members = []
+    for person in known.people.list():
+        if person.name is None:
+            continue
+        pace, report = found.get(person.id, nothing), reports.get(person.id)
+        working = pace.latest is not None and not person.disabled
+        members.append(
+            Member(
+                person=person,
+                pace=pace,
+                per_hour=known.queue.pace(person.id) if working else None,
+                agreement=_share(report.agreement) if report else None,
+                gold=_share(report.gold) if report else None,
+                warnings=report.suspicions if report else (),
+            )
+        )
+    return sorted(members, key=lambda one: (-one.pace.today, -one.person.done, one.person.created_at))
+
+
+def _share(counted: Counted) -> tuple[float, int] | None:
+    return None if counted.share is None else (counted.share, counted.n)
+
+
+def look(known: Services) -> Look:
+    """The figures of agreement on what people rank by now; nothing is counted before the first ranking."""
+    if not latest(known.store):
+        return Look(None, False)
+    try:
+        return known.figures.get(known.root, known.config, known.store, known.config.annotate.criterion)
+    except Exception as error:  # noqa: BLE001 - the rest of the page is right all the same; /agreement tells
+        print(f"counting agreement: {error}", file=sys.stderr)
+        return Look(None, False)
+
+
+def waiting(known: Services, figures: Look) -> Mapping[str, int]:
+    """Items that wait for a reviewer, by why; those that only the rankings tell are as old as the figures."""
+    found = {"skipped": known.queue.skipped_only()}
+    if figures.counted:
+        found |= {"flagged": figures.counted.flagged, "split": figures.counted.split}
+    return found
+
+
+def disk(known: Services, now: float) -> Disk:
+    """Whether there is room, and when the store was saved."""
+    database = known.store.database
+    taken, backup = size(known.store), last_backup(known.store)
+    free = shutil.disk_usage(known.root).free
+    warnings = []
+    if database.sqlite and free < max(FULL_BYTES, taken):
+        warnings.append("The disk is nearly full. When it is, no more rankings can be kept: make room.")
+    if backup is None:
+        warnings.append("There is no backup yet. Make one, also while people rank, with: prefloop backup FOLDER")
+    elif now - backup > BACKUP_DUE_S:
+        warnings.append("The last backup is more than a week old: prefloop backup FOLDER")
+    return Disk(free if database.sqlite else None, taken, backup, tuple(warnings))
