@@ -13,8 +13,8 @@ pytest.importorskip("nh3", reason="the server is not installed: pip install 'pre
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefloop.web.render import rendered
 from prefloop.web.views import formulas
-from prefloop.web.views.render import rendered
 
 
 def text_of(html: str) -> str:

@@ -13,9 +13,9 @@ pytest.importorskip("nh3", reason="the server is not installed: pip install 'pre
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefloop.web.render import BLOCKS, MAX_RENDERED, REL, TAGS, clean, raw, rendered
 from prefloop.web.views.formulas import ELEMENTS
 from prefloop.web.views.markdown import SCHEMES
-from prefloop.web.views.render import BLOCKS, MAX_RENDERED, REL, TAGS, clean, raw, rendered
 
 
 class Parsed(HTMLParser):

@@ -14,10 +14,10 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from prefloop.web.render import raw, rendered
 from prefloop.web.security.access import current
 from prefloop.web.services import services
 from prefloop.web.views.guidelines import changed_for
-from prefloop.web.views.render import raw, rendered
 
 HERE = Path(__file__).parent
 Cursor = Annotated[int, Query(ge=0, le=2**63 - 1)]  # a row's number; databases know no larger ones

@@ -19,11 +19,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from prefloop.labels.answer import from_json
 from prefloop.store.queue.types import Presentation
 from prefloop.web.pages import fragment, local, page
+from prefloop.web.render import rendered
 from prefloop.web.security.access import Annotator, GatedRoute
 from prefloop.web.services import services
 from prefloop.web.views import guidelines as guiding
 from prefloop.web.views import present
-from prefloop.web.views.render import rendered
 
 router = APIRouter(route_class=GatedRoute)
 EARLIER = 10  # answers that undo can reach

@@ -15,13 +15,13 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from prefloop.errors import DataError
 from prefloop.labels.answer import from_json
 from prefloop.web.pages import Cursor, page
+from prefloop.web.render import rendered
 from prefloop.web.routes.rank import Submit
 from prefloop.web.security.access import GatedRoute, Reviewer
 from prefloop.web.services import services
 from prefloop.web.views import guidelines as guiding
 from prefloop.web.views import present
 from prefloop.web.views import review as reviewing
-from prefloop.web.views.render import rendered
 
 router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]

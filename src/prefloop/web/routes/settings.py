@@ -24,10 +24,10 @@ from prefloop.store import Change, Scope
 from prefloop.store.queue.rules import CHANGEABLE, LONGEST_GUIDELINES
 from prefloop.web import uploading
 from prefloop.web.pages import page
+from prefloop.web.render import rendered
 from prefloop.web.security.access import GatedRoute, Owner
 from prefloop.web.services import services
 from prefloop.web.views import guidelines as guiding
-from prefloop.web.views.render import rendered
 
 router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]

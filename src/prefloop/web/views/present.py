@@ -18,7 +18,7 @@ from prefloop.labels.answer import FLAGS, LETTERS, LONGEST_COMMENT, SKIP_REASONS
 from prefloop.messages import Turns, asides, conversation, message_text, speaker, tool_text
 from prefloop.store.queue.types import Presentation, Progress
 from prefloop.types import Content, Message, Prompt
-from prefloop.web.views.render import raw, rendered
+from prefloop.web.render import raw, rendered
 
 FLAG_WORDS = {
     "wrong": "Wrong: states something false",
