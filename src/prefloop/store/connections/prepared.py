@@ -2,17 +2,20 @@
 
 pg8000's DBAPI parses, describes and executes each statement anew, with a wait for the server after each, and scans its
 text for placeholders character by character. Its core can prepare a statement once for each connection; this cursor
-uses that for statements that come again. The first of a transaction takes its BEGIN along.
+uses that for statements that come again. The first of a transaction takes its BEGIN along, and nothing is
+answered in parts.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import lru_cache
+from struct import pack
 from typing import Any
 
 from pg8000.converters import make_params
-from pg8000.core import Context
+from pg8000.core import BIND, EXECUTE, SYNC, Context, _flush
 from pg8000.dbapi import convert_paramstyle
 from pg8000.exceptions import DatabaseError
 from pg8000.legacy import Connection, Cursor
@@ -46,6 +49,26 @@ class PreparingConnection(Connection):  # type: ignore[misc]
             super().handle_messages(context)
             raise
         super().handle_messages(context)
+
+    def execute_named(
+        self, name: bytes, params: Sequence[str | None], columns: Any, converters: Any, statement: str
+    ) -> Any:
+        """Run a prepared statement: Bind, Execute and Sync as one message to the server, and one answer from it.
+
+        pg8000's own asks for the answer to each of the parts (Flush), which are three packets in place of one. The
+        layout is that of "Message Formats" in Postgres's documentation.
+        """
+        context = Context(columns=columns, input_funcs=converters, statement=statement)
+        parts = [b"\0", name, pack("!HH", 0, len(params))]  # the unnamed portal; all parameters are text
+        for value in params:
+            sent = None if value is None else value.encode(self._client_encoding)
+            parts += [pack("!i", -1)] if sent is None else [pack("!i", len(sent)), sent]
+        self._send_message(BIND, b"".join([*parts, pack("!H", 0)]))  # and so are all columns
+        self._send_message(EXECUTE, b"\0" + pack("!i", 0))  # all rows
+        self._send_message(SYNC, b"")
+        _flush(self._sock)
+        self.handle_messages(context)
+        return context
 
     def cursor(self) -> PreparingCursor:
         return PreparingCursor(self)
