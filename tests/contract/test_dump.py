@@ -13,7 +13,7 @@ from sqlalchemy import insert
 
 from prefloop.errors import StoreError
 from prefloop.project.project import Project
-from prefloop.stages.backup import backup, restore
+from prefloop.stages.backup.backup import backup, restore
 from prefloop.store import ModelRow, Store
 from prefloop.store import dump as dump_module
 from prefloop.store.dump import dump, inspect, load

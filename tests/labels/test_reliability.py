@@ -23,7 +23,7 @@ from prefloop.labels.davidson import LONGEST, Marginal, People
 from prefloop.labels.ranking import mean_rank
 from prefloop.labels.reliability import Objective, Reliability, fit_reliability
 from prefloop.labels.votes import collect, pairs_of, worth_in_pairs
-from prefloop.training.annotator_weights import trust
+from prefloop.training.annotator_weights import weigh_annotators
 from prefloop.types import Item, Ranking
 
 from .worlds import ADVERSARY_MIX, attach, blank, crowded, letters, one, planted
@@ -375,16 +375,16 @@ def test_a_reward_model_learns_more_from_weighted_than_from_merged_rankings() ->
     ranked_items = attach(items, simulate(items, quality, Crowd(overlap=3, **ADVERSARY_MIX), 9))
     right = {}
     for mode in ("all", "weighted", "majority"):
-        trusted = trust(ranked_items[:400], QUALITY, mode, {})
+        weighed = weigh_annotators(ranked_items[:400], QUALITY, mode, {})
         rows, weights = [], []
-        for item in trusted.items:
+        for item in weighed.items:
             for r in item.rankings:
                 votes = pairs_of(collect([letters_of(item, r)], QUALITY))
                 ids = collect([letters_of(item, r)], QUALITY).completions
                 for b, w, tie in zip(votes.better, votes.worse, votes.tie, strict=True):
                     if not tie:
                         rows.append(features[ids[b]] - features[ids[w]])
-                        weights.append(trusted.weights.get(r.id, 1.0))
+                        weights.append(weighed.weights.get(r.id, 1.0))
         x, w = np.array(rows), np.array(weights)
         fit = minimize(lambda v, x=x, w=w: float(w @ np.logaddexp(0, -x @ v)) + 0.5 * float(v @ v), np.zeros(12)).x
         right[mode] = accuracy({id: float(f @ fit) for id, f in features.items()}, quality, ranked_items[400:])

@@ -16,8 +16,9 @@ from prefloop.config import CONFIG_NAME, Crowd
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.crowd import simulate
 from prefloop.project.project import Project
-from prefloop.stages.agreement import agreement, agreement_file, gold_of
-from prefloop.training.annotator_weights import LEAST_WEIGHT, trust
+from prefloop.stages.agreement import agreement, agreement_file
+from prefloop.training.annotator_weights import LEAST_WEIGHT, weigh_annotators
+from prefloop.training.rankings import gold_of
 from prefloop.types import Completion, Item, Prompt, Ranking
 from tiny_models import TINY_MODEL
 
@@ -136,21 +137,21 @@ def prefloop_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 def test_all_changes_nothing() -> None:
     items = make_items(20)
-    assert trust(items, "quality", "all", {}).items == items
+    assert weigh_annotators(items, "quality", "all", {}).items == items
 
 
 def test_weighted_leaves_out_the_adversary_and_counts_one_on_average() -> None:
     items = make_items()
-    trusted = trust(items, "quality", "weighted", {})
-    left = [r for item in trusted.items for r in item.rankings]
-    assert trusted.warning is None
+    weighed = weigh_annotators(items, "quality", "weighted", {})
+    left = [r for item in weighed.items for r in item.rankings]
+    assert weighed.warning is None
     assert not [r for r in left if kind(r.annotator) == "inverted"]
-    assert np.mean([trusted.weights[r.id] for r in left]) == pytest.approx(1.0)
-    careful = np.mean([trusted.weights[r.id] for r in left if kind(r.annotator) == "careful"])
-    coins = [trusted.weights[r.id] for r in left if kind(r.annotator) == "coin"] or [0.0]
+    assert np.mean([weighed.weights[r.id] for r in left]) == pytest.approx(1.0)
+    careful = np.mean([weighed.weights[r.id] for r in left if kind(r.annotator) == "careful"])
+    coins = [weighed.weights[r.id] for r in left if kind(r.annotator) == "coin"] or [0.0]
     assert careful > 2 * np.mean(coins)
-    assert trusted.left_out + len(left) == 360
-    told = trusted.to_json()
+    assert weighed.left_out + len(left) == 360
+    told = weighed.to_json()
     assert told["enough"] and told["weights"]["sim-inverted" + told_number(items, "inverted")] < LEAST_WEIGHT
     json.dumps(told)
 
@@ -162,10 +163,10 @@ def told_number(items: Sequence[Item], which: str) -> str:
 
 def test_weighted_with_too_little_overlap_counts_all_alike_and_says_so() -> None:
     items = make_items(overlap=1)
-    trusted = trust(items, "quality", "weighted", {})
-    assert trusted.items == items and not trusted.weights
-    assert trusted.warning is not None and "one person only" in trusted.warning
-    assert set(trusted.people.values()) == {1.0}
+    weighed = weigh_annotators(items, "quality", "weighted", {})
+    assert weighed.items == items and not weighed.weights
+    assert weighed.warning is not None and "one person only" in weighed.warning
+    assert set(weighed.people.values()) == {1.0}
 
 
 def test_majority_is_one_ranking_an_item() -> None:
@@ -173,9 +174,9 @@ def test_majority_is_one_ranking_an_item() -> None:
     said = [Ranking("i", who, "quality", tiers) for who, tiers in (("x", (("a",), ("b",), ("c",))),) * 2]
     other = Ranking("i", "y", "quality", (("c",), ("b",), ("a",)))
     partial = Ranking("i", "z", "quality", (("c",), ("a",)))
-    (merged,) = trust([replace(item, rankings=(*said, other, partial))], "quality", "majority", {}).items
+    (merged,) = weigh_annotators([replace(item, rankings=(*said, other, partial))], "quality", "majority", {}).items
     assert [r.tiers for r in merged.rankings] == [(("a",), ("b",), ("c",))]
-    (merged,) = trust([replace(item, rankings=(said[0], other))], "quality", "majority", {}).items
+    (merged,) = weigh_annotators([replace(item, rankings=(said[0], other))], "quality", "majority", {}).items
     assert merged.rankings[0].tiers == (("a", "b", "c"),)
 
 
@@ -183,10 +184,11 @@ def test_an_adjudication_is_the_last_word_but_with_all() -> None:
     item = make_items(40)[0]
     verdict = Ranking("i0", "boss", "quality", item.rankings[0].tiers[::-1], metadata={"adjudication": True})
     items = [replace(item, rankings=(*item.rankings, verdict)), *make_items(40)[1:]]
-    assert trust(items, "quality", "majority", {}).items[0].rankings[0].tiers == verdict.tiers
-    assert trust(items, "quality", "weighted", {}).items[0].rankings == (verdict,)
-    assert len(trust(items, "quality", "all", {}).items[0].rankings) == 4
-    alone = trust(items[:1], "quality", "weighted", {})  # too little to know people, but the last word stays the last
+    assert weigh_annotators(items, "quality", "majority", {}).items[0].rankings[0].tiers == verdict.tiers
+    assert weigh_annotators(items, "quality", "weighted", {}).items[0].rankings == (verdict,)
+    assert len(weigh_annotators(items, "quality", "all", {}).items[0].rankings) == 4
+    # this is too little to know people, but the last word stays the last
+    alone = weigh_annotators(items[:1], "quality", "weighted", {})
     assert alone.warning is not None and alone.left_out == 3
     assert alone.items[0].rankings == (verdict,)
 

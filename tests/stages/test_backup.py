@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 
 from prefloop.errors import ConfigError, DataError, PrefloopError, StoreError
 from prefloop.project.project import Project
-from prefloop.stages.backup import _with_setting, backup, restore
+from prefloop.stages.backup.backup import _with_setting, backup, restore
 from prefloop.store.migrate import alembic_config
 from prefloop.types import Completion, Item, Prompt, Ranking
 
@@ -314,7 +314,7 @@ def test_nobody_else_can_read_a_file_of_a_backup_or_of_what_was_restored(project
 
 
 def test_a_failed_copy_leaves_no_folder(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefloop.stages import backup as module
+    from prefloop.stages.backup import backup as module
 
     def lossy(store: object, to: Path) -> dict[str, int]:
         to.write_bytes(b"half")

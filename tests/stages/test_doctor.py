@@ -21,7 +21,9 @@ from prefloop.models.folder import file_hashes
 from prefloop.models.policy import Policy
 from prefloop.project.project import ModelRef, Project
 from prefloop.stages.doctor import invariants
-from prefloop.stages.doctor.doctor import NEEDS, Check, doctor
+from prefloop.stages.doctor.base import Check
+from prefloop.stages.doctor.doctor import doctor
+from prefloop.stages.doctor.machine import NEEDS
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 

@@ -12,8 +12,8 @@ from prefloop.models.packed_forward import WORTH
 from prefloop.project.project import Project
 from prefloop.record import find_run
 from prefloop.stages.align import align
-from prefloop.stages.train_policy import make_scorer
 from prefloop.stages.train_reward import reward
+from prefloop.training.reward_scores import make_scorer
 
 
 def test_rewards_and_kl_move_a_little_and_the_policy_is_as_exact_as_before(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from prefloop.config import CONFIG_NAME
 from prefloop.errors import NothingToDoError
 from prefloop.project.project import Project
-from prefloop.stages.sft import preferred, sft
+from prefloop.stages.sft import sft
+from prefloop.training.demonstrations import preferred
 from prefloop.types import Completion, Item, Prompt, Ranking
 from tiny_models import TINY_MODEL
 

@@ -22,13 +22,14 @@ from prefloop.stages.align import align
 from prefloop.stages.doctor import invariants
 from prefloop.stages.doctor.doctor import doctor
 from prefloop.stages.evaluate import evaluate
+from prefloop.stages.evaluate_reward import evaluate_reward
 from prefloop.stages.importing import import_file
-from prefloop.stages.measure import measure_file
 from prefloop.stages.prioritise import prioritise
 from prefloop.stages.sample import sample
-from prefloop.stages.sft import encode_demonstrations, sft
+from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
 from prefloop.store import removal
+from prefloop.training.demonstrations import encode_demonstrations
 from prefloop.types import Completion, Demonstration, Item, Prompt
 from tiny_models import causal
 
@@ -255,7 +256,7 @@ def test_they_are_named_by_file_and_row(looped: dict[str, Any]) -> None:
 
 
 def test_a_reward_model_is_measured_on_the_rows_that_its_template_takes(looped: dict[str, Any], tmp_path: Path) -> None:
-    result = measure_file(str(looped["reward model"]), write(tmp_path, "pairs")).result
+    result = evaluate_reward(str(looped["reward model"]), write(tmp_path, "pairs")).result
     assert result["items"] == 21 and result["refused"] == 3
 
 

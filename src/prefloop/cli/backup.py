@@ -40,13 +40,13 @@ def backup(asked: Common, to: Path | None, runs: bool, source: Path | None, trus
             raise click.UsageError("--runs is for making a backup: a restore brings back all that is in it")
         if asked.root.absolute() == Path.cwd():
             raise click.UsageError("say which folder to make: prefloop backup --restore FROM -C DIR")
-        from prefloop.stages.backup import restore
+        from prefloop.stages.backup.backup import restore
 
         emit(asked, restore(source.absolute(), asked.root.absolute(), asked.overrides, trust))
         return
     if trust:
         raise click.UsageError("--trust belongs to --restore")
-    from prefloop.stages.backup import backup as stage
+    from prefloop.stages.backup.backup import backup as stage
 
     assert to is not None
     folder = to.absolute()

@@ -52,8 +52,8 @@ def evaluate_reward(asked: Common, model: str, data: Path, format: str | None) -
     \b
     Example:  prefloop evaluate reward --model ./reward --data pairs.jsonl
     """
-    from prefloop.stages.measure import measure_file
+    from prefloop.stages.evaluate_reward import evaluate_reward as stage
 
     with redirect_stdout(sys.stderr):
-        outcome = measure_file(model, data, format)
+        outcome = stage(model, data, format)
     emit(asked, outcome)

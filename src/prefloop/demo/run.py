@@ -34,9 +34,9 @@ from prefloop.stages.evaluate import evaluate, mean_interval, win_rate
 from prefloop.stages.report import report
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft
-from prefloop.stages.train_policy import make_scorer
 from prefloop.stages.train_reward import reward
 from prefloop.training.policy_evaluation import validation_and_test
+from prefloop.training.reward_scores import make_scorer
 from prefloop.training.sampled_lists import to_completion
 from prefloop.types import Completion, Prompt
 

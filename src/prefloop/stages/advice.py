@@ -8,7 +8,7 @@ from typing import Any
 from prefloop import record
 from prefloop.effects import OFFLINE
 from prefloop.project.project import Outcome, Project
-from prefloop.stages.agreement import NOT_COMPARABLE
+from prefloop.training.rankings import ranked_criteria
 
 IMPORT = "prefloop import FILE"
 RANK = "prefloop annotate: people rank them  (prefloop crowd: simulated people do)"
@@ -65,9 +65,11 @@ def _wants_sft(project: Project) -> bool:
 
 def _ranked(project: Project, round: int) -> bool:
     """Whether there is anything to learn from in a round: rankings of its samples, or of imported lists before any."""
-    asked = [c for c in project.store.criteria() if c not in NOT_COMPARABLE]
     source = "sample" if next(project.store.items(source="sample", round=round), None) else None
-    found = (next(project.store.items(criterion=c, ranked=True, source=source, round=round), None) for c in asked)
+    found = (
+        next(project.store.items(criterion=c, ranked=True, source=source, round=round), None)
+        for c in ranked_criteria(project)
+    )
     return any(item is not None for item in found)
 
 

@@ -9,13 +9,10 @@ from typing import Any
 
 from prefloop import exchange
 from prefloop.errors import ConfigError, NothingToDoError
-from prefloop.exchange import RowError
 from prefloop.labels.annotators import HARDEST, AnnotatorReport, annotator_report
-from prefloop.labels.votes import Tiers
 from prefloop.project.project import Outcome, Project
+from prefloop.training.rankings import NOT_COMPARABLE, gold_of, ranked_criteria, read_items
 from prefloop.types import Item
-
-NOT_COMPARABLE = ("acceptable",)  # criteria of single-completion labels
 
 
 def agreement(project: Project, criterion: str | None = None, hardest: int = HARDEST) -> Outcome:
@@ -23,8 +20,7 @@ def agreement(project: Project, criterion: str | None = None, hardest: int = HAR
 
     Reads the store only; there is nothing to skip, so nothing is kept. Raises NothingToDoError without rankings.
     """
-    criteria = [c for c in project.store.criteria() if c not in NOT_COMPARABLE]
-    chosen = _chosen(criteria, criterion)
+    chosen = _chosen(ranked_criteria(project), criterion)
     reports = {}
     for name in chosen:
         items = list(project.store.items(criterion=name, ranked=True, excluded=True))
@@ -36,13 +32,10 @@ def agreement_file(
     data: Path, format: str | None = None, criterion: str | None = None, hardest: int = HARDEST
 ) -> Outcome:
     """The same of a file of rankings, without a project. Raises DataError, or NothingToDoError without rankings."""
+    rows, rejected = read_items(exchange.read(data, format))
     read: dict[str, Item] = {}
-    rejected: list[str] = []
-    for row in exchange.read(data, format):
-        if isinstance(row, Item):
-            read[row.id] = _joined(read[row.id], row) if row.id in read else row
-        elif isinstance(row, RowError):
-            rejected.append(f"row {row.line}: {row.reason}")
+    for row in rows:
+        read[row.id] = _joined(read[row.id], row) if row.id in read else row
     items = list(read.values())
     found = sorted({r.criterion for item in items for r in item.rankings} - set(NOT_COMPARABLE))
     reports = {name: annotator_report(items, name, hardest=hardest) for name in _chosen(found, criterion)}
@@ -66,13 +59,6 @@ def _chosen(criteria: Sequence[str], asked: str | None) -> list[str]:
     if asked not in criteria:
         raise ConfigError(f'nobody has ranked by "{asked}". Criteria: {", ".join(criteria)}')
     return [asked]
-
-
-def gold_of(project: Project, criterion: str) -> dict[str, Tiers]:
-    """{item id: expected tiers} of the gold items, which are about the criterion that people are asked for."""
-    if criterion != project.config.annotate.criterion:
-        return {}
-    return dict(project.queue.golds())
 
 
 def _json(reports: Mapping[str, AnnotatorReport]) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting
 from prefloop.rewards.model import judge_codecs
 from prefloop.rewards.rules import RuleScorer
 from prefloop.rewards.rules import make_scorer as make_rule
-from prefloop.stages.train_policy import make_scorer
 from prefloop.store import ModelRow
 from prefloop.training.policy_evaluation import validation_and_test
+from prefloop.training.reward_scores import make_scorer
 from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out
 from prefloop.types import Prompt
 

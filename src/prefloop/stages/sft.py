@@ -2,64 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from typing import Any
 
 from prefloop.algorithms.sft import Sft
-from prefloop.batch import Rows, collate
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import NothingToDoError
-from prefloop.labels.ranking import mean_rank
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
-from prefloop.models.tokenization import Codec
-from prefloop.ops.masked import masked_sum
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Outcome, Project, derive, load_policy
+from prefloop.training.demonstrations import encode_demonstrations, heldout_loss, preferred, rows_of
 from prefloop.training.fit import Order, fit
 from prefloop.training.learning_rates import rate
-from prefloop.types import Demonstration, Item
+from prefloop.types import Item
 
 EVAL_LIMIT = 256
-
-
-def encode_demonstrations(
-    codec: Codec, shown: list[Demonstration], max_tokens: int
-) -> tuple[list[tuple[list[int], int]], int]:
-    """[(ids, how many are prompt)] of the demonstrations that fit, and how many did not."""
-    limit = min(max_tokens, codec.context)
-    encoded = []
-    for demonstration in shown:
-        prompt = codec.encode_prompt(demonstration.prompt)
-        ids = [*prompt, *codec.answer_ids(demonstration.prompt, prompt, demonstration)]
-        if len(ids) <= limit:
-            encoded.append((ids, len(prompt)))
-    return encoded, len(shown) - len(encoded)
-
-
-def rows_of(encoded: list[tuple[list[int], int]]) -> Rows:
-    return collate([ids for ids, _ in encoded], [cut for _, cut in encoded])
-
-
-def preferred(items: Iterable[Item]) -> list[Demonstration]:
-    """The completions with the best mean rank of each item (several where they tie), each text once a prompt.
-
-    None of an item whose completions all tie: nobody preferred one. People who found none acceptable are not asked.
-    """
-    best: dict[str, Demonstration] = {}
-    for item in items:
-        ranks = mean_rank([r for r in item.rankings if not r.none_acceptable])
-        top = min(ranks.values(), default=0.0)
-        if len(ranks) > 1 and top == max(ranks.values()):
-            continue
-        for completion in item.completions:
-            if ranks.get(completion.id) == top and completion.text.strip():
-                chosen = Demonstration(item.prompt, completion.text, messages=completion.messages)
-                best.setdefault(chosen.id, chosen)
-    return list(best.values())
 
 
 def _ranked(project: Project, criterion: str) -> list[Item]:
@@ -141,13 +100,3 @@ def sft(project: Project) -> Outcome:
         project.register(run, "policy", base, weights_hash(model), snapshot, {"round": 0})
         run.finish(result)
         return Outcome("sft", run.name, result)
-
-
-def heldout_loss(engine: LocalEngine, held: list[tuple[list[int], int]]) -> dict[str, float]:
-    """Cross-entropy a token on held-out demonstrations, nats; {} where there are none."""
-    if not held:
-        return {}
-    rows = rows_of(held)
-    logp = engine.forward("policy", rows)
-    loss = float(-masked_sum(logp, rows.action) / rows.action.sum())
-    return {"heldout_loss": loss, "heldout_perplexity": math.exp(min(loss, 50.0))}

@@ -24,14 +24,13 @@ from prefloop.ops.preference import ordered_pairs
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Outcome, Project, derive, load_policy
 from prefloop.rewards.sequence import encode
-from prefloop.stages.agreement import gold_of
-from prefloop.stages.train_reward import NO_RANKINGS, NOT_COMPARABLE, rankable
 from prefloop.store import Store
-from prefloop.training.annotator_weights import trust
+from prefloop.training.annotator_weights import weigh_annotators
 from prefloop.training.fit import Order, fit
 from prefloop.training.keeping import Keeping
 from prefloop.training.learning_rates import rate
 from prefloop.training.lengths import Lengths
+from prefloop.training.rankings import NO_RANKINGS, gold_of, rankable, ranked_criteria
 from prefloop.types import Item, digest
 
 EVAL_LISTS = 100
@@ -57,14 +56,14 @@ def train_offline(project: Project, round: int) -> Outcome:
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
     if done := project.done("align", fingerprint):
         return done
-    trusted = {c: trust(items, c, mode, gold[c]) for c, items in asked.items() if items}
-    for warning in filter(None, (t.warning for t in trusted.values())):
+    weighed = {c: weigh_annotators(items, c, mode, gold[c]) for c, items in asked.items() if items}
+    for warning in filter(None, (t.warning for t in weighed.values())):
         project.say(f"warning: {warning}")
-    train = [item for t in trusted.values() for item in t.items]
+    train = [item for t in weighed.values() for item in t.items]
     if not train:
-        raise NothingToDoError("; ".join(t.empty(c) for c, t in trusted.items()))
+        raise NothingToDoError("; ".join(t.empty(c) for c, t in weighed.items()))
     counts = {
-        r.id: shares[c] * t.weights.get(r.id, 1.0) for c, t in trusted.items() for i in t.items for r in i.rankings
+        r.id: shares[c] * t.weights.get(r.id, 1.0) for c, t in weighed.items() for i in t.items for r in i.rankings
     }
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
@@ -107,7 +106,7 @@ def train_offline(project: Project, round: int) -> Outcome:
             "algorithm": settings.algorithm,
             "round": round,
             "lists": len(train),
-            "annotators": {c: t.to_json() for c, t in trusted.items()},
+            "annotators": {c: t.to_json() for c, t in weighed.items()},
             "steps": order.steps,
             **left_out.to_json(),
             **lengths.to_json(),
@@ -128,8 +127,7 @@ def criteria_weights(project: Project) -> dict[str, float]:
 
     Raises ConfigError for weights that name other criteria, or cannot be followed.
     """
-    available = tuple(c for c in project.store.criteria() if c not in NOT_COMPARABLE)
-    chosen = project.config.reward.criteria or available
+    chosen = project.config.reward.criteria or tuple(ranked_criteria(project))
     weights = project.config.align.reward_weights
     if not weights:
         return dict.fromkeys(chosen, 1.0)

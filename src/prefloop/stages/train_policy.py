@@ -25,18 +25,19 @@ from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.folder import file_hash
 from prefloop.models.policy import Policy
 from prefloop.models.reward import new_critic
+from prefloop.project.chance import chance_warnings
 from prefloop.project.left_out import LeftOut
-from prefloop.project.project import Outcome, Project, derive, fitting, load_policy, load_registered_reward
+from prefloop.project.project import Outcome, Project, derive, fitting, load_policy
 from prefloop.record import Run
-from prefloop.rewards.model import Judge, ModelScorer, judge_codecs
-from prefloop.stages.measure import chance_warnings
-from prefloop.stages.sft import encode_demonstrations, rows_of
+from prefloop.rewards.model import judge_codecs
 from prefloop.store import ModelRow
+from prefloop.training.demonstrations import encode_demonstrations, rows_of
 from prefloop.training.frozen import round_reference
 from prefloop.training.learning_rates import rate
 from prefloop.training.policy_evaluation import Looked, Validation, wins
 from prefloop.training.prefetch import Ahead
 from prefloop.training.progress import Progress
+from prefloop.training.reward_scores import make_scorer
 from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
 
 AGREES = 1e-4  # nats; float32 gives about 1e-5, bfloat16 about 1e-2
@@ -84,23 +85,6 @@ def train_policy(project: Project, round: int) -> Outcome:
             project.register(run, "policy", start, result["weights"], snapshot, metrics)
         run.finish(result)
         return Outcome("align", run.name, result)
-
-
-def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
-    """The reward models of a round as one scorer, weighted as `[align] reward_weights` says."""
-    weights = project.config.align.reward_weights
-    unknown = set(weights) - {m.criterion for m in models}
-    if unknown:
-        raise ConfigError(
-            f"[align] reward_weights names {', '.join(sorted(unknown))}, but reward models exist for "
-            f"{', '.join(str(m.criterion) for m in models)}"
-        )
-    judges = []
-    for row in models:
-        model, codec = load_registered_reward(project, row)
-        name = row.criterion or row.version
-        judges.append(Judge(name, model, codec, weights.get(name, 0.0) if weights else 1.0 / len(models)))
-    return ModelScorer(judges, device=project.device)
 
 
 class _Loop:

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from prefloop.algorithms.registry import kind_of, make
-from prefloop.engine.base import Sampling, Term
+from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.preference_eval import PairReport, pair_accuracy
 from prefloop.models.folder import file_hash
 from prefloop.models.load import weights_hash
-from prefloop.models.policy import Policy
 from prefloop.models.reward import (
     RewardModel,
     SharedReward,
     freeze_lowest,
-    load_reward_model,
     new_reward_model,
 )
 from prefloop.models.tokenization import Codec
 from prefloop.project.left_out import LeftOut
-from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
+from prefloop.project.project import ModelRef, Outcome, Project, derive
 from prefloop.record import Run
-from prefloop.rewards.model import raw_scores
 from prefloop.rewards.sequence import reads
-from prefloop.stages.agreement import gold_of
-from prefloop.training.annotator_weights import Trusted, trust
+from prefloop.training.annotator_weights import WeightedRankings, weigh_annotators
 from prefloop.training.fit import Order, fit
 from prefloop.training.learning_rates import rate
 from prefloop.training.lengths import Lengths
 from prefloop.training.ranked_lists import EachCriterion, Lists, gather
-from prefloop.training.sampled_lists import draw_lists, to_completion
-from prefloop.types import Completion, Item, Prompt, digest
+from prefloop.training.rankings import NO_RANKINGS, gold_of, rankable, ranked_criteria
+from prefloop.training.reward_evaluation import heldout_figures
+from prefloop.training.reward_scores import normalisation, score_items
+from prefloop.types import Item, digest
 
 TRAIN_EVAL = 200  # training lists scored for the train/held-out comparison
-NO_RANKINGS = (
-    "there are no rankings yet: let people rank what was sampled (prefloop annotate), or simulated people (prefloop "
-    "crowd), or import a file of rankings or pairs"
-)
-NOT_COMPARABLE = ("acceptable",)  # criteria of single-completion labels: no pairs to learn from
 
 
 def reward(project: Project, round: int | None = None) -> Outcome:
@@ -54,7 +42,7 @@ def reward(project: Project, round: int | None = None) -> Outcome:
     settings = project.config.reward
     kind_of(settings.objective, "reward")
     round = project.existing_round(round)
-    available = [c for c in project.store.criteria() if c not in NOT_COMPARABLE]
+    available = ranked_criteria(project)
     criteria = list(settings.criteria) or available
     if not criteria:
         raise NothingToDoError(NO_RANKINGS)
@@ -75,17 +63,6 @@ def reward(project: Project, round: int | None = None) -> Outcome:
     return Outcome("reward", ",".join(str(o.run) for o in outcomes), result, all(o.skipped for o in outcomes))
 
 
-def rankable(project: Project, criterion: str, round: int, split: Any) -> list[Item]:
-    """Items with at least one ranking that compares something, on one criterion, up to a round."""
-    items = project.store.items(split=split, heldout=project.config.data.heldout, criterion=criterion, ranked=True)
-    kept = []
-    for item in items:
-        useful = tuple(r for r in item.rankings if sum(len(t) for t in r.tiers) >= 2)
-        if item.round <= round and useful:
-            kept.append(dataclasses.replace(item, rankings=useful))
-    return kept
-
-
 def start_of(project: Project) -> ModelRef:
     """What a reward model starts from: the reference policy, or the checkpoint `[reward] start` names."""
     start = project.config.reward.start
@@ -101,7 +78,7 @@ def _others(project: Project, criterion: str, round: int) -> dict[str, list[Item
     """What people said by the other criteria on training prompts, where `[reward] auxiliary` asks for it."""
     if not project.config.reward.auxiliary:
         return {}
-    names = [c for c in project.store.criteria() if c != criterion and c not in NOT_COMPARABLE]
+    names = [c for c in ranked_criteria(project) if c != criterion]
     found = {name: rankable(project, name, round, "train") for name in names}
     return {name: items for name, items in found.items() if items}
 
@@ -134,13 +111,13 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
     if done := project.done("reward", fingerprint):
         return done
     objective = make(settings.objective, options)
-    trusted = {c: trust(items, c, settings.annotators, gold[c]) for c, items in asked.items()}
-    for warning in filter(None, (t.warning for t in trusted.values())):
+    weighed = {c: weigh_annotators(items, c, settings.annotators, gold[c]) for c, items in asked.items()}
+    for warning in filter(None, (t.warning for t in weighed.values())):
         project.say(f"warning: {warning}")
-    learnt = {c: t.items for c, t in trusted.items() if t.items}
+    learnt = {c: t.items for c, t in weighed.items() if t.items}
     if criterion not in learnt:
-        raise NothingToDoError(trusted[criterion].empty(criterion))
-    weights = {id: weight for t in trusted.values() for id, weight in t.weights.items()}
+        raise NothingToDoError(weighed[criterion].empty(criterion))
+    weights = {id: weight for t in weighed.values() for id, weight in t.weights.items()}
     with project.lock():
         run = project.begin("reward", fingerprint, inputs)
         model, codec = new_reward_model(
@@ -169,7 +146,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
 
         def evaluate(step: int) -> Mapping[str, float]:
             scores.update(score_items(model, codec, held, project.device))
-            return _brief(pair_accuracy(scores, held, criterion, resamples=0)) if held else {}
+            return heldout_figures(pair_accuracy(scores, held, criterion, resamples=0)) if held else {}
 
         fit(
             project,
@@ -185,7 +162,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         )
         with learner.averaged_weights():
             report = pair_accuracy(scores, held, criterion) if held else None
-            people = trusted[criterion]
+            people = weighed[criterion]
             return _finish(
                 project,
                 run,
@@ -217,7 +194,7 @@ def _finish(
     snapshot: str,
     start: ModelRef,
     lists: int,
-    people: Trusted,
+    people: WeightedRankings,
     left_out: Mapping[str, Any],
 ) -> Outcome:
     """Normalise, save, register."""
@@ -246,81 +223,3 @@ def _finish(
     project.register(run, "reward", start, weights_hash(model.model), snapshot, metrics, criterion)
     run.finish(result)
     return Outcome("reward", run.name, result)
-
-
-def score_items(model: RewardModel, codec: Codec, items: Sequence[Item], device: str) -> dict[str, float]:
-    """Raw score of every completion, by id."""
-    pairs = [(item.prompt, c) for item in items for c in item.completions]
-    raw = raw_scores(model, codec, [p for p, _ in pairs], [c for _, c in pairs], device=device)
-    return {c.id: float(s) for (_, c), s in zip(pairs, raw, strict=True)}
-
-
-def _brief(report: PairReport) -> dict[str, float]:
-    if report.accuracy is None:
-        return {}
-    return {"heldout_accuracy": report.accuracy, "heldout_log_loss": report.log_loss or float("nan")}
-
-
-def normalisation(project: Project, model: RewardModel, codec: Codec) -> tuple[float, float]:
-    """Mean and standard deviation of the raw score on fresh samples of the reference policy (detail 9 of PPO).
-
-    Fresh, at the temperature and length that `align` samples with, so that the KL coefficient keeps its meaning.
-    """
-    settings = project.config.align
-    ref = project.reference()
-    policy, policy_codec = load_policy(project, ref)
-    engine = LocalEngine(
-        {"policy": Policy(policy)},
-        policy_codec,
-        derive(project.config.project.seed, "normalise"),
-        device=project.device,
-    )
-    prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
-    kept = fitting(project, policy_codec, prompts, settings.max_tokens, LeftOut(), [codec])
-    stride = max(1, len(kept) // project.config.reward.normalise_prompts)
-    kept = kept[::stride][: project.config.reward.normalise_prompts]
-    sampling = Sampling(settings.max_tokens, settings.temperature)
-    with project.progress(2 * len(kept), f"reward {model.criterion}: samples to normalise on"):
-        lists, _ = draw_lists(engine, policy_codec, kept, 2, sampling, avoid_duplicates=False)
-    asked: list[Prompt] = [p for p, _ in kept for _ in range(2)]
-    answers: list[Completion] = [
-        to_completion(policy_codec, prompt, f"norm:{n}", s, ref.version, {})
-        for n, (prompt, s) in enumerate(zip(asked, (s for row in lists for s in row), strict=True))
-    ]
-    raw = raw_scores(model, codec, asked, answers, device=project.device)
-    if not bool(torch.isfinite(raw).all()):
-        return float("nan"), float("nan")
-    values = raw.tolist()
-    return statistics.fmean(values), statistics.pstdev(values)
-
-
-def evaluate_reward(
-    source: str | Path, items: Sequence[Item], device: str = "cpu", settings: Any = None
-) -> Mapping[str, Any]:
-    """Accuracy of any reward model on any rankings or pairs, by criterion. Raises NothingToDoError without any pair."""
-    from prefloop.config import Model
-
-    comparable = [i for i in items if len(i.completions) > 1 and i.rankings]
-    if not comparable:
-        raise NothingToDoError("the file holds no ranking of two or more completions: there is nothing to measure")
-    model, codec = load_reward_model(source, settings or Model())
-    left_out = LeftOut()
-    lengths = Lengths(None, codec, model.max_tokens)
-    comparable = lengths.telling(left_out.accepted([codec], comparable, "lists"))
-    scores = score_items(model.to(device), codec, comparable, device)
-    criteria = sorted({r.criterion for i in comparable for r in i.rankings})
-    reports = {}
-    for criterion in criteria:
-        mine = [
-            dataclasses.replace(i, rankings=tuple(r for r in i.rankings if r.criterion == criterion))
-            for i in comparable
-        ]
-        reports[criterion] = pair_accuracy(scores, [i for i in mine if i.rankings], criterion).to_json()
-    return {
-        "model": str(source),
-        "items": len(comparable),
-        "trained_on": model.criterion,
-        "criteria": reports,
-        **left_out.to_json(),
-        **lengths.to_json(),
-    }

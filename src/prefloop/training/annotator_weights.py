@@ -26,7 +26,7 @@ LEAST_WEIGHT = 0.05  # less is left out: it would cost as much to read as any ot
 
 
 @dataclass(frozen=True)
-class Trusted:
+class WeightedRankings:
     """What is learnt from. weights: {ranking id: how much it counts}.   people: {annotator: weight}, weighted only.
 
     warning: why the annotator model could not tell people apart, so that all count alike.
@@ -54,17 +54,17 @@ class Trusted:
         )
 
 
-def trust(
+def weigh_annotators(
     items: Sequence[Item], criterion: str, mode: Literal["all", "weighted", "majority"], gold: Mapping[str, Tiers]
-) -> Trusted:
+) -> WeightedRankings:
     """Items as a reward model should see them. `items` hold this criterion's rankings only, at least one each.
 
     gold: {item id: expected tiers}: makes people known where nobody else ranked the same items.
     """
     if mode == "all":
-        return Trusted(mode, list(items))
+        return WeightedRankings(mode, list(items))
     if mode == "majority":
-        return Trusted(mode, [replace(item, rankings=(_majority(item),)) for item in items])
+        return WeightedRankings(mode, [replace(item, rankings=(_majority(item),)) for item in items])
     return _weighted(items, criterion, gold)
 
 
@@ -85,18 +85,18 @@ def _last_word(rankings: Sequence[Ranking]) -> list[Ranking]:
     return [r for r in said if r.metadata.get("adjudication")] or said
 
 
-def _weighted(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]) -> Trusted:
+def _weighted(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]) -> WeightedRankings:
     model = fit_reliability(items, criterion, gold)
     if not model.enough:
         warning = f'people who ranked by "{criterion}" all count alike: {model.reason}'
         heard = [replace(item, rankings=tuple(_last_word(item.rankings))) for item in items]
-        return Trusted("weighted", heard, people=model.weights, left_out=_lost(items, heard), warning=warning)
+        return WeightedRankings("weighted", heard, people=model.weights, left_out=_lost(items, heard), warning=warning)
     of_person = {name: max(0.0, weight) for name, weight in model.weights.items()}
     raw = {r.id: _weight(r, of_person) for item in items for r in _last_word(item.rankings)}
     kept = {id: weight for id, weight in raw.items() if weight >= LEAST_WEIGHT}
     mean = sum(kept.values()) / max(1, len(kept))
     left = [replace(item, rankings=tuple(r for r in item.rankings if r.id in kept)) for item in items]
-    return Trusted(
+    return WeightedRankings(
         "weighted",
         [item for item in left if item.rankings],
         {id: weight / mean for id, weight in kept.items()},

@@ -33,7 +33,7 @@ from prefloop.ops.kl import k1
 from prefloop.ops.masked import masked_sum
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import ModelRef, Project, derive, load_policy
-from prefloop.stages.doctor.doctor import Check, guarded
+from prefloop.stages.doctor.base import Check, guarded
 from prefloop.types import Prompt
 
 PROMPTS, SAMPLED_EACH, TOKENS = 4, 2, 24

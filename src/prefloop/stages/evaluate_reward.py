@@ -1,37 +1,28 @@
-"""How good a reward model is: any one on any file (`prefloop evaluate reward`), a project's own before it is used."""
+"""`prefloop evaluate reward`: how well any reward model orders the rankings of any file. Needs no project."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from prefloop import exchange, record
+from prefloop import exchange
 from prefloop.config import CONFIG_NAME, load_config
-from prefloop.diagnose.reward_model import at_chance
 from prefloop.errors import ConfigError, StoreError
-from prefloop.exchange import RowError
 from prefloop.models.folder import check_folder
 from prefloop.project.project import Outcome, Project
-from prefloop.store import ModelRow, Store
-from prefloop.types import Item
+from prefloop.store import Store
+from prefloop.training.rankings import read_items
 
 
-def measure_file(model: str, data: Path, format: str | None = None) -> Outcome:
+def evaluate_reward(model: str, data: Path, format: str | None = None) -> Outcome:
     """Accuracy of a reward model by criterion. Raises ModelError, DataError, or NothingToDoError without any pair."""
-    records = exchange.read(data, format)
+    records = exchange.read(data, format)  # opens the file, so that a wrong one is said before a model is looked for
     check_folder(model)
     _check_registered(Path(model))
-    items: list[Item] = []
-    rejected: list[str] = []
-    for row in records:
-        if isinstance(row, Item):
-            items.append(row)
-        elif isinstance(row, RowError):
-            rejected.append(f"row {row.line}: {row.reason}")
+    items, rejected = read_items(records)
 
-    from prefloop.stages.train_reward import evaluate_reward
+    from prefloop.training.reward_evaluation import pair_accuracies  # loads torch, which bad input need not wait for
 
-    figures = evaluate_reward(model, items)
+    figures = pair_accuracies(model, items)
     result = {**figures, "file": str(data), "rejected": len(rejected), "reasons": rejected[:10]}
     return Outcome("evaluate reward", None, result)
 
@@ -51,12 +42,3 @@ def _check_registered(folder: Path) -> None:
         for row in project.store.models("reward"):
             if (root / row.path).resolve() == folder:
                 project.ref(row).intact()
-
-
-def chance_warnings(project: Project, models: Sequence[ModelRow]) -> list[str]:
-    """One sentence for each reward model that is not known to tell better from worse: at chance, or never measured."""
-    said = []
-    for row in models:
-        run = record.Run(project.root / record.RUNS / (row.run_id or row.version))
-        said.append(at_chance(run.result.get("heldout"), f'{row.version} ("{row.criterion}")'))
-    return [warning for warning in said if warning]

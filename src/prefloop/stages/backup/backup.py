@@ -33,7 +33,7 @@ from prefloop.errors import DataError
 from prefloop.project.project import Outcome, Project
 from prefloop.project.toml import toml
 from prefloop.record import write_json_atomic
-from prefloop.stages.backup_checks import (
+from prefloop.stages.backup.checks import (
     CHUNK,
     FILES,
     LAYOUT,

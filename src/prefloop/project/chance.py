@@ -1,0 +1,19 @@
+"""Warnings about reward models of a project that are not known to tell better from worse. Loads no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefloop import record
+from prefloop.diagnose.reward_model import at_chance
+from prefloop.project.project import Project
+from prefloop.store import ModelRow
+
+
+def chance_warnings(project: Project, models: Sequence[ModelRow]) -> list[str]:
+    """One sentence for each reward model that is not known to tell better from worse: at chance, or never measured."""
+    said = []
+    for row in models:
+        run = record.Run(project.root / record.RUNS / (row.run_id or row.version))
+        said.append(at_chance(run.result.get("heldout"), f'{row.version} ("{row.criterion}")'))
+    return [warning for warning in said if warning]

@@ -1,0 +1,1 @@
+"""Backup of a project, and the way back."""

@@ -1,0 +1,59 @@
+"""Demonstrations as rows of tokens: encoded, taken from rankings, and the loss on those held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from prefloop.batch import Rows, collate
+from prefloop.engine.local import LocalEngine
+from prefloop.labels.ranking import mean_rank
+from prefloop.models.tokenization import Codec
+from prefloop.ops.masked import masked_sum
+from prefloop.types import Demonstration, Item
+
+
+def encode_demonstrations(
+    codec: Codec, shown: list[Demonstration], max_tokens: int
+) -> tuple[list[tuple[list[int], int]], int]:
+    """[(ids, how many are prompt)] of the demonstrations that fit, and how many did not."""
+    limit = min(max_tokens, codec.context)
+    encoded = []
+    for demonstration in shown:
+        prompt = codec.encode_prompt(demonstration.prompt)
+        ids = [*prompt, *codec.answer_ids(demonstration.prompt, prompt, demonstration)]
+        if len(ids) <= limit:
+            encoded.append((ids, len(prompt)))
+    return encoded, len(shown) - len(encoded)
+
+
+def rows_of(encoded: list[tuple[list[int], int]]) -> Rows:
+    return collate([ids for ids, _ in encoded], [cut for _, cut in encoded])
+
+
+def preferred(items: Iterable[Item]) -> list[Demonstration]:
+    """The completions with the best mean rank of each item (several where they tie), each text once a prompt.
+
+    None of an item whose completions all tie: nobody preferred one. People who found none acceptable are not asked.
+    """
+    best: dict[str, Demonstration] = {}
+    for item in items:
+        ranks = mean_rank([r for r in item.rankings if not r.none_acceptable])
+        top = min(ranks.values(), default=0.0)
+        if len(ranks) > 1 and top == max(ranks.values()):
+            continue
+        for completion in item.completions:
+            if ranks.get(completion.id) == top and completion.text.strip():
+                chosen = Demonstration(item.prompt, completion.text, messages=completion.messages)
+                best.setdefault(chosen.id, chosen)
+    return list(best.values())
+
+
+def heldout_loss(engine: LocalEngine, held: list[tuple[list[int], int]]) -> dict[str, float]:
+    """Cross-entropy a token on held-out demonstrations, nats; {} where there are none."""
+    if not held:
+        return {}
+    rows = rows_of(held)
+    logp = engine.forward("policy", rows)
+    loss = float(-masked_sum(logp, rows.action) / rows.action.sum())
+    return {"heldout_loss": loss, "heldout_perplexity": math.exp(min(loss, 50.0))}

@@ -1,0 +1,55 @@
+"""The rankings that a stage reads: of the store by criterion and round, or of a file. Loads no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+from prefloop.exchange import Parsed, RowError
+from prefloop.labels.votes import Tiers
+from prefloop.project.project import Project
+from prefloop.types import Item
+
+Split = Literal["train", "heldout"]
+
+NOT_COMPARABLE = ("acceptable",)  # These criteria label one completion at a time, so they give no pairs to learn from.
+NO_RANKINGS = (
+    "there are no rankings yet: let people rank what was sampled (prefloop annotate), or simulated people (prefloop "
+    "crowd), or import a file of rankings or pairs"
+)
+
+
+def ranked_criteria(project: Project) -> list[str]:
+    """The criteria of the store whose rankings compare completions with each other."""
+    return [c for c in project.store.criteria() if c not in NOT_COMPARABLE]
+
+
+def rankable(project: Project, criterion: str, round: int, split: Split | None) -> list[Item]:
+    """Items with at least one ranking that compares something, on one criterion, up to a round."""
+    items = project.store.items(split=split, heldout=project.config.data.heldout, criterion=criterion, ranked=True)
+    kept = []
+    for item in items:
+        useful = tuple(r for r in item.rankings if sum(len(t) for t in r.tiers) >= 2)
+        if item.round <= round and useful:
+            kept.append(replace(item, rankings=useful))
+    return kept
+
+
+def gold_of(project: Project, criterion: str) -> dict[str, Tiers]:
+    """{item id: expected tiers} of the gold items, which are about the criterion that people are asked for."""
+    if criterion != project.config.annotate.criterion:
+        return {}
+    return dict(project.queue.golds())
+
+
+def read_items(records: Iterable[Parsed]) -> tuple[list[Item], list[str]]:
+    """The lists among what `exchange.read` gives, and one sentence for each row that cannot be used."""
+    items: list[Item] = []
+    rejected: list[str] = []
+    for row in records:
+        if isinstance(row, Item):
+            items.append(row)
+        elif isinstance(row, RowError):
+            rejected.append(f"row {row.line}: {row.reason}")
+    return items, rejected

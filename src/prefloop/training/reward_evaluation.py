@@ -1,0 +1,51 @@
+"""How well a reward model orders what people ordered, for any reward model and any lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefloop.config import Model
+from prefloop.errors import NothingToDoError
+from prefloop.labels.preference_eval import PairReport, pair_accuracy
+from prefloop.models.reward import load_reward_model
+from prefloop.project.left_out import LeftOut
+from prefloop.training.lengths import Lengths
+from prefloop.training.reward_scores import score_items
+from prefloop.types import Item
+
+
+def heldout_figures(report: PairReport) -> dict[str, float]:
+    """The figures of a report that a training run writes at each evaluation; {} without a decided pair."""
+    if report.accuracy is None:
+        return {}
+    return {"heldout_accuracy": report.accuracy, "heldout_log_loss": report.log_loss or float("nan")}
+
+
+def pair_accuracies(
+    source: str | Path, items: Sequence[Item], device: str = "cpu", settings: Any = None
+) -> Mapping[str, Any]:
+    """Accuracy of any reward model on any rankings or pairs, by criterion. Raises NothingToDoError without any pair."""
+    comparable = [i for i in items if len(i.completions) > 1 and i.rankings]
+    if not comparable:
+        raise NothingToDoError("the file holds no ranking of two or more completions: there is nothing to measure")
+    model, codec = load_reward_model(source, settings or Model())
+    left_out = LeftOut()
+    lengths = Lengths(None, codec, model.max_tokens)
+    comparable = lengths.telling(left_out.accepted([codec], comparable, "lists"))
+    scores = score_items(model.to(device), codec, comparable, device)
+    criteria = sorted({r.criterion for i in comparable for r in i.rankings})
+    reports = {}
+    for criterion in criteria:
+        mine = [replace(i, rankings=tuple(r for r in i.rankings if r.criterion == criterion)) for i in comparable]
+        reports[criterion] = pair_accuracy(scores, [i for i in mine if i.rankings], criterion).to_json()
+    return {
+        "model": str(source),
+        "items": len(comparable),
+        "trained_on": model.criterion,
+        "criteria": reports,
+        **left_out.to_json(),
+        **lengths.to_json(),
+    }

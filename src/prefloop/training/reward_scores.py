@@ -1,0 +1,78 @@
+"""Scores by reward models: the models of a round as one scorer, raw scores of lists, and their normalisation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import torch
+
+from prefloop.engine.base import Sampling
+from prefloop.engine.local import LocalEngine
+from prefloop.errors import ConfigError
+from prefloop.models.policy import Policy
+from prefloop.models.reward import RewardModel
+from prefloop.models.tokenization import Codec
+from prefloop.project.left_out import LeftOut
+from prefloop.project.project import Project, derive, fitting, load_policy, load_registered_reward
+from prefloop.rewards.model import Judge, ModelScorer, raw_scores
+from prefloop.store import ModelRow
+from prefloop.training.sampled_lists import draw_lists, to_completion
+from prefloop.types import Completion, Item, Prompt
+
+
+def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
+    """The reward models of a round as one scorer, weighted as `[align] reward_weights` says."""
+    weights = project.config.align.reward_weights
+    unknown = set(weights) - {m.criterion for m in models}
+    if unknown:
+        raise ConfigError(
+            f"[align] reward_weights names {', '.join(sorted(unknown))}, but reward models exist for "
+            f"{', '.join(str(m.criterion) for m in models)}"
+        )
+    judges = []
+    for row in models:
+        model, codec = load_registered_reward(project, row)
+        name = row.criterion or row.version
+        judges.append(Judge(name, model, codec, weights.get(name, 0.0) if weights else 1.0 / len(models)))
+    return ModelScorer(judges, device=project.device)
+
+
+def score_items(model: RewardModel, codec: Codec, items: Sequence[Item], device: str) -> dict[str, float]:
+    """Raw score of every completion, by id."""
+    pairs = [(item.prompt, c) for item in items for c in item.completions]
+    raw = raw_scores(model, codec, [p for p, _ in pairs], [c for _, c in pairs], device=device)
+    return {c.id: float(s) for (_, c), s in zip(pairs, raw, strict=True)}
+
+
+def normalisation(project: Project, model: RewardModel, codec: Codec) -> tuple[float, float]:
+    """Mean and standard deviation of the raw score on fresh samples of the reference policy (detail 9 of PPO).
+
+    Fresh, at the temperature and length that `align` samples with, so that the KL coefficient keeps its meaning.
+    """
+    settings = project.config.align
+    ref = project.reference()
+    policy, policy_codec = load_policy(project, ref)
+    engine = LocalEngine(
+        {"policy": Policy(policy)},
+        policy_codec,
+        derive(project.config.project.seed, "normalise"),
+        device=project.device,
+    )
+    prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
+    kept = fitting(project, policy_codec, prompts, settings.max_tokens, LeftOut(), [codec])
+    stride = max(1, len(kept) // project.config.reward.normalise_prompts)
+    kept = kept[::stride][: project.config.reward.normalise_prompts]
+    sampling = Sampling(settings.max_tokens, settings.temperature)
+    with project.progress(2 * len(kept), f"reward {model.criterion}: samples to normalise on"):
+        lists, _ = draw_lists(engine, policy_codec, kept, 2, sampling, avoid_duplicates=False)
+    asked: list[Prompt] = [p for p, _ in kept for _ in range(2)]
+    answers: list[Completion] = [
+        to_completion(policy_codec, prompt, f"norm:{n}", s, ref.version, {})
+        for n, (prompt, s) in enumerate(zip(asked, (s for row in lists for s in row), strict=True))
+    ]
+    raw = raw_scores(model, codec, asked, answers, device=project.device)
+    if not bool(torch.isfinite(raw).all()):
+        return float("nan"), float("nan")
+    values = raw.tolist()
+    return statistics.fmean(values), statistics.pstdev(values)
