@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prefloop.intervals import share_interval, wilson
 from prefloop.labels.agreement import agreement_by_criterion, pairwise_agreement
-from prefloop.labels.intervals import share_interval, wilson
 from prefloop.types import Completion, Item, Prompt, Ranking
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from prefloop.stages.evaluate import mean_interval, win_rate
+from prefloop.intervals import mean_interval, win_rate
 from prefloop.training.policy_evaluation import validation_and_test, wins
 from prefloop.types import Prompt
 

@@ -25,12 +25,13 @@ from prefloop.demo.scenario import demonstrations, prompts
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import ConfigError
+from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Codec
 from prefloop.project.project import Project, derive, load_policy
 from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
-from prefloop.stages.evaluate import evaluate, mean_interval, win_rate
+from prefloop.stages.evaluate import evaluate
 from prefloop.stages.report import report
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft

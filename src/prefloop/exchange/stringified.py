@@ -98,7 +98,7 @@ def _is_message(entry: object) -> bool:
 
 
 def _json(text: str) -> Any:
-    from prefloop.exchange.files.source import parse_json
+    from prefloop.exchange.files.json_values import parse_json
 
     try:
         return parse_json(text)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefloop.exchange.base import BadRow, Record, kind, quoted
-from prefloop.exchange.files.source import checked, parse_json
+from prefloop.exchange.files.json_values import checked, parse_json
 from prefloop.exchange.values import first_odd
 from prefloop.messages import Json, Message
 

@@ -10,14 +10,14 @@ mean is the same for every item by construction.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.labels.intervals import FEWEST_GROUPS, share_interval
+from prefloop.intervals import FEWEST_GROUPS, bootstrap, percentiles, share_interval
 from prefloop.labels.ranking import independent, mid_ranks
 from prefloop.types import Item
 
@@ -100,7 +100,7 @@ def kendall_tau(items: Sequence[Item], criterion: str, *, resamples: int = 2000,
     total = sums.sum(axis=0)
     if total[1] == 0:
         return Estimate(None, None, None, 0)
-    low, high = _bootstrap(sums, lambda drawn: drawn[:, 0] / np.maximum(drawn[:, 1], 1), resamples, seed)
+    low, high = _interval(sums, lambda drawn: drawn[:, 0] / np.maximum(drawn[:, 1], 1), resamples, seed)
     return Estimate(float(total[0] / total[1]), low, high, int(total[1]))
 
 
@@ -115,18 +115,18 @@ def pair_alpha(items: Sequence[Item], criterion: str, *, resamples: int = 2000, 
     units = sum(units for _, units in tables)
     if not np.isfinite(value):
         return Estimate(None, None, None, units)
-    low, high = _bootstrap(counted, _alphas, resamples, seed)
+    low, high = _interval(counted, _alphas, resamples, seed)
     return Estimate(value, low, high, units)
 
 
-_INTERVAL = np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2  # how far a pair's two answers are apart
+_DISTANCE = np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2  # how far a pair's two answers are apart
 
 
 def _alphas(tables: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 - observed / expected disagreement of coincidence tables [B,9] of -1, 0 and 1; NaN without variation."""
     seen = tables.reshape(-1, 3, 3).sum(axis=1)  # [B,3]
-    observed = tables @ _INTERVAL.ravel()
-    expected = np.einsum("bi,ij,bj->b", seen, _INTERVAL, seen)
+    observed = tables @ _DISTANCE.ravel()
+    expected = np.einsum("bi,ij,bj->b", seen, _DISTANCE, seen)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(1.0 - (seen.sum(axis=1) - 1) * observed / expected, dtype=np.float64)
 
@@ -165,25 +165,11 @@ def _coincidences(people: list[str], signs: NDArray[np.float64]) -> tuple[NDArra
     return table, len(counts)
 
 
-def _bootstrap(
-    groups: NDArray[np.float64], figure: Any, resamples: int, seed: int
+def _interval(
+    groups: NDArray[np.float64], figure: Callable[[NDArray[np.float64]], NDArray[np.float64]], resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    """95 % percentile interval of a figure of summed groups [G, columns]; None for fewer groups than can be drawn from.
-
-    figure: [B, columns] sums to [B] values.
-    """
+    """95 % interval of a figure of summed groups [G, columns]; None for fewer groups than can be drawn from."""
     groups = groups[np.abs(groups).sum(axis=1) > 0]
     if len(groups) < FEWEST_GROUPS:
         return None, None
-    rng = np.random.default_rng(seed)
-    values: list[NDArray[np.float64]] = []
-    step = max(1, _CELLS // len(groups))
-    for start in range(0, resamples, step):
-        times = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=min(step, resamples - start))
-        values.append(figure(times @ groups))
-    found = np.concatenate(values)
-    low, high = np.quantile(found[np.isfinite(found)], [0.025, 0.975])
-    return float(low), float(high)
-
-
-_CELLS = 2_000_000  # drawn at once, to bound memory
+    return percentiles(bootstrap([*groups.T.copy()], lambda drawn: figure(np.stack(drawn, axis=1)), resamples, seed))

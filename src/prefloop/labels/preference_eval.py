@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from prefloop.errors import DataError
-from prefloop.labels.intervals import share_interval
+from prefloop.intervals import share_interval
 from prefloop.labels.ranking import consensus_pairs, current, mid_ranks
 from prefloop.types import Item, Ranking
 

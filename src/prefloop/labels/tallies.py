@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.labels.intervals import share_interval
+from prefloop.intervals import share_interval
 from prefloop.labels.ranking import independent
 from prefloop.labels.votes import Floats, Ints, Pairs, Tiers, Votes, collect, pairs_of
 from prefloop.types import Item

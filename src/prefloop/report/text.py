@@ -8,10 +8,11 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from prefloop.invisible import BLANK
+
 LONGEST = 4000  # characters of one text that are shown
 FEWEST = 10  # prompts that an interval needs before a difference is claimed
-# letters and marks that show nothing, though their category does not say so
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
+_BLANK = re.compile(f"[{BLANK}]")
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
@@ -27,7 +28,7 @@ def visible(text: str, longest: int = LONGEST) -> str:
 def _show(c: str) -> str:
     if c in "\n\t" or (c.isascii() and c.isprintable()):
         return c
-    if c in _BLANK or unicodedata.category(c) in _HIDDEN:
+    if _BLANK.match(c) or unicodedata.category(c) in _HIDDEN:
         return f"⟨U+{ord(c):04X}⟩"
     return c
 

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import bootstrap, t
 
 from prefloop.config import Align, suggest
 from prefloop.diagnose.collapse import collapsed, signs, text_figures
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import DataError, NothingToDoError
-from prefloop.labels.intervals import FEWEST_GROUPS, wilson
+from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
@@ -31,8 +29,6 @@ from prefloop.training.policy_evaluation import validation_and_test
 from prefloop.training.reward_scores import make_scorer
 from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out
 from prefloop.types import Prompt
-
-POWER = 1.96 + 0.84  # standard errors of an effect that 80 % of evaluations find, at 5 % for chance
 
 
 def evaluate(project: Project, round: int | None = None, run: str | None = None) -> Outcome:
@@ -185,46 +181,6 @@ def _compare(
         out[f"{who}win_rate"] = win_rate(a, b, resamples, seed)
         out[f"{who}gain" if who else "reward_gain"] = mean_interval((a - b).mean(1), resamples, seed)
     return out
-
-
-def win_rate(ours: Any, theirs: Any, resamples: int, seed: int) -> dict[str, float]:
-    """How often an answer of ours scores higher than theirs with the same random numbers, a draw counting half.
-
-    ours, theirs: [N], or [N,k] with k answers a prompt. The 95 % interval is over the N prompts; where the bootstrap
-    says nothing, few prompts or every one alike, it is Wilson's.
-    """
-    gap = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
-    wins = ((gap > 0) + 0.5 * (gap == 0)).reshape(len(gap), -1).mean(1)
-    if len(wins) < FEWEST_GROUPS or wins.mean() in (0.0, 1.0):
-        low, high = wilson(float(wins.sum()), len(wins))
-        return _interval(wins, low, high)
-    return mean_interval(wins, resamples, seed)
-
-
-def mean_interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
-    """Mean of one value a prompt, with its 95 % interval: percentile bootstrap, of few prompts Student's t.
-
-    detectable: the effect that four in five such evaluations would have shown, by the spread between prompts. One
-    prompt has no spread: its interval is infinite.
-    """
-    values = np.asarray(values, dtype=float)
-    mean, spread = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("inf")
-    if spread == 0.0:
-        return _interval(values, mean, mean)
-    if len(values) < FEWEST_GROUPS:
-        half = float(t.ppf(0.975, len(values) - 1)) * spread / len(values) ** 0.5 if len(values) > 1 else spread
-        return _interval(values, mean - half, mean + half)
-    interval = bootstrap(
-        (values,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed), vectorized=True
-    ).confidence_interval
-    return _interval(values, float(interval.low), float(interval.high))
-
-
-def _interval(values: NDArray[np.float64], low: float, high: float) -> dict[str, float]:
-    """With the standard error between prompts; where prompts do not differ, that of the interval."""
-    error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    error = error or (high - low) / (2 * 1.96)
-    return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values), "detectable": POWER * error}
 
 
 def _correlation(a: Sequence[float], b: Sequence[float]) -> float:

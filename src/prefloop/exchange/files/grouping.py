@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 
 from prefloop.exchange.base import BadRow, Record, RowError
-from prefloop.exchange.files.source import Row, pack, unpack
+from prefloop.exchange.files.json_values import pack, unpack
+from prefloop.exchange.files.source import Row
 
 CACHE_KB = 8000  # what SQLite keeps in memory; the rest waits in a file that vanishes when it is closed
 

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from prefloop.errors import DataError
 from prefloop.exchange.base import BadRow, Odd, Record, quoted
+from prefloop.exchange.files.json_values import INT_RANGE, checked, parse_json
 from prefloop.exchange.files.parquet_pages import groups, is_text, plan
-from prefloop.exchange.files.source import INT_RANGE, checked, parse_json
 from prefloop.exchange.files.tables import Fields, Type
 
 BATCH_ROWS = 256

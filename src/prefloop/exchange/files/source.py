@@ -16,15 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from prefloop.errors import DataError
-from prefloop.exchange.base import SHOWN_CHARACTERS, BadRow, Odd, Record, RowError, printable
+from prefloop.exchange.base import SHOWN_CHARACTERS, BadRow, Record, RowError, printable
 from prefloop.exchange.files.cut import PEEK_BYTES, Endless, elements_of, lines_of
+from prefloop.exchange.files.json_values import MAX_DEPTH, checked, parse_json
 
-MAX_DEPTH = 200  # levels of nesting; conversation trees need about 40, Python's parser gives up near 1,000
 MAX_FIELDS = 5_000  # each is looked at by its name
-INT_RANGE = (-(2**63), 2**64 - 1)
 BOM = b"\xef\xbb\xbf"
 MANY_BAD = 100_000
 
@@ -193,98 +191,6 @@ def _parse(raw: bytes, limit: int) -> Record:
     if len(value) > MAX_FIELDS:
         raise BadRow(f"an object of more than {MAX_FIELDS:,} fields")
     return value
-
-
-def parse_json(text: str) -> Any:
-    """One JSON value; no key twice; an `Odd` for each number that is none. Raises BadRow. `checked` does the rest."""
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        raise BadRow(f"not JSON: {printable(error.msg)} at character {error.pos + 1}") from None
-    except RecursionError:
-        raise BadRow(f"nested more than {MAX_DEPTH} levels deep") from None
-
-
-def checked(value: Any) -> Any:
-    """The value with an `Odd` for each text that no database or file can hold.
-
-    Raises BadRow for nesting that later code could not walk, and for such texts as names.
-    """
-    pending: list[tuple[object, int]] = [(value, 1)]
-    odd = False
-    while pending:
-        part, depth = pending.pop()
-        if depth > MAX_DEPTH:
-            raise BadRow(f"nested more than {MAX_DEPTH} levels deep")
-        if isinstance(part, str):
-            odd = odd or unwritable(part) is not None
-        elif isinstance(part, dict):
-            for name, inner in part.items():
-                if found := unwritable(name):
-                    raise BadRow(f"has a name that is {found.what}")
-                pending.append((inner, depth + 1))
-        elif isinstance(part, list):
-            pending += [(inner, depth + 1) for inner in part]
-    return _marked(value) if odd else value
-
-
-def _marked(value: Any) -> Any:
-    if isinstance(value, str):
-        return unwritable(value) or value
-    if isinstance(value, dict):
-        return {name: _marked(inner) for name, inner in value.items()}
-    return [_marked(inner) for inner in value] if isinstance(value, list) else value
-
-
-def unwritable(text: str) -> Odd | None:
-    if "\x00" in text:
-        return Odd("a text with a NUL character", text.replace("\x00", "\ufffd"))
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        mended = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
-        return Odd("a text with half a surrogate pair, which is not a character", mended)
-    return None
-
-
-def _float(text: str) -> float | Odd:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        return Odd(f"a number out of range ({printable(text, 40)})", text)
-    return value
-
-
-def _int(text: str) -> int | Odd:
-    if len(text) > 20 or not INT_RANGE[0] <= (value := int(text)) <= INT_RANGE[1]:
-        return Odd(f"a whole number out of range (more than 64 bits: {printable(text, 40)})", text)
-    return value
-
-
-def _constant(text: str) -> Odd:
-    return Odd(text, text)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadRow(f"names {printable(repr(twice), 60)} twice in one object")
-    return found
-
-
-ODD = "\x00"  # the name of an `Odd` in packed records: no other name can hold this character
-
-
-def pack(record: Record) -> str:
-    """A record as text that `unpack` turns back into an equal one."""
-    return json.dumps(record, ensure_ascii=True, default=lambda odd: {ODD: [odd.what, odd.kept]})
-
-
-def unpack(text: str) -> Record:
-    record: Record = json.loads(text, object_hook=lambda o: Odd(*o[ODD]) if ODD in o else o)
-    return record
-
-
-_DECODER = json.JSONDecoder(parse_float=_float, parse_int=_int, parse_constant=_constant, object_pairs_hook=_object)
 
 
 def _parquet_rows(path: Path, limit: int) -> Iterator[Row | RowError]:

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 from prefloop.exchange.files.tables import Columns
+from prefloop.invisible import INVISIBLE
 from prefloop.messages import answer_text, to_turns
 from prefloop.types import Prompt
 
 BOM = "\ufeff"  # without it, Excel takes UTF-8 for the code page of its machine
 # what a spreadsheet may drop before it looks at a cell: white space, and characters that cannot be seen
-_UNSEEN = r"[\s\x00\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
+_UNSEEN = rf"[\s{INVISIBLE}]*"
 _FORMULA = re.compile(rf"[\t\r\n]|{_UNSEEN}[=+\-@\uff1d\uff0b\uff0d\uff20\u2212\ufe62\ufe63\ufe66\ufe6b]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 

@@ -18,7 +18,7 @@ from xml.etree.ElementTree import Element
 
 from latex2mathml.converter import Converter
 
-from prefloop.web.views.invisible import INVISIBLE
+from prefloop.invisible import INVISIBLE
 
 LONGEST = 4000  # characters from delimiter to delimiter; what is longer is text
 LONGEST_TYPESET = 1500  # characters of TeX that are typeset; what is longer is shown as TeX

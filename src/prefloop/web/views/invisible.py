@@ -10,16 +10,11 @@ import unicodedata
 from functools import lru_cache
 from itertools import islice
 
+from prefloop.invisible import INVISIBLE
+
 MAX_LABELS = 1000  # invisible characters with a label of their own; further ones are a box
 _LABELS_IN_A_RUN = 12  # of invisible characters; the others of the run are counted
 
-# Everything that shows nothing: C0 and C1 controls but tab and newline, Unicode's default-ignorable characters, fillers
-# that are blank letters, line and paragraph separators.
-INVISIBLE = (
-    "\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
-    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e0fff"
-)
 # Joiners that change what is seen, so that labels would only tear words and emoji apart: between two emoji, between
 # letters of scripts that join (Arabic to Sinhala), and the one that asks for an emoji's colours.
 _EMOJI = "\u203c-\u3299\U0001f000-\U0001faff"
