@@ -17,7 +17,8 @@ from sqlalchemy import create_engine
 
 from prefloop.errors import ConfigError, DataError, PrefloopError, StoreError
 from prefloop.project.project import Project
-from prefloop.stages.backup.backup import _with_setting, backup, restore
+from prefloop.project.toml import with_overrides
+from prefloop.stages.backup.backup import backup, restore
 from prefloop.store.migrate import alembic_config
 from prefloop.types import Completion, Item, Prompt, Ranking
 
@@ -366,14 +367,16 @@ def test_a_backup_by_an_older_prefloop_is_brought_up_to_date_and_stays_as_it_is(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", '\n\n[project]\nstore = "s"\n'),
-        ("# c\n[project] # p\nseed = 1\n[data]\n", '# c\n[project] # p\nstore = "s"\nseed = 1\n[data]\n'),
-        ('[project]\nstore = "old" # why\nseed = 1\n', '[project]\nstore = "s"\nseed = 1\n'),
-        ('[data]\nx = 1\n\n[project]\n# store = "old"\n', '[data]\nx = 1\n\n[project]\nstore = "s"\n# store = "old"\n'),
+        ("", '[project]\nstore = "s"\n'),
+        ("# c\n[project] # p\nseed = 1\n[data]\n", '# c\n[project] # p\nseed = 1\nstore = "s"\n[data]\n'),
+        ('[project]\nstore = "old" # why\nseed = 1\n', '[project]\nstore = "s" # why\nseed = 1\n'),
+        ('[data]\nx = 1\n\n[project]\n# store = "old"\n', '[data]\nx = 1\n\n[project]\n# store = "old"\nstore = "s"\n'),
+        ('project.name = "[data]"  # dotted\n', 'project.name = "[data]"  # dotted\nproject.store = "s"\n'),
+        ('[project]\nname = """\nstore = 1\n"""\n', '[project]\nname = """\nstore = 1\n"""\nstore = "s"\n'),
     ],
 )
 def test_one_setting_changes_and_the_rest_of_the_file_stays(text: str, expected: str) -> None:
-    assert _with_setting(text, "project", "store", "s") == expected
+    assert with_overrides(text, ["project.store=s"]) == expected
 
 
 @pytest.mark.parametrize("key", ['project]\nstore = "sqlite:///', 'annotate]\nguidelines = "'])

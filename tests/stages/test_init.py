@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from prefloop.config import Config, load_config, make_config
 from prefloop.errors import ConfigError, DataError, ModelError
+from prefloop.project.project import Project
 from prefloop.stages.init import init
 
 
@@ -28,6 +30,32 @@ def test_every_commented_line_is_the_default_and_may_be_uncommented(tmp_path: Pa
     assert table["algorithms"] == {"ppo": {"kl": 0.05}}
     config = make_config(table)
     assert config.align == Config().align and config.run == Config().run and config.model.init == "scratch"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat 😀",
+        "a \"b\" 'c'",
+        "a\\b\\",
+        "two\nlines",
+        "# no comment",
+        "tab\t\x7f",
+        "[x]",
+        "\u2028é\U0001f468\u200d\U0001f469",
+    ],
+)
+def test_a_project_of_any_name_is_made_and_opened_again(tmp_path: Path, name: str) -> None:
+    init(tmp_path / name, None, True, overrides=["crowd.scorer=quality.py:score"])
+    with Project.open(tmp_path / name, quiet=True) as project:
+        assert project.config.project.name == name
+        assert project.config.crowd.scorer == "quality.py:score"
+
+
+def test_a_folder_name_that_is_no_text_still_makes_a_project(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"latin-\xe9")
+    init(folder, None, True)
+    assert load_config(folder / "prefloop.toml").project.name == "latin-?"
 
 
 def test_a_model_inside_the_project_is_named_relative_to_it(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,26 +1,42 @@
-"""Values as TOML writes them. (Python reads TOML, but does not write it.)"""
+"""TOML as it is written: single values, and files in which some settings change. (Python itself only reads TOML.)"""
 
 from __future__ import annotations
 
 import ast
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
+
+import tomlkit
+
+from prefloop.config import apply_override
 
 
 def toml(value: Any) -> str:
     """A value on one line. None has no TOML: it is shown as (none)."""
-    if value is None:
-        return "(none)"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value).replace("\x7f", "\\u007f")
+    return "(none)" if value is None else item(value).as_string()
+
+
+def item(value: Any) -> Any:
+    """A value of a setting as tomlkit writes it: on one line, with a mapping as an inline table."""
+    if isinstance(value, dict):
+        table = tomlkit.inline_table()
+        for name, inner in value.items():
+            table.append(name, item(inner))
+        return table
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{json.dumps(str(k))} = {toml(v)}' for k, v in value.items())}}}"
-    return repr(value)
+        array = tomlkit.array()
+        for inner in value:
+            array.append(item(inner))
+        return array
+    return tomlkit.item(value)
+
+
+def with_overrides(text: str, overrides: Iterable[str]) -> str:
+    """A TOML file with `section.key=value` settings changed or added; everything else stays, comments too."""
+    document = tomlkit.parse(text)
+    for override in overrides:
+        apply_override(document, override)
+    return tomlkit.dumps(document)
 
 
 def default_of(text: str) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import tomlkit
 
 from prefloop.config import CONFIG_NAME, apply_override, describe, make_config
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.folder import check_folder
 from prefloop.project.project import Outcome
-from prefloop.project.toml import default_of, toml
+from prefloop.project.toml import default_of, item, toml
 from prefloop.record import write_atomic
 
 # what most people change; the rest is in docs/config.md
@@ -65,7 +67,8 @@ def init(
         raise ConfigError("say which model: --model PATH_OR_HUB_ID, or --scratch for a small new one (not both)")
     if texts and not scratch:
         raise ConfigError("--text is what a new tokenizer learns from: it goes with --scratch only")
-    values: dict[str, Any] = {"project": {"name": root.absolute().name}}
+    name = root.absolute().name.encode("utf-8", "replace").decode()  # a folder's name need not be text, a setting must
+    values: dict[str, Any] = {"project": {"name": name}}
     if model is None:
         values["model"] = {"init": "scratch"}
         if texts:
@@ -114,25 +117,28 @@ def render(values: Mapping[str, Any], scratch: bool) -> str:
     for key, _, default, meaning in describe():
         section, name = key.split(".")
         known.setdefault(section, {})[name] = (default, meaning)
-    lines = [
-        "# A prefloop project. Lines with # show the default; take the # away to change one.",
-        "# Every setting: docs/config.md, or prefloop VERB --help.",
-    ]
+    document = tomlkit.document()
+    document.add(tomlkit.comment("A prefloop project. Lines with # show the default; take the # away to change one."))
+    document.add(tomlkit.comment("Every setting: docs/config.md, or prefloop VERB --help."))
     for section, rows in known.items():
         given = values.get(section, {})
-        shown = [name for name in _SHOWN[section] if scratch or name not in _ONLY_SCRATCH]
-        about = f"  # {_ABOUT[section]}" if section in _ABOUT else ""
-        lines += ["", f"[{section}]{about}"]
-        lines += _lines({name: given[name] for name in given}, rows, "")
-        lines += _lines({n: default_of(rows[n][0]) for n in shown if n not in given}, rows, "# ")
-    lines += ["", "# [algorithms.ppo]  # options of one algorithm, by its name", "# kl = 0.05"]
-    for name, options in values.get("algorithms", {}).items():
-        lines += ["", f"[algorithms.{name}]", *_lines(options, {}, "")]
-    return "\n".join(lines) + "\n"
-
-
-def _lines(values: Mapping[str, Any], rows: Mapping[str, tuple[str, str]], mark: str) -> Iterable[str]:
-    for name, value in values.items():
-        if value is not None:
-            meaning = rows.get(name, ("", ""))[1]
-            yield f"{mark}{name} = {toml(value)}" + (f"  # {meaning}" if meaning else "")
+        table = tomlkit.table()
+        if section in _ABOUT:
+            table.comment(_ABOUT[section])
+        for name, value in given.items():
+            table.add(name, item(value))
+            if meaning := rows[name][1]:
+                table[name].comment(meaning)
+        for name in _SHOWN[section]:
+            default, meaning = rows[name]
+            if name not in given and (scratch or name not in _ONLY_SCRATCH) and default != "None":
+                table.add(tomlkit.comment(f"{name} = {toml(default_of(default))}  # {meaning}"))
+        document.add(tomlkit.nl())
+        document.add(section, table)
+    document.add(tomlkit.nl())
+    document.add(tomlkit.comment("[algorithms.ppo]  # options of one algorithm, by its name"))
+    document.add(tomlkit.comment("kl = 0.05"))
+    if options := values.get("algorithms"):
+        document.add(tomlkit.nl())
+        document.add("algorithms", tomlkit.item(options))
+    return tomlkit.dumps(document)

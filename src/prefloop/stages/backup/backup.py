@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import time
 import tomllib
@@ -23,15 +22,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import URL
 
 import prefloop
-from prefloop.config import CONFIG_NAME, Config, apply_override, load_config, make_config
+from prefloop.config import CONFIG_NAME, Config, load_config, make_config
 from prefloop.errors import DataError
 from prefloop.project.project import Outcome, Project
-from prefloop.project.toml import toml
+from prefloop.project.toml import with_overrides
 from prefloop.record import write_json_atomic
 from prefloop.stages.backup.checks import (
     CHUNK,
@@ -188,37 +186,11 @@ def _refuse_occupied(path: Path) -> None:
 def _configured(path: Path, overrides: tuple[str, ...]) -> Config:
     """The settings with the overrides, which are also written into the file."""
     if overrides:
-        changes: dict[str, Any] = {}
-        for override in overrides:
-            apply_override(changes, override)
-        text = path.read_text(encoding="utf-8")
-        for section, values in changes.items():
-            for key, value in values.items():
-                text = _with_setting(text, section, key, value)
-        wanted = tomllib.loads(path.read_text(encoding="utf-8"))
-        for override in overrides:
-            apply_override(wanted, override)
-        if tomllib.loads(text) != wanted:
-            raise DataError(
-                f"--set cannot be written into this {CONFIG_NAME} without changing more of it. Restore without --set, "
-                "then edit the file."
-            )
-        make_config(wanted, where="--set")
+        load_config(path, overrides)  # says what is wrong with the file or with an override
+        text = with_overrides(path.read_text(encoding="utf-8"), overrides)
+        make_config(tomllib.loads(text), where="--set")
         path.write_text(text, encoding="utf-8")
     return load_config(path)
-
-
-def _with_setting(text: str, section: str, key: str, value: object) -> str:
-    """A TOML file with one key set, everything else as it stands, comments too."""
-    line = f"{key} = {toml(value)}"
-    header = re.search(rf"^\[{re.escape(section)}\][^\n]*$", text, re.MULTILINE)
-    if header is None:
-        return f"{text.rstrip()}\n\n[{section}]\n{line}\n"
-    end = re.search(r"^\[", text[header.end() :], re.MULTILINE)
-    stop = header.end() + end.start() if end else len(text)
-    body = text[header.end() : stop]
-    changed, times = re.subn(rf"^{re.escape(key)}\s*=[^\n]*$", lambda _: line, body, count=1, flags=re.MULTILINE)
-    return text[: header.end()] + (changed if times else f"\n{line}{body}") + text[stop:]
 
 
 # -- on the disk -------------------------------------------------------------------------------------------------------
