@@ -215,11 +215,17 @@ class Align(Optimiser):
     staleness: int = Field(
         0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"
     )
+    reward: str | None = Field(
+        None, description='what is optimised: a scorer, a name or "file.py:function"; none = the round\'s reward models'
+    )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
 
     def deciding(self) -> dict[str, Any]:
         """Samples are not made ahead across checkpoints, so that with staleness these decide which are stale."""
-        return super().deciding() | ({"checkpoint_every": self.checkpoint_every} if self.staleness else {})
+        found = super().deciding() | ({"checkpoint_every": self.checkpoint_every} if self.staleness else {})
+        if self.reward is None:  # so that runs of versions without this setting are still known as the same
+            del found["reward"]
+        return found
 
 
 class Evaluate(Section):

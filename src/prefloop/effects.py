@@ -13,8 +13,8 @@ from prefloop.errors import ConfigError
 
 Config = Any  # prefloop.config.Config, which imports this module
 
-OFFLINE = ("dpo",)  # learn from rankings, draw no samples
-WITH_CRITIC = ("ppo",)
+OFFLINE = {"dpo"}  # learn from rankings, draw no samples; an algorithm that a program registers is added
+WITH_CRITIC = {"ppo"}
 
 _ONLINE_ONLY = {
     "steps": "it passes over the rankings [align] epochs times",
@@ -26,6 +26,7 @@ _ONLINE_ONLY = {
     "kl_budget": "no KL stops it; [algorithms.{name}] beta holds it to the reference",
     "frozen_dtype": "the reference is asked once, and the store keeps what it said for every run",
     "staleness": "it draws no samples",
+    "reward": "it learns from the rankings themselves",
 }
 # `reward` reads this too, to draw the samples that it normalises on: in the TOML it is never idle
 _OF_SAMPLES = ("align.temperature",)
@@ -67,6 +68,8 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
         yield "align.critic_lr", f"{name} has no critic"
     if name in OFFLINE:
         return
+    if align.reward is not None:
+        yield "align.reward_weights", f"[align] reward = {align.reward!r} takes the place of the reward models"
     if align.missing_eos == "off":
         yield "align.missing_eos_penalty", 'missing_eos = "off"'
     if align.minibatches > align.prompts:

@@ -86,6 +86,7 @@ CHANGED: dict[str, dict[str, str]] = {  # another value than the default and tha
         "frozen_dtype": '"bfloat16"',
         "staleness": "1",
         "reward_weights": "{quality = 2.0}",
+        "reward": '"length"',
     },
     "sft": {
         "lr": "2e-3",
@@ -236,6 +237,8 @@ def test_the_names_that_settings_depend_on_are_those_of_the_registry() -> None:
         ("[annotate]\noverlap_many = 1\noverlap_share = 0.5", "annotate.overlap_share"),
         ("[annotate]\nlease_minutes = 90\nlease_hours = 1", "annotate.lease_hours"),
         ('[align]\nalgorithm = "dpo"\nkl_budget = 5', "align.kl_budget"),
+        ('[align]\nalgorithm = "dpo"\nreward = "length"', "align.reward"),
+        ('[align]\nreward = "length"\nreward_weights = {quality = 1.0}', "align.reward_weights"),
         ('[align]\nalgorithm = "rloo"\ncritic_lr = 0.1', "align.critic_lr"),
         ('[align]\nmissing_eos = "off"\nmissing_eos_penalty = 3', "align.missing_eos_penalty"),
         ("[align]\nprompts = 2\nminibatches = 4", "align.minibatches"),

@@ -1,15 +1,21 @@
-"""Algorithms by name, and their options checked. Adding one: its file, a line here, a page in docs/algorithms/."""
+"""Algorithms by name, and their options checked. Adding one: its file, a line here, a page in docs/algorithms/.
+
+A program that uses prefloop adds its own with `register`; those are known as long as the process lives.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from prefloop import effects
 from prefloop.config import suggest
 from prefloop.errors import ConfigError
+from prefloop.source import source_hash
 
 Kind = Literal["supervised", "reward", "offline", "online"]
 
@@ -26,22 +32,71 @@ ALGORITHMS: dict[str, tuple[Kind, str]] = {
 FIXED = ("trains", "needs")  # fields for the engine, not options
 
 
+_registered: dict[str, tuple[Kind, type]] = {}  # by `register`
+_ASKED: dict[str, tuple[str, ...]] = {
+    "online": ("trains", "needs", "min_k", "credit", "weight", "loss", "adapt"),
+    "offline": ("trains", "weight", "loss"),
+    "reward": ("trains", "weight", "loss"),
+}
+_Class = TypeVar("_Class", bound=type)
+
+
+def register(algorithm: _Class, kind: Literal["online", "offline", "reward"] = "online") -> _Class:
+    """Make an algorithm of your own known by its `name`; also a decorator, above `@dataclass(frozen=True)`.
+
+    kind: "online" learns from the policy's own samples, "offline" from rankings, "reward" is an objective of reward
+    models. Registering a name again replaces what was registered. Raises ConfigError for the name of a built-in
+    algorithm, and for a class that is no frozen dataclass or lacks what its kind has.
+    """
+    name = getattr(algorithm, "name", None)
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f'{algorithm.__qualname__} cannot be registered: give it a name, as in: name = "mine"')
+    if name in ALGORITHMS:
+        raise ConfigError(f'"{name}" is the name of a built-in algorithm. Give {algorithm.__qualname__} another name.')
+    if not dataclasses.is_dataclass(algorithm) or not algorithm.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise ConfigError(f"{algorithm.__qualname__} cannot be registered: write @dataclass(frozen=True) above it")
+    if missing := [part for part in _ASKED[kind] if not hasattr(algorithm, part)]:
+        raise ConfigError(
+            f"{algorithm.__qualname__} cannot be registered as {kind}: it has no {', '.join(missing)}. What each is "
+            "for stands in prefloop.algorithms.base."
+        )
+    _registered[name] = (kind, algorithm)
+    effects.OFFLINE.discard(name)
+    effects.WITH_CRITIC.discard(name)
+    if kind == "offline":
+        effects.OFFLINE.add(name)
+    if "value" in getattr(algorithm, "needs", ()):
+        effects.WITH_CRITIC.add(name)
+    return algorithm
+
+
+def code_of(name: str) -> dict[str, str]:
+    """{"algorithm": hash of its source} of one that was registered, as an input of a run; {} of a built-in one."""
+    return {"algorithm": source_hash(_registered[name][1])} if name in _registered else {}
+
+
 def names(*kinds: Kind) -> list[str]:
-    return [name for name, (kind, _) in ALGORITHMS.items() if not kinds or kind in kinds]
+    return [name for name, (kind, _) in {**ALGORITHMS, **_registered}.items() if not kinds or kind in kinds]
 
 
 def kind_of(name: str, *allowed: Kind) -> Kind:
     """The kind of a named algorithm. Raises ConfigError for an unknown name, or one of a kind not allowed here."""
-    if name not in ALGORITHMS or (allowed and ALGORITHMS[name][0] not in allowed):
+    if name not in names(*allowed):
         raise ConfigError(f'There is no algorithm "{name}" here.{suggest(name, names(*allowed))}')
-    return ALGORITHMS[name][0]
+    return _registered[name][0] if name in _registered else ALGORITHMS[name][0]
+
+
+def _class(name: str) -> Any:
+    if name in _registered:
+        return _registered[name][1]
+    module, cls_name = ALGORITHMS[name][1].split(":")
+    return getattr(import_module(module), cls_name)
 
 
 def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
     """The algorithm with its options. Raises ConfigError for an unknown option (with the nearest right one)."""
     kind_of(name)
-    module, cls_name = ALGORITHMS[name][1].split(":")
-    cls = getattr(import_module(module), cls_name)
+    cls = _class(name)
     known = [f for f in cls.__dataclass_fields__ if f not in FIXED]
     for key in options or {}:
         if key not in known:

@@ -41,9 +41,7 @@ def agreement(
               prefloop agreement --data rankings.jsonl.gz --criterion quality
     Next:     prefloop reward --annotators weighted
     """
-    from prefloop.project.project import Project
-    from prefloop.stages.advice import following
-    from prefloop.stages.agreement import agreement as stage
+    from prefloop.api.project import Project
     from prefloop.stages.agreement import agreement_file
 
     if format and data is None:
@@ -53,9 +51,9 @@ def agreement(
         if data is not None:
             outcome = agreement_file(data, format, criterion, items)
         else:
-            with Project.open(asked.root.absolute(), asked.overrides, asked.quiet) as project:
-                outcome = stage(project, criterion, items)
-                next_command = following(project, outcome)
+            with Project.open(asked.root, asked.overrides, quiet=asked.quiet) as project:
+                outcome = project.agreement(criterion, items)
+                next_command = project.next_command(outcome)
     if asked.as_json:
         print_json(outcome.to_json())
     else:

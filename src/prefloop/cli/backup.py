@@ -46,8 +46,6 @@ def backup(asked: Common, to: Path | None, runs: bool, source: Path | None, trus
         return
     if trust:
         raise click.UsageError("--trust belongs to --restore")
-    from prefloop.stages.backup.backup import backup as stage
-
     assert to is not None
-    folder = to.absolute()
-    in_project(asked, lambda project: stage(project, folder, runs))
+    folder = to
+    in_project(asked, lambda project: project.backup(folder, runs))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from prefloop.project.project import Outcome, Project
+    from prefloop.api.project import Project
+    from prefloop.project.project import Outcome
 
 
 @dataclass(frozen=True)
@@ -128,16 +129,15 @@ def in_project(
     new: bool = False,
 ) -> None:
     """Open the project, run a stage, print what came out."""
-    from prefloop.project.project import Project
-    from prefloop.stages.advice import following
+    from prefloop.api.project import Project
 
     # standard output is for the result: what libraries and users' scorers print goes to standard error
     with (
         redirect_stdout(sys.stderr),
-        Project.open(asked.root.absolute(), [*asked.overrides, *overrides], asked.quiet, new) as project,
+        Project.open(asked.root, [*asked.overrides, *overrides], quiet=asked.quiet, new=new) as project,
     ):
         outcome = _profile(project, stage) if profile else stage(project)
-        next_command = following(project, outcome)
+        next_command = project.next_command(outcome)
     emit(asked, outcome, next_command)
 
 

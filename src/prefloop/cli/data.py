@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from prefloop.cli.common import Common, Verb, common, emit, in_project
-
-if TYPE_CHECKING:
-    from prefloop.project.project import Outcome, Project
 
 WHAT = ("policy", "reward", "rankings", "pairs", "kto", "demonstrations", "prompts")
 
@@ -40,9 +37,9 @@ def init(asked: Common, folder: Path, model: str | None, scratch: bool, texts: t
     Next:     cd into it, then prefloop import FILE
     """
 
-    from prefloop.stages.init import init as stage
+    from prefloop.api.project import initialise
 
-    outcome = stage(asked.root / folder, model, scratch, texts, asked.overrides)
+    outcome = initialise(asked.root / folder, model, scratch=scratch, texts=texts, settings=asked.overrides)
     emit(asked, outcome, f"cd {outcome.result['project']} && prefloop import FILE")
 
 
@@ -76,10 +73,7 @@ def import_(asked: Common, files: tuple[Path, ...], format: str | None, ignore: 
               prefloop import pairs.parquet --as pairs
     Next:     prefloop sft, sample, annotate or reward, by what the files held; the last line says which
     """
-
-    from prefloop.stages.importing import import_files
-
-    in_project(asked, lambda project: import_files(project, files, format, ignore))
+    in_project(asked, lambda project: project.import_files(files, format, ignore))
 
 
 @click.command("export", cls=Verb)
@@ -129,12 +123,9 @@ def export(
               prefloop export policy --to ./other --run align-002
               prefloop export pairs --to pairs.parquet --criterion helpful
     """
-
-    from prefloop.stages.exporting import export as stage
-
-    def go(project: Project) -> Outcome:
-        return stage(
-            project, what, to.absolute(), criterion, round, overwrite, pairing=pairing, probability=probability, run=run
-        )
-
-    in_project(asked, go)
+    in_project(
+        asked,
+        lambda project: project.export(
+            what, to, criterion, round, overwrite, pairing=pairing, probability=probability, run=run
+        ),
+    )

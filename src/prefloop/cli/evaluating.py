@@ -33,9 +33,7 @@ def evaluate(ctx: click.Context, asked: Common, round: int | None, run: str | No
     Next:     prefloop report
     """
     if ctx.invoked_subcommand is None:
-        from prefloop.stages.evaluate import evaluate as stage
-
-        in_project(asked, lambda project: stage(project, round, run))
+        in_project(asked, lambda project: project.evaluate(round, run))
 
 
 @evaluate.command("reward", cls=Verb)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from prefloop.cli.common import Common, Verb, anew, common, in_project, profiled
-
-if TYPE_CHECKING:
-    from prefloop.project.project import Outcome, Project
 
 _round = click.option("--round", type=click.IntRange(min=0), metavar="N", help="Which round (default: the newest).")
 
@@ -30,10 +25,7 @@ def sft(asked: Common, profile: bool, new: bool) -> None:
               prefloop sft --set sft.epochs=2
     Next:     prefloop sample
     """
-
-    from prefloop.stages.sft import sft as stage
-
-    in_project(asked, stage, profile=profile, new=new)
+    in_project(asked, lambda project: project.sft(), profile=profile, new=new)
 
 
 @click.command("sample", cls=Verb, sections=("sample",))
@@ -56,10 +48,7 @@ def sample(asked: Common, round: int | None, new: bool) -> None:
     Example:  prefloop sample --set sample.k=4 --set sample.prompts=500
     Next:     prefloop annotate, where people rank; or prefloop crowd; or rank elsewhere (export rankings, import)
     """
-
-    from prefloop.stages.sample import sample as stage
-
-    in_project(asked, lambda project: stage(project, round), new=new)
+    in_project(asked, lambda project: project.sample(round), new=new)
 
 
 def _scorers() -> dict[str, str]:
@@ -82,10 +71,7 @@ def crowd(asked: Common) -> None:
               prefloop crowd --set crowd.scorer=quality.py:score
     Next:     prefloop reward
     """
-
-    from prefloop.stages.crowd import crowd as stage
-
-    in_project(asked, stage)
+    in_project(asked, lambda project: project.crowd())
 
 
 @click.command("reward", cls=Verb, sections=("reward", "data.heldout"))
@@ -111,11 +97,8 @@ def reward(asked: Common, round: int | None, annotators: str | None, profile: bo
               prefloop reward --annotators weighted
     Next:     prefloop align
     """
-
-    from prefloop.stages.train_reward import reward as stage
-
     overrides = [f'reward.annotators="{annotators}"'] if annotators else []
-    in_project(asked, lambda project: stage(project, round), overrides, profile, new)
+    in_project(asked, lambda project: project.reward(round), overrides, profile, new)
 
 
 @click.command("prioritise", cls=Verb, sections=("annotate.criterion", "annotate.random_share"))
@@ -132,10 +115,7 @@ def prioritise(asked: Common) -> None:
     Example:  prefloop sample && prefloop prioritise
     Next:     prefloop annotate
     """
-
-    from prefloop.stages.prioritise import prioritise as stage
-
-    in_project(asked, stage)
+    in_project(asked, lambda project: project.prioritise())
 
 
 @click.command("align", cls=Verb, sections=("align",))
@@ -158,15 +138,8 @@ def align(asked: Common, round: int | None, algorithm: str | None, profile: bool
     Next:     prefloop evaluate
     """
 
-    from prefloop.effects import refuse_for_align
-    from prefloop.stages.align import align as stage
-
-    def go(project: Project) -> Outcome:
-        refuse_for_align(project.config, asked.overrides)
-        return stage(project, round)
-
     overrides = [f'align.algorithm="{algorithm}"'] if algorithm else []
-    in_project(asked, go, overrides, profile, new)
+    in_project(asked, lambda project: project.align(round=round), overrides, profile, new)
 
 
 @click.command("report", cls=Verb)
@@ -181,10 +154,7 @@ def report(asked: Common) -> None:
     Example:  prefloop report
     Next:     prefloop sample, for the next round; or prefloop export policy --to FOLDER
     """
-
-    from prefloop.stages.report import report as stage
-
-    in_project(asked, stage)
+    in_project(asked, lambda project: project.report())
 
 
 @click.command("run", cls=Verb, sections=("run", "annotate.quota"))
@@ -202,7 +172,4 @@ def run(asked: Common, new: bool) -> None:
     Example:  prefloop run --set run.rounds=2
     Next:     open report.html
     """
-
-    from prefloop.stages.run import run as stage
-
-    in_project(asked, stage, new=new)
+    in_project(asked, lambda project: project.run(), new=new)

@@ -50,7 +50,6 @@ def remove(
         raise click.UsageError("nobody can be asked here: say --yes to remove, or --dry-run to see what would go")
 
     from prefloop.cli.show import summary
-    from prefloop.stages.removing import remove as stage
 
     def agreed(planned: Outcome) -> bool:
         if yes:
@@ -60,7 +59,7 @@ def remove(
 
     in_project(
         asked,
-        lambda project: stage(
-            project, ids, imports, refused, with_rankings=with_rankings, dry_run=dry_run, agreed=agreed
+        lambda project: project.remove(
+            ids, imports, refused, with_rankings=with_rankings, dry_run=dry_run, agreed=agreed
         ),
     )

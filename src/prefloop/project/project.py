@@ -27,6 +27,7 @@ from prefloop.project.left_out import LeftOut
 from prefloop.project.lines import Lines
 from prefloop.project.unfinished import refuse_other_settings
 from prefloop.record import Run
+from prefloop.rewards.rules import RuleScorer, make_scorer
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
 from prefloop.types import Prompt, Snapshot, digest
 
@@ -92,6 +93,11 @@ class Project:
         self.config = config
         self.store = store
         self.quiet = quiet
+        self.scorers: dict[str, RuleScorer] = {}  # of the program that opened it, by the names that settings give them
+
+    def scorer(self, spec: str) -> RuleScorer:
+        """The scorer that a setting names: of the program that opened the project, built in, or "file.py:function"."""
+        return self.scorers.get(spec) or make_scorer(spec, self.root)
 
     @cached_property
     def device(self) -> str:

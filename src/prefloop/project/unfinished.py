@@ -41,7 +41,7 @@ def refuse_other_settings(root: Path, config: Config, stage: str, fingerprint: s
         then = Config.model_validate(run.manifest["config"])
     except ValidationError:  # of another version
         return
-    changed = list(_changed(stage, then, config))
+    changed = [*_changed(stage, then, config), *_changed_code(stage, config, run.manifest["inputs"], inputs)]
     if changed:
         where = f", after step {int(saved[-1].removeprefix('step-'))}" if saved else ""
         raise ConfigError(
@@ -70,7 +70,7 @@ def _newest(root: Path, config: Config, stage: str, inputs: Mapping[str, Any]) -
 
 def _changed(stage: str, then: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
     before, after = getattr(then, stage).deciding(), getattr(now, stage).deciding()
-    yield from ((f"{stage}.{key}", before[key], after[key]) for key in after if before[key] != after[key])
+    yield from ((f"{stage}.{key}", before[key], after[key]) for key in after if before.get(key) != after[key])
     also = (*_ALSO[stage], *(_RANKINGS if stage == "align" and now.align.algorithm in OFFLINE else ()), *_ALWAYS)
     for key in also:
         section, name = key.split(".")
@@ -82,6 +82,16 @@ def _changed(stage: str, then: Config, now: Config) -> Iterator[tuple[str, Any, 
     for name in sorted({*old_options, *options}):
         if old_options.get(name) != options.get(name):
             yield f"algorithms.{algorithm}.{name}", old_options.get(name), options.get(name)
+
+
+def _changed_code(
+    stage: str, now: Config, then_inputs: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """The code of the caller's own algorithm and reward, by the hashes that stand in the manifest."""
+    if then_inputs.get("algorithm") != inputs.get("algorithm"):
+        yield "the code of the algorithm", then_inputs.get("algorithm"), inputs.get("algorithm")
+    if stage == "align" and now.align.reward is not None and then_inputs.get("rewards") != inputs.get("rewards"):
+        yield f"the code of {now.align.reward}", then_inputs.get("rewards"), inputs.get("rewards")
 
 
 def _shown(value: Any) -> str:

@@ -50,9 +50,9 @@ def _missing(project: Project) -> str:
         if project.chosen(round - 1) is None:
             return _no_new_policy(project, round - 1, project.candidates(round - 1)[-1].result)
         return AGAIN if _evaluated(project, round - 1) else _judge(project, round - 1)
-    if not _ranked(project, round):
+    if project.config.align.reward is None and not _ranked(project, round):
         return RANK if _to_rank(project, round) else "prefloop sample"
-    if project.config.align.algorithm not in OFFLINE and not _has_reward_model(project, round):
+    if _wants_reward_model(project) and not _has_reward_model(project, round):
         return "prefloop reward"
     return "prefloop align"
 
@@ -83,7 +83,12 @@ def _has_reward_model(project: Project, round: int) -> bool:
 
 def _learn(project: Project) -> str:
     """After new rankings."""
-    return "prefloop align" if project.config.align.algorithm in OFFLINE else "prefloop reward"
+    return "prefloop reward" if _wants_reward_model(project) else "prefloop align"
+
+
+def _wants_reward_model(project: Project) -> bool:
+    """Whether `align` optimises a reward model, not rankings directly or a scorer of the user's own."""
+    return project.config.align.algorithm not in OFFLINE and project.config.align.reward is None
 
 
 def _judge(project: Project, round: int) -> str:

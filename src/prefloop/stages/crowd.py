@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.crowd import simulate
 from prefloop.project.project import Outcome, Project, derive
-from prefloop.rewards.rules import NAMED, make_scorer
+from prefloop.rewards.rules import NAMED
 from prefloop.types import digest
 
 
@@ -17,7 +17,7 @@ def crowd(project: Project) -> Outcome:
             "simulated annotators need a hidden true quality: set [crowd] scorer to a name "
             f'({", ".join(NAMED)}) or to "file.py:function" with function(prompt, completion) -> float'
         )
-    scorer = make_scorer(settings.scorer, project.root)
+    scorer = project.scorer(settings.scorer)
     todo = [
         i
         for i in project.store.items(source="sample")

@@ -23,7 +23,6 @@ from prefloop.project.left_out import LeftOut
 from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
 from prefloop.rewards.model import judge_codecs
 from prefloop.rewards.rules import RuleScorer
-from prefloop.rewards.rules import make_scorer as make_rule
 from prefloop.store import ModelRow
 from prefloop.training.policy_evaluation import validation_and_test
 from prefloop.training.reward_scores import make_scorer
@@ -44,7 +43,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
         project.say(f"evaluate: round {round} left the policy as it was: it is {policy.version}, the reference itself")
         unchanged = {"round": round, "policy": policy.version, "reference": reference.version, "unchanged": True}
         return Outcome("evaluate", None, unchanged, skipped=True)
-    judge = make_rule(settings.scorer, project.root) if settings.scorer else None
+    judge = project.scorer(settings.scorer) if settings.scorer else None
     judges = _judges(project, round, judge)
     test, independent = _test_prompts(project)
     inputs = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prefloop.algorithms.base import Role
-from prefloop.algorithms.registry import make
+from prefloop.algorithms.registry import code_of, make
 from prefloop.batch import RankingBatch, ReferencedBatch, collate_rankings
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
@@ -49,6 +49,7 @@ def train_offline(project: Project, round: int) -> Outcome:
     start, reference = project.policy(round).here(), project.reference().here()
     snapshot = project.snapshot("rankings", [r.id for items in asked.values() for item in items for r in item.rankings])
     inputs = {"policy": start.weights, "reference": reference.weights, "rankings": snapshot, "round": round}
+    inputs |= code_of(settings.algorithm)
     mode = project.config.reward.annotators
     gold = {c: gold_of(project, c) if mode == "weighted" else {} for c in asked}
     if mode != "all":

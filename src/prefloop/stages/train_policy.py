@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from prefloop.algorithms.base import OnlineAlgorithm, Role
-from prefloop.algorithms.registry import make
+from prefloop.algorithms.registry import code_of, make
 from prefloop.algorithms.sft import Sft
 from prefloop.diagnose.collapse import collapsed, signs
 from prefloop.engine.base import Term
@@ -24,12 +24,14 @@ from prefloop.engine.profiling import Clock, next_step, span
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.folder import file_hash
 from prefloop.models.policy import Policy
-from prefloop.models.reward import new_critic
+from prefloop.models.reward import Critic, new_critic, new_reward_model
+from prefloop.models.tokenization import Codec
 from prefloop.project.chance import chance_warnings
 from prefloop.project.left_out import LeftOut
-from prefloop.project.project import Outcome, Project, derive, fitting, load_policy
+from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
 from prefloop.record import Run
-from prefloop.rewards.model import judge_codecs
+from prefloop.rewards.model import ModelScorer, judge_codecs
+from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow
 from prefloop.training.demonstrations import encode_demonstrations, rows_of
 from prefloop.training.frozen import round_reference
@@ -54,7 +56,8 @@ def train_policy(project: Project, round: int) -> Outcome:
             f'[align] k = {settings.k}. Set k = 4 or more, or use algorithm = "ppo".'
         )
     start, reference = project.policy(round).here(), project.reference().here()
-    judges = project.reward_models(round)
+    own = project.scorer(settings.reward) if settings.reward is not None else None
+    judges = [] if own else project.reward_models(round)
     train = project.store.prompts(split="train", heldout=project.config.data.heldout)
     if not train:
         raise NothingToDoError("there are no training prompts yet: run prefloop import FILE")
@@ -62,9 +65,10 @@ def train_policy(project: Project, round: int) -> Outcome:
     inputs = {
         "policy": start.weights,
         "reference": reference.weights,
-        "rewards": {m.criterion: m.weights_sha256 for m in judges},
+        "rewards": {own.name: own.identity} if own else {m.criterion: m.weights_sha256 for m in judges},
         "prompts": snapshot,
         "round": round,
+        **code_of(settings.algorithm),
     }
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
     if done := project.done("align", fingerprint):
@@ -74,7 +78,8 @@ def train_policy(project: Project, round: int) -> Outcome:
         warnings = chance_warnings(project, judges)
         for warning in warnings:
             project.say(f"warning: {warning}")
-        loop = _Loop(project, run, algorithm, start, reference, judges, derive(seed, "align", round))
+        scorer = own or make_scorer(project, judges)
+        loop = _Loop(project, run, algorithm, start, reference, scorer, judges, derive(seed, "align", round))
         result = loop.train() | {"round": round, "algorithm": settings.algorithm, "warnings": warnings}
         if result["best_step"] == 0:  # no new policy: the one that the round started from stays what it is
             result |= {"policy": start.version, "weights": start.weights, "model": None}
@@ -97,6 +102,7 @@ class _Loop:
         algorithm: OnlineAlgorithm,
         start: Any,
         reference: Any,
+        scorer: ModelScorer | RuleScorer,
         judges: list[ModelRow],
         seed: int,
     ):
@@ -106,15 +112,13 @@ class _Loop:
         self.progress = Progress(algorithm)
         model, self.codec = load_policy(project, start)
         frozen = copy.deepcopy(model) if self.from_reference else load_policy(project, reference)[0]
-        self.scorer = make_scorer(project, judges)
-        if settings.frozen_dtype:  # the reference follows, once it has been measured
-            for judge in self.scorer.judges:
+        self.scorer = scorer
+        if settings.frozen_dtype and isinstance(scorer, ModelScorer):  # the reference follows, once it is measured
+            for judge in scorer.judges:
                 judge.model.to(getattr(torch, settings.frozen_dtype))
         models: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.temperature)}
         if "value" in algorithm.needs:
-            main = max(self.scorer.judges, key=lambda j: abs(j.weight))
-            row = next(m for m in judges if (m.criterion or m.version) == main.name)
-            critic, critic_codec = new_critic(project.ref(row).intact(), project.config.model)
+            critic, critic_codec = self._critic(judges, start)
             if critic_codec.fingerprint != self.codec.fingerprint:
                 raise ConfigError(
                     f"{algorithm.name} starts its critic from the reward model, which has another tokenizer than the "
@@ -158,6 +162,15 @@ class _Loop:
                 raise ConfigError(
                     "[align] ptx mixes in demonstrations, but there are none: import some, or set ptx = 0"
                 )
+
+    def _critic(self, judges: list[ModelRow], start: ModelRef) -> tuple[Critic, Codec]:
+        """It starts as the reward model that counts most; where a function rewards, as the policy with a new head."""
+        if not isinstance(self.scorer, ModelScorer):
+            fresh, codec = new_reward_model(start.intact(), self.project.config.model, derive(self.seed, "critic"))
+            return Critic(fresh.model, 0.0, 1.0), codec
+        main = max(self.scorer.judges, key=lambda j: abs(j.weight))
+        row = next(m for m in judges if (m.criterion or m.version) == main.name)
+        return new_critic(self.project.ref(row).intact(), self.project.config.model)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 

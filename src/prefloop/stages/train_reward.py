@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prefloop.algorithms.registry import kind_of, make
+from prefloop.algorithms.registry import code_of, kind_of, make
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
@@ -100,6 +100,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         "rankings": snapshot,
         "criterion": criterion,
         "round": round,
+        **code_of(settings.objective),
     }
     weighted = settings.annotators == "weighted"
     gold = {c: gold_of(project, c) if weighted else {} for c in asked}

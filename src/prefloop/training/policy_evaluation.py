@@ -16,8 +16,8 @@ from prefloop.engine.local import LocalEngine
 from prefloop.models.tokenization import Codec
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project, fitting
-from prefloop.rewards.base import Unjudged
-from prefloop.rewards.model import ModelScorer, judge_codecs
+from prefloop.rewards.base import Scorer, Unjudged
+from prefloop.rewards.model import judge_codecs
 from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out
 from prefloop.types import Prompt, digest
 
@@ -57,7 +57,7 @@ class Validation:
         self,
         project: Project,
         codec: Codec,
-        scorer: ModelScorer | None,
+        scorer: Scorer | None,
         trained_on: Sequence[Prompt],
         left_out: LeftOut | None = None,
         temperature: float | None = None,

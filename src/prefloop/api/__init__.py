@@ -1,0 +1,1 @@
+"""What `import prefloop` offers: projects, models and functions of your own. The command line goes through it too."""

@@ -1,0 +1,107 @@
+"""Models on their own, without a project: a policy that answers, a reward model that scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop.config import Model
+from prefloop.types import Completion, Prompt, content_from_json, digest
+
+Asked = str | Sequence[Mapping[str, Any]] | Prompt
+
+
+def as_prompt(asked: Asked) -> Prompt:
+    """A prompt of a text, or of the messages of a chat as transformers' chat templates take them."""
+    if isinstance(asked, Prompt):
+        return asked
+    return Prompt(asked if isinstance(asked, str) else content_from_json([dict(message) for message in asked]))
+
+
+class Policy:
+    """A causal language model. `model` and `tokenizer` are those of transformers."""
+
+    def __init__(self, model: Any, codec: Any, device: str):
+        self.model = model.to(device)
+        self.tokenizer = codec.tokenizer
+        self._codec, self._device = codec, device
+
+    def generate(
+        self,
+        prompts: Sequence[Asked],
+        k: int = 1,
+        *,
+        max_tokens: int = 128,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[list[str]]:
+        """k answers to each prompt. The same seed gives the same answers, whatever else is asked beside them."""
+        from prefloop.engine.base import Sampling
+        from prefloop.engine.local import LocalEngine
+        from prefloop.models.policy import Policy as Sampler
+        from prefloop.project.project import derive
+
+        asked = [as_prompt(prompt) for prompt in prompts]
+        engine = LocalEngine({"policy": Sampler(self.model)}, self._codec, seed, device=self._device)
+        ids = [self._codec.encode_prompt(prompt) for prompt in asked for _ in range(k)]
+        keys = [derive(0, prompt.id, place) for prompt in asked for place in range(k)]
+        drawn = engine.generate(ids, keys, Sampling(max_tokens, temperature, top_p))
+        texts = [self._codec.decode(sample.ids, asked[n // k]) for n, sample in enumerate(drawn)]
+        return [texts[n * k : (n + 1) * k] for n in range(len(asked))]
+
+
+class RewardScorer:
+    """A reward model. `score` gives normalised rewards: 0 is the mean of the reference policy's answers, 1 one sd."""
+
+    def __init__(self, model: Any, codec: Any, device: str, source: str):
+        from prefloop.models.load import weights_hash
+
+        self.name = source
+        self.model = model.to(device)
+        self.tokenizer = codec.tokenizer
+        self.criterion: str = model.criterion
+        self.identity = f"{source} {weights_hash(model.model)}"
+        self._codec, self._device = codec, device
+
+    def score(self, prompts: Sequence[Asked], texts: Sequence[str]) -> list[float]:
+        """The reward of each text as an answer to the prompt in the same place."""
+        return [float(value) for value in self.model.normalise(self._raw(prompts, texts))]
+
+    def raw(self, prompts: Sequence[Asked], texts: Sequence[str]) -> list[float]:
+        """Scores before normalisation: what plain transformers computes from the same folder."""
+        return [float(value) for value in self._raw(prompts, texts)]
+
+    def _raw(self, prompts: Sequence[Asked], texts: Sequence[str]) -> Any:
+        from prefloop.rewards.model import raw_scores
+
+        if len(prompts) != len(texts):
+            raise ValueError(f"score needs a prompt for each text: {len(prompts)} prompts, {len(texts)} texts")
+        asked = [as_prompt(prompt) for prompt in prompts]
+        answers = [Completion(digest("asked", n), text) for n, text in enumerate(texts)]
+        return raw_scores(self.model, self._codec, asked, answers, device=self._device)
+
+
+def load_policy(source: str | Path, *, device: str = "auto", **settings: Any) -> Policy:
+    """A Hugging Face folder or hub id as a policy. settings: of `[model]`, such as dtype="bfloat16".
+
+    Raises ModelError where it cannot be loaded.
+    """
+    from prefloop.engine.local import pick_device
+    from prefloop.models.load import load_causal
+
+    model, codec = load_causal(source, Model(**settings))
+    return Policy(model, codec, pick_device(device))
+
+
+def load_reward_model(source: str | Path, *, device: str = "auto", **settings: Any) -> RewardScorer:
+    """Any `AutoModelForSequenceClassification` with one label as a scorer: a folder or a hub id.
+
+    settings: of `[model]`, such as dtype="bfloat16". Raises ModelError where it cannot be loaded.
+    """
+    from prefloop.engine.local import pick_device
+    from prefloop.models.reward import load_reward_model as load
+
+    model, codec = load(source, Model(**settings))
+    return RewardScorer(model, codec, pick_device(device), Path(source).name)

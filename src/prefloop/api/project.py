@@ -1,0 +1,339 @@
+"""A project, as programs use it: every step of the loop is a method, and gives a typed result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from prefloop.api import results
+from prefloop.api.functions import ScoreFunction, as_scorer
+from prefloop.api.rankings import RankedList, as_table, ranked_lists
+from prefloop.api.results import typed
+from prefloop.config import CONFIG_NAME, Config, load_config
+from prefloop.effects import refuse_for_align
+from prefloop.project.project import Outcome
+from prefloop.project.project import Project as Core
+from prefloop.project.toml import toml
+from prefloop.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from prefloop.api.models import Policy, RewardScorer
+    from prefloop.stages.annotate_with import Annotator
+
+Settings = Mapping[str, Any] | Iterable[str]
+
+
+class Project:
+    """A project folder that is open. Each method does what the command of its name does, with the same settings.
+
+    Settings come from prefloop.toml, then from `open`, then from the call: `project.align("grpo", steps=20)`.
+    """
+
+    def __init__(self, core: Core, overrides: Sequence[str] = ()):
+        """Use `create` or `open`."""
+        self._core = core
+        self._overrides = list(overrides)
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        model: str | Path | None = None,
+        *,
+        scratch: bool = False,
+        texts: Sequence[str | Path] = (),
+        settings: Settings = (),
+        quiet: bool = False,
+    ) -> Self:
+        """Make a project folder with a commented prefloop.toml, and open it.
+
+        model: a Hugging Face folder or hub id; or scratch=True for a small new one. settings are written down.
+        Raises ConfigError where there is a project already, ModelError for a model that cannot be used.
+        """
+        initialise(folder, model, scratch=scratch, texts=texts, settings=settings)
+        return cls.open(folder, quiet=quiet)
+
+    @classmethod
+    def open(cls, folder: str | Path = ".", settings: Settings = (), *, quiet: bool = False, new: bool = False) -> Self:
+        """Open a project folder. settings: {"align.steps": 20}, for as long as it is open.
+
+        new: begin another run where one with other settings stopped half-way, which is refused else.
+        Raises ConfigError where there is no project, or a setting is wrong.
+        """
+        overrides = _overrides(settings)
+        return cls(Core.open(Path(folder).absolute(), overrides, quiet, new), overrides)
+
+    def close(self) -> None:
+        self._core.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def root(self) -> Path:
+        """The project folder."""
+        return self._core.root
+
+    @property
+    def config(self) -> Config:
+        """The resolved settings."""
+        return self._core.config
+
+    @property
+    def store(self) -> Store:
+        """The database of prompts, lists, rankings and models."""
+        return self._core.store
+
+    def say(self, text: str) -> None:
+        """Write a line to standard error, unless the project is quiet."""
+        self._core.say(text)
+
+    def next_command(self, after: Outcome) -> str:
+        """The command that comes next in the loop after what was just done; empty where none follows."""
+        from prefloop.stages.advice import following
+
+        return following(self._core, after)
+
+    # -- data in -----------------------------------------------------------------------------------------------------
+
+    def import_file(
+        self, path: str | Path, format: str | None = None, ignore: Collection[str] = ()
+    ) -> results.Imported:
+        """Read prompts, demonstrations, rankings or pairs into the store. What is there already adds nothing."""
+        return self.import_files([path], format, ignore)
+
+    def import_files(
+        self, paths: Sequence[str | Path], format: str | None = None, ignore: Collection[str] = ()
+    ) -> results.Imported:
+        """Several files, in turn. Raises DataError at the first that holds nothing usable; earlier ones stay."""
+        from prefloop.stages.importing import import_files
+
+        return results.imported(import_files(self._core, [Path(path) for path in paths], format, ignore))
+
+    def remove(
+        self,
+        ids: Sequence[str] = (),
+        imports: Sequence[str] = (),
+        refused: bool = False,
+        *,
+        with_rankings: bool = False,
+        dry_run: bool = False,
+        agreed: Callable[[Outcome], bool] = lambda planned: True,
+    ) -> Outcome:
+        """Take rows out again: by id, by the file they came from, or those that the model's chat template refuses."""
+        from prefloop.stages.removing import remove
+
+        return remove(self._core, ids, imports, refused, with_rankings=with_rankings, dry_run=dry_run, agreed=agreed)
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def sft(self, **settings: Any) -> results.Tuned:
+        """Fine-tune the base model on demonstrations. settings: of `[sft]`."""
+        from prefloop.stages.sft import sft
+
+        return typed(results.Tuned, sft(self._with("sft", settings)))
+
+    def sample(self, round: int | None = None, **settings: Any) -> results.Sampled:
+        """Draw several completions of each prompt, to be ranked. settings: of `[sample]`."""
+        from prefloop.stages.sample import sample
+
+        return typed(results.Sampled, sample(self._with("sample", settings), round))
+
+    def crowd(self, scorer: str | ScoreFunction | None = None, **settings: Any) -> results.Ranked:
+        """Let simulated people rank what was sampled, by a hidden quality. settings: of `[crowd]`."""
+        from prefloop.stages.crowd import crowd
+
+        return typed(results.Ranked, crowd(self._with("crowd", settings, scorer=scorer)))
+
+    def annotate_with(self, function: Annotator, name: str | None = None, criterion: str = "") -> results.Ranked:
+        """Let a function rank every list: (prompt, completions) -> their places, best first, as `[2, [0, 1]]`."""
+        from prefloop.stages.annotate_with import annotate_with
+
+        return typed(results.Ranked, annotate_with(self._core, function, name, criterion))
+
+    def prioritise(self) -> Outcome:
+        """Let people rank first what the reward model is unsure of."""
+        from prefloop.stages.prioritise import prioritise
+
+        return prioritise(self._core)
+
+    def agreement(self, criterion: str | None = None, hardest: int = 10) -> Outcome:
+        """How far people agree, and whose rankings to look at."""
+        from prefloop.stages.agreement import agreement
+
+        return agreement(self._core, criterion, hardest)
+
+    def reward(self, round: int | None = None, **settings: Any) -> results.Rewarded:
+        """Train a reward model of each criterion from the rankings. settings: of `[reward]`."""
+        from prefloop.stages.train_reward import reward
+
+        return results.rewarded(reward(self._with("reward", settings), round))
+
+    def align(
+        self,
+        algorithm: str | None = None,
+        round: int | None = None,
+        *,
+        reward: str | ScoreFunction | None = None,
+        options: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> results.Aligned:
+        """Optimise the policy. algorithm: ppo, grpo, rloo, dpo, or one that `prefloop.register` made known.
+
+        reward: a function (prompt, completion) -> number, or an object with `score(prompts, texts)`, that takes the
+        place of the reward models. options: of the algorithm, {"kl": 0.1}; settings: of `[align]`.
+        """
+        from prefloop.stages.align import align
+
+        more = settings | ({"algorithm": algorithm} if algorithm else {})
+        name = algorithm or self.config.align.algorithm
+        project = self._with("align", more, {f"algorithms.{name}": options or {}}, reward=reward)
+        refuse_for_align(project.config, [*self._overrides, *(f"align.{key}=" for key in more)])
+        return typed(results.Aligned, align(project, round))
+
+    def evaluate(
+        self,
+        round: int | None = None,
+        run: str | None = None,
+        *,
+        scorer: str | ScoreFunction | None = None,
+        **settings: Any,
+    ) -> results.Evaluated:
+        """Compare the aligned policy with the reference. scorer: an independent judge; settings: of `[evaluate]`."""
+        from prefloop.stages.evaluate import evaluate
+
+        return results.evaluated(evaluate(self._with("evaluate", settings, scorer=scorer), round, run))
+
+    def report(self) -> results.Reported:
+        """Write report.html and report.json into the project folder."""
+        from prefloop.stages.report import report
+
+        made = report(self._core)
+        places = {name: self.root / made.result[name] for name in ("html", "json")}
+        return typed(results.Reported, made, **places)
+
+    def run(self, **settings: Any) -> Outcome:
+        """Go through the whole loop; what is done already is skipped. settings: of `[run]`."""
+        from prefloop.stages.run import run
+
+        return run(self._with("run", settings))
+
+    # -- what there is -----------------------------------------------------------------------------------------------
+
+    def rankings(self, criterion: str | None = None, round: int | None = None) -> Iterator[RankedList]:
+        """Every ranking that counts, one at a time, however many there are."""
+        return ranked_lists(self.store, criterion, round)
+
+    def rankings_table(self, criterion: str | None = None, round: int | None = None) -> pyarrow.Table:
+        """The same as an Arrow table; `.to_pandas()` makes a data frame of it where pandas is installed."""
+        return as_table(self.rankings(criterion, round))
+
+    def policy(self, round: int | None = None) -> Policy:
+        """The newest policy, or that at the start of a round: 0 is the reference."""
+        from prefloop.api.models import Policy
+        from prefloop.project.project import load_policy
+
+        ref = self._core.policy(self._core.aligned_rounds() if round is None else round)
+        return Policy(*load_policy(self._core, ref), self._core.device)
+
+    def reward_model(self, criterion: str | None = None, round: int | None = None) -> RewardScorer:
+        """The newest reward model of a criterion. Raises NothingToDoError where there is none."""
+        from prefloop.api.models import RewardScorer
+        from prefloop.config import suggest
+        from prefloop.errors import DataError
+        from prefloop.project.project import load_registered_reward
+
+        rows = self._core.reward_models(self._core.latest_round() if round is None else round)
+        known = {row.criterion or "": row for row in rows}
+        if criterion is None and len(known) == 1:
+            criterion = next(iter(known))
+        if criterion is None or criterion not in known:
+            raise DataError(f'there is no reward model for "{criterion}".{suggest(str(criterion), list(known))}')
+        row = known[criterion]
+        return RewardScorer(*load_registered_reward(self._core, row), self._core.device, row.version)
+
+    # -- data out ----------------------------------------------------------------------------------------------------
+
+    def export(
+        self,
+        what: str,
+        to: str | Path,
+        criterion: str | None = None,
+        round: int | None = None,
+        overwrite: bool = False,
+        *,
+        pairing: str = "all",
+        probability: Literal["votes", "model"] = "votes",
+        run: str | None = None,
+    ) -> results.Exported:
+        """Write a policy, reward models, rankings, pairs, kto, demonstrations or prompts to a folder or file."""
+        from prefloop.stages.exporting import export
+
+        place = Path(to).absolute()
+        made = export(
+            self._core, what, place, criterion, round, overwrite, pairing=pairing, probability=probability, run=run
+        )
+        return typed(results.Exported, made, to=place)
+
+    def backup(self, to: str | Path, runs: bool = False) -> Outcome:
+        """Copy the store while people work, with settings and guidelines; runs: the trained models too."""
+        from prefloop.stages.backup.backup import backup
+
+        return backup(self._core, Path(to).absolute(), runs)
+
+    # -- settings of one call ----------------------------------------------------------------------------------------
+
+    def _with(
+        self,
+        section: str,
+        settings: Mapping[str, Any],
+        more: Mapping[str, Mapping[str, Any]] | None = None,
+        **functions: str | ScoreFunction | None,
+    ) -> Core:
+        """The project with other settings of a section. functions: settings that name a scorer, or a function."""
+        core, values = self._core, dict(settings)
+        for key, function in functions.items():
+            if isinstance(function, str):
+                values[key] = function
+            elif function is not None:
+                scorer = as_scorer(function)
+                core.scorers[scorer.name] = scorer
+                values[key] = scorer.name
+        changes = {section: values, **(more or {})}
+        overrides = _overrides(
+            {f"{part}.{key}": value for part, keys in changes.items() for key, value in keys.items()}
+        )
+        if not overrides:
+            return core
+        config = load_config(core.root / CONFIG_NAME, [*self._overrides, *overrides])
+        other = Core(core.root, config, core.store, core.quiet, core.new)
+        other.scorers = core.scorers
+        return other
+
+
+def initialise(
+    folder: str | Path,
+    model: str | Path | None = None,
+    *,
+    scratch: bool = False,
+    texts: Sequence[str | Path] = (),
+    settings: Settings = (),
+) -> Outcome:
+    """Make a project folder without opening it."""
+    from prefloop.stages.init import init
+
+    named = None if model is None else str(model)
+    return init(Path(folder), named, scratch, [Path(text) for text in texts], _overrides(settings))
+
+
+def _overrides(settings: Settings) -> list[str]:
+    """{"align.steps": 20}, or "align.steps=20" as the command line gives it. None leaves a setting as it is."""
+    if isinstance(settings, Mapping):
+        return [f"{key}={toml(value)}" for key, value in settings.items() if value is not None]
+    return list(settings)

@@ -1,0 +1,30 @@
+"""What tests of the Python API share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefloop import effects
+from prefloop.algorithms import registry
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """For programs in a process of their own."""
+    return {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    yield
+    for name in registry._registered:
+        effects.OFFLINE.discard(name)
+        effects.WITH_CRITIC.discard(name)
+    registry._registered.clear()
