@@ -9,15 +9,15 @@ import torch
 
 from prefloop.engine.base import Sampling
 from prefloop.engine.decoding import sampler
-from prefloop.engine.decoding.decoder import CompiledDecoder, Decoder, LeanDecoder, decoder_for
+from prefloop.engine.decoding.decoder import CompiledDecoder, Decoder, PackedDecoder, decoder_for
 from prefloop.kernels import native
-from prefloop.models import packed as lean
+from prefloop.models import packed
 from tiny_models import causal, uneven
 
 PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]
 KINDS = ["Llama", "Qwen2", "Qwen3", "GPTNeoX", "GPT2", "Gemma3"]
 compiled = pytest.mark.skipif(not native.AVAILABLE, reason="native.c was not compiled here: is there a C compiler?")
-FAST = [LeanDecoder, pytest.param(CompiledDecoder, marks=compiled)]
+FAST = [PackedDecoder, pytest.param(CompiledDecoder, marks=compiled)]
 
 
 @torch.no_grad()
@@ -142,19 +142,19 @@ def test_those_that_end_make_room_at_once(fast: type[Decoder], monkeypatch: pyte
 def test_only_models_that_agree_are_read_the_lean_way() -> None:
     assert type(decoder_for(causal(), 1, 4, 9)) is not Decoder
     for other in (causal("GPT2", resid_pdrop=0.1), causal("Gemma2"), causal("Mistral", sliding_window=4)):
-        assert not lean.is_lean(other) and type(decoder_for(other, 1, 4, 9)) is Decoder
-    assert lean.is_lean(causal("Mistral", sliding_window=None))
+        assert not packed.supports_packed(other) and type(decoder_for(other, 1, 4, 9)) is Decoder
+    assert packed.supports_packed(causal("Mistral", sliding_window=None))
     for windowed in (causal("Mistral", sliding_window=24), causal("Gemma3")):
         assert type(decoder_for(windowed, 1, 4, 24)) is not Decoder and type(decoder_for(windowed, 1, 4, 25)) is Decoder
-    assert not lean.is_lean(causal("Gemma3", use_bidirectional_attention=True)), "a model that looks ahead"
+    assert not packed.supports_packed(causal("Gemma3", use_bidirectional_attention=True)), "a model that looks ahead"
     adapted = causal()
     adapted.model.layers[0].self_attn.q_proj = torch.nn.Sequential(adapted.model.layers[0].self_attn.q_proj)
-    assert not lean.is_lean(adapted), "an adapter in place of a matrix"
+    assert not packed.supports_packed(adapted), "an adapter in place of a matrix"
     longer = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    assert not lean.is_lean(causal(rope_parameters=longer))
+    assert not packed.supports_packed(causal(rope_parameters=longer))
     odd = causal()
     odd.model.layers[0].mlp.register_forward_hook(lambda *a: a[-1] * 2)
-    assert not lean.is_lean(odd), "a model that computes something else on the way"
+    assert not packed.supports_packed(odd), "a model that computes something else on the way"
 
 
 @compiled
@@ -163,25 +163,25 @@ def test_what_compiled_code_does_not_know_is_read_by_torch(monkeypatch: pytest.M
         assert type(decoder_for(known, 1, 4, 9)) is CompiledDecoder
     relu = uneven(causal(hidden_act="relu"))
     for other in (causal().to(torch.bfloat16), causal().double(), causal(head_dim=512), relu):
-        assert type(decoder_for(other, 1, 4, 9)) is LeanDecoder
+        assert type(decoder_for(other, 1, 4, 9)) is PackedDecoder
     said = []
     with torch.no_grad():
-        for make in (Decoder, LeanDecoder):
+        for make in (Decoder, PackedDecoder):
             decoder = make(relu, 3, 4)
             decoder.add(PROMPTS, [1, 1, 1])
             said.append(decoder.step(torch.tensor([3, 4, 5])))
     assert torch.allclose(said[0], said[1], atol=1e-4)
     monkeypatch.setattr(native, "AVAILABLE", False)
-    assert type(decoder_for(causal(), 1, 4, 9)) is LeanDecoder
+    assert type(decoder_for(causal(), 1, 4, 9)) is PackedDecoder
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bfloat16_model_is_read_as_transformers_reads_it(kind: str) -> None:
     model = causal(kind, sharp=3.0).to(torch.bfloat16)
-    assert lean.is_lean(model)
+    assert packed.supports_packed(model)
     said = []
     with torch.no_grad():
-        for make in (Decoder, LeanDecoder):
+        for make in (Decoder, PackedDecoder):
             decoder = make(model, 3, 4)
             decoder.add(PROMPTS, [1, 1, 1])
             said.append(decoder.step(torch.tensor([3, 4, 5])).float())

@@ -10,8 +10,8 @@ import torch
 from prefloop.engine.base import Sampling
 from prefloop.engine.decoding import sampler
 from prefloop.engine.decoding.cuda_graph import GraphDecoder
-from prefloop.engine.decoding.decoder import Decoder, LeanDecoder, decoder_for
-from prefloop.models import packed as lean
+from prefloop.engine.decoding.decoder import Decoder, PackedDecoder, decoder_for
+from prefloop.models import packed
 from tiny_models import causal, uneven
 
 PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]
@@ -24,7 +24,7 @@ def test_logits_are_those_of_transformers(
     kind: str, together: bool, gpu_kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not together:
-        monkeypatch.setattr(lean, "FUSE_UP_TO", 0)
+        monkeypatch.setattr(packed, "FUSE_UP_TO", 0)
     model = uneven(causal(kind, sharp=10.0)).to(gpu_kernels)
     said = []
     for make in (Decoder, GraphDecoder):
@@ -91,5 +91,5 @@ def test_it_is_for_models_on_a_gpu_that_are_read_the_lean_way(
         assert kind(causal()) is not GraphDecoder
         return
     assert kind(causal()) is GraphDecoder and kind(causal().bfloat16()) is GraphDecoder
-    assert kind(causal(head_dim=512)) is LeanDecoder and kind(causal().double()) is LeanDecoder
+    assert kind(causal(head_dim=512)) is PackedDecoder and kind(causal().double()) is PackedDecoder
     assert kind(causal("Gemma2")) is Decoder

@@ -11,11 +11,9 @@ import transformers
 
 from prefloop.batch import ListRows, RolloutBatch, Rows, collate
 from prefloop.kernels import native
-from prefloop.models import compiled
-from prefloop.models import packed as lean_model
-from prefloop.models import packed_forward as reading
-from prefloop.models.packed import Block, is_lean
-from prefloop.models.packed_forward import _allows, _shared_prompts, last_states, predicting_states
+from prefloop.models import compiled, packed, packed_forward
+from prefloop.models.packed import Segment, supports_packed
+from prefloop.models.packed_forward import _shared_prompts, _splits_exactly, last_hidden, predicting_hidden
 from prefloop.models.policy import Policy
 from prefloop.models.reward import Critic, RewardModel
 from prefloop.models.tokenization import Codec
@@ -44,26 +42,31 @@ WAYS = [*((kind, True) for kind in LEAN), ("Llama", False), ("GPT2", False), ("G
 
 @pytest.fixture
 def transformers_only(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return lambda: monkeypatch.setattr(reading, "is_lean", lambda *given: False)
+    return lambda: monkeypatch.setattr(packed_forward, "supports_packed", lambda *given: False)
 
 
 @pytest.mark.parametrize("together", [True, False])  # matrices that share an input, as one
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize(("kind", "lean"), WAYS)
+@pytest.mark.parametrize(("kind", "without_padding"), WAYS)
 def test_states_and_gradients_are_those_of_reading_each_row_alone(
-    kind: str, lean: bool, shared: bool, together: bool, transformers_only: Any, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    without_padding: bool,
+    shared: bool,
+    together: bool,
+    transformers_only: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not together:
-        monkeypatch.setattr(lean_model, "FUSE_UP_TO", 0)
+        monkeypatch.setattr(packed, "FUSE_UP_TO", 0)
     model, rows = uneven(causal(kind, sharp=3.0)), list_rows()
-    assert is_lean(model) == (kind in LEAN)
-    if not lean:
+    assert supports_packed(model) == (kind in LEAN)
+    if not without_padding:
         transformers_only()
     if not shared:
         rows = Rows(rows.ids, rows.mask, rows.action)  # type: ignore[assignment]
     weight = torch.randn(9, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     found = []
-    for read in (last_states, one_by_one):
+    for read in (last_hidden, one_by_one):
         model.zero_grad()
         states = read(model, rows)
         assert states is not None
@@ -89,34 +92,34 @@ def test_gradients_of_lists_are_the_same_bits_every_time() -> None:
         found = []
         for _ in range(12):
             model.zero_grad()
-            (predicting_states(model, rows) * weight).sum().backward()
+            (predicting_hidden(model, rows) * weight).sum().backward()
             found.append([p.grad.clone() for p in model.base_model.parameters() if p.grad is not None])
     finally:
         torch.set_num_threads(threads)
     assert found[0] and all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
-@pytest.mark.parametrize("lean", [True, False])
-def test_an_empty_place_in_a_list_changes_nothing(lean: bool, transformers_only: Any) -> None:
-    if not lean:
+@pytest.mark.parametrize("without_padding", [True, False])
+def test_an_empty_place_in_a_list_changes_nothing(without_padding: bool, transformers_only: Any) -> None:
+    if not without_padding:
         transformers_only()
     model, rows = causal(sharp=3.0), list_rows()
     mask, action = rows.mask.clone(), rows.action.clone()
     mask[4], action[4] = False, False
-    states, whole = last_states(model, ListRows(rows.ids, mask, action, k=3)), last_states(model, rows)
+    states, whole = last_hidden(model, ListRows(rows.ids, mask, action, k=3)), last_hidden(model, rows)
     assert bool(torch.isfinite(states).all())
     kept = torch.arange(9) != 4
     assert torch.allclose(states[kept], whole[kept], atol=1e-6)
 
 
-@pytest.mark.parametrize("lean", [True, False])
-def test_garbage_in_the_padding_is_not_read(lean: bool, transformers_only: Any) -> None:
-    if not lean:
+@pytest.mark.parametrize("without_padding", [True, False])
+def test_garbage_in_the_padding_is_not_read(without_padding: bool, transformers_only: Any) -> None:
+    if not without_padding:
         transformers_only()
     model, rows = causal(sharp=3.0), list_rows()
     garbage = ListRows(torch.where(rows.mask, rows.ids, 39), rows.mask, rows.action, k=3)
-    assert torch.equal(last_states(model, garbage), last_states(model, rows))
-    assert torch.equal(predicting_states(model, garbage), predicting_states(model, rows))
+    assert torch.equal(last_hidden(model, garbage), last_hidden(model, rows))
+    assert torch.equal(predicting_hidden(model, garbage), predicting_hidden(model, rows))
 
 
 @torch.no_grad()
@@ -127,8 +130,10 @@ def test_texts_longer_than_a_window_are_read_through_it(kind: str) -> None:
     for length, wide in ((24, True), (40, False)):
         ids = torch.randint(3, 40, (2, length), generator=draw)
         rows = Rows(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(length).expand(2, -1) >= 3)
-        assert torch.allclose(last_states(model, rows), one_by_one(model, rows), atol=1e-5)
-        whole = lean_model.read(model, torch.tensor([length - 1]), Block(ids[:1], rows.mask[:1], rows.positions[:1]))
+        assert torch.allclose(last_hidden(model, rows), one_by_one(model, rows), atol=1e-5)
+        whole = packed.forward_packed(
+            model, torch.tensor([length - 1]), Segment(ids[:1], rows.mask[:1], rows.positions[:1])
+        )
         assert torch.allclose(whole, one_by_one(model, rows)[:1], atol=1e-4) == wide
 
 
@@ -143,17 +148,21 @@ def test_frozen_models_are_read_by_compiled_code_and_say_the_same(
     mask[4], action[4] = False, False  # an empty place in a list
     rows = ListRows(rows.ids, mask, action, k=3) if shared else Rows(rows.ids, rows.mask, rows.action)  # type: ignore[assignment]
     used: list[int] = []
-    read = compiled.read
-    monkeypatch.setattr(compiled, "read", lambda model, wanted, *blocks: used.append(1) or read(model, wanted, *blocks))
-    monkeypatch.setattr(reading, "WORTH", 20)
-    for look in (last_states, predicting_states):
+    read = compiled.forward_compiled
+    monkeypatch.setattr(
+        packed_forward,
+        "forward_compiled",
+        lambda model, wanted, *blocks: used.append(1) or read(model, wanted, *blocks),
+    )
+    monkeypatch.setattr(packed_forward, "COMPILED_FROM", 20)
+    for look in (last_hidden, predicting_hidden):
         with torch.no_grad():
             learning = look(model, rows)
             assert not used, "a model that learns is read as it learns"
             frozen = look(model.requires_grad_(False), rows)
         look(model, rows)  # somebody wants a gradient, if only of something else
         assert used == [1] and learning.std() > 1e-2 and torch.isfinite(frozen).all()
-        there = rows.mask.any(-1) if look is last_states else torch.ones(len(frozen), dtype=torch.bool)
+        there = rows.mask.any(-1) if look is last_hidden else torch.ones(len(frozen), dtype=torch.bool)
         assert torch.allclose(frozen[there], learning[there], atol=1e-5)
         model.requires_grad_(True)
         used.clear()
@@ -167,8 +176,8 @@ def test_rows_padded_on_the_left_are_read_by_transformers() -> None:
             for x in (rows.ids, rows.mask, rows.action)
         )
     )
-    assert torch.allclose(last_states(model, turned), last_states(model, rows), atol=1e-5)
-    assert torch.allclose(predicting_states(model, turned), predicting_states(model, rows), atol=1e-5)
+    assert torch.allclose(last_hidden(model, turned), last_hidden(model, rows), atol=1e-5)
+    assert torch.allclose(predicting_hidden(model, turned), predicting_hidden(model, rows), atol=1e-5)
 
 
 def test_rows_that_share_no_prompt_are_left_to_the_caller() -> None:
@@ -191,7 +200,7 @@ def test_a_model_that_looks_ahead_shares_nothing() -> None:
         vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     model = transformers.BertForSequenceClassification(config)
-    assert not is_lean(model) and not _allows(model)
+    assert not supports_packed(model) and not _splits_exactly(model)
 
 
 @pytest.mark.parametrize("kind", ["Llama", "GPT2"])

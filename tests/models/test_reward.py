@@ -15,7 +15,7 @@ from prefloop.config import Model
 from prefloop.engine.local import save_pretrained
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.load import load_causal
-from prefloop.models.packed_forward import body_states
+from prefloop.models.packed_forward import hidden_states
 from prefloop.models.reward import (
     RewardModel,
     freeze_lowest,
@@ -171,7 +171,9 @@ def test_a_critic_starts_with_the_normalised_reward_of_what_it_has_seen(tmp_path
     rows = random_rows(5, vocab=200)
     with torch.no_grad():
         value = critic(rows)
-        everywhere = (score_head(critic.model)(body_states(critic.model, rows)).squeeze(-1) - critic.mean) / critic.std
+        everywhere = (
+            score_head(critic.model)(hidden_states(critic.model, rows)).squeeze(-1) - critic.mean
+        ) / critic.std
     assert torch.equal(value[~rows.action], torch.zeros_like(value[~rows.action]))
     for n, t in rows.action.nonzero().tolist():
         seen = Rows(rows.ids[n : n + 1, :t], rows.mask[n : n + 1, :t], rows.action[n : n + 1, :t])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prefloop.kernels import native
-from prefloop.kernels.attention import Heads, Turn, attention, plan
+from prefloop.kernels.attention import Heads, Rope, attention, plan
 
 pytestmark = pytest.mark.skipif(not native.AVAILABLE, reason="no compiled code here: is there a C compiler?")
 # tokens of each prompt, and of the answers that go on from it
@@ -47,7 +47,7 @@ def counted(seed: int, query: int, keys: Sequence[int], share: float) -> Tensor:
 
 def one_by_one(
     vectors: Tensor,
-    turn: Turn,
+    rope: Rope,
     heads: Heads,
     scaling: float,
     sees: Sequence[Sequence[int]],
@@ -55,15 +55,15 @@ def one_by_one(
     seed: int = 0,
 ) -> Tensor:
     """sees: the tokens that each token reads; share: of them whose weight is left out."""
-    q, k, v = vectors.split((heads.asking, heads.groups, heads.groups), dim=1)
-    q, k = turned(q, *turn), turned(k, *turn)
-    each = heads.asking // heads.groups
+    q, k, v = vectors.split((heads.query, heads.kv, heads.kv), dim=1)
+    q, k = turned(q, *rope), turned(k, *rope)
+    each = heads.query // heads.kv
     out = []
     for token, seen in enumerate(sees):
-        for head in range(heads.asking):
+        for head in range(heads.query):
             keys, values = k[list(seen), head // each], v[list(seen), head // each]
             weights = (keys @ q[token, head] * scaling).softmax(0)
-            out.append(weights * counted(seed, token * heads.asking + head, seen, share) @ values)
+            out.append(weights * counted(seed, token * heads.query + head, seen, share) @ values)
     return torch.stack(out).view(len(sees), -1)
 
 
@@ -93,15 +93,15 @@ def test_what_is_read_and_its_gradient_are_those_of_one_query_at_a_time(
     draw = torch.Generator().manual_seed(0)
     vectors = torch.randn(len(sees), heads.all, size, generator=draw, dtype=torch.float64).requires_grad_()
     angle = torch.randn(len(sees), 1, size // 2, generator=draw, dtype=torch.float64)
-    turn, outward = (angle.cos(), angle.sin()), torch.randn(len(sees), heads.asking * size, generator=draw).double()
+    rope, outward = (angle.cos(), angle.sin()), torch.randn(len(sees), heads.query * size, generator=draw).double()
     made = plan(heads, torch.tensor(prompts), None if answers is None else torch.tensor(answers))
     with torch.random.fork_rng():
         torch.manual_seed(5)
         seed = int(torch.randint(1 << 32, ()))
-        theirs = one_by_one(vectors, turn, heads, 0.7, sees, share, seed)
+        theirs = one_by_one(vectors, rope, heads, 0.7, sees, share, seed)
         single = vectors.detach().float().requires_grad_()
         torch.manual_seed(5)
-        ours = attention(single, (turn[0].float(), turn[1].float()), made, 0.7, share)
+        ours = attention(single, (rope[0].float(), rope[1].float()), made, 0.7, share)
     assert torch.allclose(ours.double(), theirs, atol=1e-5)
     (our_slope,) = torch.autograd.grad(ours, single, outward.float())
     (their_slope,) = torch.autograd.grad(theirs, vectors, outward)
@@ -112,15 +112,15 @@ def test_dropout_leaves_out_its_share_of_the_weights_of_every_query_and_other_on
     tokens, size, share = 512, 32, 0.25
     vectors = torch.zeros(tokens, 3, size)
     vectors[:, 2] = torch.eye(tokens).unflatten(1, (-1, size)).sum(1)  # values: 16 keys count for each number
-    turn, made = (
+    rope, made = (
         (torch.ones(tokens, 1, size // 2), torch.zeros(tokens, 1, size // 2)),
         plan(Heads(1, 1), torch.tensor([tokens])),
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        first, second = (attention(vectors, turn, made, 1.0, share) for _ in range(2))
+        first, second = (attention(vectors, rope, made, 1.0, share) for _ in range(2))
         torch.manual_seed(0)
-        again = attention(vectors, turn, made, 1.0, share)
+        again = attention(vectors, rope, made, 1.0, share)
     assert torch.equal(first, again) and not torch.equal(first, second)
     left = first.sum(1) * (1 - share)  # all keys weigh the same: the share of them that counted
     many = left[100:]
@@ -149,7 +149,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
 
 
 def test_nothing_that_was_given_is_changed() -> None:
-    vectors, turn = torch.randn(6, 4, 6), (torch.ones(6, 1, 3), torch.zeros(6, 1, 3))
+    vectors, rope = torch.randn(6, 4, 6), (torch.ones(6, 1, 3), torch.zeros(6, 1, 3))
     before = vectors.clone()
-    attention(vectors, turn, plan(Heads(2, 1), torch.tensor([6])), 1.0)
+    attention(vectors, rope, plan(Heads(2, 1), torch.tensor([6])), 1.0)
     assert torch.equal(vectors, before)

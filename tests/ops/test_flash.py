@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prefloop.kernels import native
-from prefloop.kernels.attention import Heads, Plan, Reach, Turn, _reach, attention, plan
+from prefloop.kernels.attention import Heads, Plan, Reach, Rope, _reach, attention, plan
 
 
 def bottom_right(q: Tensor, k: Tensor, v: Tensor, reach: Reach, scaling: float) -> Tensor:
@@ -26,7 +26,7 @@ def bottom_right(q: Tensor, k: Tensor, v: Tensor, reach: Reach, scaling: float) 
     return torch.cat(found)
 
 
-def packed(times: int, size: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Turn, Plan]:
+def packed(times: int, size: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Rope, Plan]:
     prompts = torch.tensor([5, 1, 9])
     answers = None if times == 0 else torch.tensor([4, 0, 7, 3, 1, 12])[: 3 * times]
     rows = prompts if answers is None else torch.cat([prompts, answers])
@@ -47,12 +47,12 @@ def test_prompts_put_before_their_answers_are_read_as_where_they_stand(
 ) -> None:
     """The way of GPUs, with a slow stand-in for flash attention, against compiled code: the same, with gradients."""
     monkeypatch.setattr("prefloop.kernels.attention.causal", bottom_right)
-    vectors, turn, made = packed(times, 8, "cpu", torch.float32)
+    vectors, rope, made = packed(times, 8, "cpu", torch.float32)
     slope = torch.randn(len(vectors), 32, generator=torch.Generator().manual_seed(1))
     said = []
     for how in (made, replace(made, reach=None)):
         mine = vectors.clone().requires_grad_()
-        found = attention(mine, turn, how, 0.4)
+        found = attention(mine, rope, how, 0.4)
         found.backward(slope)
         assert mine.grad is not None
         said.append((found.detach(), mine.grad))
@@ -65,12 +65,12 @@ def test_prompts_put_before_their_answers_are_read_as_where_they_stand(
 @pytest.mark.parametrize("size", [8, 64, 128])
 def test_flash_attention_reads_what_it_is_asked_to(size: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bfloat16 within 0.03, gradients too, of the slow stand-in in float32."""
-    vectors, turn, made = packed(times, size, "cuda", torch.bfloat16)
+    vectors, rope, made = packed(times, size, "cuda", torch.bfloat16)
     slope = torch.randn(len(vectors), 4 * size, generator=torch.Generator().manual_seed(1)).cuda()
     said = []
     for dtype in (torch.bfloat16, torch.float32):
         mine = vectors.to(dtype, copy=True).requires_grad_()
-        found = attention(mine, (turn[0].to(dtype), turn[1].to(dtype)), made, 0.4)
+        found = attention(mine, (rope[0].to(dtype), rope[1].to(dtype)), made, 0.4)
         found.backward(slope.to(dtype))
         assert mine.grad is not None
         said.append((found.detach().float(), mine.grad.float()))

@@ -59,7 +59,7 @@ def test_it_says_whether_there_is_compiled_code(trained: Path, monkeypatch: pyte
     assert by_name(doctor(trained))["compiled code"].status == ("ok" if native.AVAILABLE else "warn")
     check = by_name(doctor(trained, ["model.dtype=bfloat16"]))["compiled code"]
     assert check.status == "warn" and "float32" in check.advice, "many times slower on a CPU"
-    monkeypatch.setattr(invariants, "is_lean", lambda model: False)
+    monkeypatch.setattr(invariants, "supports_packed", lambda model: False)
     assert "transformers computes" in by_name(doctor(trained))["compiled code"].detail
     monkeypatch.undo()
     monkeypatch.setattr(native, "AVAILABLE", False)

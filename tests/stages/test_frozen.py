@@ -8,7 +8,7 @@ import pytest
 import torch
 from resumable import build
 
-from prefloop.models.packed_forward import WORTH
+from prefloop.models.packed_forward import COMPILED_FROM
 from prefloop.project.project import Project
 from prefloop.record import find_run
 from prefloop.stages.align import align
@@ -65,7 +65,7 @@ def test_the_kl_of_the_first_evaluation_is_zero_to_the_bit_however_many_tokens_i
         run = find_run(root, "align")
         assert run is not None
         first = run.metrics()[0]
-    assert 10 * first["eval_length"] > WORTH
+    assert 10 * first["eval_length"] > COMPILED_FROM
     assert first["eval_kl"] == 0.0 and first["eval_kl_k3"] == 0.0
 
 

@@ -2,7 +2,7 @@
 
 Scores are never all there at once: the gradient computes them again, from the logarithm of their sum (Dao 2022).
 On a CPU in float32 by `learning.c`, where answers read their prompt where it stands; on a GPU in low precision by flash
-attention, torch's, for which each answer's prompt is put before it. `can_pack` says where; elsewhere, `lean` pads.
+attention, torch's, for which each answer's prompt is put before it. `can_pack` says where; elsewhere, `packed` pads.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from prefloop.kernels import native
 from prefloop.kernels.linear import rotary
 from prefloop.kernels.native import address, padded
 
-Turn = tuple[Tensor, Tensor]  # cosines and sines of each token [M,1,size/2]
+Rope = tuple[Tensor, Tensor]  # cosines and sines of each token [M,1,head_dim/2]
 
 
 @dataclass(frozen=True)
 class Heads:
-    """How a token's A vectors stand: `asking` queries, then `groups` keys, then `groups` values."""
+    """How a token's A vectors stand: `query` queries, then `kv` keys, then `kv` values."""
 
-    asking: int
-    groups: int
+    query: int
+    kv: int
 
     @property
     def all(self) -> int:
-        return self.asking + 2 * self.groups
+        return self.query + 2 * self.kv
 
 
 @dataclass(frozen=True)
@@ -109,28 +109,28 @@ def _reach(prompts: Tensor, length: Tensor, times: int) -> Reach:
     )
 
 
-def attention(vectors: Tensor, turn: Turn, plan: Plan, scaling: float, dropout: float = 0.0) -> Tensor:
+def attention(vectors: Tensor, rope: Rope, plan: Plan, scaling: float, dropout: float = 0.0) -> Tensor:
     """What each token reads from its prompt and from its row, up to itself.
 
-    vectors: [M,A,size] queries, keys and values of the packed tokens; queries and keys are not yet turned
-    turn:    rotary positions (Su 2021), in the half-split layout of Hugging Face
+    vectors: [M,A,head_dim] queries, keys and values of the packed tokens; queries and keys are not yet rotated
+    rope:    rotary positions (Su 2021), in the half-split layout of Hugging Face
     dropout: share of the weights that are left out, by torch's random numbers
-    returns: [M,asking*size]
+    returns: [M,query*head_dim]
     """
     if plan.reach is not None:
-        return _flash(vectors, turn, plan.heads, plan.reach, scaling)
-    found: Tensor = _Attention.apply(vectors, *turn, plan, scaling, dropout)  # type: ignore[no-untyped-call]
+        return _flash(vectors, rope, plan.heads, plan.reach, scaling)
+    found: Tensor = _Attention.apply(vectors, *rope, plan, scaling, dropout)  # type: ignore[no-untyped-call]
     return found
 
 
-def _flash(vectors: Tensor, turn: Turn, heads: Heads, reach: Reach, scaling: float) -> Tensor:
-    q, both = rotary(vectors, *turn, heads.asking + heads.groups).tensor_split([heads.asking], dim=1)
-    k, v = _Reached.apply(both, reach).tensor_split([heads.groups], dim=1)  # type: ignore[no-untyped-call]
+def _flash(vectors: Tensor, rope: Rope, heads: Heads, reach: Reach, scaling: float) -> Tensor:
+    q, both = rotary(vectors, *rope, heads.query + heads.kv).tensor_split([heads.query], dim=1)
+    k, v = _Reached.apply(both, reach).tensor_split([heads.kv], dim=1)  # type: ignore[no-untyped-call]
     return causal(q, k, v, reach, scaling).flatten(1)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, reach: Reach, scaling: float) -> Tensor:
-    """Each row's last query reads all of its keys, the one before all but the last, and so on: [M,asking,size].
+    """Each row's last query reads all of its keys, the one before all but the last, and so on: [M,query,head_dim].
 
     torch's `varlen_attn` is this; it came late (2.10), and its arguments have changed since.
     """
@@ -159,31 +159,31 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor, plan: Plan, scaling: float, dropout: float
     ) -> Tensor:
-        turned = vectors.clone(memory_format=torch.contiguous_format)
+        rotated = vectors.clone(memory_format=torch.contiguous_format)
         cos, sin = cos.contiguous(), sin.contiguous()
-        read = turned.new_empty(len(turned), plan.heads.asking * turned.shape[2])
-        logs = turned.new_empty(len(turned), plan.heads.asking)
+        read = rotated.new_empty(len(rotated), plan.heads.query * rotated.shape[2])
+        logs = rotated.new_empty(len(rotated), plan.heads.query)
         how = scaling, dropout, int(torch.randint(1 << 32, ())) if dropout else 0
-        rows, space = _rows(turned, cos, sin, plan, how), _space(turned, plan)
-        native.call("attention", ctypes.addressof(rows), *map(address, (turned, space, read, logs)))
-        ctx.save_for_backward(turned, cos, sin, read, logs)
+        rows, space = _rows(rotated, cos, sin, plan, how), _space(rotated, plan)
+        native.call("attention", ctypes.addressof(rows), *map(address, (rotated, space, read, logs)))
+        ctx.save_for_backward(rotated, cos, sin, read, logs)
         ctx.plan, ctx.how = plan, how
         return read
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        turned, cos, sin, read, logs = ctx.saved_tensors
-        found = torch.zeros_like(turned)
-        rows, space = _rows(turned, cos, sin, ctx.plan, ctx.how), _space(turned, ctx.plan)
-        given = turned, space, read, logs, gradient.contiguous(), found
+        rotated, cos, sin, read, logs = ctx.saved_tensors
+        found = torch.zeros_like(rotated)
+        rows, space = _rows(rotated, cos, sin, ctx.plan, ctx.how), _space(rotated, ctx.plan)
+        given = rotated, space, read, logs, gradient.contiguous(), found
         native.call("attention_back", ctypes.addressof(rows), *map(address, given))
         return found, None, None, None, None, None
 
 
-def _rows(turned: Tensor, cos: Tensor, sin: Tensor, plan: Plan, how: tuple[float, float, int]) -> native.Rows:
-    shape = len(turned), plan.lists, plan.times, plan.heads.asking, plan.heads.groups, turned.shape[2]
+def _rows(rotated: Tensor, cos: Tensor, sin: Tensor, plan: Plan, how: tuple[float, float, int]) -> native.Rows:
+    shape = len(rotated), plan.lists, plan.times, plan.heads.query, plan.heads.kv, rotated.shape[2]
     return native.Rows(*shape, *map(address, (plan.start, plan.length, plan.place, cos, sin)), *how)
 
 
-def _space(turned: Tensor, plan: Plan) -> Tensor:
-    return turned.new_empty(2 * plan.heads.groups * turned.shape[2] * plan.room)
+def _space(rotated: Tensor, plan: Plan) -> Tensor:
+    return rotated.new_empty(2 * plan.heads.kv * rotated.shape[2] * plan.room)

@@ -1,7 +1,8 @@
-"""A model's body read by compiled code (`kernels/native.c`): on a CPU, in float32, where a compiler was at hand.
+"""Computes a model's body by compiled code (`kernels/native.c`): on a CPU, in float32, where there was a compiler.
 
-What never changes is multiplied into the matrices once: the weights and biases of norms, the scale of attention scores.
-Numbers are those of `lean` up to rounding. The weights are copies: make a new one when they have changed.
+Factors that never change are multiplied into the matrices once: the weights and biases of norms, and the scale of
+attention scores. Results are those of `packed` up to rounding. The weights are copies, so a changed model needs a new
+`CompiledBody`.
 """
 
 from __future__ import annotations
@@ -16,87 +17,97 @@ from transformers import PreTrainedModel
 
 from prefloop.kernels import native
 from prefloop.kernels.native import LANES, Panels, address, padded
-from prefloop.models.families import Matrix, Norm, Parts, layout
-from prefloop.models.packed import Block, beside, is_lean
+from prefloop.models.families import LayerWeights, Matrix, Norm, family_of
+from prefloop.models.packed import Segment, concatenate, supports_packed
 
 
 def is_compilable(model: PreTrainedModel) -> bool:
-    """Whether this module computes what the model does, and may."""
-    if not (native.AVAILABLE and is_lean(model)):
+    """Whether this module can compute the model, with the same results."""
+    if not (native.AVAILABLE and supports_packed(model)):
         return False
-    known = layout(model)
-    first = known.parts(known.blocks[0])
-    precise = known.embedding.device.type == "cpu" and known.dtype == torch.float32
-    return precise and not first.dropout and bool(first.does) and first.size % 2 == 0 and first.size <= native.WIDEST
+    family = family_of(model)
+    first = family.layer_weights(family.layers[0])
+    if family.embedding.device.type != "cpu" or family.dtype != torch.float32:
+        return False
+    fits = first.head_dim % 2 == 0 and first.head_dim <= native.WIDEST
+    return fits and not first.dropout and bool(first.activation)
 
 
-class Compiled:
-    """The weights of a model's body, and where its tokens keep their keys and values.
+class CompiledBody:
+    """The weights of a model's body in the form that the compiled code reads.
 
-    A token is a column of a table [8,n] of integers, see `COLUMNS`. Regions are tensors of `room` numbers a token.
+    A token is a column of an integer table [8,n], whose rows are named by `COLUMNS`. Keys and values lie in regions of
+    memory: `own` is the address of the region of the token's row, `at` the token's place there, and `own_capacity` how
+    many tokens fit. `before`, `before_capacity` and `count` describe the region of the prompt that the row continues.
     """
 
     COLUMNS = ("id", "position", "at", "own", "own_capacity", "before", "before_capacity", "count")
 
     def __init__(self, model: PreTrainedModel):
-        self.known = layout(model)
-        self.size, norm = self.known.size, self.known.norm
-        self.held: list[Any] = []  # what the structures point to
-        parts = map(self.known.parts, self.known.blocks)  # one after the other: some are copies
-        first = next(parts)  # what it does, all layers do
-        layers = [self._layer(first), *map(self._layer, parts)]
+        self.family = family_of(model)
+        self.head_dim, norm = self.family.head_dim, self.family.norm
+        self.held: list[Any] = []  # keeps alive what the structures point to
+        weights = map(self.family.layer_weights, self.family.layers)  # one at a time, since some are copies
+        first = next(weights)  # all layers have the same form
+        layers = [self._layer(first), *map(self._layer, weights)]
         self.layers = (native.Layer * len(layers))(*layers)
-        hidden, asking, inner = self.known.embedding.shape[1], self.layers[0].out.in_, self.layers[0].down.in_
-        self.groups = len(first.k[0]) // self.size
-        # of a token's x, unit, asked, read, wide, between
-        self.widths = (hidden, hidden, self.layers[0].qkv.out, asking, self.layers[0].wide.out, inner)
+        hidden, query, inner = self.family.embedding.shape[1], self.layers[0].out.in_, self.layers[0].down.in_
+        self.kv_heads = len(first.k_proj[0]) // self.head_dim
+        # numbers a token in each buffer: residual, normalised, qkv, attention, gate and up, activated
+        self.widths = (hidden, hidden, self.layers[0].qkv.out, query, self.layers[0].wide.out, inner)
         self.struct = native.Body(
             len(self.layers),
             hidden,
-            asking // self.size,
-            self.groups,
-            self.size,
+            query // self.head_dim,
+            self.kv_heads,
+            self.head_dim,
             norm.centred,
-            first.parallel,
-            len(first.wide) == 2,
-            native.DOES.index(first.does),
-            norm.epsilon,
-            self.known.scale,
-            *map(self._hold, (self.known.embedding, self.known.places, norm.weight, norm.bias)),
+            first.parallel_residual,
+            len(first.gate_up_proj) == 2,
+            native.DOES.index(first.activation),
+            norm.eps,
+            self.family.embedding_scale,
+            *map(self._hold, (self.family.embedding, self.family.position_embeddings, norm.weight, norm.bias)),
             ctypes.addressof(self.layers),
         )
-        self.turns = torch.empty(2, 0, 0, 0)  # cosines and sines [2,tables,positions,size/2]
+        self.rope = torch.empty(2, 0, 0, 0)  # cosines and sines [2,kinds of layers,positions,head_dim/2]
 
     def _hold(self, x: Tensor | None) -> int | None:
         self.held.append(x if x is None else x.detach())
         return address(self.held[-1])
 
-    def _layer(self, one: Parts) -> native.Layer:
-        q, of_heads = one.q, (one.q_norm, one.k_norm)
-        if one.q_norm is None:
-            q = (q[0] * one.scaling, None if q[1] is None else q[1] * one.scaling)
+    def _layer(self, weights: LayerWeights) -> native.Layer:
+        q, q_norm, scaling = weights.q_proj, weights.q_norm, weights.scaling
+        if q_norm is None:
+            q = (q[0] * scaling, None if q[1] is None else q[1] * scaling)
         else:
-            of_heads = replace(one.q_norm, weight=one.q_norm.weight * one.scaling), one.k_norm
-        matrices = after(beside([q, one.k, one.v]), one.before), one.out, after(beside(one.wide), one.after), one.down
+            q_norm = replace(q_norm, weight=q_norm.weight * scaling)
+        qkv = fold_norm(concatenate([q, weights.k_proj, weights.v_proj]), weights.attention_norm)
+        gate_up = fold_norm(concatenate(weights.gate_up_proj), weights.mlp_norm)
+        matrices = qkv, weights.o_proj, gate_up, weights.down_proj
         panels = [Panels(weight, bias) for weight, bias in matrices]
         self.held += panels
-        norms = (*of_heads, one.out_norm, one.down_norm)
+        norms = (q_norm, weights.k_norm, weights.attention_out_norm, weights.mlp_out_norm)
         held = [None if norm is None else self._hold(norm.weight) for norm in norms]
-        return native.Layer(*(one.struct for one in panels), *held, one.turn)
+        return native.Layer(*(one.struct for one in panels), *held, weights.rope_index)
 
-    def room(self, capacity: int, kept: bool = True) -> int:
-        """Numbers that a region of `capacity` tokens takes."""
-        return 2 * (len(self.layers) if kept else 1) * self.groups * self.size * padded(capacity)
+    def region_size(self, capacity: int, kept: bool = True) -> int:
+        """How many floats a region for the keys and values of `capacity` tokens has."""
+        return 2 * (len(self.layers) if kept else 1) * self.kv_heads * self.head_dim * padded(capacity)
 
     @torch.no_grad()
-    def states(self, table: Tensor, kept: bool = True) -> Tensor:
-        """Final states [n,H] of the tokens of a table [8,n]. Keys and values are `kept` of every layer, or of none."""
+    def forward(self, table: Tensor, kept: bool = True) -> Tensor:
+        """The last hidden states [n,H] of the tokens of a table [8,n].
+
+        kept: whether regions keep the keys and values of every layer, or only those of the layer in progress.
+        Raises IndexError for a position beyond the learned position embeddings.
+        """
         longest = int(table[1].max()) + 1
-        if self.known.places is not None and longest > len(self.known.places):
-            raise IndexError(f"the model knows {len(self.known.places)} positions, not {longest}")
-        if longest > self.turns.shape[2]:
-            tables = zip(*self.known.turning(torch.arange(2 * longest)), strict=True)
-            self.turns = torch.stack([torch.stack(some).squeeze(2) for some in tables])
+        if self.family.position_embeddings is not None and longest > len(self.family.position_embeddings):
+            raise IndexError(f"the model has {len(self.family.position_embeddings)} positions, not {longest}")
+        if longest > self.rope.shape[2]:
+            tables = zip(*self.family.rope(torch.arange(2 * longest)), strict=True)
+            self.rope = torch.stack([torch.stack(some).squeeze(2) for some in tables])
         n = table.shape[1]
         x, unit, *others = (
             torch.empty(n if part < 4 else min(n, native.PART), width) for part, width in enumerate(self.widths)
@@ -104,17 +115,17 @@ class Compiled:
         tokens = native.Tokens(
             n,
             int(kept),
-            self.turns.shape[2],
+            self.rope.shape[2],
             *(table.data_ptr() + 8 * n * column for column in range(len(self.COLUMNS))),
-            *map(address, self.turns),
+            *map(address, self.rope),
             *map(address, (x, unit, *others)),
         )
         native.forward(self.struct, tokens)
         return unit
 
 
-def after(matrix: Matrix, norm: Norm) -> Matrix:
-    """What gives of a vector that is only divided by its norm what the matrix gives of what the norm makes of it."""
+def fold_norm(matrix: Matrix, norm: Norm) -> Matrix:
+    """The matrix with the norm's weight and bias multiplied in. What is left of the norm has no parameters."""
     weight, bias = matrix
     if norm.bias is not None:
         bias = norm.bias @ weight.t() if bias is None else bias + norm.bias @ weight.t()
@@ -122,22 +133,25 @@ def after(matrix: Matrix, norm: Norm) -> Matrix:
 
 
 @torch.no_grad()
-def read(model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | None = None) -> Tensor:
-    """As `lean.read`, without a gradient."""
-    compiled = Compiled(model)
-    blocks = [first] if then is None else [first, then]
-    lengths = torch.cat([block.mask.sum(-1) for block in blocks])  # of each row
-    row = torch.repeat_interleave(lengths)  # of each token
-    ids, positions = (torch.cat([getattr(b, name)[b.mask] for b in blocks]) for name in ("ids", "positions"))
+def forward_compiled(
+    model: PreTrainedModel, wanted: Tensor, prompts: Segment, answers: Segment | None = None
+) -> Tensor:
+    """The same as `packed.forward_packed`, without a gradient."""
+    body = CompiledBody(model)
+    segments = [prompts] if answers is None else [prompts, answers]
+    lengths = torch.cat([segment.mask.sum(-1) for segment in segments])  # tokens of each row
+    row = torch.repeat_interleave(lengths)  # the row of each token
+    ids, positions = (torch.cat([getattr(s, name)[s.mask] for s in segments]) for name in ("ids", "positions"))
     at = torch.arange(len(ids)) - (lengths.cumsum(0) - lengths)[row]
-    room = compiled.room(1, kept=False) // LANES * padded(lengths)
-    regions = torch.empty(int(room.sum()))
-    own = regions.data_ptr() + 4 * (room.cumsum(0) - room)
-    before = torch.arange(len(lengths))  # the row that each row goes on from; the first ones from none
+    size = body.region_size(1, kept=False) // LANES * padded(lengths)
+    regions = torch.empty(int(size.sum()))
+    own = regions.data_ptr() + 4 * (size.cumsum(0) - size)
+    before = torch.arange(len(lengths))  # the prompt that each row continues; prompts continue none
     count = torch.zeros_like(lengths)
-    if then is not None:
-        before[len(first.ids) :] = torch.arange(len(first.ids)).repeat_interleave(len(then.ids) // len(first.ids))
-        count[len(first.ids) :] = lengths[before[len(first.ids) :]]
-    of_rows = own, padded(lengths), own[before], padded(lengths)[before], count
-    table = torch.stack([ids, positions, at, *(column[row] for column in of_rows)])
-    return compiled.states(table, kept=False)[wanted]
+    if answers is not None:
+        n = len(prompts.ids)
+        before[n:] = torch.arange(n).repeat_interleave(len(answers.ids) // n)
+        count[n:] = lengths[before[n:]]
+    by_row = own, padded(lengths), own[before], padded(lengths)[before], count
+    table = torch.stack([ids, positions, at, *(column[row] for column in by_row)])
+    return body.forward(table, kept=False)[wanted]

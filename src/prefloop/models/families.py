@@ -1,8 +1,9 @@
-"""What the parts of a model are called: every family that `lean`, `compiled` and the fast decoders read, in one form.
+"""The families of models that prefloop computes itself, each described in one common form.
 
-A body is an embedding, layers and a norm. A layer is a norm, attention, a norm, and two matrices with something in
-between, or three where one of them gates; what they make may be normed too before it is added. Of this form are Llama,
-Mistral, Qwen2, Qwen3; Gemma 3; GPT-NeoX (Pythia); GPT-2. Windows are not: texts that fit into one don't notice it.
+Such a model has an embedding, a stack of layers and a final norm. A layer consists of a norm, attention, a second norm,
+and an MLP of two matrices (`up_proj`, `down_proj`) or three (with `gate_proj`). Some families also normalise what
+attention and the MLP return. The supported families are Llama, Mistral, Qwen2, Qwen3; Gemma 3; GPT-NeoX (Pythia); and
+GPT-2. Sliding windows are not computed: a text that fits into the window is read the same without one.
 """
 
 from __future__ import annotations
@@ -17,65 +18,66 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from prefloop.kernels.attention import Turn
+from prefloop.kernels.attention import Rope
 
-ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # those whose tables don't depend on the text's length
-ACTS = {
+# the kinds of rotary positions whose angles do not depend on the text's length
+ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
+ACTIVATIONS = {
     "SiLU": "silu",
     "SiLUActivation": "silu",
     "GELUActivation": "gelu",
     "NewGELUActivation": "gelu_tanh",
     "GELUTanh": "gelu_tanh",
     "FastGELUActivation": "gelu_tanh",
-}  # what they compute, by class
+}  # what each activation class of torch and transformers computes
 
 Matrix = tuple[Tensor, Tensor | None]  # weight [out,in], bias [out]
 
 
 @dataclass(frozen=True)
 class Norm:
-    """By root mean square (Zhang 2019); or `centred`, less the mean first (Ba 2016). In the dtype of `weight`."""
+    """The parameters of a norm: RMSNorm (Zhang 2019), or LayerNorm (Ba 2016) where it is `centred`."""
 
     weight: Tensor
-    epsilon: float
+    eps: float
     bias: Tensor | None = None
     centred: bool = False
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Of one layer, in the dtype of the embedding. They stay part of the graph."""
+class LayerWeights:
+    """The parameters of one layer, in the dtype of the embedding. Gradients flow through them to the model's own."""
 
-    q: Matrix
-    k: Matrix
-    v: Matrix
-    out: Matrix
-    wide: tuple[Matrix, ...]  # gate and up, or up alone
-    down: Matrix
-    act: Callable[[Tensor], Tensor]
-    before: Norm
-    after: Norm
-    size: int  # of a head
-    scaling: float  # of the products of queries and keys
-    dropout: float = 0.0  # of attention
+    q_proj: Matrix
+    k_proj: Matrix
+    v_proj: Matrix
+    o_proj: Matrix
+    gate_up_proj: tuple[Matrix, ...]  # gate_proj and up_proj, or up_proj alone
+    down_proj: Matrix
+    act_fn: Callable[[Tensor], Tensor]
+    attention_norm: Norm  # applied before attention
+    mlp_norm: Norm  # applied before the MLP
+    head_dim: int
+    scaling: float  # factor of the products of queries and keys
+    dropout: float = 0.0  # of attention weights
     q_norm: Norm | None = None
     k_norm: Norm | None = None
-    out_norm: Norm | None = None  # of what is added
-    down_norm: Norm | None = None
-    parallel: bool = False  # the wide matrices read what came into the layer, not what attention made of it
-    turn: int = 0  # which of the tables of `Layout.turning`
+    attention_out_norm: Norm | None = None  # applied to what attention adds to the residual
+    mlp_out_norm: Norm | None = None  # applied to what the MLP adds to the residual
+    parallel_residual: bool = False  # the MLP reads the layer's input, not the sum of it and attention
+    rope_index: int = 0  # which entry of `Family.rope` this layer uses
 
     @property
-    def does(self) -> str:
-        """What `act` computes; empty where it is none of `ACTS`."""
-        return ACTS.get(type(self.act).__name__, "")
+    def activation(self) -> str:
+        """The name of what `act_fn` computes, or an empty string if it is not one of `ACTIVATIONS`."""
+        return ACTIVATIONS.get(type(self.act_fn).__name__, "")
 
 
-class Layout:
-    """Llama, Mistral, Qwen2, Qwen3."""
+class Family:
+    """Describes a model of the Llama, Mistral, Qwen2 and Qwen3 families; subclasses describe the others."""
 
-    scale: float = 1.0  # of the embedding
-    places: Tensor | None = None  # learned positions [*,H], added to it
+    embedding_scale: float = 1.0
+    position_embeddings: Tensor | None = None  # learned positions [P,H], added to the token embeddings
 
     def __init__(self, model: PreTrainedModel):
         self.body: Any = model.base_model
@@ -83,12 +85,13 @@ class Layout:
         self.dtype = self.embedding.dtype
 
     @property
-    def blocks(self) -> Any:
+    def layers(self) -> Any:
+        """The model's own layer modules, in order."""
         return self.body.layers
 
     @property
     def window(self) -> int | None:
-        """Tokens of the longest texts that every layer reads as a whole; none: of any length."""
+        """The number of tokens that every layer sees at once; None if there is no sliding window."""
         kinds = getattr(self.body.config, "layer_types", None)
         if kinds is not None and "sliding_attention" not in kinds:
             return None
@@ -97,79 +100,85 @@ class Layout:
 
     @property
     def norm(self) -> Norm:
+        """The norm after the last layer."""
         return self._norm(self.body.norm)
 
     @property
-    def size(self) -> int:
-        """Of a head."""
+    def head_dim(self) -> int:
+        """The size of one attention head."""
         config = self.body.config
-        size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return size
+        head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return head_dim
 
-    def parts(self, block: Any) -> Parts:
-        attention, mlp = block.self_attn, block.mlp
+    def layer_weights(self, layer: Any) -> LayerWeights:
+        """The parameters of one of `layers`.
+
+        Raises TypeError where a part is not a plain matrix (adapters, quantisation), or the layer has another form.
+        """
+        attention, mlp = layer.self_attn, layer.mlp
         names = ("q_norm", "k_norm")
         q_norm, k_norm = (self._norm(getattr(attention, one)) if hasattr(attention, one) else None for one in names)
-        if q_norm and self._turned() != self.size:
-            raise TypeError("norms of heads that are turned in part")
-        return Parts(
-            self._ordered(self._matrix(attention.q_proj)),
-            self._ordered(self._matrix(attention.k_proj)),
+        if q_norm and self._rotary_dim() != self.head_dim:
+            raise TypeError("norms of heads with partial rotary positions are not supported")
+        return LayerWeights(
+            self._half_split(self._matrix(attention.q_proj)),
+            self._half_split(self._matrix(attention.k_proj)),
             self._matrix(attention.v_proj),
             self._matrix(attention.o_proj),
             (self._matrix(mlp.gate_proj), self._matrix(mlp.up_proj)),
             self._matrix(mlp.down_proj),
             mlp.act_fn,
-            self._norm(block.input_layernorm),
-            self._norm(block.post_attention_layernorm),
-            self.size,
+            self._norm(layer.input_layernorm),
+            self._norm(layer.post_attention_layernorm),
+            self.head_dim,
             attention.scaling,
-            attention.attention_dropout if block.training else 0.0,
+            attention.attention_dropout if layer.training else 0.0,
             q_norm,
             k_norm,
         )
 
-    def embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """What the first layer reads of tokens [M] at positions [M]: [M,H]."""
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """The input of the first layer [M,H] for token ids [M] at positions [M]."""
         x = F.embedding(ids, self.embedding)
-        x = x if self.scale == 1 else x * self.scale
-        return x if self.places is None else x + F.embedding(positions, self.places)
+        x = x if self.embedding_scale == 1 else x * self.embedding_scale
+        return x if self.position_embeddings is None else x + F.embedding(positions, self.position_embeddings)
 
-    def turning(self, positions: Tensor) -> list[Turn]:
-        """Tables of cosines and sines for `rotary`, of tokens at `positions` [M]: [M,1,size/2] each."""
-        return [self._table(*self.body.rotary_emb(self.embedding, positions[:, None]))]
+    def rope(self, positions: Tensor) -> list[Rope]:
+        """Cosines and sines [M,1,head_dim/2] for tokens at positions [M]; one pair for each kind of layer."""
+        return [self._padded_rope(*self.body.rotary_emb(self.embedding, positions[:, None]))]
 
-    def _table(self, cos: Tensor, sin: Tensor) -> Turn:
-        turned, rest = cos.shape[-1] // 2, (self.size - cos.shape[-1]) // 2
-        cos, sin = cos[..., :turned].to(self.dtype), sin[..., :turned].to(self.dtype)
+    def _padded_rope(self, cos: Tensor, sin: Tensor) -> Rope:
+        """Cosines and sines for a whole head: the numbers that are not rotated get the angle 0."""
+        rotated, rest = cos.shape[-1] // 2, (self.head_dim - cos.shape[-1]) // 2
+        cos, sin = cos[..., :rotated].to(self.dtype), sin[..., :rotated].to(self.dtype)
         return F.pad(cos, (0, rest), value=1.0), F.pad(sin, (0, rest))
 
-    def _turned(self) -> int:
-        """How many of a head's numbers rotary positions turn: the first ones."""
+    def _rotary_dim(self) -> int:
+        """How many numbers of a head are rotated. They are the first ones."""
         return 2 * len(self.body.rotary_emb.inv_freq)
 
-    def _ordered(self, matrix: Matrix) -> Matrix:
-        """Rows in the order in which `rotary` pairs them: a number of a head's first half with that of its second.
+    def _half_split(self, matrix: Matrix) -> Matrix:
+        """The rows of a query or key matrix in the order that `rotary` expects.
 
-        Where not all numbers are turned, those that are come first in each half; the angle of the others is 0. Products
-        of queries and keys don't notice the order.
+        `rotary` pairs each number of a head's first half with one of its second half. Where only some numbers are
+        rotated, those come first in each half. The order does not change products of queries and keys.
         """
-        turned, size = self._turned(), self.size
-        if turned == size:
+        rotated, head_dim = self._rotary_dim(), self.head_dim
+        if rotated == head_dim:
             return matrix
-        first, rest = torch.arange(turned).chunk(2), torch.arange(turned, size).chunk(2)
+        first, rest = torch.arange(rotated).chunk(2), torch.arange(rotated, head_dim).chunk(2)
         order = torch.cat([first[0], rest[0], first[1], rest[1]]).to(self.embedding.device)
         weight, bias = matrix
-        weight = weight.unflatten(0, (-1, size)).index_select(1, order).flatten(0, 1)
-        return weight, None if bias is None else bias.unflatten(0, (-1, size)).index_select(1, order).flatten()
+        weight = weight.unflatten(0, (-1, head_dim)).index_select(1, order).flatten(0, 1)
+        return weight, None if bias is None else bias.unflatten(0, (-1, head_dim)).index_select(1, order).flatten()
 
     def _matrix(self, linear: Any) -> Matrix:
-        if type(linear) is Conv1D:  # GPT-2's: a transposed matrix
+        if type(linear) is Conv1D:  # GPT-2 stores its matrices transposed
             weight = linear.weight.t()
         elif type(linear) is nn.Linear:
             weight = linear.weight
         else:  # adapters and quantised layers compute something else
-            raise TypeError("not a plain matrix")
+            raise TypeError(f"a {type(linear).__name__} is not a plain matrix")
         return weight.to(self.dtype), None if linear.bias is None else linear.bias.to(self.dtype)
 
     def _norm(self, norm: Any) -> Norm:
@@ -179,89 +188,95 @@ class Layout:
         return Norm(norm.weight.to(self.dtype), norm.variance_epsilon)
 
 
-class Gemma(Layout):
-    """Gemma 3 (2025): norms of what is added too, their weights less 1; a table of positions for each kind of layer."""
+class Gemma3Family(Family):
+    """Gemma 3 (2025). It also normalises what attention and the MLP return, and stores norm weights minus 1.
+
+    Its two kinds of layers (local and global) use different rotary positions.
+    """
 
     def __init__(self, model: PreTrainedModel):
         super().__init__(model)
-        self.scale = float(torch.tensor(self.body.config.hidden_size**0.5, dtype=self.dtype))
+        self.embedding_scale = float(torch.tensor(self.body.config.hidden_size**0.5, dtype=self.dtype))
         self.kinds: list[str] = self.body.rotary_emb.layer_types
 
-    def turning(self, positions: Tensor) -> list[Turn]:
-        turn = self.body.rotary_emb
-        return [self._table(*turn(self.embedding, positions[:, None], kind)) for kind in self.kinds]
+    def rope(self, positions: Tensor) -> list[Rope]:
+        rotary_emb = self.body.rotary_emb
+        return [self._padded_rope(*rotary_emb(self.embedding, positions[:, None], kind)) for kind in self.kinds]
 
-    def parts(self, block: Any) -> Parts:
+    def layer_weights(self, layer: Any) -> LayerWeights:
         return replace(
-            super().parts(block),
-            after=self._norm(block.pre_feedforward_layernorm),
-            out_norm=self._norm(block.post_attention_layernorm),
-            down_norm=self._norm(block.post_feedforward_layernorm),
-            turn=self.kinds.index(block.self_attn.layer_type),
+            super().layer_weights(layer),
+            mlp_norm=self._norm(layer.pre_feedforward_layernorm),
+            attention_out_norm=self._norm(layer.post_attention_layernorm),
+            mlp_out_norm=self._norm(layer.post_feedforward_layernorm),
+            rope_index=self.kinds.index(layer.self_attn.layer_type),
         )
 
-    def _turned(self) -> int:
-        return self.size
+    def _rotary_dim(self) -> int:
+        return self.head_dim
 
     def _norm(self, norm: Any) -> Norm:
         return Norm(1.0 + norm.weight.float() if norm.weight.dtype.itemsize < 4 else 1.0 + norm.weight, norm.eps)
 
 
-class NeoX(Layout):
-    """GPT-NeoX (Black 2022), as Pythia is: queries, keys and values of a head stand together in one matrix."""
+class GPTNeoXFamily(Family):
+    """GPT-NeoX (Black 2022), for example Pythia. One matrix holds the query, key and value of each head in turn."""
 
     @property
     def norm(self) -> Norm:
         return self._norm(self.body.final_layer_norm)
 
-    def parts(self, block: Any) -> Parts:
-        attention, mlp, size = block.attention, block.mlp, self.size
+    def layer_weights(self, layer: Any) -> LayerWeights:
+        attention, mlp, head_dim = layer.attention, layer.mlp, self.head_dim
         weight, bias = self._matrix(attention.query_key_value)
-        weights = [part.flatten(0, 1) for part in weight.unflatten(0, (-1, 3, size)).unbind(1)]
-        biases = [None] * 3 if bias is None else [part.flatten() for part in bias.unflatten(0, (-1, 3, size)).unbind(1)]
+        weights = [part.flatten(0, 1) for part in weight.unflatten(0, (-1, 3, head_dim)).unbind(1)]
+        biases: list[Tensor | None] = [None] * 3
+        if bias is not None:
+            biases = [part.flatten() for part in bias.unflatten(0, (-1, 3, head_dim)).unbind(1)]
         q, k, v = zip(weights, biases, strict=True)
-        return Parts(
-            self._ordered(q),
-            self._ordered(k),
+        return LayerWeights(
+            self._half_split(q),
+            self._half_split(k),
             v,
             self._matrix(attention.dense),
             (self._matrix(mlp.dense_h_to_4h),),
             self._matrix(mlp.dense_4h_to_h),
             mlp.act,
-            self._norm(block.input_layernorm),
-            self._norm(block.post_attention_layernorm),
-            size,
+            self._norm(layer.input_layernorm),
+            self._norm(layer.post_attention_layernorm),
+            head_dim,
             attention.scaling,
-            attention.attention_dropout if block.training else 0.0,
-            parallel=block.use_parallel_residual,
+            attention.attention_dropout if layer.training else 0.0,
+            parallel_residual=layer.use_parallel_residual,
         )
 
 
-class Gpt2(Layout):
-    """GPT-2 (Radford 2019): learned positions, nothing is turned."""
+class GPT2Family(Family):
+    """GPT-2 (Radford 2019). It has learned position embeddings and no rotary positions."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__(model)
-        self.places = self.body.wpe.weight.to(self.dtype)
+        self.position_embeddings = self.body.wpe.weight.to(self.dtype)
 
     @property
-    def blocks(self) -> Any:
+    def layers(self) -> Any:
         return self.body.h
 
     @property
     def norm(self) -> Norm:
         return self._norm(self.body.ln_f)
 
-    def turning(self, positions: Tensor) -> list[Turn]:
-        none = torch.zeros(len(positions), 1, self.size // 2, dtype=self.dtype, device=positions.device)
+    def rope(self, positions: Tensor) -> list[Rope]:
+        """Cosines of 1 and sines of 0, so that `rotary` changes nothing."""
+        none = torch.zeros(len(positions), 1, self.head_dim // 2, dtype=self.dtype, device=positions.device)
         return [(torch.ones_like(none), none)]
 
-    def parts(self, block: Any) -> Parts:
-        attention, mlp = block.attn, block.mlp
+    def layer_weights(self, layer: Any) -> LayerWeights:
+        attention, mlp = layer.attn, layer.mlp
         weight, bias = self._matrix(attention.c_attn)
         biases = [None] * 3 if bias is None else bias.chunk(3)
         q, k, v = zip(weight.chunk(3), biases, strict=True)
-        return Parts(
+        return LayerWeights(
             q,
             k,
             v,
@@ -269,35 +284,36 @@ class Gpt2(Layout):
             (self._matrix(mlp.c_fc),),
             self._matrix(mlp.c_proj),
             mlp.act,
-            self._norm(block.ln_1),
-            self._norm(block.ln_2),
-            self.size,
+            self._norm(layer.ln_1),
+            self._norm(layer.ln_2),
+            self.head_dim,
             attention.scaling,
         )
 
 
-FAMILIES: dict[str, type[Layout]] = {
-    **dict.fromkeys(("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"), Layout),
-    "Gemma3TextModel": Gemma,
-    "GPTNeoXModel": NeoX,
-    "GPT2Model": Gpt2,
+FAMILIES: dict[str, type[Family]] = {
+    **dict.fromkeys(("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"), Family),
+    "Gemma3TextModel": Gemma3Family,
+    "GPTNeoXModel": GPTNeoXFamily,
+    "GPT2Model": GPT2Family,
 }
 
 
-def layout(model: PreTrainedModel) -> Layout:
-    """Raises KeyError for families of other forms."""
+def family_of(model: PreTrainedModel) -> Family:
+    """The description of a model. Raises KeyError where its class is not in `FAMILIES`."""
     return FAMILIES[type(model.base_model).__name__](model)
 
 
 def is_known(model: PreTrainedModel) -> bool:
-    """Whether it is of this form, by its kind and settings."""
+    """Whether the model's class and settings are ones that `Family` describes."""
     body: Any = model.base_model
     if type(body).__name__ not in FAMILIES:
         return False
-    turning = getattr(getattr(body, "rotary_emb", None), "rope_type", "default")
-    if not ROTARY.issuperset(turning.values() if isinstance(turning, dict) else [turning]):
+    rope_type = getattr(getattr(body, "rotary_emb", None), "rope_type", "default")
+    if not ROPE_TYPES.issuperset(rope_type.values() if isinstance(rope_type, dict) else [rope_type]):
         return False
-    if any(isinstance(part, nn.Dropout) and part.p for part in body.modules()):  # Llama's, of attention, is a number
+    # Llama's dropout of attention is a number, and supported; a dropout module is not
+    if any(isinstance(part, nn.Dropout) and part.p for part in body.modules()):
         return False
     kinds = getattr(body.config, "layer_types", None) or ["full_attention"]
     plain = not any(

@@ -1,8 +1,9 @@
-"""Models of the form that `layout` knows, computed from their own weights: as transformers does, with less work.
+"""Computes the models that `families` describes from their own weights: what transformers computes, with less work.
 
-Matrices that share an input are one matrix, and padding is not computed: the real tokens of a batch stand one after the
-other, and only attention, which is small beside the matrices, sees rows. `is_lean` says which models this is for; all
-others run through transformers, which is also what the tests compare with.
+Matrices that share an input are multiplied as one matrix. Padding is not computed: the real tokens of a batch stand one
+after the other ("packed"), and only attention, which is small beside the matrices, knows which row a token belongs to.
+`supports_packed` says which models this is for. All other models run through transformers, which is also what the tests
+compare with.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from prefloop.kernels.attention import Heads, Turn, attention, can_pack, plan
+from prefloop.kernels.attention import Heads, Rope, attention, can_pack, plan
 from prefloop.kernels.linear import linear, rms_norm, rotary, silu_gate
-from prefloop.models.families import Matrix, Norm, Parts, is_known, layout
+from prefloop.models.families import LayerWeights, Matrix, Norm, family_of, is_known
 
-FUSE_UP_TO = 9 << 20  # elements of matrices that are copied together: the gates of half a billion parameters just are
-ACTS: dict[str, Callable[[Tensor], Tensor]] = {
+# the most elements of matrices that are copied to stand together; gate_proj and up_proj of a 0.5B model just fit
+FUSE_UP_TO = 9 << 20
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -32,182 +34,211 @@ ACTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Layer:
-    """One layer, with matrices that share an input side by side."""
+    """One layer that computes on packed tokens [M,H]. Matrices that share an input are fused."""
 
-    def __init__(self, parts: Parts):
-        self.parts = parts
-        self.heads = Heads(*(len(weight) // parts.size for weight, _ in (parts.q, parts.k)))
-        self.qkv, self.wide = fused([parts.q, parts.k, parts.v]), fused(parts.wide)
-        self.act = ACTS.get(parts.does, parts.act)
+    def __init__(self, weights: LayerWeights):
+        self.weights = weights
+        self.heads = Heads(*(len(matrix) // weights.head_dim for matrix, _ in (weights.q_proj, weights.k_proj)))
+        self.qkv_proj = fuse([weights.q_proj, weights.k_proj, weights.v_proj])
+        self.gate_up_proj = fuse(weights.gate_up_proj)
+        self.act_fn = ACTIVATION_FUNCTIONS.get(weights.activation, weights.act_fn)
 
-    def vectors(self, x: Tensor) -> Tensor:
-        """Queries, keys and values of tokens x [M,H] side by side [M,A,size], before rotary positions."""
-        found = times(normed(x, self.parts.before), self.qkv).view(len(x), -1, self.parts.size)
-        if self.parts.q_norm is None or self.parts.k_norm is None:
+    def qkv(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of tokens x [M,H], before rotary positions: [M,query+2*kv,head_dim]."""
+        weights, heads = self.weights, self.heads
+        found = project(apply_norm(x, weights.attention_norm), self.qkv_proj).view(len(x), -1, weights.head_dim)
+        if weights.q_norm is None or weights.k_norm is None:
             return found
-        q, k, v = found.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
-        return torch.cat([normed(q, self.parts.q_norm), normed(k, self.parts.k_norm), v], dim=1)
+        q, k, v = found.split((heads.query, heads.kv, heads.kv), dim=1)
+        return torch.cat([apply_norm(q, weights.q_norm), apply_norm(k, weights.k_norm), v], dim=1)
 
-    def asked(self, x: Tensor, turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [M,asking,size], keys and values [M,groups,size] of tokens x [M,H]; turns: see `Layout.turning`."""
-        turned = rotary(self.vectors(x), *turns[self.parts.turn], self.heads.asking + self.heads.groups)
-        q, k, v = turned.split((self.heads.asking, self.heads.groups, self.heads.groups), dim=1)
+    def rotated_qkv(self, x: Tensor, rope: Sequence[Rope]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [M,query,head_dim], keys and values [M,kv,head_dim] of tokens x [M,H], after rotary positions.
+
+        rope: what `Family.rope` returns for the tokens' positions
+        """
+        heads = self.heads
+        rotated = rotary(self.qkv(x), *rope[self.weights.rope_index], heads.query + heads.kv)
+        q, k, v = rotated.split((heads.query, heads.kv, heads.kv), dim=1)
         return q, k, v
 
-    def rest(self, x: Tensor, read: Tensor) -> Tensor:
-        """The layer's result for tokens x [M,H], given what their attention read [M,heads*size]."""
-        parts = self.parts
-        # before x is added to: where no gradient is wanted, it may be written over
-        wide = times(normed(x, parts.after), self.wide) if parts.parallel else None
-        x = added(x, read, parts.out, parts.out_norm)
-        if wide is None:
-            wide = times(normed(x, parts.after), self.wide)
-        return added(x, self._between(wide), parts.down, parts.down_norm)
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The layer's result [M,H] for its input x [M,H] and the weighted values of its heads [M,query*head_dim]."""
+        weights = self.weights
+        # computed before x changes: `add_projected` may write over it where no gradient is wanted
+        up = self._gate_up(x) if weights.parallel_residual else None
+        x = add_projected(x, attended, weights.o_proj, weights.attention_out_norm)
+        if up is None:
+            up = self._gate_up(x)
+        return add_projected(x, self._activated(up), weights.down_proj, weights.mlp_out_norm)
 
-    def _between(self, wide: Tensor) -> Tensor:
-        if len(self.parts.wide) == 1:
-            return self.act(wide)
-        if self.parts.does == "silu":
-            return silu_gate(wide)
-        gate, up = wide.chunk(2, dim=-1)
-        return self.act(gate) * up
+    def _gate_up(self, x: Tensor) -> Tensor:
+        return project(apply_norm(x, self.weights.mlp_norm), self.gate_up_proj)
 
-
-def fused(parts: Sequence[Matrix]) -> list[Matrix]:
-    """As one, where that is worth the copy."""
-    few = sum(weight.numel() for weight, _ in parts) <= FUSE_UP_TO
-    return [beside(parts)] if few and len(parts) > 1 else list(parts)
+    def _activated(self, gate_up: Tensor) -> Tensor:
+        if len(self.weights.gate_up_proj) == 1:
+            return self.act_fn(gate_up)
+        if self.weights.activation == "silu":
+            return silu_gate(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.act_fn(gate) * up
 
 
-def beside(parts: Sequence[Matrix]) -> Matrix:
-    """As one matrix, whose results stand side by side."""
-    biases = [bias for _, bias in parts if bias is not None]
-    return torch.cat([weight for weight, _ in parts]), torch.cat(biases) if len(biases) == len(parts) else None
+def fuse(matrices: Sequence[Matrix]) -> list[Matrix]:
+    """The matrices as one, where they are small enough for a copy; otherwise as they are."""
+    few = sum(weight.numel() for weight, _ in matrices) <= FUSE_UP_TO
+    return [concatenate(matrices)] if few and len(matrices) > 1 else list(matrices)
 
 
-def times(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
-    """x [M,in] times each, [M,out] side by side."""
+def concatenate(matrices: Sequence[Matrix]) -> Matrix:
+    """One matrix whose output is the outputs of all `matrices` side by side."""
+    biases = [bias for _, bias in matrices if bias is not None]
+    weight = torch.cat([weight for weight, _ in matrices])
+    return weight, torch.cat(biases) if len(biases) == len(matrices) else None
+
+
+def project(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
+    """x [M,in] multiplied by each of the matrices; the results stand side by side [M,out]."""
     if len(matrices) == 1:
         return linear(x, *matrices[0])
     if x.is_cuda and not torch.is_grad_enabled() and all(bias is None for _, bias in matrices):
-        out = x.new_empty(len(x), sum(len(weight) for weight, _ in matrices))
-        for (weight, _), place in zip(matrices, out.split([len(weight) for weight, _ in matrices], dim=1), strict=True):
-            torch.mm(x, weight.t(), out=place)
+        sizes = [len(weight) for weight, _ in matrices]
+        out = x.new_empty(len(x), sum(sizes))
+        for (weight, _), part in zip(matrices, out.split(sizes, dim=1), strict=True):
+            torch.mm(x, weight.t(), out=part)
         return out
     return torch.cat([linear(x, *one) for one in matrices], dim=-1)
 
 
-def added(x: Tensor, read: Tensor, matrix: Matrix, norm: Norm | None) -> Tensor:
-    """x [M,out], and onto it what the matrix makes of `read` [M,in]."""
-    return linear(read, *matrix, onto=x) if norm is None else x + normed(linear(read, *matrix), norm)
+def add_projected(residual: Tensor, x: Tensor, matrix: Matrix, norm: Norm | None) -> Tensor:
+    """The residual [M,H] plus x [M,in] multiplied by the matrix, normalised first if a norm is given."""
+    return linear(x, *matrix, onto=residual) if norm is None else residual + apply_norm(linear(x, *matrix), norm)
 
 
-def normed(x: Tensor, how: Norm) -> Tensor:
-    if how.weight.dtype != x.dtype:
-        return normed(x.to(how.weight.dtype), how).to(x.dtype)
-    if how.centred:
-        return F.layer_norm(x, x.shape[-1:], how.weight, how.bias, how.epsilon)
-    return rms_norm(x, how.weight, how.epsilon)
+def apply_norm(x: Tensor, norm: Norm) -> Tensor:
+    """x [*,H] normalised in the dtype of the norm's weight, returned in the dtype of x."""
+    if norm.weight.dtype != x.dtype:
+        return apply_norm(x.to(norm.weight.dtype), norm).to(x.dtype)
+    if norm.centred:
+        return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
+    return rms_norm(x, norm.weight, norm.eps)
 
 
-# -- reading a batch ---------------------------------------------------------------------------------------------------
+# -- the forward pass of a batch ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Block:
-    """Sequences [N,T] of a batch, right-padded: what each token is, which are real, and where they stand."""
+class Segment:
+    """Right-padded sequences [N,T]: token ids, which of them are real, and their positions in the text."""
 
     ids: Tensor
     mask: Tensor
     positions: Tensor
 
 
-Look = Callable[[Layer, Tensor], Tensor]  # what tokens [M,H] read from their rows in a layer [M,heads*size]
-Kept = Callable[[int, Tensor, Tensor], object]
+Attend = Callable[[Layer, Tensor], Tensor]  # attention of a layer on tokens [M,H]: [M,query*head_dim]
+OnKeyValues = Callable[[int, Tensor, Tensor], object]
 
 
-def read(
-    model: PreTrainedModel, wanted: Tensor, first: Block, then: Block | None = None, kept: Kept | None = None
+def forward_packed(
+    model: PreTrainedModel,
+    wanted: Tensor,
+    prompts: Segment,
+    answers: Segment | None = None,
+    on_key_values: OnKeyValues | None = None,
 ) -> Tensor:
-    """Final states [n,H] of the tokens `wanted` [n]: places among the real tokens of `first`, then those of `then`.
+    """The last hidden states [n,H] of the tokens `wanted`.
 
-    Each row of `first` is continued by equally many rows of `then`, which stand together. `kept` is given the keys and
-    values [M,groups,size] of each layer, by its number.
+    wanted: indices [n] among the real tokens of all prompts, followed by the real tokens of all answers
+    answers: rows that continue the prompts. Each prompt has equally many answers, which stand together
+    on_key_values: called for each layer with its number, its keys and its values [M,kv,head_dim]
     """
-    known = layout(model)
-    blocks = [first] if then is None else [first, then]
-    ids, positions = (torch.cat([getattr(b, name)[b.mask] for b in blocks]) for name in ("ids", "positions"))
-    turns = known.turning(positions)
-    layers = (Layer(known.parts(block)) for block in known.blocks)
-    one = next(layers)
-    x = known.embedded(ids, positions)
-    packed = can_pack(x, one.parts.size, one.parts.dropout) and kept is None
-    look = _packed(blocks, turns, one.heads) if packed else _in_rows(blocks, turns, x.dtype, kept)
-    for layer in layers:
-        x = one.rest(x, look(one, x))
-        one = layer
-    # Nobody reads the others any more. As an embedding: where a place is wanted several times, as a prompt's end is,
-    # the gradient of plain indexing is added up by several threads in whatever order they come.
-    asked, found = F.embedding(wanted, x), F.embedding(wanted, look(one, x))
-    return normed(one.rest(asked, found), known.norm)
+    family = family_of(model)
+    segments = [prompts] if answers is None else [prompts, answers]
+    ids, positions = (torch.cat([getattr(s, name)[s.mask] for s in segments]) for name in ("ids", "positions"))
+    rope = family.rope(positions)
+    layers = (Layer(family.layer_weights(layer)) for layer in family.layers)
+    current = next(layers)
+    x = family.embed(ids, positions)
+    if can_pack(x, current.weights.head_dim, current.weights.dropout) and on_key_values is None:
+        attend = _packed_attention(segments, rope, current.heads)
+    else:
+        attend = _padded_attention(segments, rope, x.dtype, on_key_values)
+    for following in layers:
+        x = current.after_attention(x, attend(current, x))
+        current = following
+    # The last layer computes the wanted tokens only. They are selected by `F.embedding`, because a token may be wanted
+    # several times (the end of a prompt is), and the gradient of plain indexing is then added up in a random order.
+    residual, attended = F.embedding(wanted, x), F.embedding(wanted, attend(current, x))
+    return apply_norm(current.after_attention(residual, attended), family.norm)
 
 
-def _packed(blocks: Sequence[Block], turns: Sequence[Turn], heads: Heads) -> Look:
-    made = plan(heads, *(block.mask.sum(-1) for block in blocks))
+def _packed_attention(segments: Sequence[Segment], rope: Sequence[Rope], heads: Heads) -> Attend:
+    """Attention by prefloop's own kernels, on packed tokens."""
+    made = plan(heads, *(segment.mask.sum(-1) for segment in segments))
     return lambda layer, x: attention(
-        layer.vectors(x), turns[layer.parts.turn], made, layer.parts.scaling, layer.parts.dropout
+        layer.qkv(x), rope[layer.weights.rope_index], made, layer.weights.scaling, layer.weights.dropout
     )
 
 
-def _in_rows(blocks: Sequence[Block], turns: Sequence[Turn], dtype: torch.dtype, kept: Kept | None) -> Look:
-    """On padded rows, by torch's fused kernels."""
+def _padded_attention(
+    segments: Sequence[Segment], rope: Sequence[Rope], dtype: torch.dtype, on_key_values: OnKeyValues | None
+) -> Attend:
+    """Attention by torch's kernels, on padded rows."""
     number = count()
-    first, then = blocks[0], blocks[-1]
-    places = [b.mask.flatten().nonzero().squeeze(1) for b in blocks]
-    mask = _continued(first, then, dtype) if len(blocks) > 1 else None
+    prompts, answers = segments[0], segments[-1]
+    places = [segment.mask.flatten().nonzero().squeeze(1) for segment in segments]
+    mask = _answer_mask(prompts, answers, dtype) if len(segments) > 1 else None
 
-    def look(layer: Layer, x: Tensor) -> Tensor:
-        asked = layer.asked(x, turns)
-        if kept is not None:
-            kept(next(number), *asked[1:])
-        parts = [part.tensor_split([len(places[0])]) for part in asked]
-        q, k, v = (padded_rows(part[0], first, places[0]) for part in parts)
-        found = [_attend(layer, q, k, v, None)]
+    def attend(layer: Layer, x: Tensor) -> Tensor:
+        qkv = layer.rotated_qkv(x, rope)
+        if on_key_values is not None:
+            on_key_values(next(number), *qkv[1:])
+        parts = [part.tensor_split([len(places[0])]) for part in qkv]
+        q, k, v = (pad_rows(part[0], prompts, places[0]) for part in parts)
+        found = [_sdpa(layer, q, k, v, None)]
         if mask is not None:
-            q, own_k, own_v = (padded_rows(part[1], then, places[1]) for part in parts)
-            times = len(then.ids) // len(first.ids)
+            q, own_k, own_v = (pad_rows(part[1], answers, places[1]) for part in parts)
+            times = len(answers.ids) // len(prompts.ids)
             k, v = (torch.cat([_repeated(a, times), b], dim=2) for a, b in ((k, own_k), (v, own_v)))
-            found.append(_attend(layer, q, k, v, mask))
+            found.append(_sdpa(layer, q, k, v, mask))
         return torch.cat([f.transpose(1, 2).flatten(0, 1).flatten(1)[at] for f, at in zip(found, places, strict=True)])
 
-    return look
+    return attend
 
 
-def _continued(first: Block, then: Block, dtype: torch.dtype) -> Tensor:
-    """0 where a token of `then` reads: its first block, its row up to itself; else -inf [N,1,T2,T1+T2]."""
-    width = then.ids.shape[1]
-    before = torch.zeros(first.mask.shape, dtype=dtype, device=first.mask.device).masked_fill_(~first.mask, -torch.inf)
-    before = _repeated(before, len(then.ids) // len(first.ids))[:, None, None].expand(-1, -1, width, -1)
+def _answer_mask(prompts: Segment, answers: Segment, dtype: torch.dtype) -> Tensor:
+    """The additive attention mask of answers [N,1,T2,T1+T2]: 0 for their prompt and their own past, -inf elsewhere."""
+    width = answers.ids.shape[1]
+    before = torch.zeros(prompts.mask.shape, dtype=dtype, device=prompts.mask.device)
+    before = before.masked_fill_(~prompts.mask, -torch.inf)
+    before = _repeated(before, len(answers.ids) // len(prompts.ids))[:, None, None].expand(-1, -1, width, -1)
     causal = torch.full((width, width), -torch.inf, dtype=dtype, device=before.device).triu(1)
-    return torch.cat([before, causal.expand(len(then.ids), 1, -1, -1)], dim=-1)
+    return torch.cat([before, causal.expand(len(answers.ids), 1, -1, -1)], dim=-1)
 
 
 def _repeated(x: Tensor, times: int) -> Tensor:
-    """Each of x [N,*] `times` times; unlike `repeat_interleave`, its gradient adds up in the same order every time."""
+    """Each row of x [N,*] `times` times. Its gradient is added up in a fixed order, unlike `repeat_interleave`'s."""
     return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1)
 
 
-def padded_rows(packed: Tensor, block: Block, places: Tensor) -> Tensor:
-    """[M,heads,size] to [N,heads,T,size], zeros in the padding."""
-    n, width = block.ids.shape
+def pad_rows(packed: Tensor, segment: Segment, places: Tensor) -> Tensor:
+    """Packed vectors [M,heads,head_dim] as rows [N,heads,T,head_dim], with zeros in the padding.
+
+    places: where each packed token stands in the flattened mask of the segment [M]
+    """
+    n, width = segment.ids.shape
     flat = packed.new_zeros(n * width, *packed.shape[1:]).index_copy(0, places, packed)
     return flat.view(n, width, *packed.shape[1:]).transpose(1, 2)
 
 
-def _attend(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of q [N,heads,T,size] to k and v [N,groups,T2,size]; mask [.,1,T,T2] is added, none: causal."""
+def _sdpa(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of q [N,query,T,head_dim] to k and v [N,kv,T2,head_dim].
+
+    mask: added to the scores [N,1,T,T2]; None means causal
+    """
     grouped = q.shape[1] != k.shape[1]
-    if grouped and mask is not None and q.is_cuda:  # there, no fused kernel knows both groups and masks
+    if grouped and mask is not None and q.is_cuda:  # no fused CUDA kernel supports both grouped heads and a mask
         k, v = (_repeated(x.flatten(0, 1), q.shape[1] // k.shape[1]).unflatten(0, q.shape[:2]) for x in (k, v))
         grouped = False
     return F.scaled_dot_product_attention(
@@ -216,42 +247,43 @@ def _attend(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) 
         v,
         attn_mask=mask,
         is_causal=mask is None,
-        dropout_p=layer.parts.dropout,
-        scale=layer.parts.scaling,
+        dropout_p=layer.weights.dropout,
+        scale=layer.weights.scaling,
         enable_gqa=grouped,
     )
 
 
 # -- which models ------------------------------------------------------------------------------------------------------
 
-_lean: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_supported: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def is_lean(model: PreTrainedModel, length: int = 0) -> bool:
-    """Whether this module computes what the model does: by the model's kind, then tried out, once a model.
+def supports_packed(model: PreTrainedModel, length: int = 0) -> bool:
+    """Whether this module computes what the model computes. It is tried out once for each model, not only looked up.
 
-    length: tokens of the longest text, which may be too long for a window of the model
+    length: tokens of the longest text, which may be too long for a sliding window of the model
     """
-    if model not in _lean:
-        _lean[model] = is_known(model) and _agrees(model)
-    return _lean[model] and length <= (layout(model).window or length)
+    if model not in _supported:
+        _supported[model] = is_known(model) and _agrees(model)
+    return _supported[model] and length <= (family_of(model).window or length)
 
 
 @torch.no_grad()
 def _agrees(model: PreTrainedModel) -> bool:
+    """Whether the hidden states of a small batch are those of transformers."""
     body: Any = model.base_model
     training, device = model.training, model.device
     ids = (torch.arange(12, device=device) % len(body.get_input_embeddings().weight)).view(2, 6)
-    block = Block(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(6, device=device).expand(2, 6))
+    rows = Segment(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(6, device=device).expand(2, 6))
     model.eval()
     try:
-        ours = read(model, torch.arange(12, device=device), block)
+        ours = forward_packed(model, torch.arange(12, device=device), rows)
         theirs = body(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
     except (TypeError, AttributeError, RuntimeError):
         return False
     finally:
         model.train(training)
-    apart, size = (ours - theirs).double(), max(1.0, float(theirs.double().std()))
+    difference, scale = (ours - theirs).double(), max(1.0, float(theirs.double().std()))
     if model.dtype == torch.float32:
-        return bool(apart.abs().max() <= 1e-4 * size)
-    return bool(apart.square().mean().sqrt() <= 0.1 * size)  # each way is off by rounding in every layer
+        return bool(difference.abs().max() <= 1e-4 * scale)
+    return bool(difference.square().mean().sqrt() <= 0.1 * scale)  # both round in every layer

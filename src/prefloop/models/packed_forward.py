@@ -1,9 +1,9 @@
-"""What a model's body says about a batch, where it is asked: at the ends of rows, or before each completion token.
+"""The hidden states of a batch where they are needed: at the ends of rows, or before each completion token.
 
-Lists of answers to one prompt: the prompt is read once, and its keys and values serve every answer. With prompts as
-long as the answers, a list of four costs five eighths. Results are those of reading every row alone, up to rounding.
-Four ways, the first that the model and the rows allow: `compiled` (frozen models), `lean` (no padding computed),
-transformers in two parts (the prompts, then the answers), transformers on the rows as they are.
+Several answers to one prompt read the prompt once, and share its keys and values. Results are those of reading every
+row alone, up to rounding. There are four ways, and the first that the model and the rows allow is taken: compiled code
+(`compiled`, for models that are not in training); packed tokens in torch (`packed`); transformers in two parts (the
+prompts, then the answers); and transformers on the padded rows.
 """
 
 from __future__ import annotations
@@ -17,46 +17,44 @@ from transformers import PreTrainedModel
 
 from prefloop.batch import ListRows, Rows
 from prefloop.kernels.logprobs import predicting
-from prefloop.models import compiled
-from prefloop.models import packed as lean
-from prefloop.models.compiled import is_compilable
-from prefloop.models.packed import Block, is_lean
+from prefloop.models.compiled import forward_compiled, is_compilable
+from prefloop.models.packed import Segment, forward_packed, supports_packed
 from prefloop.ops.masked import last_index
 
-WORTH = 256  # tokens, from which on copying the weights for compiled code pays
+COMPILED_FROM = 256  # tokens of a batch from which on copying the weights for compiled code pays
 
 
-def last_states(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """The body's hidden state at the last real token of each row [N,H], wherever the padding is.
+def last_hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """The hidden state at the last real token of each row [N,H]; rows may be padded left or right.
 
-    An empty row (a place in a short list) gives a state that means nothing, but is finite.
+    An empty row (an unused place of a short list) gets a finite state without meaning.
     """
     cut = _shared_prompts(rows)
-    if is_lean(model, rows.ids.shape[1]) and _right_padded(rows):
-        return _packed(model, rows, cut, ends=True)
-    if cut is not None and _allows(model):
-        _, answers, mask = _read(model, rows, cut)
+    if supports_packed(model, rows.ids.shape[1]) and _right_padded(rows):
+        return _without_padding(model, rows, cut, ends=True)
+    if cut is not None and _splits_exactly(model):
+        _, answers, mask = _forward_in_two_parts(model, rows, cut)
         return answers[torch.arange(len(answers), device=answers.device), (mask.sum(-1) - 1).clamp(min=0)]
-    states = body_states(model, rows)
+    states = hidden_states(model, rows)
     return states[torch.arange(len(states), device=states.device), last_index(rows.mask).clamp(min=0)]
 
 
-def predicting_states(model: PreTrainedModel, rows: Rows, as_learner: bool = False) -> Tensor:
-    """The state before each action token, in row-major order [M,H].
+def predicting_hidden(model: PreTrainedModel, rows: Rows, as_learner: bool = False) -> Tensor:
+    """The hidden state before each action token [M,H], in row-major order.
 
-    as_learner: read a frozen model as one that learns is read, so that equal weights give equal bits.
+    as_learner: compute a frozen model as one in training is computed, so that equal weights give equal bits
     """
     cut = _shared_prompts(rows)
-    if is_lean(model, rows.ids.shape[1]) and _right_padded(rows):
-        return _packed(model, rows, cut, ends=False, as_learner=as_learner)
-    if cut is not None and _allows(model):
-        prompt, answers, mask = _read(model, rows, cut)
+    if supports_packed(model, rows.ids.shape[1]) and _right_padded(rows):
+        return _without_padding(model, rows, cut, ends=False, as_learner=as_learner)
+    if cut is not None and _splits_exactly(model):
+        prompt, answers, mask = _forward_in_two_parts(model, rows, cut)
         return torch.cat([prompt[:, None], answers[:, :-1]], dim=1)[mask]
-    return body_states(model, rows)[predicting(rows.action)]
+    return hidden_states(model, rows)[predicting(rows.action)]
 
 
-def body_states(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """The last hidden states [N,T,H]; padding is never read."""
+def hidden_states(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """The last hidden states of all tokens [N,T,H], by transformers. Padding is masked; its ids are replaced by 0."""
     states: Tensor = model.base_model(
         input_ids=torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
         attention_mask=rows.mask.long(),
@@ -71,7 +69,7 @@ def _right_padded(rows: Rows) -> bool:
 
 
 def _shared_prompts(rows: Rows) -> Tensor | None:
-    """Tokens of the prompt that the rows of each list share [R]; none unless every list shares all of its prompt."""
+    """The length of each list's prompt [R], or None if the rows of some list do not share their whole prompt."""
     if not isinstance(rows, ListRows) or rows.k < 2 or len(rows) % rows.k:
         return None
     shape = (-1, rows.k, rows.ids.shape[1])
@@ -81,54 +79,65 @@ def _shared_prompts(rows: Rows) -> Tensor | None:
     same_length = (lengths == first) | ~present
     same_ids = ((ids == ids[:, :1]) | ~prompt).all(-1)
     after = torch.arange(shape[2], device=ids.device) >= first[..., None]
-    in_two = (rows.action.view(shape) == (rows.mask.view(shape) & after)).all()  # first the prompt, then the answer
-    if int(first.min()) < 1 or not bool(in_two & rows.mask[:: rows.k, 0].all() & (same_length & same_ids).all()):
+    prompt_first = (rows.action.view(shape) == (rows.mask.view(shape) & after)).all()
+    if int(first.min()) < 1 or not bool(prompt_first & rows.mask[:: rows.k, 0].all() & (same_length & same_ids).all()):
         return None
     return first[:, 0]
 
 
-def _packed(model: PreTrainedModel, rows: Rows, cut: Tensor | None, ends: bool, as_learner: bool = False) -> Tensor:
-    """States at the last token of each row [N,H], or before each action token [M,H], with no padding computed."""
+def _without_padding(
+    model: PreTrainedModel, rows: Rows, cut: Tensor | None, ends: bool, as_learner: bool = False
+) -> Tensor:
+    """Hidden states at the last token of each row [N,H] (`ends`), or before each action token [M,H].
+
+    cut: the length of each list's prompt where the rows of a list share it, else None
+    """
     frozen = not as_learner and _is_frozen(model)
-    read = compiled.read if frozen and rows.mask.sum() >= WORTH and is_compilable(model) else lean.read
+    use_compiled = frozen and rows.mask.sum() >= COMPILED_FROM and is_compilable(model)
+    forward = forward_compiled if use_compiled else forward_packed
     if cut is None:
         last = (rows.mask.sum(-1).cumsum(0) - 1).clamp(min=0)
         wanted = last if ends else predicting(rows.action)[rows.mask].nonzero().squeeze(1)
-        return read(model, wanted, Block(rows.ids, rows.mask, rows.positions))
+        return forward(model, wanted, Segment(rows.ids, rows.mask, rows.positions))
     assert isinstance(rows, ListRows)
-    prompts, answers = _in_two(rows, cut)
+    prompts, answers = _split(rows, cut)
     counts = answers.mask.sum(-1)
     prompt_ends = (cut.cumsum(0) - 1).repeat_interleave(rows.k)
-    starts = cut.sum() + counts.cumsum(0) - counts  # of each row, after the tokens of all prompts
-    some = counts > 0
+    starts = cut.sum() + counts.cumsum(0) - counts  # where each answer starts: after the tokens of all prompts
+    not_empty = counts > 0
     if ends:
-        return read(model, torch.where(some, starts + counts - 1, prompt_ends), prompts, answers)
+        return forward(model, torch.where(not_empty, starts + counts - 1, prompt_ends), prompts, answers)
     before = torch.arange(int(counts.sum()), device=cut.device) + cut.sum() - 1
-    before[(starts - cut.sum())[some]] = prompt_ends[some]
-    return read(model, before, prompts, answers)
+    before[(starts - cut.sum())[not_empty]] = prompt_ends[not_empty]
+    return forward(model, before, prompts, answers)
 
 
 def _is_frozen(model: PreTrainedModel) -> bool:
-    """A model that learns is read as it learns: what its samples are compared with is the learner's own numbers."""
+    """Whether the model is not in training.
+
+    A policy in training is always computed by the code that trains it, so that the log-probabilities of its samples are
+    compared with the learner's own numbers.
+    """
     return not torch.is_grad_enabled() and not any(p.requires_grad for p in model.parameters())
 
 
-def _in_two(rows: ListRows, cut: Tensor) -> tuple[Block, Block]:
-    """The prompt of each list, and each row's answer."""
+def _split(rows: ListRows, cut: Tensor) -> tuple[Segment, Segment]:
+    """The prompts of all lists, one row each, and the answers of all rows."""
     width, device = rows.ids.shape[1], rows.ids.device
     at = torch.arange(int(cut.max()), device=device)[None].expand(len(cut), -1)
-    prompts = Block(rows.ids[:: rows.k, : at.shape[1]], at < cut[:, None], at)
+    prompts = Segment(rows.ids[:: rows.k, : at.shape[1]], at < cut[:, None], at)
     start = cut.repeat_interleave(rows.k)[:, None]
     total = rows.mask.sum(-1, keepdim=True)
     place = start + torch.arange(max(1, int((total - start).max())), device=device)
-    return prompts, Block(rows.ids.gather(1, place.clamp(max=width - 1)), place < total, place)
+    return prompts, Segment(rows.ids.gather(1, place.clamp(max=width - 1)), place < total, place)
 
 
-def _read(model: Any, rows: Rows, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The state at the prompt's end for each row [N,H]; the answers' states [N,A,H] and which are real [N,A]."""
+def _forward_in_two_parts(model: Any, rows: Rows, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By transformers: the hidden state at the prompt's end for each row [N,H], those of the answers [N,A,H], and which
+    tokens of the answers are real [N,A]."""
     assert isinstance(rows, ListRows)
     k, device = rows.k, rows.ids.device
-    prompts, answers = _in_two(rows, cut)
+    prompts, answers = _split(rows, cut)
     answer_mask, answer_ids = answers.mask, torch.where(answers.mask, answers.ids, 0)
     # prompts end in the last column, so that every answer starts in the next one
     longest = int(cut.max())
@@ -155,18 +164,18 @@ def _read(model: Any, rows: Rows, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return out.last_hidden_state[:, -1].repeat_interleave(k, 0), states, answer_mask
 
 
-_allowed: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_exact: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def _allows(model: PreTrainedModel) -> bool:
-    """Whether reading in two parts gives what reading in one does. Tried out once a model, not looked up."""
-    if model not in _allowed:
-        _allowed[model] = _try(model)
-    return _allowed[model]
+def _splits_exactly(model: PreTrainedModel) -> bool:
+    """Whether two parts with a cache give the same states as one pass. It is tried out once for each model."""
+    if model not in _exact:
+        _exact[model] = _try_split(model)
+    return _exact[model]
 
 
 @torch.no_grad()
-def _try(model: Any) -> bool:
+def _try_split(model: Any) -> bool:
     training = model.training
     model.eval()
     try:
@@ -175,7 +184,7 @@ def _try(model: Any) -> bool:
         mask = torch.ones_like(ids, dtype=torch.bool)
         rows = ListRows(ids, mask, torch.arange(6, device=ids.device)[None].expand(2, 6) >= 3, k=2)
         whole = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state[:, -1]
-        _, parts, _ = _read(model, rows, torch.tensor([3], device=ids.device))
+        _, parts, _ = _forward_in_two_parts(model, rows, torch.tensor([3], device=ids.device))
         return torch.allclose(parts[:, -1].float(), whole.float(), rtol=1e-3, atol=1e-4)
     except (TypeError, AttributeError, RuntimeError, ValueError):
         return False

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from prefloop.batch import PolicyOutput, Rows
 from prefloop.kernels.logprobs import from_logits, predicting, scatter, token_logprobs
-from prefloop.models.packed_forward import predicting_states
+from prefloop.models.packed_forward import predicting_hidden
 
 
 class Policy(nn.Module):
@@ -29,7 +29,7 @@ class Policy(nn.Module):
         targets = rows.ids[rows.action]
         if self.linear_head:
             head = self.model.get_output_embeddings()
-            hidden = predicting_states(self.model, rows, as_learner)
+            hidden = predicting_hidden(self.model, rows, as_learner)
             bias = getattr(head, "bias", None)
             logp = token_logprobs(hidden, head.weight, bias, targets, temperature)
         else:

@@ -21,7 +21,7 @@ from prefloop.config import Model
 from prefloop.errors import ConfigError, ModelError
 from prefloop.kernels.logprobs import scatter
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
-from prefloop.models.packed_forward import last_states, predicting_states
+from prefloop.models.packed_forward import last_hidden, predicting_hidden
 from prefloop.models.tokenization import EXTRA_PAD, Codec, make_codec
 
 NORM_KEY = "prefloop_reward"
@@ -45,7 +45,7 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: Rows) -> RewardOutput:
         """The raw score at the last real token of each row [N], wherever the padding is."""
-        return RewardOutput(_scored(score_head(self.model), last_states(self.model, rows)).squeeze(-1))
+        return RewardOutput(_scored(score_head(self.model), last_hidden(self.model, rows)).squeeze(-1))
 
     def normalise(self, score: Tensor) -> Tensor:
         return (score - self.mean) / self.std
@@ -85,7 +85,7 @@ class SharedReward(nn.Module):
 
     def forward(self, rows: Rows) -> RewardOutput:
         """Raw scores [N,C] at the last real token of each row."""
-        last = last_states(self.main.model, rows)
+        last = last_hidden(self.main.model, rows)
         heads = score_head(self.main.model), self.others
         return RewardOutput(torch.cat([_scored(head, last) for head in heads], dim=-1))
 
@@ -103,7 +103,7 @@ class Critic(nn.Module):
 
     def forward(self, rows: Rows) -> Tensor:
         """value [N,T]: at each action token, the estimate from the state *before* it; 0 elsewhere."""
-        states = predicting_states(self.model, rows)
+        states = predicting_hidden(self.model, rows)
         values = (_scored(score_head(self.model), states).squeeze(-1) - self.mean) / self.std
         return scatter(values, rows.action)
 

@@ -17,18 +17,18 @@ from transformers import PreTrainedModel
 from prefloop.batch import collate
 from prefloop.engine.decoding.decoder import Decoder
 from prefloop.kernels import gpu
-from prefloop.kernels.attention import Turn
-from prefloop.models.families import layout
-from prefloop.models.packed import Block, Layer, is_lean, normed, read, times
+from prefloop.kernels.attention import Rope
+from prefloop.models.families import family_of
+from prefloop.models.packed import Layer, Segment, apply_norm, forward_packed, project, supports_packed
 
 
 def is_recordable(model: PreTrainedModel) -> bool:
     """Whether `GraphDecoder` computes what the model does, and can."""
-    if not (gpu.AVAILABLE and is_lean(model)):
+    if not (gpu.AVAILABLE and supports_packed(model)):
         return False
-    known = layout(model)
-    size = known.size
-    return gpu.fits(known.embedding) and size % 2 == 0 and size <= gpu.WIDEST
+    family = family_of(model)
+    head_dim = family.head_dim
+    return gpu.fits(family.embedding) and head_dim % 2 == 0 and head_dim <= gpu.WIDEST
 
 
 class GraphDecoder(Decoder):
@@ -40,21 +40,21 @@ class GraphDecoder(Decoder):
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
         head: Any = model.get_output_embeddings()
-        self.model, self.max_tokens, self.known = model, max_tokens, layout(model)
-        dtype, device = self.known.dtype, head.weight.device
-        self.layers = [Layer(self.known.parts(block)) for block in self.known.blocks]
+        self.model, self.max_tokens, self.family = model, max_tokens, family_of(model)
+        dtype, device = self.family.dtype, head.weight.device
+        self.layers = [Layer(self.family.layer_weights(layer)) for layer in self.family.layers]
         self.head = [(head.weight.detach(), head.bias)]
         # keys and values of rows' own tokens
-        shape = len(self.layers), 2, rows, self.layers[0].heads.groups, max_tokens, self.known.size
+        shape = len(self.layers), 2, rows, self.layers[0].heads.kv, max_tokens, self.family.head_dim
         self.own = torch.zeros(shape, dtype=dtype, device=device)
         # of each row: its place in `own`, how much it has drawn, and of its prompt: where its keys are, how far apart
         # from its values, how many tokens. Never moved, since graphs read it where it is
         self.table = torch.zeros(5, rows, dtype=torch.long, device=device)
         self.rows: list[tuple[int, Tensor]] = []  # place, and keys and values of the prompt
-        self.turns = self._turns(0)
+        self.rope = self._rope_tables(0)
 
-    def _turns(self, positions: int) -> list[Turn]:
-        tables = self.known.turning(torch.arange(positions, device=self.table.device))
+    def _rope_tables(self, positions: int) -> list[Rope]:
+        tables = self.family.rope(torch.arange(positions, device=self.table.device))
         return [(cos.flatten(1).contiguous(), sin.flatten(1).contiguous()) for cos, sin in tables]
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
@@ -66,7 +66,9 @@ class GraphDecoder(Decoder):
             kept[layer, 0], kept[layer, 1] = keys, values
 
         ends = lengths.cumsum(0)
-        last = read(self.model, (ends - 1).to(kept.device), Block(rows.ids, rows.mask, rows.positions), kept=keep)
+        last = forward_packed(
+            self.model, (ends - 1).to(kept.device), Segment(rows.ids, rows.mask, rows.positions), on_key_values=keep
+        )
         which = torch.repeat_interleave(torch.tensor(counts))
         taken = {place for place, _ in self.rows}
         free = torch.tensor([n for n in range(self.own.shape[2]) if n not in taken][: len(which)])
@@ -75,21 +77,21 @@ class GraphDecoder(Decoder):
         self.table[:, len(self.rows) : len(self.rows) + len(free)] = torch.stack(columns).to(kept.device)
         self.rows += [(place, kept) for place in free.tolist()]
         longest = int(lengths.max()) + self.max_tokens
-        if longest > len(self.turns[0][0]):
-            self.turns = self._turns(2 * longest)
-        return times(last, self.head)[which.to(kept.device)]
+        if longest > len(self.rope[0][0]):
+            self.rope = self._rope_tables(2 * longest)
+        return project(last, self.head)[which.to(kept.device)]
 
     def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
         if ended is None:
             ended = torch.zeros_like(tokens, dtype=torch.bool)
         place, drawn, *prompt = self.table[:, : len(tokens)]
-        x = self.known.embedded(tokens, drawn + prompt[2])
+        x = self.family.embed(tokens, drawn + prompt[2])
         for number, layer in enumerate(self.layers):
-            given = layer.vectors(x), self.turns[layer.parts.turn], self.own, number, place, drawn, ended
-            x = layer.rest(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.parts.scaling))
+            given = layer.qkv(x), self.rope[layer.weights.rope_index], self.own, number, place, drawn, ended
+            x = layer.after_attention(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.weights.scaling))
         drawn += 1
         drawn.clamp_(max=self.max_tokens - 1)  # rows that ended go on until they leave
-        return times(normed(x, self.known.norm), self.head)
+        return project(apply_norm(x, self.family.norm), self.head)
 
     def keep(self, index: Tensor) -> None:
         self.table[:, : len(index)] = self.table[:, index]
@@ -102,7 +104,7 @@ class GraphDecoder(Decoder):
         graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
 
         def again() -> None:
-            shape = len(self.rows), len(self.turns[0][0])
+            shape = len(self.rows), len(self.rope[0][0])
             if shape not in graphs:  # the first time, kernels are compiled, and libraries make room for themselves
                 graphs[shape] = None
                 work()

@@ -1,9 +1,9 @@
 """What a causal model says about the next token of many texts at once, with their keys and values at hand.
 
-`Decoder` runs any model through transformers. Three others do the same for models that `lean` knows, with a prompt's
-keys and values kept once for all its completions: `CompiledDecoder` on a CPU in float32, where a compiler was at hand,
-`GraphDecoder` (a file of its own) on a GPU, where there is Triton, and `LeanDecoder` by torch everywhere. The first and
-the last are the slow twins of the others in the tests.
+`Decoder` runs any model through transformers. Three others do the same for models that `packed` supports, with a
+prompt's keys and values kept once for all its completions: `CompiledDecoder` on a CPU in float32, where a compiler was
+at hand, `GraphDecoder` (a file of its own) on a GPU, where there is Triton, and `PackedDecoder` by torch everywhere.
+The first and the last are the slow twins of the others in the tests.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from prefloop.batch import collate
 from prefloop.kernels import native
-from prefloop.models.compiled import Compiled, is_compilable
-from prefloop.models.families import layout
-from prefloop.models.packed import Block, Layer, is_lean, normed, padded_rows, read, times
+from prefloop.models.compiled import CompiledBody, is_compilable
+from prefloop.models.families import family_of
+from prefloop.models.packed import Layer, Segment, apply_norm, forward_packed, pad_rows, project, supports_packed
 
 
 class Decoder:
@@ -77,8 +77,8 @@ class Decoder:
         return logits
 
 
-class LeanDecoder(Decoder):
-    """The same by `lean`. Takes a copy of the weights: make a new one when they have changed.
+class PackedDecoder(Decoder):
+    """The same on packed tokens. Takes a copy of the weights: make a new one when they have changed.
 
     Attention of a row is over two parts: its prompt, read from one place by all rows of the prompt, which stand side by
     side in a grid for that; and its own tokens.
@@ -87,13 +87,13 @@ class LeanDecoder(Decoder):
     refills = True
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
-        self.model, self.max_tokens, self.known = model, max_tokens, layout(model)
-        self.layers = [Layer(self.known.parts(block)) for block in self.known.blocks]
+        self.model, self.max_tokens, self.family = model, max_tokens, family_of(model)
+        self.layers = [Layer(self.family.layer_weights(layer)) for layer in self.family.layers]
         head: Any = model.get_output_embeddings()
         self.head = [(head.weight.detach(), head.bias)]
-        device, self.dtype = head.weight.device, self.known.dtype
-        self.groups, size = self.layers[0].heads.groups, self.known.size
-        shape = (2, rows, self.groups, max_tokens, size)
+        device, self.dtype = head.weight.device, self.family.dtype
+        self.kv_heads, size = self.layers[0].heads.kv, self.family.head_dim
+        shape = (2, rows, self.kv_heads, max_tokens, size)
         # of each layer, keys and values of rows' own tokens; what is weighted by 0 must be finite
         self.own = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
         self.prompts: list[tuple[Tensor, Tensor]] = []  # keys, values of each layer [G,head,P,size]
@@ -107,15 +107,15 @@ class LeanDecoder(Decoder):
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
         rows = collate(prompts, [0] * len(prompts)).to(self.prompt.device)
-        block = Block(rows.ids, rows.mask, rows.positions)
+        block = Segment(rows.ids, rows.mask, rows.positions)
         ends, places = rows.mask.sum(1).cumsum(0) - 1, rows.mask.flatten().nonzero().squeeze(1)
         found: list[tuple[Tensor, Tensor]] = []
 
         def keep(layer: int, *vectors: Tensor) -> None:
-            keys, values = (padded_rows(some, block, places) for some in vectors)
+            keys, values = (pad_rows(some, block, places) for some in vectors)
             found.append((keys, values))
 
-        last = read(self.model, ends, block, kept=keep)
+        last = forward_packed(self.model, ends, block, on_key_values=keep)
         hidden = torch.where(rows.mask, 0.0, -torch.inf).to(self.dtype)[:, None, None]
         if len(self.prompt):
             both = zip(self.prompts, found, strict=True)
@@ -130,9 +130,9 @@ class LeanDecoder(Decoder):
         self.even = self.longest == 0
         self.prompts, self.hidden = found, hidden
         longest = int(self.length.max()) + self.max_tokens
-        self.turns = self.known.turning(torch.arange(longest, device=which.device))
+        self.rope = self.family.rope(torch.arange(longest, device=which.device))
         self._place()
-        return times(last, self.head)[which]
+        return project(last, self.head)[which]
 
     def keep(self, index: Tensor) -> None:
         moved = (index != torch.arange(len(index), device=index.device)).nonzero().squeeze(1)
@@ -157,37 +157,37 @@ class LeanDecoder(Decoder):
         beside[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.prompt[order]]
         who = order.new_zeros(len(counts), self.most)  # in cells where no row stands: the first, for nobody
         who[self.prompt, beside] = torch.arange(len(order), device=order.device)
-        group = torch.arange(self.groups, device=order.device)
-        self.to_grid = (who[:, None] * self.groups + group[:, None]).flatten()
-        self.from_grid = ((self.prompt[:, None] * self.groups + group) * self.most + beside[:, None]).flatten()
+        group = torch.arange(self.kv_heads, device=order.device)
+        self.to_grid = (who[:, None] * self.kv_heads + group[:, None]).flatten()
+        self.from_grid = ((self.prompt[:, None] * self.kv_heads + group) * self.most + beside[:, None]).flatten()
         self.cut = bool(torch.isinf(self.hidden).any())
 
     def _to_grid(self, x: Tensor) -> Tensor:
-        """Rows [N,groups,r,*] side by side for each prompt [G,groups,M*r,*]."""
-        each = x.reshape(x.shape[0] * self.groups, -1).index_select(0, self.to_grid)
-        return each.view(len(self.hidden), self.groups, self.most * x.shape[2], -1)
+        """Rows [N,kv,r,*] side by side for each prompt [G,kv,M*r,*]."""
+        each = x.reshape(x.shape[0] * self.kv_heads, -1).index_select(0, self.to_grid)
+        return each.view(len(self.hidden), self.kv_heads, self.most * x.shape[2], -1)
 
     def _from_grid(self, x: Tensor, r: int) -> Tensor:
         """The reverse."""
-        each = x.reshape(len(self.hidden) * self.groups * self.most, -1).index_select(0, self.from_grid)
-        return each.view(-1, self.groups, r, x.shape[-1])
+        each = x.reshape(len(self.hidden) * self.kv_heads * self.most, -1).index_select(0, self.from_grid)
+        return each.view(-1, self.kv_heads, r, x.shape[-1])
 
     def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
         at = self.length + self.drawn
-        turns = [(cos[at], sin[at]) for cos, sin in self.turns]
+        rope = [(cos[at], sin[at]) for cos, sin in self.rope]
         self.longest = min(self.longest + 1, self.max_tokens)
         late = None
         if not self.even:
             after = torch.arange(self.longest, device=tokens.device) > self.drawn[:, None]
-            row = torch.arange(len(tokens), device=tokens.device)[:, None] * self.groups
-            heads = row + torch.arange(self.groups, device=tokens.device)
+            row = torch.arange(len(tokens), device=tokens.device)[:, None] * self.kv_heads
+            heads = row + torch.arange(self.kv_heads, device=tokens.device)
             self.next = (heads * self.max_tokens + self.drawn[:, None]).flatten()  # places of the new keys and values
             late = torch.zeros_like(after, dtype=self.dtype).masked_fill_(after, -torch.inf)[:, None, None]
-        x = self.known.embedded(tokens, at)
+        x = self.family.embed(tokens, at)
         for number, layer in enumerate(self.layers):
-            x = layer.rest(x, self._attend(number, *layer.asked(x, turns), layer.parts.scaling, late))
+            x = layer.after_attention(x, self._attend(number, *layer.rotated_qkv(x, rope), layer.weights.scaling, late))
         self.drawn = (self.drawn + 1).clamp(max=self.max_tokens - 1)  # rows that ended go on until they leave
-        return times(normed(x, self.known.norm), self.head)
+        return project(apply_norm(x, self.family.norm), self.head)
 
     def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, late: Tensor | None) -> Tensor:
         """What the new tokens' queries [N,heads,size] read in layer `number`: [N,heads*size]."""
@@ -201,10 +201,10 @@ class LeanDecoder(Decoder):
                 cached.index_copy_(0, self.next, new.reshape(-1, new.shape[-1]))
         prompt_keys, prompt_values = self.prompts[number]
 
-        of_prompt = torch.matmul(self._to_grid(q), prompt_keys.mT)  # [G,groups,M*r,P]
+        of_prompt = torch.matmul(self._to_grid(q), prompt_keys.mT)  # [G,kv,M*r,P]
         if self.cut:
             of_prompt += self.hidden
-        of_own = torch.matmul(q, keys[:, :, :longest].mT)  # [N,groups,r,longest]
+        of_own = torch.matmul(q, keys[:, :, :longest].mT)  # [N,kv,r,longest]
         if late is not None:
             of_own += late
         r = q.shape[2]
@@ -226,14 +226,14 @@ class CompiledDecoder(Decoder):
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
         head: Any = model.get_output_embeddings()
         self.model, self.max_tokens = model, max_tokens
-        self.body, self.head = Compiled(model), native.Panels(head.weight, head.bias)
-        self.own = torch.empty(rows, self.body.room(max_tokens))
+        self.body, self.head = CompiledBody(model), native.Panels(head.weight, head.bias)
+        self.own = torch.empty(rows, self.body.region_size(max_tokens))
         # of each row: its last token as `body` wants it; the last position and place there is room for
-        self.table = torch.empty(len(Compiled.COLUMNS) + 2, 0, dtype=torch.long)
+        self.table = torch.empty(len(CompiledBody.COLUMNS) + 2, 0, dtype=torch.long)
         self.prompts: list[Tensor] = []  # of each row, the region of its prompt
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
-        regions = [torch.empty(self.body.room(len(prompt))) for prompt in prompts]
+        regions = [torch.empty(self.body.region_size(len(prompt))) for prompt in prompts]
         logits = native.times(self._read(prompts, regions), self.head)
         which = torch.repeat_interleave(torch.tensor(counts))
         length = torch.tensor([len(prompt) for prompt in prompts])[which]
@@ -254,7 +254,7 @@ class CompiledDecoder(Decoder):
         at = torch.arange(len(which)) - (ends - lengths)[which]
         own = torch.tensor([region.data_ptr() for region in regions])[which]
         table = torch.stack([ids, at, at, own, native.padded(lengths)[which], own, none, none])
-        return self.body.states(table)[ends - 1]
+        return self.body.forward(table)[ends - 1]
 
     def _free(self, count: int) -> Tensor:
         """Addresses of as many regions that no row has [count]."""
@@ -264,7 +264,7 @@ class CompiledDecoder(Decoder):
 
     def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
         self.table[0] = tokens
-        logits = native.times(self.body.states(self.table), self.head)
+        logits = native.times(self.body.forward(self.table), self.head)
         last = self.table[1:3]  # rows that ended go on until they leave
         torch.minimum(last.add_(1), self.table[-2:], out=last)
         return logits
@@ -293,7 +293,7 @@ def _under(old: Tensor, new: Tensor, fill: float = 0.0) -> Tensor:
 
 def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int, longest: int) -> Decoder:
     """The fastest that computes what the model computes of texts of up to `longest` tokens."""
-    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not is_lean(model, longest):
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not supports_packed(model, longest):
         return Decoder(model, rows, max_tokens)
     if is_compilable(model):
         return CompiledDecoder(model, rows, max_tokens)
@@ -302,4 +302,4 @@ def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int, longest: int
 
         if is_recordable(model):
             return GraphDecoder(model, rows, max_tokens)
-    return LeanDecoder(model, rows, max_tokens)
+    return PackedDecoder(model, rows, max_tokens)

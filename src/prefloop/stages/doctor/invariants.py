@@ -25,7 +25,7 @@ from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine, save_pretrained
 from prefloop.kernels import gpu, native
 from prefloop.models.load import from_pretrained, load_tokenizer
-from prefloop.models.packed import is_lean
+from prefloop.models.packed import supports_packed
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel, load_reward_model
 from prefloop.models.tokenization import Codec, eos_of
@@ -239,7 +239,7 @@ def _compiled(s: _Subject, name: str) -> Check:
     if not weight.is_cuda and weight.dtype != torch.float32:
         advice = 'set [model] dtype = "float32"; align.frozen_dtype may stay'
         return Check(name, "warn", f"not used for {weight.dtype}: on a CPU that may be many times slower", advice)
-    if not is_lean(s.model):
+    if not supports_packed(s.model):
         return Check(name, "ok", f"not used: transformers computes a {type(s.model).__name__} with these settings")
     if native.AVAILABLE:
         return Check(name, "ok", f"there, {native.LANES} numbers at a time")
