@@ -30,7 +30,7 @@ from prefloop.batch import as_lists, collate
 from prefloop.config import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
-from prefloop.engine.local import pick_device
+from prefloop.engine.process import pick_device
 from prefloop.models.policy import Policy
 
 PROMPT = 128  # tokens

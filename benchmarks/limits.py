@@ -30,7 +30,7 @@ from prefloop.config import Optimiser
 from prefloop.engine.base import Sampling, Term
 from prefloop.engine.decoding import sampler
 from prefloop.engine.learner import Learner
-from prefloop.engine.local import cores, set_threads
+from prefloop.engine.process import cores, set_up
 from prefloop.kernels.linear import product
 from prefloop.models.policy import Policy
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    set_threads(asked.threads)
+    set_up(asked.threads, "cpu")
     rows = [one(name, *shape, asked) for name, shape in SHAPES.items()]
     if asked.json:
         asked.json.write_text(json.dumps({"threads": asked.threads, "rows": rows}, indent=1) + "\n")

@@ -34,7 +34,7 @@ from transformers import (
 from prefloop import exchange
 from prefloop.engine.base import Sampling
 from prefloop.engine.decoding import sampler
-from prefloop.engine.local import cores, set_threads
+from prefloop.engine.process import cores, set_up
 from prefloop.models.load import load_causal
 from prefloop.types import Prompt
 
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    set_threads(asked.threads)
+    set_up(asked.threads, "cpu")
     model, codec = load_causal(asked.model or DEMO)
     if asked.prompts:
         texts = [row for row in exchange.read(asked.prompts) if isinstance(row, Prompt)][: asked.count]

@@ -67,10 +67,10 @@ def point(shape: Mapping[str, int], rounds: int, threads: int) -> dict[str, Any]
     from prefloop.engine.base import Sampling, Term
     from prefloop.engine.decoding import sampler
     from prefloop.engine.learner import Learner
-    from prefloop.engine.local import set_threads
+    from prefloop.engine.process import set_up
     from prefloop.models.policy import Policy
 
-    set_threads(threads)
+    set_up(threads, "cpu")
     libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = random_llama(shape["vocabulary"], width=shape["width"], layers=shape["layers"])
     draw = torch.Generator().manual_seed(0)
@@ -271,7 +271,7 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    from prefloop.engine.local import cores
+    from prefloop.engine.process import cores
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("axes", nargs="*", choices=[*AXES, "rankings", "startup", []], metavar="AXIS")

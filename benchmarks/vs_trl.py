@@ -35,10 +35,11 @@ from sampling import FAMILIES, SIZES, random_llama, random_other
 
 from prefloop import exchange
 from prefloop.config import Model
-from prefloop.engine.local import cores, save_pretrained
+from prefloop.engine.process import cores
 from prefloop.labels.ranking import comparisons
 from prefloop.models.load import load_causal
 from prefloop.models.reward import new_reward_model
+from prefloop.models.save import save_pretrained
 from prefloop.models.scratch import train_tokenizer
 from prefloop.models.tokenization import Codec, make_codec
 from prefloop.project.project import Project, load_policy

@@ -15,8 +15,8 @@ import numpy as np
 from e2e_checker import report, score
 from scipy.stats import bootstrap
 
+from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampling
-from prefloop.engine.local import LocalEngine
 from prefloop.models.policy import Policy
 from prefloop.project.project import ModelRef, Project, derive, fitting, load_policy
 
@@ -27,7 +27,7 @@ def answers(project: Project, ref: ModelRef, samples: int, temperature: float) -
     model, codec = load_policy(project, ref)
     prompts = project.store.prompts(split="heldout", heldout=settings.data.heldout)
     kept = fitting(project, codec, prompts, settings.evaluate.max_tokens)
-    engine = LocalEngine({"policy": Policy(model)}, codec, settings.project.seed, device=project.device)
+    engine = make_engine({"policy": Policy(model)}, codec, settings.project.seed, device=project.device)
     keys = [derive(0, prompt.id, n) for prompt, _ in kept for n in range(samples)]
     drawn = engine.generate(
         [ids for _, ids in kept for _ in range(samples)],

@@ -7,15 +7,9 @@ docs/api.md is the tour. Names are loaded when they are first used: `import pref
 pydantic. `__init__.pyi` says to type checkers and editors what there is.
 """
 
-import os
 from importlib import import_module
 
 __version__ = "0.1.0"
-
-# How long a thread of torch's (GNU OpenMP) waits busily for the others before it sleeps, read when torch is loaded. By
-# default it is milliseconds: while another process has one of the cores, the waiting keeps our own threads from theirs.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _NAMES = {
     "Interval": "prefloop.api.results",

@@ -12,7 +12,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from prefloop.batch import Rows, collate
 from prefloop.config import Model
-from prefloop.engine.local import save_pretrained
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.load import load_causal
 from prefloop.models.packed_forward import hidden_states
@@ -24,6 +23,7 @@ from prefloop.models.reward import (
     new_reward_model,
     score_head,
 )
+from prefloop.models.save import save_pretrained
 from prefloop.models.tokenization import EXTRA_PAD, Codec
 from tiny_models import folder, left_padded, random_rows
 

@@ -11,11 +11,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.engine.base import Sampling
-from prefloop.engine.local import LocalEngine, save_pretrained
+from prefloop.engine.local import LocalEngine
 from prefloop.errors import ModelError
 from prefloop.models.end_of_turn import Turn
 from prefloop.models.load import load_causal
 from prefloop.models.policy import Policy
+from prefloop.models.save import save_pretrained
 from prefloop.models.tokenization import Codec, make_codec
 from prefloop.types import Message, Prompt
 from tiny_models import causal, folder, tokenizer

@@ -276,7 +276,7 @@ def main(stage: str, folder: Path) -> dict[str, Any]:
 
 def _items(stage: str) -> list[str]:
     if stage == "reward":
-        return ["reward.adam", "reward.average", "state/learner/steps"]
+        return ["reward.adam", "reward.average", "state/engine/steps"]
     if stage == "ppo":
         return ["policy.adam", "critic", "state/progress/algorithm/kl"]
     return ["policy.adam"]

@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 from resumable import build
 
+from prefloop.algorithms.sft import Sft
+from prefloop.config import Optimiser
+from prefloop.engine import Training
+from prefloop.engine.base import Term
+from prefloop.engine.scripted import ScriptedEngine
 from prefloop.project.project import Project
 from prefloop.record import find_run
 from prefloop.stages import sft, train_offline, train_reward
+from prefloop.training.fit import fit
+from tiny_models import TINY_MODEL, random_rows
 
 
 @pytest.mark.parametrize(
@@ -47,3 +54,35 @@ def test_what_the_last_step_was_measured_at_is_the_result(
         seen = {key: value for key, value in run.metrics()[-1].items() if key.startswith("heldout_")}
         found = run.result | {f"heldout_{key}": v for key, v in run.result.get("heldout", {}).items()}
         assert seen and seen == {key: found[key] for key in seen}
+
+
+def test_a_loop_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_numbers(tmp_path: Path) -> None:
+    """With a scripted engine: what is tried is the loop itself, its checkpoints, evaluations and what they carry."""
+
+    def trained(root: Path, stop_at: int = 99) -> Any:
+        root.mkdir(exist_ok=True)
+        (root / "prefloop.toml").write_text(TINY_MODEL)
+        engine = ScriptedEngine(training=Training(Optimiser(lr=0.1), 6, {"policy": 0.1}, average=0.9))
+        carried: dict[str, Any] = {"seen": []}
+
+        def terms(step: int) -> list[Term]:
+            if step == stop_at:
+                raise KeyboardInterrupt
+            return [Term(random_rows(seed=step), Sft())]
+
+        def evaluate(step: int) -> dict[str, float]:
+            carried["seen"].append(step)
+            return {"held": float(engine.forward("policy", random_rows(seed=99)).sum())}
+
+        with Project.open(root, quiet=True) as project:
+            run = project.begin("sft", "the same", {})
+            every = {"eval_every": 4, "checkpoint_every": 2, "evaluate": evaluate, "label": "x", "carried": carried}
+            last = fit(project, run, engine, terms, steps=6, **every)
+            return last, run.metrics(), carried
+
+    straight = trained(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "broken", stop_at=5)
+    assert trained(tmp_path / "broken") == straight
+    assert straight[2] == {"seen": [4, 6]} and len({line["loss"] for line in straight[1]}) == 6
+    assert straight[0] == {"held": straight[1][-1]["held"]}

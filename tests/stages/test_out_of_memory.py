@@ -82,7 +82,7 @@ def die_after_a_checkpoint():
     def save(*args, **more):
         real(*args, **more)
         os._exit(9)
-    from prefloop.stages import fit
+    from prefloop.training import fit
     fit.save_checkpoint = save
 
 def no_more_memory():

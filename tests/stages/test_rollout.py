@@ -14,8 +14,9 @@ import torch
 
 from prefloop.algorithms.registry import make
 from prefloop.config import Align
-from prefloop.engine.base import Sampling
+from prefloop.engine.base import Engine, Sampling
 from prefloop.engine.local import LocalEngine
+from prefloop.engine.scripted import ScriptedEngine
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Codec, make_codec
 from prefloop.rewards.base import Scores
@@ -50,7 +51,7 @@ def engine(codec: Codec) -> LocalEngine:
 PROMPTS = [Prompt("the cat"), Prompt("a dog ran"), Prompt("mat")]
 
 
-def rolled(engine: LocalEngine, codec: Codec, k: int = 3, name: str = "x", **settings: Any) -> Any:
+def rolled(engine: Engine, codec: Codec, k: int = 3, name: str = "x", **settings: Any) -> Any:
     encoded = [(p, codec.encode_prompt(p)) for p in PROMPTS]
     return roll_out(engine, codec, Length(), encoded, k, Sampling(8), Align(**settings), name, "v1")
 
@@ -67,6 +68,19 @@ def test_every_prompt_has_its_group_and_every_row_its_own_tokens(engine: LocalEn
         assert bool(rolls.batch.ended[n]) == (c.finish_reason == "stop")
     assert {True, False} == set(rolls.batch.ended.tolist()), "both kinds are needed to show anything"
     assert len({c.id for c in rolls.completions}) == 9 and len({c.token_ids for c in rolls.completions}) > 5
+
+
+def test_scripted_answers_become_rows_with_their_own_tokens_and_ends(codec: Codec) -> None:
+    """Even keys end by themselves. No model is needed to see where each number goes."""
+    engine = ScriptedEngine()
+    rolls = rolled(engine, codec, missing_eos="replace", missing_eos_penalty=9.0)
+    assert engine.calls == ["generate"]
+    for n, (ids, action) in enumerate(zip(rolls.batch.ids, rolls.batch.action, strict=True)):
+        prompt = codec.encode_prompt(PROMPTS[n // 3])
+        assert ids[action].tolist()[0] == prompt[-1] and int(action.sum()) == 2
+        assert rolls.batch.sampler_logp[n][action].tolist() == [-0.5, -1.0]
+        assert (float(rolls.batch.reward[n]) == -9.0) is not bool(rolls.batch.ended[n])
+    assert {True, False} == set(rolls.batch.ended.tolist())
 
 
 def test_the_same_name_gives_the_same_samples_and_another_name_others(engine: LocalEngine, codec: Codec) -> None:

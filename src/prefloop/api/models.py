@@ -38,13 +38,13 @@ class Policy:
         seed: int = 0,
     ) -> list[list[str]]:
         """k answers to each prompt. The same seed gives the same answers, whatever else is asked beside them."""
+        from prefloop.engine import make as make_engine
         from prefloop.engine.base import Sampling
-        from prefloop.engine.local import LocalEngine
         from prefloop.models.policy import Policy as Sampler
         from prefloop.project.project import derive
 
         asked = [as_prompt(prompt) for prompt in prompts]
-        engine = LocalEngine({"policy": Sampler(self.model)}, self._codec, seed, device=self._device)
+        engine = make_engine({"policy": Sampler(self.model)}, self._codec, seed, device=self._device)
         ids = [self._codec.encode_prompt(prompt) for prompt in asked for _ in range(k)]
         keys = [derive(0, prompt.id, place) for prompt in asked for place in range(k)]
         drawn = engine.generate(ids, keys, Sampling(max_tokens, temperature, top_p))
@@ -88,7 +88,7 @@ def load_policy(source: str | Path, *, device: str = "auto", **settings: Any) ->
 
     Raises ModelError where it cannot be loaded.
     """
-    from prefloop.engine.local import pick_device
+    from prefloop.engine.process import pick_device
     from prefloop.models.load import load_causal
 
     model, codec = load_causal(source, Model(**settings))
@@ -100,7 +100,7 @@ def load_reward_model(source: str | Path, *, device: str = "auto", **settings: A
 
     settings: of `[model]`, such as dtype="bfloat16". Raises ModelError where it cannot be loaded.
     """
-    from prefloop.engine.local import pick_device
+    from prefloop.engine.process import pick_device
     from prefloop.models.reward import load_reward_model as load
 
     model, codec = load(source, Model(**settings))

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 import prefloop
+from prefloop.engine.process import set_environment
 from prefloop.errors import PrefloopError
 
 # verb: (module:command, one line). Written out so that the top help imports none of them.
@@ -93,6 +94,7 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
+    set_environment()
     # what torch and transformers make stays: there is little to be gained by looking through it while they are imported
     gc.set_threshold(50_000, 20, 100)
     sys.exit(run(sys.argv[1:] if argv is None else argv))

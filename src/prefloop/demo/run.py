@@ -22,8 +22,8 @@ from prefloop import record
 from prefloop.config import CONFIG_NAME
 from prefloop.demo.quality import WEIGHTS, quality
 from prefloop.demo.scenario import demonstrations, prompts
+from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampling
-from prefloop.engine.local import LocalEngine
 from prefloop.errors import ConfigError
 from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
@@ -233,7 +233,7 @@ def _answers(
     project: Project, model: Any, codec: Codec, asked: Sequence[Prompt], k: int, sampling: Sampling, seed: int
 ) -> list[list[Completion]]:
     """K completions a prompt."""
-    engine = LocalEngine({"policy": Policy(model)}, codec, seed, device=project.device)
+    engine = make_engine({"policy": Policy(model)}, codec, seed, device=project.device)
     ids = [codec.encode_prompt(p) for p in asked for _ in range(k)]
     drawn = engine.generate(ids, [derive(0, p.id, j) for p in asked for j in range(k)], sampling)
     rows = zip((p for p in asked for _ in range(k)), drawn, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prefloop.algorithms.base import Role
 from prefloop.batch import PolicyOutput, Rows
 from prefloop.config import Optimiser
-from prefloop.engine.base import Term
+from prefloop.engine.base import State, Term
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full
 
@@ -60,6 +60,23 @@ class Learner:
 
     def step(self, *terms: Term) -> dict[str, float]:
         """One optimiser step. Returns means over the whole batch; `skipped` = 1 where the gradient was not finite."""
+        return self._backward(terms) | self._update()
+
+    def gradients(self, *terms: Term) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """What a step would report, and the gradient it would follow, as "role.parameter". The weights stay."""
+        metrics = self._backward(terms)
+        found = {
+            f"{role}.{name}": parameter.grad.detach().cpu()
+            for role, model in self.models.items()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+        for model in self.models.values():
+            model.zero_grad(set_to_none=True)
+        return metrics, found
+
+    def _backward(self, terms: Sequence[Term]) -> dict[str, float]:
+        """The gradient of the terms is added to the parameters. Returns means over the whole batch."""
         sums: dict[str, list[Tensor]] = {}
         for term in terms:
             parts = list(term.batch.split(self.settings.token_budget))
@@ -71,8 +88,7 @@ class Learner:
                 for name, (total, count) in loss.metrics.items():
                     pair = sums.setdefault(name, [torch.zeros(()), torch.zeros(())])
                     pair[0], pair[1] = pair[0] + total.detach().cpu(), pair[1] + count.detach().cpu()
-        metrics = {name: float(total / count.clamp(min=1e-12)) for name, (total, count) in sums.items()}
-        return metrics | self._update()
+        return {name: float(total / count.clamp(min=1e-12)) for name, (total, count) in sums.items()}
 
     @property
     def _smaller(self) -> str:
@@ -154,37 +170,61 @@ class Learner:
         if self.averaged:
             self._round()
 
-    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Everything needed to go on: tensors by file name, and plain values."""
+    def state(self) -> State:
+        """Everything needed to go on: tensors by file and parameter name, and plain values."""
         files: dict[str, dict[str, Tensor]] = {}
         for role, weights in self.weights.items():
             files[role] = {n: w.detach() for n, w in weights.items()}
-            moments: dict[str, Tensor] = {}
+            moments, names = files.setdefault(f"{role}.adam", {}), list(weights)
             for index, slots in self.optimisers[role].state_dict()["state"].items():
-                moments |= {f"{index}.{slot}": value for slot, value in slots.items()}
-            files[f"{role}.adam"] = moments
+                moments |= {f"{names[index]}.{slot}": value for slot, value in slots.items()}
         for role, shadow in self.averaged.items():
             files[f"{role}.average"] = shadow
-        return files, {"steps": self.steps, "skipped_in_a_row": self.skipped_in_a_row}
+        return State(files, {"steps": self.steps, "skipped_in_a_row": self.skipped_in_a_row})
 
     @torch.no_grad()
     def restore(self, files: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`. Nothing is changed where it raises TrainingError, for names of other models."""
+        moments = {role: self._moments(role, files.get(f"{role}.adam", {})) for role in self.weights}
+        for role, weights in self.weights.items():
+            _same_names(f"the {role} model", weights, files.get(role, {}))
+            if role in self.averaged:
+                _same_names(f"the average of the {role} model", weights, files.get(f"{role}.average", {}))
         self.steps = int(plain["steps"])
         self.skipped_in_a_row = int(plain["skipped_in_a_row"])
         for role, weights in self.weights.items():
             for name, weight in weights.items():
                 weight.copy_(files[role][name])
             optimiser = self.optimisers[role]
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in files.get(f"{role}.adam", {}).items():
-                index, slot = key.split(".", 1)
-                state.setdefault(int(index), {})[slot] = value.clone()
-            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+            groups = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": moments[role], "param_groups": groups})
         for role, shadow in self.averaged.items():
             for name in shadow:
                 shadow[name].copy_(files[f"{role}.average"][name])
         self._round()
+
+    def _moments(self, role: Role, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """AdamW's state by the number that torch gives a parameter, from tensors named "parameter.slot"."""
+        number = {name: index for index, name in enumerate(self.weights[role])}
+        found: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            name, _, slot = key.rpartition(".")
+            if name not in number:
+                raise TrainingError(
+                    f"the checkpoint's optimiser state names {key}, which is no parameter of the {role} model: another "
+                    "version of prefloop, or another model, wrote it. Begin again with --new."
+                )
+            found.setdefault(number[name], {})[slot] = value.clone()
+        return found
+
+
+def _same_names(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    if different := sorted(ours.keys() ^ theirs.keys()):
+        whose = "the model" if different[0] in ours else "the checkpoint"
+        raise TrainingError(
+            f"{what} in the checkpoint has other parameters than the model that goes on: only {whose} has "
+            f"{different[0]} ({len(different)} differ). Begin again with --new."
+        )
 
 
 def _precise(parameter: nn.Parameter) -> Tensor:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import copy
-import ctypes
-import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from prefloop.algorithms.base import Role
 from prefloop.batch import PolicyOutput, RewardOutput, Rows
-from prefloop.engine.base import Sampled, Sampling, Term
+from prefloop.engine.base import Sampled, Sampling, State, Term
 from prefloop.engine.checkpoint import publish
 from prefloop.engine.decoding import sampler
 from prefloop.engine.learner import Learner
 from prefloop.engine.profiling import span
 from prefloop.kernels.memory import named_when_full
-from prefloop.models.tokenization import Codec, name_end
+from prefloop.models.load import weights_hash
+from prefloop.models.save import save_pretrained
+from prefloop.models.tokenization import Codec
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, as glibc's malloc.h numbers them
+TOKEN_BUDGET = 8192  # of an engine that does not learn
 
 
 class LocalEngine:
@@ -35,7 +35,7 @@ class LocalEngine:
         models: Mapping[Role, nn.Module],
         codec: Codec,
         seed: int,
-        token_budget: int = 8192,
+        token_budget: int = TOKEN_BUDGET,
         learner: Learner | None = None,
         device: str = "cpu",
         own_sampler: bool = False,
@@ -49,8 +49,6 @@ class LocalEngine:
         self.token_budget = token_budget
         self.learner = learner
         self.device = device
-        if device == "cuda":  # cuDNN's attention is planned anew for every shape, and ours all differ
-            torch.backends.cuda.enable_cudnn_sdp(False)
         policy: Any = self.models.get("policy")
         self.sampled = copy.deepcopy(policy.model) if own_sampler else None
 
@@ -85,16 +83,51 @@ class LocalEngine:
             raise AssertionError("forward was given an empty batch")
         return result.cpu()
 
+    def with_policy(self, role: Role) -> Self:
+        other = copy.copy(self)
+        other.models = {**self.models, "policy": self.models[role]}
+        other.learner = other.sampled = None
+        return other
+
     def step(self, *terms: Term) -> Mapping[str, float]:
-        assert self.learner is not None
-        for model in self.learner.models.values():
+        with self._learning(terms) as (learner, moved):
+            return learner.step(*moved)
+
+    def gradients(self, *terms: Term) -> tuple[Mapping[str, float], Mapping[str, Tensor]]:
+        with self._learning(terms) as (learner, moved):
+            return learner.gradients(*moved)
+
+    @contextmanager
+    def _learning(self, terms: Sequence[Term]) -> Iterator[tuple[Learner, list[Term]]]:
+        """The learner with its models in training mode, and the terms where the models are."""
+        learner = self._learner()
+        for model in learner.models.values():
             model.train()  # matters only where a reward model trains with dropout
         try:
             with span("learner"):
-                return self.learner.step(*[replace(t, batch=t.batch.to(self.device)) for t in terms])
+                yield learner, [replace(t, batch=t.batch.to(self.device)) for t in terms]
         finally:
-            for model in self.learner.models.values():
+            for model in learner.models.values():
                 model.eval()
+
+    def _learner(self) -> Learner:
+        if self.learner is None:
+            raise AssertionError("this engine was made without `training`: it samples and scores, but does not learn")
+        return self.learner
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.learner is None else self.learner.averaged_weights()
+
+    def cast(self, role: Role, dtype: str) -> None:
+        if self.learner is not None and role in self.learner.models:
+            raise AssertionError(f"the {role} model learns: its number type is set where it is loaded")
+        self.models[role].to(getattr(torch, dtype))
+
+    def state(self) -> State:
+        return self._learner().state()
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> None:
+        self._learner().restore(tensors, values)
 
     def sync(self) -> None:
         """The sampler's copy gets the learner's weights. Without a copy they share them."""
@@ -104,16 +137,18 @@ class LocalEngine:
                 for mine, learned in zip(self.sampled.parameters(), policy.model.parameters(), strict=True):
                     mine.copy_(learned)
 
+    def weights_hash(self, role: Role) -> str:
+        model: Any = self.models[role]
+        return weights_hash(model.model)
+
     def save(self, role: Role, folder: Path) -> None:
         model: Any = self.models[role]
         publish(folder, lambda tmp: save_pretrained(model.model, self.codec, tmp))
 
-
-def save_pretrained(model: Any, codec: Codec, folder: Path) -> None:
-    """A Hugging Face folder: config, safetensors, tokenizer, generation config."""
-    name_end(model, codec)
-    model.save_pretrained(folder)
-    codec.save(str(folder))
+    def close(self) -> None:
+        self.models, self.learner, self.sampled = {}, None, None
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _tensor(out: Any) -> Tensor:
@@ -123,29 +158,3 @@ def _tensor(out: Any) -> Tensor:
         return out.score
     assert isinstance(out, Tensor)
     return out
-
-
-def pick_device(wanted: str) -> str:
-    """ "auto" is CUDA where there is one, else the CPU."""
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
-
-
-def set_threads(threads: int) -> None:
-    """All cores this process may use by default. The number of threads is part of what makes a CPU run repeatable."""
-    torch.set_num_threads(threads or cores())
-    _keep_memory()
-
-
-def _keep_memory() -> None:
-    """glibc keeps what large tensors free, and gives it to the next, in place of fresh pages that the kernel zeroes."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(parameter, 1 << 30)
-
-
-def cores() -> int:
-    """Cores this process may run on: `taskset` and containers give fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

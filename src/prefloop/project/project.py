@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, Model, Section, load_config
+from prefloop.engine.process import set_environment
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights
 from prefloop.project.choose import Candidate, candidates, choose, passed_over
@@ -102,10 +103,11 @@ class Project:
     @cached_property
     def device(self) -> str:
         """Where tensors live. Asked for first by whatever computes: it also sets the number of threads."""
-        from prefloop.engine.local import pick_device, set_threads
+        from prefloop.engine.process import pick_device, set_up
 
-        set_threads(self.config.project.threads)
-        return pick_device(self.config.project.device)
+        device = pick_device(self.config.project.device)
+        set_up(self.config.project.threads, device)
+        return device
 
     @cached_property
     def queue(self) -> Queue:
@@ -115,6 +117,7 @@ class Project:
     @classmethod
     def open(cls, root: Path, overrides: Iterable[str] = (), quiet: bool = False, new: bool = False) -> Self:
         """Raises ConfigError where there is no project, or its settings are wrong."""
+        set_environment()
         config = load_config(root / CONFIG_NAME, list(overrides))
         return cls(root, config, Store.open(config.project.store, root), quiet, new)
 

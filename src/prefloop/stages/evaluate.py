@@ -14,8 +14,8 @@ import numpy as np
 
 from prefloop.config import Align, suggest
 from prefloop.diagnose.collapse import collapsed, signs, text_figures
-from prefloop.engine.base import Sampling
-from prefloop.engine.local import LocalEngine
+from prefloop.engine import make as make_engine
+from prefloop.engine.base import Engine, Sampling
 from prefloop.errors import DataError, NothingToDoError
 from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
@@ -128,11 +128,11 @@ def _measure(
     seed = derive(project.config.project.seed, "evaluate")
     before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)
     engines = {
-        "policy": LocalEngine({"policy": after, "reference": before}, codec, seed, device=project.device),
-        "reference": LocalEngine({"policy": before, "reference": before}, codec, seed, device=project.device),
+        "policy": make_engine({"policy": after, "reference": before}, codec, seed, device=project.device),
+        "reference": make_engine({"policy": before, "reference": before}, codec, seed, device=project.device),
     }
     # a low temperature widens every distance: how far the policy itself is from its reference is read at 1
-    models = LocalEngine({"policy": Policy(model), "reference": Policy(frozen)}, codec, seed, device=project.device)
+    models = make_engine({"policy": Policy(model), "reference": Policy(frozen)}, codec, seed, device=project.device)
     result: dict[str, Any] = {"prompts": len(prompts), "samples_per_prompt": settings.samples, **left_out.to_json()}
     for mode, temperature, k in (("sampled", settings.temperature, settings.samples), ("greedy", 0.0, 1)):
         sampling = Sampling(settings.max_tokens, temperature)
@@ -154,7 +154,7 @@ def _measure(
 
 
 def _compare(
-    engines: dict[str, LocalEngine],
+    engines: dict[str, Engine],
     rolls: dict[str, Rollouts],
     judged: dict[str, Sequence[float]],
     k: int,

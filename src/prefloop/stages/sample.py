@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampling
-from prefloop.engine.local import LocalEngine
 from prefloop.errors import NothingToDoError
 from prefloop.models.policy import Policy
 from prefloop.project.left_out import LeftOut
@@ -39,7 +39,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
                 f"sample: this starts round {round}, with the policy that round {round - 1} made ({ref.version})"
             )
         model, codec = load_policy(project, ref)
-        engine = LocalEngine({"policy": Policy(model)}, codec, derive(seed, "sample"), device=project.device)
+        engine = make_engine({"policy": Policy(model)}, codec, derive(seed, "sample"), device=project.device)
         left_out = LeftOut(project)
         kept = fitting(project, codec, chosen, settings.max_tokens, left_out)
         known = {item.id for item in project.store.items(source="sample", round=round)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from prefloop.algorithms.sft import Sft
+from prefloop.engine import Training
+from prefloop.engine import make as make_engine
 from prefloop.engine.base import Term
-from prefloop.engine.learner import Learner
-from prefloop.engine.local import LocalEngine
 from prefloop.errors import NothingToDoError
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
@@ -73,13 +73,12 @@ def sft(project: Project) -> Outcome:
         order = Order(len(encoded), settings.batch, settings.epochs, derive(seed, "sft"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "sft", model)
-        learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr}, device=project.device)
-        engine = LocalEngine({"policy": policy}, codec, seed, settings.token_budget, learner, project.device)
+        training = Training(settings, order.steps, {"policy": lr})
+        engine = make_engine({"policy": policy}, codec, seed, project.device, training)
         held_loss = fit(
             project,
             run,
             engine,
-            learner,
             lambda step: [Term(rows_of([encoded[i] for i in order.at(step)]), Sft())],
             steps=order.steps,
             eval_every=settings.eval_every,

@@ -13,9 +13,9 @@ from torch import Tensor
 from prefloop.algorithms.base import Role
 from prefloop.algorithms.registry import code_of, make
 from prefloop.batch import RankingBatch, ReferencedBatch, collate_rankings
-from prefloop.engine.base import Term
-from prefloop.engine.learner import Learner
-from prefloop.engine.local import LocalEngine
+from prefloop.engine import Training
+from prefloop.engine import make as make_engine
+from prefloop.engine.base import Engine, Term
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Codec
@@ -81,9 +81,9 @@ def train_offline(project: Project, round: int) -> Outcome:
         order = Order(len(train), settings.prompts, settings.epochs, derive(seed, "offline"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "policy", model)
-        learner = Learner({"policy": policy}, settings, order.steps, {"policy": lr}, settings.average, project.device)
+        training = Training(settings, order.steps, {"policy": lr}, settings.average)
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
-        engine = LocalEngine(models, codec, seed, settings.token_budget, learner, project.device)
+        engine = make_engine(models, codec, seed, project.device, training)
         named = digest(reference.weights, codec.fingerprint)
         data = _Lists(project.store, named, engine, codec, train, counts)
         heldout = _Lists(project.store, named, engine, codec, held)
@@ -94,7 +94,6 @@ def train_offline(project: Project, round: int) -> Outcome:
             project,
             run,
             engine,
-            learner,
             lambda step: [Term(data.batch(order.at(step)), objective)],
             steps=order.steps,
             eval_every=settings.eval_every,
@@ -151,7 +150,7 @@ class _Lists:
         self,
         store: Store,
         reference: str,
-        engine: LocalEngine,
+        engine: Engine,
         codec: Codec,
         items: Sequence[Item],
         weights: Mapping[str, float] | None = None,

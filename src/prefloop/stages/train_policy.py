@@ -16,10 +16,10 @@ from prefloop.algorithms.base import OnlineAlgorithm, Role
 from prefloop.algorithms.registry import code_of, make
 from prefloop.algorithms.sft import Sft
 from prefloop.diagnose.collapse import collapsed, signs
+from prefloop.engine import Training
+from prefloop.engine import make as make_engine
 from prefloop.engine.base import Term
 from prefloop.engine.checkpoint import load_checkpoint, publish, save_checkpoint
-from prefloop.engine.learner import Learner
-from prefloop.engine.local import LocalEngine, save_pretrained
 from prefloop.engine.profiling import Clock, next_step, span
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.folder import file_hash
@@ -129,22 +129,14 @@ class _Loop:
         lr: dict[Role, float] = {"policy": rate(project, settings.lr, "policy", model)}
         if "critic" in models:
             lr["critic"] = rate(project, settings.critic_lr or settings.lr, "critic", models["critic"].model)
-        self.learner = Learner(models, settings, settings.steps * per_step, lr, settings.average, project.device)
+        training = Training(settings, settings.steps * per_step, lr, settings.average)
         everything: dict[Role, torch.nn.Module] = {
             **models,
             "reference": Policy(frozen, settings.temperature).requires_grad_(False),
         }
-        self.engine = LocalEngine(
-            everything,
-            self.codec,
-            seed,
-            settings.token_budget,
-            self.learner,
-            project.device,
-            own_sampler=settings.staleness > 0,
-        )
+        stale = settings.staleness > 0
+        self.engine = make_engine(everything, self.codec, seed, project.device, training, own_sampler=stale)
         self.ahead = Ahead(self._roll_out)
-        self.model = model
         heldout = project.config.data.heldout
         self.left_out, theirs = LeftOut(project), judge_codecs(self.scorer)
         train = project.store.prompts(split="train", heldout=heldout)
@@ -177,11 +169,11 @@ class _Loop:
     def train(self) -> dict[str, Any]:
         settings, folder = self.settings, self.run.path / "checkpoints"
         checkpoint = load_checkpoint(folder)
-        first = 0
+        first = self.done = 0
         if checkpoint is not None:
-            self.learner.restore(checkpoint.files, checkpoint.state["learner"])
+            self.engine.restore(checkpoint.files, checkpoint.state["engine"])
             self.progress.restore(checkpoint.state["progress"])
-            first = checkpoint.step
+            first = self.done = checkpoint.step
             self.engine.sync()
         self.run.rewind(first if checkpoint is not None else -1)
         baseline = self._round_reference(fresh=checkpoint is None)
@@ -193,6 +185,7 @@ class _Loop:
                 if self.progress.stopped:
                     break
                 metrics, seconds = self._step(step)
+                self.done = step + 1
                 last = step + 1 == settings.steps
                 if last or (step + 1) % settings.eval_every == 0:
                     metrics |= self._evaluate(step + 1)
@@ -280,7 +273,7 @@ class _Loop:
     def _evaluate(self, step: int) -> dict[str, float]:
         """Looks at held-out prompts; keeps the best weights that have not collapsed; notices a spent KL budget."""
         settings, state = self.settings, self.progress
-        with self.learner.averaged_weights():
+        with self.engine.averaged_weights():
             self.engine.sync()
             looked = self.validation.look(self.engine, f"{self.run.name}/{step}", state.reference_shift)
             if not state.start:
@@ -299,7 +292,7 @@ class _Loop:
             if step == 0 or (eligible and reward > state.best_reward):
                 state.best_step, state.best_reward = step, reward if eligible else -math.inf
                 with span("I/O"):
-                    publish(self.run.path / "best", lambda tmp: save_pretrained(self.model, self.codec, tmp))
+                    self.engine.save("policy", self.run.path / "best")
         self.engine.sync()
         won = wins(looked.rewards, state.reference["rewards"])
         length, ended = looked.figures["length"], looked.figures["ended"]
@@ -331,10 +324,9 @@ class _Loop:
             self.project.say(f"warning: step {step}: the policy has collapsed, and is not kept: {'; '.join(gone)}")
 
     def _checkpoint(self, step: int) -> None:
-        files, plain = self.learner.state()
-        save_checkpoint(
-            self.run.path / "checkpoints", step, files, {"learner": plain, "progress": self.progress.state()}
-        )
+        tensors, values = self.engine.state()
+        state = {"engine": values, "progress": self.progress.state()}
+        save_checkpoint(self.run.path / "checkpoints", step, tensors, state)
 
     def _result(self) -> dict[str, Any]:
         state = self.progress
@@ -342,7 +334,7 @@ class _Loop:
             publish(self.run.path / "model", lambda tmp: _copy(self.run.path / "best", tmp))
         at_best = next(e for e in state.evals if e["step"] == state.best_step)
         return {
-            "steps": self.learner.steps // (self.settings.epochs * self.settings.minibatches),
+            "steps": self.done,
             "best_step": state.best_step,
             **{name: at_best.get(name) for name in ("reward", "kl", "win_rate", "length", "ended", "collapsed")},
             "reward_before": state.evals[0]["reward"],

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefloop.algorithms.registry import code_of, kind_of, make
-from prefloop.engine.base import Term
-from prefloop.engine.learner import Learner
-from prefloop.engine.local import LocalEngine
+from prefloop.engine import Training
+from prefloop.engine import make as make_engine
+from prefloop.engine.base import Engine, Term
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.preference_eval import PairReport, pair_accuracy
 from prefloop.models.folder import file_hash
@@ -141,8 +141,8 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         others = len(learnt) - 1
         trained = SharedReward(model, others, derive(seed, "reward-heads", criterion)) if others else model
         lr = rate(project, settings.lr, "reward", model.model)
-        learner = Learner({"reward": trained}, settings, order.steps, {"reward": lr}, settings.average, project.device)
-        engine = LocalEngine({"reward": trained}, codec, seed, settings.token_budget, learner, project.device)
+        training = Training(settings, order.steps, {"reward": lr}, settings.average)
+        engine = make_engine({"reward": trained}, codec, seed, project.device, training)
         scores: dict[str, float] = {}  # of the held-out completions, by the model as it is
 
         def evaluate(step: int) -> Mapping[str, float]:
@@ -153,7 +153,6 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             project,
             run,
             engine,
-            learner,
             lambda step: [Term(lists.batch(order.at(step), step), EachCriterion(objective))],
             steps=order.steps,
             eval_every=settings.eval_every,
@@ -161,7 +160,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
             evaluate=evaluate,
             label=f"reward {criterion}",
         )
-        with learner.averaged_weights():
+        with engine.averaged_weights():
             report = pair_accuracy(scores, held, criterion) if held else None
             people = weighed[criterion]
             return _finish(
@@ -185,7 +184,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
 def _finish(
     project: Project,
     run: Run,
-    engine: LocalEngine,
+    engine: Engine,
     model: RewardModel,
     codec: Codec,
     train: list[Item],

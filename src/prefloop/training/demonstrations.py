@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from prefloop.batch import Rows, collate
-from prefloop.engine.local import LocalEngine
+from prefloop.engine.base import Engine
 from prefloop.labels.ranking import mean_rank
 from prefloop.models.tokenization import Codec
 from prefloop.ops.masked import masked_sum
@@ -49,7 +49,7 @@ def preferred(items: Iterable[Item]) -> list[Demonstration]:
     return list(best.values())
 
 
-def heldout_loss(engine: LocalEngine, held: list[tuple[list[int], int]]) -> dict[str, float]:
+def heldout_loss(engine: Engine, held: list[tuple[list[int], int]]) -> dict[str, float]:
     """Cross-entropy a token on held-out demonstrations, nats; {} where there are none."""
     if not held:
         return {}

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from prefloop.engine.base import Term
+from prefloop.engine.base import Engine, Term
 from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
-from prefloop.engine.learner import Learner
-from prefloop.engine.local import LocalEngine
 from prefloop.engine.profiling import next_step, span
 from prefloop.project.project import Project, derive
 from prefloop.record import Run
@@ -45,8 +43,7 @@ class Order:
 def fit(
     project: Project,
     run: Run,
-    engine: LocalEngine,
-    learner: Learner,
+    engine: Engine,
     terms: Callable[[int], Sequence[Term]],
     *,
     steps: int,
@@ -65,14 +62,14 @@ def fit(
     start = 0
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
-        learner.restore(checkpoint.files, checkpoint.state["learner"])
+        engine.restore(checkpoint.files, checkpoint.state["engine"])
         start = checkpoint.step
         if carried is not None:
             carried.update(checkpoint.state.get("carried", {}))
     run.rewind(start)
 
     def evaluated(step: int) -> Mapping[str, float]:
-        with learner.averaged_weights(), span("evaluation"):
+        with engine.averaged_weights(), span("evaluation"):
             return evaluate(step)
 
     found: Mapping[str, float] | None = None
@@ -91,9 +88,9 @@ def fit(
                 run.metric(step + 1, metrics)
                 run.timing(step + 1, {"learn": learnt - began})
                 if last or (step + 1) % checkpoint_every == 0:
-                    files, plain = learner.state()
+                    state = engine.state()
                     more = {} if carried is None else {"carried": carried}
-                    save_checkpoint(folder, step + 1, files, {"learner": plain, **more})
+                    save_checkpoint(folder, step + 1, state.tensors, {"engine": state.values, **more})
             next_step()
             bar.update()
             bar.set_postfix(loss=f"{metrics['loss']:.3f}")

@@ -7,20 +7,18 @@ first update, and given back to everything that the reference says. What is left
 
 from __future__ import annotations
 
-import torch
-
 from prefloop.batch import Rows
-from prefloop.engine.local import LocalEngine
+from prefloop.engine.base import Engine
 from prefloop.ops.masked import masked_sum
 
 
-def round_reference(engine: LocalEngine, dtype: str, rows: Rows | None) -> tuple[float, float]:
+def round_reference(engine: Engine, dtype: str, rows: Rows | None) -> tuple[float, float]:
     """Convert it; on the samples `rows`, how much less it then says of them: (nats a token, nats a sequence).
 
     0 where there are no rows: it was measured before.
     """
     exact = None if rows is None else engine.forward("reference", rows, as_learner=True)
-    engine.models["reference"].to(getattr(torch, dtype))
+    engine.cast("reference", dtype)
     if rows is None or exact is None:
         return 0.0, 0.0
     lost = masked_sum(exact - engine.forward("reference", rows, as_learner=True), rows.action)

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefloop.diagnose.collapse import collapsed, signs
-from prefloop.engine.local import LocalEngine
+from prefloop.engine.base import Engine
 from prefloop.errors import NothingToDoError
-from prefloop.models.load import weights_hash
 from prefloop.models.tokenization import Codec
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project
@@ -32,7 +31,7 @@ class Keeping:
         self,
         project: Project,
         run: Run,
-        engine: LocalEngine,
+        engine: Engine,
         codec: Codec,
         trained_on: Sequence[Prompt],
         left_out: LeftOut,
@@ -78,8 +77,7 @@ class Keeping:
             self.project.say(f"warning: step {step}: the policy has collapsed, and is not kept: {'; '.join(gone)}")
         else:
             self.engine.save("policy", self.run.path / "model")
-            model: Any = self.engine.models["policy"]
-            self.carried |= {"best_step": step, "weights": weights_hash(model.model)}
+            self.carried |= {"best_step": step, "weights": self.engine.weights_hash("policy")}
         return found
 
     def to_json(self) -> dict[str, Any]:

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from prefloop.algorithms.base import Role
 from prefloop.diagnose.collapse import text_figures
-from prefloop.engine.base import Sampling
-from prefloop.engine.local import LocalEngine
+from prefloop.engine.base import Engine, Sampling
 from prefloop.models.tokenization import Codec
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project, fitting
@@ -75,12 +72,12 @@ class Validation:
         self.prompts: list[Encoded] = fit[: settings.eval_prompts]
         self.sampling = Sampling(settings.max_tokens, temperature or settings.temperature)
 
-    def answers(self, engine: LocalEngine, version: str) -> Rollouts:
+    def answers(self, engine: Engine, version: str) -> Rollouts:
         """One answer a prompt by the engine's policy, judged."""
         scorer = self.scorer or Unjudged()
         return roll_out(engine, self.codec, scorer, self.prompts, 1, self.sampling, self.settings, "eval", version)
 
-    def look(self, engine: LocalEngine, version: str, reference_shift: float = 0.0) -> Looked:
+    def look(self, engine: Engine, version: str, reference_shift: float = 0.0) -> Looked:
         """The answers, what they look like, and how far they are from the engine's reference."""
         rolls = self.answers(engine, version)
         batch = annotate(rolls.batch, engine, frozenset(), reference_shift=reference_shift)
@@ -90,12 +87,9 @@ class Validation:
             return Looked(rolls, {n: v for n, v in figures.items() if n not in ("reward", "reward_std")}, [])
         return Looked(rolls, figures, rolls.batch.reward.tolist())
 
-    def look_at_reference(self, engine: LocalEngine) -> Looked:
+    def look_at_reference(self, engine: Engine) -> Looked:
         """The frozen reference's own answers to the same prompts, by the same random numbers."""
-        still = engine.models["reference"]
-        models: dict[Role, torch.nn.Module] = {"policy": still, "reference": still}
-        alone = LocalEngine(models, self.codec, engine.seed, engine.token_budget, None, engine.device)
-        return self.look(alone, "reference")
+        return self.look(engine.with_policy("reference"), "reference")
 
     def shown(self, looked: Looked, step: int) -> str:
         """One of the answers, another at each evaluation, in a line."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampling
-from prefloop.engine.local import LocalEngine
 from prefloop.errors import ConfigError
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel
@@ -53,7 +53,7 @@ def normalisation(project: Project, model: RewardModel, codec: Codec) -> tuple[f
     settings = project.config.align
     ref = project.reference()
     policy, policy_codec = load_policy(project, ref)
-    engine = LocalEngine(
+    engine = make_engine(
         {"policy": Policy(policy)},
         policy_codec,
         derive(project.config.project.seed, "normalise"),

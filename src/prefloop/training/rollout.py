@@ -10,8 +10,7 @@ from torch import Tensor
 
 from prefloop.batch import AnnotatedBatch, RolloutBatch, collate
 from prefloop.config import Align
-from prefloop.engine.base import Sampling
-from prefloop.engine.local import LocalEngine
+from prefloop.engine.base import Engine, Sampling
 from prefloop.engine.profiling import span
 from prefloop.models.tokenization import Codec
 from prefloop.ops.kl import k3
@@ -35,7 +34,7 @@ class Rollouts:
 
 
 def roll_out(
-    engine: LocalEngine,
+    engine: Engine,
     codec: Codec,
     scorer: Scorer,
     prompts: Sequence[Encoded],
@@ -87,7 +86,7 @@ def eos_rule(reward: Tensor, ended: Tensor, settings: Align) -> Tensor:
 
 def annotate(
     batch: RolloutBatch,
-    engine: LocalEngine,
+    engine: Engine,
     needs: frozenset[str],
     trust_sampler: bool = False,
     reference_shift: float = 0.0,

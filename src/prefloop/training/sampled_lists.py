@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
-from prefloop.engine.base import Sampled, Sampling
-from prefloop.engine.local import LocalEngine
+from prefloop.engine.base import Engine, Sampled, Sampling
 from prefloop.models.tokenization import Codec
 from prefloop.project.project import Project, derive
 from prefloop.types import Completion, Item, Prompt, digest
@@ -21,7 +20,7 @@ def item_id(prompt: Prompt, version: str, fingerprint: str) -> str:
 
 
 def draw_lists(
-    engine: LocalEngine,
+    engine: Engine,
     codec: Codec,
     prompts: Sequence[tuple[Prompt, list[int]]],
     k: int,

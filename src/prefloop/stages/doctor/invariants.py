@@ -17,17 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prefloop.algorithms.base import Loss, Role
 from prefloop.algorithms.sft import Sft
-from prefloop.batch import Rows, collate
+from prefloop.batch import PolicyOutput, Rows, collate
 from prefloop.config import Optimiser
-from prefloop.engine.base import Sampled, Sampling, Term
-from prefloop.engine.learner import Learner
-from prefloop.engine.local import LocalEngine, save_pretrained
+from prefloop.engine import Training
+from prefloop.engine import make as make_engine
+from prefloop.engine.base import Engine, Sampled, Sampling, Term
 from prefloop.kernels import gpu, native
 from prefloop.models.load import from_pretrained, load_tokenizer
 from prefloop.models.packed import supports_packed
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel, load_reward_model
+from prefloop.models.save import save_pretrained
 from prefloop.models.tokenization import Codec, eos_of
 from prefloop.ops.kl import k1
 from prefloop.ops.masked import masked_sum
@@ -90,7 +92,7 @@ class _Subject:
         self.model, self.codec = load_policy(project, ref)
         self.tolerance = TOLERANCE[project.config.model.dtype]
         self.prompts = _prompts(project, self.codec)
-        self.engine = LocalEngine(
+        self.engine = make_engine(
             {"policy": Policy(self.model), "reference": Policy(copy.deepcopy(self.model))},
             self.codec,
             derive(project.config.project.seed, "doctor"),
@@ -101,6 +103,11 @@ class _Subject:
         self.rows = collate(
             [[*ids, *s.ids] for ids, s in zip(asked, self.samples, strict=True)], [len(ids) for ids in asked]
         )
+
+    def learning(self, token_budget: int = 8192) -> Engine:
+        """An engine that learns the same policy."""
+        training = Training(Optimiser(token_budget=token_budget), 1, {"policy": 1.0})
+        return make_engine({"policy": Policy(self.model)}, self.codec, 0, self.project.device, training)
 
 
 def _prompts(project: Project, codec: Codec) -> list[list[int]]:
@@ -186,14 +193,9 @@ def _first_step(s: _Subject, name: str) -> Check:
     """Before any update: a copy gives KL 0 to the last bit, the learner's own pass a ratio of 1."""
     old, copied = s.engine.forward("policy", s.rows), s.engine.forward("reference", s.rows)
     kl = float(masked_sum(k1(old, copied), s.rows.action).abs())
-    learner = _Gradients({"policy": Policy(s.model)}, Optimiser(), 1, {"policy": 1.0})
-    policy = learner.models["policy"]
-    policy.train()
-    try:
-        index = torch.arange(0, len(s.rows), 2)
-        logp = policy(s.rows.select(index).to(s.project.device)).logp.detach().cpu()
-    finally:
-        policy.eval()
+    index, seen = torch.arange(0, len(s.rows), 2), _Seen()
+    s.learning().gradients(Term(s.rows.select(index), seen))
+    logp = seen.logp
     action = s.rows.select(index).action
     ratio = torch.exp((logp - old[index][:, : logp.shape[1]])[action])
     off = float((ratio - 1).abs().max())
@@ -203,29 +205,29 @@ def _first_step(s: _Subject, name: str) -> Check:
 
 def _splitting(s: _Subject, name: str) -> Check:
     """The same batch whole and one row at a time, through the learner itself."""
-    rows = s.rows.to(s.project.device)
-    found = []
-    for budget in (1_000_000, 64):
-        learner = _Gradients({"policy": Policy(s.model)}, Optimiser(token_budget=budget), 1, {"policy": 1.0})
-        found.append((learner.step(Term(rows, Sft()))["loss"], learner.seen))
-    (whole, gradient), (parts, summed) = found
+    found = [s.learning(budget).gradients(Term(s.rows, Sft())) for budget in (1_000_000, 64)]
+    (whole, gradient), (parts, summed) = (
+        (metrics["loss"], torch.cat([g.flatten() for g in by_name.values()])) for metrics, by_name in found
+    )
     loss = abs(whole - parts) / max(1e-12, abs(whole))
     apart = float((gradient - summed).norm() / gradient.norm().clamp(min=1e-12))
     detail = f"splitting the batch changes the loss by {loss:.1e}, the gradient by {apart:.1e} of its norm"
     return _verdict(name, max(loss, apart) < 100 * s.tolerance, detail, "training depends on token_budget")
 
 
-class _Gradients(Learner):
-    """A learner that keeps its gradient and leaves the weights alone."""
+class _Seen:
+    """An objective that keeps the log-probabilities it is given, and asks for no change."""
 
-    seen: Tensor
+    name = "seen"
+    trains: tuple[Role, ...] = ("policy",)
+    logp: Tensor
 
-    def _update(self) -> dict[str, float]:
-        parameters = list(self.models["policy"].parameters())
-        self.seen = torch.cat([p.grad.flatten().cpu() for p in parameters if p.grad is not None])
-        for parameter in parameters:
-            parameter.grad = None
-        return {}
+    def weight(self, batch: Rows) -> Tensor:
+        return torch.ones(())
+
+    def loss(self, out: PolicyOutput, batch: Rows) -> Loss:
+        self.logp = out.logp.detach().cpu()
+        return Loss(0.0 * masked_sum(out.logp, batch.action))
 
 
 def _compiled(s: _Subject, name: str) -> Check:

@@ -1,0 +1,35 @@
+"""`make`: models become an engine. Stages call it, and hold what it returns as an `Engine`, nothing below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from prefloop.algorithms.base import Role
+from prefloop.engine.base import Engine, Training
+from prefloop.engine.learner import Learner
+from prefloop.engine.local import TOKEN_BUDGET, LocalEngine
+from prefloop.models.tokenization import Codec
+
+
+def make(
+    models: Mapping[Role, nn.Module],
+    codec: Codec,
+    seed: int,
+    device: str = "cpu",
+    training: Training | None = None,
+    own_sampler: bool = False,
+) -> Engine:
+    """An engine on these models, which are moved to `device`.
+
+    training:    which of them learn, and how; none where the engine only samples and scores
+    own_sampler: samples come from a copy of the policy, which changes only in `sync`, so that sampling and learning
+                 may go on at the same time
+    """
+    if training is None:
+        return LocalEngine(models, codec, seed, device=device, own_sampler=own_sampler)
+    learns = {role: models[role] for role in training.lr}
+    learner = Learner(learns, training.settings, training.steps, training.lr, training.average, device)
+    budget = training.settings.token_budget or TOKEN_BUDGET
+    return LocalEngine(models, codec, seed, budget, learner, device, own_sampler)

@@ -1,0 +1,58 @@
+"""Switches that hold for the whole process, each thrown here and nowhere else, when a program asks for it.
+
+No import and no constructor of prefloop throws one: whoever embeds it keeps the choice. The command line, and
+`Project.open` for programs, call `set_environment`; `Project.device` calls `set_up` before anything is computed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, as glibc's malloc.h numbers them
+
+
+def set_environment() -> None:
+    """Environment variables that libraries read while they are loaded: call it before torch is imported.
+
+    A thread of torch's (GNU OpenMP) waits busily for the others before it sleeps. By default it waits milliseconds:
+    while another process has one of the cores, the waiting keeps our own threads from theirs.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def set_up(threads: int, device: str) -> None:
+    """Make the process ready to compute on `device`. `threads` 0 takes all cores that this process may use.
+
+    The number of threads is part of what makes a CPU run repeatable.
+    """
+    import torch
+
+    torch.set_num_threads(threads or cores())
+    _keep_memory()
+    if device == "cuda":  # cuDNN's attention is planned anew for every shape, and ours all differ
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def _keep_memory() -> None:
+    """glibc keeps what large tensors free, and gives it to the next, in place of fresh pages that the kernel zeroes."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(parameter, 1 << 30)
+
+
+def pick_device(wanted: str) -> str:
+    """ "auto" is CUDA where there is one, else the CPU."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def cores() -> int:
+    """How many cores this process may run on: `taskset` and containers give fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,15 @@
+"""Writes a model as a Hugging Face folder, which transformers and every tool around it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefloop.models.tokenization import Codec, name_end
+
+
+def save_pretrained(model: Any, codec: Codec, folder: Path) -> None:
+    """A Hugging Face folder: config, safetensors, tokenizer, generation config."""
+    name_end(model, codec)
+    model.save_pretrained(folder)
+    codec.save(str(folder))
