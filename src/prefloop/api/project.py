@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -99,6 +100,13 @@ class Project:
         from prefloop.stages.advice import following
 
         return following(self._core, after)
+
+    def status(self) -> Outcome:
+        """What the project holds, what is running, how far people are, and which command comes next."""
+        from prefloop.stages.status import status
+
+        found = status(self._core)
+        return replace(found, result={**found.result, "next": self.next_command(found)})
 
     # -- data in -----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""doctor: is this machine, project and model fit to train?"""
+"""doctor: is this machine, project and model fit to train? status: where the project stands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from prefloop.cli.common import Common, Verb, common, print_json
+from prefloop.cli.common import Common, Verb, common, in_project, print_json
 
 _MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL", "skipped": "-   "}
 
@@ -47,3 +47,19 @@ def doctor(asked: Common, with_model: bool) -> int:
     warned = sum(check.status == "warn" for check in checks)
     click.echo(f"{len(checks)} checks: {len(failed)} failed, {warned} with a warning")
     return int(bool(failed))
+
+
+@click.command("status", cls=Verb)
+@common
+def status(asked: Common) -> None:
+    """Say where the project stands, what is running, and what comes next.
+
+    Reads the store, the run folders and the locks; writes nothing, waits for nothing and loads no model, so that it can
+    be asked while a stage or the annotation server is at work. Lists data, rounds with their policies, what people have
+    ranked, the process that holds the project, and runs that stopped half-way. The last line is the next command.
+
+    \b
+    Example:  prefloop status
+              prefloop status --json
+    """
+    in_project(asked, lambda project: project.status())

@@ -80,7 +80,7 @@ def commands_page() -> str:
         "",
         _MADE,
         "",
-        *INTRODUCTION.replace("\b\n", "```\n", 1).replace("\n\n`run`", "\n```\n\n`run`", 1).strip().splitlines(),
+        *INTRODUCTION.replace("\b\n", "```\n", 1).replace("\n\n`status`", "\n```\n\n`status`", 1).strip().splitlines(),
         "",
         'With `--json`, standard output is exactly one JSON object, on errors too: `{"error": {"type", "message"}}`.',
         "Progress and notes go to standard error.",

@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "align": ("prefloop.cli.loop:align", "Optimise the policy: PPO, GRPO, RLOO or DPO."),
     "evaluate": ("prefloop.cli.evaluating:evaluate", "Compare the aligned policy with the reference."),
     "report": ("prefloop.cli.loop:report", "Write one page with everything that happened."),
+    "status": ("prefloop.cli.checking:status", "Say where the project stands, what is running, and what comes next."),
     "run": ("prefloop.cli.loop:run", "Go through the whole loop; what is done already is skipped."),
     "remove": ("prefloop.cli.removing:remove", "Take rows out again, and say what learnt from them."),
     "export": ("prefloop.cli.data:export", "Write models, rankings or pairs to where you need them."),
@@ -54,7 +55,8 @@ The loop, in order:
     evaluate   is it better? On prompts never trained on
     report     one page with all of it
 
-`run` does all of this from prefloop.toml. `demo` shows it in minutes, without any data of yours.
+`status` says where you are. `run` does all of this from prefloop.toml. `demo` shows it in minutes, without any data of
+yours.
 `prefloop VERB --help` says what a verb reads and writes, and lists its settings.
 """
 

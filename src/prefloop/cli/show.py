@@ -16,6 +16,8 @@ def summary(outcome: Outcome, root: Path, following: str = "") -> list[str]:
     head = f"{outcome.stage}: already done, nothing to do" if outcome.skipped else f"{outcome.stage}: done"
     if outcome.run:
         head += f" ({outcome.run})"
+    if outcome.stage == "status":
+        head = f"{outcome.result['name']} in {outcome.result['project']}"
     lines = [head, *(f"  {line}" for line in _LINES.get(outcome.stage, _plain)(outcome.result))]
     lines += [f"  {line}" for line in _left_out(outcome.result)]
     for path in _files(outcome, root):
@@ -251,6 +253,39 @@ def _demo(r: Result) -> list[str]:
     ]
 
 
+def _status(r: Result) -> list[str]:
+    data, people, running = r["data"], r["people"], r["running"]
+    real = data["effective"] - data["simulated"]
+    lines = [
+        f"data: {data['prompts']} prompts, {data['demonstrations']} demonstrations, {data['items']} lists; "
+        f"{real} rankings by people, {data['simulated']} simulated",
+        *(line for round in r["rounds"] for line in _round(round)),
+    ]
+    if people["lists"]:
+        lines.append(
+            f'people ("{people["criterion"]}"): {people["done"]} of {people["wanted"]} rankings, {people["at_work"]} '
+            "lists in work"
+        )
+    lines += [f"  {p['name']} ({p['role']}): {p['done']}, {p['last_24_hours']} today" for p in people["people"]]
+    work = running["work"]
+    lines.append(f"running: process {work['pid']} ({work['command']})" if work else "running: nothing")
+    if running["server"]:
+        lines.append(f"people rank at {running['server']}")
+    if not work and r["unfinished"]:
+        lines.append(f"stopped half-way: {', '.join(r['unfinished'])}; the same command goes on with it")
+    return lines
+
+
+def _round(r: Result) -> list[str]:
+    parts = [f"{r['lists']} lists, {r['ranked']} ranked"]
+    parts += ["reward model"] * r["reward_model"]
+    if r["align_runs"]:
+        parts.append(f"policy of {r['policy']}" if r["policy"] else "aligned, no new policy")
+    if r["evaluated"]:
+        parts.append(f"win rate {_mean(r['win_rate'], '.1%')}" if r["win_rate"] else "evaluated")
+    return [f"round {r['round']}: {', '.join(parts)}"]
+
+
 def _run(r: Result) -> list[str]:
     lines = []
     for stage in r["stages"]:
@@ -287,6 +322,7 @@ _LINES: dict[str, Callable[[Result], list[str]]] = {
     "evaluate": _evaluate,
     "report": lambda r: [],
     "demo": _demo,
+    "status": _status,
     "run": _run,
     "export": _export,
 }

@@ -18,7 +18,7 @@ AGAIN = "prefloop sample  (the next round), or: prefloop export policy --to FOLD
 def following(project: Project, outcome: Outcome) -> str:
     """The next command after a stage; "" where none follows from it."""
     stage, result = outcome.stage, outcome.result
-    if stage in ("import", "sft", "sample", "reward", "remove", "agreement"):
+    if stage in ("import", "sft", "sample", "reward", "remove", "agreement", "status"):
         new = (result.get("files") or [result]) if stage == "import" else []
         if any(file.get("rankings") for file in new) and not _wants_sft(project):
             return _learn(project)

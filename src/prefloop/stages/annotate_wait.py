@@ -7,16 +7,14 @@ What people gave is in the store: an interrupted wait loses nothing, and the sam
 from __future__ import annotations
 
 import shlex
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from prefloop.errors import BusyError, NothingToDoError, StoreError
 from prefloop.project.project import Outcome, Project
-from prefloop.store import Queue, Quota, get_address
+from prefloop.store import Queue, Quota, get_address, listens
 
 POLL_S = 2.0  # between looks at the queue
 SHARE_OF_TIME = 0.05  # at most this much of it is spent looking: a sum over a large queue takes a moment
@@ -80,7 +78,7 @@ def _ranked(project: Project, round: int) -> bool:
 
 def _announce(project: Project, round: int, quota: Quota) -> None:
     address = get_address(project.store)
-    if address is not None and _answers(address):
+    if address is not None and listens(address):
         where = f"  they rank at {address}\n"
     else:
         command = f"prefloop annotate -C {shlex.quote(str(project.root))}"
@@ -89,17 +87,6 @@ def _announce(project: Project, round: int, quota: Quota) -> None:
         f"annotate: round {round} waits for people: {quota.done} of {quota.target} rankings are there\n{where}"
         "  run goes on by itself when the rankings are there; Ctrl-C stops it, and the same command goes on later"
     )
-
-
-def _answers(address: str) -> bool:
-    """Whether anything listens there: a server that was killed could not take its address back."""
-    url = urlsplit(address)
-    try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        with socket.create_connection((url.hostname, port), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def _wait(project: Project, round: int, queue: Queue, quota: Quota, clock: Clock) -> Quota:

@@ -1,6 +1,6 @@
 """The store: the only place that speaks SQL. SQLite by default, Postgres by URL. See docs/store.md."""
 
-from prefloop.store.connections.address import get_address, put_address
+from prefloop.store.connections.address import get_address, listens, put_address
 from prefloop.store.connections.lock import ProjectLock, ServerLock
 from prefloop.store.people.people import People
 from prefloop.store.people.types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
@@ -41,6 +41,7 @@ __all__ = [
     "Store",
     "TaskRow",
     "get_address",
+    "listens",
     "put_address",
     "split_of",
 ]

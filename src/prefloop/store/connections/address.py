@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from urllib.parse import urlsplit
+
 from prefloop.store.queue.fill import keep_setting
 from prefloop.store.queue.read import setting
 from prefloop.store.store import Store
@@ -20,3 +23,14 @@ def get_address(store: Store) -> str | None:
     with store.database.read() as connection:
         found: str | None = setting(connection, _KEY, None)
         return found
+
+
+def listens(address: str) -> bool:
+    """Whether anything listens there: a server that was killed could not take its address back."""
+    url = urlsplit(address)
+    try:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        with socket.create_connection((url.hostname, port), timeout=1):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,110 @@
+"""`prefloop status`: what a project holds, what is running, how far people are. Reads only, and loads no model."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from prefloop import record
+from prefloop.project.project import Outcome, Project
+from prefloop.store import People, get_address, listens
+from prefloop.store.connections.lock import LOCK_NAME
+from prefloop.store.overview import paces
+
+
+def status(project: Project) -> Outcome:
+    """Rounds, data, models, people, and which processes are at work."""
+    counts = project.store.counts()
+    kinds = ("prompts", "demonstrations", "items", "completions", "effective", "simulated", "annotators")
+    result: dict[str, Any] = {
+        "name": project.config.project.name,
+        "project": str(project.root),
+        "store": project.store.database.label,
+        "model": project.config.model.path or project.config.model.init,
+        "algorithm": project.config.align.algorithm,
+        "data": {kind: counts[kind] for kind in kinds} | {"criteria": counts["criteria"]},
+        "rounds": _rounds(project),
+        "models": _models(project),
+        "people": _people(project),
+        "running": _running(project),
+        "unfinished": [run.name for run in record.runs(project.root) if run.status != "done"],
+    }
+    return Outcome("status", None, result)
+
+
+def _rounds(project: Project) -> list[dict[str, Any]]:
+    """What has been done in each round, oldest first."""
+    evaluated: dict[int, Any] = {}
+    for run in record.runs(project.root):
+        if run.manifest["stage"] == "evaluate" and run.status == "done":
+            evaluated[run.result["round"]] = run.result.get("sampled", {}).get("win_rate")
+    rewards = {row.metrics.get("round") for row in project.store.models("reward")}
+    found = []
+    for round in range(max(project.latest_round() + 1, project.aligned_rounds())):
+        items = ranked = 0
+        for item in project.store.items(round=round):
+            items += 1
+            ranked += bool(item.rankings)
+        aligned, chosen = project.candidates(round), project.chosen(round)
+        found.append(
+            {
+                "round": round,
+                "lists": items,
+                "ranked": ranked,
+                "reward_model": round in rewards,
+                "align_runs": len(aligned),
+                "policy": chosen.run if chosen else None,
+                "evaluated": round in evaluated,
+                "win_rate": evaluated.get(round),
+            }
+        )
+    return found
+
+
+def _models(project: Project) -> list[dict[str, Any]]:
+    return [
+        {"version": row.version, "kind": row.kind, "criterion": row.criterion, "round": row.metrics.get("round")}
+        for row in project.store.models()
+    ]
+
+
+def _people(project: Project) -> dict[str, Any]:
+    """The queue of the criterion that people are asked about, and what each person has done."""
+    quota, lately = project.queue.quota(), paces(project.store, time.time())
+    people = [
+        {
+            "name": person.name,
+            "role": person.role,
+            "done": person.done,
+            "last_24_hours": lately[person.id].today if person.id in lately else 0,
+        }
+        for person in People(project.store).list()
+        if person.name is not None
+    ]
+    return {
+        "criterion": project.config.annotate.criterion,
+        "lists": quota.tasks,
+        "done": quota.done,
+        "wanted": quota.target,
+        "at_work": quota.live,
+        "people": people,
+    }
+
+
+def _running(project: Project) -> dict[str, Any]:
+    """The process that makes runs, by the note beside its lock; the annotation server, where it answers."""
+    address = get_address(project.store)
+    return {"work": _holder(project), "server": address if address and listens(address) else None}
+
+
+def _holder(project: Project) -> dict[str, Any] | None:
+    """Read, not tried: to take the lock, for a moment only, could refuse a command that begins just then."""
+    try:
+        note = json.loads((project.root / f"{LOCK_NAME}.json").read_text(encoding="utf-8"))
+        os.kill(note["pid"], 0)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not isinstance(error, PermissionError):  # it is there, and somebody else's
+            return None
+    return {"pid": note["pid"], "command": note["command"]}
