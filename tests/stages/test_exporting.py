@@ -269,3 +269,60 @@ def test_an_export_that_fails_leaves_the_old_folder(project: Project, tmp_path: 
     with pytest.raises(TrainingError, match="still there"):
         export(project, "policy", old, overwrite=True)
     assert sorted(p.name for p in old.iterdir()) == before
+
+
+def test_the_card_says_what_is_known_and_keeps_people_and_paths_to_itself(tiny_project: Path, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    from prefloop.stages.crowd import crowd
+    from prefloop.stages.sample import sample
+    from prefloop.stages.sft import sft
+    from prefloop.stages.train_reward import reward
+
+    with Project.open(tiny_project, quiet=True) as project:
+        sft(project)
+        sample(project)
+        crowd(project)
+        measured = reward(project).result["models"]["quality"]
+        export(project, "reward", tmp_path / "reward")
+        export(project, "policy", tmp_path / "policy")
+        people = {r.annotator for i in project.store.items(ranked=True) for r in i.rankings}
+    text = (tmp_path / "reward" / "README.md").read_text()
+    card = ModelCard(text)
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-classification"
+    assert {"prefloop", "reward-model", "plackett_luce"} <= set(card.data.tags or ())
+    simulated = measured["simulated"]
+    assert f"| reward-001 | {simulated} rankings, {simulated} of them simulated |" in text and "| sft-001 | " in text
+    heldout = measured["heldout"]
+    assert f"| accuracy | {heldout['accuracy']:.1%} | {heldout['low']:.1%} to {heldout['high']:.1%} |" in text
+    assert "| `reward.epochs` | `2" in text and not [name for name in (*people, str(tiny_project)) if name in text]
+    policy = (tmp_path / "policy" / "README.md").read_text()
+    assert ModelCard(policy).data.pipeline_tag == "text-generation" and "held-out demonstrations" in policy
+
+
+def test_an_export_keeps_generation_config_chat_template_and_dtype(tiny_model: Path, tmp_path: Path) -> None:
+    """From the model that somebody brought, through training, to the exported folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from prefloop.stages.sft import sft
+
+    brought = tmp_path / "brought"
+    shutil.copytree(tiny_model, brought)
+    config = json.loads((brought / "generation_config.json").read_text())
+    (brought / "generation_config.json").write_text(json.dumps(config | {"do_sample": True, "temperature": 0.6}))
+    tokenizer = AutoTokenizer.from_pretrained(brought)
+    template = "{% for m in messages %}<{{ m.role }}> {{ m.content }}{% endfor %}"
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(brought)
+    root = tmp_path / "p"
+    root.mkdir()
+    settings = f'[model]\npath = "{brought}"\ndtype = "bfloat16"\n[sft]\nepochs = 1\nbatch = 2\n'
+    (root / "prefloop.toml").write_text(settings)
+    with Project.open(root, quiet=True) as project:
+        project.store.add([Demonstration(Prompt(f"Say red cat {n}."), "The cat is red.") for n in range(8)])
+        sft(project)
+        export(project, "policy", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["temperature"] == 0.6
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == template
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert str(AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype) == "torch.bfloat16"

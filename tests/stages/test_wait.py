@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from prefloop.project.project import Project
 from prefloop.stages import annotate_wait
 from prefloop.stages.annotate_wait import PATIENCE_S, STALLED_S, Clock, annotate
 from prefloop.stages.run import run
-from prefloop.store import People, Queue
+from prefloop.store import People, Queue, listens
 from prefloop.types import Completion, Item, Prompt, Ranking
 
 
@@ -249,5 +250,5 @@ def test_a_server_is_looked_for_at_the_port_of_its_address(
         tried.append(place[1])
         raise OSError
 
-    monkeypatch.setattr(annotate_wait.socket, "create_connection", refuse)
-    assert not annotate_wait._answers(address) and tried == [port]
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert not listens(address) and tried == [port]

@@ -113,7 +113,10 @@ class Project:
     def import_file(
         self, path: str | Path, format: str | None = None, ignore: Collection[str] = ()
     ) -> results.Imported:
-        """Read prompts, demonstrations, rankings or pairs into the store. What is there already adds nothing."""
+        """Read prompts, demonstrations, rankings or pairs into the store. What is there already adds nothing.
+
+        path: a file; or "hf://owner/name:split", a data set of the hub (pip install 'prefloop[hub]').
+        """
         return self.import_files([path], format, ignore)
 
     def import_files(
@@ -122,7 +125,7 @@ class Project:
         """Several files, in turn. Raises DataError at the first that holds nothing usable; earlier ones stay."""
         from prefloop.stages.importing import import_files
 
-        return results.imported(import_files(self._core, [Path(path) for path in paths], format, ignore))
+        return results.imported(import_files(self._core, paths, format, ignore))
 
     def remove(
         self,
@@ -279,14 +282,17 @@ class Project:
         pairing: str = "all",
         probability: Literal["votes", "model"] = "votes",
         run: str | None = None,
+        push: str | None = None,
     ) -> results.Exported:
-        """Write a policy, reward models, rankings, pairs, kto, demonstrations or prompts to a folder or file."""
+        """Write a policy, reward models, rankings, pairs, kto, demonstrations or prompts to a folder or file.
+
+        push: "owner/name" of a repository on the hub that gets the model, too; it is made private where it is new.
+        """
         from prefloop.stages.exporting import export
 
         place = Path(to).absolute()
-        made = export(
-            self._core, what, place, criterion, round, overwrite, pairing=pairing, probability=probability, run=run
-        )
+        how: dict[str, Any] = {"pairing": pairing, "probability": probability, "run": run, "push": push}
+        made = export(self._core, what, place, criterion, round, overwrite, **how)
         return typed(results.Exported, made, to=place)
 
     def backup(self, to: str | Path, runs: bool = False) -> Outcome:

@@ -50,7 +50,7 @@ def _formats() -> dict[str, str]:
 
 
 @click.command("import", cls=Verb, sections=("data",), names={"Formats": _formats})
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--as", "format", metavar="FORMAT", help="What the files are, where it cannot be told from the records.")
 @click.option(
     "--ignore",
@@ -59,18 +59,20 @@ def _formats() -> dict[str, str]:
     help="Go on although nobody reads this field, and keep it as metadata; may be repeated.",
 )
 @common
-def import_(asked: Common, files: tuple[Path, ...], format: str | None, ignore: tuple[str, ...]) -> None:
+def import_(asked: Common, files: tuple[str, ...], format: str | None, ignore: tuple[str, ...]) -> None:
     """Read prompts, demonstrations, rankings or pairs into the store.
 
     Takes JSON lines, JSON arrays and Parquet, also compressed (gzip, xz, bzip2), and finds out which of the field's
     formats a file is in. A row that cannot be used is named with its line and the reason; the others are kept. A file
     is not imported where a field that nobody reads looks like a label, a score or another answer, because its bad
     answers would be learnt: --as names its format, --ignore goes on. Reading a file twice adds nothing. Prompts are put
-    on the training or the held-out side by hash, for good.
+    on the training or the held-out side by hash, for good. FILE may be hf://owner/name or hf://owner/name:split, a data
+    set of the Hugging Face hub: that needs pip install 'prefloop[hub]'.
 
     \b
     Example:  prefloop import prompts.jsonl demonstrations.jsonl.gz
               prefloop import pairs.parquet --as pairs
+              prefloop import hf://trl-lib/ultrafeedback_binarized:train
     Next:     prefloop sft, sample, annotate or reward, by what the files held; the last line says which
     """
     in_project(asked, lambda project: project.import_files(files, format, ignore))
@@ -96,6 +98,7 @@ def import_(asked: Common, files: tuple[Path, ...], format: str | None, ignore: 
     show_default=True,
     help="The soft label of pairs: from the votes alone, or from the model of how reliable each annotator is.",
 )
+@click.option("--push", metavar="OWNER/NAME", help="Upload the model to this repository of the Hugging Face hub, too.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @common
 def export(
@@ -107,25 +110,28 @@ def export(
     run: str | None,
     pairing: str,
     probability: Literal["votes", "model"],
+    push: str | None,
     overwrite: bool,
 ) -> None:
     """Write models or data to where you need them.
 
-    policy and reward are Hugging Face folders for plain transformers; several criteria give one folder each. rankings
-    keeps everything, edits too (reading it back gives the same items); pairs and kto are what other trainers read,
-    derived from the rankings that count: without those of excluded people and discarded items. demonstrations and
-    prompts are what was imported. The file's name says what it becomes: .jsonl, .parquet, or .csv for spreadsheets,
-    with no cell that could run as a formula; also .jsonl.gz and .jsonl.xz. A file or folder appears whole or not at
-    all, and is never replaced unless you say --overwrite. The SHA-256 of a file is printed.
+    policy and reward are Hugging Face folders for plain transformers, with a model card (README.md) of what the
+    store knows; several criteria give one folder each. --push uploads the folder, to a repository that is private
+    where it is new; log in with: hf auth login. Nothing is uploaded without it. rankings keeps everything, edits
+    too (reading it back gives the same items); pairs and kto are what other trainers read, derived from the
+    rankings that count: without those of excluded people and discarded items. demonstrations and prompts are what
+    was imported. The file's name says what it becomes: .jsonl, .parquet, or .csv for spreadsheets, with no cell
+    that could run as a formula; also .jsonl.gz and .jsonl.xz. A file or folder appears whole or not at all, and is
+    never replaced unless you say --overwrite. The SHA-256 of a file is printed.
 
     \b
     Example:  prefloop export policy --to ./aligned
-              prefloop export policy --to ./other --run align-002
+              prefloop export policy --to ./other --run align-002 --push me/my-model
               prefloop export pairs --to pairs.parquet --criterion helpful
     """
     in_project(
         asked,
         lambda project: project.export(
-            what, to, criterion, round, overwrite, pairing=pairing, probability=probability, run=run
+            what, to, criterion, round, overwrite, pairing=pairing, probability=probability, run=run, push=push
         ),
     )

@@ -300,9 +300,10 @@ def _export(r: Result) -> list[str]:
         if r["mended"]:
             lines.append(f"{r['mended']} rows held surrogates, which no file can: halves of pairs became U+FFFD")
         return lines
-    return [
+    lines = [
         f"{m['version']}{' (' + m['criterion'] + ')' if m['criterion'] else ''} in {m['folder']}" for m in r["models"]
     ]
+    return [*lines, *([f"uploaded to {r['pushed']}"] if "pushed" in r else [])]
 
 
 def _plain(r: Result) -> list[str]:

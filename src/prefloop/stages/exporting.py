@@ -6,6 +6,7 @@ rankings of a criterion at once, because the annotator model is one fit.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from prefloop import exchange
+from prefloop import exchange, record
 from prefloop.config import suggest
-from prefloop.errors import DataError, NothingToDoError
+from prefloop.errors import DataError, ModelError, NothingToDoError
 from prefloop.exchange import Soft, Written
 from prefloop.project.project import Outcome, Project
+from prefloop.report.card import Card, model_card
 from prefloop.store import ModelRow, Store
 from prefloop.store.stream import every_demonstration, every_item, every_prompt
 from prefloop.types import Item
@@ -38,12 +40,14 @@ def export(
     pairing: str = "all",
     probability: Literal["votes", "model"] = "votes",
     run: str | None = None,
+    push: str | None = None,
 ) -> Outcome:
     """Write one of WHAT to `to`. Raises NothingToDoError where there is none, DataError where `to` exists.
 
     run: of policies only, the run of `align` or `sft` whose policy it is; else what `[run] choose` picks of the round.
     pairing, probability: of pairs only; see `exchange.write_pairs`. "model": the annotator model's posterior, which
     weighs people by how reliable they are.
+    push: of one model, the "owner/name" on the Hugging Face hub that gets the folder, too; ModelError where it fails.
     Of data, the result says rows, bytes, sha256, format, layout (`schema`) and how many rows had to be mended.
     """
     if what not in WHAT:
@@ -58,9 +62,14 @@ def export(
         raise DataError(f"--pairing and --probability do not apply to {what}: they say what rows of pairs are")
     if run is not None and what != "policy":
         raise DataError(f"--run does not apply to {what}: it chooses among policies")
+    if push is not None and what not in MODELS:
+        raise DataError(f"--push does not apply to {what}: it uploads a model")
     if what in MODELS:
         rows = [_policy(project, round, run)] if what == "policy" else _rewards(project, criterion, round)
-        return Outcome("export", None, {"what": what, "to": str(to), **_export_models(project, rows, to)})
+        if push is not None and len(rows) > 1:
+            raise DataError(f"--push uploads one model: choose among {len(rows)} with --criterion")
+        result = {"what": what, "to": str(to), **_export_models(project, rows, to)}
+        return Outcome("export", None, result if push is None else result | {"pushed": _push(to, push)})
     to.parent.mkdir(parents=True, exist_ok=True)
     written = _export_data(project, what, to, criterion, pairing, probability)
     return Outcome("export", None, {"what": what, "to": str(to), **asdict(written)})
@@ -122,8 +131,9 @@ def _export_models(project: Project, rows: list[ModelRow], to: Path) -> dict[str
     for row in rows:
         source = Path(project.ref(row).intact())
 
-        def write(tmp: Path, source: Path = source) -> None:
+        def write(tmp: Path, source: Path = source, row: ModelRow = row) -> None:
             shutil.copytree(source, tmp, dirs_exist_ok=True)
+            (tmp / "README.md").write_text(model_card(_card(project, row)), encoding="utf-8")
 
         publish(folders[row.version], write)
     return {
@@ -137,6 +147,78 @@ def _export_models(project: Project, rows: list[ModelRow], to: Path) -> dict[str
             for row in rows
         ]
     }
+
+
+def _card(project: Project, row: ModelRow) -> Card:
+    """What the store and the run of a model know."""
+    run = record.Run(project.root / record.RUNS / (row.run_id or row.version))
+    manifest = run.manifest if (run.path / "manifest.json").is_file() else {}
+    config, stage = manifest.get("config", {}), manifest.get("stage", "")
+    section = config.get(stage, {})
+    method = {"sft": "sft", "reward": section.get("objective")}.get(stage) or section.get("algorithm") or row.kind
+    options = {f"algorithms.{method}.{k}": v for k, v in config.get("algorithms", {}).get(method, {}).items()}
+    shape = json.loads((project.root / row.path / "config.json").read_text(encoding="utf-8"))
+    path = project.config.model.path
+    return Card(
+        version=row.version,
+        kind=row.kind,
+        project=project.config.project.name,
+        method=method,
+        criterion=row.criterion,
+        base=path if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not (project.root / path).exists() else None,
+        dtype=shape.get("dtype") or shape.get("torch_dtype") or "float32",
+        ancestors=list(_ancestors(project, row)),
+        settings={f"{stage}.{key}": value for key, value in section.items()} | options,
+        result=run.result,
+        evaluation=_evaluation(project, row),
+        versions=manifest.get("versions", {}),
+        seed=manifest.get("seed", project.config.project.seed),
+    )
+
+
+def _ancestors(project: Project, row: ModelRow) -> Iterator[tuple[str, str]]:
+    """(version, what it learnt from) of a model and of those that it started from, back to the base model."""
+    known = {model.version: model for model in project.store.models()}
+    by_weights = {model.weights_sha256: model.version for model in known.values()}
+    while True:
+        learnt = ""
+        if row.snapshot_hash:
+            snapshot = project.store.snapshot(row.snapshot_hash)
+            learnt = f"{len(snapshot.ids)} {snapshot.kind}"
+            run = record.Run(project.root / record.RUNS / (row.run_id or row.version))
+            if simulated := run.result.get("simulated"):
+                learnt += f", {simulated} of them simulated"
+            rewards = run.manifest["inputs"].get("rewards", {}) if run.path.is_dir() else {}
+            if rewards:
+                learnt += f", judged by {', '.join(by_weights.get(known_by, c) for c, known_by in rewards.items())}"
+        yield row.version, learnt
+        if row.parent not in known:
+            break
+        row = known[row.parent]
+    yield row.parent or "base", "the base model"
+
+
+def _evaluation(project: Project, row: ModelRow) -> dict[str, Any]:
+    """The newest finished evaluation of a policy; {} where there is none."""
+    runs = [run for run in record.runs(project.root) if run.manifest["stage"] == "evaluate" and run.status == "done"]
+    return next((run.result for run in reversed(runs) if run.result.get("policy") == row.version), {})
+
+
+def _push(folder: Path, repository: str) -> str:
+    """Upload an exported folder; returns its address. The folder stays where an upload fails."""
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        made = api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Upload by prefloop export")
+        return str(made)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"{folder} is written, and could not be uploaded to {repository}: {lines[0][:300]} Log in with: hf auth "
+            f"login (or set HF_TOKEN). Then: hf upload {repository} {folder}"
+        ) from error
 
 
 def _folder_name(criterion: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prefloop import exchange
 from prefloop.errors import DataError
-from prefloop.exchange import RowError
+from prefloop.exchange import RowError, hub
 from prefloop.project.project import Outcome, Project
 from prefloop.store import Counts
 from prefloop.store.origins import has_origins
@@ -22,13 +23,22 @@ SHOWN = 10
 
 
 def import_files(
-    project: Project, paths: Sequence[Path], format: str | None = None, ignore: Collection[str] = ()
+    project: Project, paths: Sequence[Path | str], format: str | None = None, ignore: Collection[str] = ()
 ) -> Outcome:
-    """Several files, in turn. Raises DataError at the first that holds nothing usable; earlier ones stay."""
-    outcomes = [import_file(project, path, format, ignore) for path in paths]
+    """Several files or hub data sets, in turn. DataError at the first that holds nothing usable; earlier ones stay."""
+    outcomes = [_import(project, path, format, ignore) for path in paths]
     if len(outcomes) == 1:
         return outcomes[0]
     return Outcome("import", None, {"files": [o.result for o in outcomes]}, all(o.skipped for o in outcomes))
+
+
+def _import(project: Project, source: Path | str, format: str | None, ignore: Collection[str]) -> Outcome:
+    """A file; or `hf://owner/name:split`, which is loaded and then imported as a file."""
+    if not str(source).startswith(hub.PREFIX):
+        return import_file(project, Path(source), format, ignore)
+    with TemporaryDirectory() as folder:
+        outcome = import_file(project, hub.fetch(str(source), Path(folder)), format, ignore)
+    return replace(outcome, result={**outcome.result, "file": str(source)})
 
 
 def import_file(project: Project, path: Path, format: str | None = None, ignore: Collection[str] = ()) -> Outcome:
