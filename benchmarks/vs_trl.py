@@ -41,7 +41,7 @@ from prefloop.models.load import load_causal
 from prefloop.models.reward import new_reward_model
 from prefloop.models.save import save_pretrained
 from prefloop.models.scratch import train_tokenizer
-from prefloop.models.tokenization import Codec, make_codec
+from prefloop.models.tokenization import Tokenization, make_tokenization
 from prefloop.project.project import Project, load_policy
 from prefloop.rewards.sequence import encode
 from prefloop.types import Demonstration, Item, Prompt
@@ -55,7 +55,7 @@ Work = dict[str, Any]
 # -- what both sides are given -----------------------------------------------------------------------------------------
 
 
-def online(folder: Path, codec: Codec, prompts: list[Prompt], work: Work) -> Work:
+def online(folder: Path, codec: Tokenization, prompts: list[Prompt], work: Work) -> Work:
     """As many prompts as the steps need: both sides go through the same. To import, and in the chat template."""
     prompts = prompts[: work["prompts"] * work["steps"]]
     exchange.write_prompts(prompts, folder / "data.jsonl")
@@ -63,7 +63,7 @@ def online(folder: Path, codec: Codec, prompts: list[Prompt], work: Work) -> Wor
     return work
 
 
-def pairs(item: Item, codec: Codec) -> Iterator[dict[str, str]]:
+def pairs(item: Item, codec: Tokenization) -> Iterator[dict[str, str]]:
     """Every two completions that somebody told apart, once for each order, as TRL reads them.
 
     Once, however many people said so: repeating them would only cost the other side time. TRL appends the end token.
@@ -81,7 +81,7 @@ def pairs(item: Item, codec: Codec) -> Iterator[dict[str, str]]:
         yield {"prompt": prompt, "chosen": text(better), "rejected": text(worse)}
 
 
-def ranked(folder: Path, codec: Codec, items: Iterable[Item], work: Work, lists: int) -> Work:
+def ranked(folder: Path, codec: Tokenization, items: Iterable[Item], work: Work, lists: int) -> Work:
     """The first lists that somebody put in an order. Our step takes `batch` of them, theirs the pairs of as many."""
     kept: list[Item] = []
     rows: list[dict[str, str]] = []
@@ -97,7 +97,7 @@ def ranked(folder: Path, codec: Codec, items: Iterable[Item], work: Work, lists:
     return work | {"pairs_a_list": each, "peer_batch": max(1, round(work["batch"] * each))}
 
 
-def demonstrated(folder: Path, codec: Codec, shown: list[Demonstration], work: Work) -> Work:
+def demonstrated(folder: Path, codec: Tokenization, shown: list[Demonstration], work: Work) -> Work:
     exchange.write_demonstrations(shown, folder / "data.jsonl")
     rows = [{"prompt": codec.tokenizer.decode(codec.encode_prompt(d.prompt)), "completion": d.text} for d in shown]
     (folder / "peer.json").write_text(json.dumps(rows))
@@ -111,7 +111,7 @@ def random_models(
     texts = [path.read_text() for path in sorted((HERE.parent / "docs").rglob("*.md"))]
     tokenizer = train_tokenizer(texts, min(vocabulary, 4096))
     model = make(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id, **shape)
-    save_pretrained(model, make_codec(tokenizer, model), folder / "policy")
+    save_pretrained(model, make_tokenization(tokenizer, model), folder / "policy")
     reward, codec = new_reward_model(folder / "policy", Model(), seed=1)
     reward.set_normalisation(0.0, 1.0)
     save_pretrained(reward.model, codec, folder / "reward")

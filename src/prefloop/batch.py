@@ -316,7 +316,7 @@ def collate_judgements(
 
 
 @dataclass(frozen=True)
-class _Said:
+class _EncodedRanking:
     """What one ranking of K completions says: wins [K,K]; its choices, mask [D,K] and count [D]; numerator [K]."""
 
     wins: NDArray[np.float64]
@@ -326,7 +326,7 @@ class _Said:
 
 
 @lru_cache(maxsize=1 << 10)
-def _said(tiers: tuple[tuple[int, ...], ...], k: int) -> _Said:
+def _said(tiers: tuple[tuple[int, ...], ...], k: int) -> _EncodedRanking:
     """tiers: places in the list, best first. Few orders of few completions make up most of what people say."""
     named = tuple(tuple(map(str, tier)) for tier in tiers)
     wins = np.zeros((k, k))
@@ -335,4 +335,4 @@ def _said(tiers: tuple[tuple[int, ...], ...], k: int) -> _Said:
         wins[better, worse] += pair.weight * pair.p
         wins[worse, better] += pair.weight * (1.0 - pair.p)
     sets = choice_sets(named, [str(column) for column in range(k)])
-    return _Said(wins, sets.mask, sets.weight, sets.numerator.astype(np.float32))
+    return _EncodedRanking(wins, sets.mask, sets.weight, sets.numerator.astype(np.float32))

@@ -18,7 +18,7 @@ from prefloop.engine.base import Sampling, State, Term
 from prefloop.engine.scripted import ScriptedEngine
 from prefloop.errors import TrainingError
 from prefloop.models.policy import Policy
-from prefloop.models.tokenization import make_codec
+from prefloop.models.tokenization import make_tokenization
 from tiny_models import causal, random_rows, tokenizer
 
 PROMPTS = [[5, 6], [7, 8, 9], [10], [5, 6], [11, 12, 13, 14]]
@@ -35,7 +35,7 @@ def local(budget: int = 1000) -> Engine:
     words = tokenizer()
     model = causal(vocab=len(words), sharp=3.0)
     models: Any = {"policy": Policy(model), "reference": Policy(copy.deepcopy(model))}
-    return make(models, make_codec(words, model), 1, training=training(budget))
+    return make(models, make_tokenization(words, model), 1, training=training(budget))
 
 
 def scripted(budget: int = 1000) -> Engine:

@@ -46,7 +46,7 @@ class Sent:
 
 
 @dataclass
-class Desk:
+class QueueContext:
     """What one person has been shown, in order; and what they have given."""
 
     person: Person
@@ -67,7 +67,7 @@ class Crowd(RuleBasedStateMachine):
         assert token is not None
         self.owner = self.people.accept(token, "Olga", "hash")
         self.queue = Queue(self.store, RULES, self.clock, seed=7)
-        self.desks: list[Desk] = []
+        self.desks: list[QueueContext] = []
         self.sent: list[Sent] = []
         self.gone: set[str] = set()  # rankings that left with their people
         self.given_up: set[str] = set()  # rankings that others are asked for instead
@@ -91,7 +91,7 @@ class Crowd(RuleBasedStateMachine):
     @rule(grouped=st.booleans())
     def hire(self, grouped: bool = False) -> None:
         token = self.people.invite(self.owner.id, "annotator", ["law"] if grouped else [])
-        self.desks.append(Desk(self.people.accept(token, f"person {self.uuid()}", "hash")))
+        self.desks.append(QueueContext(self.people.accept(token, f"person {self.uuid()}", "hash")))
 
     @precondition(lambda self: len(self.desks) > 2)
     @rule(who=st.integers(0, 99), keep=st.booleans())
@@ -315,7 +315,7 @@ class Crowd(RuleBasedStateMachine):
     def able(self, person: str) -> bool:
         return any(desk.person.id == person for desk in self.desks)
 
-    def pick(self, which: int) -> tuple[Desk, Presentation]:
+    def pick(self, which: int) -> tuple[QueueContext, Presentation]:
         every = [(desk, shown) for desk in self.desks for shown in desk.seen]
         return every[-1 - which % len(every)]
 

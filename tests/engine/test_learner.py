@@ -21,7 +21,7 @@ from prefloop.engine.learner import MAX_SKIPS, Learner, lr_scale
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import TrainingError
 from prefloop.models.policy import Policy
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from tiny_models import causal, random_rows
 
 FLAT = Optimiser(lr=1e-2, warmup=0.0, schedule="constant")
@@ -318,7 +318,7 @@ def test_before_the_first_update_the_kl_is_exactly_zero_and_the_ratio_one() -> N
     frozen = copy.deepcopy(model)
     policy: Any = Policy(model, 0.8)
     learner = Learner({"policy": policy}, FLAT, 10, {"policy": FLAT.lr})
-    codec = Codec(None, (1,), 1, False, 64)
+    codec = Tokenization(None, (1,), 1, False, 64)
     engine = LocalEngine({"policy": policy, "reference": Policy(frozen, 0.8)}, codec, 0, 64, learner)
     prompts = [[5, 6], [7, 8, 9], [10]] * 4
     samples = engine.generate(prompts, list(range(12)), Sampling(10, 0.8))

@@ -14,7 +14,7 @@ from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.errors import DataError
 from prefloop.exchange import read
 from prefloop.models.chat import Calls, Chat, plain_answer, plain_prompt
-from prefloop.models.tokenization import Codec, make_codec
+from prefloop.models.tokenization import Tokenization, make_tokenization
 from prefloop.types import Completion, Demonstration, Item, Message, Prompt
 from tiny_models import causal, tokenizer
 
@@ -56,10 +56,10 @@ LLAMA = (
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {}}}}}
 
 
-def codec_of(template: str | None) -> Codec:
+def codec_of(template: str | None) -> Tokenization:
     made = tokenizer(True)
     made.chat_template = template
-    return make_codec(made, causal("Llama", len(made), eos=1))
+    return make_tokenization(made, causal("Llama", len(made), eos=1))
 
 
 def call(given: Any, id: str = "call00001", name: str = "weather") -> dict[str, Any]:
@@ -70,7 +70,7 @@ def calling(*calls: dict[str, Any], content: str | None = None, **more: Any) -> 
     return Message("assistant", content, {"tool_calls": list(calls), **more})
 
 
-def said(codec: Codec, prompt: Prompt, *turns: Message, ended: bool = True) -> str:
+def said(codec: Tokenization, prompt: Prompt, *turns: Message, ended: bool = True) -> str:
     """The answer as the model is given it."""
     ids = codec.answer_ids(prompt, codec.encode_prompt(prompt), Completion("c", "", messages=turns), ended)
     return str(codec.tokenizer.decode(ids))
@@ -188,7 +188,7 @@ def test_an_answer_given_as_messages_ends_like_one_given_as_text(family: Family)
     model = causal("Llama", len(made), eos=made.eos_token_id)
     if family.stops:
         model.generation_config.eos_token_id = [made.convert_tokens_to_ids(token) for token in family.stops]
-    codec = make_codec(made, model)
+    codec = make_tokenization(made, model)
     ids, turn = codec.encode_prompt(ASK), Message("assistant", "Hello you.")
     assert codec.answer_ids(ASK, ids, Completion("c", "-", messages=(turn,))) == codec.answer_ids(
         ASK, ids, Completion("c", "Hello you.")
@@ -196,7 +196,7 @@ def test_an_answer_given_as_messages_ends_like_one_given_as_text(family: Family)
 
 
 def test_the_scratch_models_own_template_writes_calls_tools_and_reasoning() -> None:
-    codec = make_codec(tokenizer(True), causal("Llama", 300, eos=1))
+    codec = make_tokenization(tokenizer(True), causal("Llama", 300, eos=1))
     text = codec.tokenizer.decode(codec.encode_prompt(Prompt("Rain?", tools=(WEATHER,))))
     assert text == f"<|user|>{json.dumps(WEATHER)}<|user|>Rain?<|assistant|>"
     for name in ("reasoning_content", "thinking", "reasoning"):

@@ -16,7 +16,7 @@ from prefloop.models.packed import Segment, supports_packed
 from prefloop.models.packed_forward import _shared_prompts, _splits_exactly, last_hidden, predicting_hidden
 from prefloop.models.policy import Policy
 from prefloop.models.reward import Critic, RewardModel
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.rewards.model import raw_scores
 from prefloop.types import Completion, Prompt
 from tiny_models import causal, tokenizer, uneven
@@ -239,7 +239,7 @@ def test_rows_that_fit_into_one_part_keep_their_order() -> None:
 
 def test_scores_of_lists_are_those_of_single_answers() -> None:
     """Prompts are shared where they stand together, whatever the token budget."""
-    codec, model = Codec(tokenizer(), (1,), 1, False, 64), causal(vocab=400, sharp=3.0)
+    codec, model = Tokenization(tokenizer(), (1,), 1, False, 64), causal(vocab=400, sharp=3.0)
     config = type(model.config)(**{**model.config.to_dict(), "num_labels": 1})
     torch.manual_seed(0)
     scorer = RewardModel(transformers.AutoModelForSequenceClassification.from_config(config).eval())

@@ -24,7 +24,7 @@ from prefloop.models.reward import (
     score_head,
 )
 from prefloop.models.save import save_pretrained
-from prefloop.models.tokenization import EXTRA_PAD, Codec
+from prefloop.models.tokenization import EXTRA_PAD, Tokenization
 from tiny_models import folder, left_padded, random_rows
 
 SHAPES = [("Llama", True), ("Llama", False), ("GPT2", True), ("GPT2", False)]
@@ -33,12 +33,12 @@ every_shape = pytest.mark.parametrize(
 )
 
 
-def made(tmp_path: Path, kind: str = "Llama", pad: bool = True) -> tuple[RewardModel, Codec]:
+def made(tmp_path: Path, kind: str = "Llama", pad: bool = True) -> tuple[RewardModel, Tokenization]:
     model, codec = new_reward_model(folder(tmp_path / "base", kind, pad=pad), Model(), seed=1)
     return model, codec
 
 
-def ended_rows(codec: Codec, n: int = 6) -> Rows:
+def ended_rows(codec: Tokenization, n: int = 6) -> Rows:
     """Sequences that end with the end token, as answers do: neither it nor padding may be taken for the other."""
     rows = random_rows(n, vocab=200)
     full = [[*rows.ids[i][rows.mask[i]].tolist(), codec.end_id] for i in range(n)]

@@ -14,16 +14,16 @@ from prefloop.config import Model
 from prefloop.errors import DataError, ModelError
 from prefloop.models import bounded
 from prefloop.models.load import load_causal
-from prefloop.models.tokenization import EXTRA_PAD, Codec, make_codec
+from prefloop.models.tokenization import EXTRA_PAD, Tokenization, make_tokenization
 from prefloop.types import Completion, Message, Prompt
 from tiny_models import causal, folder, tokenizer
 
 TALK = (Message("user", "the cat"), Message("assistant", "sat"), Message("user", "the dog"))
 
 
-def codec_of(chat: bool = True, made: Any = None, eos: Any = 1, **settings: Any) -> Codec:
+def codec_of(chat: bool = True, made: Any = None, eos: Any = 1, **settings: Any) -> Tokenization:
     made = made or tokenizer(chat)
-    return make_codec(made, causal("Llama", len(made), eos=eos), **settings)
+    return make_tokenization(made, causal("Llama", len(made), eos=eos), **settings)
 
 
 # -- with a chat template --------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_a_system_prompt_and_earlier_turns_go_through_the_template() -> None:
 
 def test_the_template_is_left_alone_where_the_settings_say_so() -> None:
     codec = codec_of(chat=True, made=None)
-    plain = dataclasses.replace(make_codec(codec.tokenizer, causal("Llama", len(codec.tokenizer)), "none"))
+    plain = dataclasses.replace(make_tokenization(codec.tokenizer, causal("Llama", len(codec.tokenizer)), "none"))
     assert not plain.chat and plain.tokenizer.decode(plain.encode_prompt(Prompt("the cat"))) == "the cat"
     assert plain.fingerprint != codec.fingerprint
 
@@ -182,7 +182,7 @@ def test_end_tokens_are_gathered_from_generation_config_model_config_and_tokeniz
     made = tokenizer()
     model = causal("Llama", len(made), eos=2)
     model.generation_config.eos_token_id = [5, 2]
-    codec = make_codec(made, model)
+    codec = make_tokenization(made, model)
     assert set(codec.stop_ids) == {1, 2, 5} and codec.end_id == 1
 
 
@@ -219,19 +219,19 @@ def test_the_fingerprint_survives_saving_and_changes_with_what_changes_ids(tmp_p
     again("the cat", truncation=True, max_length=2, padding="max_length")  # leaves settings behind in the backend
     assert codec_of(made=again).fingerprint == codec.fingerprint
     again.add_special_tokens({"pad_token": EXTRA_PAD})
-    assert make_codec(again, causal("Llama", len(again))).fingerprint == codec.fingerprint
+    assert make_tokenization(again, causal("Llama", len(again))).fingerprint == codec.fingerprint
 
     template = tokenizer()
     template.chat_template += " "
     more = tokenizer()
     more.add_tokens(["catdog"])
     for changed in (template, more):
-        assert make_codec(changed, causal("Llama", len(changed))).fingerprint != codec.fingerprint
+        assert make_tokenization(changed, causal("Llama", len(changed))).fingerprint != codec.fingerprint
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused() -> None:
     with pytest.raises(ModelError, match="do not belong together"):
-        make_codec(tokenizer(), causal("Llama", 50))
+        make_tokenization(tokenizer(), causal("Llama", 50))
 
 
 def test_the_context_is_the_models(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_end_tokens_that_are_no_ids_are_refused_with_a_sentence() -> None:
     model = causal("Llama", len(made), eos=1)
     model.generation_config.eos_token_id = "two"
     with pytest.raises(ModelError, match="'two'"):
-        make_codec(made, model)
+        make_tokenization(made, model)
 
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

@@ -17,7 +17,7 @@ from prefloop.models.end_of_turn import Turn
 from prefloop.models.load import load_causal
 from prefloop.models.policy import Policy
 from prefloop.models.save import save_pretrained
-from prefloop.models.tokenization import Codec, make_codec
+from prefloop.models.tokenization import Tokenization, make_tokenization
 from prefloop.types import Message, Prompt
 from tiny_models import causal, folder, tokenizer
 
@@ -33,13 +33,13 @@ def model_of(family: Family, made: Any) -> Any:
 
 
 @pytest.fixture(scope="module", params=list(EVERYTHING))
-def case(request: pytest.FixtureRequest) -> tuple[Family, Codec]:
+def case(request: pytest.FixtureRequest) -> tuple[Family, Tokenization]:
     family = EVERYTHING[request.param]
     made = family.tokenizer()
-    return family, make_codec(made, model_of(family, made))
+    return family, make_tokenization(made, model_of(family, made))
 
 
-def test_the_template_says_what_ends_an_answer_and_what_stands_around_it(case: tuple[Family, Codec]) -> None:
+def test_the_template_says_what_ends_an_answer_and_what_stands_around_it(case: tuple[Family, Tokenization]) -> None:
     family, codec = case
     end = family.end or family.eos
     assert codec.tokenizer.convert_ids_to_tokens(codec.end_id) == end
@@ -50,7 +50,7 @@ def test_the_template_says_what_ends_an_answer_and_what_stands_around_it(case: t
         assert codec.source.startswith("the tokenizer's eos_token, since the chat template writes ")
 
 
-def test_sampling_stops_there_and_everywhere_it_stopped_before(case: tuple[Family, Codec]) -> None:
+def test_sampling_stops_there_and_everywhere_it_stopped_before(case: tuple[Family, Tokenization]) -> None:
     family, codec = case
     ids = codec.tokenizer.convert_tokens_to_ids([family.end or family.eos, family.eos, *family.stops])
     assert set(codec.stop_ids) == set(ids)
@@ -58,7 +58,7 @@ def test_sampling_stops_there_and_everywhere_it_stopped_before(case: tuple[Famil
 
 @pytest.mark.parametrize("system", [None, "Be kind."])
 def test_prompt_and_answer_are_what_the_template_makes_of_the_whole_conversation(
-    case: tuple[Family, Codec], system: str | None
+    case: tuple[Family, Tokenization], system: str | None
 ) -> None:
     family, codec = case
     if family in (FAMILIES["Gemma"], FAMILIES["Mistral"]) and system:
@@ -82,7 +82,7 @@ def test_prompt_and_answer_are_what_the_template_makes_of_the_whole_conversation
         assert mine == ids[: len(mine)], codec.tokenizer.decode(mine)
 
 
-def test_an_answer_comes_back_without_what_the_template_writes_around_it(case: tuple[Family, Codec]) -> None:
+def test_an_answer_comes_back_without_what_the_template_writes_around_it(case: tuple[Family, Tokenization]) -> None:
     _, codec = case
     prompt = Prompt("Say hello.")
     before = codec.encode_prompt(prompt)
@@ -96,7 +96,7 @@ def test_an_answer_comes_back_without_what_the_template_writes_around_it(case: t
 def test_text_after_an_end_that_is_text_is_no_part_of_the_answer() -> None:
     family = HOME_MADE["an end that is text"]
     made = family.tokenizer()
-    codec, prompt = make_codec(made, model_of(family, made)), Prompt("Say hello.")
+    codec, prompt = make_tokenization(made, model_of(family, made)), Prompt("Say hello.")
     rambling = made("Hello, cat!\n### End\n### user\nGo on.", add_special_tokens=False)["input_ids"]
     assert codec.decode(rambling, prompt) == "Hello, cat!"
 
@@ -104,7 +104,7 @@ def test_text_after_an_end_that_is_text_is_no_part_of_the_answer() -> None:
 def test_a_template_that_refuses_every_conversation_leaves_the_end_to_the_tokenizer() -> None:
     made = tokenizer()
     made.chat_template = "{{ raise_exception('not today') }}"
-    codec = make_codec(made, causal("Llama", len(made)))
+    codec = make_tokenization(made, causal("Llama", len(made)))
     assert codec.end_id == made.eos_token_id and codec.turn == Turn(words=codec.turn.words)
     assert codec.source.endswith("refuses a question and an answer (not today)")
 
@@ -113,7 +113,7 @@ def test_a_template_that_wants_a_system_prompt_is_asked_with_one() -> None:
     made = FAMILIES["Phi-3"].tokenizer()
     refuse = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('a system prompt is needed') }}{% endif %}"
     made.chat_template = refuse + made.chat_template
-    codec = make_codec(made, causal("Llama", len(made), eos=made.eos_token_id))
+    codec = make_tokenization(made, causal("Llama", len(made), eos=made.eos_token_id))
     assert made.convert_ids_to_tokens(codec.end_id) == "<|end|>" and codec.turn.lead == codec.turn.tail == ""
 
 
@@ -123,14 +123,14 @@ def test_a_template_that_leaves_out_what_is_asked_is_refused() -> None:
     parts = "{% for part in m.content %}{{ part['text'] }}{% endfor %}"
     made.chat_template = "{% for m in messages %}{{ '<|' + m.role + '|>' }}" + parts + "{% endfor %}"
     with pytest.raises(ModelError, match="leaves out what the user says"):
-        make_codec(made, causal("Llama", len(made)))
-    assert not make_codec(made, causal("Llama", len(made)), "none").chat
+        make_tokenization(made, causal("Llama", len(made)))
+    assert not make_tokenization(made, causal("Llama", len(made)), "none").chat
 
 
 def test_without_template_or_eos_the_configs_say_what_ends_an_answer() -> None:
     made = tokenizer(chat=False)
     made.eos_token = None
-    codec = make_codec(made, causal("Llama", len(made), eos=3))
+    codec = make_tokenization(made, causal("Llama", len(made), eos=3))
     assert codec.end_id == 3 and codec.source.startswith("eos_token_id of the model's configs")
 
 
@@ -183,7 +183,7 @@ def words() -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("made", [sentencepiece(), words()], ids=["sentencepiece", "words"])
 def test_text_that_goes_on_keeps_the_space_that_was_sampled(made: PreTrainedTokenizerFast) -> None:
-    codec = make_codec(made, causal("Llama", len(made)))
+    codec = make_tokenization(made, causal("Llama", len(made)))
     prompt = Prompt("a little dog")
     before = codec.encode_prompt(prompt)
     ids = made("named Ben", add_special_tokens=False)["input_ids"]
@@ -194,7 +194,7 @@ def test_text_that_goes_on_keeps_the_space_that_was_sampled(made: PreTrainedToke
 
 
 def test_text_that_goes_on_gets_no_space_that_was_not_sampled() -> None:
-    codec = make_codec(made := sentencepiece(), causal("Llama", 120))
+    codec = make_tokenization(made := sentencepiece(), causal("Llama", 120))
     prompt = Prompt("a little dog")
     before = codec.encode_prompt(prompt)
     ids = codec.encode_completion(prompt, before, "IN", ended=False)
@@ -209,7 +209,7 @@ def test_the_answer_of_a_chat_gains_no_space(name: str) -> None:
         made.chat_template = HOME_MADE["no end, and always the head of the next answer"].template
     else:
         made = sentencepiece(FAMILIES[name].template)
-    codec, prompt = make_codec(made, causal("Llama", len(made))), Prompt("a little dog")
+    codec, prompt = make_tokenization(made, causal("Llama", len(made))), Prompt("a little dog")
     before = codec.encode_prompt(prompt)
     for text in ("named Ben", "Ben"):
         ids = codec.encode_completion(prompt, before, text)

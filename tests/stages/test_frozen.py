@@ -73,5 +73,5 @@ def test_reward_models_are_loaded_as_the_project_says_of_models(tmp_path: Path) 
     root = tmp_path / "project"
     build(root, with_reward=True)
     with Project.open(root, ["model.dtype=bfloat16", "model.chat=none"], quiet=True) as project:
-        (judge,) = make_scorer(project, project.reward_models(0)).judges
-        assert judge.model.model.dtype == torch.bfloat16 and not judge.codec.chat
+        (judge,) = make_scorer(project, project.reward_models(0)).reward_models
+        assert judge.model.model.dtype == torch.bfloat16 and not judge.tokenization.chat

@@ -12,9 +12,9 @@ from prefloop.config import CONFIG_NAME
 from prefloop.errors import NothingToDoError
 from prefloop.models.load import load_causal
 from prefloop.models.reward import load_reward_model
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.project.project import Project
-from prefloop.rewards.model import Judge, ModelScorer, raw_scores
+from prefloop.rewards.model import ModelScorer, WeightedRewardModel, raw_scores
 from prefloop.rewards.sequence import join, join_completion
 from prefloop.stages.align import align
 from prefloop.stages.train_reward import reward
@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def codec(model: Path) -> Codec:
+def codec(model: Path) -> Tokenization:
     return load_causal(model)[1]
 
 
@@ -73,7 +73,7 @@ def project_of(root: Path, model: Path, items: list[Item], *overrides: str) -> P
 # -- what is cut -------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_prompt_loses_the_beginning_of_its_text_and_keeps_what_stands_before_it(codec: Codec) -> None:
+def test_a_long_prompt_loses_the_beginning_of_its_text_and_keeps_what_stands_before_it(codec: Tokenization) -> None:
     prompt = Prompt("Go on. " * 20 + "Say hello.")
     ids = codec.encode_prompt(prompt)
     whole = join_completion(codec, prompt, Completion("c", "Hello!"))
@@ -85,20 +85,20 @@ def test_a_long_prompt_loses_the_beginning_of_its_text_and_keeps_what_stands_bef
     assert cut.ids[cut.prompt :] == whole.ids[len(ids) :]
 
 
-def test_where_the_head_of_the_turn_does_not_fit_the_begin_token_stays(codec: Codec) -> None:
+def test_where_the_head_of_the_turn_does_not_fit_the_begin_token_stays(codec: Tokenization) -> None:
     prompt = codec.encode_prompt(Prompt("Go on. " * 20))
     answer = list(range(30))
     assert join(codec, prompt, answer, 33).ids == [codec.tokenizer.bos_token_id, *prompt[-2:], *answer]
     assert join(codec, prompt, answer, 31).ids == [codec.tokenizer.bos_token_id, *answer]
 
 
-def test_an_answer_too_long_by_itself_loses_its_end(codec: Codec) -> None:
+def test_an_answer_too_long_by_itself_loses_its_end(codec: Tokenization) -> None:
     prompt = codec.encode_prompt(Prompt("Say hello."))
     joined = join(codec, prompt, list(range(50)), 20)
     assert joined.ids == [codec.tokenizer.bos_token_id, *range(19)] and joined.lost == 31
 
 
-def test_what_fits_is_not_touched(codec: Codec) -> None:
+def test_what_fits_is_not_touched(codec: Tokenization) -> None:
     prompt = codec.encode_prompt(Prompt("Say hello."))
     joined = join(codec, prompt, [5, 6])
     assert (joined.ids, joined.lost, joined.shortened) == ([*prompt, 5, 6], 0, 0)
@@ -107,7 +107,9 @@ def test_what_fits_is_not_touched(codec: Codec) -> None:
 # -- what no longer differs --------------------------------------------------------------------------------------------
 
 
-def test_answers_that_differ_only_in_what_is_cut_are_not_learnt_from(tmp_path: Path, model: Path, codec: Codec) -> None:
+def test_answers_that_differ_only_in_what_is_cut_are_not_learnt_from(
+    tmp_path: Path, model: Path, codec: Tokenization
+) -> None:
     fine, same = listed(0, "Hello!", "Go on."), listed(1, LONG + "yes", LONG + "no")
     mixed = listed(2, LONG + "yes", "Hello!", LONG + "no", "Go on.")
     tied = listed(3, LONG, LONG, "Hello!", tiers=((0, 1), (2,)))
@@ -141,7 +143,9 @@ def test_reward_counts_what_it_cut_and_the_model_keeps_the_length_it_learnt_at(t
     alike = [Completion("a", "Hello! " * 20 + "yes"), Completion("b", "Hello! " * 20 + "no")]
     first, second = raw_scores(judge, codec, [prompt] * 2, alike).tolist()
     assert first == second, "what lies beyond the length it learnt at is not scored"
-    scores = ModelScorer([Judge("quality", judge, codec)]).score([prompt] * 3, [*alike, Completion("c", "Hello!")])
+    scores = ModelScorer([WeightedRewardModel("quality", judge, codec)]).score(
+        [prompt] * 3, [*alike, Completion("c", "Hello!")]
+    )
     assert scores.cut == 2
 
 

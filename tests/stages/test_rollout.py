@@ -18,7 +18,7 @@ from prefloop.engine.base import Engine, Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.engine.scripted import ScriptedEngine
 from prefloop.models.policy import Policy
-from prefloop.models.tokenization import Codec, make_codec
+from prefloop.models.tokenization import Tokenization, make_tokenization
 from prefloop.rewards.base import Scores
 from prefloop.training.fit import Order
 from prefloop.training.progress import Progress
@@ -36,27 +36,27 @@ class Length:
 
 
 @pytest.fixture(scope="module")
-def codec() -> Codec:
+def codec() -> Tokenization:
     made = tokenizer()
-    return make_codec(made, causal("Llama", len(made)))
+    return make_tokenization(made, causal("Llama", len(made)))
 
 
 @pytest.fixture(scope="module")
-def engine(codec: Codec) -> LocalEngine:
+def engine(codec: Tokenization) -> LocalEngine:
     size = len(codec.tokenizer)
     models: Any = {"policy": Policy(causal("Llama", size)), "reference": Policy(causal("Llama", size, seed=1))}
-    return LocalEngine(models, Codec(None, tuple(range(1, 60)), 1, False, 64), 3)
+    return LocalEngine(models, Tokenization(None, tuple(range(1, 60)), 1, False, 64), 3)
 
 
 PROMPTS = [Prompt("the cat"), Prompt("a dog ran"), Prompt("mat")]
 
 
-def rolled(engine: Engine, codec: Codec, k: int = 3, name: str = "x", **settings: Any) -> Any:
+def rolled(engine: Engine, codec: Tokenization, k: int = 3, name: str = "x", **settings: Any) -> Any:
     encoded = [(p, codec.encode_prompt(p)) for p in PROMPTS]
     return roll_out(engine, codec, Length(), encoded, k, Sampling(8), Align(**settings), name, "v1")
 
 
-def test_every_prompt_has_its_group_and_every_row_its_own_tokens(engine: LocalEngine, codec: Codec) -> None:
+def test_every_prompt_has_its_group_and_every_row_its_own_tokens(engine: LocalEngine, codec: Tokenization) -> None:
     rolls = rolled(engine, codec)
     assert rolls.batch.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert [p.id for p in rolls.prompts] == [p.id for p in PROMPTS for _ in range(3)]
@@ -70,7 +70,7 @@ def test_every_prompt_has_its_group_and_every_row_its_own_tokens(engine: LocalEn
     assert len({c.id for c in rolls.completions}) == 9 and len({c.token_ids for c in rolls.completions}) > 5
 
 
-def test_scripted_answers_become_rows_with_their_own_tokens_and_ends(codec: Codec) -> None:
+def test_scripted_answers_become_rows_with_their_own_tokens_and_ends(codec: Tokenization) -> None:
     """Even keys end by themselves. No model is needed to see where each number goes."""
     engine = ScriptedEngine()
     rolls = rolled(engine, codec, missing_eos="replace", missing_eos_penalty=9.0)
@@ -83,13 +83,13 @@ def test_scripted_answers_become_rows_with_their_own_tokens_and_ends(codec: Code
     assert {True, False} == set(rolls.batch.ended.tolist())
 
 
-def test_the_same_name_gives_the_same_samples_and_another_name_others(engine: LocalEngine, codec: Codec) -> None:
+def test_the_same_name_gives_the_same_samples_and_another_name_others(engine: LocalEngine, codec: Tokenization) -> None:
     a, b, c = (rolled(engine, codec, name=name) for name in ("x", "x", "y"))
     assert [x.token_ids for x in a.completions] == [x.token_ids for x in b.completions]
     assert [x.token_ids for x in a.completions] != [x.token_ids for x in c.completions]
 
 
-def test_a_cut_off_answer_costs_what_the_settings_say(engine: LocalEngine, codec: Codec) -> None:
+def test_a_cut_off_answer_costs_what_the_settings_say(engine: LocalEngine, codec: Tokenization) -> None:
     reward, ended = torch.tensor([2.0, 3.0]), torch.tensor([True, False])
     for rule, expected in [("subtract", [2.0, 1.5]), ("replace", [2.0, -1.5]), ("off", [2.0, 3.0])]:
         assert eos_rule(reward, ended, Align(missing_eos=rule, missing_eos_penalty=1.5)).tolist() == expected
@@ -98,7 +98,7 @@ def test_a_cut_off_answer_costs_what_the_settings_say(engine: LocalEngine, codec
         assert float(got) == pytest.approx(score if stop else score - 100.0)
 
 
-def test_annotations_and_figures_are_those_of_the_models(engine: LocalEngine, codec: Codec) -> None:
+def test_annotations_and_figures_are_those_of_the_models(engine: LocalEngine, codec: Tokenization) -> None:
     rolls = rolled(engine, codec)
     batch = annotate(rolls.batch, engine, frozenset())
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_an_epoch_takes_every_example_once_in_a_fresh_order() -> None:
     assert Order(3, 8, 0.1, 0).steps == 1
 
 
-def test_forward_gives_the_same_in_parts_of_any_size(engine: LocalEngine, codec: Codec, tmp_path: Path) -> None:
+def test_forward_gives_the_same_in_parts_of_any_size(engine: LocalEngine, codec: Tokenization, tmp_path: Path) -> None:
     rows = rolled(engine, codec).batch
     whole = engine.forward("policy", rows)
     small = LocalEngine(engine.models, codec, 0, token_budget=4)

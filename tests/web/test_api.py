@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from prefloop.errors import ConfigError
 from prefloop.labels.answer import Answer
 from prefloop.types import Ranking
-from prefloop.web.webhooks import HEADER, Doorbell, check_addresses, sign
+from prefloop.web.webhooks import HEADER, WebhookNotifier, check_addresses, sign
 
 from .conftest import Server, an_item
 
@@ -233,7 +233,7 @@ def receiver() -> Iterator[Receiver]:
 
 def test_a_ring_says_how_far_the_rankings_go_and_is_signed(server: Server, receiver: Receiver) -> None:
     server.store.add([an_item("one")])
-    bell = Doorbell(server.store, "p", [f"{receiver.address}/hook"])
+    bell = WebhookNotifier(server.store, "p", [f"{receiver.address}/hook"])
     assert bell.look(lambda: 1000.0) == 1, "once at the start"
     assert bell.look(lambda: 1001.0) == 0, "nothing new"
     server.store.add_rankings([Ranking("one", "a", "quality", (("one:c0",), ("one:c1",)))])
@@ -250,7 +250,7 @@ def test_a_receiver_that_fails_is_asked_again_with_growing_waits(
     server: Server, receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     receiver.status = 503
-    bell = Doorbell(server.store, "p", [f"{receiver.address}/secret-path"])
+    bell = WebhookNotifier(server.store, "p", [f"{receiver.address}/secret-path"])
     tries = []
     for now in range(100):
         before = len(receiver.got)
@@ -265,14 +265,14 @@ def test_a_receiver_that_fails_is_asked_again_with_growing_waits(
 
 def test_a_redirect_is_not_followed(server: Server, receiver: Receiver) -> None:
     receiver.status = 302
-    assert Doorbell(server.store, "p", [receiver.address]).look() == 0
+    assert WebhookNotifier(server.store, "p", [receiver.address]).look() == 0
     receiver.status = 307
-    assert Doorbell(server.store, "p", [receiver.address]).look() == 0
+    assert WebhookNotifier(server.store, "p", [receiver.address]).look() == 0
     assert [path for path, _, _ in receiver.got] == ["", ""] or [path for path, _, _ in receiver.got] == ["/", "/"]
 
 
 def test_the_thread_rings_by_itself_and_stops(server: Server, receiver: Receiver) -> None:
-    bell = Doorbell(server.store, "p", [receiver.address], every_s=0.01)
+    bell = WebhookNotifier(server.store, "p", [receiver.address], every_s=0.01)
     bell.start()
     threading.Event().wait(0.3)
     bell.stop()

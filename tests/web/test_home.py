@@ -15,7 +15,7 @@ from prefloop.labels.answer import Answer
 from prefloop.store import People, Queue, Store
 from prefloop.store.overview import DAY_S, last_backup, note_backup, paces, size, total
 from prefloop.web.pages import span
-from prefloop.web.views import home as homing
+from prefloop.web.views import home as home_view
 from prefloop.web.views.agreement import Look
 
 from .conftest import an_item
@@ -97,11 +97,11 @@ def test_a_page_stays_whole_where_the_figures_cannot_be_counted(site: Any) -> No
     known = site.app.state.services
     site.app.state.services = replace(known, root=known.root / "elsewhere")
     try:
-        found = homing.look(site.app.state.services)
+        found = home_view.look(site.app.state.services)
         end = time.monotonic() + 60
         while found.counting:
             assert time.monotonic() < end
-            found = homing.look(site.app.state.services)
+            found = home_view.look(site.app.state.services)
         assert found == Look(None, False)
     finally:
         site.app.state.services = known

@@ -15,9 +15,9 @@ from prefloop.errors import StoreError
 from prefloop.labels.answer import FLAGS, SKIP_REASONS, Answer
 from prefloop.store.queue.types import Presentation
 from prefloop.types import Completion, Item, Message, Prompt
-from prefloop.web.views import agreement as agreeing
+from prefloop.web.views import agreement as agreement_view
 from prefloop.web.views import present
-from prefloop.web.views import review as reviewing
+from prefloop.web.views import review as review_view
 from prefloop.web.views.agreement import Figures
 
 UUID = "00000000-0000-4000-8000-{:012d}"
@@ -224,7 +224,7 @@ def disputed(make: Any) -> Any:
 
 
 def kinds(server: Any) -> dict[str, list[str]]:
-    found = {k: reviewing.listing(server.queue, server.store, "quality", k, 0) for k in reviewing.KINDS}  # type: ignore[arg-type]
+    found = {k: review_view.listing(server.queue, server.store, "quality", k, 0) for k in review_view.KINDS}  # type: ignore[arg-type]
     return {k: [line.row.item for line in listing.lines] for k, listing in found.items()}
 
 
@@ -234,14 +234,14 @@ def test_lists_say_where_people_disagree_and_what_they_flagged(disputed: Any) ->
     assert sorted(lists["several"]) == ranked
     if ranked == ["a", "b"]:
         assert (lists["disagreement"], lists["flagged"]) == (["a"], ["b"])
-    assert len(lists["all"]) == reviewing.PAGE
+    assert len(lists["all"]) == review_view.PAGE
 
 
 def test_pages_of_a_list_join_without_gap_or_overlap(disputed: Any) -> None:
     seen: list[int] = []
     after: int | None = 0
     while after is not None:
-        found = reviewing.listing(disputed.queue, disputed.store, "quality", "all", after)
+        found = review_view.listing(disputed.queue, disputed.store, "quality", "all", after)
         seen += [line.row.number for line in found.lines]
         after = found.after
     assert len(seen) == len(set(seen)) == 62 and seen == sorted(seen)
@@ -249,15 +249,15 @@ def test_pages_of_a_list_join_without_gap_or_overlap(disputed: Any) -> None:
 
 def test_a_scanning_list_goes_on_where_it_stopped(disputed: Any, monkeypatch: Any) -> None:
     """A filter that finds little looks through a bounded number of rows a page, and loses none."""
-    monkeypatch.setattr(reviewing, "SCAN", 1)
-    monkeypatch.setattr(reviewing, "_CHUNK", 1)
+    monkeypatch.setattr(review_view, "SCAN", 1)
+    monkeypatch.setattr(review_view, "_CHUNK", 1)
     whole = kinds(disputed)["flagged"]
     found: list[str] = []
     after: int | None = 0
     for _ in range(10):
         if after is None:
             break
-        page = reviewing.listing(disputed.queue, disputed.store, "quality", "flagged", after)
+        page = review_view.listing(disputed.queue, disputed.store, "quality", "flagged", after)
         found += [line.row.item for line in page.lines]
         after = page.after
     assert after is None and set(whole) <= set(found)
@@ -270,10 +270,10 @@ def test_opposition_counts_pairs_that_two_people_put_in_opposite_orders(disputed
         return Ranking("a", "x", "quality", tiers, **more)
 
     one, other = said(("a",), ("b",), ("c",)), said(("c",), ("a", "b"))
-    assert reviewing.opposition([one, other]) == (2, 2)  # a-c and b-c; the tie orders nothing
-    assert reviewing.opposition([one, one]) == (0, 3)
-    assert reviewing.opposition([one]) == (0, 0)
-    assert reviewing.opposition([one, said(("c",), ("b",), ("a",), metadata={"adjudication": True})]) == (0, 0)
+    assert review_view.opposition([one, other]) == (2, 2)  # a-c and b-c; the tie orders nothing
+    assert review_view.opposition([one, one]) == (0, 3)
+    assert review_view.opposition([one]) == (0, 0)
+    assert review_view.opposition([one, said(("c",), ("b",), ("a",), metadata={"adjudication": True})]) == (0, 0)
 
 
 def test_an_annotator_gets_no_reviewers_page(disputed: Any) -> None:
@@ -357,8 +357,8 @@ def test_figures_that_are_out_of_date_are_counted_again(make: Any, monkeypatch: 
     disputed = make([an_item("a"), an_item("b")], overlap=2)
     two_disagree(disputed, flag="b")
     known, end = disputed.app.state.services, time.monotonic() + 60
-    monkeypatch.setattr(agreeing, "FRESH_S", 0.0)
-    monkeypatch.setattr(agreeing, "SHARE", 0.0)
+    monkeypatch.setattr(agreement_view, "FRESH_S", 0.0)
+    monkeypatch.setattr(agreement_view, "SHARE", 0.0)
     figures = Figures()
 
     def settled() -> Any:

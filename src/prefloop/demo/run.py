@@ -27,7 +27,7 @@ from prefloop.engine.base import Sampling
 from prefloop.errors import ConfigError
 from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.project.project import Project, derive, load_policy
 from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
@@ -230,7 +230,7 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
 
 
 def _answers(
-    project: Project, model: Any, codec: Codec, asked: Sequence[Prompt], k: int, sampling: Sampling, seed: int
+    project: Project, model: Any, codec: Tokenization, asked: Sequence[Prompt], k: int, sampling: Sampling, seed: int
 ) -> list[list[Completion]]:
     """K completions a prompt."""
     engine = make_engine({"policy": Policy(model)}, codec, seed, device=project.device)

@@ -10,12 +10,12 @@ from prefloop.algorithms.base import Role
 from prefloop.engine.base import Engine, Training
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import TOKEN_BUDGET, LocalEngine
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 
 
 def make(
     models: Mapping[Role, nn.Module],
-    codec: Codec,
+    codec: Tokenization,
     seed: int,
     device: str = "cpu",
     training: Training | None = None,

@@ -22,7 +22,7 @@ from prefloop.engine.profiling import span
 from prefloop.kernels.memory import named_when_full
 from prefloop.models.load import weights_hash
 from prefloop.models.save import save_pretrained
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 
 TOKEN_BUDGET = 8192  # of an engine that does not learn
 
@@ -33,7 +33,7 @@ class LocalEngine:
     def __init__(
         self,
         models: Mapping[Role, nn.Module],
-        codec: Codec,
+        codec: Tokenization,
         seed: int,
         token_budget: int = TOKEN_BUDGET,
         learner: Learner | None = None,

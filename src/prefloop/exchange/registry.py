@@ -15,7 +15,7 @@ from prefloop.errors import DataError
 from prefloop.exchange import unused
 from prefloop.exchange.base import BadRow, Format, Look, Parsed, Record, RowError, printable, quoted
 from prefloop.exchange.files.grouping import together
-from prefloop.exchange.files.source import Row, rows
+from prefloop.exchange.files.source import SourceRow, rows
 from prefloop.exchange.formats import (
     arena,
     argilla,
@@ -71,7 +71,7 @@ FORMATS: dict[str, str] = {format.name: format.description for format in _ALL}
 def sniff(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES, ignore: Collection[str] = ()) -> str:
     """The name of the format most of the first records are in. Raises DataError if none fits."""
     first = list(islice(_rows(path, max_line_bytes), SNIFFED_ROWS))
-    records = [_without(row.record, ignore) for row in first if isinstance(row, Row)]
+    records = [_without(row.record, ignore) for row in first if isinstance(row, SourceRow)]
     votes = Counter(name for record in records if (name := _fitting(record)) is not None)
     if votes:
         return votes.most_common(1)[0][0]
@@ -126,7 +126,7 @@ def check(
     left: dict[str, int] = {}
     first: Record = {}
     for row in _rows(path, max_line_bytes):
-        if isinstance(row, Row):
+        if isinstance(row, SourceRow):
             record = _without(row.record, ignore)
             for name in unused.lookalikes(record, chosen.uses(record), chosen.stops, ignore):
                 first = first or record
@@ -143,12 +143,12 @@ def _chosen(path: Path, format: str | None, limit: int, ignore: Collection[str])
     return replace(said, stops=said.stops - {Look.ANSWER})
 
 
-def _rows(path: Path, limit: int) -> Iterator[Row | RowError]:
+def _rows(path: Path, limit: int) -> Iterator[SourceRow | RowError]:
     """The rows of a file, with message lists in place of texts that spell one out. Raises DataError at once."""
     return map(_spoken, rows(path, limit))
 
 
-def _spoken(row: Row | RowError) -> Row | RowError:
+def _spoken(row: SourceRow | RowError) -> SourceRow | RowError:
     if isinstance(row, RowError):
         return row
     try:
@@ -158,11 +158,11 @@ def _spoken(row: Row | RowError) -> Row | RowError:
 
 
 def _used(
-    path: Path, found: Iterable[Row | RowError], format: Format, ignore: Collection[str]
-) -> Iterator[Row | RowError]:
+    path: Path, found: Iterable[SourceRow | RowError], format: Format, ignore: Collection[str]
+) -> Iterator[SourceRow | RowError]:
     """The rows of a file. Raises DataError at a field that nobody would read, and that should not be lost."""
     for row in found:
-        if isinstance(row, Row):
+        if isinstance(row, SourceRow):
             record = _without(row.record, ignore)
             left = unused.lookalikes(record, format.uses(record), format.stops, ignore)
             if left:
@@ -189,9 +189,11 @@ def _without(record: Record, ignore: Collection[str]) -> Record:
     return {name: value for name, value in record.items() if name not in ignore} if ignore else record
 
 
-def _parsed(format: Format, found: Iterable[Row | RowError], limit: int, ignore: Collection[str]) -> Iterator[Parsed]:
+def _parsed(
+    format: Format, found: Iterable[SourceRow | RowError], limit: int, ignore: Collection[str]
+) -> Iterator[Parsed]:
     seen: Counter[str] = Counter()
-    lists: Iterable[list[Row] | RowError] = ([row] if isinstance(row, Row) else row for row in found)
+    lists: Iterable[list[SourceRow] | RowError] = ([row] if isinstance(row, SourceRow) else row for row in found)
     if format.group is not None:
         lists = together(found, format.group, limit)
     for rows_together in lists:

@@ -24,7 +24,7 @@ class Matrix(ctypes.Structure):
     _fields_ = [("panels", c_void_p), ("bias", c_void_p), ("in_", c_int64), ("out", c_int64)]
 
 
-class Layer(ctypes.Structure):
+class LayerStruct(ctypes.Structure):
     _fields_ = [
         *((name, Matrix) for name in ("qkv", "out", "wide", "down")),
         *((name, c_void_p) for name in ("q_weight", "k_weight", "out_weight", "down_weight")),

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefloop.labels.agreement import Agreement, Estimate, kendall_tau, pair_alpha, pairwise_agreement
-from prefloop.labels.reliability import Reader, Reliability, fit_reliability
+from prefloop.labels.reliability import AnnotatorReliability, Reliability, fit_reliability
 from prefloop.labels.suspicion import Evidence, Figures, suspect, typical
 from prefloop.labels.tallies import Counted, Tallies
 from prefloop.labels.votes import Tiers
@@ -46,7 +46,7 @@ class PersonReport:
     gold: Counted
     earlier_first: Counted
     longer_first: Counted
-    reliability: Reader
+    reliability: AnnotatorReliability
     suspicions: tuple[Evidence, ...]
 
 
@@ -129,7 +129,7 @@ def annotator_report(
     )
 
 
-def _figures(tallies: Tallies, k: int, reader: Reader) -> Figures:
+def _figures(tallies: Tallies, k: int, reader: AnnotatorReliability) -> Figures:
     seconds, per_word = tallies.speed(reader.annotator)
     return Figures(
         reader=reader,
@@ -143,7 +143,9 @@ def _figures(tallies: Tallies, k: int, reader: Reader) -> Figures:
     )
 
 
-def _person(tallies: Tallies, k: int, reader: Reader, figures: Figures, everybody: Figures) -> PersonReport:
+def _person(
+    tallies: Tallies, k: int, reader: AnnotatorReliability, figures: Figures, everybody: Figures
+) -> PersonReport:
     return PersonReport(
         annotator=reader.annotator,
         rankings=reader.rankings,

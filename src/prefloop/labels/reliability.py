@@ -44,7 +44,7 @@ LEAST_GAIN, LEAST_SLOPE = 1e-3, 0.02  # nats a step, nats a standard error: wher
 
 
 @dataclass(frozen=True)
-class Reader:
+class AnnotatorReliability:
     """One person, with standard errors.
 
     weight:    beta, times how much of the order is left to the quality by gamma: somebody who keeps the order shown has
@@ -72,13 +72,13 @@ class Reader:
 class Reliability:
     """The fitted model of one criterion. `enough`: people can be told apart; if not, `reason` says why in words.
 
-    position, tie: what people share (gamma, nu); None as for a `Reader`.
+    position, tie: what people share (gamma, nu); None as for a `AnnotatorReliability`.
     sigma:   standard deviation of quality, in logits of a typical person.
     quality: of every completion somebody ranked, within its item; 0 is the item's middle.
     """
 
     criterion: str
-    readers: tuple[Reader, ...]
+    readers: tuple[AnnotatorReliability, ...]
     enough: bool
     reason: str | None
     position: float | None
@@ -277,11 +277,11 @@ def _student_precision(gap: Floats, scale: float) -> Floats:
 
 def _readers(
     votes: Votes, seen: Overlap, u: Unpacked, errors: Floats, has_places: bool, has_pairs: bool
-) -> tuple[Reader, ...]:
+) -> tuple[AnnotatorReliability, ...]:
     rankings = np.bincount(votes.person, minlength=len(votes.people))
     left = _left_to_quality(votes, u.gammas)
     return tuple(
-        Reader(
+        AnnotatorReliability(
             annotator=name,
             weight=float(u.betas[k] * left[k]),
             weight_se=float(errors[k, 0] * left[k]),
@@ -297,7 +297,7 @@ def _readers(
 
 
 def _left_to_quality(votes: Votes, gammas: Floats) -> Floats:
-    """[A] see `Reader.weight`; 1 for somebody without pairs."""
+    """[A] see `AnnotatorReliability.weight`; 1 for somebody without pairs."""
     pairs, count = pairs_of(votes), len(gammas)
     person = votes.person[pairs.ranking]
     mine = ~pairs.tie & (person < count)

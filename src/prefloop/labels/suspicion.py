@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prefloop.labels.reliability import Reader
+from prefloop.labels.reliability import AnnotatorReliability
 from prefloop.labels.tallies import Counted
 
 FEWEST_RANKINGS = 10  # below this nobody is suspected of anything but by the annotator model and gold
@@ -38,7 +38,7 @@ class Evidence:
 class Figures:
     """What is known about one person, or the medians over everybody."""
 
-    reader: Reader | None
+    reader: AnnotatorReliability | None
     ties: Counted
     seconds: float | None
     seconds_per_word: float | None
@@ -85,7 +85,7 @@ def suspect(person: Figures, everybody: Figures) -> tuple[Evidence, ...]:
     return tuple(evidence for evidence in found if evidence is not None)
 
 
-def _by_weight(reader: Reader, agreement: Counted, others: Counted) -> Evidence | None:
+def _by_weight(reader: AnnotatorReliability, agreement: Counted, others: Counted) -> Evidence | None:
     if not reader.known:
         return None
     said = f"weight {reader.weight:.2f} ± {reader.weight_se:.2f} (1 is typical, 0 chance)"

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Tiers = Sequence[Sequence[str]]
-Said = tuple[str, Tiers, Sequence[str]]  # by whom, tiers, order shown
+Vote = tuple[str, Tiers, Sequence[str]]  # by whom, tiers, order shown
 
 GOLD = "\x00gold"  # the name under which expected answers speak; never a person's
 
@@ -105,9 +105,9 @@ def collect(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers] | N
 
     gold: {item id: expected tiers of completion ids}, best first; completions it does not name are not judged by it.
     """
-    kept: list[tuple[Item, list[Said]]] = []
+    kept: list[tuple[Item, list[Vote]]] = []
     for item in items:
-        said: list[Said] = [
+        said: list[Vote] = [
             (r.annotator, r.tiers, r.shown) for r in independent(item.rankings) if _useful(r, criterion)
         ]
         if gold and sum(len(tier) for tier in gold.get(item.id, ())) >= 2:
@@ -124,13 +124,13 @@ def _useful(ranking: Ranking, criterion: str) -> bool:
     return ranking.criterion == criterion and sum(len(tier) for tier in ranking.tiers) >= 2
 
 
-def _judged(item: Item, said: Sequence[Said]) -> list[str]:
+def _judged(item: Item, said: Sequence[Vote]) -> list[str]:
     """The completions that anybody placed, in the item's order."""
     placed = {id for _, tiers, _ in said for tier in tiers for id in tier}
     return [c.id for c in item.completions if c.id in placed]
 
 
-def _columns(sized: Sequence[tuple[list[str], Item, list[Said]]], people: list[str], has_gold: bool) -> Votes:
+def _columns(sized: Sequence[tuple[list[str], Item, list[Vote]]], people: list[str], has_gold: bool) -> Votes:
     number = {name: k for k, name in enumerate(people)}
     completions: list[str] = []
     item_of: list[int] = []

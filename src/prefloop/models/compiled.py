@@ -50,7 +50,7 @@ class CompiledBody:
         weights = map(self.family.layer_weights, self.family.layers)  # one at a time, since some are copies
         first = next(weights)  # all layers have the same form
         layers = [self._layer(first), *map(self._layer, weights)]
-        self.layers = (native.Layer * len(layers))(*layers)
+        self.layers = (native.LayerStruct * len(layers))(*layers)
         hidden, query, inner = self.family.embedding.shape[1], self.layers[0].out.in_, self.layers[0].down.in_
         self.kv_heads = len(first.k_proj[0]) // self.head_dim
         # numbers a token in each buffer: residual, normalised, qkv, attention, gate and up, activated
@@ -76,7 +76,7 @@ class CompiledBody:
         self.held.append(x if x is None else x.detach())
         return address(self.held[-1])
 
-    def _layer(self, weights: LayerWeights) -> native.Layer:
+    def _layer(self, weights: LayerWeights) -> native.LayerStruct:
         q, q_norm, scaling = weights.q_proj, weights.q_norm, weights.scaling
         if q_norm is None:
             q = (q[0] * scaling, None if q[1] is None else q[1] * scaling)
@@ -89,7 +89,7 @@ class CompiledBody:
         self.held += panels
         norms = (q_norm, weights.k_norm, weights.attention_out_norm, weights.mlp_out_norm)
         held = [None if norm is None else self._hold(norm.weight) for norm in norms]
-        return native.Layer(*(one.struct for one in panels), *held, weights.rope_index)
+        return native.LayerStruct(*(one.struct for one in panels), *held, weights.rope_index)
 
     def region_size(self, capacity: int, kept: bool = True) -> int:
         """How many floats a region for the keys and values of `capacity` tokens has."""

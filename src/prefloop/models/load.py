@@ -13,18 +13,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from prefloop.config import Model
 from prefloop.errors import ModelError
 from prefloop.models.folder import check_folder
-from prefloop.models.tokenization import Codec, make_codec
+from prefloop.models.tokenization import Tokenization, make_tokenization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # how attributes that hold one end
 
 
-def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrainedModel, Codec]:  # noqa: B008 -- frozen
+def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrainedModel, Tokenization]:  # noqa: B008 -- frozen
     """A causal language model and its codec. Raises ModelError."""
     model = from_pretrained(AutoModelForCausalLM, source, settings)
     tokenizer = load_tokenizer(source, settings)
     disable_dropout(model)
-    return model, make_codec(tokenizer, model, settings.chat)
+    return model, make_tokenization(tokenizer, model, settings.chat)
 
 
 def from_pretrained(kind: Any, source: str | Path, settings: Model, fresh: tuple[str, ...] = (), **extra: Any) -> Any:

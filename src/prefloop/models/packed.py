@@ -33,7 +33,7 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Layer:
+class PackedLayer:
     """One layer that computes on packed tokens [M,H]. Matrices that share an input are fused."""
 
     def __init__(self, weights: LayerWeights):
@@ -136,7 +136,7 @@ class Segment:
     positions: Tensor
 
 
-Attend = Callable[[Layer, Tensor], Tensor]  # attention of a layer on tokens [M,H]: [M,query*head_dim]
+Attend = Callable[[PackedLayer, Tensor], Tensor]  # attention of a layer on tokens [M,H]: [M,query*head_dim]
 OnKeyValues = Callable[[int, Tensor, Tensor], object]
 
 
@@ -157,7 +157,7 @@ def forward_packed(
     segments = [prompts] if answers is None else [prompts, answers]
     ids, positions = (torch.cat([getattr(s, name)[s.mask] for s in segments]) for name in ("ids", "positions"))
     rope = family.rope(positions)
-    layers = (Layer(family.layer_weights(layer)) for layer in family.layers)
+    layers = (PackedLayer(family.layer_weights(layer)) for layer in family.layers)
     current = next(layers)
     x = family.embed(ids, positions)
     if can_pack(x, current.weights.head_dim, current.weights.dropout) and on_key_values is None:
@@ -190,7 +190,7 @@ def _padded_attention(
     places = [segment.mask.flatten().nonzero().squeeze(1) for segment in segments]
     mask = _answer_mask(prompts, answers, dtype) if len(segments) > 1 else None
 
-    def attend(layer: Layer, x: Tensor) -> Tensor:
+    def attend(layer: PackedLayer, x: Tensor) -> Tensor:
         qkv = layer.rotated_qkv(x, rope)
         if on_key_values is not None:
             on_key_values(next(number), *qkv[1:])
@@ -232,7 +232,7 @@ def pad_rows(packed: Tensor, segment: Segment, places: Tensor) -> Tensor:
     return flat.view(n, width, *packed.shape[1:]).transpose(1, 2)
 
 
-def _sdpa(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _sdpa(layer: PackedLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of q [N,query,T,head_dim] to k and v [N,kv,T2,head_dim].
 
     mask: added to the scores [N,1,T,T2]; None means causal

@@ -22,7 +22,7 @@ from prefloop.errors import ConfigError, ModelError
 from prefloop.kernels.logprobs import scatter
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
 from prefloop.models.packed_forward import last_hidden, predicting_hidden
-from prefloop.models.tokenization import EXTRA_PAD, Codec, make_codec
+from prefloop.models.tokenization import EXTRA_PAD, Tokenization, make_tokenization
 
 NORM_KEY = "prefloop_reward"
 HEADS = ("score", "classifier", "qa_outputs")  # what architectures call the head of a sequence classifier
@@ -124,7 +124,9 @@ def score_head(model: PreTrainedModel) -> nn.Linear:
     )
 
 
-def new_reward_model(source: str | Path, settings: Model, seed: int, dropout: float = 0.0) -> tuple[RewardModel, Codec]:
+def new_reward_model(
+    source: str | Path, settings: Model, seed: int, dropout: float = 0.0
+) -> tuple[RewardModel, Tokenization]:
     """A reward model that starts from a causal model's weights, with a fresh head N(0, 1/(d+1)) and bias 0.
 
     The pad token must not be one that ends an answer: plain transformers finds the last real token by it. Where the
@@ -135,7 +137,7 @@ def new_reward_model(source: str | Path, settings: Model, seed: int, dropout: fl
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = from_pretrained(AutoModelForSequenceClassification, source, settings, fresh=HEADS, num_labels=1)
-        codec = make_codec(tokenizer, model, settings.chat)
+        codec = make_tokenization(tokenizer, model, settings.chat)
         _separate_pad(model, tokenizer, codec)
     disable_dropout(model)
     head = score_head(model)
@@ -146,7 +148,7 @@ def new_reward_model(source: str | Path, settings: Model, seed: int, dropout: fl
             head.bias.zero_()
     if dropout:
         set_dropout(model, dropout)
-    return RewardModel(model), make_codec(tokenizer, model, settings.chat)
+    return RewardModel(model), make_tokenization(tokenizer, model, settings.chat)
 
 
 def freeze_lowest(model: PreTrainedModel, layers: int) -> None:
@@ -173,7 +175,7 @@ def set_dropout(model: PreTrainedModel, p: float) -> None:
             module.p = p
 
 
-def _separate_pad(model: Any, tokenizer: Any, codec: Codec) -> None:
+def _separate_pad(model: Any, tokenizer: Any, codec: Tokenization) -> None:
     taken = {*codec.stop_ids, tokenizer.bos_token_id}
     pad = tokenizer.pad_token_id
     if pad is None or pad in taken:
@@ -187,19 +189,19 @@ def _separate_pad(model: Any, tokenizer: Any, codec: Codec) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def load_reward_model(source: str | Path, settings: Model = Model()) -> tuple[RewardModel, Codec]:  # noqa: B008 -- frozen
+def load_reward_model(source: str | Path, settings: Model = Model()) -> tuple[RewardModel, Tokenization]:  # noqa: B008 -- frozen
     """A trained reward model, ours or anybody's with one label. Raises ModelError."""
     model = from_pretrained(AutoModelForSequenceClassification, source, settings)
     if model.config.num_labels != 1:
         raise ModelError(f"{source} has {model.config.num_labels} labels; a reward model has one (num_labels = 1).")
     disable_dropout(model)
     tokenizer = load_tokenizer(source, settings)
-    codec = make_codec(tokenizer, model, settings.chat)
+    codec = make_tokenization(tokenizer, model, settings.chat)
     model.eval()
     return RewardModel(model), codec
 
 
-def new_critic(source: str | Path, settings: Model) -> tuple[Critic, Codec]:
+def new_critic(source: str | Path, settings: Model) -> tuple[Critic, Tokenization]:
     """A critic that starts as the reward model in `source`."""
     reward, codec = load_reward_model(source, settings)
     return Critic(reward.model, reward.mean, reward.std), codec

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefloop.models.tokenization import Codec, name_end
+from prefloop.models.tokenization import Tokenization, name_end
 
 
-def save_pretrained(model: Any, codec: Codec, folder: Path) -> None:
+def save_pretrained(model: Any, codec: Tokenization, folder: Path) -> None:
     """A Hugging Face folder: config, safetensors, tokenizer, generation config."""
     name_end(model, codec)
     model.save_pretrained(folder)

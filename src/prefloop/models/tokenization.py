@@ -20,7 +20,7 @@ CONTEXT = 8  # tokens of the prompt that an answer is decoded behind
 
 
 @dataclass(frozen=True)
-class Codec:
+class Tokenization:
     """How one model reads and writes text.
 
     stop_ids: every id that ends an answer (generation config, model config, tokenizer and chat template together)
@@ -251,7 +251,7 @@ def eos_of(source: Any) -> list[int]:
     return found
 
 
-def make_codec(tokenizer: Any, model: Any, chat: str = "auto") -> Codec:
+def make_tokenization(tokenizer: Any, model: Any, chat: str = "auto") -> Tokenization:
     """The codec of a loaded model. Raises ModelError where tokenizer and embedding do not fit together.
 
     An answer ends as the chat template ends it; where there is none, or it writes no token, as the tokenizer's
@@ -276,10 +276,10 @@ def make_codec(tokenizer: Any, model: Any, chat: str = "auto") -> Codec:
     if end is not None and end not in stops:
         stops = (*stops, end)
     context = int(getattr(model.config, "max_position_embeddings", 0) or 1_000_000)
-    return Codec(tokenizer, stops, end, use_chat, context, turn, source)
+    return Tokenization(tokenizer, stops, end, use_chat, context, turn, source)
 
 
-def name_end(model: Any, codec: Codec) -> None:
+def name_end(model: Any, codec: Tokenization) -> None:
     """Let the generation config name the token that ends answers, so that plain `generate` stops there too."""
     config = getattr(model, "generation_config", None)
     if config is None or codec.end_id is None or codec.end_id in (known := eos_of(config)):

@@ -10,7 +10,7 @@ from prefloop.store.origins import origins
 from prefloop.types import Demonstration, Item, Prompt
 
 if TYPE_CHECKING:
-    from prefloop.models.tokenization import Codec
+    from prefloop.models.tokenization import Tokenization
     from prefloop.project.project import Project
 
 Row = TypeVar("Row", Prompt, Demonstration, Item)
@@ -27,7 +27,7 @@ class LeftOut:
         self.project = project
         self.reasons: dict[str, str] = {}  # "file row 8: what the template said", by the row's id
 
-    def accepted(self, codecs: Sequence[Codec], rows: Iterable[Row], what: str, some: bool = True) -> list[Row]:
+    def accepted(self, codecs: Sequence[Tokenization], rows: Iterable[Row], what: str, some: bool = True) -> list[Row]:
         """The rows that the chat templates of all these models take, prompt and answers. `what` they are is for people.
 
         some: raise DataError where there are rows, and none is taken.
@@ -98,7 +98,7 @@ def _prompt(row: Prompt | Demonstration | Item) -> Prompt:
     return row if isinstance(row, Prompt) else row.prompt
 
 
-def refusal(codec: Codec, row: Prompt | Demonstration | Item) -> str | None:
+def refusal(codec: Tokenization, row: Prompt | Demonstration | Item) -> str | None:
     """What the chat template says against a prompt or an answer to it; None where it takes them."""
     if not codec.chat:
         return None

@@ -33,7 +33,7 @@ from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
 from prefloop.types import Prompt, Snapshot, digest
 
 if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it
-    from prefloop.models.tokenization import Codec
+    from prefloop.models.tokenization import Tokenization
 
 
 _USUAL_MODEL = Model().deciding()
@@ -350,14 +350,14 @@ def derive(seed: int, *names: object) -> int:
     return int(digest(seed, *names), 16) >> 1
 
 
-def load_policy(project: Project, ref: ModelRef) -> tuple[Any, Codec]:
+def load_policy(project: Project, ref: ModelRef) -> tuple[Any, Tokenization]:
     from prefloop.models.load import load_causal
 
     assert project.device  # before the first tensor: it sets the number of threads
     return load_causal(ref.intact(), project.config.model)
 
 
-def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Codec]:
+def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Tokenization]:
     """(reward model, its codec). Raises ModelError where its files are not those that were registered."""
     from prefloop.models.reward import load_reward_model
 
@@ -366,11 +366,11 @@ def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Codec]
 
 def fitting(
     project: Project,
-    codec: Codec,
+    codec: Tokenization,
     prompts: Iterable[Prompt],
     max_tokens: int,
     left_out: LeftOut | None = None,
-    judges: Iterable[Codec] = (),
+    judges: Iterable[Tokenization] = (),
 ) -> list[tuple[Prompt, list[int]]]:
     """(prompt, its ids) of those that leave room for an answer; the others are counted and named, not fatal.
 

@@ -23,7 +23,7 @@ class Scores:
 
 class Scorer(Protocol):
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        """Judge completions[i] as an answer to prompts[i]. Higher is better."""
+        """Score completions[i] as an answer to prompts[i]. Higher is better."""
         ...
 
 

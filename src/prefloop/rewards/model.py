@@ -1,4 +1,4 @@
-"""Reward models as a Scorer: one a criterion, normalised, mixed by weight."""
+"""A scorer that mixes reward models: one model for each criterion, normalised, added up by weight."""
 
 from __future__ import annotations
 
@@ -12,68 +12,76 @@ from prefloop.batch import as_lists, collate
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full
 from prefloop.models.reward import RewardModel
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.rewards.base import Scorer, Scores
 from prefloop.rewards.sequence import Joined, join_completion
 from prefloop.types import Completion, Prompt
 
 
 @dataclass(frozen=True)
-class Judge:
-    """One reward model and how much it counts."""
+class WeightedRewardModel:
+    """One reward model, the criterion it is named after, and the weight of its reward in the sum."""
 
     name: str
     model: RewardModel
-    codec: Codec
+    tokenization: Tokenization
     weight: float = 1.0
 
 
 class ModelScorer:
-    """Normalised rewards of several reward models, as a weighted sum (weights as given, not rescaled)."""
+    """The weighted sum of the normalised rewards of several reward models. Weights are not rescaled."""
 
-    def __init__(self, judges: Sequence[Judge], token_budget: int = 32768, device: str = "cpu"):
-        self.judges = [replace(j, model=j.model.to(device).eval().requires_grad_(False)) for j in judges]
+    def __init__(self, reward_models: Sequence[WeightedRewardModel], token_budget: int = 32768, device: str = "cpu"):
+        self.reward_models = [
+            replace(one, model=one.model.to(device).eval().requires_grad_(False)) for one in reward_models
+        ]
         self.token_budget = token_budget
         self.device = device
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        """Raises TrainingError naming the completion where a model gives something that is no finite number."""
+        """The rewards of completions[i] to prompts[i].
+
+        Raises TrainingError that names the completion where a reward is not a finite number.
+        """
         parts, cut = {}, set[int]()
-        for judge in self.judges:
+        for one in self.reward_models:
             asked = zip(prompts, completions, strict=True)
-            joined = [join_completion(judge.codec, p, c, judge.model.max_tokens) for p, c in asked]
-            cut.update(n for n, one in enumerate(joined) if one.lost)
-            raw = _scores(judge.model, prompts, joined, self.token_budget, self.device)
-            values = judge.model.normalise(raw)
+            joined = [join_completion(one.tokenization, p, c, one.model.max_tokens) for p, c in asked]
+            cut.update(n for n, text in enumerate(joined) if text.lost)
+            raw = _scores(one.model, prompts, joined, self.token_budget, self.device)
+            values = one.model.normalise(raw)
             bad = torch.nonzero(~torch.isfinite(values)).flatten()
             if len(bad):
                 culprit = completions[int(bad[0])]
                 raise TrainingError(
-                    f"the reward model for {judge.name} gave {float(values[bad[0]])} for {len(bad)} of {len(values)} "
+                    f"the reward model for {one.name} gave {float(values[bad[0]])} for {len(bad)} of {len(values)} "
                     f"completions, first {culprit.id}: {culprit.text[:80]!r}. Train the reward model again, with a "
                     "lower learning rate; the policy's last checkpoint is kept."
                 )
-            parts[judge.name] = values
-        total = sum((j.weight * parts[j.name] for j in self.judges), torch.zeros(len(completions)))
+            parts[one.name] = values
+        total = sum((one.weight * parts[one.name] for one in self.reward_models), torch.zeros(len(completions)))
         return Scores(total.tolist(), {name: values.tolist() for name, values in parts.items()}, len(cut))
 
 
-def judge_codecs(scorer: Scorer) -> list[Codec]:
-    """How the reward models of a scorer read text; of a scorer that is a rule, none."""
-    return [judge.codec for judge in scorer.judges] if isinstance(scorer, ModelScorer) else []
+def reward_tokenizations(scorer: Scorer) -> list[Tokenization]:
+    """The tokenizations of a scorer's reward models; an empty list for a scorer that is a rule."""
+    return [one.tokenization for one in scorer.reward_models] if isinstance(scorer, ModelScorer) else []
 
 
 def raw_scores(
     model: RewardModel,
-    codec: Codec,
+    tokenization: Tokenization,
     prompts: Sequence[Prompt],
     completions: Sequence[Completion],
     token_budget: int = 32768,
     device: str = "cpu",
 ) -> Tensor:
-    """What plain transformers would compute from the same folder, [N] on the CPU, in the length the model learnt at."""
+    """Rewards before normalisation [N], on the CPU: what plain transformers computes from the same folder.
+
+    Texts are cut to the length that the model was trained with.
+    """
     asked = zip(prompts, completions, strict=True)
-    joined = [join_completion(codec, p, c, model.max_tokens) for p, c in asked]
+    joined = [join_completion(tokenization, p, c, model.max_tokens) for p, c in asked]
     return _scores(model, prompts, joined, token_budget, device)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.types import Completion, Prompt
 
 
@@ -19,7 +19,9 @@ class Joined:
     shortened: int = 0
 
 
-def join(codec: Codec, prompt_ids: Sequence[int], answer: Sequence[int], max_tokens: int | None = None) -> Joined:
+def join(
+    codec: Tokenization, prompt_ids: Sequence[int], answer: Sequence[int], max_tokens: int | None = None
+) -> Joined:
     """Both in at most `max_tokens`, and in what the model reads.
 
     A sequence too long loses the *beginning of its prompt's text*: the answer is what is judged. The ids before that
@@ -37,20 +39,22 @@ def join(codec: Codec, prompt_ids: Sequence[int], answer: Sequence[int], max_tok
     return Joined(ids, len(kept), len(kept) + len(answer) - len(ids), len(prompt_ids) - len(kept))
 
 
-def join_completion(codec: Codec, prompt: Prompt, completion: Completion, max_tokens: int | None = None) -> Joined:
+def join_completion(
+    codec: Tokenization, prompt: Prompt, completion: Completion, max_tokens: int | None = None
+) -> Joined:
     """The same, of texts; sampled ids are taken as they are where this tokenizer made them."""
     prompt_ids = codec.encode_prompt(prompt)
     return join(codec, prompt_ids, codec.completion_ids(prompt, prompt_ids, completion), max_tokens)
 
 
 def encode(
-    codec: Codec, prompt: Prompt, completion: Completion, max_tokens: int | None = None
+    codec: Tokenization, prompt: Prompt, completion: Completion, max_tokens: int | None = None
 ) -> tuple[list[int], int]:
     """(ids, how many are prompt) of a whole sequence."""
     joined = join_completion(codec, prompt, completion, max_tokens)
     return joined.ids, joined.prompt
 
 
-def reads(codec: Codec, max_tokens: int | None) -> int:
+def reads(codec: Tokenization, max_tokens: int | None) -> int:
     """The longest sequence, in tokens: what is asked for, as far as the model can."""
     return min(codec.context, max_tokens or codec.context)

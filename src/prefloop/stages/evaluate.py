@@ -21,7 +21,7 @@ from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
-from prefloop.rewards.model import judge_codecs
+from prefloop.rewards.model import reward_tokenizations
 from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow
 from prefloop.training.policy_evaluation import validation_and_test
@@ -123,7 +123,7 @@ def _measure(
     assert scorer is not None
     model, codec = load_policy(project, policy)
     frozen, _ = load_policy(project, reference)
-    left_out, theirs = LeftOut(project), judge_codecs(scorer)
+    left_out, theirs = LeftOut(project), reward_tokenizations(scorer)
     prompts = fitting(project, codec, test[: settings.prompts], settings.max_tokens, left_out, theirs)
     seed = derive(project.config.project.seed, "evaluate")
     before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefloop.errors import NothingToDoError
 from prefloop.models.reward import RewardModel
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Outcome, Project, load_registered_reward
 from prefloop.rewards.model import raw_scores
@@ -92,7 +92,7 @@ def _entropy(p: Tensor) -> Tensor:
     return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
 
 
-def _scores(project: Project, model: RewardModel, codec: Codec, items: Sequence[Item]) -> Tensor:
+def _scores(project: Project, model: RewardModel, codec: Tokenization, items: Sequence[Item]) -> Tensor:
     """[completions of all items] before normalising: differences are logits of a preference."""
     prompts = [item.prompt for item in items for _ in item.completions]
     completions = [completion for item in items for completion in item.completions]

@@ -18,7 +18,7 @@ from prefloop.engine import make as make_engine
 from prefloop.engine.base import Engine, Term
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.policy import Policy
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.ops.masked import masked_sum
 from prefloop.ops.preference import ordered_pairs
 from prefloop.project.left_out import LeftOut
@@ -151,7 +151,7 @@ class _Lists:
         store: Store,
         reference: str,
         engine: Engine,
-        codec: Codec,
+        codec: Tokenization,
         items: Sequence[Item],
         weights: Mapping[str, float] | None = None,
     ):

@@ -25,12 +25,12 @@ from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.folder import file_hash
 from prefloop.models.policy import Policy
 from prefloop.models.reward import Critic, new_critic, new_reward_model
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.project.chance import chance_warnings
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
 from prefloop.record import Run
-from prefloop.rewards.model import ModelScorer, judge_codecs
+from prefloop.rewards.model import ModelScorer, reward_tokenizations
 from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow
 from prefloop.training.demonstrations import encode_demonstrations, rows_of
@@ -114,7 +114,7 @@ class _Loop:
         frozen = copy.deepcopy(model) if self.from_reference else load_policy(project, reference)[0]
         self.scorer = scorer
         if settings.frozen_dtype and isinstance(scorer, ModelScorer):  # the reference follows, once it is measured
-            for judge in scorer.judges:
+            for judge in scorer.reward_models:
                 judge.model.to(getattr(torch, settings.frozen_dtype))
         models: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.temperature)}
         if "value" in algorithm.needs:
@@ -138,7 +138,7 @@ class _Loop:
         self.engine = make_engine(everything, self.codec, seed, project.device, training, own_sampler=stale)
         self.ahead = Ahead(self._roll_out)
         heldout = project.config.data.heldout
-        self.left_out, theirs = LeftOut(project), judge_codecs(self.scorer)
+        self.left_out, theirs = LeftOut(project), reward_tokenizations(self.scorer)
         train = project.store.prompts(split="train", heldout=heldout)
         self.prompts = fitting(project, self.codec, train, settings.max_tokens, self.left_out, theirs)
         self.validation = Validation(project, self.codec, self.scorer, [p for p, _ in self.prompts], self.left_out)
@@ -155,12 +155,12 @@ class _Loop:
                     "[align] ptx mixes in demonstrations, but there are none: import some, or set ptx = 0"
                 )
 
-    def _critic(self, judges: list[ModelRow], start: ModelRef) -> tuple[Critic, Codec]:
+    def _critic(self, judges: list[ModelRow], start: ModelRef) -> tuple[Critic, Tokenization]:
         """It starts as the reward model that counts most; where a function rewards, as the policy with a new head."""
         if not isinstance(self.scorer, ModelScorer):
             fresh, codec = new_reward_model(start.intact(), self.project.config.model, derive(self.seed, "critic"))
             return Critic(fresh.model, 0.0, 1.0), codec
-        main = max(self.scorer.judges, key=lambda j: abs(j.weight))
+        main = max(self.scorer.reward_models, key=lambda j: abs(j.weight))
         row = next(m for m in judges if (m.criterion or m.version) == main.name)
         return new_critic(self.project.ref(row).intact(), self.project.config.model)
 

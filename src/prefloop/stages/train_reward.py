@@ -19,7 +19,7 @@ from prefloop.models.reward import (
     freeze_lowest,
     new_reward_model,
 )
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import ModelRef, Outcome, Project, derive
 from prefloop.record import Run
@@ -186,7 +186,7 @@ def _finish(
     run: Run,
     engine: Engine,
     model: RewardModel,
-    codec: Codec,
+    codec: Tokenization,
     train: list[Item],
     held: list[Item],
     report: PairReport | None,

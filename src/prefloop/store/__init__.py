@@ -6,7 +6,17 @@ from prefloop.store.people.people import People
 from prefloop.store.people.types import Account, ApiToken, AuditRow, Invite, Person, Role, Scope
 from prefloop.store.queue.queue import Queue
 from prefloop.store.queue.rules import Change, Guidelines, Rules
-from prefloop.store.queue.types import Given, ItemView, Passed, Presentation, Progress, Quota, Receipt, Said, TaskRow
+from prefloop.store.queue.types import (
+    Given,
+    GivenRanking,
+    ItemView,
+    Passed,
+    Presentation,
+    Progress,
+    Quota,
+    Receipt,
+    TaskRow,
+)
 from prefloop.store.records import Counts, ImportRow, ModelKind, ModelRow
 from prefloop.store.split import split_of
 from prefloop.store.store import Store
@@ -35,7 +45,7 @@ __all__ = [
     "Receipt",
     "Role",
     "Rules",
-    "Said",
+    "GivenRanking",
     "Scope",
     "ServerLock",
     "Store",

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping as Row
+from sqlalchemy import RowMapping
 
 from prefloop.errors import DataError
 from prefloop.messages import Turns, content_from_json, content_to_json, to_turns
@@ -75,7 +75,7 @@ def prompt_row(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def to_prompt(row: Row) -> Prompt:
+def to_prompt(row: RowMapping) -> Prompt:
     return Prompt(
         content=content_from_json(json.loads(row["content"])),
         system=row["system"],
@@ -105,7 +105,7 @@ def demonstration_row(shown: Demonstration) -> dict[str, Any]:
     }
 
 
-def to_demonstration(row: Row, prompt: Prompt) -> Demonstration:
+def to_demonstration(row: RowMapping, prompt: Prompt) -> Demonstration:
     return Demonstration(
         prompt, row["text"], json.loads(row["metadata"]), row["ordinal"], row["id"], messages=turns(row["messages"])
     )
@@ -122,7 +122,7 @@ def item_row(item: Item, round: int) -> dict[str, Any]:
     }
 
 
-def to_item(row: Row, prompt: Prompt, completions: Sequence[Completion], rankings: Sequence[Ranking]) -> Item:
+def to_item(row: RowMapping, prompt: Prompt, completions: Sequence[Completion], rankings: Sequence[Ranking]) -> Item:
     return Item(
         id=row["id"],
         prompt=prompt,
@@ -157,7 +157,7 @@ def completion_row(
     }
 
 
-def to_completion(row: Row) -> Completion:
+def to_completion(row: RowMapping) -> Completion:
     return Completion(
         id=row["id"],
         text=row["text"],
@@ -195,7 +195,7 @@ def ranking_row(ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def to_ranking(row: Row) -> Ranking:
+def to_ranking(row: RowMapping) -> Ranking:
     return Ranking(
         item_id=row["item_id"],
         annotator=row["annotator"],
@@ -232,7 +232,7 @@ def model_row(model: ModelRow) -> dict[str, Any]:
     }
 
 
-def to_model(row: Row) -> ModelRow:
+def to_model(row: RowMapping) -> ModelRow:
     return ModelRow(
         version=row["version"],
         kind=row["kind"],
@@ -247,7 +247,7 @@ def to_model(row: Row) -> ModelRow:
     )
 
 
-def to_import(row: Row) -> ImportRow:
+def to_import(row: RowMapping) -> ImportRow:
     return ImportRow(
         name=row["name"],
         sha256=row["sha256"],

@@ -21,7 +21,7 @@ from prefloop.store.schema import completions, items, origins
 from prefloop.store.write import Parsed, chunks, existing
 from prefloop.types import IMPORTED, Item, Ranking, digest
 
-Said = tuple[object, ...]
+RankingContent = tuple[object, ...]
 
 
 def settled(connection: Connection, batch: Sequence[Parsed], file: str) -> list[Parsed]:
@@ -85,7 +85,7 @@ def _twin(item: Item, known: Item) -> Item | None:
     return replace(known, rankings=tuple(ranking for ranking in repeated if ranking), row=item.row)
 
 
-def _said(item: Item, ranking: Ranking) -> Said:
+def _said(item: Item, ranking: Ranking) -> RankingContent:
     """A ranking by what the answers say, whatever they are called."""
     answers = {completion.id: digest(completion.answer) for completion in item.completions}
     tiers = tuple(tuple(sorted(answers[id] for id in tier)) for tier in ranking.tiers)

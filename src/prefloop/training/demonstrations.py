@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from prefloop.batch import Rows, collate
 from prefloop.engine.base import Engine
 from prefloop.labels.ranking import mean_rank
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.ops.masked import masked_sum
 from prefloop.types import Demonstration, Item
 
 
 def encode_demonstrations(
-    codec: Codec, shown: list[Demonstration], max_tokens: int
+    codec: Tokenization, shown: list[Demonstration], max_tokens: int
 ) -> tuple[list[tuple[list[int], int]], int]:
     """[(ids, how many are prompt)] of the demonstrations that fit, and how many did not."""
     limit = min(max_tokens, codec.context)

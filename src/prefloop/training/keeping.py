@@ -13,7 +13,7 @@ from typing import Any
 from prefloop.diagnose.collapse import collapsed, signs
 from prefloop.engine.base import Engine
 from prefloop.errors import NothingToDoError
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project
 from prefloop.record import Run
@@ -32,7 +32,7 @@ class Keeping:
         project: Project,
         run: Run,
         engine: Engine,
-        codec: Codec,
+        codec: Tokenization,
         trained_on: Sequence[Prompt],
         left_out: LeftOut,
         measure: Callable[[], Mapping[str, float]],

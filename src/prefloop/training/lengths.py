@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from prefloop.errors import NothingToDoError
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.rewards.sequence import Joined, join_completion, reads
 from prefloop.types import Item, Ranking
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Lengths:
     """What a model's reading length costs the lists of one stage. `to_json` goes into its result."""
 
-    def __init__(self, project: Project | None, codec: Codec, max_tokens: int | None = None):
+    def __init__(self, project: Project | None, codec: Tokenization, max_tokens: int | None = None):
         self.project, self.codec, self.max_tokens = project, codec, max_tokens
         self.limit = reads(codec, max_tokens)
         self.lost: dict[str, bool] = {}  # whether an answer lost its end, by its id

@@ -10,11 +10,11 @@ import numpy as np
 
 from prefloop.diagnose.collapse import text_figures
 from prefloop.engine.base import Engine, Sampling
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project, fitting
 from prefloop.rewards.base import Scorer, Unjudged
-from prefloop.rewards.model import judge_codecs
+from prefloop.rewards.model import reward_tokenizations
 from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out
 from prefloop.types import Prompt, digest
 
@@ -53,7 +53,7 @@ class Validation:
     def __init__(
         self,
         project: Project,
-        codec: Codec,
+        codec: Tokenization,
         scorer: Scorer | None,
         trained_on: Sequence[Prompt],
         left_out: LeftOut | None = None,
@@ -62,7 +62,7 @@ class Validation:
         """temperature: that of the policy's log-probabilities, which answers are sampled at; none = `[align]`'s."""
         self.settings = settings = project.config.align
         self.codec, self.scorer = codec, scorer
-        judges = judge_codecs(scorer) if scorer else []
+        judges = reward_tokenizations(scorer) if scorer else []
         held, _ = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))
         self.held_out = bool(held)
         if not held:

@@ -17,7 +17,7 @@ from torch import Tensor
 from prefloop.algorithms.base import Loss, Objective, Role
 from prefloop.batch import RankingBatch, RewardOutput, collate_judgements, collate_lists
 from prefloop.config import Reward
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.rewards.sequence import encode, join, reads
 from prefloop.types import Completion, Item, Prompt, Ranking, digest
 
@@ -100,7 +100,7 @@ class Lists:
 
     def __init__(
         self,
-        codec: Codec,
+        codec: Tokenization,
         lists: Sequence[Shown],
         criteria: Sequence[str],
         settings: Reward,

@@ -12,10 +12,10 @@ from prefloop.engine.base import Sampling
 from prefloop.errors import ConfigError
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project, derive, fitting, load_policy, load_registered_reward
-from prefloop.rewards.model import Judge, ModelScorer, raw_scores
+from prefloop.rewards.model import ModelScorer, WeightedRewardModel, raw_scores
 from prefloop.store import ModelRow
 from prefloop.training.sampled_lists import draw_lists, to_completion
 from prefloop.types import Completion, Item, Prompt
@@ -34,18 +34,18 @@ def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
     for row in models:
         model, codec = load_registered_reward(project, row)
         name = row.criterion or row.version
-        judges.append(Judge(name, model, codec, weights.get(name, 0.0) if weights else 1.0 / len(models)))
+        judges.append(WeightedRewardModel(name, model, codec, weights.get(name, 0.0) if weights else 1.0 / len(models)))
     return ModelScorer(judges, device=project.device)
 
 
-def score_items(model: RewardModel, codec: Codec, items: Sequence[Item], device: str) -> dict[str, float]:
+def score_items(model: RewardModel, codec: Tokenization, items: Sequence[Item], device: str) -> dict[str, float]:
     """Raw score of every completion, by id."""
     pairs = [(item.prompt, c) for item in items for c in item.completions]
     raw = raw_scores(model, codec, [p for p, _ in pairs], [c for _, c in pairs], device=device)
     return {c.id: float(s) for (_, c), s in zip(pairs, raw, strict=True)}
 
 
-def normalisation(project: Project, model: RewardModel, codec: Codec) -> tuple[float, float]:
+def normalisation(project: Project, model: RewardModel, codec: Tokenization) -> tuple[float, float]:
     """Mean and standard deviation of the raw score on fresh samples of the reference policy (detail 9 of PPO).
 
     Fresh, at the temperature and length that `align` samples with, so that the KL coefficient keeps its meaning.

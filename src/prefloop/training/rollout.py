@@ -12,7 +12,7 @@ from prefloop.batch import AnnotatedBatch, RolloutBatch, collate
 from prefloop.config import Align
 from prefloop.engine.base import Engine, Sampling
 from prefloop.engine.profiling import span
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.ops.kl import k3
 from prefloop.ops.masked import keep, masked_sum
 from prefloop.project.project import derive
@@ -35,7 +35,7 @@ class Rollouts:
 
 def roll_out(
     engine: Engine,
-    codec: Codec,
+    codec: Tokenization,
     scorer: Scorer,
     prompts: Sequence[Encoded],
     k: int,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 from prefloop.engine.base import Engine, Sampled, Sampling
-from prefloop.models.tokenization import Codec
+from prefloop.models.tokenization import Tokenization
 from prefloop.project.project import Project, derive
 from prefloop.types import Completion, Item, Prompt, digest
 
@@ -21,7 +21,7 @@ def item_id(prompt: Prompt, version: str, fingerprint: str) -> str:
 
 def draw_lists(
     engine: Engine,
-    codec: Codec,
+    codec: Tokenization,
     prompts: Sequence[tuple[Prompt, list[int]]],
     k: int,
     sampling: Sampling,
@@ -47,13 +47,13 @@ def draw_lists(
     return [[s for s in row if s is not None] for row in lists], left
 
 
-def _repeats(codec: Codec, row: Sequence[Sampled | None], place: int) -> bool:
+def _repeats(codec: Tokenization, row: Sequence[Sampled | None], place: int) -> bool:
     """Whether a sample is nearly the same text as an earlier one of its list."""
     mine = _fold(codec, row[place])
     return any(_near(mine, _fold(codec, other)) for other in row[:place])
 
 
-def _fold(codec: Codec, sample: Sampled | None) -> str:
+def _fold(codec: Tokenization, sample: Sampled | None) -> str:
     return " ".join(codec.decode(sample.ids).casefold().split()) if sample else ""
 
 
@@ -65,7 +65,13 @@ def _near(a: str, b: str) -> bool:
 
 
 def make_item(
-    codec: Codec, prompt: Prompt, samples: Sequence[Sampled], version: str, key: str, round: int, project: Project
+    codec: Tokenization,
+    prompt: Prompt,
+    samples: Sequence[Sampled],
+    version: str,
+    key: str,
+    round: int,
+    project: Project,
 ) -> Item:
     """An item of sampled completions, everything about their making kept."""
     id = item_id(prompt, version, key)
@@ -77,7 +83,7 @@ def make_item(
 
 
 def to_completion(
-    codec: Codec, prompt: Prompt, id: str, sample: Sampled, version: str, sampling: Mapping[str, object]
+    codec: Tokenization, prompt: Prompt, id: str, sample: Sampled, version: str, sampling: Mapping[str, object]
 ) -> Completion:
     return Completion(
         id=id,

@@ -45,7 +45,7 @@ from prefloop.web.routes import review as routes_review
 from prefloop.web.routes import settings as routes_settings
 from prefloop.web.security.access import Forbidden, NotSignedIn, classify
 from prefloop.web.security.hosts import Hosts
-from prefloop.web.security.request_checks import Shield
+from prefloop.web.security.request_checks import RequestChecks
 from prefloop.web.services import Services, services
 
 # FastAPI can report requests to OpenTelemetry, even where only an environment variable asks for it. Here nothing does.
@@ -80,7 +80,7 @@ def create_app(root: Path, config: Config, store: Store, bound: str = "") -> Fas
     app.add_exception_handler(PrefloopError, _problem)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Shield, on_error=_unforeseen, hosts=hosts)
+    app.add_middleware(RequestChecks, on_error=_unforeseen, hosts=hosts)
     app.state.routes = classify(app)
     return app
 

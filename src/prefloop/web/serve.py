@@ -28,7 +28,7 @@ from prefloop.store.queue.rules import CHANGEABLE
 from prefloop.web.app import create_app
 from prefloop.web.security.hosts import Hosts
 from prefloop.web.security.wire import protocol
-from prefloop.web.webhooks import Doorbell, check_addresses
+from prefloop.web.webhooks import WebhookNotifier, check_addresses
 
 FILL_EVERY_S = 15.0
 PATIENCE_S = 20.0  # with the store, for as long as people's browsers wait for an answer
@@ -76,7 +76,7 @@ def serve(
         queue = Queue(store, config.annotate, seed=config.project.seed)
         stack.callback(_keep_filled(queue))
         if config.annotate.webhooks:
-            bell = Doorbell(store, config.project.name, config.annotate.webhooks)
+            bell = WebhookNotifier(store, config.project.name, config.annotate.webhooks)
             bell.start()
             stack.callback(bell.stop)
         put_address(store, url)

@@ -41,7 +41,7 @@ def sign(key: str, at: int, body: bytes) -> str:
     return f"t={at},v1={digest}"
 
 
-class Doorbell:
+class WebhookNotifier:
     """A thread that looks for new rankings every `every_s` and rings at each address until it answers with 2xx.
 
     Also rings once at the start, since the server may have been stopped before it could.

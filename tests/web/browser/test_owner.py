@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from browsing import an_item, submitted, until
 
-from prefloop.web.views import agreement as agreeing
+from prefloop.web.views import agreement as agreement_view
 
 pytestmark = pytest.mark.slow
 
@@ -89,8 +89,8 @@ def test_a_file_that_is_too_large_is_refused_before_it_travels(make_site: Any) -
 
 
 def test_agreement_is_counted_again_while_one_looks(make_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agreeing, "FRESH_S", 0.0)
-    monkeypatch.setattr(agreeing, "SHARE", 0)
+    monkeypatch.setattr(agreement_view, "FRESH_S", 0.0)
+    monkeypatch.setattr(agreement_view, "SHARE", 0)
     site = make_site([an_item("a", 3)], overlap=2)
     submitted(site.rank("Ada"), "1", "2", "3")
     page = site.page("Rita")

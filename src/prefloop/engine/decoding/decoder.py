@@ -20,7 +20,7 @@ from prefloop.batch import collate
 from prefloop.kernels import native
 from prefloop.models.compiled import CompiledBody, is_compilable
 from prefloop.models.families import family_of
-from prefloop.models.packed import Layer, Segment, apply_norm, forward_packed, pad_rows, project, supports_packed
+from prefloop.models.packed import PackedLayer, Segment, apply_norm, forward_packed, pad_rows, project, supports_packed
 
 
 class Decoder:
@@ -88,7 +88,7 @@ class PackedDecoder(Decoder):
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
         self.model, self.max_tokens, self.family = model, max_tokens, family_of(model)
-        self.layers = [Layer(self.family.layer_weights(layer)) for layer in self.family.layers]
+        self.layers = [PackedLayer(self.family.layer_weights(layer)) for layer in self.family.layers]
         head: Any = model.get_output_embeddings()
         self.head = [(head.weight.detach(), head.bias)]
         device, self.dtype = head.weight.device, self.family.dtype

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from prefloop.exchange.base import BadRow, Record, RowError
 from prefloop.exchange.files.json_values import pack, unpack
-from prefloop.exchange.files.source import Row
+from prefloop.exchange.files.source import SourceRow
 
 CACHE_KB = 8000  # what SQLite keeps in memory; the rest waits in a file that vanishes when it is closed
 
@@ -21,8 +21,8 @@ BEGIN;
 
 
 def together(
-    found: Iterable[Row | RowError], key: Callable[[Record], str], limit: int
-) -> Iterator[list[Row] | RowError]:
+    found: Iterable[SourceRow | RowError], key: Callable[[Record], str], limit: int
+) -> Iterator[list[SourceRow] | RowError]:
     """Lists of rows with equal keys, in the order of their first rows; bad rows come first.
 
     A list is one record, so its rows together may not be longer than `limit` bytes: else all of it is a RowError.
@@ -45,7 +45,7 @@ def together(
         database.close()
 
 
-def _keep(database: sqlite3.Connection, key: str, row: Row, limit: int) -> None:
+def _keep(database: sqlite3.Connection, key: str, row: SourceRow, limit: int) -> None:
     """Of a list that is too long only the first rows are kept: enough to say so."""
     packed = pack(row.record)
     database.execute(
@@ -58,7 +58,7 @@ def _keep(database: sqlite3.Connection, key: str, row: Row, limit: int) -> None:
         database.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (number, row.line, packed, row.text))
 
 
-def _lists(database: sqlite3.Connection, limit: int) -> Iterator[list[Row] | RowError]:
+def _lists(database: sqlite3.Connection, limit: int) -> Iterator[list[SourceRow] | RowError]:
     lists = database.execute("SELECT number, bytes, rows FROM lists ORDER BY number")
     for number, size, count in lists:
         rows = database.execute("SELECT line, record, text FROM rows WHERE number = ? ORDER BY line", (number,))
@@ -66,4 +66,4 @@ def _lists(database: sqlite3.Connection, limit: int) -> Iterator[list[Row] | Row
             line, _, text = rows.fetchone()
             yield RowError(line, f"the {count:,} rows of this prompt are together longer than {limit:,} bytes", text)
         else:
-            yield [Row(line, unpack(record), text) for line, record, text in rows]
+            yield [SourceRow(line, unpack(record), text) for line, record, text in rows]

@@ -23,8 +23,8 @@ from prefloop.exchange.formats import canonical
 
 SCHEMA = canonical.SCHEMA  # of everything written; a reader refuses a newer one
 
-Row = Mapping[str, Any]
-Rows = Iterable[Row]
+OutputRow = Mapping[str, Any]
+Rows = Iterable[OutputRow]
 FREE = ("metadata", "sampling", "ratings", "prefloop")  # objects of any shape
 
 
@@ -116,7 +116,7 @@ class _Lines:
                 self.mended += 1
             yield line + b"\n"
 
-    def clean(self) -> Iterator[Row]:
+    def clean(self) -> Iterator[OutputRow]:
         """The rows themselves, with the same checks and the same mending."""
         for line in self:
             yield json.loads(line)
@@ -127,7 +127,7 @@ def mend(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _json(row: Row) -> str:
+def _json(row: OutputRow) -> str:
     try:
         return json.dumps(_sorted(row), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:  # ValueError: NaN
@@ -171,7 +171,7 @@ def _write_parquet(aside: Path, columns: Columns, lines: Iterable[bytes]) -> int
             row = json.loads(line)
             chats, rich = chats or columns.is_chat(row), rich or columns.is_rich(row)
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[OutputRow]:
         with spool.open("rb") as file:
             for line in file:
                 yield columns.row(json.loads(line), chats, rich)

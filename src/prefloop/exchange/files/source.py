@@ -31,7 +31,7 @@ DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """One record and where it was."""
 
     line: int
@@ -39,7 +39,7 @@ class Row:
     text: str
 
 
-def rows(path: Path, max_line_bytes: int) -> Iterator[Row | RowError]:
+def rows(path: Path, max_line_bytes: int) -> Iterator[SourceRow | RowError]:
     """Every record of a file, in order. Raises DataError at once if the file cannot be opened or holds nothing."""
     start = _check(path)
     found = (
@@ -51,7 +51,7 @@ def rows(path: Path, max_line_bytes: int) -> Iterator[Row | RowError]:
     return _until_hopeless(chain([first], found))
 
 
-def _until_hopeless(found: Iterator[Row | RowError]) -> Iterator[Row | RowError]:
+def _until_hopeless(found: Iterator[SourceRow | RowError]) -> Iterator[SourceRow | RowError]:
     """The rows, until too many in succession are no records at all: a hostile file may have millions."""
     bad = 0
     for row in found:
@@ -117,7 +117,7 @@ def _open(path: Path, start: bytes) -> io.BufferedIOBase:
     return path.open("rb")
 
 
-def _json_rows(path: Path, start: bytes, limit: int) -> Iterator[Row | RowError]:
+def _json_rows(path: Path, start: bytes, limit: int) -> Iterator[SourceRow | RowError]:
     line = 0
     with _open(path, start) as stream:
         try:
@@ -160,12 +160,12 @@ def _is_array(peek: bytes) -> bool:
     return False
 
 
-def _row(line: int, raw: bytes | BadRow, limit: int) -> Row | RowError:
+def _row(line: int, raw: bytes | BadRow, limit: int) -> SourceRow | RowError:
     if isinstance(raw, BadRow):
         return RowError(line, str(raw))
     text = printable(raw[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace").strip())
     try:
-        return Row(line, _parse(raw, limit), text)
+        return SourceRow(line, _parse(raw, limit), text)
     except BadRow as error:
         return RowError(line, str(error), text)
 
@@ -193,7 +193,7 @@ def _parse(raw: bytes, limit: int) -> Record:
     return value
 
 
-def _parquet_rows(path: Path, limit: int) -> Iterator[Row | RowError]:
+def _parquet_rows(path: Path, limit: int) -> Iterator[SourceRow | RowError]:
     from prefloop.exchange.files.parquet import parquet_records  # pyarrow takes a while to load
 
     for line, found in parquet_records(path, limit):
@@ -201,4 +201,4 @@ def _parquet_rows(path: Path, limit: int) -> Iterator[Row | RowError]:
             yield RowError(line, str(found))
         else:
             shown = (f"{name}: {value[:40] if isinstance(value, str) else '...'}" for name, value in found.items())
-            yield Row(line, found, printable(", ".join(islice(shown, 6))))
+            yield SourceRow(line, found, printable(", ".join(islice(shown, 6))))

@@ -30,7 +30,7 @@ from prefloop.models.packed import supports_packed
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel, load_reward_model
 from prefloop.models.save import save_pretrained
-from prefloop.models.tokenization import Codec, eos_of
+from prefloop.models.tokenization import Tokenization, eos_of
 from prefloop.ops.kl import k1
 from prefloop.ops.masked import masked_sum
 from prefloop.project.left_out import LeftOut
@@ -110,7 +110,7 @@ class _Subject:
         return make_engine({"policy": Policy(self.model)}, self.codec, 0, self.project.device, training)
 
 
-def _prompts(project: Project, codec: Codec) -> list[list[int]]:
+def _prompts(project: Project, codec: Tokenization) -> list[list[int]]:
     """Ids of a few prompts that leave room for an answer; made-up ones where the store has none."""
     stored = project.store.prompts(limit=200)
     made_up = [Prompt("Hello."), Prompt("Say something about the weather, please."), Prompt("Why?"), Prompt("1 2 3")]
@@ -158,7 +158,7 @@ def _stops(s: _Subject) -> str:
     return " and ".join(f"{who} names {what}" for who, what in said.items())
 
 
-def _token(codec: Codec, id: int | None) -> str:
+def _token(codec: Tokenization, id: int | None) -> str:
     return f"{codec.tokenizer.convert_ids_to_tokens(id)} (token {id})"
 
 
@@ -268,7 +268,7 @@ def _verdict(name: str, holds: bool, detail: str, broken: str) -> Check:
 # -- reward model ----------------------------------------------------------------------------------------------------
 
 
-def _texts(project: Project, codec: Codec) -> list[list[int]]:
+def _texts(project: Project, codec: Tokenization) -> list[list[int]]:
     words = [Prompt("Hello."), Prompt("A somewhat longer text, to be padded less than the others."), Prompt("No")]
     asked = LeftOut(project).accepted([codec], [*project.store.prompts(limit=5), *words], "prompts")
     return [codec.encode_prompt(p)[-codec.context :] for p in asked]

@@ -15,7 +15,7 @@ from prefloop.labels.answer import LETTERS
 from prefloop.labels.assign import draw, overlaps
 from prefloop.store import codec
 from prefloop.store.queue.read import setting
-from prefloop.store.queue.rows import Desk, Phase, Row, change_task, note, reviewer, task_of_item
+from prefloop.store.queue.rows import Phase, QueueContext, StoredRow, change_task, note, reviewer, task_of_item
 from prefloop.store.queue.rules import OVERLAP, applied, last_changes
 from prefloop.store.read import effective
 from prefloop.store.schema import completions, items, rankings, rules, settings, tasks
@@ -24,20 +24,20 @@ from prefloop.store.write import chunks
 _ITEMS = 1000  # in one transaction
 
 
-def fill(desk: Desk) -> int:
+def fill(context: QueueContext) -> int:
     """See `Queue.fill`."""
     total = 0
     while True:
-        with desk.database.write() as connection:
-            read, added = _fill_some(connection, desk)
+        with context.database.write() as connection:
+            read, added = _fill_some(connection, context)
         total += added
         if read < _ITEMS:
             return total
 
 
-def _fill_some(connection: Connection, desk: Desk) -> tuple[int, int]:
+def _fill_some(connection: Connection, context: QueueContext) -> tuple[int, int]:
     """(items looked at, tasks made). `fill:<criterion>` in the settings says how far earlier calls came."""
-    criterion = desk.settings.criterion
+    criterion = context.settings.criterion
     at = {"items": 0, "tasks": 0, "unfit": 0} | setting(connection, f"fill:{criterion}", {})
     cards = select(func.count()).where(completions.c.item_id == items.c.id).scalar_subquery()
     by_people = and_(rankings.c.criterion == criterion, ~rankings.c.simulated, effective())
@@ -49,9 +49,9 @@ def _fill_some(connection: Connection, desk: Desk) -> tuple[int, int]:
         return 0, 0
     fit = [row for row in rows if 2 <= row["cards"] <= len(LETTERS)]
     todo = [row for row in fit if not row["ranked"]]
-    wanted = _overlaps(desk, at["tasks"], len(todo))
+    wanted = _overlaps(context, at["tasks"], len(todo))
     if todo:
-        made = [_task(desk, row, people) for row, people in zip(todo, wanted, strict=True)]
+        made = [_task(context, row, people) for row, people in zip(todo, wanted, strict=True)]
         connection.execute(insert(tasks).returning(tasks.c.seq), made)  # returning: many rows a statement on Postgres
     unfit = at["unfit"] + len(rows) - len(fit)
     keep_setting(
@@ -62,61 +62,61 @@ def _fill_some(connection: Connection, desk: Desk) -> tuple[int, int]:
     return len(rows), len(todo)
 
 
-def _task(desk: Desk, item: Row, wanted: int) -> dict[str, Any]:
+def _task(context: QueueContext, item: StoredRow, wanted: int) -> dict[str, Any]:
     tag = json.loads(item["metadata"]).get("tag") if '"tag"' in item["metadata"] else None
     return {
         "item_id": item["id"],
-        "criterion": desk.settings.criterion,
+        "criterion": context.settings.criterion,
         "round": item["round"],
         "wanted": wanted,
         "done": 0,
         "live": 0,
         "phase": int(Phase.FRESH),
         "tag": tag if isinstance(tag, str) else "",
-        "shuffle": draw(desk.seed, "place", item["id"]).random(),
+        "shuffle": draw(context.seed, "place", item["id"]).random(),
         "priority": 0.0,
         "skips": 0,
     }
 
 
-def overlap_anew(desk: Desk) -> None:
+def overlap_anew(context: QueueContext) -> None:
     """Give items that are not ranked yet the overlap that was last set in the browser, a thousand at a time.
 
     `overlap:<criterion>` in the settings says which change was the last, and how far it has come: a server that is
     stopped in between goes on at its next start. Nobody's place is taken away.
     """
-    key = f"overlap:{desk.settings.criterion}"
+    key = f"overlap:{context.settings.criterion}"
     while True:
-        with desk.database.work(alone=True) as connection:
+        with context.database.work(alone=True) as connection:
             newest = connection.scalar(select(func.max(rules.c.seq)).where(rules.c.key.in_(OVERLAP))) or 0
             at = {"change": 0, "task": 0, "count": 0, "done": True} | setting(connection, key, {})
             if at["change"] != newest:
                 at = {"change": newest, "task": 0, "count": 0, "done": False}
             if at["done"]:
                 return
-            now = replace(desk, settings=applied(desk.file, last_changes(connection, desk.file)))
+            now = replace(context, settings=applied(context.file, last_changes(connection, context.file)))
             last, number = _overlap_some(connection, now, at["task"], at["count"])
-            desk.database.in_order(connection)
+            context.database.in_order(connection)
             done = number < _ITEMS
             keep_setting(connection, key, at | {"task": last, "count": at["count"] + number, "done": done})
         if done:
             return
 
 
-def _overlap_some(connection: Connection, desk: Desk, after: int, first: int) -> tuple[int, int]:
+def _overlap_some(connection: Connection, context: QueueContext, after: int, first: int) -> tuple[int, int]:
     """(the last task looked at, how many)."""
     unfinished = tasks.c.phase.in_([Phase.FRESH, Phase.HALF, Phase.FULL]) & (tasks.c.done < tasks.c.wanted)
-    here = (tasks.c.criterion == desk.settings.criterion) & (tasks.c.seq > after) & unfinished
+    here = (tasks.c.criterion == context.settings.criterion) & (tasks.c.seq > after) & unfinished
     held = connection.execute(select(tasks).where(here).order_by(tasks.c.seq).limit(_ITEMS).with_for_update())
     rows = held.mappings().all()
-    for row, people in zip(rows, _overlaps(desk, first, len(rows)), strict=True):
+    for row, people in zip(rows, _overlaps(context, first, len(rows)), strict=True):
         change_task(connection, row, wanted=max(people, row["done"] + row["live"]))
     return (rows[-1]["seq"] if rows else after), len(rows)
 
 
-def _overlaps(desk: Desk, first: int, count: int) -> list[int]:
-    few, many, share = desk.settings.overlap, desk.settings.overlap_many, desk.settings.overlap_share
-    return overlaps(first, count, few=few, many=many, share=share, seed=desk.seed)
+def _overlaps(context: QueueContext, first: int, count: int) -> list[int]:
+    few, many, share = context.settings.overlap, context.settings.overlap_many, context.settings.overlap_share
+    return overlaps(first, count, few=few, many=many, share=share, seed=context.seed)
 
 
 def keep_setting(connection: Connection, key: str, value: object) -> None:
@@ -126,26 +126,26 @@ def keep_setting(connection: Connection, key: str, value: object) -> None:
         connection.execute(insert(settings), {"key": key, "value": text})
 
 
-def set_priorities(desk: Desk, scores: Mapping[str, float], by: str) -> int:
+def set_priorities(context: QueueContext, scores: Mapping[str, float], by: str) -> int:
     """See `Queue.set_priorities`."""
     for item, score in scores.items():
         if not math.isfinite(score):
             raise DataError(f"the priority of item {item} is {score}. Give a finite number, or leave the item out.")
     values: dict[str, Any] = {item: float(score) for item, score in scores.items()}
-    return _set_all(desk, {"priority": values, "judged_by": dict.fromkeys(scores, by)})
+    return _set_all(context, {"priority": values, "judged_by": dict.fromkeys(scores, by)})
 
 
-def set_tag(desk: Desk, chosen: Sequence[str], tag: str) -> int:
+def set_tag(context: QueueContext, chosen: Sequence[str], tag: str) -> int:
     """See `Queue.set_tag`."""
-    return _set_all(desk, {"tag": dict.fromkeys(chosen, tag)})
+    return _set_all(context, {"tag": dict.fromkeys(chosen, tag)})
 
 
-def _set_all(desk: Desk, values: Mapping[str, Mapping[str, Any]]) -> int:
+def _set_all(context: QueueContext, values: Mapping[str, Mapping[str, Any]]) -> int:
     """{column: {item id: value}}, of the same items each."""
     found = 0
     for part in chunks(next(iter(values.values()))):
-        with desk.database.work(alone=True) as connection:
-            here = (tasks.c.criterion == desk.settings.criterion) & tasks.c.item_id.in_(part)
+        with context.database.work(alone=True) as connection:
+            here = (tasks.c.criterion == context.settings.criterion) & tasks.c.item_id.in_(part)
             held = select(tasks.c.seq, tasks.c.item_id).where(here).order_by(tasks.c.seq).with_for_update()
             rows = connection.execute(held).all()
             if rows:
@@ -157,15 +157,15 @@ def _set_all(desk: Desk, values: Mapping[str, Mapping[str, Any]]) -> int:
     return found
 
 
-def set_gold(desk: Desk, by: str | None, item: str, tiers: Sequence[Sequence[str]] | None) -> None:
+def set_gold(context: QueueContext, by: str | None, item: str, tiers: Sequence[Sequence[str]] | None) -> None:
     """See `Queue.set_gold`."""
-    with desk.database.work() as connection:
+    with context.database.work() as connection:
         reviewer(connection, by)
-        task = task_of_item(connection, desk, item)
+        task = task_of_item(connection, context, item)
         if tiers is not None:
             _check_gold(connection, item, tiers)
         gold = None if tiers is None else codec.dumps(tiers)
-        note(connection, desk.clock(), by, "gold", item, task["gold"], gold)
+        note(connection, context.clock(), by, "gold", item, task["gold"], gold)
         change_task(connection, task, gold=gold)
 
 

@@ -18,9 +18,9 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam,
 from prefloop.labels.assign import draw, gold_due, shuffled, wants_random
 from prefloop.store import codec
 from prefloop.store.queue.rows import (
-    Desk,
     Phase,
-    Row,
+    QueueContext,
+    StoredRow,
     able_person,
     change_lease,
     change_person,
@@ -87,20 +87,20 @@ _UNSEEN_CIRCLE = (
 _NEW_LEASE = insert(leases)
 
 
-def next_item(desk: Desk, person: str, after: str | None) -> Presentation | None:
+def next_item(context: QueueContext, person: str, after: str | None) -> Presentation | None:
     """See `Queue.next`."""
-    now = desk.clock()
-    with desk.database.read() as connection:
+    now = context.clock()
+    with context.database.read() as connection:
         if after is None:  # reloading a page writes nothing
-            current = next(iter(_live(connection, desk, person)), None)
-            if current is not None and current["expires_at"] - now > desk.lease_s / 2:
+            current = next(iter(_live(connection, context, person)), None)
+            if current is not None and current["expires_at"] - now > context.lease_s / 2:
                 able_person(connection, person)
-                return present(connection, desk, current)
+                return present(connection, context, current)
         first, last = connection.execute(_ENDS).one()
-    if first is not None and (first <= now or last > now + desk.lease_s + CLOCKS_APART_S):
-        sweep(desk, now)
-    with desk.database.work() as connection:
-        return _take(connection, desk, lock_person(connection, person), after, now)
+    if first is not None and (first <= now or last > now + context.lease_s + CLOCKS_APART_S):
+        sweep(context, now)
+    with context.database.work() as connection:
+        return _take(connection, context, lock_person(connection, person), after, now)
 
 
 # -- leases that ran out -----------------------------------------------------------------------------------------------
@@ -110,19 +110,19 @@ def _run_out(now: float) -> tuple[ColumnElement[bool], ...]:
     return leases.c.state == "live", leases.c.expires_at <= now
 
 
-def _too_late(desk: Desk, now: float) -> tuple[ColumnElement[bool], ...]:
+def _too_late(context: QueueContext, now: float) -> tuple[ColumnElement[bool], ...]:
     """Leases that end later than any that is given now: the clock was put back since, or the lease time shortened."""
-    return leases.c.state == "live", leases.c.expires_at > now + desk.lease_s + CLOCKS_APART_S
+    return leases.c.state == "live", leases.c.expires_at > now + context.lease_s + CLOCKS_APART_S
 
 
-def sweep(desk: Desk, now: float) -> None:
+def sweep(context: QueueContext, now: float) -> None:
     """Give the places of leases that ran out back to their tasks. A transaction of its own: it holds many tasks.
 
     A lease that ends too late gets the ordinary time from now on. Ending it at once would give its place to somebody
     else while the person is still at work.
     """
-    with desk.database.work() as connection:
-        shorter = update(leases).where(*_too_late(desk, now)).values(expires_at=now + desk.lease_s)
+    with context.database.work() as connection:
+        shorter = update(leases).where(*_too_late(context, now)).values(expires_at=now + context.lease_s)
         connection.execute(shorter)
         stale = select(tasks).join(leases, leases.c.task == tasks.c.seq).where(*_run_out(now)).limit(_SWEPT)
         held = connection.execute(stale.with_for_update(of=tasks, skip_locked=True)).mappings().all()
@@ -136,66 +136,72 @@ def sweep(desk: Desk, now: float) -> None:
 # -- whose turn is what ------------------------------------------------------------------------------------------------
 
 
-def _take(connection: Connection, desk: Desk, me: RowMapping, after: str | None, now: float) -> Presentation | None:
-    live = _live(connection, desk, me["id"])
+def _take(
+    connection: Connection, context: QueueContext, me: RowMapping, after: str | None, now: float
+) -> Presentation | None:
+    live = _live(connection, context, me["id"])
     current = next((row for row in live if row["id"] != after), None)
     if current is not None:
-        return present(connection, desk, renew(connection, desk, current, now))
+        return present(connection, context, renew(connection, context, current, now))
     if me["excluded"] is not None:
         return None
-    if (returned := _returned(connection, desk, me["id"], after)) is not None:
-        return present(connection, desk, change_lease(connection, returned, reopened=True))
-    most = desk.settings.limit if me["most"] is None else me["most"]
+    if (returned := _returned(connection, context, me["id"], after)) is not None:
+        return present(connection, context, change_lease(connection, returned, reopened=True))
+    most = context.settings.limit if me["most"] is None else me["most"]
     if most is not None and me["done"] + len(live) >= most:
         return None
-    if (dropped := _dropped(connection, desk, me["id"], after, now)) is not None:
-        return present(connection, desk, dropped)
-    return _new(connection, desk, me, now)
+    if (dropped := _dropped(connection, context, me["id"], after, now)) is not None:
+        return present(connection, context, dropped)
+    return _new(connection, context, me, now)
 
 
-def _live(connection: Connection, desk: Desk, person: str) -> Sequence[RowMapping]:
-    return connection.execute(_LIVE, {"person": person, "criterion": desk.settings.criterion}).mappings().all()
+def _live(connection: Connection, context: QueueContext, person: str) -> Sequence[RowMapping]:
+    return connection.execute(_LIVE, {"person": person, "criterion": context.settings.criterion}).mappings().all()
 
 
-def renew(connection: Connection, desk: Desk, lease: Row, now: float) -> Row:
+def renew(connection: Connection, context: QueueContext, lease: StoredRow, now: float) -> StoredRow:
     """The person asked for it again, which is more than a sign of life: the whole time anew."""
-    return change_lease(connection, lease, started_at=now, expires_at=now + desk.lease_s)
+    return change_lease(connection, lease, started_at=now, expires_at=now + context.lease_s)
 
 
-def _returned(connection: Connection, desk: Desk, person: str, after: str | None) -> RowMapping | None:
-    mine = {"person": person, "criterion": desk.settings.criterion, "after": after or ""}
+def _returned(connection: Connection, context: QueueContext, person: str, after: str | None) -> RowMapping | None:
+    mine = {"person": person, "criterion": context.settings.criterion, "after": after or ""}
     return connection.execute(_RETURNED, mine).mappings().first()
 
 
-def _dropped(connection: Connection, desk: Desk, person: str, after: str | None, now: float) -> Row | None:
+def _dropped(
+    connection: Connection, context: QueueContext, person: str, after: str | None, now: float
+) -> StoredRow | None:
     """One that ran out under this person while its place is still free: their draft is on it."""
-    mine = {"person": person, "criterion": desk.settings.criterion, "after": after or ""}
+    mine = {"person": person, "criterion": context.settings.criterion, "after": after or ""}
     found = connection.execute(_DROPPED, mine).first()
     if found is None:
         return None
     task = lock_task(connection, tasks.c.seq == found.task)
-    return revive(connection, desk, task, own_lease(connection, person, found.id), now)
+    return revive(connection, context, task, own_lease(connection, person, found.id), now)
 
 
-def revive(connection: Connection, desk: Desk, task: Row | None, lease: Row, now: float) -> Row | None:
+def revive(
+    connection: Connection, context: QueueContext, task: StoredRow | None, lease: StoredRow, now: float
+) -> StoredRow | None:
     """Take the place of a lease that ran out again, if it is free still. The task must be locked."""
     if task is None or lease["state"] != "expired" or not has_place(task):
         return None
     change_task(connection, task, live=task["live"] + 1)
-    return change_lease(connection, lease, state="live", started_at=now, expires_at=now + desk.lease_s)
+    return change_lease(connection, lease, state="live", started_at=now, expires_at=now + context.lease_s)
 
 
 # -- a new item --------------------------------------------------------------------------------------------------------
 
 
-def _new(connection: Connection, desk: Desk, me: RowMapping, now: float) -> Presentation | None:
-    finder = _Finder(connection, desk, me)
+def _new(connection: Connection, context: QueueContext, me: RowMapping, now: float) -> Presentation | None:
+    finder = _Finder(connection, context, me)
     task, arm = None, "gold"
-    if gold_due(me["taken"], me["gold_taken"], desk.settings.gold_share, desk.seed, me["id"]):
+    if gold_due(me["taken"], me["gold_taken"], context.settings.gold_share, context.seed, me["id"]):
         task = finder.on_the_circle(Phase.GOLD, _UNSEEN_CIRCLE)
     if task is None:
         task, arm = finder.oldest_half_done(), "half"
-    if task is None and wants_random(me["taken"], desk.settings.random_share, desk.seed, me["id"]):
+    if task is None and wants_random(me["taken"], context.settings.random_share, context.seed, me["id"]):
         task, arm = finder.on_the_circle(Phase.FRESH, _CIRCLE), "random"
     if task is None:
         task, arm = finder.most_informative(), "priority"
@@ -205,7 +211,7 @@ def _new(connection: Connection, desk: Desk, me: RowMapping, now: float) -> Pres
         if finder.cursors != json.loads(me["cursors"]):
             change_person(connection, me, cursors=codec.dumps(finder.cursors))
         return None
-    return _lease(connection, desk, me, task, arm, finder.cursors, now)
+    return _lease(connection, context, me, task, arm, finder.cursors, now)
 
 
 class _Finder:
@@ -214,13 +220,13 @@ class _Finder:
     On SQLite nobody else writes meanwhile; on Postgres tasks that others hold are passed over.
     """
 
-    def __init__(self, connection: Connection, desk: Desk, me: RowMapping) -> None:
-        self._connection, self._desk, self._me = connection, desk, me
+    def __init__(self, connection: Connection, context: QueueContext, me: RowMapping) -> None:
+        self._connection, self._context, self._me = connection, context, me
         self.tags: tuple[str, ...] = ("", *json.loads(me["groups"]))
         self.cursors: dict[str, float] = json.loads(me["cursors"])
 
     def _where(self, phase: Phase, tag: str, **more: Any) -> dict[str, Any]:
-        here = {"criterion": self._desk.settings.criterion, "phase": int(phase), "tag": tag}
+        here = {"criterion": self._context.settings.criterion, "phase": int(phase), "tag": tag}
         return {**here, "person": self._me["id"], **more}
 
     def _first(self, query: Select[Any], where: dict[str, Any]) -> RowMapping | None:
@@ -245,7 +251,7 @@ class _Finder:
 
     def on_the_circle(self, phase: Phase, looks: tuple[_Look, _Look]) -> RowMapping | None:
         """A random one: the next on the circle of `tasks.shuffle` from a random point."""
-        point = draw(self._desk.seed, "point", self._me["id"], self._me["taken"]).random()
+        point = draw(self._context.seed, "point", self._me["id"], self._me["taken"]).random()
         for look in looks:
             places = [self._where(phase, tag, point=point) for tag in self.tags]
             if (row := self._best(look, places, "shuffle")) is not None:
@@ -286,7 +292,13 @@ class _Finder:
 
 
 def _lease(
-    connection: Connection, desk: Desk, me: RowMapping, task: Row, arm: str, cursors: dict[str, float], now: float
+    connection: Connection,
+    context: QueueContext,
+    me: RowMapping,
+    task: StoredRow,
+    arm: str,
+    cursors: dict[str, float],
+    now: float,
 ) -> Presentation:
     answers = members(connection, task["item_id"])
     row = {
@@ -296,10 +308,10 @@ def _lease(
         "state": "live",
         "arm": arm,
         "number": me["taken"] + 1,
-        "shown": codec.dumps(shuffled([id for id, _, _ in answers], desk.seed, me["id"], task["item_id"])),
+        "shown": codec.dumps(shuffled([id for id, _, _ in answers], context.seed, me["id"], task["item_id"])),
         "words": sum(len(text.split()) for _, text, _ in answers),
         "started_at": now,
-        "expires_at": now + desk.lease_s,
+        "expires_at": now + context.lease_s,
         "given_at": None,
         "duration_s": None,
         "ranking_id": None,
@@ -316,4 +328,4 @@ def _lease(
     change_task(connection, task, live=task["live"] + 1, waiting_since=since, arm=task["arm"] or arm)
     gold = me["gold_taken"] + (arm == "gold")
     change_person(connection, me, taken=me["taken"] + 1, gold_taken=gold, cursors=codec.dumps(cursors))
-    return present(connection, desk, row, answers)
+    return present(connection, context, row, answers)

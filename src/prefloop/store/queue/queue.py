@@ -9,11 +9,11 @@ from dataclasses import replace
 from prefloop.config import Annotate
 from prefloop.labels.answer import Answer
 from prefloop.store.queue import fill as queue_fill
-from prefloop.store.queue import lease as queue_take
+from prefloop.store.queue import lease as queue_lease
 from prefloop.store.queue import read as queue_read
 from prefloop.store.queue import review as queue_review
-from prefloop.store.queue import submit as queue_give
-from prefloop.store.queue.rows import Desk
+from prefloop.store.queue import submit as queue_submit
+from prefloop.store.queue.rows import QueueContext
 from prefloop.store.queue.rules import Rules
 from prefloop.store.queue.types import (
     Browse,
@@ -49,8 +49,8 @@ class Queue:
         self._open_known: dict[str, tuple[float, float, int]] = {}  # person: (from, until, open + done + skipped)
 
     @property
-    def _desk(self) -> Desk:
-        return Desk(self._database, self.rules.current(), self.rules.file, self._clock, self._seed)
+    def _context(self) -> QueueContext:
+        return QueueContext(self._database, self.rules.current(), self.rules.file, self._clock, self._seed)
 
     # -- work --------------------------------------------------------------------------------------------------------
 
@@ -60,23 +60,23 @@ class Queue:
         Where the overlap was changed in the browser, items that are not ranked yet get the new one here.
         Left out: items that people (not simulated ones) have ranked on this criterion, and those that cannot be shown.
         """
-        queue_fill.overlap_anew(self._desk)
-        return queue_fill.fill(self._desk)
+        queue_fill.overlap_anew(self._context)
+        return queue_fill.fill(self._context)
 
     def next(self, person: str, after: str | None = None) -> Presentation | None:
         """What this person should rank now: their own live lease first, else a new one; None: nothing for them.
 
         after: the lease on screen, to fetch the one that follows it ahead of time.
         """
-        return queue_take.next_item(self._desk, person, after)
+        return queue_lease.next_item(self._context, person, after)
 
     def heartbeat(self, person: str, lease: str) -> float:
         """A sign of life; returns the new expiry. LeaseError where the place is gone: a submit is kept still."""
-        return queue_give.heartbeat(self._desk, person, lease)
+        return queue_submit.heartbeat(self._context, person, lease)
 
     def draft(self, person: str, lease: str, state: Json) -> None:
         """Keep the half-made answer: up to 100 kB of JSON, given back as `Presentation.draft`. AnswerError beyond."""
-        queue_give.draft(self._desk, person, lease, state)
+        queue_submit.draft(self._context, person, lease, state)
 
     def submit(self, person: str, lease: str, uuid: str, answer: Answer) -> Receipt:
         """Write the ranking and close the lease. The same uuid and answer again: the same receipt, nothing written.
@@ -85,117 +85,117 @@ class Queue:
         answer the presentation, ConflictError for the same uuid with another body and for a second answer without
         `reopen`.
         """
-        return queue_give.submit(self._desk, person, lease, uuid, answer)
+        return queue_submit.submit(self._context, person, lease, uuid, answer)
 
     def skip(self, person: str, lease: str, uuid: str, reason: str, said: Answer | None = None) -> Receipt:
         """Give the item up: somebody else gets it. `reason` is one of `labels.answer.SKIP_REASONS`.
 
         said: what had been said until then; its flags and comment are kept for reviewers, nothing else.
         """
-        return queue_give.skip(self._desk, person, lease, uuid, reason, said)
+        return queue_submit.skip(self._context, person, lease, uuid, reason, said)
 
     def reopen(self, person: str, lease: str) -> Presentation:
         """One of the last 10 answers (or one returned by a reviewer) again; the next submit on it supersedes it."""
-        return queue_give.reopen(self._desk, person, lease)
+        return queue_submit.reopen(self._context, person, lease)
 
     def history(self, person: str, limit: int = 10) -> list[Given]:
         """What this person gave, newest first."""
-        return queue_read.history(self._desk, person, limit)
+        return queue_read.history(self._context, person, limit)
 
     def progress(self, person: str) -> Progress:
         """Own numbers."""
-        found = queue_read.progress(self._desk, person)
+        found = queue_read.progress(self._context, person)
         given = found.done + found.skipped
         now, (at, until, known) = self._clock(), self._open_known.get(person, (0.0, 0.0, 0))
         if not at <= now < until:
             began = time.perf_counter()
-            known = queue_read.open_to(self._desk, person) + given
+            known = queue_read.open_to(self._context, person) + given
             took = time.perf_counter() - began  # tens of milliseconds in a large queue, so not at every answer
             self._open_known[person] = (now, now + max(_COUNTED_EVERY_S, _COUNTED_SHARE * took), known)
         return replace(found, open=max(0, known - given))
 
     def pace(self, person: str) -> float | None:
         """Items an hour, from the median of the last 50; None before the fifth."""
-        return queue_read.progress(self._desk, person).per_hour
+        return queue_read.progress(self._context, person).per_hour
 
     def held_elsewhere(self, person: str) -> bool:
         """Whether somebody holds an item that this person could get, were it let go."""
-        return queue_read.held_elsewhere(self._desk, person)
+        return queue_read.held_elsewhere(self._context, person)
 
     def starts(self, items: Iterable[str]) -> dict[str, str]:
         """{item id: the start of its prompt}, which is what people know items by; unknown ids are left out."""
-        return queue_read.starts(self._desk, items)
+        return queue_read.starts(self._context, items)
 
     # -- whole -------------------------------------------------------------------------------------------------------
 
     def quota(self, round: int | None = None) -> Quota:
         """Where the whole queue, or one round of it, stands; `prefloop run` waits for `quota().met`."""
-        return queue_read.quota(self._desk, round)
+        return queue_read.quota(self._context, round)
 
     def set_priorities(self, scores: Mapping[str, float], by: str = "") -> int:
         """{item id: how informative}; higher goes first. Returns how many tasks were found. DataError for NaN.
 
         by: what judged them, for `fresh`.
         """
-        return queue_fill.set_priorities(self._desk, scores, by)
+        return queue_fill.set_priorities(self._context, scores, by)
 
     def fresh(self, by: str = "") -> list[str]:
         """Ids of the items that nobody has been given yet, oldest first; without those that `by` was last to judge."""
-        return queue_read.fresh(self._desk, by)
+        return queue_read.fresh(self._context, by)
 
     def set_tag(self, items: Sequence[str], tag: str) -> int:
         """Only people of the group `tag` get these items; "" = everybody. Returns how many tasks were found."""
-        return queue_fill.set_tag(self._desk, items, tag)
+        return queue_fill.set_tag(self._context, items, tag)
 
     def set_gold(self, reviewer: str | None, item: str, tiers: Sequence[Sequence[str]] | None) -> None:
         """Everybody is to rank `item` once, mixed in unseen; `tiers` (completion ids, best first) is what is expected.
 
         Leaving completions out says nothing about them. None: an ordinary item again. Raises DataError.
         """
-        queue_fill.set_gold(self._desk, reviewer, item, tiers)
+        queue_fill.set_gold(self._context, reviewer, item, tiers)
 
     def golds(self) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
         """(item id, expected tiers of completion ids) of every gold item."""
-        return queue_read.golds(self._desk)
+        return queue_read.golds(self._context)
 
     def skipped_only(self) -> int:
         """How many items somebody skipped and nobody ranked."""
-        return queue_review.skipped_only(self._desk)
+        return queue_review.skipped_only(self._context)
 
     def settled(self) -> set[str]:
         """Ids of the items that a reviewer has made gold or discarded."""
-        return queue_read.settled(self._desk)
+        return queue_read.settled(self._context)
 
     # -- reviewers ---------------------------------------------------------------------------------------------------
 
     def browse(self, kind: Browse = "all", after: int = 0, limit: int = 50) -> list[TaskRow]:
         """A page of the queue: kind "all", "answered", "skipped", "several", "gold" or "discarded"."""
-        return queue_review.browse(self._desk, kind, after, limit)
+        return queue_review.browse(self._context, kind, after, limit)
 
     def skip_flags(self) -> dict[str, tuple[str, ...]]:
         """By item, the flags of people who then skipped it; items taken out not counted."""
-        return queue_review.skip_flags(self._desk)
+        return queue_review.skip_flags(self._context)
 
     def tallies(self) -> dict[Browse, int]:
         """How many items each list of `browse` holds."""
-        return queue_review.tallies(self._desk)
+        return queue_review.tallies(self._context)
 
     def view(self, item: str) -> ItemView:
         """Everyone's rankings of an item side by side. Raises DataError where there is no such item."""
-        return queue_review.view(self._desk, item)
+        return queue_review.view(self._context, item)
 
     def adjudicate(self, reviewer: str, item: str, uuid: str, answer: Answer) -> Receipt:
         """The reviewer's own ranking, marked `metadata.adjudication`; positions are those of `view(item).item`."""
-        return queue_review.adjudicate(self._desk, reviewer, item, uuid, answer)
+        return queue_review.adjudicate(self._context, reviewer, item, uuid, answer)
 
     def give_back(self, reviewer: str, item: str, person: str, note: str = "") -> None:
         """Ask a person to rank an item again: `next` gives it first. Their answer stands until then."""
-        queue_review.give_back(self._desk, reviewer, item, person, note)
+        queue_review.give_back(self._context, reviewer, item, person, note)
 
     def discard(self, reviewer: str, item: str, reason: str) -> None:
         """Take an item out of every queue, and its rankings out of training. Answers still under way are kept."""
-        queue_review.discard(self._desk, reviewer, item, reason)
+        queue_review.discard(self._context, reviewer, item, reason)
 
     def restore(self, reviewer: str, item: str) -> None:
         """Undo `discard`."""
-        queue_review.restore(self._desk, reviewer, item)
+        queue_review.restore(self._context, reviewer, item)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select
 
 from prefloop.labels.answer import from_ranking
 from prefloop.store import codec
-from prefloop.store.queue.rows import Desk, Phase, Row, able, able_person, excerpt, holding, plain
+from prefloop.store.queue.rows import Phase, QueueContext, StoredRow, able, able_person, excerpt, holding, plain
 from prefloop.store.queue.submit import EDITABLE
 from prefloop.store.queue.types import Given, Progress, Quota
 from prefloop.store.schema import items, leases, people, prompts, rankings, settings, tasks
@@ -51,9 +51,9 @@ _HAD = (
 )
 
 
-def history(desk: Desk, person: str, limit: int) -> list[Given]:
+def history(context: QueueContext, person: str, limit: int) -> list[Given]:
     """See `Queue.history`."""
-    with desk.database.read() as connection:
+    with context.database.read() as connection:
         able_person(connection, person)
         query = (
             select(leases, prompts.c.content, tasks.c.discarded)
@@ -82,14 +82,14 @@ def history(desk: Desk, person: str, limit: int) -> list[Given]:
     ]
 
 
-def progress(desk: Desk, person: str) -> Progress:
+def progress(context: QueueContext, person: str) -> Progress:
     """See `Queue.progress`, but for `open`, which takes longer to count."""
-    with desk.database.read() as connection:
+    with context.database.read() as connection:
         me = able(connection.execute(_ME, {"person": person}).mappings().first(), person)
         rows = connection.execute(_LATEST, {"person": person}).all()
     timed = [(float(row.duration_s), max(1, row.words)) for row in rows if row.duration_s]
     enough = len(timed) >= _FEWEST
-    most = _most(desk, me)
+    most = _most(context, me)
     at_limit = most is not None and me["done"] >= most
     return Progress(
         done=me["done"],
@@ -103,94 +103,94 @@ def progress(desk: Desk, person: str) -> Progress:
     )
 
 
-def open_to(desk: Desk, person: str) -> int:
+def open_to(context: QueueContext, person: str) -> int:
     """How many items this person can still get (`Progress.open`)."""
-    with desk.database.read() as connection:
+    with context.database.read() as connection:
         me = able_person(connection, person)
-        here = {"criterion": desk.settings.criterion, "tags": ["", *json.loads(me["groups"])]}
+        here = {"criterion": context.settings.criterion, "tags": ["", *json.loads(me["groups"])]}
         free = connection.scalar(_FREE, here) or 0
         had, live, dropped, returned = connection.execute(_HAD, {**here, "person": person}).one()
     if me["excluded"] is not None:
         return int(live)
-    most = _most(desk, me)
+    most = _most(context, me)
     new = live + dropped + free - had
     return int(returned + (new if most is None else min(new, max(live, most - me["done"]))))
 
 
-def held_elsewhere(desk: Desk, person: str) -> bool:
+def held_elsewhere(context: QueueContext, person: str) -> bool:
     """See `Queue.held_elsewhere`."""
     had = leases.alias("had")
-    with desk.database.read() as connection:
+    with context.database.read() as connection:
         tags = ["", *json.loads(able_person(connection, person)["groups"])]
         seen = exists().where(had.c.task == tasks.c.seq, had.c.person == person)
         others = exists().where(
             leases.c.task == tasks.c.seq,
-            tasks.c.criterion == desk.settings.criterion,
+            tasks.c.criterion == context.settings.criterion,
             tasks.c.tag.in_(tags),
-            *holding(desk.clock()),
+            *holding(context.clock()),
             ~seen,
         )
         return bool(connection.scalar(select(others)))
 
 
-def starts(desk: Desk, chosen: Iterable[str]) -> dict[str, str]:
+def starts(context: QueueContext, chosen: Iterable[str]) -> dict[str, str]:
     """See `Queue.starts`."""
     found: dict[str, str] = {}
-    with desk.database.read() as connection:
+    with context.database.read() as connection:
         for part in chunks(chosen):
             query = select(items.c.id, prompts.c.content).join(prompts, prompts.c.id == items.c.prompt_id)
             found |= {id: excerpt(text) for id, text in connection.execute(query.where(items.c.id.in_(part)))}
     return found
 
 
-def _most(desk: Desk, me: Row) -> int | None:
-    most: int | None = desk.settings.limit if me["most"] is None else me["most"]
+def _most(context: QueueContext, me: StoredRow) -> int | None:
+    most: int | None = context.settings.limit if me["most"] is None else me["most"]
     return most
 
 
-def quota(desk: Desk, round: int | None) -> Quota:
+def quota(context: QueueContext, round: int | None) -> Quota:
     """See `Queue.quota`."""
-    here = tasks.c.criterion == desk.settings.criterion
+    here = tasks.c.criterion == context.settings.criterion
     if round is not None:
         here = and_(here, tasks.c.round == round)
-    with desk.database.read() as connection:
+    with context.database.read() as connection:
         sums = (func.count(), func.sum(tasks.c.wanted), func.sum(tasks.c.done))
         query = select(tasks.c.phase, *sums).where(here).group_by(tasks.c.phase)
         found = {row[0]: tuple(int(n) for n in row[1:]) for row in connection.execute(query)}
-        held = select(func.count()).join(tasks, tasks.c.seq == leases.c.task).where(here, *holding(desk.clock()))
+        held = select(func.count()).join(tasks, tasks.c.seq == leases.c.task).where(here, *holding(context.clock()))
         live = connection.scalar(held.where(tasks.c.gold.is_(None), tasks.c.discarded.is_(None))) or 0
-        unfit = int(setting(connection, f"fill:{desk.settings.criterion}", {}).get("unfit", 0))
+        unfit = int(setting(connection, f"fill:{context.settings.criterion}", {}).get("unfit", 0))
     work = [found[phase] for phase in (Phase.FRESH, Phase.HALF, Phase.FULL) if phase in found]
     number, wanted, done = (sum(column) for column in zip(*work, strict=True)) if work else (0, 0, 0)
-    target = wanted if desk.settings.quota is None else min(wanted, desk.settings.quota)
+    target = wanted if context.settings.quota is None else min(wanted, context.settings.quota)
     gold, discarded = (found.get(phase, (0,))[0] for phase in (Phase.GOLD, Phase.CLOSED))
     return Quota(wanted, done, wanted - done, live, number, gold, discarded, unfit, target)
 
 
-def fresh(desk: Desk, by: str) -> list[str]:
+def fresh(context: QueueContext, by: str) -> list[str]:
     """See `Queue.fresh`."""
-    here = and_(tasks.c.criterion == desk.settings.criterion, tasks.c.phase == int(Phase.FRESH))
+    here = and_(tasks.c.criterion == context.settings.criterion, tasks.c.phase == int(Phase.FRESH))
     if by:
         here = and_(here, tasks.c.judged_by != by)
-    with desk.database.read() as connection:
+    with context.database.read() as connection:
         return list(connection.scalars(select(tasks.c.item_id).where(here).order_by(tasks.c.seq)))
 
 
-def golds(desk: Desk) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
+def golds(context: QueueContext) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
     """See `Queue.golds`."""
-    here = and_(tasks.c.criterion == desk.settings.criterion, tasks.c.gold.is_not(None))
-    with desk.database.read() as connection:
+    here = and_(tasks.c.criterion == context.settings.criterion, tasks.c.gold.is_not(None))
+    with context.database.read() as connection:
         rows = connection.execute(select(tasks.c.item_id, tasks.c.gold).where(here).order_by(tasks.c.seq)).all()
     for item, gold in rows:
         yield item, plain(json.loads(gold))
 
 
-def settled(desk: Desk) -> set[str]:
+def settled(context: QueueContext) -> set[str]:
     """See `Queue.settled`."""
     done = or_(tasks.c.gold.is_not(None), tasks.c.discarded.is_not(None))
-    with desk.database.read() as connection:
+    with context.database.read() as connection:
         return set(
-            connection.scalars(select(tasks.c.item_id).where(tasks.c.criterion == desk.settings.criterion, done))
+            connection.scalars(select(tasks.c.item_id).where(tasks.c.criterion == context.settings.criterion, done))
         )
 
 

@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_,
 from prefloop.errors import AnswerError, DataError
 from prefloop.labels.answer import Answer
 from prefloop.store.queue.rows import (
-    Desk,
     Phase,
-    Row,
+    QueueContext,
+    StoredRow,
     able_person,
     change_lease,
     change_task,
@@ -26,7 +26,7 @@ from prefloop.store.queue.rows import (
     task_of_item,
 )
 from prefloop.store.queue.submit import admit, append, once
-from prefloop.store.queue.types import Browse, ItemView, Passed, Receipt, Said, TaskRow, TaskState
+from prefloop.store.queue.types import Browse, GivenRanking, ItemView, Passed, Receipt, TaskRow, TaskState
 from prefloop.store.read import effective, items_by_id
 from prefloop.store.schema import completions, items, leases, people, prompts, rankings, tasks
 from prefloop.types import digest
@@ -42,13 +42,13 @@ _NARROW: dict[Browse, ColumnElement[bool]] = {
 }
 
 
-def browse(desk: Desk, kind: Browse, after: int, limit: int) -> list[TaskRow]:
+def browse(context: QueueContext, kind: Browse, after: int, limit: int) -> list[TaskRow]:
     """See `Queue.browse`."""
     if kind not in get_args(Browse):
         raise DataError(f"there is no list {kind!r}. Lists: {', '.join(get_args(Browse))}")
-    here = (tasks.c.criterion == desk.settings.criterion, tasks.c.seq > after, _NARROW[kind])
+    here = (tasks.c.criterion == context.settings.criterion, tasks.c.seq > after, _NARROW[kind])
     page = select(tasks.c.seq).where(*here).order_by(tasks.c.seq).limit(limit).subquery()  # from an index alone
-    held = select(func.count()).where(leases.c.task == tasks.c.seq, *holding(desk.clock()))
+    held = select(func.count()).where(leases.c.task == tasks.c.seq, *holding(context.clock()))
     query = (
         select(tasks, prompts.c.content, held.scalar_subquery().label("held"))
         .join(page, page.c.seq == tasks.c.seq)
@@ -56,7 +56,7 @@ def browse(desk: Desk, kind: Browse, after: int, limit: int) -> list[TaskRow]:
         .join(prompts, prompts.c.id == items.c.prompt_id)
         .order_by(tasks.c.seq)
     )
-    with desk.database.read() as connection:
+    with context.database.read() as connection:
         rows = connection.execute(query).mappings().all()
         flags = _flags(connection, tasks.c.seq.in_([row["seq"] for row in rows if row["skips"]]))
     return [
@@ -76,10 +76,10 @@ def browse(desk: Desk, kind: Browse, after: int, limit: int) -> list[TaskRow]:
     ]
 
 
-def skip_flags(desk: Desk) -> dict[str, tuple[str, ...]]:
+def skip_flags(context: QueueContext) -> dict[str, tuple[str, ...]]:
     """See `Queue.skip_flags`."""
-    with desk.database.read() as connection:
-        return _flags(connection, tasks.c.criterion == desk.settings.criterion, tasks.c.phase != int(Phase.CLOSED))
+    with context.database.read() as connection:
+        return _flags(connection, tasks.c.criterion == context.settings.criterion, tasks.c.phase != int(Phase.CLOSED))
 
 
 def _flags(connection: Connection, *here: ColumnElement[bool]) -> dict[str, tuple[str, ...]]:
@@ -93,7 +93,7 @@ def _flags(connection: Connection, *here: ColumnElement[bool]) -> dict[str, tupl
     return {item: flags for item, flags in found.items() if flags}
 
 
-def _state(row: Row) -> TaskState:
+def _state(row: StoredRow) -> TaskState:
     """From the counts that stand beside it, so that the two always agree."""
     if row["discarded"] is not None:
         return "discarded"
@@ -106,25 +106,25 @@ def _state(row: Row) -> TaskState:
     return "partly ranked" if row["done"] else "open"
 
 
-def tallies(desk: Desk) -> dict[Browse, int]:
+def tallies(context: QueueContext) -> dict[Browse, int]:
     """See `Queue.tallies`."""
     sums = [func.coalesce(func.sum(case((chosen, 1), else_=0)), 0) for chosen in _NARROW.values()]
-    with desk.database.read() as connection:
-        row = connection.execute(select(*sums).where(tasks.c.criterion == desk.settings.criterion)).one()
+    with context.database.read() as connection:
+        row = connection.execute(select(*sums).where(tasks.c.criterion == context.settings.criterion)).one()
     return {kind: int(number) for kind, number in zip(_NARROW, row, strict=True)}
 
 
-def skipped_only(desk: Desk) -> int:
+def skipped_only(context: QueueContext) -> int:
     """See `Queue.skipped_only`."""
-    here = (tasks.c.criterion == desk.settings.criterion, tasks.c.skips > 0, tasks.c.done == 0)
-    with desk.database.read() as connection:
+    here = (tasks.c.criterion == context.settings.criterion, tasks.c.skips > 0, tasks.c.done == 0)
+    with context.database.read() as connection:
         return count(connection, tasks, *here, tasks.c.phase.not_in([Phase.GOLD, Phase.CLOSED]))
 
 
-def view(desk: Desk, item: str) -> ItemView:
+def view(context: QueueContext, item: str) -> ItemView:
     """See `Queue.view`."""
-    criterion = desk.settings.criterion
-    with desk.database.read() as connection:
+    criterion = context.settings.criterion
+    with context.database.read() as connection:
         found = items_by_id(connection, [item]).get(item)
         here = and_(tasks.c.item_id == item, tasks.c.criterion == criterion)
         task = connection.execute(select(tasks).where(here)).mappings().first()
@@ -140,7 +140,7 @@ def view(desk: Desk, item: str) -> ItemView:
         named = {row.id: row for row in connection.execute(_names(found.id, criterion))}
     lease_of = {row["ranking_id"]: row for row in rows if row["ranking_id"] is not None}
     said = tuple(
-        Said(
+        GivenRanking(
             ranking=ranking,
             name=named[ranking.annotator].name if ranking.annotator in named else None,
             excluded=ranking.annotator in named and named[ranking.annotator].excluded is not None,
@@ -167,7 +167,7 @@ def view(desk: Desk, item: str) -> ItemView:
     )
 
 
-def _passed(row: Row) -> Passed:
+def _passed(row: StoredRow) -> Passed:
     marked = json.loads(row["marked"] or "{}")
     flags = {id: tuple(given) for id, given in marked.get("flags", {}).items()}
     at = row["given_at"] or row["started_at"]
@@ -179,27 +179,27 @@ def _names(item: str, criterion: str) -> Select[Any]:
     return select(people.c.id, people.c.name, people.c.excluded).where(people.c.id.in_(by))
 
 
-def adjudicate(desk: Desk, by: str, item: str, uuid: str, answer: Answer) -> Receipt:
+def adjudicate(context: QueueContext, by: str, item: str, uuid: str, answer: Answer) -> Receipt:
     """See `Queue.adjudicate`."""
 
-    def write(connection: Connection, me: Row) -> Receipt:
+    def write(connection: Connection, me: StoredRow) -> Receipt:
         reviewer(connection, me["id"])
-        now = desk.clock()
-        task = task_of_item(connection, desk, item)
+        now = context.clock()
+        task = task_of_item(connection, context, item)
         members = select(completions.c.id).where(completions.c.item_id == item).order_by(completions.c.position)
         shown = list(connection.scalars(members))
-        admit(connection, desk, answer, len(shown), now - desk.cap_s)
-        desk.database.in_order(connection)
+        admit(connection, context, answer, len(shown), now - context.cap_s)
+        context.database.in_order(connection)
         earlier = _earlier_word(connection, task, me["id"])
         marks = {"adjudication": True, "arm": task["arm"]}
         ranking = append(connection, task, me["id"], answer, shown, now, marks, earlier)
         note(connection, now, me["id"], "adjudicate", item, earlier, ranking)
         return Receipt(item, "adjudicated", now, ranking)
 
-    return once(desk, by, uuid, digest("adjudicate", item, answer.body), write)
+    return once(context, by, uuid, digest("adjudicate", item, answer.body), write)
 
 
-def _earlier_word(connection: Connection, task: Row, by: str) -> str | None:
+def _earlier_word(connection: Connection, task: StoredRow, by: str) -> str | None:
     """The reviewer's adjudication that stands, if there is one; what they ranked as an annotator is another matter."""
     mine = select(rankings.c.id, rankings.c.metadata).where(
         rankings.c.item_id == task["item_id"],
@@ -213,47 +213,47 @@ def _earlier_word(connection: Connection, task: Row, by: str) -> str | None:
     return None
 
 
-def give_back(desk: Desk, by: str, item: str, person: str, text: str) -> None:
+def give_back(context: QueueContext, by: str, item: str, person: str, text: str) -> None:
     """See `Queue.give_back`."""
     if len(text) > 1000 or "\0" in text:
         raise AnswerError("a note to an annotator has at most 1000 characters")
-    with desk.database.work() as connection:
+    with context.database.work() as connection:
         reviewer(connection, by)
         able_person(connection, person)
-        task = task_of_item(connection, desk, item)
+        task = task_of_item(connection, context, item)
         theirs = (leases.c.task == task["seq"]) & (leases.c.person == person)
         lease = connection.execute(select(leases).where(theirs)).mappings().first()
         if lease is None or lease["state"] != "done":
             raise DataError(f"{person} has not ranked item {item}, so there is nothing to give back")
-        now = desk.clock()
+        now = context.clock()
         change_lease(connection, lease, returned=text, returned_by=by, returned_at=now)
         note(connection, now, by, "give back", f"{item} {person}")
 
 
-def discard(desk: Desk, by: str, item: str, reason: str) -> None:
+def discard(context: QueueContext, by: str, item: str, reason: str) -> None:
     """See `Queue.discard`."""
     if not reason.strip() or len(reason) > 1000 or "\0" in reason:
         raise AnswerError("say why the item is taken out, in at most 1000 characters")
-    with desk.database.work() as connection:
+    with context.database.work() as connection:
         reviewer(connection, by)
-        task = task_of_item(connection, desk, item)
+        task = task_of_item(connection, context, item)
         if task["discarded"] is not None:
             return
         held = update(leases).where(leases.c.task == task["seq"], leases.c.state == "live")
         connection.execute(held.values(state="closed"))
         change_task(connection, task, live=0, discarded=reason, discarded_by=by)
-        note(connection, desk.clock(), by, "discard", item)
+        note(connection, context.clock(), by, "discard", item)
 
 
-def restore(desk: Desk, by: str, item: str) -> None:
+def restore(context: QueueContext, by: str, item: str) -> None:
     """See `Queue.restore`."""
-    with desk.database.work() as connection:
+    with context.database.work() as connection:
         reviewer(connection, by)
-        task = task_of_item(connection, desk, item)
+        task = task_of_item(connection, context, item)
         if task["discarded"] is None:
             return
         closed = update(leases).where(leases.c.task == task["seq"], leases.c.state == "closed")
         connection.execute(closed.values(state="expired"))
-        waiting = None if task["waiting_since"] is None else desk.clock()
+        waiting = None if task["waiting_since"] is None else context.clock()
         change_task(connection, task, discarded=None, discarded_by=None, waiting_since=waiting)
-        note(connection, desk.clock(), by, "restore", item)
+        note(connection, context.clock(), by, "restore", item)

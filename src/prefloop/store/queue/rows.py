@@ -25,7 +25,7 @@ from prefloop.store.queue.types import Presentation
 from prefloop.store.schema import audit, completions, drafts, items, leases, people, prompts, rankings, tasks
 from prefloop.types import Prompt, content_from_json, digest
 
-Row = RowMapping | dict[str, Any]  # as read, or as just written
+StoredRow = RowMapping | dict[str, Any]  # as read, or as just written
 
 # Statements that every answer needs are made once: SQLAlchemy takes long to make one and to look it up in its cache.
 _PERSON = select(people).where(people.c.id == bindparam("person"))
@@ -67,7 +67,7 @@ class Phase(IntEnum):
 
 
 @dataclass(frozen=True)
-class Desk:
+class QueueContext:
     """What every function of the queue needs: the database, the rules, the time."""
 
     database: Database
@@ -85,7 +85,7 @@ class Desk:
         return max(self.settings.lease_hours * 3600, self.lease_s)
 
 
-def phase_of(task: Row) -> Phase:
+def phase_of(task: StoredRow) -> Phase:
     if task["discarded"] is not None:
         return Phase.CLOSED
     if task["gold"] is not None:
@@ -95,7 +95,7 @@ def phase_of(task: Row) -> Phase:
     return Phase.FRESH if task["waiting_since"] is None else Phase.HALF
 
 
-def change_task(connection: Connection, task: Row, **changes: Any) -> dict[str, Any]:
+def change_task(connection: Connection, task: StoredRow, **changes: Any) -> dict[str, Any]:
     """Write changes to a locked task, and the phase that follows from them. Returns the task as it is now."""
     new: dict[str, Any] = {**dict(task), **changes}
     new["phase"] = int(phase_of(new))
@@ -105,12 +105,12 @@ def change_task(connection: Connection, task: Row, **changes: Any) -> dict[str, 
     return new
 
 
-def change_lease(connection: Connection, lease: Row, **changes: Any) -> dict[str, Any]:
+def change_lease(connection: Connection, lease: StoredRow, **changes: Any) -> dict[str, Any]:
     connection.execute(_CHANGE_LEASE, {**changes, "at": lease["seq"]})
     return {**dict(lease), **changes}
 
 
-def change_person(connection: Connection, person: Row, **changes: Any) -> None:
+def change_person(connection: Connection, person: StoredRow, **changes: Any) -> None:
     connection.execute(_CHANGE_PERSON, {**changes, "at": person["seq"]})
 
 
@@ -119,7 +119,7 @@ def holding(now: float) -> tuple[ColumnElement[bool], ...]:
     return leases.c.state == "live", leases.c.expires_at > now
 
 
-def has_place(task: Row) -> bool:
+def has_place(task: StoredRow) -> bool:
     """Whether one more person may take it: gold has room for everybody."""
     return phase_of(task) in (Phase.FRESH, Phase.HALF, Phase.GOLD)
 
@@ -159,12 +159,12 @@ def lock_task(connection: Connection, where: ColumnElement[bool]) -> RowMapping 
     return connection.execute(select(tasks).where(where).with_for_update()).mappings().first()
 
 
-def task_of_item(connection: Connection, desk: Desk, item: str) -> RowMapping:
+def task_of_item(connection: Connection, context: QueueContext, item: str) -> RowMapping:
     """Locked. Raises DataError."""
-    here = (tasks.c.item_id == item) & (tasks.c.criterion == desk.settings.criterion)
+    here = (tasks.c.item_id == item) & (tasks.c.criterion == context.settings.criterion)
     task = lock_task(connection, here)
     if task is None:
-        raise DataError(f"item {item} is not in the queue for {desk.settings.criterion!r}")
+        raise DataError(f"item {item} is not in the queue for {context.settings.criterion!r}")
     return task
 
 
@@ -172,7 +172,7 @@ def own_lease(connection: Connection, person: str, lease: str) -> RowMapping:
     """Raises LeaseError, the same for another's lease as for none."""
     row = connection.execute(_OWN_LEASE, {"lease": lease, "person": person}).mappings().first()
     if row is None:
-        raise LeaseError("there is no such item on your desk. Ask for the next one.")
+        raise LeaseError("there is no such item on your context. Ask for the next one.")
     return row
 
 
@@ -192,7 +192,9 @@ def members(connection: Connection, item: str) -> Sequence[Any]:
     return connection.execute(_MEMBERS, {"item": item}).all()
 
 
-def present(connection: Connection, desk: Desk, lease: Row, answers: Sequence[Any] = ()) -> Presentation:
+def present(
+    connection: Connection, context: QueueContext, lease: StoredRow, answers: Sequence[Any] = ()
+) -> Presentation:
     """A lease as its person sees it: letters and texts, and nothing that tells where they came from. answers: its
     `members`, where they have been read already."""
     shown = json.loads(lease["shown"])
@@ -212,7 +214,7 @@ def present(connection: Connection, desk: Desk, lease: Row, answers: Sequence[An
         texts=tuple(said[id][0] for id in shown),
         turns=tuple(shown_turns(asked.content, *said[id]) for id in shown),
         criterion=row["criterion"],
-        attributes=desk.settings.attributes,
+        attributes=context.settings.attributes,
         draft=None if kept is None else json.loads(kept),
         answer=answer,
         position=lease["number"],

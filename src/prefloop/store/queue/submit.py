@@ -16,9 +16,9 @@ from prefloop.labels.answer import SKIP_REASONS, Answer, check, marks, to_rankin
 from prefloop.store import codec
 from prefloop.store.queue.lease import renew, revive
 from prefloop.store.queue.rows import (
-    Desk,
     Phase,
-    Row,
+    QueueContext,
+    StoredRow,
     able_person,
     change_lease,
     change_person,
@@ -54,42 +54,44 @@ _GIVEN_BEFORE = select(func.count()).where(
 )
 
 
-def submit(desk: Desk, person: str, lease: str, uuid: str, answer: Answer) -> Receipt:
+def submit(context: QueueContext, person: str, lease: str, uuid: str, answer: Answer) -> Receipt:
     """See `Queue.submit`."""
     body = digest("submit", lease, answer.body)
 
-    def write(connection: Connection, me: Row) -> Receipt:
+    def write(connection: Connection, me: StoredRow) -> Receipt:
         task, held = lock_lease(connection, person, lease)
         shown = json.loads(held["shown"])
-        admit(connection, desk, answer, len(shown), held["started_at"])
+        admit(connection, context, answer, len(shown), held["started_at"])
         if held["state"] == "done" and not held["reopened"]:
             return _second(connection, held, answer)
-        return _rank(connection, desk, me, task, held, answer, shown)
+        return _rank(connection, context, me, task, held, answer, shown)
 
-    return once(desk, person, uuid, body, write)
+    return once(context, person, uuid, body, write)
 
 
-def admit(connection: Connection, desk: Desk, answer: Answer, cards: int, since: float) -> None:
+def admit(connection: Connection, context: QueueContext, answer: Answer, cards: int, since: float) -> None:
     """Raise AnswerError unless the answer keeps the rules, those of now or any that have counted `since`: whoever had
     the item on the screen while an owner changed them was asked by the earlier ones."""
     try:
-        check(answer, cards, desk.settings)
+        check(answer, cards, context.settings)
     except AnswerError:
-        for earlier in in_force_since(connection, desk.file, since - 2 * LOOK_EVERY_S):
+        for earlier in in_force_since(connection, context.file, since - 2 * LOOK_EVERY_S):
             with suppress(AnswerError):
                 check(answer, cards, earlier)
                 return
         raise
 
 
-def once(desk: Desk, person: str, uuid: str, body: str, write: Callable[[Connection, Row], Receipt]) -> Receipt:
+def once(
+    context: QueueContext, person: str, uuid: str, body: str, write: Callable[[Connection, StoredRow], Receipt]
+) -> Receipt:
     """Run `write(connection, person row)` unless this person sent the uuid before: then that receipt, or ConflictError.
 
     The person is held meanwhile, so that a repetition that overtakes the first try waits for it.
     """
     if not _UUID.fullmatch(uuid):
         raise AnswerError("the uuid of a submit must be 8 to 64 letters, digits and dashes, new for each answer")
-    with desk.database.work() as connection:
+    with context.database.work() as connection:
         me = lock_person(connection, person)
         known = connection.execute(_SENT, {"person": person, "uuid": uuid}).mappings().first()
         if known is not None:
@@ -105,7 +107,7 @@ def once(desk: Desk, person: str, uuid: str, body: str, write: Callable[[Connect
         return receipt
 
 
-def _second(connection: Connection, lease: Row, answer: Answer) -> Receipt:
+def _second(connection: Connection, lease: StoredRow, answer: Answer) -> Receipt:
     """Another submit where an answer stands, as from a second tab: fine if it says the same."""
     if lease["body"] == answer.body:
         return Receipt(lease["id"], "surplus" if lease["surplus"] else "ranked", lease["given_at"], lease["ranking_id"])
@@ -116,16 +118,22 @@ def _second(connection: Connection, lease: Row, answer: Answer) -> Receipt:
 
 
 def _rank(
-    connection: Connection, desk: Desk, me: Row, task: Row, lease: Row, answer: Answer, shown: Sequence[str]
+    connection: Connection,
+    context: QueueContext,
+    me: StoredRow,
+    task: StoredRow,
+    lease: StoredRow,
+    answer: Answer,
+    shown: Sequence[str],
 ) -> Receipt:
-    now = desk.clock()
+    now = context.clock()
     again = lease["state"] == "done"
     place = lease["state"] == "live" or has_place(task)
     counted = not lease["surplus"] if again else place and me["excluded"] is None
     marks: dict[str, Any] = {"arm": task["arm"]}
     if not counted:
         marks["surplus"] = True
-    desk.database.in_order(connection)
+    context.database.in_order(connection)
     ranking = append(connection, task, me["id"], answer, shown, now, marks, lease["ranking_id"])
     change_lease(
         connection,
@@ -154,7 +162,7 @@ def _rank(
 
 def append(
     connection: Connection,
-    task: Row,
+    task: StoredRow,
     annotator: str,
     answer: Answer,
     shown: Sequence[str],
@@ -180,13 +188,13 @@ def append(
     return ranking.id
 
 
-def skip(desk: Desk, person: str, lease: str, uuid: str, reason: str, said: Answer | None) -> Receipt:
+def skip(context: QueueContext, person: str, lease: str, uuid: str, reason: str, said: Answer | None) -> Receipt:
     """See `Queue.skip`."""
     if reason not in SKIP_REASONS:
         raise AnswerError(f"{reason[:40]!r} is no reason to skip. Reasons: {', '.join(SKIP_REASONS)}")
 
-    def write(connection: Connection, me: Row) -> Receipt:
-        now = desk.clock()
+    def write(connection: Connection, me: StoredRow) -> Receipt:
+        now = context.clock()
         task, held = lock_lease(connection, person, lease)
         if held["state"] == "done":
             if not held["reopened"]:
@@ -201,80 +209,82 @@ def skip(desk: Desk, person: str, lease: str, uuid: str, reason: str, said: Answ
             change_person(connection, me, skipped=me["skipped"] + 1)
         return Receipt(lease, "skipped", now)  # the draft stays: undone, the skip gives it back
 
-    return once(desk, person, uuid, digest("skip", lease, reason, *([said.body] if said else [])), write)
+    return once(context, person, uuid, digest("skip", lease, reason, *([said.body] if said else [])), write)
 
 
-def heartbeat(desk: Desk, person: str, lease: str) -> float:
+def heartbeat(context: QueueContext, person: str, lease: str) -> float:
     """See `Queue.heartbeat`."""
-    now = desk.clock()
-    with desk.database.work() as connection:
+    now = context.clock()
+    with context.database.work() as connection:
         able_person(connection, person)
         held = own_lease(connection, person, lease)
         if held["reopened"]:
-            return now + desk.lease_s  # holds no place
-        until: float = min(now + desk.lease_s, held["started_at"] + desk.cap_s)
+            return now + context.lease_s  # holds no place
+        until: float = min(now + context.lease_s, held["started_at"] + context.cap_s)
         if until <= now:
             raise LeaseError(
-                f"you have had this item for {desk.cap_s / 3600:g} h, so others may get it. What you submit is kept."
+                f"you have had this item for {context.cap_s / 3600:g} h, so others may get it. What you submit is kept."
             )
         if held["state"] == "live":
             mine = update(leases).where(leases.c.seq == held["seq"], leases.c.state == "live")
             if connection.execute(mine.values(expires_at=until)).rowcount:
                 return until
         task, held = lock_lease(connection, person, lease)
-        back = revive(connection, desk, task, held, now)
+        back = revive(connection, context, task, held, now)
         if back is None:
             raise LeaseError("this item is no longer held for you. If you submit it, your answer is kept all the same.")
         return float(change_lease(connection, back, started_at=held["started_at"], expires_at=until)["expires_at"])
 
 
-def draft(desk: Desk, person: str, lease: str, state: Json) -> None:
+def draft(context: QueueContext, person: str, lease: str, state: Json) -> None:
     """See `Queue.draft`."""
     text = codec.dumps(state)
     if len(text) > LARGEST_DRAFT:
         raise AnswerError(f"the draft has {len(text)} characters. The most that is kept is {LARGEST_DRAFT}.")
     if "\\u0000" in text:
         raise AnswerError("the draft holds a NUL character, which cannot be stored")
-    with desk.database.work() as connection:
+    with context.database.work() as connection:
         able_person(connection, person)
         _, held = lock_lease(connection, person, lease)
         if held["state"] not in ("live", "expired") and not held["reopened"]:
             raise LeaseError("this item is answered. Open it from your history to change it.")
-        values = {"state": text, "kept_at": desk.clock()}
+        values = {"state": text, "kept_at": context.clock()}
         if not connection.execute(_KEEP_DRAFT, values | {"of": lease}).rowcount:
             connection.execute(_NEW_DRAFT, values | {"lease": lease})
 
 
-def reopen(desk: Desk, person: str, lease: str) -> Presentation:
+def reopen(context: QueueContext, person: str, lease: str) -> Presentation:
     """See `Queue.reopen`."""
-    with desk.database.work() as connection:
+    with context.database.work() as connection:
         me = lock_person(connection, person)
         task, held = lock_lease(connection, person, lease)
         if phase_of(task) == Phase.CLOSED:
             raise LeaseError("a reviewer has taken this item out; it cannot be changed any more")
         if held["state"] == "live":
-            after: Row | None = renew(connection, desk, held, desk.clock())
+            after: StoredRow | None = renew(connection, context, held, context.clock())
         elif held["state"] == "expired":
-            after = revive(connection, desk, task, held, desk.clock())
+            after = revive(connection, context, task, held, context.clock())
         elif held["returned"] is None and not held["reopened"] and not _recent(connection, held):
             raise LeaseError(f"only your last {EDITABLE} answers can be changed")
         elif held["state"] == "done":
             after = change_lease(connection, held, reopened=True)
         else:
-            after = _unskip(connection, desk, me, task, held)
-        return present(connection, desk, after or held)
+            after = _unskip(connection, context, me, task, held)
+        return present(connection, context, after or held)
 
 
-def _recent(connection: Connection, lease: Row) -> bool:
+def _recent(connection: Connection, lease: StoredRow) -> bool:
     later = (leases.c.given_at > lease["given_at"]) | (
         (leases.c.given_at == lease["given_at"]) & (leases.c.seq > lease["seq"])
     )
     return count(connection, leases, leases.c.person == lease["person"], later) < EDITABLE
 
 
-def _unskip(connection: Connection, desk: Desk, me: Row, task: Row, lease: Row) -> Row:
+def _unskip(
+    connection: Connection, context: QueueContext, me: StoredRow, task: StoredRow, lease: StoredRow
+) -> StoredRow:
     """Undo a skip: with a place where one is free, else as a late answer that is kept."""
     change_person(connection, me, skipped=me["skipped"] - 1)
     task = change_task(connection, task, skips=task["skips"] - 1)
     back = change_lease(connection, lease, state="expired", given_at=None, reason=None, marked=None)
-    return revive(connection, desk, task, back, desk.clock()) or back
+    return revive(connection, context, task, back, context.clock()) or back

@@ -116,7 +116,7 @@ class Quota:
 
 
 @dataclass(frozen=True)
-class Said:
+class GivenRanking:
     """One person's ranking of an item, as a reviewer sees it. `name` is None for imported or anonymous annotators."""
 
     ranking: Ranking
@@ -149,7 +149,7 @@ class ItemView:
 
     item: Item
     criterion: str
-    said: tuple[Said, ...]
+    said: tuple[GivenRanking, ...]
     passed: tuple[Passed, ...]
     wanted: int
     done: int

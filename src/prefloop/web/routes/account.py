@@ -15,7 +15,7 @@ from prefloop.web.pages import THEME_COOKIE, local, page
 from prefloop.web.security.access import Annotator, GatedRoute, anyone, clear_session, cookie_name, current, set_session
 from prefloop.web.security.passwords import LONGEST, SHORTEST
 from prefloop.web.services import services
-from prefloop.web.views import home as homing
+from prefloop.web.views import home as home_view
 
 router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]
@@ -40,16 +40,16 @@ def home(request: Request) -> Response:
     own = known.queue.progress(me.id)
     if me.role == "annotator":
         return page(request, "home.html", own=own)
-    figures = homing.look(known)
+    figures = home_view.look(known)
     return page(
         request,
         "home_team.html",
         own=own,
         figures=figures,
-        work=homing.work(known, figures),
-        team=homing.team(known, figures),
-        waiting=homing.waiting(known, figures),
-        disk=homing.disk(known, time.time()) if me.role == "owner" else None,
+        work=home_view.work(known, figures),
+        team=home_view.team(known, figures),
+        waiting=home_view.waiting(known, figures),
+        disk=home_view.disk(known, time.time()) if me.role == "owner" else None,
     )
 
 

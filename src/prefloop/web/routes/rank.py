@@ -22,7 +22,7 @@ from prefloop.web.pages import fragment, local, page
 from prefloop.web.render import rendered
 from prefloop.web.security.access import Annotator, GatedRoute
 from prefloop.web.services import services
-from prefloop.web.views import guidelines as guiding
+from prefloop.web.views import guidelines as guidelines_view
 from prefloop.web.views import present
 
 router = APIRouter(route_class=GatedRoute)
@@ -68,11 +68,11 @@ def rank(request: Request, me: Annotator, again: str = "") -> Response:
         mode="rank",
         person=me.id,
         rules=present.rules(settings),
-        asked=guiding.asked(known),
+        asked=guidelines_view.asked(known),
         rationale=settings.rationale,
         none_acceptable=settings.none_acceptable,
         lease_minutes=round(settings.lease_minutes),
-        guidelines=rendered(guiding.guidelines(known).text, typeset=True),
+        guidelines=rendered(guidelines_view.guidelines(known).text, typeset=True),
         urls={"next": "/rank/next", "base": "/rank", "given": "/rank/given", "after": ""},
         open=f"/rank/{again}/reopen" if re.fullmatch(r"[\w-]{1,200}", again, re.ASCII) else "",
         **present.choices(),
@@ -83,13 +83,13 @@ def rank(request: Request, me: Annotator, again: str = "") -> Response:
 def guidelines(request: Request, me: Annotator) -> Response:
     """The project's guidelines as a page of their own, and what has changed since this person read them."""
     known = services(request)
-    shown = guiding.guidelines(known, look=True)
+    shown = guidelines_view.guidelines(known, look=True)
     before = known.queue.rules.text_of(me.guidelines) if me.guidelines and me.guidelines != shown.hash else None
     return page(
         request,
         "guidelines.html",
         guidelines=rendered(shown.text, typeset=True),
-        changes=guiding.pieces(before, shown.text) if before is not None else [],
+        changes=guidelines_view.pieces(before, shown.text) if before is not None else [],
         shown=shown,
     )
 
@@ -98,7 +98,7 @@ def guidelines(request: Request, me: Annotator) -> Response:
 def guidelines_read(request: Request, me: Annotator, back: Annotated[str, Form(max_length=1000)] = "/") -> Response:
     """This person knows what has changed; nothing more is said of it."""
     known = services(request)
-    known.queue.rules.read(me.id, guiding.guidelines(known, look=True))
+    known.queue.rules.read(me.id, guidelines_view.guidelines(known, look=True))
     return RedirectResponse(local(back), 303)
 
 
@@ -118,7 +118,7 @@ def next_item(request: Request, me: Annotator, body: Next) -> Response:
     """The item to rank now, or with `after` the one that follows it."""
     known = services(request)
     if me.guidelines is None:  # the guide stands open beside somebody's first item
-        known.queue.rules.read(me.id, guiding.guidelines(known))
+        known.queue.rules.read(me.id, guidelines_view.guidelines(known))
     return _item(request, known.queue.next(me.id, body.after), me.id, ahead=body.after is not None)
 
 
@@ -172,7 +172,9 @@ def _item(request: Request, shown: Presentation | None, me: str, *, ahead: bool 
     known = services(request)
     progress = known.queue.progress(me) if shown is None or not ahead else None
     if shown is not None:
-        return fragment(request, "rank_task.html", task=present.task_page(shown, progress), asked=guiding.asked(known))
+        return fragment(
+            request, "rank_task.html", task=present.task_page(shown, progress), asked=guidelines_view.asked(known)
+        )
     assert progress is not None
     done = present.finished(progress, held=known.queue.held_elsewhere(me))
     numbers = present.data(present.progress_json(progress))

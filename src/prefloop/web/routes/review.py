@@ -19,9 +19,9 @@ from prefloop.web.render import rendered
 from prefloop.web.routes.rank import Submit
 from prefloop.web.security.access import GatedRoute, Reviewer
 from prefloop.web.services import services
-from prefloop.web.views import guidelines as guiding
+from prefloop.web.views import guidelines as guidelines_view
 from prefloop.web.views import present
-from prefloop.web.views import review as reviewing
+from prefloop.web.views import review as review_view
 
 router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]
@@ -39,22 +39,22 @@ def _address(item: str) -> str:
 
 
 @router.get("/review")
-def review(request: Request, me: Reviewer, kind: reviewing.Kind = "all", after: Cursor = 0) -> Response:
+def review(request: Request, me: Reviewer, kind: review_view.Kind = "all", after: Cursor = 0) -> Response:
     """A page of the queue; `kind` filters, `after` is the cursor."""
     known = services(request)
     criterion = known.config.annotate.criterion
-    found = reviewing.listing(known.queue, known.store, criterion, kind, after)
+    found = review_view.listing(known.queue, known.store, criterion, kind, after)
     quota = known.queue.quota()
     return page(
         request,
         "review.html",
         found=found,
         kind=kind,
-        kinds=reviewing.KINDS,
+        kinds=review_view.KINDS,
         quota=quota,
         tallies=known.queue.tallies(),
         after=after,
-        scan=reviewing.SCAN,
+        scan=review_view.SCAN,
     )
 
 
@@ -62,18 +62,18 @@ def review(request: Request, me: Reviewer, kind: reviewing.Kind = "all", after: 
 def item_page(request: Request, me: Reviewer, item: str) -> Response:
     """Everyone's rankings of an item side by side."""
     view = services(request).queue.view(item)
-    opposed, ordered = reviewing.opposition([one.ranking for one in view.said])
+    opposed, ordered = review_view.opposition([one.ranking for one in view.said])
     return page(
         request,
         "review_item.html",
         view=view,
-        rows=reviewing.rows(view),
+        rows=review_view.rows(view),
         turns=present.turns(view.item.prompt),
-        cards=reviewing.texts(view.item),
-        gold=reviewing.letters(view.gold, view.item) if view.gold is not None else None,
+        cards=review_view.texts(view.item),
+        gold=review_view.letters(view.gold, view.item) if view.gold is not None else None,
         opposed=opposed,
         ordered=ordered,
-        letters=reviewing.letters_of(view.item),
+        letters=review_view.letters_of(view.item),
         address=_address(item),
         skip_words=present.SKIP_WORDS,
     )
@@ -95,11 +95,11 @@ def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
         mode="adjudicate",
         person=me.id,
         rules=present.rules(settings),
-        asked=guiding.asked(known),
+        asked=guidelines_view.asked(known),
         rationale=settings.rationale,
         none_acceptable=settings.none_acceptable,
         lease_minutes=round(settings.lease_minutes),
-        guidelines=rendered(guiding.guidelines(known).text, typeset=True),
+        guidelines=rendered(guidelines_view.guidelines(known).text, typeset=True),
         urls={"next": "", "base": f"{here}/adjudicate", "given": "", "after": here},
         open=f"{here}/task",
         **present.choices(),
@@ -110,8 +110,8 @@ def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
 def adjudication_task(request: Request, me: Reviewer, item: str) -> Response:
     """The item for the screen's script, in the order of the item's own page."""
     known = services(request)
-    task = reviewing.adjudication_page(known.queue.view(item), known.queue.rules.current().attributes)
-    return page(request, "rank_task.html", task=task, asked=guiding.asked(known))
+    task = review_view.adjudication_page(known.queue.view(item), known.queue.rules.current().attributes)
+    return page(request, "rank_task.html", task=task, asked=guidelines_view.asked(known))
 
 
 @router.post("/review/items/{item}/adjudicate")

@@ -27,7 +27,7 @@ from prefloop.web.pages import page
 from prefloop.web.render import rendered
 from prefloop.web.security.access import GatedRoute, Owner
 from prefloop.web.services import services
-from prefloop.web.views import guidelines as guiding
+from prefloop.web.views import guidelines as guidelines_view
 
 router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]
@@ -199,7 +199,7 @@ def _guidelines(
 ) -> Response:
     """The editor; with a text, that text and how it will look."""
     known = services(request)
-    shown = guiding.guidelines(known, look=True)
+    shown = guidelines_view.guidelines(known, look=True)
     edited = shown.text if text is None else text
     return page(
         request,
@@ -209,7 +209,7 @@ def _guidelines(
         text=edited,
         editing=editing or shown.hash,
         preview=rendered(edited, typeset=True),
-        changes=guiding.pieces(shown.text, edited),
+        changes=guidelines_view.pieces(shown.text, edited),
         versions=_versions(request),
         names={person.id: person.name or "(deleted)" for person in known.people.list()},
         file=known.config.annotate.guidelines,
@@ -218,13 +218,15 @@ def _guidelines(
     )
 
 
-def _versions(request: Request) -> list[tuple[Change, list[guiding.Piece]]]:
+def _versions(request: Request) -> list[tuple[Change, list[guidelines_view.Piece]]]:
     """The latest changes, newest first, each with what it changed."""
     rules = services(request).queue.rules
     found = rules.versions()[: VERSIONS + 1]
     after = [rules.text_of(one.base if one.back else one.value) or "" for one in found]
     before = [*after[1:], *(rules.text_of(one.base) or "" for one in found[-1:])]
-    return [(one, guiding.pieces(old, new)) for one, old, new in zip(found, before, after, strict=True)][:VERSIONS]
+    return [(one, guidelines_view.pieces(old, new)) for one, old, new in zip(found, before, after, strict=True)][
+        :VERSIONS
+    ]
 
 
 @router.post("/settings/guidelines")
@@ -241,10 +243,10 @@ def write_guidelines(
     if act == "preview":
         return _guidelines(request, text=text, editing=editing)
     try:
-        differs = known.queue.rules.write_guidelines(me.id, text, guiding.on_disk(known), editing)
+        differs = known.queue.rules.write_guidelines(me.id, text, guidelines_view.on_disk(known), editing)
     except DataError as error:
         return _guidelines(request, 422, text=text, editing=editing, problem=str(error))
-    known.queue.rules.read(me.id, guiding.guidelines(known))
+    known.queue.rules.read(me.id, guidelines_view.guidelines(known))
     said = "Saved. Everybody is told once that the guidelines have changed, and sees what." if differs else "No change."
     return _guidelines(request, done=said)
 
@@ -253,8 +255,8 @@ def write_guidelines(
 def guidelines_from_file(request: Request, me: Owner) -> Response:
     """The file's text counts again."""
     known = services(request)
-    text = guiding.on_disk(known)
-    known.queue.rules.write_guidelines(me.id, text, text, guiding.guidelines(known, look=True).hash)
+    text = guidelines_view.on_disk(known)
+    known.queue.rules.write_guidelines(me.id, text, text, guidelines_view.guidelines(known, look=True).hash)
     return RedirectResponse("/settings/guidelines", 303)
 
 

@@ -29,7 +29,7 @@ HELD_BYTES = 64_000_000  # of memory: who sends them need not have signed in yet
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
-class Shield:
+class RequestChecks:
     """ASGI middleware; `on_error` answers for whatever the application failed to."""
 
     def __init__(self, app: ASGIApp, on_error: Callable[[Request, Exception], Response], hosts: Hosts) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from prefloop.labels.answer import LETTERS
 from prefloop.labels.ranking import current, mid_ranks
 from prefloop.messages import shown_turns
-from prefloop.store import ItemView, Queue, Said, Store, TaskRow
+from prefloop.store import GivenRanking, ItemView, Queue, Store, TaskRow
 from prefloop.store.queue.types import Browse
 from prefloop.types import Item, Ranking
 from prefloop.web.views.present import Shown, TaskPage, cards, data, turns, words
@@ -150,26 +150,26 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReviewedRanking:
     """One person's ranking of the item; `cells` by letter."""
 
-    said: Said
+    said: GivenRanking
     cells: tuple[Cell, ...]
     seconds: int | None
     gold: bool  # it is the expected order
 
 
-def rows(view: ItemView) -> tuple[Row, ...]:
+def rows(view: ItemView) -> tuple[ReviewedRanking, ...]:
     """Everyone's current rankings, oldest first, adjudications last."""
     shown = sorted(view.said, key=lambda one: one.adjudication)
     return tuple(_row(one, view) for one in shown)
 
 
-def _row(said: Said, view: ItemView) -> Row:
+def _row(said: GivenRanking, view: ItemView) -> ReviewedRanking:
     ranking = said.ranking
     ids = [completion.id for completion in view.item.completions]
     duration = None if ranking.duration_s is None else round(ranking.duration_s)
-    return Row(said, tuple(_cell(ranking, id) for id in ids), duration, view.gold == ranking.tiers)
+    return ReviewedRanking(said, tuple(_cell(ranking, id) for id in ids), duration, view.gold == ranking.tiers)
 
 
 def _cell(ranking: Ranking, id: str) -> Cell:
