@@ -20,7 +20,10 @@ ALTERNATE = (
 
 @dataclass(frozen=True)
 class Family:
-    """end, lead, tail: what `turn_of` should find; eos: the tokenizer's; stops: the generation config's tokens."""
+    """end, lead, tail: what `turn_template_of` should find; eos: the tokenizer's.
+
+    Stops: the generation config's tokens.
+    """
 
     template: str
     tokens: tuple[str, ...]

@@ -13,7 +13,7 @@ from chat_templates import FAMILIES, HOME_MADE, Family
 from prefloop.engine.base import Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.errors import ModelError
-from prefloop.models.end_of_turn import Turn
+from prefloop.models.end_of_turn import TurnTemplate
 from prefloop.models.load import load_causal
 from prefloop.models.policy import Policy
 from prefloop.models.save import save_pretrained
@@ -105,7 +105,7 @@ def test_a_template_that_refuses_every_conversation_leaves_the_end_to_the_tokeni
     made = tokenizer()
     made.chat_template = "{{ raise_exception('not today') }}"
     codec = make_tokenization(made, causal("Llama", len(made)))
-    assert codec.end_id == made.eos_token_id and codec.turn == Turn(words=codec.turn.words)
+    assert codec.end_id == made.eos_token_id and codec.turn == TurnTemplate(words=codec.turn.words)
     assert codec.source.endswith("refuses a question and an answer (not today)")
 
 

@@ -1,1 +1,1 @@
-"""Hugging Face models behind small adapters: text to ids, policy, reward model, critic."""
+"""Hugging Face models as prefloop uses them: tokenization, policy, reward model, critic, and faster forward passes."""

@@ -1,4 +1,4 @@
-"""A bound on the time that a chat template may take: it is a program of somebody else, and may never end."""
+"""Limits the time that a chat template may take. A template is somebody else's program and might never end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ LONGEST_S = 20.0  # for one conversation; templates take milliseconds
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Raises ModelError where what is inside goes on and on. Only in the main thread of a POSIX system, where commands
-    run: elsewhere there is nothing that could interrupt it."""
+    """A context that raises ModelError if its body takes longer than `LONGEST_S` seconds.
+
+    It works only in the main thread of a POSIX system, where commands run. Elsewhere nothing could interrupt the body.
+    """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,8 +1,8 @@
-"""Messages as a chat template takes them, and as plain text where there is no template.
+"""Turns messages into text: by the model's chat template, or as a plain transcript where it has none.
 
-Templates differ in how they want tool calls: arguments as an object or as JSON text, an empty content as null or as "".
-Nothing says so in a model's folder, so the template is asked, with a made-up call. One that writes no calls, or drops a
-part of what an answer says, is no use for such messages: that is an error and never a silent loss.
+Templates differ in how they expect tool calls: arguments as an object or as JSON text, empty content as null or as "".
+A model's folder does not say which, so the template is tried with a made-up call. If a template writes no calls, or
+leaves out a part of an answer, that is an error: nothing is lost silently.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from prefloop.types import Prompt
 
 NAME, VALUE = "prefloop_probe", "prefloop_value"
 SPEAKER = {"user": "Human", "prompter": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
-PLAIN_END = "\n\nAssistant:"  # where the answer begins, for a model without a chat template
+PLAIN_END = "\n\nAssistant:"  # stands before an answer where there is no chat template
 
 
 class Unwritten(ValueError):
-    """A chat template would leave out a part of the messages; says which."""
+    """A chat template would leave out a part of the messages. The text says which part."""
 
 
 @dataclass(frozen=True)
 class Calls:
-    """How a template wants tool calls: what stands for an empty content, and whether arguments are JSON text."""
+    """How a template expects tool calls: the value of empty content, and whether arguments are JSON text."""
 
     empty: str | None
     as_text: bool
@@ -37,14 +37,14 @@ class Calls:
 
 @dataclass(frozen=True)
 class Chat:
-    """A tokenizer's chat template, asked for what it can write."""
+    """A tokenizer's chat template, and what it was found to support."""
 
     tokenizer: Any
 
     def render(self, turns: Turns, tools: Sequence[Json] = (), generate: bool = True) -> str:
-        """The conversation as text, up to where the answer begins (`generate`) or to its end.
+        """The conversation as text: up to where the answer begins if `generate`, else to its end.
 
-        Raises Unwritten, or whatever the template raises.
+        Raises Unwritten if a part would be missing, and whatever the template itself raises.
         """
         if tools and not self.writes_tools:
             raise Unwritten("it does not write the tools that may be called")
@@ -57,9 +57,10 @@ class Chat:
         return text
 
     def answer(self, prompt: Prompt, turns: Turns) -> str:
-        """What stands behind the prompt where these turns answer it, with the end of the last one.
+        """The text that the template writes after the prompt if these turns answer it, including the end of the last
+        turn.
 
-        Raises Unwritten, also where the template writes the prompt in another way once there is an answer.
+        Raises Unwritten, also if the template writes the prompt differently once an answer follows.
         """
         asked = prompt_turns(prompt)
         head = self.render(asked, prompt.tools)
@@ -80,11 +81,11 @@ class Chat:
 
     @cached_property
     def calls(self) -> Calls | None:
-        """None where the template writes no tool calls."""
+        """How the template expects tool calls; None if it does not write them."""
         given = {"place": VALUE}
         for as_text in (False, True):
             for empty in (None, ""):
-                # nine letters and digits: some templates take no other id
+                # some templates accept only ids of nine letters and digits
                 function = {"name": NAME, "arguments": json.dumps(given) if as_text else given}
                 call = {"id": "prefloop1", "type": "function", "function": function}
                 calling = {"role": "assistant", "content": empty, "tool_calls": [call]}
@@ -111,7 +112,7 @@ class Chat:
         role = "tool" if turn.role == "function" else turn.role  # OpenAI's older name
         found = {"role": role, "content": turn.content, **turn.extra}
         reasoning = next((turn.extra[key] for key in REASONING if key in turn.extra), None)
-        if reasoning is not None:  # every template has a name of its own for it
+        if reasoning is not None:  # templates differ in what they call it
             found = dict.fromkeys(REASONING, reasoning) | found
         if not turn.calls:
             return found | ({} if turn.content is not None else {"content": ""})
@@ -134,12 +135,12 @@ class Chat:
 
 
 _PARAMETERS = {"type": "object", "properties": {"place": {"type": "string", "description": "-"}}}
-# what a template prints that was given another kind of value than it expects
+# what a template prints if it is given another kind of value than it expects
 _MISREAD = ("{'place'", '\\"place', "None")
 
 
 def _wrapped(value: Json) -> dict[str, Any]:
-    """A call or a tool with its function under "function", as chat templates read them; many files leave that out."""
+    """A call or a tool with its function under the key "function", which templates expect and many files leave out."""
     if "function" in value:
         return {"type": "function", **value}
     beside = {key: value[key] for key in ("id",) if key in value}
@@ -152,7 +153,7 @@ def _need(text: str, part: object, what: str) -> None:
 
 
 def prompt_turns(prompt: Prompt) -> Turns:
-    """A prompt as the messages of a chat: a text is the user's one message, a transcript its turns."""
+    """A prompt as chat messages: a text becomes one user message, a transcript becomes its turns."""
     said = conversation(prompt.content)
     turns = (Message("user", said),) if isinstance(said, str) else said
     return (Message("system", prompt.system), *turns) if prompt.system else turns
@@ -162,7 +163,7 @@ def prompt_turns(prompt: Prompt) -> Turns:
 
 
 def plain_prompt(prompt: Prompt) -> str:
-    """Text as it is; a chat as named turns, up to where the answer begins. The tools stand at the beginning."""
+    """A text prompt unchanged, or a chat as named turns up to where the answer begins. Tools come first."""
     tools = "\n".join(["Tools:", *map(tool_text, prompt.tools)]) if prompt.tools else ""
     if isinstance(prompt.content, str):
         return "\n\n".join(filter(None, (tools, prompt.system, prompt.content)))
@@ -174,10 +175,10 @@ def plain_turns(turns: Turns) -> str:
 
 
 def plain_lead(asked: str, answer: str) -> str:
-    """The space that stands behind "Assistant:" in transcripts, unless the answer brings white space of its own."""
+    """The space after "Assistant:" in a transcript; empty if the answer itself starts with white space."""
     return " " if asked.endswith("Assistant:") and answer[:1].strip() else ""
 
 
 def plain_answer(text: str, turns: Turns) -> str:
-    """An answer's text; where it is more than one plain text, its turns, of which the first is the assistant's."""
+    """An answer as text: `text` itself, or its turns if it has several. The first turn is the assistant's."""
     return plain_turns(turns).removeprefix(f"{PLAIN_END} ") if turns else text

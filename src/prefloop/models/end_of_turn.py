@@ -1,7 +1,7 @@
-"""What a chat template writes around an assistant's answer: before it, and to end it.
+"""Finds out what a chat template writes before an assistant's answer, and how it ends the answer.
 
-Nothing says so in a model's folder, so the template is asked: it renders a made-up conversation, and what stands before
-and after the answer is read off the text.
+A model's folder does not say so. Therefore the template renders a made-up conversation, and the text before and after
+the answer is taken from the result.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ASKED, ANSWER, NEXT = "prefloopasks", "prefloopanswers", "prefloopgoeson"
 
 
 @dataclass(frozen=True)
-class Turn:
-    """How a template writes an answer: `lead`, the answer, `tail`, the token `end`.
+class TurnTemplate:
+    """How a template writes an answer: first `lead`, then the answer, then `tail`, then the token `end`.
 
-    lead:  what stands between the prompt that ends where an answer begins, and the answer itself
-    head:  what stands before the text of the first question
-    tail:  text between the answer and its end token, or in place of one
-    end:   id of the token that ends the answer; None where the template writes none
-    words: what the template does, for people
+    head:  the text before the first question
+    lead:  the text between the end of the prompt and the answer
+    tail:  the text between the answer and its end token, or the text that takes the place of that token
+    end:   the id of the token that ends the answer; None if the template writes none
+    words: what the template does, as a sentence for people
     """
 
     head: str = ""
@@ -36,26 +36,27 @@ class Turn:
     words: str = "there is no chat template"
 
 
-def turn_of(tokenizer: Any, stops: Collection[int]) -> Turn:
-    """Ask the tokenizer's chat template. stops: ids that are known to end answers, from the model's configs.
+def turn_template_of(tokenizer: Any, stops: Collection[int]) -> TurnTemplate:
+    """Try the tokenizer's chat template.
 
-    Raises ModelError for a template that would write prompts without what they ask.
+    stops: ids that end answers according to the model's configs
+    Raises ModelError for a template that leaves out what the user says.
     """
     tried = _Rendered(tokenizer)
     if tried.error:
-        return Turn(words=f"the chat template refuses a question and an answer ({tried.error})")
+        return TurnTemplate(words=f"the chat template refuses a question and an answer ({tried.error})")
     if ASKED not in tried.asked.lower():
         raise ModelError(
             "the model's chat template leaves out what the user says: it may want lists of content parts, as of models "
             'that see images. Give it a template for texts, or leave it alone: [model] chat = "none".'
         )
     if ANSWER not in tried.whole:
-        return Turn(words="the chat template changes an answer beyond recognition")
+        return TurnTemplate(words="the chat template changes an answer beyond recognition")
     tokens = _tokens(tokenizer)
     after = tried.whole.rpartition(ANSWER)[2]
     confirmed = {*stops, _first(tried.between, tokens)[1]}
     if tried.ignores_generation_prompt and _first(after, tokens)[1] not in confirmed:
-        after = ""  # it always writes the head of the next answer
+        after = ""  # the template always writes the head of the next answer
     if not after.strip():
         after = tried.closing(tokens, stops)
     tail, end = _first(after, tokens)
@@ -66,15 +67,15 @@ def turn_of(tokenizer: Any, stops: Collection[int]) -> Turn:
     head, lead = tried.asked.partition(ASKED)[0], tried.lead()
     if end is not None:
         words = f"the chat template writes {tokenizer.convert_ids_to_tokens(end)} after an answer"
-        return Turn(head, lead, tail, end, words)
+        return TurnTemplate(head, lead, tail, end, words)
     if after.strip():
         words = f"the chat template writes the text {after.strip()!r} after an answer, which is no single token"
-        return Turn(head, lead, after.rstrip(), None, words)
-    return Turn(head, lead, words="the chat template writes nothing after an answer")
+        return TurnTemplate(head, lead, after.rstrip(), None, words)
+    return TurnTemplate(head, lead, words="the chat template writes nothing after an answer")
 
 
 class _Rendered:
-    """A conversation as the template writes it: a question, its answer, and where it allows one, another question."""
+    """A made-up conversation as the template writes it: a question, an answer, and if allowed a second question."""
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
@@ -112,10 +113,10 @@ class _Rendered:
         return self.whole[len(self.prompt) :].partition(ANSWER)[0]
 
     def closing(self, tokens: dict[str, int], stops: Collection[int]) -> str:
-        """What is written after an answer only where the conversation goes on; "" where that opens the next turn.
+        """The text that ends an answer only if the conversation goes on; "" if there is none.
 
-        The text before the next question is the end of the answer and the head of the question, and the head is known
-        from the first question.
+        What stands before the second question is the end of the answer and the head of the question. The head is
+        known from the first question.
         """
         if (found := _first(self.between, tokens))[1] in stops:
             return found[0] + next(name for name, id in tokens.items() if id == found[1])
@@ -126,14 +127,14 @@ class _Rendered:
 
 
 def _tokens(tokenizer: Any) -> dict[str, int]:
-    """{text: id} of the tokens that are never cut up: special ones, and those added to the vocabulary."""
+    """{text: id} of the tokens that the tokenizer never splits: special tokens, and those added to the vocabulary."""
     special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     found = {**tokenizer.get_added_vocab(), **special}
     return {text: int(id) for text, id in found.items() if text.strip()}
 
 
 def _first(text: str, tokens: dict[str, int]) -> tuple[str, int | None]:
-    """The first of these tokens in a text, and what stands before it."""
+    """The text before the first of these tokens, and the id of that token; the whole text and None if there is none."""
     places = [(place, -len(token), token) for token in tokens if (place := text.find(token)) >= 0]
     if not places:
         return text, None

@@ -1,4 +1,4 @@
-"""What a model folder must hold, seen from outside: no torch, nothing loaded, nothing run."""
+"""Checks of model folders that need no torch: nothing is loaded and nothing is run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from prefloop.config import Model
 from prefloop.errors import ConfigError, ModelError
 
-# files that any of transformers' tokenizers can be made from; an entry with a dot in front is an ending
+# files from which transformers can make a tokenizer; an entry that starts with a dot is a file name's ending
 _TOKENIZERS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -22,12 +22,12 @@ _TOKENIZERS = (
     ".tiktoken",
 )
 
-# files that loading a model may read; another one that appears, such as a note, changes nothing
+# endings of the files that loading a model may read; other files, such as a note, do not matter
 _READ = (".safetensors", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """{path below the folder: SHA-256} of every file in it."""
+    """{path relative to the folder: SHA-256} of every file in it."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -37,7 +37,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def file_hash(folder: Path) -> str:
-    """What identifies a model folder: a hash over its weights, config and tokenizer files."""
+    """A hash over the weights, config and tokenizer files of a folder, which identifies the model."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json") and path.is_file():
@@ -48,12 +48,12 @@ def file_hash(folder: Path) -> str:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder that prefloop saved a model in still holds one."""
+    """Whether a folder that prefloop saved a model in still has weights."""
     return any(folder.glob("*.safetensors"))
 
 
 def gone(folder: Path, version: str) -> ModelError:
-    """What to do about a registered model without its folder, or without weights in it."""
+    """The error for a registered model whose folder or weights are missing, with advice."""
     what = f"what was in {folder}" if folder.is_dir() else str(folder)
     other = ", or take another run of its round ([run] choose, or --run)" if version.startswith("align-") else ""
     return ModelError(
@@ -62,7 +62,7 @@ def gone(folder: Path, version: str) -> ModelError:
 
 
 def check_files(folder: Path, registered: Mapping[str, str], version: str) -> None:
-    """Refuse a model whose files are not those that were registered. Raises ModelError naming each that differs."""
+    """Compare a model's files with those that were registered. Raises ModelError that names each difference."""
     found = file_hashes(folder)
     changed = [name for name, hashed in registered.items() if found.get(name, hashed) != hashed]
     missing = [name for name in registered if name not in found]
@@ -77,7 +77,10 @@ def check_files(folder: Path, registered: Mapping[str, str], version: str) -> No
 
 
 def check_folder(source: str | Path) -> str:
-    """Refuse what would fail obscurely later. A name that is no folder is taken for a hub id."""
+    """The source as text, if it can be loaded. A name that is not a folder is taken for a hub id.
+
+    Raises ModelError for a folder without config, weights in safetensors, or tokenizer.
+    """
     folder = Path(source)
     if not folder.is_dir():
         if folder.is_absolute() or str(source).startswith((".", "~")) or folder.exists():
@@ -104,7 +107,7 @@ def check_folder(source: str | Path) -> str:
     return str(folder)
 
 
-_SIZES = {  # of a model made from scratch, as its config.json calls them
+_SIZES = {  # {setting of [model]: its name in config.json} of a model made from scratch
     "hidden_size": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",

@@ -1,4 +1,4 @@
-"""Loading models from Hugging Face folders and hub ids, with errors that say what to do. Nothing is unpickled."""
+"""Loads models from Hugging Face folders and hub ids. Errors say what to do, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from prefloop.models.folder import check_folder
 from prefloop.models.tokenization import Tokenization, make_tokenization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # how attributes that hold one end
+DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # endings of the attributes that hold a rate
 
 
 def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrainedModel, Tokenization]:  # noqa: B008 -- frozen
-    """A causal language model and its codec. Raises ModelError."""
+    """A causal language model, with dropout off, and its tokenization. Raises ModelError."""
     model = from_pretrained(AutoModelForCausalLM, source, settings)
     tokenizer = load_tokenizer(source, settings)
     disable_dropout(model)
@@ -30,10 +30,10 @@ def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrain
 def from_pretrained(kind: Any, source: str | Path, settings: Model, fresh: tuple[str, ...] = (), **extra: Any) -> Any:
     """`kind.from_pretrained` from safetensors only. Raises ModelError with the reason in plain words.
 
-    fresh: beginnings of the names of weights that the folder need not have; they start at random.
+    fresh: prefixes of the names of weights that may be missing in the folder; they are initialised at random
     """
     where = check_folder(source)
-    # its bars and load reports would drown ours; what matters in them becomes an error below
+    # progress bars and load reports of transformers are turned off; what matters in them becomes an error below
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -58,6 +58,7 @@ def from_pretrained(kind: Any, source: str | Path, settings: Model, fresh: tuple
 
 
 def load_tokenizer(source: str | Path, settings: Model) -> Any:
+    """The tokenizer of a folder or hub id. Raises ModelError."""
     try:
         return AutoTokenizer.from_pretrained(
             str(source), revision=settings.revision or "main", trust_remote_code=settings.trust_remote_code
@@ -87,9 +88,9 @@ def _first_line(error: Exception) -> str:
 
 
 def disable_dropout(model: PreTrainedModel) -> None:
-    """Dropout off in every role: it would make the ratio of the first update differ from 1 (detail 1 of PPO).
+    """Turn dropout off. It would make the ratio of the first update differ from 1 (detail 1 of PPO).
 
-    Some architectures keep a rate as a module, others as a number on their attention (Llama) or in the config.
+    Some architectures keep a rate as a module, others as a number in their attention (Llama) or in the config.
     """
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -103,7 +104,7 @@ def disable_dropout(model: PreTrainedModel) -> None:
 
 
 def weights_hash(model: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all parameters and buffers that are saved."""
+    """The first 16 hex digits of a SHA-256 over names, shapes and bytes of all saved parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -1,4 +1,4 @@
-"""A causal language model as the learner sees it: log-probabilities of the completion's tokens."""
+"""Computes log-probabilities of completion tokens by a causal language model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefloop.models.packed_forward import predicting_hidden
 
 
 class Policy(nn.Module):
-    """Runs the body once, and the output embedding only where a completion token is predicted."""
+    """A causal model whose output embedding is computed only where a completion token is predicted."""
 
     def __init__(self, model: PreTrainedModel, temperature: float = 1.0):
         super().__init__()
@@ -21,9 +21,10 @@ class Policy(nn.Module):
         self.linear_head = _head_is_linear(model)
 
     def forward(self, rows: Rows, temperature: float | None = None, as_learner: bool = False) -> PolicyOutput:
-        """Rows to logp [N,T], at another temperature than its own where one is given.
+        """Log-probabilities [N,T] of the action tokens; 0 elsewhere.
 
-        as_learner: of frozen weights, the bits that the learner would compute.
+        temperature: replaces the policy's own sampling temperature
+        as_learner: compute a frozen model as one in training is computed, which gives the same bits
         """
         temperature = self.temperature if temperature is None else temperature
         targets = rows.ids[rows.action]
@@ -46,10 +47,10 @@ class Policy(nn.Module):
 
 @torch.no_grad()
 def _head_is_linear(model: PreTrainedModel) -> bool:
-    """Whether logits are just head(body(x)): not so where a model scales or caps them. Tried out, not looked up.
+    """Whether logits are exactly head(body(x)), which is not so if a model scales or caps them. It is tried out.
 
-    The head's own output is replaced by large numbers on the way: on the small ones of an untrained model, a cap
-    would not show.
+    The head's output is replaced by large numbers during the trial, because a cap does not change the small logits of
+    an untrained model.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or model.base_model is model:

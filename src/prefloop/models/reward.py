@@ -1,8 +1,8 @@
-"""Reward model and critic: `AutoModelForSequenceClassification(num_labels=1)`, so that plain transformers loads it.
+"""Reward model and critic. Both are an `AutoModelForSequenceClassification(num_labels=1)` that transformers can load.
 
 A reward is the raw score at the last real token, shifted and scaled so that samples of the reference policy have mean
 0 and standard deviation 1 (Ziegler 2019; Stiennon 2020). Mean and deviation are kept in the model's config.json under
-`prefloop_reward`; the raw score is what plain transformers computes from the same folder.
+`prefloop_reward`. The raw score is what plain transformers computes from the same folder.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ from prefloop.models.packed_forward import last_hidden, predicting_hidden
 from prefloop.models.tokenization import EXTRA_PAD, Tokenization, make_tokenization
 
 NORM_KEY = "prefloop_reward"
-HEADS = ("score", "classifier", "qa_outputs")  # what architectures call the head of a sequence classifier
+HEADS = (
+    "score",
+    "classifier",
+    "qa_outputs",
+)  # names of the head of a sequence classifier, which differ between architectures
 
 
 class RewardModel(nn.Module):
-    """Scores whole sequences. `mean` and `std` normalise; training works on the raw score.
+    """Scores whole sequences. `mean` and `std` normalise rewards; training uses the raw score.
 
-    `max_tokens`: what it reads of a longer one is cut to this; scoring cuts as training did.
+    `max_tokens`: longer sequences are cut to this length, in scoring as in training.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -41,17 +45,21 @@ class RewardModel(nn.Module):
         self.mean = float(norm.get("mean", 0.0))
         self.std = float(norm.get("std", 1.0))
         self.criterion = str(norm.get("criterion", ""))
-        self.max_tokens: int | None = norm.get("max_tokens")  # of prompt and answer, as it learnt; None: all it can
+        self.max_tokens: int | None = norm.get("max_tokens")  # of prompt and answer; None: the model's context
 
     def forward(self, rows: Rows) -> RewardOutput:
-        """The raw score at the last real token of each row [N], wherever the padding is."""
+        """The raw score at the last real token of each row [N]; rows may be padded left or right."""
         return RewardOutput(_scored(score_head(self.model), last_hidden(self.model, rows)).squeeze(-1))
 
     def normalise(self, score: Tensor) -> Tensor:
+        """Raw scores as rewards of mean 0 and standard deviation 1 on samples of the reference."""
         return (score - self.mean) / self.std
 
     def set_normalisation(self, mean: float, std: float) -> None:
-        """Raises ModelError for a standard deviation that says the model gives every answer the same score."""
+        """Set mean and deviation, also in the config.
+
+        Raises ModelError if the model gives every sample the same score.
+        """
         if not (math.isfinite(mean) and math.isfinite(std)) or std < 1e-6:
             raise ModelError(
                 f"the reward model gives every sample the same score (sd {std:.2g}): it has learnt nothing. Check that "
@@ -63,9 +71,10 @@ class RewardModel(nn.Module):
 
 
 class SharedReward(nn.Module):
-    """A reward model in training beside others: one body, a head for each criterion, the model's own first.
+    """A reward model that is trained together with other criteria: one body, and a head for each criterion.
 
-    Only `main` is kept in the end; what the others taught stays in the body (multi-task learning, Caruana 1997).
+    The first head is the model's own. Only `main` is kept in the end; what the other heads taught stays in the body
+    (multi-task learning, Caruana 1997).
     """
 
     def __init__(self, main: RewardModel, others: int, seed: int):
@@ -80,18 +89,18 @@ class SharedReward(nn.Module):
 
     @property
     def model(self) -> PreTrainedModel:
-        """What is saved."""
+        """The model that is saved."""
         return self.main.model
 
     def forward(self, rows: Rows) -> RewardOutput:
-        """Raw scores [N,C] at the last real token of each row."""
+        """Raw scores [N,C] at the last real token of each row, one column for each criterion."""
         last = last_hidden(self.main.model, rows)
         heads = score_head(self.main.model), self.others
         return RewardOutput(torch.cat([_scored(head, last) for head in heads], dim=-1))
 
 
 class Critic(nn.Module):
-    """The expected final reward before each completion token, from a network of its own (Stiennon 2020).
+    """Estimates the final reward before each completion token, by a network of its own (Stiennon 2020).
 
     It starts as the reward model, so its first values are in the units of the normalised reward.
     """
@@ -102,19 +111,19 @@ class Critic(nn.Module):
         self.mean, self.std = mean, std
 
     def forward(self, rows: Rows) -> Tensor:
-        """value [N,T]: at each action token, the estimate from the state *before* it; 0 elsewhere."""
+        """Values [N,T]: at each action token the estimate from the state *before* it, and 0 elsewhere."""
         states = predicting_hidden(self.model, rows)
         values = (_scored(score_head(self.model), states).squeeze(-1) - self.mean) / self.std
         return scatter(values, rows.action)
 
 
 def _scored(head: nn.Linear, states: Tensor) -> Tensor:
-    """In float32 whatever the body computes in: a bfloat16 has eight bits, and answers to a prompt score much alike."""
+    """The head's output in float32, since scores of answers to one prompt differ by less than bfloat16 can tell."""
     return F.linear(states.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:
-    """The one-output head, whatever the architecture calls it."""
+    """The linear head with one output, under any of its names. Raises ModelError if there is none."""
     for name in HEADS:
         head = getattr(model, name, None)
         if isinstance(head, nn.Linear) and head.out_features == 1:
@@ -127,18 +136,18 @@ def score_head(model: PreTrainedModel) -> nn.Linear:
 def new_reward_model(
     source: str | Path, settings: Model, seed: int, dropout: float = 0.0
 ) -> tuple[RewardModel, Tokenization]:
-    """A reward model that starts from a causal model's weights, with a fresh head N(0, 1/(d+1)) and bias 0.
+    """A reward model with the weights of a causal model, and a new head of N(0, 1/(d+1)) and bias 0.
 
-    The pad token must not be one that ends an answer: plain transformers finds the last real token by it. Where the
-    model has no such pad token, one is added.
+    The pad token must not be one that ends an answer, because plain transformers finds the last real token by it. If
+    the model has no such pad token, one is added.
     """
     tokenizer = load_tokenizer(source, settings)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = from_pretrained(AutoModelForSequenceClassification, source, settings, fresh=HEADS, num_labels=1)
-        codec = make_tokenization(tokenizer, model, settings.chat)
-        _separate_pad(model, tokenizer, codec)
+        tokenization = make_tokenization(tokenizer, model, settings.chat)
+        _separate_pad(model, tokenizer, tokenization)
     disable_dropout(model)
     head = score_head(model)
     with torch.no_grad():
@@ -152,7 +161,7 @@ def new_reward_model(
 
 
 def freeze_lowest(model: PreTrainedModel, layers: int) -> None:
-    """Leave the embedding and the first layers as they are. Raises ConfigError where nothing would be left to learn."""
+    """Exclude the embedding and the first layers from training. Raises ConfigError if no layer would be left."""
     if not layers:
         return
     stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList)]
@@ -164,7 +173,7 @@ def freeze_lowest(model: PreTrainedModel, layers: int) -> None:
 
 
 def set_dropout(model: PreTrainedModel, p: float) -> None:
-    """Dropout in attention and residual paths, by what the architecture's config calls it."""
+    """Set the dropout rate of attention and residual paths, under any of the names that architectures use."""
     for key in ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop"):
         if hasattr(model.config, key):
             setattr(model.config, key, p)
@@ -175,8 +184,8 @@ def set_dropout(model: PreTrainedModel, p: float) -> None:
             module.p = p
 
 
-def _separate_pad(model: Any, tokenizer: Any, codec: Tokenization) -> None:
-    taken = {*codec.stop_ids, tokenizer.bos_token_id}
+def _separate_pad(model: Any, tokenizer: Any, tokenization: Tokenization) -> None:
+    taken = {*tokenization.stop_ids, tokenizer.bos_token_id}
     pad = tokenizer.pad_token_id
     if pad is None or pad in taken:
         spare = [t for t in (tokenizer.unk_token_id,) if t is not None and t not in taken]
@@ -190,18 +199,18 @@ def _separate_pad(model: Any, tokenizer: Any, codec: Tokenization) -> None:
 
 
 def load_reward_model(source: str | Path, settings: Model = Model()) -> tuple[RewardModel, Tokenization]:  # noqa: B008 -- frozen
-    """A trained reward model, ours or anybody's with one label. Raises ModelError."""
+    """A trained reward model, made by prefloop or any other sequence classifier with one label. Raises ModelError."""
     model = from_pretrained(AutoModelForSequenceClassification, source, settings)
     if model.config.num_labels != 1:
         raise ModelError(f"{source} has {model.config.num_labels} labels; a reward model has one (num_labels = 1).")
     disable_dropout(model)
     tokenizer = load_tokenizer(source, settings)
-    codec = make_tokenization(tokenizer, model, settings.chat)
+    tokenization = make_tokenization(tokenizer, model, settings.chat)
     model.eval()
-    return RewardModel(model), codec
+    return RewardModel(model), tokenization
 
 
 def new_critic(source: str | Path, settings: Model) -> tuple[Critic, Tokenization]:
-    """A critic that starts as the reward model in `source`."""
-    reward, codec = load_reward_model(source, settings)
-    return Critic(reward.model, reward.mean, reward.std), codec
+    """A critic with the weights of the reward model in `source`. Raises ModelError."""
+    reward, tokenization = load_reward_model(source, settings)
+    return Critic(reward.model, reward.mean, reward.std), tokenization

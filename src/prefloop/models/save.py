@@ -8,8 +8,8 @@ from typing import Any
 from prefloop.models.tokenization import Tokenization, name_end
 
 
-def save_pretrained(model: Any, codec: Tokenization, folder: Path) -> None:
+def save_pretrained(model: Any, tokenization: Tokenization, folder: Path) -> None:
     """A Hugging Face folder: config, safetensors, tokenizer, generation config."""
-    name_end(model, codec)
+    name_end(model, tokenization)
     model.save_pretrained(folder)
-    codec.save(str(folder))
+    tokenization.save(str(folder))

@@ -1,4 +1,4 @@
-"""Text to token ids and back, for any Hugging Face tokenizer, with or without a chat template."""
+"""Turns prompts and answers into token ids and back, for any Hugging Face tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 from prefloop.errors import ModelError, PrefloopError, TemplateError
 from prefloop.messages import Message, shown_turns
 from prefloop.models.chat import Chat, plain_answer, plain_lead, plain_prompt, prompt_turns
-from prefloop.models.end_of_turn import Turn, turn_of
+from prefloop.models.end_of_turn import TurnTemplate, turn_template_of
 from prefloop.types import Completion, Demonstration, Prompt
 
 EXTRA_PAD = "<|prefloop_pad|>"  # added to reward models whose own pad token ends answers
-CONTEXT = 8  # tokens of the prompt that an answer is decoded behind
+CONTEXT = 8  # how many of the prompt's last tokens are decoded together with an answer
 
 
 @dataclass(frozen=True)
 class Tokenization:
-    """How one model reads and writes text.
+    """A tokenizer together with the rules by which one model reads prompts and ends answers.
 
-    stop_ids: every id that ends an answer (generation config, model config, tokenizer and chat template together)
-    end_id:   the one that training appends to a completed answer
-    chat:     prompts go through the chat template; a plain string becomes one user message
-    context:  longest sequence in tokens
+    stop_ids: every id that ends an answer, from generation config, model config, tokenizer and chat template
+    end_id:   the id that training appends to a completed answer; None if none is known
+    chat:     whether prompts go through the chat template; a plain string then becomes one user message
+    context:  the longest sequence that the model reads, in tokens
     turn:     what the chat template writes around an answer
-    source:   where `end_id` is known from, in words
+    source:   where `end_id` comes from, as a sentence for people
     """
 
     tokenizer: Any
@@ -36,12 +36,15 @@ class Tokenization:
     end_id: int | None
     chat: bool
     context: int
-    turn: Turn = Turn()
+    turn: TurnTemplate = TurnTemplate()
     source: str = ""
 
     @property
     def runs_on(self) -> str:
-        """What comes of an end that is a text and no single token, and what to do; "" where the end is a token."""
+        """A warning, with advice, if the chat template ends answers by a text that is several tokens.
+
+        Else an empty string.
+        """
         text = self.turn.tail.strip()
         if not text or self.turn.end is not None or self.end_id is None:
             return ""
@@ -55,9 +58,9 @@ class Tokenization:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal for two tokenizers that give the same ids: hash of what turns text into ids, and the chat template.
+        """A hash that is equal for two tokenizers that give the same ids. It covers the chat template too.
 
-        Left out: padding and truncation settings, and a pad token added for a reward model; they change no id.
+        Padding and truncation settings, and a pad token added for a reward model, are left out: they change no id.
         """
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:
@@ -70,12 +73,15 @@ class Tokenization:
         return hashlib.sha256((text + template).encode()).hexdigest()[:16]
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Ids up to where the answer begins. Raises TemplateError where the chat template refuses the messages."""
+        """The ids of a prompt, up to where the answer begins.
+
+        Raises TemplateError if the template refuses the messages.
+        """
         return list(self._read(prompt)[1])
 
     @cached_property
     def _read(self) -> Callable[[Prompt], tuple[str, tuple[int, ...]]]:
-        """(text, ids) of a prompt. Lately asked ones are known, for a prompt is read again with each of its answers."""
+        """A cached function from a prompt to its (text, ids): a prompt is encoded again for each of its answers."""
 
         def read(prompt: Prompt) -> tuple[str, tuple[int, ...]]:
             text = self.render(prompt) if self.chat else plain_prompt(prompt)
@@ -84,7 +90,7 @@ class Tokenization:
         return lru_cache(maxsize=512)(read)
 
     def render(self, prompt: Prompt) -> str:
-        """What the chat template makes of a prompt, up to where the answer begins. Raises TemplateError."""
+        """The text of a prompt by the chat template, up to where the answer begins. Raises TemplateError."""
         try:
             return self._chat.render(prompt_turns(prompt), prompt.tools)
         except Exception as error:
@@ -95,7 +101,7 @@ class Tokenization:
         return Chat(self.tokenizer)
 
     def encode_completion(self, prompt: Prompt, prompt_ids: Sequence[int], text: str, ended: bool = True) -> list[int]:
-        """Ids of an answer given as text, with the end token if it ended by itself."""
+        """The ids of an answer given as text, with the end token if the answer `ended` by itself."""
         lead = self.turn.lead if self.chat else plain_lead(self._read(prompt)[0], text)
         text = f"{lead}{text}{self.turn.tail if ended else ''}"
         ids = self._behind(prompt, prompt_ids, text)
@@ -104,15 +110,15 @@ class Tokenization:
         return [*ids, self.end_id] if ended and self.end_id is not None else ids
 
     def _behind(self, prompt: Prompt, prompt_ids: Sequence[int], text: str) -> list[int] | None:
-        """Ids of a text behind its prompt, encoded as one: by itself some tokenizers would put a space before it.
+        """The ids of a text that follows its prompt; None if encoding both together changes the prompt's ids.
 
-        None where that changes the ids of the prompt.
+        Both are encoded together because some tokenizers put a space before a text that stands alone.
         """
         whole = self._encode(self._read(prompt)[0] + text)
         return whole[len(prompt_ids) :] if whole[: len(prompt_ids)] == list(prompt_ids) else None
 
     def completion_ids(self, prompt: Prompt, prompt_ids: Sequence[int], completion: Completion) -> list[int]:
-        """The sampled ids where this tokenizer made them, else the text encoded anew."""
+        """The ids that were sampled if this tokenizer made them; otherwise the text is encoded again."""
         if completion.token_ids is not None and completion.tokenizer == self.fingerprint:
             return list(completion.token_ids)
         return self.answer_ids(prompt, prompt_ids, completion, completion.finish_reason != "length")
@@ -120,9 +126,10 @@ class Tokenization:
     def answer_ids(
         self, prompt: Prompt, prompt_ids: Sequence[int], answer: Completion | Demonstration, ended: bool = True
     ) -> list[int]:
-        """Ids of an answer with all its turns, tool calls and reasoning, with the end token if it ended by itself.
+        """The ids of an answer with its turns, tool calls and reasoning, and with the end token if it `ended` by
+        itself.
 
-        Raises TemplateError where the chat template cannot write them behind the prompt.
+        Raises TemplateError if the chat template cannot write them after the prompt.
         """
         if not self.chat:
             return self.encode_completion(prompt, prompt_ids, plain_answer(answer.text, answer.messages), ended)
@@ -136,7 +143,7 @@ class Tokenization:
         return [*ids, end] if ended and end is not None else ids
 
     def render_answer(self, prompt: Prompt, answer: Completion | Demonstration) -> str | None:
-        """What the chat template writes behind the prompt for an answer of turns; None for one that is a plain text.
+        """The text that the chat template writes after the prompt for an answer of turns; None for a plain text.
 
         Raises TemplateError.
         """
@@ -147,9 +154,9 @@ class Tokenization:
             raise _refused(f"an answer to prompt {prompt.id}", error) from error
 
     def _until_end(self, text: str, last: Message) -> tuple[str, int | None]:
-        """What the template wrote, up to where its last turn ends, and the token that ends it.
+        """The template's text up to where its last turn ends, and the token that ends that turn.
 
-        Templates go on behind it: with a line break, or with the head of the next turn.
+        Templates often write more after it, such as a line break or the head of the next turn.
         """
         said = (
             (last.calls[-1].get("function") or last.calls[-1])["name"] if last.calls else (last.content or "").strip()
@@ -162,10 +169,10 @@ class Tokenization:
         return (text.rstrip() if last.calls else text[:done] + self.turn.tail), self.end_id
 
     def decode(self, ids: Sequence[int], prompt: Prompt | None = None) -> str:
-        """The answer as text: up to the first stop token, special tokens left out.
+        """The answer as text, up to the first stop token and without special tokens.
 
         prompt: what it answers. Many tokenizers drop a space at the start of what they decode, and some put one
-        between any two tokens, so that only the text behind its prompt shows which space belongs to the answer.
+        between any two tokens. Only decoding together with the prompt shows which space belongs to the answer.
         """
         for place, token in enumerate(ids):
             if token in self.stop_ids:
@@ -181,16 +188,19 @@ class Tokenization:
         if self.turn.tail.strip():
             text = text.partition(self.turn.tail)[0]
         text = text.removesuffix(self.turn.tail)
-        return text.replace("\x00", "\ufffd")  # an untrained byte-level model samples NUL; no file or Postgres keeps it
+        return text.replace("\x00", "\ufffd")  # an untrained byte-level model may sample NUL, which Postgres refuses
 
     @cached_property
     def _lead(self) -> tuple[int, ...]:
-        """Ids of what the template writes before an answer; none for white space, which melts into the answer."""
+        """The ids of what the template writes before an answer.
+
+        None if it is white space, which joins the answer's tokens.
+        """
         lead = self.turn.lead
         return tuple(self.tokenizer(lead, add_special_tokens=False)["input_ids"]) if lead.strip() else ()
 
     def head_of(self, prompt_ids: Sequence[int]) -> int:
-        """How many ids stand before a prompt's text: the begin token, and the head of a chat's first turn."""
+        """How many ids stand before the prompt's own text: the BOS token, or the head of a chat's first turn."""
         if self._head and tuple(prompt_ids[: len(self._head)]) == self._head:
             return len(self._head)
         return int(bool(prompt_ids) and prompt_ids[0] == self.tokenizer.bos_token_id)
@@ -200,7 +210,7 @@ class Tokenization:
         return tuple(self.tokenizer(self.turn.head, add_special_tokens=False)["input_ids"]) if self.turn.head else ()
 
     def _seen_behind(self, prompt: Prompt, ids: Sequence[int], alone: str) -> str:
-        """The text of an answer as it stands behind its prompt; `alone` is what its ids give by themselves."""
+        """The text of an answer as it follows its prompt; `alone` is the text that its ids give by themselves."""
         before = self.encode_prompt(prompt)
         head, whole = self._text(before[-CONTEXT:]), self._text([*before[-CONTEXT:], *ids])
         if not whole.startswith(head) or (seen := whole[len(head) :]) == alone:
@@ -216,34 +226,34 @@ class Tokenization:
         self.tokenizer.save_pretrained(folder)
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of a text from its beginning; the chat template has written its special tokens already."""
+        """The ids of a text from its beginning. A chat template has already written the special tokens."""
         ids = list(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
         if self.chat:
             return ids
-        # some tokenizers append their end token to whatever they encode; a prompt must not end
+        # some tokenizers append their end token to every text, but a prompt must not end
         while ids and ids[-1] in self.stop_ids and len(ids) > 1:
             ids.pop()
-        if not ids:  # an empty prompt: begin a document
+        if not ids:  # an empty prompt starts a document
             start = self.tokenizer.bos_token_id
             ids = [start if start is not None else (self.end_id or 0)]
         return ids
 
 
 def _refused(what: str, error: Exception) -> PrefloopError:
-    if isinstance(error, ModelError):  # the template itself is no good: not one prompt can be read
+    if isinstance(error, ModelError):  # the template itself is unusable, so no prompt can be read
         return error
     why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     return TemplateError(f"the model's chat template refuses {what}: {why}", why)
 
 
 def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
-    """All ids that end an answer, from generation config, model config and tokenizer."""
+    """All ids that end an answer according to generation config, model config and tokenizer."""
     sources = (getattr(model, "generation_config", None), model.config, tokenizer)
     return tuple(dict.fromkeys(token for source in sources for token in eos_of(source)))
 
 
 def eos_of(source: Any) -> list[int]:
-    """The `eos_token_id` of a config or tokenizer: none, one or several."""
+    """The values of `eos_token_id` of a config or tokenizer, as a list. Raises ModelError if they are not ids."""
     value = getattr(source, "eos_token_id", None)
     found = [token for token in (value if isinstance(value, list | tuple) else [value]) if token is not None]
     if not all(isinstance(token, int) for token in found):
@@ -252,10 +262,10 @@ def eos_of(source: Any) -> list[int]:
 
 
 def make_tokenization(tokenizer: Any, model: Any, chat: str = "auto") -> Tokenization:
-    """The codec of a loaded model. Raises ModelError where tokenizer and embedding do not fit together.
+    """The tokenization of a loaded model. Raises ModelError if tokenizer and embedding do not fit together.
 
-    An answer ends as the chat template ends it; where there is none, or it writes no token, as the tokenizer's
-    eos_token says, else the generation config or the model's config.
+    The end token is the one that the chat template writes after an answer. If it writes none, it is the tokenizer's
+    eos_token, or else that of the generation config or the model's config.
     """
     size = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > size:
@@ -264,7 +274,7 @@ def make_tokenization(tokenizer: Any, model: Any, chat: str = "auto") -> Tokeniz
         )
     stops = stop_tokens(tokenizer, model)
     use_chat = chat == "auto" and bool(getattr(tokenizer, "chat_template", None))
-    turn = turn_of(tokenizer, stops) if use_chat else Turn()
+    turn = turn_template_of(tokenizer, stops) if use_chat else TurnTemplate()
     end: int | None
     if turn.end is not None:
         end, source = turn.end, turn.words
@@ -279,9 +289,9 @@ def make_tokenization(tokenizer: Any, model: Any, chat: str = "auto") -> Tokeniz
     return Tokenization(tokenizer, stops, end, use_chat, context, turn, source)
 
 
-def name_end(model: Any, codec: Tokenization) -> None:
-    """Let the generation config name the token that ends answers, so that plain `generate` stops there too."""
+def name_end(model: Any, tokenization: Tokenization) -> None:
+    """Add the end token to the model's generation config, so that plain `generate` stops there too."""
     config = getattr(model, "generation_config", None)
-    if config is None or codec.end_id is None or codec.end_id in (known := eos_of(config)):
+    if config is None or tokenization.end_id is None or tokenization.end_id in (known := eos_of(config)):
         return
-    config.eos_token_id = [*known, codec.end_id] if known else codec.end_id
+    config.eos_token_id = [*known, tokenization.end_id] if known else tokenization.end_id

@@ -1,4 +1,4 @@
-"""The one protocol of everything that judges completions."""
+"""The protocol of everything that gives completions a reward: reward models, rules and user functions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from prefloop.types import Completion, Prompt
 
 @dataclass(frozen=True)
 class Scores:
-    """One number for each completion, and the named parts it was made of (each as long).
+    """The reward of each completion.
 
-    cut: how many completions were longer than a judge reads.
+    total: one number for each completion; higher is better
+    parts: the named rewards that `total` is made of, each as long as `total`
+    cut:   how many completions were longer than a reward model reads
     """
 
     total: Sequence[float]
@@ -22,13 +24,15 @@ class Scores:
 
 
 class Scorer(Protocol):
+    """Anything with this `score` method can be optimised against."""
+
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         """Score completions[i] as an answer to prompts[i]. Higher is better."""
         ...
 
 
 class Unjudged:
-    """Where there is nothing to judge by: every completion is worth 0."""
+    """A scorer for projects without a reward: every completion gets 0."""
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         return Scores([0.0] * len(completions))

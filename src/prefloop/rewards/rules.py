@@ -1,4 +1,4 @@
-"""Scorers by name or by a user's Python function: for simulated crowds, independent checks and controlled runs."""
+"""Scorers that are a rule or a user's Python function, for simulated crowds, independent checks and experiments."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ NEGATIVE = frozenset(
 
 
 def _positive(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-    """Share of positive minus share of negative words, times ten: a sentiment signal without a model."""
+    """The share of positive minus the share of negative words, times ten: a sentiment signal without a model."""
     values = []
     for text in texts:
         words = re.findall(r"[a-z']+", text.lower())
@@ -196,7 +196,7 @@ NAMED: dict[str, tuple[str, BatchFunction | str]] = {
 
 
 class RuleScorer:
-    """A function of texts as a Scorer. `identity` changes when the user's file does."""
+    """A scorer made from a function of texts. `identity` changes when the user's file changes."""
 
     def __init__(self, name: str, function: BatchFunction, identity: str = ""):
         self.name = name
@@ -204,7 +204,7 @@ class RuleScorer:
         self.identity = identity or name
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        """Raises DataError where the function fails or gives something that is no finite number."""
+        """The function's value for each completion. Raises DataError if it fails or returns something not finite."""
         try:
             values = [float(v) for v in self.function(prompts, [c.text for c in completions])]
         except Exception as error:

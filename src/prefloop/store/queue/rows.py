@@ -172,7 +172,7 @@ def own_lease(connection: Connection, person: str, lease: str) -> RowMapping:
     """Raises LeaseError, the same for another's lease as for none."""
     row = connection.execute(_OWN_LEASE, {"lease": lease, "person": person}).mappings().first()
     if row is None:
-        raise LeaseError("there is no such item on your context. Ask for the next one.")
+        raise LeaseError("there is no such item on your desk. Ask for the next one.")
     return row
 
 
