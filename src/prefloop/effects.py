@@ -1,7 +1,7 @@
-"""Settings that nothing reads as the others stand: they are refused, for whoever set one expects something of it.
+"""Refuses settings that have no effect, because somebody who sets one expects something of it.
 
-Here is what can be told from the settings alone, so that `run` says it before it begins. No torch here: algorithms are
-named, and tests hold the names against the registry.
+This module finds what can be told from the settings alone, so that `run` reports it before it begins. It does not
+import torch: algorithms are known by name, and tests compare these names with the registry.
 """
 
 from __future__ import annotations

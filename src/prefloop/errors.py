@@ -1,18 +1,18 @@
-"""One tree of errors. Each message says what happened, where, and what to do about it.
+"""The errors of prefloop. Each message says what happened, where, and what to do about it.
 
-PrefloopError              anything a user can put right; the command line prints it without a traceback
+PrefloopError              anything that a user can put right; the command line prints it without a traceback
 ├── ConfigError            prefloop.toml, --set, or options that contradict each other
 ├── DataError              a file, row or ranking that cannot be used
 │   └── TemplateError      a prompt that the model's chat template refuses
 ├── ModelError             a model folder or hub id that cannot be used
-├── StoreError             the database: missing, newer than this program, damaged
-│   └── UnavailableError   the database cannot be reached at this moment; the same again may work later
-├── BusyError              somebody else is writing to this project
-├── TrainingError          a run that cannot go on (NaN, nothing to learn from)
-├── NothingToDoError       a stage whose input does not exist yet
-├── AnswerError            what a person submitted is not an answer to what was shown
-├── LeaseError             a lease that does not exist, is another person's, or has run out
-├── ConflictError          two different things were said under one name; the first one stands
+├── StoreError             the database is missing, damaged, or newer than this program
+│   └── UnavailableError   the database cannot be reached at the moment; trying again later may work
+├── BusyError              another process is writing to this project
+├── TrainingError          a run cannot go on (NaN, nothing to learn from)
+├── NothingToDoError       the input of a stage does not exist yet
+├── AnswerError            a submitted answer does not fit what was shown
+├── LeaseError             a lease does not exist, belongs to another person, or has run out
+├── ConflictError          two different things were sent under one name; the first one counts
 └── ForbiddenError         this person may not do that
 """
 

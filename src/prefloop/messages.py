@@ -1,8 +1,8 @@
-"""Messages of a chat: what they hold, how they are written to JSON, and how a person reads them. Standard library only.
+"""The messages of a chat: their content, their JSON form, and how a person reads them. Standard library only.
 
-A message may hold more than its role and its text: tool calls, a tool's name, reasoning. All of it is part of what was
-said, so it is compared, hashed, shown, given to the chat template and exported. `calls weather(city=Oslo)` is how a
-person, and a model without a chat template, reads a call.
+A message may hold more than its role and its text: tool calls, a tool's name, reasoning. All of it belongs to the
+message, so all of it is compared, hashed, shown, given to the chat template and exported. People, and models without a
+chat template, read a call as `calls weather(city=Oslo)`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ WHO = ("name", "tool_call_id")  # these say who speaks and to what; alone they s
 class Message:
     """One turn of a chat, as in the chat templates of Hugging Face models.
 
-    content: its text; None only where the message says something else, as in `"content": null` beside `tool_calls`.
-    extra:   what else it holds (`tool_calls`, `tool_call_id`, `name`, `reasoning_content`, ...), as it was written.
+    content: its text; None only if the message holds something else, as in `"content": null` beside `tool_calls`
+    extra:   everything else (`tool_calls`, `tool_call_id`, `name`, `reasoning_content`, ...), as it was written
     """
 
     role: str
@@ -35,17 +35,17 @@ class Message:
 
     @property
     def plain(self) -> bool:
-        """Whether role and text are all there is."""
+        """Whether the message holds nothing but a role and a text."""
         return self.content is not None and not self.extra
 
     @property
     def silent(self) -> bool:
-        """Whether it says nothing at all."""
+        """Whether the message says nothing at all."""
         return not (self.content or "").strip() and not self.extra.keys() - set(WHO)
 
     @property
     def calls(self) -> tuple[Json, ...]:
-        """The tools it calls: `tool_calls`, or the one `function_call` of older chats."""
+        """The tool calls: those of `tool_calls`, or the single `function_call` of older chats."""
         if self.extra.get("tool_calls"):
             return tuple(self.extra["tool_calls"])
         return ({"function": self.extra["function_call"]},) if self.extra.get("function_call") else ()
@@ -56,7 +56,7 @@ Content = str | Turns
 
 
 def digest(*parts: object) -> str:
-    """The first 16 hex digits of SHA-256 over canonical JSON: stable across runs and machines."""
+    """The first 16 hex digits of a SHA-256 over canonical JSON. They are the same on every run and machine."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -66,7 +66,7 @@ def message_to_json(message: Message) -> dict[str, Any]:
 
 
 def content_to_json(content: Content) -> str | list[dict[str, Any]]:
-    """A prompt as it is written to JSON: a string, or a list of `{role, content}` with what else each message holds."""
+    """A prompt in JSON form: a string, or a list of `{role, content}` with the other keys of each message."""
     return content if isinstance(content, str) else [message_to_json(m) for m in content]
 
 
@@ -92,26 +92,26 @@ def content_text(content: Content) -> str:
 
 
 def answer_text(turns: Turns) -> str:
-    """An answer as plain text: of a single turn of the assistant only what it says."""
+    """An answer as plain text. If it is a single turn of the assistant, only that turn's own text."""
     if len(turns) == 1 and turns[0].role == "assistant" and not turns[0].extra.keys() & set(WHO):
         return message_text(turns[0])
     return content_text(turns)
 
 
 def speaker(message: Message) -> str:
-    """Who speaks: "user", "user Ann", "tool weather [call_1]"."""
+    """The name of the speaker for people: "user", "user Ann", "tool weather [call_1]"."""
     name, answers = (message.extra.get(key) for key in WHO)
     return message.role + (f" {name}" if name else "") + (f" [{answers}]" if answers else "")
 
 
 def message_text(message: Message) -> str:
-    """All that a message says, but for who says it: its text, and a line for each other thing."""
+    """Everything in a message except its speaker: its text, and a line for each other part."""
     before, after = asides(message)
     return "\n".join([*before, *([message.content] if message.content else []), *after])
 
 
 def asides(message: Message) -> tuple[list[str], list[str]]:
-    """What a message holds beside its text, as lines to stand before the text (reasoning) and after it (calls)."""
+    """The parts of a message other than its text: lines to show before the text (reasoning) and after it (calls)."""
     extra = message.extra
     before = [f"thinks: {_value_text(extra[key])}" for key in REASONING if key in extra]
     after = [f"refuses: {_value_text(extra['refusal'])}"] if "refusal" in extra else []
@@ -122,7 +122,7 @@ def asides(message: Message) -> tuple[list[str], list[str]]:
 
 
 def call_text(call: Json) -> str:
-    """ "weather(city=Oslo, days=3) [call_1]"."""
+    """A tool call for people: "weather(city=Oslo, days=3) [call_1]"."""
     function = call.get("function") or call
     given = arguments(function.get("arguments"))
     if isinstance(given, dict):
@@ -133,7 +133,7 @@ def call_text(call: Json) -> str:
 
 
 def arguments(value: object) -> object:
-    """The arguments of a call as an object: many write them as JSON text. Text that holds no object stays text."""
+    """The arguments of a call as an object, decoded from JSON text if needed. Other text is returned as it is."""
     if isinstance(value, str):
         try:
             found = json.loads(value)
@@ -144,7 +144,7 @@ def arguments(value: object) -> object:
 
 
 def tool_text(tool: Json) -> str:
-    """ "weather(city, days): How the weather will be"."""
+    """A tool for people: "weather(city, days): How the weather will be"."""
     function = tool.get("function") or tool
     schema = function.get("parameters")
     names = schema.get("properties", schema) if isinstance(schema, dict) else {}
@@ -157,7 +157,7 @@ _WORD = re.compile(r"[^\W\d][\w.-]*")
 
 
 def _argument(value: object) -> str:
-    """Text that is one word stands bare; all else is JSON, so that "3" and 3 look different."""
+    """A text of one word is shown without quotes; other values are shown as JSON, so that "3" and 3 differ."""
     if isinstance(value, str) and _WORD.fullmatch(value) and value not in ("true", "false", "null", "NaN", "Infinity"):
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -175,11 +175,11 @@ ANSWERS_NOW = "Assistant:"
 
 
 def transcript(text: str) -> Turns | None:
-    """The turns of a prompt that is written as a transcript (Anthropic's hh-rlhf and what was made of it), else None.
+    """The turns of a prompt written as a transcript, as in Anthropic's hh-rlhf; None if it is not one.
 
-    It begins with "Human:" and ends with "Assistant:". Turns are parted by what stands before the last "Assistant:":
-    an empty line, a line break, or, where there is one question alone, a space. So "Human:" inside a text does not make
-    a transcript of it, and inside a turn it makes no further turn.
+    A transcript begins with "Human:" and ends with "Assistant:". What stands before the last "Assistant:" separates all
+    turns: an empty line, a line break, or a space if there is only one question. Therefore "Human:" inside a text does
+    not make it a transcript, and "Human:" inside a turn does not start another turn.
     """
     asked = text.rstrip()
     if not asked.endswith(ANSWERS_NOW) or not text.lstrip().startswith("Human:"):
@@ -189,7 +189,7 @@ def transcript(text: str) -> Turns | None:
 
 
 def transcript_answer(prompt: str, text: str) -> Turns | None:
-    """The turns of an answer to a transcript that goes on with further turns; None where the answer is one turn."""
+    """The turns of an answer to a transcript that goes on with more turns; None if it is one turn."""
     if (before := transcript(prompt)) is None:
         return None
     asked = prompt.rstrip()
@@ -201,22 +201,22 @@ def transcript_answer(prompt: str, text: str) -> Turns | None:
 
 
 def conversation(content: Content) -> Content:
-    """A prompt as turns where it is a chat or a transcript, else its text."""
+    """The turns of a prompt that is a chat or a transcript; otherwise its text."""
     return (transcript(content) or content) if isinstance(content, str) else content
 
 
 def shown_turns(asked: Content, text: str, messages: Turns) -> Turns:
-    """The turns of an answer: its messages, or those that its text tells as a transcript; () where it is one text."""
+    """The turns of an answer: its messages, or the turns of a transcript in its text; () for a plain text."""
     return messages or ((transcript_answer(asked, text) or ()) if isinstance(asked, str) else ())
 
 
 def _gap(asked: str) -> int:
-    """How many line breaks part the last "Assistant:" from what was asked; more than two count as two."""
+    """How many line breaks stand before the last "Assistant:". More than two count as two."""
     return min(2, _breaks(asked, len(asked) - len(ANSWERS_NOW)))
 
 
 def _breaks(text: str, at: int) -> int:
-    """How many line breaks stand in the white space before a place."""
+    """How many line breaks are in the white space before a position."""
     start = at
     while start and text[start - 1].isspace():
         start -= 1
@@ -224,10 +224,10 @@ def _breaks(text: str, at: int) -> int:
 
 
 def _parted(text: str, breaks: int) -> Turns | None:
-    """The turns of a text that begins with a person's. Of one speaker's turns in a row, a few in a hundred transcripts,
-    one turn is made; an empty one is none. None where there are more than two turns and no line breaks between them.
+    """The turns of a text that begins with a person's turn; None if it has more than two turns but no line breaks.
 
-    breaks: how many line breaks there are at least before each turn but the first.
+    Several turns in a row by one speaker, are joined. Empty turns are dropped.
+    breaks: the least number of line breaks before each turn except the first
     """
     start = len(text) - len(text.lstrip())
     heads = [head for head in _HEADS.finditer(text) if head.start() == start or _parts(text, head.start(), breaks)]

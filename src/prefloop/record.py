@@ -1,11 +1,11 @@
-"""Run folders: what was asked, what happened step by step, what came out. Standard library only.
+"""Run folders: the settings of a run, its metrics step by step, and its result. Standard library only.
 
     runs/reward-001/manifest.json   stage, fingerprint, status, resolved config, versions, seed, inputs
                     metrics.jsonl   one line a step; the same run gives the same bytes, interrupted or not
-                    timings.jsonl   wall-clock seconds, apart because they never repeat
+                    timings.jsonl   wall-clock seconds, kept apart because they differ from run to run
                     result.json     written once, at the end
 
-A kill at any moment leaves either no run folder or one with a whole manifest.
+A kill at any moment leaves either no run folder or one with a complete manifest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NEW = ".new-"  # folders not yet renamed to their number
 
 @dataclass(frozen=True)
 class Run:
-    """One attempt at one stage. `resumed`: an earlier process began it; rewind to its last checkpoint."""
+    """One run of one stage. `resumed` is true if an earlier process began it; then rewind to its last checkpoint."""
 
     path: Path
     resumed: bool = False
@@ -60,21 +60,24 @@ class Run:
         return _read(path) if path.exists() else {}
 
     def metric(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line: sorted keys, shortest exact floats, null for NaN and infinities. On disk when it returns."""
+        """Append one line with sorted keys and exact floats; NaN and infinities become null.
+
+        It is on disk on return.
+        """
         line: dict[str, object] = {"step": step}
         line |= {key: _plain(values[key]) for key in sorted(values)}
         _append(self.path / "metrics.jsonl", line, sync=True)
 
     def timing(self, step: int, seconds: Mapping[str, float]) -> None:
-        """Append wall-clock seconds of a step."""
+        """Append the wall-clock seconds of a step."""
         _append(self.path / "timings.jsonl", {"step": step} | {key: round(seconds[key], 4) for key in sorted(seconds)})
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of metrics.jsonl."""
+        """Every complete line of metrics.jsonl, as a dict."""
         return list(_lines(self.path / "metrics.jsonl"))
 
     def rewind(self, step: int) -> None:
-        """Forget what came after a step, and the torn last line of a killed process; the files change atomically."""
+        """Remove all lines after a step, and a torn last line. The files are replaced atomically."""
         for name in ("metrics.jsonl", "timings.jsonl"):
             path = self.path / name
             if path.exists():
@@ -82,12 +85,12 @@ class Run:
                 write_atomic(path, "".join(_line(line) for line in kept).encode())
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, then mark the run done: a done run always has its result."""
+        """Write result.json, then mark the run done, so that a run that is done always has its result."""
         write_json_atomic(self.path / "result.json", result)
         self._mark(status="done", finished_at=_now())
 
     def fail(self, reason: str) -> None:
-        """Mark the run failed. The same stage with the same fingerprint takes it up again."""
+        """Mark the run failed. The same stage with the same fingerprint resumes it."""
         self._mark(status="failed", reason=reason, finished_at=_now())
 
     def _mark(self, **changes: object) -> None:
@@ -104,10 +107,10 @@ def begin_run(
     seed: int,
     known: Iterable[str] = (),
 ) -> Run:
-    """Take up the unfinished run of this stage and fingerprint, or make runs/<stage>-NNN with the next number.
+    """Resume the unfinished run of this stage and fingerprint, or make runs/<stage>-NNN with the next number.
 
-    fingerprint: a hash of all that decides the outcome; a run is only resumed where nothing has changed.
-    known: names of runs whose folders may have been deleted; none is given again
+    fingerprint: a hash of everything that decides the outcome; a run is resumed only if it is the same
+    known: names of runs whose folders may have been deleted; none of them is used again
     """
     for run in reversed(runs(root)):
         manifest = run.manifest
@@ -135,7 +138,10 @@ def begin_run(
 
 
 def _make_folder(folder: Path, stage: str, manifest: Mapping[str, Any], known: Iterable[str]) -> Path:
-    """The folder appears under its number in one rename, complete; a rival for the number makes us take the next."""
+    """Make the run's folder.
+
+    It appears complete, by one rename; if another process took the number, the next is used.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     aside = folder / f"{_NEW}{os.getpid()}"
@@ -157,7 +163,7 @@ def _make_folder(folder: Path, stage: str, manifest: Mapping[str, Any], known: I
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes, and this one, left unnamed."""
+    """Remove unnamed folders that killed processes, or this one, left behind."""
     for path in folder.glob(f"{_NEW}*"):
         pid = path.name.removeprefix(_NEW)
         if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
@@ -175,14 +181,14 @@ def _alive(pid: int) -> bool:
 
 
 def runs(root: Path) -> list[Run]:
-    """Every run of a project, by stage and number."""
+    """Every run of a project, sorted by stage and number."""
     folder = root / RUNS
     names = [(*_number(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
     return [Run(path) for stage, number, path in sorted(names) if number and (path / "manifest.json").is_file()]
 
 
 def find_run(root: Path, stage: str, fingerprint: str | None = None, status: str | None = "done") -> Run | None:
-    """The newest run of a stage; None where there is none. `fingerprint` and `status` None: any."""
+    """The newest run of a stage, or None. `fingerprint` and `status` restrict the search unless they are None."""
     for run in reversed(runs(root)):
         manifest = run.manifest
         if (
@@ -195,19 +201,19 @@ def find_run(root: Path, stage: str, fingerprint: str | None = None, status: str
 
 
 def _number(name: str) -> tuple[str, int]:
-    """("reward", 7) of "reward-007"; ("", 0) of any other name, and of folders that are still nameless (".new-...")."""
+    """("reward", 7) for "reward-007"; ("", 0) for other names and for folders without a final name (".new-...")."""
     match = re.fullmatch(r"([^.].*)-(\d{3,})", name)
     return (match[1], int(match[2])) if match else ("", 0)
 
 
 def write_json_atomic(path: Path, value: object) -> None:
-    """Replace a file by readable JSON, or leave it as it was. NaN and infinities become null."""
+    """Replace a file by indented JSON, atomically. NaN and infinities become null."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, text.encode("utf-8", "surrogatepass"))
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file, or leave it as it was, also across power loss: sync the new bytes, rename, sync the folder."""
+    """Replace a file atomically, also if the power fails: sync the new bytes, rename, sync the folder."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "wb") as file:
@@ -231,7 +237,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Python, the platform, and each package that can change a result (None: not installed). Imports none of them."""
+    """The versions of Python, the platform and each package that can change a result. Missing packages are None."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -246,7 +252,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the repository a folder lies in, with "-dirty" where tracked files differ; None outside of one."""
+    """The commit of the repository that holds the folder, with "-dirty" for changed files; None outside of one."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(describe, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
@@ -256,7 +262,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _plain(value: float) -> float | int | None:
-    """A JSON number from a Python or NumPy one; None for what JSON cannot say."""
+    """A JSON number from a Python or NumPy number; None for NaN and infinities."""
     if isinstance(value, int):
         return int(value)
     number = float(value)
@@ -286,7 +292,7 @@ def _line(line: Mapping[str, object]) -> str:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Up to the first line that is not whole: a kill in the middle of a write leaves the last one torn."""
+    """The complete lines of a file. A kill during a write may leave the last line torn; it is left out."""
     if path.exists():
         with open(path, "rb") as file:
             for text in file:

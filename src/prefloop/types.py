@@ -1,7 +1,7 @@
-"""The few nouns of the product. Standard library only; every record is frozen.
+"""The data types of prefloop. Standard library only; every record is frozen.
 
-A *prompt* is asked; *completions* answer it; an *item* is one prompt with the list of completions shown together;
-a *ranking* is one person's tiers over an item. Comparisons are always derived from rankings, never stored.
+A *prompt* is answered by *completions*. An *item* is one prompt with the list of completions that are shown together.
+A *ranking* is one person's tiers of an item. Comparisons are always derived from rankings and never stored.
 
 Identifiers are hashes of content, so that importing the same file twice adds nothing.
 """
@@ -29,9 +29,10 @@ IMPORTED = "import"  # the annotator of data that names none
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked. `content` is text, or the messages of a chat; `id` is a hash of content, system and tools.
+    """What a model is asked. `content` is a text or the messages of a chat; `id` is a hash of content, system and
+    tools.
 
-    tools: JSON schemas of the functions that the model may call, as chat templates take them.
+    tools: JSON schemas of the functions that the model may call, as chat templates take them
     """
 
     content: Content
@@ -48,14 +49,16 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """For people and for scorers that read text; the tools stand before what is asked."""
+        """The prompt as text, for people and for scorers. Tools come first."""
         asked = content_text(self.content)
         return "\n\n".join(["\n".join(["tools:", *map(tool_text, self.tools)]), asked]) if self.tools else asked
 
     @property
     def start(self) -> str:
-        """What people know it by in a list: one line of at most 160 characters, from the beginning of the text or of
-        the last turn that says something, of the user where there is one."""
+        """At most 160 characters on one line, by which people recognise the prompt in a list.
+
+        They are the beginning of the text, or of the last turn that says something, preferably the user's.
+        """
         said = conversation(self.content)
         turns = [Message("user", said)] if isinstance(said, str) else sorted(reversed(said), key=_not_asking)
         line = next((line for turn in turns if (line := " ".join(message_text(turn).split()))), "")
@@ -71,13 +74,13 @@ def prompt_id(content: Content, system: str | None, tools: Sequence[Json] = ()) 
 
 
 def answer_key(text: str, messages: Turns) -> object:
-    """What tells one answer from another: its text, with the messages where these hold more than the text shows."""
+    """What distinguishes one answer from another: its text, and its messages if they hold more than the text shows."""
     return text if all(m.plain for m in messages) else [text, content_to_json(messages)]
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A completion somebody wrote to show how it is done. `messages` as in `Completion`."""
+    """A completion that somebody wrote as an example. `messages` is as in `Completion`."""
 
     prompt: Prompt
     text: str
@@ -95,13 +98,13 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. Sampled ones keep their token ids and logprobs: retokenising text is a source of bugs.
+    """One answer to a prompt. Sampled ones keep their token ids and logprobs, since encoding the text again may differ.
 
-    `logprobs` are the sampler's, per token of `token_ids`, in nats. `tokenizer` is the fingerprint of the tokenizer
-    that made `token_ids`; ids are only trusted by a model with the same one. `policy_version` names the weights.
-
+    logprobs: the sampler's log-probabilities of `token_ids`, in nats
+    tokenizer: the fingerprint of the tokenizer that made `token_ids`; only a model with the same one uses the ids
+    policy_version: the name of the weights that sampled it
     messages: the turns of an answer that is more than one plain text of the assistant (it calls tools, it reasons, it
-              goes on after a tool's result); else (). `text` is then how a person reads them.
+              goes on after a tool's result); otherwise (). `text` is then what a person reads.
     """
 
     id: str
@@ -118,23 +121,23 @@ class Completion:
 
     @property
     def answer(self) -> object:
-        """What tells it from another answer to the same prompt."""
+        """What distinguishes it from another answer to the same prompt."""
         return answer_key(self.text, self.messages)
 
     @property
     def local_id(self) -> str:
-        """The id inside its item ("c0"), as in the canonical ranking record."""
+        """The id inside its item ("c0"), as in the canonical ranking format."""
         return self.id.split(":", 1)[-1]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """One event: one annotator, one item, one criterion. The source of truth; append-only; an edit supersedes.
+    """One event: one annotator ranks one item by one criterion. Rankings are only added; an edit supersedes another.
 
-    tiers:           best first; ids in one tier tie; ids in no tier were left unranked. *Completion* ids.
-    unacceptable:    completion ids marked unacceptable.
-    shown:           completion ids in the order presented.
-    ratings:         {completion id: {attribute: number}}.
+    tiers:           completion ids, best tier first; ids in one tier tie, and ids in no tier were left unranked
+    unacceptable:    completion ids that were marked unacceptable
+    shown:           completion ids in the order in which they were shown
+    ratings:         {completion id: {attribute: number}}
     """
 
     item_id: str
@@ -165,10 +168,11 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt, the completions shown together, and what people said about them (the canonical ranking record).
+    """A prompt, the completions shown together, and their rankings.
 
-    `external_id` is the record's own id in the file it came from. Completion ids are "<item id>:<local id>".
-    `round` counts trips round the loop; `source` says where the item came from ("import", "sample").
+    external_id: the record's own id in the file it came from; completion ids are "<item id>:<local id>"
+    round: the number of the loop's round
+    source: where the item came from ("import", "sample")
     """
 
     id: str
@@ -184,7 +188,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A derived pair: `better` beats `worse` with probability `p` (1 = strict, 0.5 = tie), counting `weight`."""
+    """A pair derived from a ranking: `better` beats `worse` with probability `p` (1 = strict, 0.5 = tie)."""
 
     better: str
     worse: str
@@ -194,7 +198,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Exactly what a model was trained on: sorted ids and their hash."""
+    """What a model was trained on: the sorted ids of its data, and their hash."""
 
     kind: Literal["demonstrations", "rankings", "prompts"]
     ids: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Is everything in the store what it says it is? For `prefloop doctor`; reads all of it."""
+"""Checks that everything in the store is consistent, for `prefloop doctor`. It reads the whole store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MEMBERS: dict[str, Any] = {"demonstrations": demonstrations, "rankings": rankin
 
 
 def problems(database: Database) -> list[str]:
-    """One sentence for each fault; [] where there is none. A file too damaged to read is a fault like another."""
+    """One sentence for each fault, or [] if there is none. A file that is too damaged to read counts as a fault."""
     try:
         with database.read() as connection:
             damage = list(_sqlite_damage(connection)) if database.sqlite else []
@@ -53,7 +53,7 @@ def _sqlite_damage(connection: Connection) -> Iterator[str]:
 
 
 def _lost_parents(connection: Connection) -> Iterator[str]:
-    """Also on databases whose foreign keys were switched off by another program."""
+    """Rows that refer to missing rows. Another program may have switched foreign keys off."""
     for table in (demonstrations, items, completions):
         lost = select(table.c.id).where(table.c.prompt_id.not_in(select(prompts.c.id)))
         for key in connection.scalars(lost):
@@ -94,7 +94,7 @@ def _bad_snapshots(connection: Connection) -> Iterator[str]:
 
 
 def _bad_tasks(connection: Connection) -> Iterator[str]:
-    """A queue that miscounts would ask too many people, or too few."""
+    """Tasks with wrong counts, for which the queue would ask too many or too few people."""
     held = select(leases.c.task, func.count().label("n")).where(leases.c.state == "live").group_by(leases.c.task)
     live = held.subquery()
     query = select(tasks.c.item_id, tasks.c.live, func.coalesce(live.c.n, 0)).outerjoin(

@@ -1,7 +1,8 @@
-"""Records to rows and back, without loss. Token ids and logprobs are packed; everything nested is JSON text.
+"""Converts records to database rows and back without loss.
 
-A packed list is one letter (a `struct` type: H, I, q for ids; f, d for floats) and then the numbers, little-endian,
-in the narrowest type that holds each of them exactly: 2 bytes a token id for most tokenizers, 4 a logprob.
+Token ids and logprobs are packed: one letter (a `struct` type: H, I, q for ids; f, d for floats), then the numbers,
+little-endian, in the narrowest type that holds each of them exactly. That is 2 bytes a token id for most tokenizers,
+and 4 a logprob. Everything nested is JSON text.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
 
 def dumps(value: object) -> str:
-    """Compact JSON. Raises DataError for what JSON cannot say."""
+    """Compact JSON. Raises DataError for values that JSON cannot express."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
@@ -29,7 +30,7 @@ def dumps(value: object) -> str:
 
 
 def pack_ints(values: Sequence[int] | None) -> bytes | None:
-    """[T] token ids as bytes. Raises DataError outside 64 bits."""
+    """Token ids [T] as bytes. Raises DataError for numbers beyond 64 bits."""
     if values is None:
         return None
     low, high = min(values, default=0), max(values, default=0)
@@ -41,7 +42,7 @@ def pack_ints(values: Sequence[int] | None) -> bytes | None:
 
 
 def pack_floats(values: Sequence[float] | None) -> bytes | None:
-    """[T] floats as bytes: 4 each where all came from 32-bit tensors, else 8."""
+    """Floats [T] as bytes: 4 bytes each if all of them are exact in 32 bits, else 8."""
     if values is None:
         return None
     kind = "f" if all(_is_float32(value) for value in values) else "d"

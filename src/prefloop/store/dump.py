@@ -1,8 +1,8 @@
-"""A whole store as one SQLite file, and back; taken while others write, and of one moment.
+"""Copies a whole store into one SQLite file and back. The copy is of one moment, also while others write.
 
-SQLite is copied by its online backup: one step inside one read transaction, so that writers neither wait for it nor
-make it start again. Postgres is copied table by table inside one repeatable-read transaction. Either way the file is a
-store that any prefloop opens, so a backup of one kind of database can be restored to the other.
+SQLite is copied by its online backup, in one step inside one read transaction: writers do not wait for it, and cannot
+make it start again. Postgres is copied table by table inside one repeatable-read transaction. In both cases the file
+is a store that prefloop can open, so a backup of one kind of database can be restored to the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PAGE = 1000  # rows in memory at once
 
 
 def dump(store: Store, to: Path) -> dict[str, int]:
-    """Copy everything into a new SQLite file; returns {table: rows}. Raises StoreError where the copy is not exact."""
+    """Copy everything into a new SQLite file and return {table: rows}. Raises StoreError if the copy is not exact."""
     if to.exists():
         raise StoreError(f"{to} exists already. Choose another name.")
     database = store._database
@@ -36,7 +36,10 @@ def dump(store: Store, to: Path) -> dict[str, int]:
 
 
 def inspect(file: Path) -> dict[str, int]:
-    """{table: rows} of a copy. Raises StoreError where the file is damaged or rows refer to rows that are not there."""
+    """The number of rows of each table of a copy.
+
+    Raises StoreError if the file is damaged, or if rows refer to rows that do not exist.
+    """
     with explain(str(file)), closing(_open(file)) as connection:
         for pragma in ("integrity_check", "foreign_key_check"):
             bad = [row for row in connection.execute(f"PRAGMA {pragma}").fetchmany(3) if row[0] != "ok"]
@@ -46,9 +49,9 @@ def inspect(file: Path) -> dict[str, int]:
 
 
 def load(file: Path, target: Store) -> dict[str, int]:
-    """Copy a dump into an empty store, in one transaction; returns {table: rows}. Brings `file` up to date first.
+    """Copy a dump into an empty store in one transaction, and return {table: rows}. First brings `file` up to date.
 
-    Raises StoreError where the store holds anything, or does not hold the same number of rows afterwards.
+    Raises StoreError if the store is not empty, or has another number of rows afterwards.
     """
     source = Store.open(f"sqlite:///{file.name}", file.parent, create=False)
     with source, target._database.write() as connection, source._database.read() as reader:
@@ -87,14 +90,14 @@ def _copy_file(database: Database, to: Path) -> dict[str, int]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """For reading only; also a store that a server is writing to."""
+    """Open a store for reading only. A server may be writing to it."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
     connection.isolation_level = None  # transactions are begun by hand
     return connection
 
 
 def _file_counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Of the tables that are there: a file of another version has others."""
+    """Rows of the tables that exist; a file of another version has other tables."""
     listed = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
     names = [name for (name,) in listed if name != "alembic_version" and not name.startswith("sqlite_")]
     quoted = {name: '"' + name.replace('"', '""') + '"' for name in names}  # the file may be anybody's
@@ -122,7 +125,7 @@ def _copy_table(source: Connection, target: Connection, table: Table) -> None:
 
 
 def _pages(source: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
-    """All rows in the order of the primary key, a page at a time: drivers fetch a whole result at once."""
+    """All rows in the order of the primary key, in pages, because drivers fetch a whole result at once."""
     key: Sequence[Column[Any]] = list(table.primary_key.columns)
     last: tuple[Any, ...] | None = None
     while True:
@@ -145,7 +148,7 @@ def _counts(connection: Connection) -> dict[str, int]:
 
 
 def _set_counters(connection: Connection) -> None:
-    """Postgres numbers new rows from a sequence, which rows that bring their number do not move."""
+    """Move Postgres' sequences past the copied rows, which brought their own numbers."""
     for table in metadata.sorted_tables:
         if "seq" in table.c:
             top = select(func.coalesce(func.max(table.c.seq), 0) + 1).scalar_subquery()

@@ -1,4 +1,4 @@
-"""Rankings in the order they were written, for programs that fetch what is new since their last visit."""
+"""Rankings in the order in which they were written, for programs that fetch what is new."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from prefloop.types import Ranking
 
 
 def latest(store: Store) -> int:
-    """The number of the newest ranking; 0 before the first. No lower one appears later: rankings are numbered under
-    the write lock (`Database.in_order`), which is held until they are committed."""
+    """The number of the newest ranking; 0 before the first.
+
+    No lower number appears later: rankings are numbered under the write lock (`Database.in_order`), which is held until
+    they are committed.
+    """
     with store.database.read() as connection:
         return connection.scalar(select(func.max(rankings.c.seq))) or 0
 
 
 def rankings_since(store: Store, after: int, limit: int) -> list[tuple[int, Ranking]]:
-    """Up to `limit` (number, ranking) with numbers above `after`, in order. Superseding ones come like any other."""
+    """Up to `limit` pairs (number, ranking) with numbers above `after`, in order, superseding ones included."""
     end = latest(store)
     query = select(rankings).where(rankings.c.seq > after, rankings.c.seq <= end).order_by(rankings.c.seq).limit(limit)
     with store.database.read() as connection:

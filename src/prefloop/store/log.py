@@ -1,4 +1,4 @@
-"""The audit log, newest first, for pages; `People.audit` reads it in the order in which it was written."""
+"""Reads the audit log for pages, newest line first. `People.audit` reads it in the order of writing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefloop.store.store import Store
 
 
 def newest(store: Store, limit: int, before: int | None = None) -> list[AuditRow]:
-    """Newest first, those with a number below `before`."""
+    """The newest lines first, limited to numbers below `before` if that is given."""
     query = select(audit).order_by(audit.c.seq.desc()).limit(limit)
     if before is not None:
         query = query.where(audit.c.seq < before)

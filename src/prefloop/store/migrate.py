@@ -1,4 +1,4 @@
-"""Bring a store to the schema of this program, or say why not. One transaction: a kill leaves the old schema whole."""
+"""Brings a store to the schema of this program in one transaction, so that a kill leaves the old schema intact."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ALEMBIC_IS_GLOBAL = threading.Lock()  # its `op` and `context` are module-wide
 
 
 def migrate(database: Database, *, create: bool) -> None:
-    """Raises StoreError for a store made by a newer prefloop, and for a database that holds something else."""
+    """Raises StoreError for a store of a newer prefloop, and for a database that holds something else."""
     with database.read() as connection:
         if _version(connection, database.label) == HEAD:
             return
@@ -43,7 +43,7 @@ def migrate(database: Database, *, create: bool) -> None:
 
 
 def alembic_config() -> Config:
-    """Alembic's settings without an ini file: where the migrations lie, as shipped in this package."""
+    """Alembic's settings without an ini file. The migrations are shipped in this package."""
     from alembic.config import Config
 
     settings = Config()
@@ -54,7 +54,7 @@ def alembic_config() -> Config:
 
 
 def _version(connection: Connection, label: str) -> str | None:
-    """The schema a store is at; None for an empty database."""
+    """The version of a store's schema; None for an empty database."""
     tables = inspect(connection).get_table_names()
     if "alembic_version" in tables:
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -1,4 +1,4 @@
-"""How the work goes, for those who run it: who gave how much and when, how large the store is, when it was saved."""
+"""Figures for those who run the work: who ranked how much and when, the size of the store, and its last backup."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BACKUP = "backup:at"
 
 @dataclass(frozen=True)
 class Pace:
-    """Items that one person ranked lately. days: of the last `DAYS` times 24 hours, oldest first."""
+    """How many items one person ranked lately. days: in each of the last `DAYS` periods of 24 hours, oldest first."""
 
     hour: int
     days: tuple[int, ...]
@@ -28,12 +28,12 @@ class Pace:
 
     @property
     def today(self) -> int:
-        """In the last 24 hours: the server does not know whose midnight is meant."""
+        """Items in the last 24 hours. The server does not know the time zone of the people who look."""
         return self.days[-1]
 
 
 def paces(store: Store, now: float) -> dict[str, Pace]:
-    """{person: pace} of everybody who ranked in the last `DAYS` days."""
+    """The pace of everybody who ranked in the last `DAYS` days."""
     edges = [now - DAY_S * (DAYS - n) for n in range(DAYS)]
     days = [func.count().filter(leases.c.given_at >= at, leases.c.given_at < at + DAY_S) for at in edges[:-1]]
     days.append(func.count().filter(leases.c.given_at >= edges[-1]))
@@ -45,14 +45,14 @@ def paces(store: Store, now: float) -> dict[str, Pace]:
 
 
 def total(found: Mapping[str, Pace]) -> Pace:
-    """Of all people together."""
+    """The sum over all people."""
     columns = zip(*(pace.days for pace in found.values()), strict=True)
     latest = max((pace.latest for pace in found.values() if pace.latest is not None), default=None)
     return Pace(sum(pace.hour for pace in found.values()), tuple(map(sum, columns)) or (0,) * DAYS, latest)
 
 
 def size(store: Store) -> int:
-    """Bytes that the store takes on the disk, with what is not yet moved into the main file."""
+    """How many bytes the store takes on the disk, including the write-ahead log."""
     if not store.database.sqlite:
         with store.database.read() as connection:
             return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
@@ -61,13 +61,13 @@ def size(store: Store) -> int:
 
 
 def note_backup(store: Store, at: float) -> None:
-    """Remember when the store was last saved."""
+    """Store the time of a backup."""
     with store.database.write() as connection:
         keep_setting(connection, _BACKUP, at)
 
 
 def last_backup(store: Store) -> float | None:
-    """When the store was last saved by `prefloop backup`; None: never."""
+    """The time of the last `prefloop backup`; None if there was none."""
     with store.database.read() as connection:
         at: float | None = setting(connection, _BACKUP, None)
         return at

@@ -1,4 +1,4 @@
-"""Reading: selections as SQL conditions, and records put together a chunk at a time with a fixed number of queries."""
+"""Reads records: selections as SQL conditions, in chunks that need a fixed number of queries."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ CHUNK = 256  # items held in memory at once
 
 
 def effective() -> ColumnElement[bool]:
-    """A ranking counts until another of the same item supersedes it; only the last of a chain is left."""
+    """The condition of rankings that no other ranking of the same item supersedes."""
     newer = rankings.alias("newer")
     return ~exists().where(newer.c.supersedes == rankings.c.id, newer.c.item_id == rankings.c.item_id)
 
 
 def trusted() -> ColumnElement[bool]:
-    """Neither by somebody a reviewer has excluded, nor about an item a reviewer has taken out."""
+    """The condition of rankings by people who are not excluded, of items that are not discarded."""
     excluded = select(people.c.id).where(people.c.excluded.is_not(None))
     of_task = (tasks.c.item_id == rankings.c.item_id) & (tasks.c.criterion == rankings.c.criterion)
     return and_(rankings.c.annotator.not_in(excluded), ~exists().where(of_task, tasks.c.discarded.is_not(None)))
 
 
 def on_side(split: Split | None, heldout: float) -> ColumnElement[bool]:
-    """`split_of` in SQL."""
+    """`split_of` as an SQL condition."""
     if split is None:
         return true()
     by_hash = prompts.c.bucket < threshold(heldout)
@@ -45,7 +45,7 @@ def on_side(split: Split | None, heldout: float) -> ColumnElement[bool]:
 
 @dataclass(frozen=True)
 class ItemQuery:
-    """Which items, and which of their rankings."""
+    """Which items to read, and which of their rankings."""
 
     split: Split | None = None
     heldout: float = 0.1
@@ -69,13 +69,13 @@ class ItemQuery:
         return query
 
     def counted(self) -> ColumnElement[bool]:
-        """The rankings that are attached to the items."""
+        """The condition of the rankings that are attached to the items."""
         found = effective() if self.criterion is None else and_(effective(), rankings.c.criterion == self.criterion)
         return found if self.excluded else and_(found, trusted())
 
 
 def stream_items(database: Database, query: ItemQuery) -> Iterator[Item]:
-    """Each chunk is one short read, so that a slow consumer never holds up the writer."""
+    """Items in chunks. Each chunk is one short read, so that a slow consumer never holds up the writer."""
     after = 0
     while True:
         with database.read() as connection:
@@ -88,7 +88,7 @@ def stream_items(database: Database, query: ItemQuery) -> Iterator[Item]:
 
 
 def assemble(connection: Connection, rows: Sequence[RowMapping], counted: ColumnElement[bool]) -> list[Item]:
-    """Item rows to items, with three more queries however many there are."""
+    """Items from item rows, with three more queries however many there are."""
     ids = [row["id"] for row in rows]
     asked = prompts_by_id(connection, {row["prompt_id"] for row in rows})
     members: dict[str, list[Completion]] = defaultdict(list)
@@ -148,7 +148,7 @@ def stream_rollouts(database: Database, run_id: str, limit: int | None) -> Itera
 
 
 def read_counts(connection: Connection) -> dict[str, Any]:
-    """Totals for `doctor` and the report. `rankings` counts every event; the rest of the labels only effective ones."""
+    """Totals for `doctor` and the report. `rankings` counts all events, the other labels only effective ones."""
 
     def count(column: Any, *where: ColumnElement[bool]) -> int:
         return int(connection.execute(select(func.count(column)).where(*where)).scalar_one())

@@ -1,4 +1,4 @@
-"""What the store says about its own contents: counts, model rows, import rows. Standard library only."""
+"""Records of the store's own contents: counts, models, imports. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ModelKind = Literal["policy", "reward"]
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows of each kind were newly added."""
+    """How many rows of each kind were added."""
 
     prompts: int = 0
     demonstrations: int = 0
@@ -50,7 +50,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class ImportRow:
-    """One file that was read: how (format, and ignored fields), what it added, and why the first rows were rejected."""
+    """One imported file: its format and ignored fields, what it added, and why its first bad rows were rejected."""
 
     name: str
     sha256: str

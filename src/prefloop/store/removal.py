@@ -1,6 +1,6 @@
-"""Records taken out of the store again, with all that hangs on them. A real delete, in one transaction.
+"""Deletes records, with everything that depends on them, in one transaction.
 
-The ids stay in the snapshots of what was trained on them, and in `removals`, so that a model's history still says how
+The ids stay in the snapshots of the models trained on them, and in `removals`, so that a model's history still says how
 many of its rows are gone. Texts do not stay.
 """
 
@@ -46,9 +46,11 @@ Ids = set[str]
 
 @dataclass
 class Removal:
-    """What would go, or has gone: ids by kind. kept: records of the file that another file holds too.
+    """What would be deleted, or was deleted: ids by kind.
 
-    by_people: rankings that people gave here. models: those that learnt from any of it, and what was made from them.
+    kept: records of the file that another file holds too
+    by_people: rankings that people gave in this project
+    models: models that learnt from any of it, and models made from those
     """
 
     prompts: Ids = field(default_factory=set)
@@ -67,7 +69,7 @@ class Removal:
 
 
 def plan(store: Store, ids: Collection[str] = (), files: Collection[str] = ()) -> Removal:
-    """What `remove` would take out. Changes nothing. Raises DataError for an id that is not in the store."""
+    """What `remove` would delete. Changes nothing. Raises DataError for an id that is not in the store."""
     with store.database.read() as connection:
         return _plan(connection, ids, files)
 
@@ -75,10 +77,10 @@ def plan(store: Store, ids: Collection[str] = (), files: Collection[str] = ()) -
 def remove(
     store: Store, ids: Collection[str] = (), files: Collection[str] = (), *, with_rankings: bool = False
 ) -> Removal:
-    """Take out records by id, and those that were read from files, by SHA-256. Returns what is gone.
+    """Delete records by id, and all records that were read from files given by SHA-256. Returns what was deleted.
 
-    A prompt goes with its answers; a prompt that only a removed record asked goes too. Raises DataError for an unknown
-    id, and where people have ranked what would go, unless `with_rankings`.
+    A prompt is deleted with its answers, and also if only a deleted record asked it. Raises DataError for an unknown
+    id, and if people have ranked what would be deleted, unless `with_rankings`.
     """
     database = store.database
     with database.work(alone=True) as connection:
@@ -127,7 +129,7 @@ def _plan(connection: Connection, ids: Collection[str], files: Collection[str]) 
 
 
 def _read_from(connection: Connection, files: Collection[str], gone: Removal) -> Ids:
-    """Adds the records that only these files hold to `gone`; returns the prompts that may go with them."""
+    """Add the records that only these files hold to `gone`; return the prompts that may be deleted with them."""
     read: Ids = set()
     for part in chunks(files):
         read |= set(connection.scalars(select(origins.c.record_id).where(origins.c.sha256.in_(part))))
@@ -159,13 +161,13 @@ def _unasked(connection: Connection, candidates: Ids, gone: Removal, files: Ids)
 
 
 def _numbered(connection: Connection) -> bool:
-    """Whether the rows of every imported file are known; those of files imported by an older version are not."""
+    """Whether the rows of every imported file are known. Older versions did not record them."""
     known = exists().where(origins.c.sha256 == imports.c.sha256)
     return connection.scalar(select(imports.c.seq).where(~known, imports.c.removed == 0).limit(1)) is None
 
 
 def _own(connection: Connection, candidates: Ids, files: Ids) -> Ids:
-    """Those that these files hold as prompts: the others may be of a file whose rows are not known."""
+    """The prompts that these files hold as such. Others may belong to a file whose rows are not known."""
     return _column(connection, origins.c.record_id, origins.c.record_id, candidates, origins.c.sha256.in_(list(files)))
 
 
@@ -207,7 +209,7 @@ def _remove(connection: Connection, gone: Removal) -> None:
 
 
 def _count_out(connection: Connection, ids: Ids) -> None:
-    """The log of imports says of each file how many of its records are gone, so that it can be read again."""
+    """Record in each file's import how many of its records are gone, so that it can be imported again."""
     lost: Counter[str] = Counter()
     for part in chunks(ids):
         query = select(origins.c.sha256, func.count()).where(origins.c.record_id.in_(part)).group_by(origins.c.sha256)
@@ -218,7 +220,7 @@ def _count_out(connection: Connection, ids: Ids) -> None:
 
 
 def _let_go(connection: Connection, files: Collection[str]) -> None:
-    """What other files hold too is no longer these files': it goes with the last of them."""
+    """Remove the link between these files and records that other files hold too."""
     for file in files:
         held = connection.scalar(select(func.count()).select_from(origins).where(origins.c.sha256 == file)) or 0
         here = imports.c.sha256 == file
@@ -227,7 +229,7 @@ def _let_go(connection: Connection, files: Collection[str]) -> None:
 
 
 def _rewind_queue(connection: Connection) -> None:
-    """The queue is filled from where it came to; SQLite gives the numbers of removed items to new ones."""
+    """Reset how far the queue was filled: SQLite gives the numbers of deleted items to new ones."""
     last = connection.scalar(select(func.coalesce(func.max(items.c.seq), 0)))
     for key in connection.scalars(select(settings.c.key).where(settings.c.key.startswith("fill:"))).all():
         at: Mapping[str, Any] = setting(connection, key, {})

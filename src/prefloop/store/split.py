@@ -1,7 +1,7 @@
-"""Which side of the train/held-out line a prompt falls on: a pure function of its text.
+"""Decides whether a prompt is for training or held out, as a pure function of its text.
 
-Case, white space, Unicode form, roles and the system prompt are ignored, so a prompt and its near-duplicate never
-end up on different sides. A larger held-out share keeps every prompt that was held out under a smaller one.
+Case, white space, Unicode form, roles and the system prompt are ignored, so a prompt and its near-duplicate are always
+on the same side. A larger held-out share keeps every prompt that was held out under a smaller one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BUCKETS = 2**32
 
 
 def fold(content: Content) -> str:
-    """The text that decides: NFKC, case-folded, runs of white space as one space."""
+    """The text that decides: NFKC, case-folded, with runs of white space as one space."""
     text = content if isinstance(content, str) else " ".join(message.content or "" for message in content)
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
@@ -27,12 +27,12 @@ def bucket(prompt: Prompt) -> int:
 
 
 def threshold(heldout: float) -> int:
-    """Buckets below this number are held out."""
+    """The bucket below which prompts are held out."""
     return round(heldout * BUCKETS)
 
 
 def split_of(prompt: Prompt, heldout: float) -> Split:
-    """The side a prompt says it is on or, where it says nothing, its hash against the held-out share in [0, 1)."""
+    """The split that the prompt states, or else that of its hash; `heldout` is a share in [0, 1)."""
     if prompt.split is not None:
         return prompt.split
     return "heldout" if bucket(prompt) < threshold(heldout) else "train"

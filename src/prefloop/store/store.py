@@ -1,4 +1,4 @@
-"""`Store`: everything a project knows, behind one class. Raises StoreError, DataError or BusyError, no others."""
+"""`Store` gives access to everything a project knows. It raises only StoreError, DataError and BusyError."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Store:
     def open(cls, url: str, root: Path, *, create: bool = True, patience_s: float | None = None) -> Self:
         """Connect and bring the schema up to date. A relative SQLite path starts at `root`.
 
-        create: make the store where there is none; without it, a missing one is a StoreError.
-        patience_s: how long a call may wait for other writers, and on Postgres for any answer.
+        create: make the store if there is none; otherwise a missing store is a StoreError
+        patience_s: how long a call may wait for other writers, and on Postgres for any answer
         """
         resolved = resolve(url, root)
         if resolved.get_backend_name() == "sqlite":
@@ -76,13 +76,13 @@ class Store:
     # -- adding ------------------------------------------------------------------------------------------------------
 
     def add(self, parsed: Iterable[Parsed], *, round: int = 0, file: str | None = None) -> Counts:
-        """Add records, in order; what is already there (by id) adds nothing, so that repeating is harmless.
+        """Add records in order. Records that are already there (by id) add nothing, so repeating is harmless.
 
-        A known item may bring new rankings. A prompt keeps the metadata it came with first. `round` is for items that
-        state none; `file` is the SHA-256 of the file whose rows the records are: an item that says what one of another
-        file says is that one (`twins`). Written in transactions of about 1000 rows: a failure keeps all earlier ones.
-        Raises DataError, naming the record, where an id already means something else or a ranking names a completion
-        wrongly.
+        A known item may bring new rankings. A prompt keeps its first metadata. `round` is for items that state none.
+        `file` is the SHA-256 of the file whose rows the records are: an item that says the same as one of another file
+        becomes that item (`twins`). Records are written in transactions of about 1000 rows, and a failure keeps all
+        earlier ones. Raises DataError, naming the record, if an id already means something else or a ranking names a
+        wrong completion.
         """
         total, held, size = Counts(), list[Parsed](), 0
         for record in parsed:
@@ -103,7 +103,7 @@ class Store:
             return added
 
     def add_rankings(self, rankings: Iterable[Ranking]) -> int:
-        """Append events on known items; returns how many were new. Raises DataError naming the first bad one."""
+        """Append rankings of known items; returns how many were new. Raises DataError that names the first bad one."""
         added = 0
         for batch in write.chunks(rankings, BATCH_ROWS):
             with self._database.write() as connection:
@@ -111,21 +111,21 @@ class Store:
         return added
 
     def add_rollouts(self, prompt_ids: Sequence[str], completions: Sequence[Completion], run_id: str) -> None:
-        """[N] completions of [N] prompts, in one transaction. The same completion id again replaces the earlier one."""
+        """Add completions [N] of prompts [N] in one transaction. A known completion id replaces the earlier row."""
         if len(prompt_ids) != len(completions):
             raise DataError(f"{len(prompt_ids)} prompt ids for {len(completions)} rollouts; give one for each")
         with self._database.write() as connection:
             write.add_rollouts(connection, prompt_ids, completions, run_id)
 
     def add_logprobs(self, model: str, totals: Mapping[str, float]) -> None:
-        """What a model says about completions, by their ids, nats; `model` names its weights by their hash."""
+        """Store a model's log-probabilities of completions in nats; `model` is the hash of its weights."""
         rows = [{"model": model, "completion_id": key, "total": total} for key, total in totals.items()]
         with self._database.write() as connection:
             for part in write.chunks(rows, BATCH_ROWS):
                 connection.execute(insert(logprobs), part)
 
     def logprobs(self, model: str, completion_ids: Iterable[str]) -> dict[str, float]:
-        """Those that are known."""
+        """The log-probabilities that are known, by completion id."""
         found: dict[str, float] = {}
         with self._database.read() as connection:
             for ids in write.chunks(completion_ids):
@@ -135,7 +135,7 @@ class Store:
         return found
 
     def add_snapshot(self, snapshot: Snapshot) -> str:
-        """Remember what a model is trained on; returns the hash."""
+        """Store what a model is trained on; returns the hash."""
         key = snapshot.hash  # once: it hashes every id
         row = {"hash": key, "kind": snapshot.kind, "size": len(snapshot.ids), "created_at": _now()}
         members = [{"snapshot_hash": key, "member_id": member} for member in snapshot.ids]
@@ -179,12 +179,12 @@ class Store:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def prompts(self, *, split: Split | None = None, heldout: float = 0.1, limit: int | None = None) -> list[Prompt]:
-        """In the order they were added. `split`: only that side, as `split_of(prompt, heldout)` decides."""
+        """Prompts in the order in which they were added. `split` selects one side, by `split_of(prompt, heldout)`."""
         with self._database.read() as connection:
             return read.read_prompts(connection, split, heldout, limit)
 
     def demonstrations(self, *, split: Split | None = None, heldout: float = 0.1) -> list[Demonstration]:
-        """In the order they were added."""
+        """Demonstrations in the order in which they were added."""
         with self._database.read() as connection:
             return read.read_demonstrations(connection, split, heldout)
 
@@ -199,17 +199,18 @@ class Store:
         ranked: bool | None = None,
         excluded: bool = False,
     ) -> Iterator[Item]:
-        """Items in the order they were added, with their completions and effective rankings, 256 in memory at a time.
+        """Items in the order in which they were added, with completions and effective rankings, 256 in memory at a
+        time.
 
-        A ranking is effective until another of its item supersedes it. `criterion` leaves out rankings on others;
-        `ranked` keeps the items with (True) or without (False) any ranking then left. Rankings by people whom a
-        reviewer has excluded, and on items taken out of the queue, are left out unless `excluded`.
+        A ranking is effective until another of its item supersedes it. `criterion` selects rankings. `ranked` selects
+        items with (True) or without (False) any selected ranking. Rankings by excluded people, and of discarded items,
+        are left out unless `excluded` is true.
         """
         query = read.ItemQuery(split, heldout, source, round, criterion, ranked, excluded)
         return read.stream_items(self._database, query)
 
     def item_by_ids(self, ids: Iterable[str]) -> list[Item]:
-        """In the order asked for. Raises DataError naming an id that does not exist."""
+        """Items in the order of the ids. Raises DataError that names an unknown id."""
         wanted = list(ids)
         with self._database.read() as connection:
             found = read.items_by_id(connection, wanted)
@@ -219,11 +220,11 @@ class Store:
         return [found[key] for key in wanted]
 
     def item(self, id: str) -> Item:
-        """One item. Raises DataError where it does not exist."""
+        """One item. Raises DataError if it does not exist."""
         return self.item_by_ids([id])[0]
 
     def latest_round(self, source: str) -> int:
-        """The newest round that has items of a source; 0 where there is none."""
+        """The newest round that has items of a source; 0 if there is none."""
         with self._database.read() as connection:
             return connection.scalar(select(func.max(items.c.round)).where(items.c.source == source)) or 0
 
@@ -232,7 +233,7 @@ class Store:
         return read.stream_rollouts(self._database, run_id, limit)
 
     def criteria(self) -> dict[str, int]:
-        """{criterion: effective rankings}, most first."""
+        """The number of effective rankings of each criterion, largest first."""
         with self._database.read() as connection:
             return read.read_criteria(connection)
 
@@ -243,7 +244,7 @@ class Store:
             return read.read_counts(connection)
 
     def snapshot(self, hash: str) -> Snapshot:
-        """What a snapshot held. Raises DataError where there is none."""
+        """The ids of a snapshot. Raises DataError if there is none."""
         with self._database.read() as connection:
             kind = connection.scalar(select(snapshots.c.kind).where(snapshots.c.hash == hash))
             members = select(snapshot_members.c.member_id).where(snapshot_members.c.snapshot_hash == hash)
@@ -253,7 +254,7 @@ class Store:
         return Snapshot(kind, tuple(sorted(ids)))
 
     def models(self, kind: ModelKind | None = None, criterion: str | None = None) -> list[ModelRow]:
-        """Oldest first."""
+        """Registered models, oldest first."""
         query = select(models).order_by(models.c.seq)
         if kind is not None:
             query = query.where(models.c.kind == kind)
@@ -267,7 +268,7 @@ class Store:
         return next(reversed(self.models(kind, criterion)), None)
 
     def model(self, version: str) -> ModelRow:
-        """Raises DataError listing the versions that exist."""
+        """The model of a version. Raises DataError that lists the known versions."""
         known = {model.version: model for model in self.models()}
         if version not in known:
             raise DataError(f"there is no model {version!r}. Known: {', '.join(known) or 'none yet'}.")
@@ -283,11 +284,11 @@ class Store:
     # -- health ------------------------------------------------------------------------------------------------------
 
     def check(self) -> list[str]:
-        """Everything wrong with the contents, one sentence each; [] = fine. Reads the whole store."""
+        """One sentence for each fault of the contents; [] if there is none. Reads the whole store."""
         return problems(self._database)
 
     def warnings(self) -> list[str]:
-        """Settings and versions of the database that put data at risk."""
+        """Settings and versions of the database that endanger data, one sentence each."""
         return self._database.warnings()
 
 

@@ -1,4 +1,4 @@
-"""Everything of a kind, a chunk in memory at a time: for exports, whatever the size of the store."""
+"""Streams all records of a kind for exports, with one chunk in memory at a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHUNK = 1000  # prompts or demonstrations held in memory at once
 
 
 def every_item(store: Store, *, criterion: str | None = None, ranked: bool | None = None) -> Iterator[Item]:
-    """`Store.items` with every ranking ever given: superseded ones, by excluded people, of discarded items."""
+    """Items with every ranking ever given: superseded ones, those of excluded people, and of discarded items."""
     return read.stream_items(store._database, _Every(criterion=criterion, ranked=ranked))
 
 
 def every_prompt(store: Store) -> Iterator[Prompt]:
-    """In the order they were added."""
+    """All prompts in the order in which they were added."""
     after = 0
     while True:
         query = select(prompts).where(prompts.c.seq > after).order_by(prompts.c.seq).limit(CHUNK)
@@ -35,7 +35,7 @@ def every_prompt(store: Store) -> Iterator[Prompt]:
 
 
 def every_demonstration(store: Store) -> Iterator[Demonstration]:
-    """In the order they were added."""
+    """All demonstrations in the order in which they were added."""
     after = 0
     while True:
         of_chunk = select(demonstrations).where(demonstrations.c.seq > after)

@@ -1,11 +1,12 @@
-"""The same list from two files is one item: what the second file says of it is known already.
+"""Recognises that a list in a new file is an item that another file brought already.
 
-Data sets are published in several forms (Open-Assistant's trees and its ranked replies), in which records have other
-ids or none. Two items are the same if they ask the same and all that the new one ranks is ranked the same there: by
-the same annotator and criterion, with the same answers in the same tiers. Answers that nobody ranked play no part.
+Data sets are published in several forms (Open-Assistant's trees and its ranked replies), whose records have different
+ids or none. Two items are the same if they ask the same, and everything that the new one ranks is ranked the same
+there: by the same annotator and criterion, with the same answers in the same tiers. Answers that nobody ranked do not
+matter.
 
-Records of one file stay as many as they are. So do anonymous judgements whose records have different ids: two people
-may well agree.
+Records of one file are never merged. Neither are anonymous rankings whose records have different ids, because two
+people may well agree.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ RankingContent = tuple[object, ...]
 
 
 def settled(connection: Connection, batch: Sequence[Parsed], file: str) -> list[Parsed]:
-    """The batch with known items in place of those that say the same. `file` is the hash of the file they are from."""
+    """The batch, with known items in place of those that say the same. `file` is the hash of their file."""
     listed = [record for record in batch if isinstance(record, Item) and record.rankings]
     known = existing(connection, items.c.id, (item.id for item in listed))
     fresh = [item for item in listed if item.id not in known]
@@ -43,8 +44,10 @@ def settled(connection: Connection, batch: Sequence[Parsed], file: str) -> list[
 
 
 def _candidates(connection: Connection, fresh: Sequence[Item], file: str) -> Iterator[Item]:
-    """Imported items that ask the same as one of these and hold the answer it ranks first; none of this file's other
-    rows, of which there may be thousands with one prompt."""
+    """Imported items that ask the same and hold the answer that the new item ranks first.
+
+    Other rows of the same file are left out, since thousands may share a prompt.
+    """
     found: set[str] = set()
     for part in chunks(fresh, 200):
         best = {completion.text for item in part for completion in item.completions if completion.id == _best(item)}
@@ -59,7 +62,7 @@ def _candidates(connection: Connection, fresh: Sequence[Item], file: str) -> Ite
 
 
 def _rows(connection: Connection, ids: Sequence[str], file: str) -> dict[str, int]:
-    """{item id: its row} of those that were read from a file; one that a row repeated has the number of that row."""
+    """{item id: its row} of items that were read from a file."""
     found: dict[str, int] = {}
     for part in chunks(ids):
         query = select(origins.c.record_id, origins.c.row).where(
@@ -74,7 +77,7 @@ def _best(item: Item) -> str | None:
 
 
 def _twin(item: Item, known: Item) -> Item | None:
-    """The known item with those of its rankings that the new one repeats; None where it says anything else."""
+    """The known item with those of its rankings that the new one repeats; None if the new one says anything else."""
     differ = item.external_id != known.external_id and None not in (item.external_id, known.external_id)
     if differ and any(ranking.annotator == IMPORTED for ranking in item.rankings):
         return None
@@ -86,7 +89,7 @@ def _twin(item: Item, known: Item) -> Item | None:
 
 
 def _said(item: Item, ranking: Ranking) -> RankingContent:
-    """A ranking by what the answers say, whatever they are called."""
+    """A ranking expressed by its answers' contents instead of their ids."""
     answers = {completion.id: digest(completion.answer) for completion in item.completions}
     tiers = tuple(tuple(sorted(answers[id] for id in tier)) for tier in ranking.tiers)
     unacceptable = tuple(sorted(answers[id] for id in ranking.unacceptable))

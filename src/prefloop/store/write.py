@@ -1,7 +1,7 @@
-"""What happens inside one write transaction: new rows in, known rows left alone, contradictions refused.
+"""Adds rows inside one write transaction: new rows are inserted, known rows stay, contradictions are refused.
 
-Nothing here commits. Every function assumes that no other writer is at work (see `database.py`), so it may look before
-it inserts; the UNIQUE constraints would stop it if that were ever untrue.
+Nothing here commits. Every function assumes that there is no other writer (see `database.py`), so it may look before it
+inserts. UNIQUE constraints would stop it if that were ever wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def chunks(values: Iterable[T], size: int = _IN) -> Iterator[list[T]]:
 
 
 def add_batch(connection: Connection, batch: Sequence[Parsed], round: int) -> Counts:
-    """Add records; those already there are left as they are, but for new rankings on a known item."""
+    """Add records. Known records stay as they are, except that an item may get new rankings."""
     shown = [record for record in batch if isinstance(record, Demonstration)]
     listed = [record for record in batch if isinstance(record, Item)]
     asked = [record if isinstance(record, Prompt) else record.prompt for record in batch]
@@ -50,7 +50,7 @@ def add_batch(connection: Connection, batch: Sequence[Parsed], round: int) -> Co
 
 
 def add_origins(connection: Connection, batch: Sequence[Parsed], file: str) -> None:
-    """Where the records of a batch were read, and the rankings of its items; a record keeps its first row of a file."""
+    """Store where the records of a batch were read. A record keeps its first row of a file."""
     rows: dict[str, int] = {}
     for record in batch:
         if record.row is not None:
@@ -72,7 +72,7 @@ def _own_rankings(item: Item) -> tuple[Ranking, ...]:
 
 
 def _add_prompts(connection: Connection, asked: Sequence[Prompt]) -> int:
-    """A stated split is kept, and also given to a known prompt that had none; it never replaces a stated one."""
+    """Insert prompts. A stated split is kept, is given to a known prompt without one, and never replaces another."""
     first: dict[str, Prompt] = {}
     stated: dict[str, str] = {}
     for prompt in asked:
@@ -111,7 +111,7 @@ def _answers(item: Item) -> dict[str, object]:
 
 
 def _same_list(item: Item, known: Mapping[str, object]) -> None:
-    """Labels hang on completion ids: the same ids must mean the same answers for ever."""
+    """Raises DataError if known completion ids mean other answers now, because labels refer to these ids."""
     if _answers(item) != known:
         raise DataError(
             f"item {item.id} (record {item.external_id!r}) is already in the store with other completions. "
@@ -131,7 +131,7 @@ def _refuse_taken(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def stored_answers(connection: Connection, item_ids: Iterable[str]) -> dict[str, dict[str, object]]:
-    """{item id: {completion id: what tells it from others}} of those items that exist."""
+    """{item id: {completion id: its `answer`}} of the items that exist."""
     found: dict[str, dict[str, object]] = {}
     for ids in chunks(item_ids):
         found |= {key: {} for key in connection.scalars(select(items.c.id).where(items.c.id.in_(ids)))}
@@ -154,7 +154,7 @@ def add_rankings(connection: Connection, events: Sequence[Ranking]) -> int:
 
 
 def insert_rankings(connection: Connection, events: Sequence[Ranking], members: Mapping[str, Collection[str]]) -> int:
-    """members: {item id: its completion ids}."""
+    """Insert rankings. members: {item id: its completion ids}."""
     for ranking in events:
         check_ranking(ranking, members[ranking.item_id])
     fresh = {ranking.id: ranking for ranking in events}
@@ -179,7 +179,7 @@ def check_ranking(ranking: Ranking, members: Collection[str]) -> None:
 
 
 def _refuse_circles(connection: Connection, fresh: Mapping[str, Ranking]) -> None:
-    """Two rankings that supersede each other would both vanish without a trace."""
+    """Raises DataError for rankings that supersede each other, since both would vanish."""
     for start in fresh.values():
         seen, at = {start.id}, start.supersedes
         while at is not None:
@@ -195,7 +195,7 @@ def _refuse_circles(connection: Connection, fresh: Mapping[str, Ranking]) -> Non
 
 
 def add_rollouts(connection: Connection, prompt_ids: Sequence[str], sampled: Sequence[Completion], run_id: str) -> None:
-    """Completions outside any item; the same id again replaces the row, as after a resumed step."""
+    """Add completions outside any item. A known id replaces the row, as after a resumed step."""
     known = existing(connection, prompts.c.id, prompt_ids)
     for key in prompt_ids:
         if key not in known:
@@ -208,7 +208,7 @@ def add_rollouts(connection: Connection, prompt_ids: Sequence[str], sampled: Seq
 
 
 def existing(connection: Connection, column: Column[str], keys: Iterable[str]) -> set[str]:
-    """Which of the keys are there already."""
+    """Which of the keys exist."""
     found: set[str] = set()
     for ids in chunks(keys):
         condition: ColumnElement[bool] = column.in_(ids)

@@ -1,4 +1,4 @@
-"""Where people rank just now: the server says so in the store, and `prefloop run` passes it on."""
+"""Stores the address of the running annotation server, which `prefloop run` passes on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _KEY = "address"
 
 
 def put_address(store: Store, url: str | None) -> None:
-    """The server's address; None when it stops. One that was killed leaves its own behind."""
+    """Store the server's address; None when it stops. A server that is killed leaves its address behind."""
     with store.database.write() as connection:
         keep_setting(connection, _KEY, url)
 
 
 def get_address(store: Store) -> str | None:
-    """As last said."""
+    """The address that was stored last."""
     with store.database.read() as connection:
         found: str | None = setting(connection, _KEY, None)
         return found

@@ -1,8 +1,8 @@
-"""Connections: a URL becomes one writer and some readers, and driver errors become advice.
+"""Connects to a database: one writer and some readers. Driver errors become advice.
 
-SQLite: WAL and synchronous=FULL, so an acknowledged ranking survives power loss; every write is BEGIN IMMEDIATE,
-because a transaction that reads before it writes gets SQLITE_BUSY at once, whatever the busy timeout; only the writer
-ever commits, which also keeps checkpoints on one connection; processes take turns (`turns.py`). Postgres: one advisory
+SQLite uses WAL and synchronous=FULL, so an acknowledged ranking survives power loss. Every write is BEGIN IMMEDIATE,
+because a transaction that reads before it writes gets SQLITE_BUSY at once, whatever the busy timeout. Only the writer
+ever commits, which keeps checkpoints on one connection, and processes take turns (`turns.py`). On Postgres one advisory
 lock gives writes the same order.
 """
 
@@ -35,12 +35,12 @@ _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 
 class Database:
-    """One writer connection, several readers. `label` names the store in messages, without its password.
+    """One writer connection and several readers. `label` names the store in messages, without its password.
 
-    patience_s bounds every wait: for this process's other writers, for other processes, for a free connection, and on
-    Postgres for each answer of the server. Without it, only writers of SQLite are not waited for forever.
+    patience_s limits every wait: for other writers of this process, for other processes, for a free connection, and on
+    Postgres for each answer of the server. Without it, only waits for SQLite's writers are limited.
 
-    A Postgres that was away is connected to again by the next call. Raises UnavailableError meanwhile.
+    If Postgres is away, calls raise UnavailableError, and the next call connects again.
     """
 
     def __init__(self, url: URL, patience_s: float | None = None) -> None:
@@ -56,7 +56,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One write transaction: commits at the end, or leaves nothing behind."""
+        """One write transaction: it commits at the end, or leaves nothing behind."""
         self._look_for_file()
         turn = self._turns.mine(self._patience_s) if self._turns else nullcontext()
         with self._one_at_a_time(), explain(self.label), turn, self._writer.begin() as connection:
@@ -73,8 +73,10 @@ class Database:
             self._writing.release()
 
     def _look_for_file(self) -> None:
-        """SQLite goes on with a file that was moved, deleted or replaced, and new connections open another one: what
-        they acknowledge would be nowhere. Raises UnavailableError until the file is back."""
+        """Raises UnavailableError if the SQLite file was moved, deleted or replaced, until it is back.
+
+        SQLite would go on with the old file, and what it acknowledges would be lost.
+        """
         if not self.sqlite:
             return
         try:
@@ -91,10 +93,10 @@ class Database:
 
     @contextmanager
     def work(self, *, alone: bool = False) -> Iterator[Connection]:
-        """A write transaction that on Postgres runs beside others: it must lock the rows it changes, in this order:
-        a person, tasks, then `in_order`. On SQLite it is `write`.
+        """A write transaction that on Postgres runs beside others. On SQLite it is `write`.
 
-        alone: no other such transaction at the same time; for what touches several people or many tasks at once.
+        It must lock the rows it changes in this order: a person, tasks, then `in_order`.
+        alone: run no other such transaction at the same time; for changes of several people or many tasks at once
         """
         if self.sqlite:
             with self.write() as connection:
@@ -106,28 +108,32 @@ class Database:
                 yield connection
 
     def in_order(self, connection: Connection) -> None:
-        """From here on `work` waits for other writers, so that rows appear in the order of their `seq`: who reads on
-        from the last one seen misses none. Call it last, just before such an insert."""
+        """Wait for other writers from here on, so that rows appear in the order of their `seq`.
+
+        Then somebody who reads on from the last number seen misses no row. Call it last, just before such an insert.
+        """
         if not self.sqlite:
             connection.execute(_LOCK, {"key": _WRITE_LOCK})
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A view of the store; on SQLite of one moment, on Postgres each statement sees what is committed by then.
-        Keep it short: long readers hold up checkpoints."""
+        """A read transaction. Keep it short, because long readers hold up checkpoints.
+
+        On SQLite it sees one moment. On Postgres each statement sees what is committed by then.
+        """
         self._look_for_file()
         with explain(self.label), self._reader.connect() as connection:
             yield connection
 
     def close(self) -> None:
-        """Readers first, so that the writer is the last to leave and folds the write-ahead log into the file."""
+        """Close readers first, so that the writer is the last and moves the write-ahead log into the file."""
         for engine in (self._reader, self._worker, self._writer):
             engine.dispose()
         if self._turns:
             self._turns.close()
 
     def warnings(self) -> list[str]:
-        """Settings and versions that put data at risk; each says what to do."""
+        """Settings and versions that endanger data; each sentence says what to do."""
         with self.read() as connection:
             if self.sqlite:
                 connection.exec_driver_sql("SELECT 1 FROM sqlite_master")  # a fresh connection only knows after a look
@@ -169,7 +175,7 @@ def _pool(size: int, patience_s: float | None) -> dict[str, Any]:
 
 
 def _connector(engine: Engine) -> Callable[..., Any]:
-    """What makes a connection of the driver: pg8000's prepares the statements that come again."""
+    """The driver's connect function. pg8000's connections prepare statements that are repeated."""
     if engine.dialect.driver != "pg8000":
         return engine.dialect.connect
     from prefloop.store.connections.prepared import (
@@ -248,7 +254,7 @@ def _sqlite_engine(url: URL, patience_s: float | None, *, write: bool, size: int
 
 @contextmanager
 def explain(label: str) -> Iterator[None]:
-    """Turn what a driver says into what a person can do."""
+    """Turn errors of a driver into errors with advice."""
     try:
         yield
     except (DBAPIError, sqlite3.Error) as error:
@@ -332,7 +338,7 @@ _ADVICE: tuple[tuple[tuple[str, ...], type[PrefloopError], str], ...] = (
 
 
 def sqlite_warnings(version: tuple[int, ...], journal_mode: str) -> list[str]:
-    """What is wrong with this SQLite; [] where nothing is."""
+    """What is wrong with this SQLite; [] if nothing is."""
     found = []
     name = ".".join(map(str, version))
     if _wal_reset_bug(version):
@@ -350,7 +356,7 @@ def sqlite_warnings(version: tuple[int, ...], journal_mode: str) -> list[str]:
 
 
 def _wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """Present in 3.7.0 to 3.51.2, but for the branches it was mended in: 3.44.6 and 3.50.7."""
+    """Whether the version has the WAL-reset bug: 3.7.0 to 3.51.2, except the mended 3.44.6 and 3.50.7 branches."""
     if not (3, 7, 0) <= version < (3, 51, 3):
         return False
     return not ((3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51))

@@ -1,4 +1,4 @@
-"""Locks that die with their process and say who holds them: one worker for a project, one server for a SQLite file."""
+"""Locks that end with their process and say who holds them: one worker a project, one server a SQLite file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCK_NAME = ".prefloop.lock"
 class ProcessLock:
     """A lock on a file that only one process can hold. It never waits, and it is not reentrant between objects.
 
-    refusal: what the second one is told, with {who} for the process that holds the lock.
+    refusal: the message for the second process, with {who} for the one that holds the lock
     """
 
     def __init__(self, path: Path, refusal: str) -> None:
@@ -30,7 +30,7 @@ class ProcessLock:
         self._lock = FileLock(path)
 
     def acquire(self) -> Self:
-        """Raises BusyError naming the process that holds the lock, StoreError where the folder is read-only."""
+        """Raises BusyError that names the process that holds the lock; StoreError if the folder is read-only."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -73,8 +73,10 @@ class ProjectLock(ProcessLock):
 
 
 class ServerLock(ProcessLock):
-    """`with ServerLock(database):` around a server over a SQLite file, which one process is to serve: each would keep
-    its own count of sign-in attempts, and take the other's address out of the store when it stops."""
+    """`with ServerLock(database):` around a server over a SQLite file, which only one process may serve.
+
+    Two servers would count sign-in attempts separately, and each would remove the other's address when it stops.
+    """
 
     def __init__(self, database: Path) -> None:
         super().__init__(

@@ -1,7 +1,7 @@
-"""Whose turn it is to write to a SQLite file, among all processes that have it open.
+"""Lets processes take turns at writing to a SQLite file.
 
-SQLite orders transactions by itself. But in SQLite 3.7.0 to 3.51.2 a commit of one process that races the checkpoint
-of another can be lost (the "WAL-reset bug"; https://sqlite.org/wal.html describes it). A checkpoint follows a commit on
+SQLite orders transactions by itself. But in SQLite 3.7.0 to 3.51.2 a commit of one process that races the checkpoint of
+another can be lost (the "WAL-reset bug", described at https://sqlite.org/wal.html). A checkpoint follows a commit on
 the same connection, so it is enough that a process holds this lock from before its BEGIN until its COMMIT has returned.
 """
 
@@ -36,7 +36,7 @@ class WriteTurns:
 
     @contextmanager
     def mine(self, timeout_s: float) -> Iterator[None]:
-        """No other process writes meanwhile. Raises BusyError after the time-out, StoreError where it cannot lock."""
+        """Hold the lock. Raises BusyError after the time-out, and StoreError if the file cannot be locked."""
         if sys.platform == "win32":  # it has no flock: SQLite's own locks must do
             yield
             return
@@ -57,7 +57,7 @@ class WriteTurns:
                 fcntl.flock(handle, fcntl.LOCK_UN)
 
     def _take(self, deadline: float) -> int | None:
-        """The handle once it holds the lock; None after the deadline."""
+        """The file handle once it holds the lock; None after the deadline."""
         pause = FIRST_PAUSE_S
         while True:
             if self._handle is None:
@@ -88,7 +88,7 @@ class WriteTurns:
             self._handle = None
 
     def close(self) -> None:
-        """Remove the file, unless another process holds the lock at this moment. Who needs it later makes a new one."""
+        """Remove the file, unless another process holds the lock now. A later process makes a new one."""
         if self._handle is None or sys.platform == "win32":
             return
         with suppress(OSError):

@@ -1,1 +1,1 @@
-"""Who may do what: accounts, sessions, tokens, roles."""
+"""Accounts, sessions, tokens and roles: who may do what."""

@@ -1,7 +1,7 @@
-"""Names that people cannot tell apart: "Anna" and "Аnna", whose first letter is Cyrillic.
+"""Recognises names that people cannot tell apart, such as "Anna" and "Аnna", whose first letter is Cyrillic.
 
-As in Unicode's technical standard 39: each character is replaced by one that stands for all that look like it, from
-Unicode's table of confusable characters. Names whose replacements are equal look alike.
+It follows Unicode's technical standard 39: each character is replaced by one that stands for all characters that look
+like it, by Unicode's table of confusable characters. Names with equal replacements look alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MARK = "\u200e"  # left-to-right: in the table around letters that are written 
 
 
 def look_alike(one: str, other: str) -> bool:
-    """Whether two names look the same, as written or all in small or in capital letters."""
+    """Whether two names look the same, as written, in small letters, or in capital letters."""
     return not _looks(one).isdisjoint(_looks(other))
 
 

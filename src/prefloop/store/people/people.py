@@ -1,4 +1,4 @@
-"""`People`: who may do what. Invitations, sessions, API tokens, roles, groups, exclusion, deletion, the audit log."""
+"""`People` manages invitations, sessions, API tokens, roles, groups, exclusion, deletion and the audit log."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _MANAGERS = ("owner", "reviewer")
 
 
 class People:
-    """`by` is the id of the person who acts, None for the command line (whoever can open the database may do all).
+    """Accounts of a store. `by` is the id of the person who acts; None is the command line, which may do everything.
 
-    Tokens are 256 random bits, given out once and kept as SHA-256 only. Passwords are hashed by the caller.
-    Raises ForbiddenError where `by` may not, where there is no such person, and where the last owner would go.
+    Tokens are 256 random bits. They are given out once, and only their SHA-256 is stored. Passwords are hashed by the
+    caller. Raises ForbiddenError if `by` may not act, if the person does not exist, or if the last owner would go.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
@@ -42,7 +42,7 @@ class People:
     # -- coming in ---------------------------------------------------------------------------------------------------
 
     def owner_link(self) -> str | None:
-        """A fresh one-time token for the owner's account, while there is no owner; it replaces an earlier one."""
+        """A new one-time token for the owner's account, while there is no owner. It replaces an earlier one."""
         with self._database.work(alone=True) as connection:
             if connection.scalar(select(exists().where(people.c.role == "owner", people.c.name.is_not(None)))):
                 return None
@@ -50,7 +50,7 @@ class People:
             return self._invite(connection, None, "owner", (), 7)
 
     def invite(self, by: str | None, role: Role, groups: Sequence[str] = (), days: float = 7) -> str:
-        """A one-time token. Owners invite anybody, reviewers invite annotators."""
+        """A one-time token. Owners may invite anybody, reviewers may invite annotators."""
         if role not in get_args(Role):
             raise DataError(f"there is no role {role!r}. Roles: {', '.join(get_args(Role))}")
         with self._database.work(alone=True) as connection:
@@ -73,13 +73,13 @@ class People:
         return token
 
     def invites(self) -> list[Invite]:
-        """Those not used, not run out and not withdrawn."""
+        """Invitations that are not used, expired or withdrawn."""
         query = select(invites).where(invites.c.expires_at > self._clock()).order_by(invites.c.seq)
         with self._database.read() as connection:
             return [_invite(row) for row in connection.execute(query).mappings()]
 
     def withdraw(self, by: str | None, invite: str) -> None:
-        """An invitation that should no longer work, by its id."""
+        """Make an invitation invalid, by its id."""
         with self._database.work(alone=True) as connection:
             rows.may(connection, by, *_MANAGERS)
             role = connection.scalar(select(invites.c.role).where(invites.c.id == invite))
@@ -91,15 +91,18 @@ class People:
             note(connection, self._clock(), by, "withdraw", invite)
 
     def peek(self, token: str) -> Invite | None:
-        """What a token would make of its bearer; None where it is unknown, used or run out."""
+        """What a token would make of its bearer; None if it is unknown, used or expired."""
         works = (invites.c.token_hash == rows.token_hash(token)) & (invites.c.expires_at > self._clock())
         with self._database.read() as connection:
             row = connection.execute(select(invites).where(works)).mappings().first()
         return None if row is None else _invite(row)
 
     def accept(self, token: str, name: str, password_hash: str) -> Person:
-        """Use an invitation. Raises ForbiddenError for a bad token, ConflictError for a taken name, DataError for an
-        unusable one (1 to 64 visible characters)."""
+        """Use an invitation.
+
+        Raises ForbiddenError for a bad token, ConflictError for a taken name, and DataError for an unusable name (1 to
+        64 visible characters).
+        """
         login = rows.login_of(name)
         with self._database.work(alone=True) as connection:
             now = self._clock()
@@ -120,7 +123,7 @@ class People:
             return rows.to_person(made)
 
     def by_login(self, name: str) -> Account | None:
-        """The account of a name, whatever its case; disabled ones too (look at `person.disabled`)."""
+        """The account of a name, ignoring case. Disabled accounts are found too (see `person.disabled`)."""
         try:
             login = rows.login_of(name)
         except DataError:
@@ -130,7 +133,7 @@ class People:
         return None if row is None else Account(rows.to_person(row), row["password"])
 
     def set_password(self, person: str, password_hash: str, *, keep_sessions: bool = False) -> None:
-        """Replace the hash; ends the person's sessions unless told otherwise (a rehash of the same password)."""
+        """Replace the hash and end the sessions of the person, unless the password is only hashed again."""
         with self._database.work() as connection:
             row = rows.hold(connection, person)
             connection.execute(update(people).where(people.c.seq == row["seq"]).values(password=password_hash))
@@ -142,7 +145,7 @@ class People:
     # -- sessions and tokens -----------------------------------------------------------------------------------------
 
     def open_session(self, person: str, replaces: str | None = None) -> str:
-        """A new token at each login; `replaces` (the token of before) stops working."""
+        """A new token for each login. `replaces` is the previous token, which becomes invalid."""
         with self._database.work() as connection:
             if rows.hold(connection, person)["disabled"]:
                 raise ForbiddenError("this account is disabled. The owner can enable it again.")
@@ -154,7 +157,7 @@ class People:
             return _open(connection, now, "session", person)
 
     def session(self, token: str) -> Person | None:
-        """Who this is: None after 12 h without a call, after 14 days, or once the person is disabled."""
+        """The person of a session; None after 12 h without a call, after 14 days, or if the person is disabled."""
         now = self._clock()
         with self._database.read() as connection:
             row = connection.execute(_SESSION, {"token": rows.token_hash(token)}).mappings().first()
@@ -180,7 +183,7 @@ class People:
             return count(connection, sessions, sessions.c.person == person, sessions.c.kind == "session", *live)
 
     def revoke_all(self, by: str | None, person: str) -> int:
-        """End every session and API token of a person; returns how many. One's own, or as an owner."""
+        """End every session and API token of a person; returns how many. Allowed for oneself, or for owners."""
         with self._database.work() as connection:
             if by != person:
                 rows.may(connection, by, "owner")
@@ -201,7 +204,7 @@ class People:
             return token
 
     def api_token(self, token: str) -> ApiToken | None:
-        """What a program's token allows; None where it is unknown or revoked, or its owner is no owner any more."""
+        """What a token allows; None if it is unknown or revoked, or if its owner is no longer an owner."""
         now = self._clock()
         with self._database.read() as connection:
             query = _api().where(sessions.c.token_hash == rows.token_hash(token))
@@ -214,12 +217,12 @@ class People:
         return _api_token(row)
 
     def api_tokens(self) -> builtins.list[ApiToken]:
-        """Those that work, oldest first."""
+        """Valid tokens, oldest first."""
         with self._database.read() as connection:
             return [_api_token(row) for row in connection.execute(_api().order_by(sessions.c.seq)).mappings()]
 
     def revoke_token(self, by: str | None, id: str) -> None:
-        """An API token, by its id."""
+        """Make an API token invalid, by its id."""
         with self._database.work() as connection:
             rows.may(connection, by, "owner")
             connection.execute(delete(sessions).where(sessions.c.id == id, sessions.c.kind == "api"))
@@ -228,12 +231,12 @@ class People:
     # -- the team ----------------------------------------------------------------------------------------------------
 
     def list(self) -> builtins.list[Person]:
-        """Everybody, oldest first; those deleted whose rankings were kept have no name."""
+        """Everybody, oldest first. Deleted people whose rankings were kept have no name."""
         with self._database.read() as connection:
             return [rows.to_person(row) for row in connection.execute(select(people).order_by(people.c.seq)).mappings()]
 
     def person(self, id: str) -> Person:
-        """Raises ForbiddenError where there is none."""
+        """A person. Raises ForbiddenError if there is none."""
         with self._database.read() as connection:
             row = connection.execute(select(people).where(people.c.id == id)).mappings().first()
         if row is None:
@@ -241,34 +244,36 @@ class People:
         return rows.to_person(row)
 
     def set_role(self, by: str | None, person: str, role: Role) -> None:
-        """Owners only. API tokens of somebody who is no owner any more stop working."""
+        """Change a role. Owners only. API tokens of somebody who is no longer an owner become invalid."""
         if role not in get_args(Role):
             raise DataError(f"there is no role {role!r}. Roles: {', '.join(get_args(Role))}")
         self._change(by, person, "role", ("owner",), role=role)
 
     def set_groups(self, by: str | None, person: str, groups: Sequence[str]) -> None:
-        """Which tags this person gets beside the untagged items. Owners and reviewers."""
+        """Set which tagged items this person gets beside the untagged ones. Owners and reviewers."""
         self._change(by, person, "groups", _MANAGERS, groups=rows.check_groups(groups))
 
     def set_limit(self, by: str | None, person: str, limit: int | None) -> None:
-        """The most items this person may rank; None: as `[annotate] limit` says. Owners and reviewers."""
+        """Set how many items this person may rank; None means `[annotate] limit`. Owners and reviewers."""
         if limit is not None and limit < 0:
             raise DataError("a limit is a number of items, 0 or more")
         self._change(by, person, "limit", _MANAGERS, most=limit)
 
     def disable(self, by: str | None, person: str, disabled: bool = True) -> None:
-        """Lock somebody out (or in again); sessions end, rankings stay. Owners only."""
+        """Lock somebody out, or in again. Sessions end, rankings stay. Owners only."""
         self._change(by, person, "disable" if disabled else "enable", ("owner",), disabled=disabled)
 
     def exclude(self, by: str | None, person: str, reason: str) -> None:
-        """Leave a person's rankings, past and future, out of training: kept, marked. They get no more work, and others
-        get the items that they ranked, as many as are wanted without them."""
+        """Leave a person's rankings, past and future, out of training. They are kept and marked.
+
+        The person gets no more work, and others get the items, as many as are wanted without these rankings.
+        """
         if not reason.strip() or len(reason) > 1000 or "\0" in reason:
             raise DataError("say why, in at most 1000 characters")
         self._change(by, person, "exclude", _MANAGERS, rows.give_up_places, excluded=reason, excluded_by=by)
 
     def include(self, by: str | None, person: str) -> None:
-        """Undo `exclude`, but for the places: what others were given meanwhile stays theirs."""
+        """Undo `exclude`, except that places that others got in the meantime stay theirs."""
         self._change(by, person, "include", _MANAGERS, excluded=None, excluded_by=None)
 
     def _change(
@@ -302,10 +307,10 @@ class People:
             return rows.models_of(connection, person)
 
     def delete(self, by: str | None, person: str, *, keep_rankings: bool) -> builtins.list[ModelRow]:
-        """Forget a person: name, comments, drafts and history go; returns the models that learnt from them.
+        """Delete a person's name, comments, drafts and history; returns the models that learnt from their rankings.
 
-        keep_rankings: they stay under a fresh random id; otherwise they are removed and their items opened again.
-        Owners only. Copies outside the store (exports, backups) are for the caller to think of.
+        keep_rankings: keep the rankings under a new random id; otherwise they are deleted and their items opened again
+        Owners only. The caller is responsible for copies outside the store (exports, backups).
         """
         with self._database.work(alone=True) as connection:
             rows.may(connection, by, "owner")
@@ -327,19 +332,21 @@ class People:
     # -- the log -----------------------------------------------------------------------------------------------------
 
     def record(self, who: str | None, what: str, object: str, before: object = None, after: object = None) -> None:
-        """One line of the audit log; `before` and `after` (JSON) are kept as hashes only. No names or texts in it:
-        a line cannot be deleted."""
+        """Add one line to the audit log. Of `before` and `after` (JSON) only hashes are kept.
+
+        It must hold no names or texts, because a line cannot be deleted.
+        """
         with self._database.work() as connection:
             note(connection, self._clock(), who, what, object, before, after)
 
     def audit(self, limit: int = 100, after: int = 0) -> builtins.list[AuditRow]:
-        """Oldest first, those with a number above `after`. Nobody can change or delete a line."""
+        """Lines with numbers above `after`, oldest first. Nobody can change or delete a line."""
         query = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
         with self._database.read() as connection:
             return [to_line(row) for row in connection.execute(query)]
 
     def secret(self, name: str) -> str:
-        """A secret of this project (64 hex digits), made when first asked for: what webhooks are signed with."""
+        """A secret of this project (64 hex digits), made on first use. Webhooks are signed with it."""
         with self._database.write() as connection:
             known: str | None = setting(connection, f"secret:{name}", None)
             if known is None:

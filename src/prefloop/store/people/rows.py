@@ -1,4 +1,4 @@
-"""The rows under `People`: names, tokens, who may act, and what is left when somebody goes."""
+"""Database rows of people: names, tokens, permissions, and what remains of a deleted person."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def new_token() -> str:
 
 
 def token_hash(token: str) -> str:
-    """What is kept of a token. It has too many bits to be guessed, so a fast hash is enough."""
+    """What is stored of a token. A token has too many bits to be guessed, so a fast hash is enough."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def login_of(name: str) -> str:
-    """Names that look alike by case, width or white space are one login. Raises DataError for an unusable name."""
+    """The login of a name: names that differ only in case, width or white space share one. Raises DataError."""
     login = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     if not 1 <= len(login) <= LONGEST_NAME or len(name) > LONGEST_NAME:
         raise DataError(f"a name has 1 to {LONGEST_NAME} characters")
@@ -54,7 +54,7 @@ def login_of(name: str) -> str:
 
 
 def check_groups(groups: Sequence[str]) -> str:
-    """Groups as they are stored. Raises DataError."""
+    """Groups in the form in which they are stored. Raises DataError for unusable ones."""
     for group in groups:
         if not group.strip() or len(group) > LONGEST_NAME or "\0" in group:
             raise DataError(f"{group[:80]!r} is no group: give a name of 1 to {LONGEST_NAME} characters")
@@ -78,7 +78,7 @@ def to_person(row: RowMapping) -> Person:
 
 
 def state_of(row: RowMapping) -> dict[str, Any]:
-    """What the audit log hashes: nothing that could be guessed back to a name."""
+    """What the audit log hashes. It holds nothing from which a name could be guessed."""
     state = {key: row[key] for key in ("role", "groups", "most", "disabled")}
     return state | {"excluded": row["excluded"] is not None}
 
@@ -93,7 +93,7 @@ def new_person(
     password: str | None = None,
     like: RowMapping | None = None,
 ) -> str:
-    """Insert a person; returns the new random id. `like`: whose numbers and exclusion to keep."""
+    """Insert a person; returns the new random id. `like`: a row whose numbers and exclusion to copy."""
     id = "p-" + secrets.token_hex(6)
     kept = ("excluded", "created_at", "taken", "gold_taken", "done", "skipped")
     row = {
@@ -119,7 +119,7 @@ def new_person(
 
 
 def hold(connection: Connection, id: str) -> RowMapping:
-    """A person's row, held until the end. Raises ForbiddenError for nobody and for the deleted."""
+    """A person's row, locked. Raises ForbiddenError for unknown and deleted people."""
     query = select(people).where(people.c.id == id, people.c.name.is_not(None)).with_for_update(key_share=True)
     row = connection.execute(query).mappings().first()
     if row is None:
@@ -142,7 +142,7 @@ def owners(connection: Connection) -> int:
 
 
 def keep_an_owner(connection: Connection, row: RowMapping) -> None:
-    """Raises ForbiddenError where taking `row` away would leave nobody who can manage the team."""
+    """Raises ForbiddenError if without `row` nobody could manage the team."""
     if row["role"] == "owner" and not row["disabled"] and owners(connection) < 2:
         raise ForbiddenError("this is the only owner. Make somebody else an owner first.")
 
@@ -151,7 +151,7 @@ def keep_an_owner(connection: Connection, row: RowMapping) -> None:
 
 
 def models_of(connection: Connection, person: str) -> list[ModelRow]:
-    """Models whose snapshot holds any ranking of this person, superseded ones too."""
+    """Models whose snapshot holds any ranking of this person, superseded ones included."""
     theirs = (
         select(snapshot_members.c.snapshot_hash)
         .join(rankings, rankings.c.id == snapshot_members.c.member_id)
@@ -162,7 +162,7 @@ def models_of(connection: Connection, person: str) -> list[ModelRow]:
 
 
 def forget(connection: Connection, person: str, now: float) -> None:
-    """Everything but the rankings and the row itself: the desk, the words written about others, the ways in."""
+    """Delete everything of a person except the rankings and the row itself."""
     mine = select(leases.c.id).where(leases.c.person == person)
     connection.execute(delete(drafts).where(drafts.c.lease.in_(mine)))
     held = select(leases.c.task, func.count().label("n")).where(leases.c.person == person, leases.c.state == "live")
@@ -180,12 +180,12 @@ def forget(connection: Connection, person: str, now: float) -> None:
 
 
 def rename_rankings(connection: Connection, person: str, to: str) -> None:
-    """Kept without their author, and without what only the author wrote."""
+    """Keep rankings without their author, and without the comments that only the author wrote."""
     connection.execute(update(rankings).where(rankings.c.annotator == person).values(annotator=to, comment=None))
 
 
 def give_up_places(connection: Connection, person: str, now: float) -> None:
-    """What this person gave stops counting towards what is wanted of each item: others get those places."""
+    """Stop counting this person's rankings, so that others get the places."""
     given = (leases.c.person == person, leases.c.state == "done", ~leases.c.surplus)
     for task in connection.scalars(select(leases.c.task).where(*given).order_by(leases.c.task)).all():
         row = connection.execute(select(tasks).where(tasks.c.seq == task).with_for_update()).mappings().one()
@@ -194,7 +194,10 @@ def give_up_places(connection: Connection, person: str, now: float) -> None:
 
 
 def remove_rankings(connection: Connection, person: str, now: float) -> None:
-    """Their items get the places back. Ids stay known, so that snapshots that name them are not taken for damaged."""
+    """Delete rankings and give their places back.
+
+    Their ids stay known, so that snapshots that name them are not taken for damaged.
+    """
     give_up_places(connection, person, now)
     theirs = rankings.c.annotator == person
     gone = select(rankings.c.id, literal(now)).where(theirs)

@@ -1,4 +1,4 @@
-"""Who people are to the store. Standard library only."""
+"""Data types of people. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ Scope = Literal["read", "write"]
 
 @dataclass(frozen=True)
 class Person:
-    """`id` is random and public: it is `Ranking.annotator`. `name` is also the login; None once deleted.
+    """A person. `id` is random and public, and is `Ranking.annotator`. `name` is also the login; None once deleted.
 
-    groups: the tags whose items this person gets beside the untagged ones. excluded: the reason, None: trained on.
+    groups: the tags whose items this person gets beside the untagged ones
+    excluded: the reason why the rankings are left out of training; None if they are not
     """
 
     id: str
@@ -31,7 +32,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Account:
-    """A person with the hash of their password, for logging in. Never shown."""
+    """A person with the hash of their password. It is for logging in and never shown."""
 
     person: Person
     password_hash: str
@@ -39,7 +40,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Invite:
-    """An invitation that still works; the token itself is known to its bearer only."""
+    """A valid invitation. Only its bearer knows the token itself."""
 
     id: str
     role: Role
@@ -63,7 +64,7 @@ class ApiToken:
 
 @dataclass(frozen=True)
 class AuditRow:
-    """Who did what to what. `before` and `after` are hashes of its state, None where there is none."""
+    """Who did what to what. `before` and `after` are hashes of its state; None if there is none."""
 
     number: int
     at: float

@@ -1,4 +1,4 @@
-"""Where tasks come from: new items, a thousand at a time; and what programs say about them."""
+"""Makes tasks from new items, a thousand at a time, and stores what programs say about tasks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fill(context: QueueContext) -> int:
 
 
 def _fill_some(connection: Connection, context: QueueContext) -> tuple[int, int]:
-    """(items looked at, tasks made). `fill:<criterion>` in the settings says how far earlier calls came."""
+    """Items looked at, and tasks made. `fill:<criterion>` in the settings says how far earlier calls came."""
     criterion = context.settings.criterion
     at = {"items": 0, "tasks": 0, "unfit": 0} | setting(connection, f"fill:{criterion}", {})
     cards = select(func.count()).where(completions.c.item_id == items.c.id).scalar_subquery()
@@ -80,10 +80,10 @@ def _task(context: QueueContext, item: StoredRow, wanted: int) -> dict[str, Any]
 
 
 def overlap_anew(context: QueueContext) -> None:
-    """Give items that are not ranked yet the overlap that was last set in the browser, a thousand at a time.
+    """Give items that are not ranked yet the overlap last set in the browser, a thousand at a time.
 
-    `overlap:<criterion>` in the settings says which change was the last, and how far it has come: a server that is
-    stopped in between goes on at its next start. Nobody's place is taken away.
+    `overlap:<criterion>` in the settings holds the last change and how far it has been applied, so that a server that
+    is stopped continues at its next start. Nobody's place is taken away.
     """
     key = f"overlap:{context.settings.criterion}"
     while True:
@@ -104,7 +104,7 @@ def overlap_anew(context: QueueContext) -> None:
 
 
 def _overlap_some(connection: Connection, context: QueueContext, after: int, first: int) -> tuple[int, int]:
-    """(the last task looked at, how many)."""
+    """The number of the last task looked at, and how many were."""
     unfinished = tasks.c.phase.in_([Phase.FRESH, Phase.HALF, Phase.FULL]) & (tasks.c.done < tasks.c.wanted)
     here = (tasks.c.criterion == context.settings.criterion) & (tasks.c.seq > after) & unfinished
     held = connection.execute(select(tasks).where(here).order_by(tasks.c.seq).limit(_ITEMS).with_for_update())
@@ -120,7 +120,7 @@ def _overlaps(context: QueueContext, first: int, count: int) -> list[int]:
 
 
 def keep_setting(connection: Connection, key: str, value: object) -> None:
-    """Callers hold the write lock, so two cannot insert the same key."""
+    """Store a setting. Callers hold the write lock, so that two cannot insert the same key."""
     text = codec.dumps(value)
     if not connection.execute(update(settings).where(settings.c.key == key).values(value=text)).rowcount:
         connection.execute(insert(settings), {"key": key, "value": text})
@@ -141,7 +141,7 @@ def set_tag(context: QueueContext, chosen: Sequence[str], tag: str) -> int:
 
 
 def _set_all(context: QueueContext, values: Mapping[str, Mapping[str, Any]]) -> int:
-    """{column: {item id: value}}, of the same items each."""
+    """Set several columns, given as {column: {item id: value}} with the same items each."""
     found = 0
     for part in chunks(next(iter(values.values()))):
         with context.database.work(alone=True) as connection:

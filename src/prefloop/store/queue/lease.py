@@ -1,9 +1,10 @@
-"""Taking an item: own work first, then gold that is due, the oldest half-done task, and a coin for the rest.
+"""Finds the next item for a person: own open work first, then gold that is due, the oldest half-done task, or a new
+one.
 
-Every step is a look into an index, whatever the size of the queue. The one that might not be is "the oldest half-done
-task that this person has not had": `people.cursors` keeps, for each tag, a time before which the person has had them
-all. A cursor may overtake a task (clocks of two servers, a task that was locked for a moment), so whoever would go
-away empty-handed gets one search without it.
+Every step is one look into an index, whatever the size of the queue. Finding "the oldest half-done task that this
+person has not had" needs help: for each tag, `people.cursors` keeps a time before which the person has had them all. A
+cursor may overtake a task (two servers' clocks differ, or a task was locked for a moment). Therefore a person who would
+get nothing gets one search without cursors.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _TRIES = 5  # times somebody else was faster before we say that nothing is left
 
 
 class _Look:
-    """A query for a task: to see its first row, and to hold that row too, passing over those that others hold."""
+    """A query for a task, in two forms: one reads the first row, and one also locks it, skipping locked rows."""
 
     def __init__(self, query: Select[Any]) -> None:
         self.see = query.limit(1)
@@ -111,12 +112,15 @@ def _run_out(now: float) -> tuple[ColumnElement[bool], ...]:
 
 
 def _too_late(context: QueueContext, now: float) -> tuple[ColumnElement[bool], ...]:
-    """Leases that end later than any that is given now: the clock was put back since, or the lease time shortened."""
+    """Leases that end later than any lease given now could.
+
+    They exist if the clock was put back, or if the lease time was shortened.
+    """
     return leases.c.state == "live", leases.c.expires_at > now + context.lease_s + CLOCKS_APART_S
 
 
 def sweep(context: QueueContext, now: float) -> None:
-    """Give the places of leases that ran out back to their tasks. A transaction of its own: it holds many tasks.
+    """Give the places of expired leases back to their tasks. It is a transaction of its own, since it locks many tasks.
 
     A lease that ends too late gets the ordinary time from now on. Ending it at once would give its place to somebody
     else while the person is still at work.
@@ -160,7 +164,7 @@ def _live(connection: Connection, context: QueueContext, person: str) -> Sequenc
 
 
 def renew(connection: Connection, context: QueueContext, lease: StoredRow, now: float) -> StoredRow:
-    """The person asked for it again, which is more than a sign of life: the whole time anew."""
+    """Give a lease its whole time again, because the person has asked for the item again."""
     return change_lease(connection, lease, started_at=now, expires_at=now + context.lease_s)
 
 
@@ -172,7 +176,7 @@ def _returned(connection: Connection, context: QueueContext, person: str, after:
 def _dropped(
     connection: Connection, context: QueueContext, person: str, after: str | None, now: float
 ) -> StoredRow | None:
-    """One that ran out under this person while its place is still free: their draft is on it."""
+    """This person's expired lease whose place is still free, since their draft belongs to it; else None."""
     mine = {"person": person, "criterion": context.settings.criterion, "after": after or ""}
     found = connection.execute(_DROPPED, mine).first()
     if found is None:
@@ -184,7 +188,7 @@ def _dropped(
 def revive(
     connection: Connection, context: QueueContext, task: StoredRow | None, lease: StoredRow, now: float
 ) -> StoredRow | None:
-    """Take the place of a lease that ran out again, if it is free still. The task must be locked."""
+    """Reactivate an expired lease if its place is still free. The task must be locked."""
     if task is None or lease["state"] != "expired" or not has_place(task):
         return None
     change_task(connection, task, live=task["live"] + 1)
@@ -215,9 +219,9 @@ def _new(connection: Connection, context: QueueContext, me: RowMapping, now: flo
 
 
 class _Finder:
-    """Looks for a task for one person, and holds what it finds.
+    """Finds a task for one person and locks it.
 
-    On SQLite nobody else writes meanwhile; on Postgres tasks that others hold are passed over.
+    On SQLite nobody else writes at the same time. On Postgres tasks that others have locked are skipped.
     """
 
     def __init__(self, connection: Connection, context: QueueContext, me: RowMapping) -> None:
@@ -250,7 +254,7 @@ class _Finder:
         return None
 
     def on_the_circle(self, phase: Phase, looks: tuple[_Look, _Look]) -> RowMapping | None:
-        """A random one: the next on the circle of `tasks.shuffle` from a random point."""
+        """A random task: the next one by `tasks.shuffle` after a random point, wrapping around at the end."""
         point = draw(self._context.seed, "point", self._me["id"], self._me["taken"]).random()
         for look in looks:
             places = [self._where(phase, tag, point=point) for tag in self.tags]
@@ -274,7 +278,7 @@ class _Finder:
         return self._best(_WAITING, places, "waiting_since")
 
     def anything(self) -> tuple[RowMapping | None, str]:
-        """Before going away empty-handed: without cursors, and waiting for tasks that others hold for a moment."""
+        """The last resort: search without cursors, and wait a moment for tasks that others have locked."""
         for _ in range(_TRIES):
             left = False
             for phase in (Phase.HALF, Phase.FRESH):

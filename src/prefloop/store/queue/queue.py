@@ -1,4 +1,4 @@
-"""`Queue`: hands out items to people and takes their answers, exactly as many as wanted, whoever asks at once."""
+"""`Queue` hands out items to people and takes their answers: exactly as many as wanted, however many ask at once."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ _COUNTED_SHARE = 50  # a count is kept this many times as long as it took
 
 
 class Queue:
-    """`Queue(store, config.annotate, seed=config.project.seed)`. Safe from several threads; on Postgres also processes.
+    """`Queue(store, config.annotate, seed=config.project.seed)`. Threads may share it; on Postgres also processes.
 
-    `rules` is [annotate] with what was changed in the browser over it; every method goes by it.
+    `rules` is [annotate] together with what was changed in the browser; every method follows it.
 
-    Persons are public ids ("p-..."). Every method raises ForbiddenError for a person who does not exist or is disabled,
-    LeaseError for a lease that does not exist or is another's, StoreError and BusyError as the store does.
+    Persons are given by public ids ("p-..."). Every method raises ForbiddenError for a person who does not exist or is
+    disabled, LeaseError for a lease that does not exist or belongs to another person, and StoreError and BusyError as
+    the store does.
     """
 
     def __init__(
@@ -55,55 +56,58 @@ class Queue:
     # -- work --------------------------------------------------------------------------------------------------------
 
     def fill(self) -> int:
-        """Make tasks for items that have none; returns how many. Only looks at items added since the last call.
+        """Make tasks for items that have none, and return how many. Looks only at items added since the last call.
 
-        Where the overlap was changed in the browser, items that are not ranked yet get the new one here.
-        Left out: items that people (not simulated ones) have ranked on this criterion, and those that cannot be shown.
+        If the overlap was changed in the browser, items that are not ranked yet get the new one here. Items that people
+        (not simulated ones) have ranked by this criterion, and items that cannot be shown, get no task.
         """
         queue_fill.overlap_anew(self._context)
         return queue_fill.fill(self._context)
 
     def next(self, person: str, after: str | None = None) -> Presentation | None:
-        """What this person should rank now: their own live lease first, else a new one; None: nothing for them.
+        """What this person should rank now: their own open lease first, else a new one; None if there is nothing.
 
-        after: the lease on screen, to fetch the one that follows it ahead of time.
+        after: the lease on screen, if the item that follows it is fetched ahead of time
         """
         return queue_lease.next_item(self._context, person, after)
 
     def heartbeat(self, person: str, lease: str) -> float:
-        """A sign of life; returns the new expiry. LeaseError where the place is gone: a submit is kept still."""
+        """Keep the lease alive and return its new expiry.
+
+        LeaseError if the place is gone; a submit is still accepted.
+        """
         return queue_submit.heartbeat(self._context, person, lease)
 
     def draft(self, person: str, lease: str, state: Json) -> None:
-        """Keep the half-made answer: up to 100 kB of JSON, given back as `Presentation.draft`. AnswerError beyond."""
+        """Keep the unfinished answer (up to 100 kB of JSON) for `Presentation.draft`. AnswerError if it is larger."""
         queue_submit.draft(self._context, person, lease, state)
 
     def submit(self, person: str, lease: str, uuid: str, answer: Answer) -> Receipt:
-        """Write the ranking and close the lease. The same uuid and answer again: the same receipt, nothing written.
+        """Write the ranking and close the lease. The same uuid and answer again give the same receipt.
 
-        Late answers are kept: counted where a place is free, else as surplus. Raises AnswerError for what does not
-        answer the presentation, ConflictError for the same uuid with another body and for a second answer without
-        `reopen`.
+        Late answers are kept: they count if a place is free, else they are surplus. Raises AnswerError for an answer
+        that does not fit the presentation. Raises ConflictError for the same uuid with another body, and for a second
+        answer without `reopen`.
         """
         return queue_submit.submit(self._context, person, lease, uuid, answer)
 
     def skip(self, person: str, lease: str, uuid: str, reason: str, said: Answer | None = None) -> Receipt:
-        """Give the item up: somebody else gets it. `reason` is one of `labels.answer.SKIP_REASONS`.
+        """Give the item up, so that somebody else gets it. `reason` is one of `labels.answer.SKIP_REASONS`.
 
-        said: what had been said until then; its flags and comment are kept for reviewers, nothing else.
+        said: the unfinished answer; only its flags and its comment are kept, for reviewers
         """
         return queue_submit.skip(self._context, person, lease, uuid, reason, said)
 
     def reopen(self, person: str, lease: str) -> Presentation:
-        """One of the last 10 answers (or one returned by a reviewer) again; the next submit on it supersedes it."""
+        """Open one of the last 10 answers, or a returned one, again. The next submit on it supersedes the answer."""
         return queue_submit.reopen(self._context, person, lease)
 
     def history(self, person: str, limit: int = 10) -> list[Given]:
-        """What this person gave, newest first."""
+        """What this person submitted or skipped, newest first."""
         return queue_read.history(self._context, person, limit)
 
     def progress(self, person: str) -> Progress:
-        """Own numbers."""
+        """This person's own numbers."""
         found = queue_read.progress(self._context, person)
         given = found.done + found.skipped
         now, (at, until, known) = self._clock(), self._open_known.get(person, (0.0, 0.0, 0))
@@ -115,42 +119,42 @@ class Queue:
         return replace(found, open=max(0, known - given))
 
     def pace(self, person: str) -> float | None:
-        """Items an hour, from the median of the last 50; None before the fifth."""
+        """Items an hour, from the median of the last 50 answers; None before the fifth."""
         return queue_read.progress(self._context, person).per_hour
 
     def held_elsewhere(self, person: str) -> bool:
-        """Whether somebody holds an item that this person could get, were it let go."""
+        """Whether somebody holds an item that this person could get if it were released."""
         return queue_read.held_elsewhere(self._context, person)
 
     def starts(self, items: Iterable[str]) -> dict[str, str]:
-        """{item id: the start of its prompt}, which is what people know items by; unknown ids are left out."""
+        """The start of the prompt of each item, by which people recognise items. Unknown ids are left out."""
         return queue_read.starts(self._context, items)
 
     # -- whole -------------------------------------------------------------------------------------------------------
 
     def quota(self, round: int | None = None) -> Quota:
-        """Where the whole queue, or one round of it, stands; `prefloop run` waits for `quota().met`."""
+        """The progress of the whole queue, or of one round; `prefloop run` waits for `quota().met`."""
         return queue_read.quota(self._context, round)
 
     def set_priorities(self, scores: Mapping[str, float], by: str = "") -> int:
-        """{item id: how informative}; higher goes first. Returns how many tasks were found. DataError for NaN.
+        """Set {item id: how informative}; higher goes first. Returns how many tasks were found.
 
-        by: what judged them, for `fresh`.
+        by: the name of the models that scored the items, for `fresh`. Raises DataError for NaN.
         """
         return queue_fill.set_priorities(self._context, scores, by)
 
     def fresh(self, by: str = "") -> list[str]:
-        """Ids of the items that nobody has been given yet, oldest first; without those that `by` was last to judge."""
+        """Ids of items that nobody has been given yet, oldest first, without those that `by` scored last."""
         return queue_read.fresh(self._context, by)
 
     def set_tag(self, items: Sequence[str], tag: str) -> int:
-        """Only people of the group `tag` get these items; "" = everybody. Returns how many tasks were found."""
+        """Give these items only to people of the group `tag`; "" means everybody. Returns how many tasks were found."""
         return queue_fill.set_tag(self._context, items, tag)
 
     def set_gold(self, reviewer: str | None, item: str, tiers: Sequence[Sequence[str]] | None) -> None:
-        """Everybody is to rank `item` once, mixed in unseen; `tiers` (completion ids, best first) is what is expected.
+        """Make `item` gold: everybody ranks it once, without knowing. `tiers` (completion ids, best first) is expected.
 
-        Leaving completions out says nothing about them. None: an ordinary item again. Raises DataError.
+        Completions that are left out are not checked. None makes it an ordinary item again. Raises DataError.
         """
         queue_fill.set_gold(self._context, reviewer, item, tiers)
 
@@ -173,7 +177,7 @@ class Queue:
         return queue_review.browse(self._context, kind, after, limit)
 
     def skip_flags(self) -> dict[str, tuple[str, ...]]:
-        """By item, the flags of people who then skipped it; items taken out not counted."""
+        """For each item, the flags that people set before they skipped it. Discarded items are left out."""
         return queue_review.skip_flags(self._context)
 
     def tallies(self) -> dict[Browse, int]:
@@ -181,19 +185,19 @@ class Queue:
         return queue_review.tallies(self._context)
 
     def view(self, item: str) -> ItemView:
-        """Everyone's rankings of an item side by side. Raises DataError where there is no such item."""
+        """Everyone's rankings of an item side by side. Raises DataError if there is no such item."""
         return queue_review.view(self._context, item)
 
     def adjudicate(self, reviewer: str, item: str, uuid: str, answer: Answer) -> Receipt:
-        """The reviewer's own ranking, marked `metadata.adjudication`; positions are those of `view(item).item`."""
+        """The reviewer's own ranking, marked `metadata.adjudication`. Positions are those of `view(item).item`."""
         return queue_review.adjudicate(self._context, reviewer, item, uuid, answer)
 
     def give_back(self, reviewer: str, item: str, person: str, note: str = "") -> None:
-        """Ask a person to rank an item again: `next` gives it first. Their answer stands until then."""
+        """Ask a person to rank an item again; `next` gives it to them first. Their answer counts until then."""
         queue_review.give_back(self._context, reviewer, item, person, note)
 
     def discard(self, reviewer: str, item: str, reason: str) -> None:
-        """Take an item out of every queue, and its rankings out of training. Answers still under way are kept."""
+        """Take an item out of every queue, and its rankings out of training. Answers in progress are still kept."""
         queue_review.discard(self._context, reviewer, item, reason)
 
     def restore(self, reviewer: str, item: str) -> None:

@@ -1,4 +1,4 @@
-"""What a person may know of their own work, and where the queue as a whole stands. Reads only."""
+"""Reads a person's own work and the state of the whole queue."""
 
 from __future__ import annotations
 

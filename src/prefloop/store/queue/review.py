@@ -1,4 +1,4 @@
-"""What reviewers see and do: rankings side by side, their own word on an item, giving back, taking out."""
+"""What reviewers see and do: compare rankings, adjudicate, return answers, and discard items."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def skip_flags(context: QueueContext) -> dict[str, tuple[str, ...]]:
 
 
 def _flags(connection: Connection, *here: ColumnElement[bool]) -> dict[str, tuple[str, ...]]:
-    """By item, those that were set before a skip."""
+    """For each item, the flags that were set before a skip."""
     query = select(tasks.c.item_id, leases.c.marked).join(leases, leases.c.task == tasks.c.seq)
     marked = query.where(leases.c.marked.is_not(None), *here).order_by(leases.c.seq)
     found: dict[str, tuple[str, ...]] = {}
@@ -94,7 +94,7 @@ def _flags(connection: Connection, *here: ColumnElement[bool]) -> dict[str, tupl
 
 
 def _state(row: StoredRow) -> TaskState:
-    """From the counts that stand beside it, so that the two always agree."""
+    """The state of a task, derived from its counts so that both always agree."""
     if row["discarded"] is not None:
         return "discarded"
     if row["gold"] is not None:
@@ -200,7 +200,7 @@ def adjudicate(context: QueueContext, by: str, item: str, uuid: str, answer: Ans
 
 
 def _earlier_word(connection: Connection, task: StoredRow, by: str) -> str | None:
-    """The reviewer's adjudication that stands, if there is one; what they ranked as an annotator is another matter."""
+    """The reviewer's adjudication that is in force, if any. What they ranked as an annotator does not matter here."""
     mine = select(rankings.c.id, rankings.c.metadata).where(
         rankings.c.item_id == task["item_id"],
         rankings.c.criterion == task["criterion"],

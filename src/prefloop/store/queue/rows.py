@@ -1,7 +1,7 @@
-"""The rows under the queue: states, locks, and the one place that decides which index finds a task.
+"""Database rows of the queue: their states, their locks, and the phase that decides which index finds a task.
 
-Order of locks on Postgres, so that nobody waits in a circle: a person, then tasks, then the write lock (`in_order`).
-Leases change only while their task is locked; a heartbeat alone goes without, by a conditional UPDATE.
+To avoid deadlocks on Postgres, locks are taken in one order: a person, then tasks, then the write lock (`in_order`).
+Leases change only while their task is locked. A heartbeat needs no lock: it is a conditional UPDATE.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _MEMBERS = _ANSWERS.where(completions.c.item_id == bindparam("item")).order_by(c
 
 
 class Phase(IntEnum):
-    """Stored in `tasks.phase`."""
+    """The phase of a task, stored in `tasks.phase`."""
 
     FRESH = 0  # never handed out
     HALF = 1  # handed out before, and a place is free
@@ -68,7 +68,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True)
 class QueueContext:
-    """What every function of the queue needs: the database, the rules, the time."""
+    """What every function of the queue needs: the database, the rules, and the clock."""
 
     database: Database
     settings: Annotate  # that count now
@@ -96,7 +96,7 @@ def phase_of(task: StoredRow) -> Phase:
 
 
 def change_task(connection: Connection, task: StoredRow, **changes: Any) -> dict[str, Any]:
-    """Write changes to a locked task, and the phase that follows from them. Returns the task as it is now."""
+    """Write changes to a locked task, and the phase that follows from them. Returns the new task."""
     new: dict[str, Any] = {**dict(task), **changes}
     new["phase"] = int(phase_of(new))
     different = {key: value for key, value in new.items() if task[key] != value}
@@ -115,12 +115,12 @@ def change_person(connection: Connection, person: StoredRow, **changes: Any) -> 
 
 
 def holding(now: float) -> tuple[ColumnElement[bool], ...]:
-    """Leases that hold their place. Those that ran out count in `tasks.live` until somebody asks for work."""
+    """The condition of leases that hold their place. Expired ones count in `tasks.live` until the next sweep."""
     return leases.c.state == "live", leases.c.expires_at > now
 
 
 def has_place(task: StoredRow) -> bool:
-    """Whether one more person may take it: gold has room for everybody."""
+    """Whether one more person may take the task. Gold has room for everybody."""
     return phase_of(task) in (Phase.FRESH, Phase.HALF, Phase.GOLD)
 
 
@@ -128,17 +128,17 @@ def has_place(task: StoredRow) -> bool:
 
 
 def lock_person(connection: Connection, id: str) -> RowMapping:
-    """The person's row, held until the end: two tabs of one person take turns. Raises ForbiddenError."""
+    """The person's row, locked, so that two tabs of one person take turns. Raises ForbiddenError."""
     return able(connection.execute(_HOLD_PERSON, {"person": id}).mappings().first(), id)
 
 
 def able_person(connection: Connection, id: str) -> RowMapping:
-    """The same without holding it."""
+    """The row of somebody who may work, without a lock. Raises ForbiddenError."""
     return able(connection.execute(_PERSON, {"person": id}).mappings().first(), id)
 
 
 def able(row: RowMapping | None, id: str) -> RowMapping:
-    """The row of somebody who may work. Raises ForbiddenError."""
+    """The row, if this person may work. Raises ForbiddenError."""
     if row is None or row["name"] is None:
         raise ForbiddenError(f"there is nobody with the id {id!r}")
     if row["disabled"]:
@@ -147,7 +147,7 @@ def able(row: RowMapping | None, id: str) -> RowMapping:
 
 
 def reviewer(connection: Connection, id: str | None) -> None:
-    """Raises ForbiddenError unless `id` is an owner or a reviewer, or None: the command line."""
+    """Raises ForbiddenError unless `id` is an owner or a reviewer, or None for the command line."""
     if id is not None and able_person(connection, id)["role"] == "annotator":
         raise ForbiddenError("only reviewers and owners may do that")
 
@@ -160,7 +160,7 @@ def lock_task(connection: Connection, where: ColumnElement[bool]) -> RowMapping 
 
 
 def task_of_item(connection: Connection, context: QueueContext, item: str) -> RowMapping:
-    """Locked. Raises DataError."""
+    """The task of an item, locked. Raises DataError if there is none."""
     here = (tasks.c.item_id == item) & (tasks.c.criterion == context.settings.criterion)
     task = lock_task(connection, here)
     if task is None:
@@ -169,7 +169,7 @@ def task_of_item(connection: Connection, context: QueueContext, item: str) -> Ro
 
 
 def own_lease(connection: Connection, person: str, lease: str) -> RowMapping:
-    """Raises LeaseError, the same for another's lease as for none."""
+    """The person's own lease. Raises the same LeaseError for another person's lease as for a missing one."""
     row = connection.execute(_OWN_LEASE, {"lease": lease, "person": person}).mappings().first()
     if row is None:
         raise LeaseError("there is no such item on your desk. Ask for the next one.")
@@ -177,7 +177,7 @@ def own_lease(connection: Connection, person: str, lease: str) -> RowMapping:
 
 
 def lock_lease(connection: Connection, person: str, lease: str) -> tuple[RowMapping, RowMapping]:
-    """(task, lease), both as they are once the task is held. Raises LeaseError."""
+    """The task and the lease as they are after the task was locked. Raises LeaseError."""
     task = connection.execute(_TASK_OF_LEASE, {"lease": lease, "person": person}).mappings().first()
     row = own_lease(connection, person, lease)
     assert task is not None  # a foreign key holds it
@@ -195,8 +195,10 @@ def members(connection: Connection, item: str) -> Sequence[Any]:
 def present(
     connection: Connection, context: QueueContext, lease: StoredRow, answers: Sequence[Any] = ()
 ) -> Presentation:
-    """A lease as its person sees it: letters and texts, and nothing that tells where they came from. answers: its
-    `members`, where they have been read already."""
+    """A lease as its person sees it: letters and texts, and nothing that tells where they came from.
+
+    answers: the item's `members`, if they have been read already
+    """
     shown = json.loads(lease["shown"])
     row = connection.execute(_SHOWN, {"task": lease["task"], "lease": lease["id"]}).mappings().one()
     asked = codec.to_prompt(row)
@@ -234,7 +236,7 @@ def note(
     before: object = None,
     after: object = None,
 ) -> None:
-    """One line of the audit log. Never names or texts: a line cannot be deleted when its person is."""
+    """Add one line to the audit log. It never holds names or texts, since it stays when its person is deleted."""
     connection.execute(
         insert(audit),
         {
@@ -249,7 +251,7 @@ def note(
 
 
 def iso(at: float) -> str:
-    """Seconds since 1970 as rankings state it."""
+    """Seconds since 1970 in the ISO form that rankings use."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
@@ -258,7 +260,7 @@ def count(connection: Connection, table: Any, *where: ColumnElement[bool]) -> in
 
 
 def excerpt(content: str) -> str:
-    """`Prompt.start` of a stored prompt."""
+    """The `Prompt.start` of a stored prompt."""
     return Prompt(content_from_json(json.loads(content)), id="-").start
 
 

@@ -1,8 +1,8 @@
-"""`Rules`: what people are asked. The file says it, and what was changed in the browser since lies over that.
+"""`Rules`: the settings of annotation. They come from the file, with changes made in the browser on top.
 
-A change counts for as long as prefloop.toml (with --set), or the file of guidelines, says what it said when the change
-was made: whoever changes the file later has the last word, and nothing has to be told which of the two is meant. Every
-process that works through the queue looks at most `LOOK_EVERY_S` later.
+A change counts as long as prefloop.toml (with --set), or the guidelines file, says what it said when the change was
+made. So whoever changes the file later has the last word. Every process that uses the queue sees a change after at most
+`LOOK_EVERY_S` seconds.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ LOOK_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Change:
-    """A change made in the browser. back: to what the file says; counts: it is none such, and the file says now what it
-    said then (`base`)."""
+    """A change made in the browser.
+
+    back:   whether it returns to what the file says
+    counts: whether it is not such a return, and the file still says what it said then (`base`)
+    """
 
     number: int
     at: float
@@ -53,7 +56,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Guidelines:
-    """The text that counts. change: how it came to differ from the file's, None where it is the file's."""
+    """The guidelines in force. change: how they came to differ from the file's; None if they are the file's."""
 
     text: str
     hash: str
@@ -173,7 +176,7 @@ class Rules:
 
 
 def last_changes(connection: Connection, file: Annotate, before: int | None = None) -> tuple[Change, ...]:
-    """The last change of each key; before: as they were before the change of that number."""
+    """The last change of each key. before: as of before the change of that number."""
     newest = select(func.max(rules.c.seq)).group_by(rules.c.key)
     if before is not None:
         newest = newest.where(rules.c.seq < before)
@@ -183,13 +186,13 @@ def last_changes(connection: Connection, file: Annotate, before: int | None = No
 
 
 def in_force_since(connection: Connection, file: Annotate, at: float) -> list[Annotate]:
-    """The settings that counted at some moment after `at`, newest first, without those that count now."""
+    """The settings that were in force at some moment after `at`, newest first, without the current ones."""
     later = connection.scalars(select(rules.c.seq).where(rules.c.at >= at).order_by(rules.c.seq.desc())).all()
     return [applied(file, last_changes(connection, file, before=number)) for number in later]
 
 
 def applied(file: Annotate, changes: Sequence[Change]) -> Annotate:
-    """The file with the changes over it that count. One that is not valid any more, after an update, is left out."""
+    """The file with the changes in force. A change that is no longer valid, after an update, is left out."""
     over = {change.key: change.value for change in changes if change.counts and change.key in CHANGEABLE}
     try:
         return Annotate.model_validate({**_plain(file), **over}) if over else file
@@ -198,12 +201,12 @@ def applied(file: Annotate, changes: Sequence[Change]) -> Annotate:
 
 
 def text_hash(text: str) -> str:
-    """What a version of the guidelines is known by."""
+    """The identifier of a version of the guidelines."""
     return digest("guidelines", text)
 
 
 def _keep_text(connection: Connection, text: str, now: float) -> None:
-    """Callers work alone, or hold the write lock."""
+    """Store a version of the guidelines. Callers work alone, or hold the write lock."""
     if connection.scalar(select(guidelines.c.seq).where(guidelines.c.hash == text_hash(text))) is None:
         connection.execute(insert(guidelines), {"hash": text_hash(text), "text": text, "at": now})
 

@@ -1,4 +1,4 @@
-"""Giving an answer: one transaction closes the lease, counts the place and appends the ranking, or does nothing."""
+"""Takes an answer. One transaction closes the lease, counts the place and appends the ranking, or nothing happens."""
 
 from __future__ import annotations
 
@@ -70,8 +70,10 @@ def submit(context: QueueContext, person: str, lease: str, uuid: str, answer: An
 
 
 def admit(connection: Connection, context: QueueContext, answer: Answer, cards: int, since: float) -> None:
-    """Raise AnswerError unless the answer keeps the rules, those of now or any that have counted `since`: whoever had
-    the item on the screen while an owner changed them was asked by the earlier ones."""
+    """Raise AnswerError unless the answer follows the current rules, or any that were in force since `since`.
+
+    Somebody who had the item on the screen while an owner changed the rules was asked by the earlier ones.
+    """
     try:
         check(answer, cards, context.settings)
     except AnswerError:
@@ -85,9 +87,10 @@ def admit(connection: Connection, context: QueueContext, answer: Answer, cards: 
 def once(
     context: QueueContext, person: str, uuid: str, body: str, write: Callable[[Connection, StoredRow], Receipt]
 ) -> Receipt:
-    """Run `write(connection, person row)` unless this person sent the uuid before: then that receipt, or ConflictError.
+    """Run `write(connection, person row)`, unless this person sent the uuid before: then return that receipt.
 
-    The person is held meanwhile, so that a repetition that overtakes the first try waits for it.
+    Raises ConflictError for the same uuid with another body. The person's row is locked, so that a repetition that
+    overtakes the first try waits for it.
     """
     if not _UUID.fullmatch(uuid):
         raise AnswerError("the uuid of a submit must be 8 to 64 letters, digits and dashes, new for each answer")
@@ -108,7 +111,7 @@ def once(
 
 
 def _second(connection: Connection, lease: StoredRow, answer: Answer) -> Receipt:
-    """Another submit where an answer stands, as from a second tab: fine if it says the same."""
+    """Another submit for an answered lease, for example from a second tab. It is accepted if the answer is the same."""
     if lease["body"] == answer.body:
         return Receipt(lease["id"], "surplus" if lease["surplus"] else "ranked", lease["given_at"], lease["ranking_id"])
     raise ConflictError(
@@ -170,7 +173,7 @@ def append(
     marks: Json,
     supersedes: str | None,
 ) -> str:
-    """Write the ranking; returns its id. Call `in_order` before."""
+    """Write the ranking and return its id. `in_order` must have been called before."""
     mine = {"item": task["item_id"], "criterion": task["criterion"], "annotator": annotator}
     ranking = to_ranking(
         answer,
@@ -283,7 +286,7 @@ def _recent(connection: Connection, lease: StoredRow) -> bool:
 def _unskip(
     connection: Connection, context: QueueContext, me: StoredRow, task: StoredRow, lease: StoredRow
 ) -> StoredRow:
-    """Undo a skip: with a place where one is free, else as a late answer that is kept."""
+    """Undo a skip. The answer gets a place if one is free; otherwise it is kept as a late answer."""
     change_person(connection, me, skipped=me["skipped"] - 1)
     task = change_task(connection, task, skips=task["skips"] - 1)
     back = change_lease(connection, lease, state="expired", given_at=None, reason=None, marked=None)

@@ -1,7 +1,7 @@
-"""What the queue hands out and takes in. Standard library only.
+"""The data types that the queue hands out and takes in. Standard library only.
 
-`Presentation`, `Given`, `Progress` and `Receipt` are for annotators: no item or completion ids, models, scores, gold
-flags or other people's answers. `ItemView` and `Quota` are for reviewers and programs.
+`Presentation`, `Given`, `Progress` and `Receipt` are for annotators, so they hold no item or completion ids, models,
+scores, gold flags or other people's answers. `ItemView` and `Quota` are for reviewers and programs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ReceiptKind = Literal["ranked", "revised", "surplus", "skipped", "adjudicated"]
 
 @dataclass(frozen=True)
 class Presentation:
-    """What one person sees of one item. `prompt` carries no metadata; texts[0] is letter A, turns[0] its messages.
+    """One item as one person sees it. `prompt` carries no metadata; texts[0] is letter A, turns[0] its messages.
 
-    lease:      random, opaque; the name of this presentation in every later call.
-    expires_at: seconds since 1970; a heartbeat moves it.
-    draft:      as last kept by `Queue.draft`.
-    answer:     the earlier answer, where it is being changed (undo, or returned by a reviewer).
-    position:   1 for the first item this person got.
-    returned:   a reviewer's note ("" for none) where the item came back; None otherwise.
+    lease:      a random name of this presentation, used in every later call
+    expires_at: seconds since 1970; a heartbeat moves it
+    draft:      what `Queue.draft` kept last
+    answer:     the earlier answer, if it is being changed (undo, or returned by a reviewer)
+    position:   1 for the first item that this person got
+    returned:   a reviewer's note ("" for none) if the item was returned; otherwise None
     """
 
     lease: str
@@ -46,10 +46,10 @@ class Presentation:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The acknowledgement of a submit, the same for every repetition of it; kept in the transaction of the answer.
+    """The acknowledgement of a submit. Every repetition of the submit gets the same one.
 
-    kind: "surplus" = kept, but the item's places were taken by then. Tell annotators "thank you" in any case.
-    ranking: id of the ranking written; None for a skip. Not for annotators.
+    kind: "surplus" if the item's places were taken by then; annotators are thanked in any case
+    ranking: the id of the ranking written; None for a skip. It is not shown to annotators
     """
 
     lease: str
@@ -73,11 +73,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a person has come. `open`: the items that this person can still get: of their groups, not had before,
-    with a place free, and no more than their limit leaves (what others take is noticed within seconds).
+    """How far a person has come.
 
-    stopped: why `next` gives nothing: "limit", "excluded" or None. per_hour: own pace, from the median of the last 50.
-    seconds_per_word: own median over the last 50 answers; for a soft warning about haste. None before the fifth.
+    open:     items that this person can still get: of their groups, not had before, with a place, within their limit
+    stopped:  why `next` gives nothing: "limit", "excluded" or None
+    per_hour: items an hour, from the median of the last 50 answers; None before the fifth
+    seconds_per_word: the median of the last 50 answers, for a warning about haste; None before the fifth
     """
 
     done: int
@@ -92,11 +93,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Quota:
-    """The state of the queue in rankings: `wanted` of all tasks not discarded, `done` of them, `open` the rest.
+    """The state of the queue, counted in rankings.
 
-    live: places held by somebody at this moment.
-    tasks: items in the queue, gold not counted. unfit: items that cannot be shown (fewer than 2 or more than 9
-    completions). target: what `[annotate] quota` asks for, else `wanted`.
+    wanted, done, open: of all tasks that are not discarded
+    live:   places that somebody holds at this moment
+    tasks:  items in the queue, without gold
+    unfit:  items that cannot be shown (fewer than 2 or more than 9 completions)
+    target: what `[annotate] quota` asks for, else `wanted`
     """
 
     wanted: int
@@ -111,7 +114,7 @@ class Quota:
 
     @property
     def met(self) -> bool:
-        """`prefloop run` goes on when this is true."""
+        """Whether the target is reached, so that `prefloop run` goes on."""
         return self.done >= self.target
 
 
@@ -129,9 +132,9 @@ class GivenRanking:
 
 @dataclass(frozen=True)
 class Passed:
-    """Somebody who holds or skipped an item: state is "live", "expired" or "skipped", reason that of the skip.
+    """Somebody who holds or skipped an item. state is "live", "expired" or "skipped"; reason is that of the skip.
 
-    flags, comment: set before the skip; flags by completion id.
+    flags, comment: set before the skip; flags by completion id
     """
 
     person: str
@@ -145,7 +148,7 @@ class Passed:
 
 @dataclass(frozen=True)
 class ItemView:
-    """Everything about one item, for reviewers. `item.completions` is the order `Queue.adjudicate` speaks of."""
+    """Everything about one item, for reviewers. `Queue.adjudicate` refers to the order of `item.completions`."""
 
     item: Item
     criterion: str
@@ -163,10 +166,9 @@ class ItemView:
 @dataclass(frozen=True)
 class TaskRow:
     """One line of a reviewer's list; `number` is the cursor for the next page. `held`: people who have it now.
-    flags: those set by people who then skipped it, one for each time.
 
-    state follows from the counts: "ranked" once as many people as wanted have, "being ranked" while somebody holds it,
-    "partly ranked" where some have, else "open".
+    flags: those set by people who then skipped it, one for each time
+    state: "ranked" (by as many people as wanted), "being ranked" (somebody holds it), "partly ranked", or "open"
     """
 
     number: int
