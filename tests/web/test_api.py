@@ -234,10 +234,10 @@ def receiver() -> Iterator[Receiver]:
 def test_a_ring_says_how_far_the_rankings_go_and_is_signed(server: Server, receiver: Receiver) -> None:
     server.store.add([an_item("one")])
     bell = WebhookNotifier(server.store, "p", [f"{receiver.address}/hook"])
-    assert bell.look(lambda: 1000.0) == 1, "once at the start"
-    assert bell.look(lambda: 1001.0) == 0, "nothing new"
+    assert bell.notify(lambda: 1000.0) == 1, "once at the start"
+    assert bell.notify(lambda: 1001.0) == 0, "nothing new"
     server.store.add_rankings([Ranking("one", "a", "quality", (("one:c0",), ("one:c1",)))])
-    assert bell.look(lambda: 1002.0) == 1
+    assert bell.notify(lambda: 1002.0) == 1
     path, headers, body = receiver.got[-1]
     assert path == "/hook" and json.loads(body) == {"event": "rankings", "project": "p", "cursor": 1, "at": 1002}
     key = server.people.secret("webhook")
@@ -254,20 +254,20 @@ def test_a_receiver_that_fails_is_asked_again_with_growing_waits(
     tries = []
     for now in range(100):
         before = len(receiver.got)
-        bell.look(lambda at=now: float(at))  # type: ignore[misc]
+        bell.notify(lambda at=now: float(at))  # type: ignore[misc]
         if len(receiver.got) > before:
             tries.append(now)
     assert tries == [0, 5, 15, 35, 75]
     receiver.status = 204
-    assert bell.look(lambda: 1000.0) == 1 and bell.look(lambda: 1001.0) == 0
+    assert bell.notify(lambda: 1000.0) == 1 and bell.notify(lambda: 1001.0) == 0
     assert "secret-path" not in capsys.readouterr().err
 
 
 def test_a_redirect_is_not_followed(server: Server, receiver: Receiver) -> None:
     receiver.status = 302
-    assert WebhookNotifier(server.store, "p", [receiver.address]).look() == 0
+    assert WebhookNotifier(server.store, "p", [receiver.address]).notify() == 0
     receiver.status = 307
-    assert WebhookNotifier(server.store, "p", [receiver.address]).look() == 0
+    assert WebhookNotifier(server.store, "p", [receiver.address]).notify() == 0
     assert [path for path, _, _ in receiver.got] == ["", ""] or [path for path, _, _ in receiver.got] == ["/", "/"]
 
 

@@ -1,4 +1,6 @@
-"""Answers that need no store, session or template, for when one of those is missing; the headers of all answers."""
+"""Responses that need no store, session or template, for when one of those is missing; and the headers of all
+responses.
+"""
 
 from __future__ import annotations
 
@@ -75,23 +77,23 @@ TITLES = {
 
 
 def title(status: int) -> str:
-    """What a page that says why there is no other is called."""
+    """The title of an error page."""
     return TITLES.get(status) or HTTPStatus(status).phrase
 
 
 def sentence(message: str) -> str:
-    """A message as a page says it; programs and scripts get it as it is."""
+    """A message as a page shows it. Programs and scripts get the message as it is."""
     text = message[:1].upper() + message[1:]
     return text if text.endswith((".", "!", "?", ":")) else f"{text}."
 
 
 def wants_page(path: str, accept: str) -> bool:
-    """Whether a browser shows the answer to a person; programs and scripts get JSON."""
+    """Whether the response is shown to a person in a browser. Programs and scripts get JSON."""
     return not path.startswith("/api/") and "text/html" in accept
 
 
 def plain(status: int, message: str, *, as_page: bool, headers: Mapping[str, str] | None = None) -> Response:
-    """The same words for people and for scripts; a 503 says when to come again."""
+    """A response with the same words for people and for scripts. A 503 says when to try again."""
     more = ({"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}) | dict(headers or {})
     if as_page:
         return HTMLResponse(_PAGE.format(title=title(status), message=escape(sentence(message))), status, more)
@@ -99,7 +101,7 @@ def plain(status: int, message: str, *, as_page: bool, headers: Mapping[str, str
 
 
 def on_the_wire(status: int, message: str) -> bytes:
-    """A whole HTTP answer after which the connection is closed, for requests that never reach the application."""
+    """A complete HTTP response that closes the connection, for requests that never reach the application."""
     body = json.dumps({"error": message}).encode()
     lines = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
     lines |= HEADERS | {"cache-control": "no-store"}

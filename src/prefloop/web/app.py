@@ -1,4 +1,4 @@
-"""The server as one function: a project in, an ASGI application out."""
+"""Builds the server: from a project to an ASGI application."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ ROUTERS = (routes_rank, routes_account, routes_review, routes_admin, routes_sett
 
 
 def create_app(root: Path, config: Config, store: Store, bound: str = "") -> FastAPI:
-    """The application over an open store, which stays the caller's to close. bound: the host that it listens on.
+    """The application over an open store. The caller closes the store. bound: the host that the server listens on.
 
-    Raises RuntimeError where a route does not say who may call it.
+    Raises RuntimeError if a route does not say who may call it.
     """
     app = FastAPI(
         title="prefloop",
@@ -87,7 +87,7 @@ def create_app(root: Path, config: Config, store: Store, bound: str = "") -> Fas
 
 @asynccontextmanager
 async def _as_many_threads_as_connections(_app: FastAPI) -> AsyncIterator[None]:
-    """More would only wait for one another, for a connection or Python's lock, or open connections for a moment."""
+    """Limit server threads to the number of connections. More threads would only wait for each other."""
     to_thread.current_default_thread_limiter().total_tokens = CONNECTIONS
     yield
 
@@ -100,7 +100,7 @@ def _wants_page(request: Request) -> bool:
 
 
 def _say(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """One answer for people, one for scripts; the same words. Faults of the server get the answer that cannot fail."""
+    """The response to an error: a page for people, JSON for scripts, with the same words."""
     if status >= 500 or not _wants_page(request):
         return plain(status, message, as_page=_wants_page(request), headers=headers)
     answer = page(request, "error.html", status, title=title(status), message=sentence(message))
@@ -109,7 +109,7 @@ def _say(request: Request, status: int, message: str, headers: dict[str, str] | 
 
 
 def _unforeseen(request: Request, error: Exception) -> Response:
-    """What no handler below has taken, or a handler itself ran into."""
+    """The response to an error that no handler below has handled, or that a handler itself raised."""
     return _away(request, error) if isinstance(error, AWAY_ERRORS) else _bug(request, error)
 
 
@@ -132,7 +132,7 @@ def _forbidden(request: Request, error: Exception) -> Response:
 
 
 def _problem(request: Request, error: Exception) -> Response:
-    """What people can put right, with the error's own words: they say what happened and what to do."""
+    """The response to an error that people can put right, with the error's own message."""
     if isinstance(error, AWAY_ERRORS):
         return _away(request, error)
     for kind, status in STATUS:
@@ -153,7 +153,7 @@ TELL_EVERY_S = 10.0
 
 
 def _away(request: Request, error: Exception) -> Response:
-    """503, to be tried again. The operator reads why, now and then: everybody's browser asks every few seconds."""
+    """The response 503 while the store is away. The operator sees the reason now and then, not for every request."""
     state, now = request.app.state, time.monotonic()
     if now - state.told_at >= TELL_EVERY_S:
         state.told_at = now
@@ -162,7 +162,7 @@ def _away(request: Request, error: Exception) -> Response:
 
 
 def _not_valid(request: Request, error: Exception) -> Response:
-    """Where and why, without repeating what was sent: it may be a password."""
+    """The response to an invalid request. It says where and why, without the input, which may be a password."""
     assert isinstance(error, RequestValidationError)
     found = [f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors()[:5]]
     return _say(request, 422, "; ".join(found))
@@ -178,9 +178,9 @@ _PLAIN = {404: "there is nothing at this address", 405: "this address does not t
 
 
 def _bug(request: Request, error: Exception) -> Response:
-    """The traceback goes to standard error, without what was asked and the errors behind it, which may quote it.
+    """The response to a bug. The asker learns nothing.
 
-    The asker learns nothing.
+    The traceback goes to standard error, without the request and without chained errors, which may quote it.
     """
     lines = traceback.format_exception(error, chain=False)
     route = getattr(request.scope.get("route"), "path", "?")

@@ -1,4 +1,4 @@
-"""Pages from templates: escaped by default, with what every page needs to know."""
+"""Renders pages from templates. Everything is escaped by default."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ THEME_COOKIE = "prefloop_theme"
 
 
 def make_templates() -> Environment:
-    """Filters for untrusted text: `rendered` (Markdown, block elements) and `visible` (as it is, inside a line or
-    `.raw`); `when` and `ago` for seconds since 1970. Everything else is escaped; a name that the page was not given is
-    an error.
+    """The Jinja environment.
+
+    Filters for untrusted text are `rendered` (Markdown, for block elements) and `visible` (unchanged, for use inside a
+    line or `.raw`). `when` and `ago` format seconds since 1970. Everything else is escaped, and an unknown name is an
+    error.
     """
     templates = Environment(
         loader=FileSystemLoader(HERE / "templates"),
@@ -42,7 +44,7 @@ def make_templates() -> Environment:
 
 
 def when(at: float) -> Markup:
-    """Seconds since 1970 as a date people read and programs can, in UTC: the server knows no other clock of theirs."""
+    """Seconds since 1970 as a date in UTC that people and programs can read. The server knows no other time zone."""
     moment = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}">{} UTC</time>').format(
         moment.isoformat(timespec="seconds"), moment.strftime("%Y-%m-%d %H:%M")
@@ -50,7 +52,7 @@ def when(at: float) -> Markup:
 
 
 def size(number: float) -> str:
-    """Bytes as people say them."""
+    """A number of bytes for people."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.3g} {unit}"
@@ -59,7 +61,7 @@ def size(number: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """How long, roughly: "5 minutes", "3.5 hours", "12 days"."""
+    """A duration, roughly: "5 minutes", "3.5 hours", "12 days"."""
     for unit, length, most in (("minute", 60, 90), ("hour", 3600, 36), ("day", 86400, 60), ("week", 604800, 10**9)):
         number = seconds / length
         if number < most:
@@ -69,7 +71,7 @@ def span(seconds: float) -> str:
 
 
 def ago(at: float) -> Markup:
-    """How long ago, with the moment itself for whoever wants it."""
+    """How long ago a moment was, with the moment itself as a title."""
     moment = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}" title="{} UTC">{} ago</time>').format(
         moment.isoformat(timespec="seconds"), moment.strftime("%Y-%m-%d %H:%M"), span(max(0.0, time.time() - at))
@@ -77,8 +79,11 @@ def ago(at: float) -> Markup:
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A template with `me` (who is signed in, or None), `guide_changed` (the guidelines did since they read them),
-    `project` (its name), `theme` and `path` beside the values."""
+    """A page from a template.
+
+    Beside `values` it gets `me` (who is signed in, or None), `guide_changed` (whether the guidelines changed since they
+    read them), `project` (its name), `theme` and `path`.
+    """
     known, me = services(request), current(request)
     theme = request.cookies.get(THEME_COOKIE, "auto")
     common = {
@@ -92,10 +97,10 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
 
 
 def fragment(request: Request, template: str, **values: Any) -> HTMLResponse:
-    """A part of a page that its script asks for: a template that says nothing of who asks."""
+    """A part of a page that a script asks for. Its template shows nothing about who asks."""
     return HTMLResponse(services(request).templates.get_template(template).render(values))
 
 
 def local(path: str) -> str:
-    """A path of this server, or the start: never an address of elsewhere (`//host`, `/\\host`)."""
+    """A path of this server, or "/". It is never an address of another server (`//host`, `/\\host`)."""
     return path if re.fullmatch(r"/(?![/\\])[!-~]*", path) and "\\" not in path else "/"

@@ -1,4 +1,4 @@
-"""Running the server: one process over any store, or several over Postgres."""
+"""Runs the server: one process over any store, or several over Postgres."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WORKER = "PREFLOOP_ANNOTATE"  # environment variable: where a worker process fi
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server is, and the owner's link while there is no owner yet: it works once."""
+    """The server's address, and a one-time link for the owner while there is no owner yet."""
 
     url: str
     owner_link: str | None
@@ -52,10 +52,11 @@ def serve(
     workers: int,
     ready: Callable[[Address], None],
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM. `ready` is called once, when connections are being taken.
+    """Serve until Ctrl-C or SIGTERM. `ready` is called once, when connections are accepted.
 
-    port: 0 takes a free one. Raises ConfigError for an address that cannot be had, or several workers over SQLite;
-    BusyError where another server has the SQLite file.
+    port: 0 takes a free one
+    Raises ConfigError for an address that is not available, or for several workers over SQLite. Raises BusyError if
+    another server uses the SQLite file.
     """
     config = load_config(root / CONFIG_NAME, list(overrides))
     check_addresses(config.annotate.webhooks)
@@ -97,7 +98,7 @@ def serve(
 
 
 def invitation(root: Path, overrides: Sequence[str], role: Role, host: str, port: int) -> str:
-    """A one-time link for a new person, made by whoever can open the store."""
+    """A one-time link for a new person. Whoever can open the store may make one."""
     config = load_config(root / CONFIG_NAME, list(overrides))
     with Store.open(config.project.store, root, create=False) as store:
         return f"{_url(config.annotate, host, port)}/join/{People(store).invite(None, role)}"
@@ -119,16 +120,19 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _open(store: str, root: Path) -> Store:
-    """With bounded waits. The pool's own tracebacks, of closing what a database that went away had closed before, say
-    no more than the line about the database does."""
+    """Open the store with limited waits.
+
+    The tracebacks of SQLAlchemy's pool are turned off: the line about the database says the same.
+    """
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     return Store.open(store, root, patience_s=PATIENCE_S)
 
 
 def _options(settings: Annotate) -> dict[str, Any]:
-    """No access log: addresses of invitations are secrets. Warnings and errors go to standard error.
+    """uvicorn's options. There is no access log, since addresses of invitations are secrets.
 
-    What a proxy says of its clients is believed only of those that the settings name.
+    Warnings and errors go to standard error. A proxy's statements about its clients are believed only if the settings
+    name the proxy.
     """
     return {
         "access_log": False,
@@ -145,7 +149,7 @@ def _options(settings: Annotate) -> dict[str, Any]:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is up."""
+    """A uvicorn server that calls `ready` once it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -161,8 +165,11 @@ def _run_one(app: FastAPI, listening: socket.socket, options: dict[str, Any], re
 
 
 def _run_many(given: dict[str, Any], listening: socket.socket, options: dict[str, Any]) -> None:
-    """With our own socket: that of `uvicorn.run` doesn't say that it is TCP, so asyncio leaves Nagle's algorithm on,
-    and every answer takes 40 ms longer."""
+    """Run several processes on a socket of our own.
+
+    `uvicorn.run` opens its socket without saying that it is TCP. Then asyncio leaves Nagle's algorithm on, and every
+    response is delayed.
+    """
     os.environ[_WORKER] = json.dumps(given)
     try:
         config = uvicorn.Config("prefloop.web.serve:worker", factory=True, **options)
@@ -172,7 +179,7 @@ def _run_many(given: dict[str, Any], listening: socket.socket, options: dict[str
 
 
 def worker() -> FastAPI:
-    """The application of one of several processes; the project stands in the environment."""
+    """The application of one of several processes. The project is given by the environment."""
     given = json.loads(os.environ[_WORKER])
     root = Path(given["root"])
     config = load_config(root / CONFIG_NAME, given["overrides"])
@@ -180,7 +187,7 @@ def worker() -> FastAPI:
 
 
 def _keep_filled(queue: Queue) -> Callable[[], None]:
-    """Items that other commands add get into the queue while the server runs; returns what ends this."""
+    """Put items that other commands add into the queue while the server runs. Returns a function that stops it."""
     stop = threading.Event()
 
     def run() -> None:
@@ -203,7 +210,7 @@ def _keep_filled(queue: Queue) -> Callable[[], None]:
 
 
 def _leave(store: Store) -> None:
-    """Nobody is sent here any more; where the store is away just now, they find out by themselves."""
+    """Remove the server's address from the store. If the store is away, people find out by themselves."""
     with suppress(PrefloopError):
         put_address(store, None)
 
@@ -218,14 +225,14 @@ def _url(settings: Annotate, host: str, port: int) -> str:
 
 
 def _shown(host: str) -> str:
-    """The host as others can type it."""
+    """The host in the form in which others can type it."""
     if host in ("0.0.0.0", "::", ""):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
 
 
 def _changed(queue: Queue) -> list[str]:
-    """What of [annotate] the file says in vain."""
+    """The settings of [annotate] in the file that a change in the browser overrides."""
     keys = [key for key, change in queue.rules.changes().items() if change.counts and key in CHANGEABLE]
     if not keys:
         return []

@@ -1,4 +1,4 @@
-"""What the routes work with, made once by `create_app` and found through the request."""
+"""The objects that routes work with. `create_app` makes them once, and routes find them through the request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefloop.web.views.home import Paces
 
 @dataclass(frozen=True)
 class Services:
-    """One set a process. Everything in it may be used from several threads."""
+    """The services of one process. Several threads may use all of them."""
 
     root: Path
     config: Config

@@ -1,7 +1,7 @@
-"""A file of items from a browser: read in a process of its own, which a hostile file may at worst kill.
+"""Imports a file of items from a browser, in a separate process, which protects the server.
 
-What it may take is bounded: bytes, memory, processor time. The formats, and what is said of a bad row, are those of
-`prefloop import`; larger files go there.
+Its bytes, memory and processor time are limited. The formats and the messages about bad rows are those of `prefloop
+import`, which also takes larger files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ONE = threading.Lock()
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a file gave. tasks: items that people will now be asked to rank; reasons: of the first bad rows."""
+    """The result of a file. tasks: items that people will now rank; reasons: those of the first bad rows."""
 
     format: str
     counts: Counts
@@ -54,8 +54,10 @@ class _Parsed:
 
 
 def load(known: Services, name: str, body: bytes, ignore: Collection[str] = ()) -> Loaded:
-    """Add what a file holds; fields in `ignore` are metadata and nothing else. Raises DataError where the file cannot
-    be read or none of its rows can be used, and BusyError while another one is being read."""
+    """Add the content of a file. Fields in `ignore` are metadata and nothing else.
+
+    Raises DataError if the file cannot be read or has no usable row, and BusyError while another file is being read.
+    """
     if len(body) > MOST_BYTES:
         raise DataError(f"the file is larger than {MOST_BYTES // 1_000_000} MB. Import it with: prefloop import FILE")
     if not body:
@@ -91,7 +93,7 @@ def _parse(body: bytes, max_line_bytes: int, ignore: tuple[str, ...]) -> _Parsed
 
 
 def _read(path: Path, max_line_bytes: int, ignore: tuple[str, ...]) -> _Parsed:
-    """In the process of its own."""
+    """Read the file; this runs in the separate process."""
     os.nice(10)
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_S, PROCESSOR_S))
     with suppress(ValueError, OSError):  # not every system bounds addresses

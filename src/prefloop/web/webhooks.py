@@ -1,6 +1,6 @@
-"""Telling other programs that there are new rankings. A doorbell, not a parcel: what is new they fetch from the API.
+"""Tells other programs that there are new rankings. A call carries no rankings: programs fetch them from the API.
 
-A ring says how far the rankings go; one that gets lost does no harm, for the next says the same. Only addresses of
+A call says how far the rankings go. A lost call does no harm, since the next one says the same. Only addresses of
 [annotate] webhooks are called, redirects are not followed, and every call is signed.
 """
 
@@ -28,7 +28,7 @@ HEADER = "Prefloop-Signature"
 
 
 def check_addresses(addresses: Sequence[str]) -> None:
-    """Raise ConfigError unless every one is an http or https address with a host."""
+    """Raises ConfigError unless every address is an http or https URL with a host."""
     for address in addresses:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -36,15 +36,18 @@ def check_addresses(addresses: Sequence[str]) -> None:
 
 
 def sign(key: str, at: int, body: bytes) -> str:
-    """`t=SECONDS,v1=HEX`: HMAC-SHA256 with the project's key over "SECONDS.BODY"; the time guards against replay."""
+    """The signature `t=SECONDS,v1=HEX`: HMAC-SHA256 with the project's key over "SECONDS.BODY".
+
+    The time protects against replay.
+    """
     digest = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
 
 
 class WebhookNotifier:
-    """A thread that looks for new rankings every `every_s` and rings at each address until it answers with 2xx.
+    """A thread that looks for new rankings every `every_s` seconds and calls each address until it answers with 2xx.
 
-    Also rings once at the start, since the server may have been stopped before it could.
+    It also calls once at the start, since the server may have been stopped before it could.
     """
 
     def __init__(self, store: Store, project: str, addresses: Sequence[str], every_s: float = 5.0) -> None:
@@ -66,18 +69,18 @@ class WebhookNotifier:
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
             try:
-                self.look()
+                self.notify()
             except PrefloopError as error:  # the database may be away for a moment; people see it on their pages
                 print(f"webhooks: {error}", file=sys.stderr)
 
-    def look(self, clock: Callable[[], float] = time.time) -> int:
-        """Ring wherever something is new; returns how many answered."""
+    def notify(self, clock: Callable[[], float] = time.time) -> int:
+        """Call each address that has not heard of the newest ranking; returns how many answered."""
         cursor, answered = latest(self._store), 0
         for address, told in self._told.items():
             not_before, failures = self._again[address]
             if cursor == told or clock() < not_before:
                 continue
-            if problem := self._ring(address, cursor, int(clock())):
+            if problem := self._call(address, cursor, int(clock())):
                 wait = min(self._every_s * 2.0 ** min(failures, 20), LONGEST_WAIT_S)
                 self._again[address] = (clock() + wait, failures + 1)
                 print(f"webhooks: {_where(address)}: {problem}; again in {wait:.0f} s", file=sys.stderr)
@@ -86,8 +89,8 @@ class WebhookNotifier:
                 answered += 1
         return answered
 
-    def _ring(self, address: str, cursor: int, at: int) -> str | None:
-        """Why a call failed, or None."""
+    def _call(self, address: str, cursor: int, at: int) -> str | None:
+        """Call an address. Returns why it failed, or None."""
         body = json.dumps({"event": "rankings", "project": self._project, "cursor": cursor, "at": at}).encode()
         headers = {"Content-Type": "application/json", HEADER: sign(self._key, at, body), "User-Agent": "prefloop"}
         request = urllib.request.Request(address, body, headers, method="POST")
@@ -99,13 +102,13 @@ class WebhookNotifier:
 
 
 def _where(address: str) -> str:
-    """Without the path and the user, which may hold a secret."""
+    """The address without path and user, which may hold a secret."""
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.hostname}"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The addresses in the settings are the only ones ever called."""
+    """Follows no redirects, so that only the addresses in the settings are called."""
 
     def redirect_request(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> None:
         return None

@@ -1,1 +1,1 @@
-"""The addresses of the server, by who uses them."""
+"""The routes of the server, by who uses them."""

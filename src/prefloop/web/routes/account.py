@@ -1,4 +1,4 @@
-"""Coming in and going out: invitations, signing in, the own password and sessions."""
+"""Routes for signing in and out, invitations, and the own password and sessions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _address(request: Request) -> str:
 
 @router.get("/", dependencies=OPEN)
 def home(request: Request) -> Response:
-    """Where everybody starts: what they can do, and for who runs the project how it goes."""
+    """The start page: what a person can do and, for owners and reviewers, the state of the project."""
     me = current(request)
     if me is None:
         return _go("/login")
@@ -82,7 +82,7 @@ def login(request: Request, name: Text, password: Text, next: Text = "/") -> Res
 
 
 def _enter(request: Request, person: str, next: str) -> Response:
-    """A new session token at every login: one that somebody planted before is worth nothing."""
+    """Start a session with a new token. A token that somebody planted before becomes worthless."""
     answer = _go(next)
     before = request.cookies.get(cookie_name(request))
     set_session(request, answer, services(request).people.open_session(person, replaces=before))
@@ -111,7 +111,7 @@ def theme(theme: Annotated[Literal["auto", "light", "dark"], Form()], back: Text
 
 @router.get("/join/{token}", dependencies=OPEN)
 def join_page(request: Request, token: str) -> Response:
-    """Looking at an invitation does not use it up: programs that preview links do so."""
+    """The page of an invitation. Looking at it does not use it up, since link previews do that."""
     return _join(request, token, 200, "", None)
 
 

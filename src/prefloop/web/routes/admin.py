@@ -1,4 +1,4 @@
-"""People, invitations, and the audit log. Who may do what to whom, `People` decides again."""
+"""Routes for people, invitations and the audit log. `People` checks again who may do what."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AUDIT_ROWS = 200
 
 
 def _groups(text: str) -> tuple[str, ...]:
-    """Names divided by commas."""
+    """Names separated by commas, as a list."""
     found = dict.fromkeys(name.strip() for name in text.split(",") if name.strip())
     if len(found) > 20 or any(len(name) > 50 for name in found):
         raise DataError("at most 20 groups, with names of at most 50 characters")
@@ -49,7 +49,7 @@ def _people(request: Request, link: str | None = None) -> Response:
 
 @router.post("/people/invite")
 def invite(request: Request, me: Reviewer, role: Annotated[Role, Form()], groups: Text = "") -> Response:
-    """The page with the link: it is shown this once, and only its hash is kept."""
+    """The page with the invitation link. It is shown once, and only its hash is stored."""
     token = services(request).people.invite(me.id, role, _groups(groups))
     return _people(request, link=f"{services(request).hosts.address(request)}/join/{token}")
 
@@ -123,7 +123,7 @@ def sign_out(request: Request, me: Owner, person: str) -> Response:
 
 @router.post("/people/{person}/password")
 def reset_password(request: Request, me: Owner, person: str) -> Response:
-    """For who has forgotten theirs: a random one, shown this once. Ends their sessions."""
+    """Give a person a random password, shown once, and end their sessions."""
     known = services(request)
     if known.people.person(person).name is None:
         raise DataError("this person has been deleted")
@@ -137,7 +137,7 @@ def reset_password(request: Request, me: Owner, person: str) -> Response:
 def delete(
     request: Request, me: Owner, person: str, rankings: Annotated[str, Form(pattern="^(keep|remove)$")], name: Text
 ) -> Response:
-    """Forget somebody. The name is typed once more: this cannot be undone."""
+    """Delete a person. The name must be typed again, because this cannot be undone."""
     known = services(request).people
     found: Person = known.person(person)
     if name.strip() != found.name:

@@ -1,8 +1,8 @@
-"""The ranking screen: hands presentations to a person's browser and takes their answers.
+"""Routes of the ranking screen: they hand out presentations and take answers.
 
 GET never writes: taking an item from the queue is a POST. Items travel as HTML made here (`rank_task.html`), which the
-browser parses without running anything; the rest is JSON. Every call is in the name of `me`: whose lease it is, the
-queue checks.
+browser parses without running anything; everything else is JSON. Every call is in the name of `me`, and the queue
+checks whose lease it is.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Draft(_Body):
 
 @router.get("/rank")
 def rank(request: Request, me: Annotator, again: str = "") -> Response:
-    """The screen without an item: its script asks for one. `again` is the lease of an earlier answer to change."""
+    """The screen without an item; its script asks for one. `again` is the lease of an earlier answer to change."""
     known = services(request)
     settings = known.queue.rules.current()
     return page(
@@ -81,7 +81,7 @@ def rank(request: Request, me: Annotator, again: str = "") -> Response:
 
 @router.get("/guidelines")
 def guidelines(request: Request, me: Annotator) -> Response:
-    """The project's guidelines as a page of their own, and what has changed since this person read them."""
+    """The guidelines on a page of their own, with what has changed since this person read them."""
     known = services(request)
     shown = guidelines_view.guidelines(known, look=True)
     before = known.queue.rules.text_of(me.guidelines) if me.guidelines and me.guidelines != shown.hash else None
@@ -96,7 +96,7 @@ def guidelines(request: Request, me: Annotator) -> Response:
 
 @router.post("/guidelines/read")
 def guidelines_read(request: Request, me: Annotator, back: Annotated[str, Form(max_length=1000)] = "/") -> Response:
-    """This person knows what has changed; nothing more is said of it."""
+    """Remember that this person has read the current guidelines."""
     known = services(request)
     known.queue.rules.read(me.id, guidelines_view.guidelines(known, look=True))
     return RedirectResponse(local(back), 303)
@@ -104,7 +104,7 @@ def guidelines_read(request: Request, me: Annotator, back: Annotated[str, Form(m
 
 @router.get("/history")
 def history(request: Request, me: Annotator) -> Response:
-    """What this person gave, newest first."""
+    """What this person submitted or skipped, newest first."""
     queue = services(request).queue
     given = [(one, present.in_words(one.answer) if one.answer else "") for one in queue.history(me.id, HISTORY)]
     return page(request, "history.html", given=given, progress=queue.progress(me.id), most=HISTORY)
@@ -124,21 +124,21 @@ def next_item(request: Request, me: Annotator, body: Next) -> Response:
 
 @router.post("/rank/given")
 def given(request: Request, me: Annotator) -> JSONResponse:
-    """The last answers that may be changed, newest first: where undo goes from a fresh page."""
+    """The last answers that may be changed, newest first, for undo on a fresh page."""
     earlier = services(request).queue.history(me.id, EARLIER)
     return JSONResponse({"leases": [one.lease for one in earlier if one.editable]})
 
 
 @router.post("/rank/{lease}/reopen")
 def reopen(request: Request, me: Annotator, lease: str) -> Response:
-    """An earlier answer again; the next submit supersedes it."""
+    """Open an earlier answer again; the next submit supersedes it."""
     queue = services(request).queue
     return _item(request, queue.reopen(me.id, lease), me.id)
 
 
 @router.post("/rank/{lease}/submit")
 def submit(request: Request, me: Annotator, lease: str, body: Submit) -> JSONResponse:
-    """The answer; the same again is harmless. Says nothing of whether the item still needed it."""
+    """Take an answer. Sending it again is harmless. The response does not say whether the item still needed it."""
     queue = services(request).queue
     queue.submit(me.id, lease, body.uuid, from_json(body.answer))
     return JSONResponse({"progress": present.progress_json(queue.progress(me.id))})
@@ -155,20 +155,20 @@ def skip(request: Request, me: Annotator, lease: str, body: Skip) -> JSONRespons
 
 @router.post("/rank/{lease}/draft")
 def draft(request: Request, me: Annotator, lease: str, body: Draft) -> JSONResponse:
-    """Keep a half-made answer."""
+    """Keep an unfinished answer."""
     services(request).queue.draft(me.id, lease, body.state)
     return JSONResponse({"saved": True})
 
 
 @router.post("/rank/{lease}/heartbeat")
 def heartbeat(request: Request, me: Annotator, lease: str, body: Annotated[dict[str, Any], Body()]) -> JSONResponse:
-    """A sign of life; `seconds` is how long the item is kept from now."""
+    """Keep the lease alive; `seconds` is how long the item is kept from now on."""
     queue = services(request).queue
     return JSONResponse({"seconds": max(0.0, queue.heartbeat(me.id, lease) - time.time())})
 
 
 def _item(request: Request, shown: Presentation | None, me: str, *, ahead: bool = False) -> Response:
-    """ahead: the item waits until the one before it is answered, and that answer's receipt has newer progress."""
+    """The response with an item. ahead: it is fetched before the previous item is answered, so it has no progress."""
     known = services(request)
     progress = known.queue.progress(me) if shown is None or not ahead else None
     if shown is not None:

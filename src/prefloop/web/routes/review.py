@@ -1,6 +1,6 @@
-"""Reviewers' pages: the queue, one item with everybody's rankings, and what the rankings say about people.
+"""Reviewers' routes: the queue, one item with all rankings, and figures about people.
 
-Forms change things by POST and lead back to the page they stand on; who may do what, the store asks again.
+Forms change things by POST and return to their page. The store checks again who may do what.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def item_page(request: Request, me: Reviewer, item: str) -> Response:
 
 @router.get("/review/items/{item}/adjudicate")
 def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
-    """The ranking screen for a reviewer's own word on an item."""
+    """The ranking screen for a reviewer's own ranking of an item."""
     known = services(request)
     known.queue.view(item)  # an item that is not there is said before the screen is shown
     settings = known.queue.rules.current()
@@ -116,21 +116,21 @@ def adjudication_task(request: Request, me: Reviewer, item: str) -> Response:
 
 @router.post("/review/items/{item}/adjudicate")
 def adjudicate(request: Request, me: Reviewer, item: str, body: Submit) -> JSONResponse:
-    """A reviewer's ranking; it stands beside the others, marked."""
+    """Take a reviewer's ranking. It is kept beside the others, and marked."""
     services(request).queue.adjudicate(me.id, item, body.uuid, from_json(body.answer))
     return JSONResponse({"saved": True})
 
 
 @router.post("/review/items/{item}/give-back")
 def give_back(request: Request, me: Reviewer, item: str, person: Text, note: Text = "") -> Response:
-    """Ask a person to look again."""
+    """Ask a person to rank the item again."""
     services(request).queue.give_back(me.id, item, person, note.strip())
     return _to(item)
 
 
 @router.post("/review/items/{item}/discard")
 def discard(request: Request, me: Reviewer, item: str, reason: Text) -> Response:
-    """Out of every queue and out of training."""
+    """Take the item out of every queue and out of training."""
     if not reason.strip():
         raise DataError("say why the item is discarded: others will want to know")
     services(request).queue.discard(me.id, item, reason.strip())
@@ -146,7 +146,7 @@ def restore(request: Request, me: Reviewer, item: str) -> Response:
 
 @router.post("/review/items/{item}/gold")
 def gold(request: Request, me: Reviewer, item: str, ranking: Text = "") -> Response:
-    """Make one of the item's rankings what everybody is expected to say; without one, an ordinary item again."""
+    """Make one of the rankings the expected answer; without one, make the item an ordinary item again."""
     queue = services(request).queue
     tiers = None
     if ranking:
@@ -159,7 +159,7 @@ def gold(request: Request, me: Reviewer, item: str, ranking: Text = "") -> Respo
 
 @router.post("/review/items/{item}/exclude")
 def exclude(request: Request, me: Reviewer, item: str, person: Text, reason: Text) -> Response:
-    """Leave a person's rankings out of training, seen from an item; undone on the person's page."""
+    """Leave a person's rankings out of training, from an item's page. It is undone on the person's page."""
     if not reason.strip():
         raise DataError("say why this person's rankings are left out: it is kept in the audit log")
     services(request).people.exclude(me.id, person, reason.strip())
@@ -171,7 +171,7 @@ def exclude(request: Request, me: Reviewer, item: str, person: Text, reason: Tex
 
 @router.get("/agreement")
 def agreement(request: Request, me: Reviewer, criterion: str = "") -> Response:
-    """What the rankings say about annotators and items, by default on the criterion that people rank by now."""
+    """What the rankings say about annotators and items, by default by the current criterion."""
     known = services(request)
     criteria = {known.config.annotate.criterion: 0} | known.store.criteria()
     wanted = criterion or known.config.annotate.criterion

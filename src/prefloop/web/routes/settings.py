@@ -1,6 +1,6 @@
-"""The owner's settings: how people are asked, the guidelines, files of items, API tokens, the key of webhooks.
+"""The owner's settings: how people are asked, the guidelines, files of items, API tokens, the webhook key.
 
-What is changed here counts at once, in every process; `Rules` says how it goes together with prefloop.toml.
+Changes count at once in every process. `Rules` says how they combine with prefloop.toml.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ VERSIONS = 20  # of the guidelines, shown
 
 @dataclass(frozen=True)
 class Field:
-    """One setting as a form field. kind: "check", "choice", "list", "whole" or "number"; change: the last in the
-    browser."""
+    """One setting as a form field.
+
+    kind: "check", "choice", "list", "whole" or "number"
+    change: the last change in the browser
+    """
 
     key: str
     title: str
@@ -99,7 +102,7 @@ def _field(key: str, title: str, now: Annotate, file: Annotate, change: Change |
 
 
 def _hint(description: str) -> Markup:
-    """The setting's description for a form: names as code; nothing is said by leaving the field empty."""
+    """The setting's description as a form shows it."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(description.replace("none = ", "empty = "))))
 
 
@@ -112,7 +115,7 @@ def _written(value: object) -> str:
 
 
 def _values(form: FormData) -> dict[str, Any]:
-    """What a form says, as [annotate] would. Raises DataError where a number is none."""
+    """The values of a form in the form of [annotate]. Raises DataError for text that is not a number."""
     found: dict[str, Any] = {}
     for key in CHANGEABLE:
         kind = Annotate.model_fields[key].annotation
@@ -160,7 +163,7 @@ def _settings(request: Request, status: int = 200, **more: str | None) -> Respon
 
 @router.post("/settings/rules")
 async def change_rules(request: Request, me: Owner) -> Response:
-    """Every field of the form; those that differ are changed, and logged with before and after."""
+    """Take the whole form. Fields that differ are changed, and logged with their old and new values."""
     return await run_in_threadpool(_change_rules, request, me.id, await request.form())
 
 
@@ -176,7 +179,7 @@ def _change_rules(request: Request, me: str, form: FormData) -> Response:
 
 @router.post("/settings/rules/{key}/reset")
 def reset_rule(request: Request, me: Owner, key: str) -> Response:
-    """As prefloop.toml says again."""
+    """Return to what prefloop.toml says."""
     known = services(request)
     if key not in CHANGEABLE:
         raise DataError("there is no such setting")
@@ -197,7 +200,7 @@ def guidelines_page(request: Request, me: Owner) -> Response:
 def _guidelines(
     request: Request, status: int = 200, text: str | None = None, editing: str = "", **more: str | None
 ) -> Response:
-    """The editor; with a text, that text and how it will look."""
+    """The editor page, with a preview if a text is given."""
     known = services(request)
     shown = guidelines_view.guidelines(known, look=True)
     edited = shown.text if text is None else text
@@ -219,7 +222,7 @@ def _guidelines(
 
 
 def _versions(request: Request) -> list[tuple[Change, list[guidelines_view.Piece]]]:
-    """The latest changes, newest first, each with what it changed."""
+    """The latest changes, newest first, each with its differences."""
     rules = services(request).queue.rules
     found = rules.versions()[: VERSIONS + 1]
     after = [rules.text_of(one.base if one.back else one.value) or "" for one in found]
@@ -237,7 +240,7 @@ def write_guidelines(
     editing: Text,
     act: Annotated[Literal["preview", "save"], Form()] = "preview",
 ) -> Response:
-    """Look at a text, or make it what everybody is shown from now on."""
+    """Show a preview of a text, or make it the guidelines from now on."""
     known = services(request)
     text = text.replace("\r\n", "\n")
     if act == "preview":
@@ -253,7 +256,7 @@ def write_guidelines(
 
 @router.post("/settings/guidelines/file")
 def guidelines_from_file(request: Request, me: Owner) -> Response:
-    """The file's text counts again."""
+    """Return to the file's text."""
     known = services(request)
     text = guidelines_view.on_disk(known)
     known.queue.rules.write_guidelines(me.id, text, text, guidelines_view.guidelines(known, look=True).hash)
@@ -285,7 +288,7 @@ def _items(
 
 @router.post("/settings/items")
 def add_items(request: Request, me: Owner, file: Annotated[UploadFile, File()], ignore: Text = "") -> Response:
-    """Read a file as `prefloop import` does; a bad row is named, the others are kept."""
+    """Import a file as `prefloop import` does. Bad rows are named, the others are kept."""
     known = services(request)
     fields = [name.strip() for name in ignore.split(",") if name.strip()]
     try:
@@ -301,7 +304,7 @@ def add_items(request: Request, me: Owner, file: Annotated[UploadFile, File()], 
 
 @router.post("/settings/tokens")
 def create_token(request: Request, me: Owner, label: Text, scope: Annotated[Scope, Form()]) -> Response:
-    """The page with the token: it is shown this once, and only its hash is kept."""
+    """The page with the token. It is shown once, and only its hash is stored."""
     label = label.strip()[:64] or "program"
     return _settings(request, token=services(request).people.create_token(me.id, label, scope))
 
@@ -314,7 +317,7 @@ def revoke_token(request: Request, me: Owner, token: str) -> Response:
 
 @router.post("/settings/webhook-key")
 def webhook_key(request: Request, me: Owner) -> Response:
-    """What receivers of webhooks check signatures with. Asking for it is remembered."""
+    """Show the key with which receivers of webhooks check signatures. Showing it is logged."""
     known = services(request).people
     known.record(me.id, "webhook key shown", "webhook")
     return _settings(request, key=known.secret("webhook"))

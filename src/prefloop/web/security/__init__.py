@@ -1,1 +1,1 @@
-"""Who may ask, what a request may be, and how long it may take."""
+"""Access control, checks of requests, and time limits of connections."""

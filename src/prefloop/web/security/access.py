@@ -1,4 +1,4 @@
-"""Who may do what: every route names exactly one of the gates below, or the server does not start.
+"""Access control: every route names exactly one of the gates below, or the server does not start.
 
     from prefloop.web.security.access import Annotator, GatedRoute, Reviewer, anyone
 
@@ -10,12 +10,12 @@
     def review(request: Request, item: str, me: Reviewer) -> Response: ...
     @router.get("/about", dependencies=[Depends(anyone)])                # open to the world
 
-Roles include each other: owner > reviewer > annotator. People come with a session cookie; programs, at /api/ only, with
-`Authorization: Bearer`, where no cookie counts, so that no other site can act through a browser. What belongs to whom
-is the store's to decide: `Queue` and `People` are asked in the name of `me.id`.
+Roles include each other: owner > reviewer > annotator. People are known by a session cookie. Programs are known at
+/api/ by `Authorization: Bearer`; cookies do not count there, so another site cannot act through a browser. The store
+decides what belongs to whom: `Queue` and `People` are called in the name of `me.id`.
 
-A gate asks the store, and so does the endpoint behind it. FastAPI would hand the request to a thread for each of the
-two; `GatedRoute` passes the gate in the endpoint's own thread, because handing over costs more than asking.
+A gate asks the store, and so does the endpoint behind it. FastAPI would use a thread for each of the two. `GatedRoute`
+checks the gate in the endpoint's own thread, because changing threads costs more than the check.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ SESSION_S = 14 * 24 * 3600.0  # the cookie's age; the store ends sessions earlie
 
 
 class NotSignedIn(Exception):
-    """Nobody is known to be asking: a page answers with the way to sign in, everything else with 401."""
+    """Nobody is signed in. A page answers with the way to sign in, everything else with 401."""
 
 
 class Forbidden(Exception):
-    """Somebody is asking for what their role does not include: 403, and a line in the audit log."""
+    """The role does not allow the request. It is answered with 403 and noted in the audit log."""
 
     def __init__(self, message: str, who: str | None) -> None:
         super().__init__(message)
@@ -57,19 +57,19 @@ class Forbidden(Exception):
 
 @dataclass(frozen=True)
 class Gate:
-    """What a route depends on. `check` finds who asks, in a thread; it raises NotSignedIn or Forbidden."""
+    """A dependency of a route. `check` finds who asks, in a thread, and raises NotSignedIn or Forbidden."""
 
     level: Level
     check: Callable[[Request], Person | ApiToken | None]
 
     async def __call__(self, request: Request) -> Asker:
-        """What FastAPI calls: nothing is asked of the store here, in the event loop."""
+        """Called by FastAPI in the event loop. It does not ask the store."""
         return Asker(self, request)
 
 
 @dataclass(frozen=True)
 class Asker:
-    """Somebody at a gate that they have not passed yet."""
+    """The sender of a request before the gate has checked them."""
 
     gate: Gate
     request: Request
@@ -79,7 +79,7 @@ class Asker:
 
 
 class GatedRoute(APIRoute):
-    """A route whose endpoint runs once its gate is passed, in the same thread."""
+    """A route whose gate and endpoint run one after the other in the same thread."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         gates = [inner.call for inner in self.dependant.dependencies if isinstance(inner.call, Gate)]
@@ -140,7 +140,7 @@ Writing = Annotated[ApiToken, Depends(program_writes)]
 
 
 def current(request: Request) -> Person | None:
-    """Who is signed in, for pages that greet them; looked up once a request."""
+    """The person who is signed in, or None; looked up once a request."""
     if not hasattr(request.state, "person"):
         token = request.cookies.get(cookie_name(request))
         request.state.person = services(request).people.session(token) if token else None
@@ -161,18 +161,21 @@ def _signed_in(request: Request, least: Literal["annotator", "reviewer", "owner"
 
 
 def cookie_name(request: Request) -> str:
-    """What this request's session cookie is called."""
+    """The name of this request's session cookie."""
     return session_cookie(services(request).root, request.url.scheme == "https")
 
 
 def session_cookie(root: Path, tls: bool) -> str:
-    """Over TLS the `__Host-` prefix binds it to this host. Cookies know no ports: the project tells servers apart."""
+    """The name of the session cookie of a project.
+
+    Over TLS the `__Host-` prefix binds it to this host. Cookies ignore ports, so the project distinguishes servers.
+    """
     project = sha256(str(root).encode()).hexdigest()[:8]
     return f"{'__Host-' if tls else ''}prefloop-{project}"
 
 
 def set_session(request: Request, response: Response, token: str) -> None:
-    """Hand a new session's token to the browser, out of reach of scripts and of posts from other sites."""
+    """Give a new session's token to the browser. Scripts and posts from other sites cannot use it."""
     response.set_cookie(
         cookie_name(request),
         token,
@@ -194,7 +197,7 @@ def clear_session(request: Request, response: Response) -> None:
 
 
 def classify(app: FastAPI) -> dict[tuple[str, str], Level]:
-    """{(method, path): who may call it}. Raises RuntimeError naming the first route that does not say so."""
+    """{(method, path): who may call it}. Raises RuntimeError that names the first route without a gate."""
     found: dict[tuple[str, str], Level] = {}
     for route in app.routes:
         if isinstance(route, Mount) and route.name == "static":
@@ -216,7 +219,7 @@ def classify(app: FastAPI) -> dict[tuple[str, str], Level]:
 
 
 def _gates(dependant: Dependant, depth: int = 0) -> Iterator[tuple[Gate, bool]]:
-    """The gates of a route, each with whether it is a parameter of the endpoint: only those are passed."""
+    """The gates of a route, each with whether it is a parameter of the endpoint."""
     if isinstance(dependant.call, Gate):
         yield dependant.call, depth == 1 and dependant.name is not None
     for inner in dependant.dependencies:

@@ -1,7 +1,7 @@
-"""Which names this server answers to, and the address that its links give to others.
+"""Which host names this server answers to, and the address that its links use.
 
-A link made of whatever a request claims in Host would lead where an attacker says, and a page of another site whose
-name is made to mean this machine (DNS rebinding) would be one of ours. So a name must be known.
+A link made from the Host header of a request could lead where an attacker wants. A page of another site whose name is
+made to point to this machine (DNS rebinding) would count as one of ours. Therefore a name must be known.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", 
 
 @dataclass(frozen=True)
 class Hosts:
-    """names: lower case, without port. public: `[annotate] public_url` without a slash at the end, or ""."""
+    """names: in lower case, without port. public: `[annotate] public_url` without a slash at the end, or ""."""
 
     names: frozenset[str]
     public: str = ""
@@ -54,9 +54,9 @@ class Hosts:
         return cls(frozenset(_name(name) for name in own if name), public)
 
     def refusal(self, scope: Scope, stated: list[str]) -> tuple[int, str] | None:
-        """(status, why) for a request whose Host is none of this server's; None = go on.
+        """(status, reason) for a request whose Host is not one of this server's names; None if it is.
 
-        stated: all Host headers. An old client that sends none means the address that it is connected to.
+        stated: all Host headers. An old client that sends none means the address that it is connected to
         """
         if not stated:
             return None
@@ -77,21 +77,21 @@ class Hosts:
         return name == here or address is not None and (address.is_loopback or address == _address(here))
 
     def is_public(self, host: str) -> bool:
-        """Whether a Host header is that of `public_url`, port and all."""
+        """Whether a Host header is that of `public_url`, including the port."""
         return bool(self.public) and host.lower() == urlsplit(self.public).netloc.lower()
 
     def is_ours(self, origin: str, host: str) -> bool:
-        """Whether a page of that origin is one of this server's, which was asked as `host`."""
+        """Whether an origin belongs to this server, which was called as `host`."""
         _, _, named = origin.lower().partition("://")
         return named != "" and named in (host.lower(), self.public.lower().partition("://")[2])
 
     def address(self, request: Request) -> str:
-        """The start of links for others: as configured, else as this request reached the server."""
+        """The start of links for others: as configured, or as this request reached the server."""
         return self.public or str(request.base_url).rstrip("/")
 
 
 def _name(host: str) -> str:
-    """Without port and brackets, in lower case; a dot at the end is the same name."""
+    """A host without port and brackets, in lower case, without a dot at the end."""
     found = _HOST.fullmatch(host)
     return (found[1] if found else host).strip("[]").rstrip(".").lower()
 

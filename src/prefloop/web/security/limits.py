@@ -1,4 +1,4 @@
-"""Bounds on what strangers can make the server do: guess passwords, send deep bodies."""
+"""Limits what strangers can do to the server: guessing passwords, and sending deeply nested bodies."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _KEYS = 20_000  # accounts and addresses remembered; the oldest are forgotten fi
 
 
 class Throttle:
-    """Attempts at a password, counted for each account and each address, with a wait that doubles.
+    """Counts login attempts for each account and each address, with a waiting time that doubles.
 
-    An account's wait ends at a minute, so that strangers can slow its owner down but not lock them out; an address's at
-    a quarter of an hour. Names are counted whether or not they exist, and kept hashed: people mistype passwords there.
-    Each server process counts for itself.
+    An account's waiting time is at most a minute, so that strangers can slow its owner down but not lock them out; an
+    address's is at most a quarter of an hour. Names are counted whether or not they exist, and are kept as hashes,
+    because people sometimes type a password there. Each server process counts for itself.
     """
 
     _FREE = {"account": 5, "address": 20}
@@ -39,7 +39,7 @@ class Throttle:
         self._failures: OrderedDict[tuple[str, bytes], tuple[int, float]] = OrderedDict()  # (count, when the last)
 
     def attempt(self, account: str, address: str) -> float:
-        """Count an attempt before it is made (many at once get no head start). Seconds to wait; 0 = go on."""
+        """Count an attempt before it is made, also if many come at once. Returns seconds to wait; 0 means none."""
         now = self._clock()
         with self._lock:
             waits = [self._wait(key, now) for key in self._keys(account, address)]
@@ -54,7 +54,7 @@ class Throttle:
         return 0.0
 
     def succeeded(self, account: str, address: str) -> None:
-        """The account starts afresh; the address loses only this attempt, or one known account would free it."""
+        """Reset the account. The address loses only this attempt, else one known account would reset it."""
         of_account, of_address = self._keys(account, address)
         with self._lock:
             self._failures.pop(of_account, None)
@@ -74,7 +74,7 @@ class Throttle:
 
 
 def _login(account: str) -> bytes:
-    """As the store looks it up, or another spelling would be another account; what no account can have, as it is."""
+    """The name as the store looks it up, so that another spelling is the same account."""
     try:
         return login_of(account).encode()
     except DataError:
@@ -82,7 +82,7 @@ def _login(account: str) -> bytes:
 
 
 def network_of(address: str) -> str:
-    """Whom an address belongs to: an IPv6 customer owns a whole /64; a server for both sees IPv4 inside IPv6."""
+    """The network of an address: a /64 of IPv6, since one customer owns it; IPv4 also if it is written as IPv6."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -93,9 +93,10 @@ def network_of(address: str) -> str:
 
 
 def json_problem(body: bytes) -> str | None:
-    """Why a body, taken for JSON, goes no further: too deep, numbers too long or not JSON's, a key twice (which of
-    the two counts, every reader decides for itself), text that cannot be written down again. None = go on; whether it
-    is JSON at all is the parser's to say.
+    """Why a body is refused before it is parsed as JSON; None if it is accepted.
+
+    Reasons are: nesting too deep, numbers too long or not JSON, a key that occurs twice (parsers differ in which one
+    counts), and text that cannot be encoded. Whether it is JSON at all is left to the parser.
     """
     try:
         text = body.decode("utf-8-sig")
@@ -122,7 +123,7 @@ def json_problem(body: bytes) -> str | None:
 
 
 class _Problem(Exception):
-    """Why JSON is refused that a parser would take."""
+    """A reason to refuse JSON that a parser would accept."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Passwords: argon2id as in RFC 9106, a bounded number at once, equally slow whether or not a name exists."""
+"""Hashes passwords with argon2id (RFC 9106), a limited number at once, in equal time whether or not a name exists."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORTEST, LONGEST = 10, 128  # characters
 
 
 class Passwords:
-    """Hashing takes 64 MiB and tens of milliseconds: two at once, a short queue, and "busy" for the rest of a flood."""
+    """Hashing takes 64 MiB and much time, so two run at once, a few wait, and the rest get "busy"."""
 
     def __init__(
         self, hasher: PasswordHasher | None = None, at_once: int = 2, waiting: int = 8, patience_s: float = 10.0
@@ -31,7 +31,9 @@ class Passwords:
         self._patience_s = patience_s
 
     def hash(self, password: str, name: str | None = None) -> str:
-        """For a new password. Raises DataError where it is too short, too long or too plain, BusyError in a flood."""
+        """The hash of a new password. Raises DataError if it is too short, too long or too simple; BusyError if too
+        many come.
+        """
         if not SHORTEST <= len(password) <= LONGEST:
             raise DataError(f"a password has {SHORTEST} to {LONGEST} characters; a few words in a row do well")
         if len(set(password)) < 4 or (name and password.casefold() == name.casefold()):
@@ -40,7 +42,7 @@ class Passwords:
             return self._hasher.hash(_bytes(password))
 
     def verify(self, known: str | None, password: str) -> bool:
-        """Whether the password is the one of a hash. None (no such account) is never, after as much work."""
+        """Whether the password matches a hash. None (no such account) never matches, after the same work."""
         if len(password) > LONGEST:
             return False
         with self._slot():
@@ -55,8 +57,10 @@ class Passwords:
 
     @cached_property
     def _nobodys(self) -> str:
-        """A hash that no password has, as dear to check as everybody else's. It is drawn, not computed, or the first
-        unknown name would take twice as long as all others."""
+        """A hash that no password matches, and that takes as long to check as any other.
+
+        It is drawn at random and not computed, or the first unknown name would take twice as long.
+        """
         made, salt, digest = self._hasher, os.urandom(self._hasher.salt_len), os.urandom(self._hasher.hash_len)
         cost = f"m={made.memory_cost},t={made.time_cost},p={made.parallelism}"
         return f"$argon2id$v={ARGON2_VERSION}${cost}${_base64(salt)}${_base64(digest)}"
@@ -80,7 +84,7 @@ _FLOOD = "too many people are signing in at this moment; try again in a few seco
 
 
 def _bytes(password: str) -> bytes:
-    """One password, however the keyboard composes its accents."""
+    """The password as bytes, in one form however the keyboard composes its accents."""
     return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
 
 

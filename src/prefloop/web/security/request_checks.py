@@ -1,5 +1,6 @@
-"""What holds for every request and answer, whatever the route: known host names, security headers, no writes from other
-sites, bounded bodies. Plain ASGI, outside of everything else, so that error pages and static files have it too.
+"""Checks of every request and response: known host names, security headers, no writes from other sites, limited bodies.
+
+This is plain ASGI around everything else, so that it covers error pages and static files too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class RequestChecks:
-    """ASGI middleware; `on_error` answers for whatever the application failed to."""
+    """ASGI middleware. `on_error` answers if the application fails."""
 
     def __init__(self, app: ASGIApp, on_error: Callable[[Request, Exception], Response], hosts: Hosts) -> None:
         self._app, self._on_error, self._hosts = app, on_error, hosts
@@ -81,9 +82,9 @@ class RequestChecks:
 
     @asynccontextmanager
     async def _admit(self, scope: Scope, receive: Receive) -> AsyncIterator[Receive]:
-        """Check a request, and read the body of one that writes; yields what gives it to the application.
+        """Check a request and read its body if it writes; yields a `receive` for the application.
 
-        Raises _Refused, and ClientDisconnect where the rest of it does not come.
+        Raises _Refused, and ClientDisconnect if the rest of the body does not come.
         """
         headers = Headers(scope=scope)
         if refusal := self._hosts.refusal(scope, headers.getlist("host")):
@@ -108,8 +109,10 @@ class RequestChecks:
             self._held -= sum(held)
 
     async def _body(self, receive: Receive, limit: int, held: list[int]) -> bytes:
-        """All of it, unless it is longer than the limit: a stated length may lie, or be missing. `held` counts what
-        goes beyond the size of ordinary bodies, of which there is room for so much in all."""
+        """The whole body, unless it is longer than the limit. A stated length may be wrong or missing.
+
+        `held` counts the bytes of large bodies, which share a limited amount of memory.
+        """
         parts: list[bytes] = []
         size = 0
         while True:
@@ -129,10 +132,10 @@ class RequestChecks:
                 return b"".join(parts)
 
     def _foreign(self, scope: Scope, headers: Headers) -> str | None:
-        """Why a request that writes is not from one of our own pages; None = it is, or it only reads.
+        """Why a request that writes does not come from one of our pages; None if it does, or only reads.
 
-        A browser says so in Sec-Fetch-Site (all current ones) and in Origin (all, on posts). At /api/ cookies count for
-        nothing, so another site has nothing to borrow.
+        Browsers say so in Sec-Fetch-Site (all current ones) and in Origin (all, on posts). At /api/ cookies do not
+        count, so another site cannot misuse them.
         """
         if scope["method"] in _SAFE or scope["path"].startswith("/api/"):
             return None
@@ -161,8 +164,7 @@ def _too_large(limit: int) -> _Refused:
 
 
 async def _problem_of(body: bytes, content_type: str) -> str | None:
-    """Why a body is not given to the application. Whatever does not call itself a form is looked at as JSON, which
-    has more names than one can list."""
+    """Why a body is refused. Everything that does not call itself a form is checked as JSON."""
     kind, options = parse_options_header(content_type)
     if kind in (b"application/x-www-form-urlencoded", b"multipart/form-data"):
         charset = options.get(b"charset", b"utf-8").lower()

@@ -1,9 +1,9 @@
-"""Formulas in what models wrote: where one begins and ends, and its TeX as MathML.
+"""Formulas in text written by models: where one begins and ends, and its TeX as MathML.
 
-`end_of` follows pandoc's rules (tex_math_dollars, tex_math_single_backslash), so that "$5 and $10" is money. `typeset`
-gives MathML only where everything of the source is to be seen in it: what is unknown, hidden, coloured, or too long is
-None, and the caller shows the source as it was written. The TeX is hostile like any other text: no macros, and bounds
-on length, nesting and size.
+`end_of` follows pandoc's rules (tex_math_dollars, tex_math_single_backslash), so "$5 and $10" is money. `typeset` gives
+MathML only if everything in the source is visible in it. For anything unknown, hidden, coloured or too long it gives
+None, and the caller shows the source. The TeX is untrusted: macros are not allowed, and length, nesting and size are
+limited.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DOLLARS = re.compile(rf"\$(?![\s$])(?>(?:\\.|[^$\\]){{1,{LONGEST}}})(?<!\s)\$(?
 
 
 def end_of(text: str, start: int) -> int | None:
-    """Where the formula that begins at `start` ends; None where none begins there."""
+    """The position where the formula that begins at `start` ends; None if none begins there."""
     end = _end_of(text, start)
     if end is None or text.count("`", start, end) % 2:  # "$5, and `$HOME`": half of a piece of code is in it
         return None
@@ -58,12 +58,12 @@ def _closed(text: str, opening: re.Match[str]) -> int | None:
 
 
 def closing(opening: str) -> str:
-    """What ends a display formula with that opening."""
+    """The delimiter that ends a display formula with that opening."""
     return _CLOSING.get(opening) or opening.replace("begin", "end", 1)
 
 
 def _found(text: str, ending: str, start: int) -> int | None:
-    """The end of the first `ending` that no backslash escapes and that does not follow at once."""
+    """The end of the first `ending` that is not escaped by a backslash and does not follow at once."""
     at = start
     while (at := text.find(ending, at, start + LONGEST)) >= 0:
         backslashes = at - len(text[start:at].rstrip("\\")) - start
@@ -126,7 +126,7 @@ _ENTITY = re.compile(r"&#x([0-9A-Fa-f]{4,6});")
 
 
 def typeset(source: str) -> str | None:
-    """A formula with its delimiters as a <math> element, which keeps the source; None where it must stay as it is."""
+    """A formula with its delimiters as a <math> element that keeps the source; None if it must stay as it is."""
     if len(source) > LONGEST_TYPESET or _REFUSED.search(source) or _depth(source) > DEEPEST:
         return None
     return _typeset(source)
@@ -153,7 +153,7 @@ def _typeset(source: str) -> str | None:
 
 
 def _inside(source: str) -> str:
-    """Without delimiters, in environments that the converter has."""
+    """The formula without delimiters, in environments that the converter supports."""
     width = 0 if source.startswith("\\begin") else 1 if not source.startswith("$$") and source[0] == "$" else 2
     tex = source[width : len(source) - width].strip()
     tex = _NAMED.sub(lambda match: _SAME.get(match[0], match[0]), tex)
@@ -165,7 +165,7 @@ def _converted(tex: str, source: str) -> Element:
 
 
 def _element(node: Element, shown: list[str]) -> str:
-    """The element as HTML, its text also into `shown`. KeyError, ValueError: something that may not be in it."""
+    """The element as HTML; its text is added to `shown`. Raises KeyError or ValueError for anything not allowed."""
     tag, allowed = node.tag, ELEMENTS[node.tag]
     attributes = dict(node.attrib)
     text = node.text or ""
@@ -194,7 +194,7 @@ def _element(node: Element, shown: list[str]) -> str:
 
 
 def _lettered(style: str) -> Callable[[str], str]:
-    """R as a double-struck R ...: such letters are characters. KeyError: not one of them."""
+    """A letter in a style, such as R as a double-struck R, as a character. Raises KeyError if there is none."""
 
     def letter(plain: str) -> str:
         kind, name = unicodedata.name(plain).replace("LATIN ", "").replace(" LETTER", "").split()

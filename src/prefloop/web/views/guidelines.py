@@ -1,4 +1,4 @@
-"""The guidelines: the text that counts, and what has changed since somebody read them."""
+"""The guidelines in force, and what has changed since somebody read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefloop.web.views import present
 
 
 def on_disk(known: Services) -> str:
-    """What the file holds, read at each call so that an owner's edit shows at once; a missing one says what to do."""
+    """The content of the guidelines file, read at each call so that an edit shows at once."""
     try:
         return (known.root / known.config.annotate.guidelines).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -23,30 +23,30 @@ def on_disk(known: Services) -> str:
 
 
 def guidelines(known: Services, *, look: bool = False) -> Guidelines:
-    """What people are shown: the file's text, or the one that was written in the browser since. look: this moment's."""
+    """The text that people are shown: the file's, or one written later in the browser. look: check for changes now."""
     return known.queue.rules.guidelines(on_disk(known), look=look)
 
 
 def changed_for(known: Services, me: Person) -> bool:
-    """Whether others count now than this person has read. Whoever has read none has nothing to compare with."""
+    """Whether this person has read an earlier version than the current one."""
     return me.guidelines is not None and me.guidelines != guidelines(known).hash
 
 
 def asked(known: Services) -> str:
-    """What the ranking screen goes by, as a hash: an item that comes with another one tells the page to load anew."""
+    """A hash of what the ranking screen follows. If it changes, the page loads anew."""
     return digest("asked", present.rules(known.queue.rules.current()), guidelines(known).hash)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Lines that stayed ("same"), went ("gone") or came ("new")."""
+    """Lines that stayed ("same"), were removed ("gone") or were added ("new")."""
 
     kind: str
     text: str
 
 
 def pieces(before: str, after: str) -> list[Piece]:
-    """What differs, with a line of what stayed around it."""
+    """The differences between two versions, with one unchanged line around each."""
     old, new = before.splitlines(), after.splitlines()
     found: list[Piece] = []
     for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(1):

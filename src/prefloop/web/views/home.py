@@ -1,4 +1,4 @@
-"""What the home pages show: an owner's and a reviewer's view of the work, and each person's own."""
+"""What home pages show: an owner's and a reviewer's view of the work, and each person's own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FULL_BYTES = 1 << 30  # less free than this is warned of, and less than the stor
 
 @dataclass
 class Paces:
-    """Who ranked how much lately, counted once in a while: the home page looks again by itself."""
+    """Who ranked how much lately. It is counted only now and then, since the home page reloads by itself."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _until: float = 0.0
@@ -46,7 +46,7 @@ class Paces:
 
 @dataclass(frozen=True)
 class Member:
-    """One person in the owner's table. agreement, gold: (share, pairs) or None where there is nothing to compare."""
+    """One person in the owner's table. agreement, gold: (share, pairs), or None if there is nothing to compare."""
 
     person: Person
     pace: Pace
@@ -58,7 +58,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Disk:
-    """free: bytes on the disk of the store, None where the database is elsewhere. backup: when the last one was."""
+    """free: bytes free on the disk of the store, None for another machine. backup: the time of the last one."""
 
     free: int | None
     size: int
@@ -68,7 +68,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Work:
-    """hours: of people's time that is left, None before anybody has ranked; days: at the pace of the last 24 hours."""
+    """hours: people's time still needed, None before anybody has ranked. days: at the pace of the last 24 hours."""
 
     quota: Quota
     pace: Pace
@@ -77,12 +77,12 @@ class Work:
 
     @property
     def most(self) -> int:
-        """Of one day, for the chart."""
+        """The largest number of one day, for the chart."""
         return max(self.pace.days)
 
 
 def work(known: Services, figures: Look) -> Work:
-    """How far everybody together is, and how long the rest takes."""
+    """How far everybody together is, and how long the rest will take."""
     quota, pace = known.queue.quota(), total(known.paces.get(known.store))
     seconds = figures.counted.report.seconds if figures.counted else None
     return Work(
@@ -94,7 +94,7 @@ def work(known: Services, figures: Look) -> Work:
 
 
 def team(known: Services, figures: Look) -> list[Member]:
-    """Everybody who ranks or may, the busiest of the last 24 hours first. Nobody who left without a ranking."""
+    """Everybody who ranks or may rank, those who ranked most in the last 24 hours first."""
     found = known.paces.get(known.store)
     reports = {one.annotator: one for one in figures.counted.report.people} if figures.counted else {}
     nothing = Pace(0, (0,) * DAYS, None)
@@ -122,7 +122,7 @@ def _share(counted: Counted) -> tuple[float, int] | None:
 
 
 def look(known: Services) -> Look:
-    """The figures of agreement on what people rank by now; nothing is counted before the first ranking."""
+    """The figures of agreement on the current criterion. Nothing is counted before the first ranking."""
     if not latest(known.store):
         return Look(None, False)
     try:
@@ -133,7 +133,7 @@ def look(known: Services) -> Look:
 
 
 def waiting(known: Services, figures: Look) -> Mapping[str, int]:
-    """Items that wait for a reviewer, by why; those that only the rankings tell are as old as the figures."""
+    """How many items wait for a reviewer, by reason. Reasons found in rankings are as old as the figures."""
     found = {"skipped": known.queue.skipped_only()}
     if figures.counted:
         found |= {"flagged": figures.counted.flagged, "split": figures.counted.split}
@@ -141,7 +141,7 @@ def waiting(known: Services, figures: Look) -> Mapping[str, int]:
 
 
 def disk(known: Services, now: float) -> Disk:
-    """Whether there is room, and when the store was saved."""
+    """Free space, and the time of the last backup."""
     database = known.store.database
     taken, backup = size(known.store), last_backup(known.store)
     free = shutil.disk_usage(known.root).free

@@ -1,8 +1,7 @@
-"""Markdown as markdown-it reads it, with rules of our own so that it eats nothing of what was written.
+"""Markdown as markdown-it reads it, with rules of our own so that nothing that was written gets lost.
 
-Formulas are not Markdown: nothing inside them is markup. A backslash stays to be seen. Stars inside a word or a product
-(2*a*b) are stars. A table's row with more cells than its head keeps them all. Blocks say that their text decides which
-way it runs.
+Nothing inside a formula is markup. A backslash stays visible. Stars inside a word or a product (2*a*b) are stars. A
+table row with more cells than its head keeps them all. The text of each block decides its direction.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SCHEMES = frozenset({"http", "https", "mailto"})
 
 
 def allowed_link(url: str) -> bool:
-    """Absolute, of an allowed scheme, and nothing but printable ASCII, as markdown-it's encoding leaves it."""
+    """Whether a link is absolute, of an allowed scheme, and printable ASCII after markdown-it's encoding."""
     if not re.fullmatch(r"[!-~]+", url):
         return False
     try:
@@ -45,7 +44,7 @@ def allowed_link(url: str) -> bool:
 
 @lru_cache(maxsize=1)
 def parser() -> MarkdownIt:
-    """CommonMark and tables. No HTML, no reference definitions: they would vanish from the page, text and all."""
+    """A parser for CommonMark and tables, without HTML and without reference definitions, which would not be shown."""
     markdown = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_NESTING})
     markdown.enable("table").disable(["html_block", "html_inline", "reference", "text_join"])
     markdown.validateLink = allowed_link  # type: ignore[method-assign]
@@ -86,7 +85,7 @@ def _line(state: StateBlock, line: int) -> str:
 
 
 def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """Lines that begin with a formula of their own: none of them is a list, a heading or a table."""
+    """Lines that begin with a display formula. None of them is a list, a heading or a table."""
     if state.is_code_block(start) or not formulas.DISPLAY.match(_line(state, start)):
         return False
     if _last_line(state, start, end) is None:
@@ -95,14 +94,14 @@ def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> boo
 
 
 def _paragraph_with_formula(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A first line in which a formula begins that ends on a later one."""
+    """A paragraph whose first line begins a formula that ends on a later line."""
     if silent or (_last_line(state, start, end) or start) == start:
         return False
     return _paragraph(state, start, end, False)
 
 
 def _last_line(state: StateBlock, start: int, end: int) -> int | None:
-    """The line on which the last formula that begins on line `start` ends; None: none, or one that never ends."""
+    """The line on which the last formula that begins on line `start` ends; None if there is none."""
     text, at, last = _line(state, start), 0, None
     while opening := _OPENINGS.search(text, at):
         at = opening.end()
@@ -125,7 +124,7 @@ def _last_line(state: StateBlock, start: int, end: int) -> int | None:
 
 
 def _paragraph(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """As CommonMark's, but for lines inside a formula: they are its own, whatever they look like."""
+    """CommonMark's paragraph, except that lines inside a formula always belong to it."""
     terminators = state.md.block.ruler.getRules("paragraph")
     outer, state.parentType = state.parentType, "paragraph"
     end = state.lineMax
@@ -176,14 +175,14 @@ def _star(state: StateInline, silent: bool) -> bool:
 
 
 def _special(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: Any) -> str:
-    """A character that a backslash kept from being markup, with the backslash: it may have been TeX."""
+    """A character that a backslash protected from being markup, with the backslash, since it may be TeX."""
     token = tokens[at]
     kept = token.info == "escape" and token.content != token.markup
     return ('<span class="escape">\\</span>' if kept else "") + escape(token.content)
 
 
 def _break(state: StateInline, silent: bool) -> bool:
-    """A backslash at the end of a line is a line break, and is to be seen too."""
+    """A backslash at the end of a line: a line break, and visible."""
     if not state.src.startswith("\\\n", state.pos):
         return False
     if not silent:
@@ -198,7 +197,7 @@ _PIPES = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)|\\.|[$]|\|")
 
 
 def _cells(row: str) -> list[str]:
-    """A table's row at its pipes, but for those in code and formulas, and those that a backslash escapes."""
+    """The cells of a table row, split at pipes outside of code and formulas that no backslash escapes."""
     cells, start, at = [], 0, 0
     while match := _PIPES.search(row, at):
         end = formulas.end_of(row, match.start()) if match[0][0] in "$\\" else None
@@ -245,14 +244,14 @@ def _direction(state: StateCore) -> None:
 
 
 def _image(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: Any) -> str:
-    """No picture is fetched: its address could carry what the page holds to elsewhere."""
+    """An image as text. No image is fetched, because its address could carry content of the page elsewhere."""
     token = tokens[at]
     said = f"[image: {token.attrs.get('src', '')}] {token.content}".rstrip()
     return escape(said)
 
 
 def _fence(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: Any) -> str:
-    """Code, with what stands after the opening fence: it is part of what the model wrote."""
+    """A code block with the text after its opening fence, which is part of what the model wrote."""
     token = tokens[at]
     info = f'<span class="info">{escape(token.info.strip())}</span>\n' if token.info.strip() else ""
     return f"<pre><code>{info}{escape(token.content)}</code></pre>\n"

@@ -1,6 +1,6 @@
-"""What the ranking page shows of a presentation: text made safe, letters for positions, words for people.
+"""What the ranking page shows of a presentation: safe text, letters for positions, and words for people.
 
-Nothing is added to what `Queue` hands out: a name that is not in `Presentation` cannot reach an annotator from here.
+Nothing is added to what `Queue` hands out. What is not in `Presentation` cannot reach an annotator.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ PAIR_KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
 
 @dataclass(frozen=True)
 class Shown:
-    """A text twice: as Markdown made safe, and as it is. `name` heads it ("A", "User"), `kind` styles it."""
+    """A text in two forms: as safe Markdown, and unchanged. `name` is its heading ("A", "User"), `kind` its style."""
 
     name: str
     kind: str
@@ -84,7 +84,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class TaskPage:
-    """All that `rank_task.html` needs. The JSON texts are for data attributes; Jinja escapes them."""
+    """Everything that `rank_task.html` needs. The JSON texts are for data attributes; Jinja escapes them."""
 
     lease: str
     seconds_left: int
@@ -101,7 +101,7 @@ class TaskPage:
 
 
 def task_page(given: Presentation, progress: Progress | None, now: float | None = None) -> TaskPage:
-    """The page of one presentation. now: seconds since 1970, by default the clock's."""
+    """The page of one presentation. now: seconds since 1970, by default the current time."""
     now = time.time() if now is None else now
     return TaskPage(
         lease=given.lease,
@@ -120,13 +120,13 @@ def task_page(given: Presentation, progress: Progress | None, now: float | None 
 
 
 def cards(texts: Sequence[str], turns: Sequence[Turns]) -> tuple[Shown, ...]:
-    """Answers by letter: A is texts[0], whose turns, if it has more than its text, are turns[0]."""
+    """Answers by letter: A is texts[0], and turns[0] holds its turns if it has more than its text."""
     pairs = enumerate(zip(texts, turns, strict=True))
     return tuple(Shown(LETTERS[place], "answer", _answer(text, said), raw(text)) for place, (text, said) in pairs)
 
 
 def _answer(text: str, said: Turns) -> Markup:
-    """An answer of several turns says who speaks."""
+    """An answer; one of several turns says who speaks."""
     if not said:
         return rendered(text, typeset=True)
     if len(said) == 1 and said[0].role == "assistant":
@@ -136,7 +136,7 @@ def _answer(text: str, said: Turns) -> Markup:
 
 
 def turns(prompt: Prompt) -> tuple[Shown, ...]:
-    """The prompt as turns of a chat, after its tools; a plain prompt, or a chat of one turn, has no name."""
+    """The prompt as turns of a chat, after its tools. A plain prompt, or a chat of one turn, has no names."""
     tools = "\n".join(map(tool_text, prompt.tools))
     first = [Shown("Tools", "system", Markup("<pre>{}</pre>").format(raw(tools)), raw(tools))] if tools else []
     system = [Message("system", prompt.system)] if prompt.system else []
@@ -155,13 +155,13 @@ def _turn(message: Message) -> Shown:
 
 
 def _name(message: Message) -> str:
-    """ "User", "Tool weather [call_1]"."""
+    """The name of a speaker: "User", "Tool weather [call_1]"."""
     said = speaker(message)
     return said[:1].upper() + said[1:]
 
 
 def _message(message: Message) -> Markup:
-    """Its text as Markdown; calls, reasoning and the like as they are, since Markdown would eat some of their marks."""
+    """A message: its text as Markdown; calls and reasoning unchanged, since Markdown would drop some characters."""
     before, after = (
         Markup("<pre>{}</pre>").format(raw("\n".join(lines))) if lines else Markup("") for lines in asides(message)
     )
@@ -169,23 +169,23 @@ def _message(message: Message) -> Markup:
 
 
 def words(*texts: str) -> int:
-    """How much there is to read."""
+    """How many words there are to read."""
     return sum(len(text.split()) for text in texts)
 
 
 def plain(content: Content) -> str:
-    """A prompt in one line, for lists."""
+    """A prompt on one line, for lists."""
     text = content if isinstance(content, str) else " · ".join(map(message_text, content))
     return " ".join(text.split())
 
 
 def said(answer: Answer) -> dict[str, Any]:
-    """An answer for the screen to start from; how long it took is not said again."""
+    """An answer for the screen to start from, without its duration."""
     return {key: value for key, value in answer.to_json().items() if key not in ("duration_s", "dwell_s")}
 
 
 def in_words(answer: Answer) -> str:
-    """ "B, then A = C; unacceptable: A", for a person's own history."""
+    """An answer in words for a person's own history: "B, then A = C; unacceptable: A"."""
     parts = [", then ".join(" = ".join(LETTERS[i] for i in sorted(tier)) for tier in answer.tiers)]
     if answer.unacceptable:
         parts.append("unacceptable: " + ", ".join(LETTERS[i] for i in sorted(answer.unacceptable)))
@@ -195,7 +195,7 @@ def in_words(answer: Answer) -> str:
 
 
 def progress_json(progress: Progress) -> dict[str, Any]:
-    """A person's own numbers, as the page's bar shows them."""
+    """A person's own numbers for the page's progress bar."""
     return {
         "done": progress.done,
         "limit": progress.limit,
@@ -206,7 +206,7 @@ def progress_json(progress: Progress) -> dict[str, Any]:
 
 
 def rules(settings: Annotate) -> str:
-    """What the project allows, for the script: the server checks the same again."""
+    """What the project allows, for the script. The server checks the same again."""
     return data(
         {
             "partial": settings.partial,
@@ -231,7 +231,7 @@ def choices() -> dict[str, Any]:
 
 
 def finished(progress: Progress, *, held: bool) -> Mapping[str, str]:
-    """What a person without work is told; held: somebody holds an item that could become theirs."""
+    """What a person without work is told. held: whether somebody holds an item that could become theirs."""
     if progress.stopped == "limit":
         return {
             "title": "That was your share: thank you",

@@ -1,7 +1,7 @@
-"""What reviewers' pages show: the queue with its disagreements, and one item with everybody's rankings side by side.
+"""What reviewers' pages show: the queue with its disagreements, and one item with all rankings side by side.
 
-The store's lists know states and counts; who disagrees and what was flagged is in the rankings, read here a page at a
-time, so that no list ever loads the whole project.
+The store's lists know states and counts. Disagreements and flags are in the rankings, which are read a page at a time,
+so that no list ever loads the whole project.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ _CHUNK = 150
 
 @dataclass(frozen=True)
 class Heard:
-    """What people said of an item. opposed of ordered: pairs (of answers and people) put in opposite orders, of those
-    put in an order by both. flags: those that anybody set, by how often."""
+    """What people said about an item.
+
+    ordered: pairs (of answers and of people) that both people put in an order
+    opposed: those of them that the two people ordered in opposite ways
+    flags:   how often anybody set each flag
+    """
 
     people: int
     opposed: int
@@ -50,7 +54,7 @@ class Heard:
 
     @property
     def waiting(self) -> bool:
-        """Whether a reviewer should look: it is flagged, or more pairs are opposed than not, and nobody has decided."""
+        """Whether a reviewer should look: it is flagged, or most pairs are opposed, and nobody has decided."""
         return not self.adjudicated and (bool(self.flags) or 2 * self.opposed > self.ordered)
 
 
@@ -63,18 +67,18 @@ class Line:
 
     @property
     def beside(self) -> int:
-        """Rankings that take no place: surplus, or by people who are left out."""
+        """How many rankings take no place: surplus, or by excluded people."""
         return max(0, self.heard.people - self.row.done)
 
     @property
     def waiting(self) -> bool:
-        """Gold and discarded items have been looked at."""
+        """Whether the item needs a reviewer. Gold and discarded items do not."""
         return self.heard.waiting and self.row.state not in ("gold", "discarded")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A page: `after` is the cursor of the next one (None: the end); scanned is how many rows it took to fill it."""
+    """A page of the list. `after` is the cursor of the next page, or None; scanned counts the rows looked at."""
 
     lines: tuple[Line, ...]
     after: int | None
@@ -82,7 +86,7 @@ class Listing:
 
 
 def listing(queue: Queue, store: Store, criterion: str, kind: Kind, after: int) -> Listing:
-    """A page of the queue, oldest first. Looks through at most `SCAN` rows; then `after` leads on."""
+    """A page of the queue, oldest first. It looks through at most `SCAN` rows; `after` continues."""
     lines: list[Line] = []
     scanned = 0
     within = {"disagreement": "several", "flagged": "given", "waiting": "given"}
@@ -110,7 +114,7 @@ def _belongs(line: Line, kind: Kind) -> bool:
 
 
 def hear(item: Item, criterion: str, passed: Sequence[str] = ()) -> Heard:
-    """What its rankings on a criterion say about an item; passed: flags of people who then skipped it."""
+    """What the rankings of a criterion say about an item. passed: flags of people who then skipped it."""
     said = [r for r in current(item.rankings) if r.criterion == criterion]
     flags: dict[str, int] = {}
     for flag in itertools.chain(passed, *(r.flags for r in said)):
@@ -121,9 +125,9 @@ def hear(item: Item, criterion: str, passed: Sequence[str] = ()) -> Heard:
 
 
 def opposition(said: list[Ranking]) -> tuple[int, int]:
-    """(pairs that two people put in opposite orders, pairs that both put in an order), over pairs of people.
+    """(pairs ordered in opposite ways, pairs that both ordered), over all pairs of people.
 
-    Adjudications don't count: whoever gave them had seen the others.
+    Adjudications do not count, because their authors had seen the others.
     """
     opposed = ordered = 0
     ranks = [mid_ranks(r.tiers) for r in said if not r.metadata.get("adjudication")]
@@ -140,7 +144,7 @@ def opposition(said: list[Ranking]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one person said of one answer: its rank ("2", "2=" for a tie, "" unranked) and the marks."""
+    """One person's judgement of one answer: its rank ("2", "2=" for a tie, "" if unranked) and its marks."""
 
     rank: str
     best: bool
@@ -151,7 +155,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ReviewedRanking:
-    """One person's ranking of the item; `cells` by letter."""
+    """One person's ranking of the item. `cells` are in the order of the letters."""
 
     said: GivenRanking
     cells: tuple[Cell, ...]
@@ -191,18 +195,18 @@ def letters(ids: tuple[tuple[str, ...], ...], item: Item) -> str:
 
 
 def letters_of(item: Item) -> dict[str, str]:
-    """By completion id, in the order reviewers see."""
+    """The letter of each completion id, in the order that reviewers see."""
     return {completion.id: LETTERS[n] for n, completion in enumerate(item.completions)}
 
 
 def texts(item: Item) -> tuple[Shown, ...]:
-    """The answers in the order reviewers see; models stay unnamed, so that adjudication is blind too."""
+    """The answers in the order that reviewers see. Models are not named, so that adjudication is blind too."""
     asked = item.prompt.content
     return cards([c.text for c in item.completions], [shown_turns(asked, c.text, c.messages) for c in item.completions])
 
 
 def adjudication_page(view: ItemView, attributes: tuple[str, ...]) -> TaskPage:
-    """The item on the ranking screen, in the order `Queue.adjudicate` speaks of. It is nobody's lease."""
+    """The item on the ranking screen, in the order that `Queue.adjudicate` uses. There is no lease."""
     item = view.item
     return TaskPage(
         lease=f"review-{item.id}",
