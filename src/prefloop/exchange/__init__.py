@@ -1,4 +1,4 @@
-"""Read and write the field's formats. Pure: files in, the product's own nouns out, and back."""
+"""Reads and writes the file formats of the field. It converts between files and the types of `prefloop.types`."""
 
 from prefloop.exchange.base import Parsed, RowError
 from prefloop.exchange.files.sinks import Written

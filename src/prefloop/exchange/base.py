@@ -1,4 +1,4 @@
-"""What reading a file yields, and what a reader raises for a record it cannot use."""
+"""The results of reading a file, and the error that a reader raises for a record it cannot use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Parsed = Prompt | Demonstration | Item | RowError
 
 
 class Look(Enum):
-    """What a field that a reader does not use may look like, by its name and the shape of its value."""
+    """How an unused field may look, by its name and the shape of its value."""
 
     VERDICT = "a verdict"  # label, winner, preference, better_response_id, chosen
     SCORE = "a score"  # score, rating, rank, reward, margin, votes
@@ -36,19 +36,21 @@ class Look(Enum):
 
 
 class BadRow(Exception):
-    """Raised by a reader: the record cannot be used, and the message says why. Never leaves this package."""
+    """A record cannot be used; the message says why. Readers raise it, and it never leaves this package."""
 
 
 @dataclass(frozen=True)
 class Format:
     """How one family of files is recognised and read.
 
-    fits:  whether a record looks like this format; used on the first records of a file only.
-    parse: records -> what they say. A `BadRow` may be raised (all is lost) or yielded (one part is).
-    uses:  the fields of a record whose meaning `parse` knows; what stands in others becomes metadata.
-    stops: what an unused field must not look like (see `unused`); an import stops at the first one that does.
-    group: for formats that spread one list over several rows: adjacent rows with equal keys are parsed together.
-           Without it, `parse` always gets exactly one record.
+    fits:  whether a record has this format; called for the first records of a file only
+    parse: from records to items, prompts or demonstrations; a `BadRow` may be raised (nothing of the record can be
+           used) or
+           yielded (one part cannot)
+    uses:  the fields of a record that `parse` reads; all other fields become metadata
+    stops: what an unused field must not look like (see `unused`); an import stops at the first one that does
+    group: for formats that spread one list over several rows: rows with equal keys are parsed together. Without it,
+           `parse` always gets exactly one record
     """
 
     name: str
@@ -62,10 +64,10 @@ class Format:
 
 @dataclass(frozen=True, repr=False)
 class Odd:
-    """A value that JSON, or a database, cannot hold: NaN, bytes, a date after the year 9999.
+    """A value that JSON or a database cannot hold: NaN, bytes, a date after the year 9999.
 
-    It costs nothing where nobody needs it: metadata keeps `kept` in its place. A reader that does need the field finds
-    neither a text nor a number there, and names `what` it found instead.
+    Metadata keeps `kept` in its place. A reader that needs the field finds neither a text nor a number there, and its
+    message names `what` it found instead.
     """
 
     what: str
@@ -81,19 +83,19 @@ def words(text: str) -> frozenset[str]:
 
 
 def printable(text: str, limit: int = SHOWN_CHARACTERS) -> str:
-    """The start of a text with everything a terminal could obey (escapes, newlines, direction marks) spelt out."""
+    """The start of a text, with every character that a terminal could obey (escapes, newlines) spelt out."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
     return shown[:limit]
 
 
 def quoted(value: object) -> str:
-    """A value as it may appear in a reason: short and safe to print."""
+    """A value as it may appear in a message: short and safe to print."""
     text = repr(value)
     return printable(text if len(text) <= 60 else text[:57] + "...", 60)
 
 
 def kind(value: object) -> str:
-    """What a JSON value is called in a message to people."""
+    """The name of the type of a JSON value, for messages to people."""
     if value is None:
         return "null"
     if isinstance(value, Odd):

@@ -1,4 +1,4 @@
-"""Typed fields out of a JSON object; a missing or mistyped one is a `BadRow` that names it."""
+"""Reads typed fields of a JSON object. A missing field, or one of the wrong type, is a `BadRow` that names it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANSWERED_BY_ANSWER = ("question", "query", "input")  # beside a `prompt`, `answe
 
 
 def text(value: object, name: str) -> str:
-    """Text with something in it."""
+    """A text that is not empty."""
     if not isinstance(value, str):
         raise BadRow(f"{name} must be text, not {kind(value)}")
     if not value.strip():
@@ -34,7 +34,7 @@ def text(value: object, name: str) -> str:
 
 
 def optional_text(record: Record, name: str) -> str | None:
-    """Any text, the empty one included; None where the field is missing or null."""
+    """Any text, also an empty one; None if the field is missing or null."""
     value = record.get(name)
     if value is not None and not isinstance(value, str):
         raise BadRow(f"{name} must be text, not {kind(value)}")
@@ -42,7 +42,7 @@ def optional_text(record: Record, name: str) -> str | None:
 
 
 def optional_name(record: Record, name: str) -> str | None:
-    """An id or a name: text or a whole number, as text."""
+    """An id or a name as text: a text, or a whole number."""
     value = record.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -56,7 +56,7 @@ def number(value: object, name: str) -> float:
 
 
 def scored(value: object, name: str) -> float:
-    """A number, or a text that is nothing else ("4")."""
+    """A number, or a text that is nothing but a number ("4")."""
     if not isinstance(value, str):
         return number(value, name)
     try:
@@ -102,12 +102,12 @@ def token_ids(value: object) -> tuple[int, ...]:
 
 
 def everything(record: Record) -> Collection[str]:
-    """The used fields of a format that explains or keeps whatever its records hold."""
+    """The used fields of a format that explains or keeps everything in its records."""
     return record.keys()
 
 
 def rest(record: Record, used: Collection[str]) -> dict[str, Any]:
-    """The fields nothing else took, beside those already under `metadata`."""
+    """The fields that nothing else read, together with those under `metadata`."""
     left = {name: value for name, value in record.items() if name not in used and name != "metadata"}
     given = record.get("metadata")
     if given is None:
@@ -120,7 +120,7 @@ def rest(record: Record, used: Collection[str]) -> dict[str, Any]:
 
 
 def messages(value: object, name: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
-    """A list of messages, and the other fields of each by its place: {"0": {...}}. The last one says something."""
+    """A list of messages, and the other fields of each by position: {"0": {...}}. The last one must say something."""
     found = [message(entry, f"message {place} of {name}") for place, entry in enumerate(items_of(value, name), start=1)]
     if not found or (found[-1][0].silent and found[-1][0].role != "tool"):  # a tool may well give nothing back
         raise BadRow(f"{name} is empty")
@@ -128,18 +128,18 @@ def messages(value: object, name: str) -> tuple[tuple[Message, ...], dict[str, A
 
 
 def prompt_name(record: Record) -> str | None:
-    """The field that holds the prompt, among the usual names."""
+    """The field that holds the prompt, by the usual names."""
     return next((name for name in PROMPT_FIELDS if record.get(name) is not None and _asks(record[name], name)), None)
 
 
 def _asks(value: object, name: str) -> bool:
-    """`conversation` is the name of much else; the other names always mean the prompt."""
+    """Whether a field is a prompt. `conversation` may mean other things; the other names always mean the prompt."""
     first = value[0] if isinstance(value, list) and value else None
     return name != "conversation" or (isinstance(first, dict) and bool({"role", "from"} & first.keys()))
 
 
 def prompt_of(record: Record) -> Prompt:
-    """The prompt of a record, under whichever of the usual names it goes, and the tools that may be called."""
+    """The prompt of a record, under any of the usual names, and the tools that may be called."""
     _refuse_media(record)
     tools = tools_of(record)
     system = next((said for name in SYSTEM_NAMES if (said := optional_text(record, name)) is not None), None)
@@ -161,20 +161,22 @@ def _refuse_media(record: Record) -> None:
 
 
 def prompt_fields(record: Record) -> tuple[str, ...]:
-    """The fields `prompt_of` read: `input`, `context` and `history` only mean something beside `instruction`."""
+    """The fields that `prompt_of` reads: `input`, `context` and `history` count only beside `instruction`."""
     name = prompt_name(record) or "prompt"
     return (*SYSTEM_NAMES, *TOOLS, name, *(ALPACA if name == "instruction" else ()))
 
 
 def answer_name(record: Record) -> str | None:
-    """The field that holds the one answer to a prompt."""
+    """The field that holds the single answer to a prompt."""
     names = (*ANSWERS, "answer") if prompt_name(record) in ANSWERED_BY_ANSWER else ANSWERS
     return next((name for name in names if record.get(name) is not None), None)
 
 
 def named_prompt(record: Record) -> tuple[Prompt, tuple[str, ...]]:
-    """The prompt among the fields of other people's choosing, and the fields that it took: by its usual names, or the
-    only field there is. Raises BadRow where several could be it."""
+    """The prompt among fields with unknown names, and the fields that it was read from.
+
+    It is found by a usual name, or is the only field there is. Raises BadRow if several fields could be it.
+    """
     filled = {name: value for name, value in record.items() if value not in (None, "")}
     system = next((name for name in SYSTEM_NAMES if isinstance(filled.get(name), str)), None)
     candidates = [name for name in filled if name != system and isinstance(filled[name], str | list)]
@@ -204,7 +206,7 @@ def _alpaca(record: Record) -> Content:
 
 
 def answer(turns: Sequence[Message], local_id: str, name: str, **known: Any) -> Completion:
-    """A completion from the turns that follow a prompt; whatever is more than one plain text keeps its messages."""
+    """A completion from the turns that follow a prompt. An answer that is more than a plain text keeps its messages."""
     messages = tuple(turns)
     if len(messages) == 1 and messages[0].role == "assistant" and messages[0].plain:
         return Completion(local_id, text(messages[0].content, name), **known)
@@ -212,7 +214,7 @@ def answer(turns: Sequence[Message], local_id: str, name: str, **known: Any) -> 
 
 
 def completion(value: object, local_id: str, name: str) -> Completion:
-    """A completion written as text, as one message, or as a list of messages."""
+    """A completion from a text, a message, or a list of messages."""
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list):
@@ -224,7 +226,7 @@ def completion(value: object, local_id: str, name: str) -> Completion:
 
 
 def split_answer(content: Content, name: str) -> tuple[tuple[Message, ...], Message]:
-    """A conversation that ends with the assistant, as what was asked and what was answered."""
+    """A conversation that ends with the assistant, split into the question and the answer."""
     if isinstance(content, str) or len(content) < 2 or content[-1].role != "assistant":
         raise BadRow(f"{name} must be messages of which the last is the assistant's")
     return content[:-1], content[-1]

@@ -1,8 +1,8 @@
-"""How likely it is that people prefer one completion to another: a soft label for each pair of an item.
+"""Estimates how likely people are to prefer one completion to another: a soft label for each pair of an item.
 
-From the votes alone: with w of n people (ties half) preferring it, (w + 1/2) / (n + 1), the mean of the posterior under
-Jeffreys' prior. One vote is worth 0.75, three of three 0.875; never 0 or 1, which no number of votes can show.
-Left out: who the people are. For that, `labels.reliability` gives the same table from its model.
+It uses only the votes. If w of n people prefer it (a tie counts half), the label is (w + 1/2) / (n + 1), the mean of
+the posterior under Jeffreys' prior. One vote gives 0.75, three of three give 0.875; no number of votes gives 0 or 1.
+Who the people are does not matter here. `labels.reliability` gives the same table from its model of annotators.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Soft = Callable[[Item, str], Mapping[tuple[str, str], float]]
 
 @dataclass(frozen=True)
 class Votes:
-    """The people who placed both of two completions. `won`: how many put the first higher, a tie counting half."""
+    """The people who placed both of two completions. `won`: how many placed the first higher; a tie counts half."""
 
     won: float
     judges: int
@@ -29,7 +29,7 @@ class Votes:
 
 
 def votes(rankings: Sequence[Ranking], first: str, second: str) -> Votes:
-    """Of rankings of one item by one criterion, each of which counts."""
+    """The votes for each pair, from rankings of one item by one criterion. Each ranking counts."""
     won, judges = 0.0, 0
     for ranking in rankings:
         place = {key: tier for tier, keys in enumerate(ranking.tiers) for key in keys}
@@ -41,7 +41,7 @@ def votes(rankings: Sequence[Ranking], first: str, second: str) -> Votes:
 
 
 def look_up(table: Mapping[tuple[str, str], float], better: str, worse: str) -> float | None:
-    """The probability of a pair, given in either order; None where the table has none."""
+    """The probability of a pair in either order; None if the table does not have it."""
     if (better, worse) in table:
         return table[better, worse]
     turned = table.get((worse, better))

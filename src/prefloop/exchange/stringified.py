@@ -1,9 +1,10 @@
-"""Messages that were written as one text: "[{'role': 'user', ...}]", as spreadsheets and `str()` leave them.
+"""Recognises message lists that were written as text: "[{'role': 'user', ...}]", as spreadsheets and `str()` leave
+them.
 
-Every record passes here before any reader sees it, so that no format takes the source of a message list for an answer.
-JSON (encoded twice, too), Python's notation, and numpy's (`array(...)`, or no commas between the lines) are read. A
-list that is cut off, or that holds a NaN, costs its row. What else is not a list of messages to the last character
-stays the text it is, and so do texts inside messages, metadata, and records of our own exports.
+Every record passes here before any reader sees it, so that no format takes such a text for an answer. It reads JSON
+(also encoded twice), Python's notation, and numpy's (`array(...)`, or no commas between the lines). A list that is cut
+off, or that holds a NaN, makes its row unusable. A text that is not a message list to its last character stays a text;
+so do texts inside messages, metadata, and records of our own exports.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _WORDS = {"true": "True", "false": "False", "null": "None"}
 
 
 def spoken(record: Record) -> Record:
-    """The record, with messages instead of texts that are nothing but messages.
+    """The record with messages in place of texts that are nothing but messages.
 
-    Raises BadRow if one is too large, or where a message holds something that JSON cannot.
+    Raises BadRow if one is too large, or if a message holds something that JSON cannot express.
     """
     literal = OWN in record
     return {name: value if name == "metadata" else _decoded(value, literal) for name, value in record.items()}
@@ -56,7 +57,7 @@ def _decoded(value: Any, literal: bool) -> Any:
 
 
 def _columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Messages of which each field is a list, as `datasets` stores a sequence of objects; None where it is not that."""
+    """Messages of which each field is a list, as `datasets` stores a sequence of objects; None if it is not that."""
     names = next((pair for pair in MESSAGE if all(isinstance(value.get(name), list) for name in pair)), None)
     if names is None or len({len(of) if isinstance(of, list) else -1 for of in value.values()}) > 1:
         return None
@@ -64,7 +65,7 @@ def _columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def messages_in(text: str) -> str | list[Any]:
-    """The messages that a text writes down, or the text. Raises BadRow if they cannot be read as a whole."""
+    """The messages that a text spells out, or the text itself. Raises BadRow if they cannot be read completely."""
     bare = text.strip()
     if _QUOTED.match(bare[:64]):
         said = _unquoted(bare)
@@ -83,7 +84,7 @@ def messages_in(text: str) -> str | list[Any]:
 
 
 def _unquoted(text: str) -> str | None:
-    """What a text in quotes says: JSON that was encoded twice, or Python's notation of bytes."""
+    """The content of a quoted text: JSON that was encoded twice, or Python's notation of bytes."""
     try:
         found = ast.literal_eval(text) if text[0] == "b" else json.loads(text)
         return found.decode() if isinstance(found, bytes) else found if isinstance(found, str) else None
@@ -133,5 +134,5 @@ def _python(text: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON could hold too, or ValueError: keys of a dictionary may be numbers in Python."""
+    """The value in a form that JSON can express. Raises ValueError if there is none."""
     return json.loads(json.dumps(value, allow_nan=False))

@@ -1,7 +1,7 @@
-"""One message of any file as a `Message`: its names of roles, its content, its tool calls; and lists of tools.
+"""Reads one message of any file as a `Message` (its roles, content and tool calls), and lists of tools.
 
-What a message holds beside role and content is kept with it, whatever it is called, but for what describes the record
-rather than what was said (`BOOKKEEPING`): that goes to the prompt's metadata. Images, sounds and files are refused.
+Everything else in a message is kept with it, except fields that describe the record and not what was said
+(`BOOKKEEPING`); these go to the prompt's metadata. Images, sounds and files are refused.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ BOOKKEEPING = frozenset(
 
 
 def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
-    """One message written as {role, content} or {from, value}, and its other fields that are not part of what it says.
+    """A message from {role, content} or {from, value}, and its other fields that are not part of the message.
 
-    Raises BadRow where it says nothing, or holds what is no text.
+    Raises BadRow if it says nothing, or holds something that is not text.
     """
     if not isinstance(value, dict):
         raise BadRow(f"{name} must be an object, not {kind(value)}")
@@ -76,7 +76,7 @@ def _empty(value: object) -> bool:
 
 
 def _content(value: object, name: str) -> str | None:
-    """Text, or parts of which all are text: they are put together with nothing between, as chat templates do."""
+    """Text, or text parts joined with nothing between them, as chat templates join them."""
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -104,7 +104,7 @@ def _part(part: object, name: str) -> str:
 
 
 def _calls(value: object, name: str) -> list[Any]:
-    """Tool calls, a list or the JSON text of one; each names a function."""
+    """Tool calls from a list or its JSON text. Each must name a function."""
     found = _parsed(value, f"tool_calls of {name}")
     if not isinstance(found, list):
         found = [found]
@@ -118,7 +118,7 @@ def _calls(value: object, name: str) -> list[Any]:
 
 
 def _parsed(value: object, name: str) -> Any:
-    """What JSON text says; anything else is what it is. Raises BadRow for what cannot be kept."""
+    """The value of a JSON text; anything else unchanged. Raises BadRow for values that cannot be kept."""
     found = value
     if isinstance(value, str):
         try:
@@ -131,7 +131,7 @@ def _parsed(value: object, name: str) -> Any:
 
 
 def tools_of(record: Record) -> tuple[Json, ...]:
-    """The tools that a model may call (`tools`, or OpenAI's older `functions`): JSON schemas, or JSON text of them."""
+    """The tools that a model may call: JSON schemas or their JSON text in `tools`, or OpenAI's older `functions`."""
     name = next((name for name in TOOLS if record.get(name) not in (None, "", [], "[]")), None)
     if name is None:
         return ()

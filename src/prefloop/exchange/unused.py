@@ -1,8 +1,8 @@
-"""Fields that a reader does not use and that look like labels, scores or further answers.
+"""Finds fields that a reader does not use and that look like labels, scores or further answers.
 
-A reader takes what it knows and keeps the rest as metadata. That is harmless for a source or a language, but a file
-whose labels nobody read would be imitated, good answers and bad ones alike. So the registry asks of every record what
-its reader left, and stops where the name of a field, and the shape of its value, say that it judges or answers.
+A reader uses the fields it knows and keeps the rest as metadata. That is harmless for a source or a language. But if
+nobody read the labels of a file, its bad answers would be imitated like its good ones. Therefore the registry checks
+what the reader of each record left, and stops if the name and the shape of a field suggest a label or an answer.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ KNOWN = frozenset({"reward_model", "extra_info", "ground_truth", "reward_kwargs"
 
 
 def lookalikes(record: Record, used: Collection[str], stops: Collection[Look], ignored: Collection[str]) -> list[str]:
-    """The fields outside `used` that look like something in `stops`, inner ones as "metadata.label"; in order."""
+    """The unused fields that look like something in `stops`, in order; inner ones as "metadata.label"."""
     found = [
         path
         for path, name, value in _left(record, used)
@@ -77,7 +77,7 @@ def lookalikes(record: Record, used: Collection[str], stops: Collection[Look], i
 
 
 def _left(record: Record, used: Collection[str]) -> Iterator[tuple[str, str, Any]]:
-    """(path, name, value) of what is unused, and of what stands directly inside unused objects."""
+    """(path, name, value) of unused fields, and of fields directly inside unused objects."""
     for name, value in record.items():
         if name in KNOWN or value in (None, "", [], {}):
             continue
@@ -94,7 +94,7 @@ def _left(record: Record, used: Collection[str]) -> Iterator[tuple[str, str, Any
 
 
 def _of_last_message(name: str, value: object) -> Iterator[tuple[str, str, Any]]:
-    """What the last of a list of messages holds beside role and content: some files label or weight it there."""
+    """What the last of a list of messages holds beside role and content. Some files put a label there."""
     last = value[-1] if isinstance(value, list) and value else None
     if isinstance(last, dict) and {"role", "from"} & last.keys():
         for key, deep in last.items():
@@ -104,7 +104,7 @@ def _of_last_message(name: str, value: object) -> Iterator[tuple[str, str, Any]]
 
 
 def _of_entries(name: str, value: object, used: Collection[str]) -> Iterator[tuple[str, str, Any]]:
-    """What the entries of a used list hold, where the reader says which of their fields it uses: "answers.rank"."""
+    """What the entries of a used list hold beside the fields that the reader says it uses ("answers.rank")."""
     known = {path.removeprefix(f"{name}.") for path in used if path.startswith(f"{name}.")}
     for entry in value if known and isinstance(value, list) else ():
         for key, deep in entry.items() if isinstance(entry, dict) else ():
@@ -137,7 +137,7 @@ def _look(name: str, value: object, record: Record, used: Collection[str]) -> Lo
 
 
 def _repeats(value: object, record: Record, used: Collection[str]) -> bool:
-    """Whether an answer is one that the reader has under another name, as `response` beside `chosen`."""
+    """Whether an answer is one that the reader has under another name, such as `response` beside `chosen`."""
     return any(record.get(name) == value for name in used)
 
 
@@ -156,7 +156,7 @@ def _is_end(word: str) -> bool:
 
 
 def _alike(left: Mapping[str, Any]) -> list[str]:
-    """Texts or messages whose names differ only in how they end: reply_x1 and reply_x2, teacher_a and teacher_b."""
+    """Texts or messages whose names differ only in their ends: reply_x1 and reply_x2, teacher_a and teacher_b."""
     stems: dict[tuple[str, ...], list[str]] = {}
     for name, value in left.items():
         parts = split_name(name)

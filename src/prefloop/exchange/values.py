@@ -1,4 +1,4 @@
-"""What becomes of values that JSON cannot hold (`base.Odd`) once a record has been read: they end up in metadata."""
+"""Replaces values that JSON cannot hold (`base.Odd`) in the metadata of a record."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settled(result: Any) -> Any:
 
 
 def _changed(name: str, value: Any) -> dict[str, Any]:
-    """{name: the value without odd parts}, or nothing where it has none."""
+    """{name: the value without odd parts}; empty if there are no odd parts."""
     if isinstance(value, Prompt):
         new: Any = settled(value)
     else:
@@ -42,7 +42,7 @@ def _changed(name: str, value: Any) -> dict[str, Any]:
 
 
 def _part(part: Any) -> Any:
-    """A completion or a ranking."""
+    """A completion or a ranking without odd values."""
     found = {name: value for name in ("metadata", "sampling") if (value := getattr(part, name, None))}
     odd = {name: _kept(value) for name, value in found.items() if first_odd(dict(value))}
     return replace(part, **odd) if odd else part

@@ -1,6 +1,6 @@
-"""Writing: canonical records without loss, and pairs, single judgements, prompts and demonstrations for trainers.
+"""Writes records: canonical ones without loss, and pairs, single labels, prompts and demonstrations for trainers.
 
-What the rows are is said here; how they become JSON lines, CSV or Parquet, in `sinks`.
+This module makes the rows; `sinks` writes them as JSON lines, CSV or Parquet.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PAIRINGS: dict[str, Callable[[int], list[tuple[int, int]]]] = {
 
 
 def write_rankings(items: Iterable[Item], path: Path) -> Written:
-    """Canonical records, one an item; reading them, from JSON lines or Parquet, gives equal items.
+    """Write canonical records, one an item. Reading them from JSON lines or Parquet gives equal items.
 
-    In CSV, which only people read: a row for each completion of each ranking.
+    CSV, which is for people only, has a row for each completion of each ranking.
     """
     if format_of(Path(path)) == "csv":
         return write_rows(path, tables.PLACES, (row for item in items for row in _place_rows(item)))
@@ -36,16 +36,18 @@ def write_rankings(items: Iterable[Item], path: Path) -> Written:
 
 
 def write_pairs(items: Iterable[Item], path: Path, *, pairing: str = "all", soft: Soft | None = None) -> Written:
-    """`prompt, chosen, rejected` for every two completions that a ranking puts in different tiers. Ties make no row.
+    """Write `prompt, chosen, rejected` for every two completions in different tiers of a ranking. Ties give no row.
 
-    pairing: "all", "adjacent" (neighbouring tiers) or "extremes" (first and last tier).
-    soft:    where `probability` comes from; None, or a pair it does not know: the votes (see `exchange.soft`).
+    pairing: "all", "adjacent" (neighbouring tiers) or "extremes" (first and last tier)
+    soft:    the source of `probability`; None, or a pair it does not know, means the votes (see `exchange.soft`)
 
-    margin:      how many tiers apart the two are, in this ranking.
-    probability: that chosen is better, by everybody who placed both; below 0.5 where this person was outvoted.
-    judges:      how many that is.
-    weight:      1 / number of rows of this ranking, so that long lists do not drown short ones.
-    item_id:     rows of one list are not independent; split by it.
+    Each row also has:
+
+    margin:      how many tiers apart the two are in this ranking
+    probability: that chosen is better, by everybody who placed both; below 0.5 if this person was outvoted
+    judges:      how many people that is
+    weight:      1 / number of rows of this ranking, so that long lists do not outweigh short ones
+    item_id:     the item, to split the rows by, since rows of one list are not independent
     """
     if pairing not in PAIRINGS:
         raise DataError(f"there is no pairing {pairing!a}. Use one of: {', '.join(PAIRINGS)}.")
@@ -54,21 +56,21 @@ def write_pairs(items: Iterable[Item], path: Path, *, pairing: str = "all", soft
 
 
 def write_kto(items: Iterable[Item], path: Path) -> Written:
-    """`prompt, completion, label` for every completion that a ranking says is good or bad.
+    """Write `prompt, completion, label` for every completion that a ranking calls good or bad.
 
-    Rankings with marks of acceptability decide by those. Of the others, the first tier is good and the last is bad;
-    what lies between, and rankings that are one tie, say neither.
+    If a ranking has marks of acceptability, they decide. Otherwise the first tier is good and the last is bad; tiers
+    between them, and rankings of one tier, give no row.
     """
     return write_rows(path, tables.KTO, (row for item in items for row in _kto_rows(item)))
 
 
 def write_prompts(prompts: Iterable[Prompt], path: Path) -> Written:
-    """`prompt`, with `system` and `metadata` where there are any."""
+    """Write `prompt`, with `system` and `metadata` if there are any."""
     return write_rows(path, tables.PROMPTS, (_prompt_record(prompt) for prompt in prompts))
 
 
 def write_demonstrations(demonstrations: Iterable[Demonstration], path: Path) -> Written:
-    """`prompt, completion`, with `system` and `metadata` where there are any."""
+    """Write `prompt, completion`, with `system` and `metadata` if there are any."""
     return write_rows(path, tables.DEMONSTRATIONS, (_demonstration_record(d) for d in demonstrations))
 
 
@@ -91,20 +93,20 @@ def _prompt_record(prompt: Prompt) -> dict[str, Any]:
 
 
 def _demonstration_record(shown: Demonstration) -> dict[str, Any]:
-    """An answer that is more than one plain text is the list of its messages."""
+    """A row in which an answer that is more than a plain text is the list of its messages."""
     completion = content_to_json(shown.messages) if shown.messages else shown.text
     metadata = present(metadata=dict(shown.metadata) or None)
     return {**_prompt_record(shown.prompt), "completion": completion, **metadata}
 
 
 def _standing(item: Item) -> list[Ranking]:
-    """The rankings that no later one of the same item replaces."""
+    """The rankings that no later one of the same item supersedes."""
     replaced = {ranking.supersedes for ranking in item.rankings if ranking.supersedes}
     return [ranking for ranking in item.rankings if ranking.id not in replaced]
 
 
 def _said(prompt: Prompt, *answers: Completion) -> tuple[Any, ...]:
-    """Prompt and answers as trainers expect them: all text, or all message lists with the system prompt first."""
+    """Prompt and answers as trainers expect them: all texts, or all message lists with the system prompt first."""
     if isinstance(prompt.content, str) and prompt.system is None and not any(a.messages for a in answers):
         return prompt.content, *(a.text for a in answers)
     turns: Content = (Message("user", prompt.content),) if isinstance(prompt.content, str) else prompt.content
@@ -165,7 +167,7 @@ def _kto_rows(item: Item) -> Iterator[dict[str, Any]]:
 
 
 def labels(item: Item, ranking: Ranking) -> dict[str, bool]:
-    """{completion id: whether it is good}, for the completions that a ranking says it of."""
+    """{completion id: whether it is good} for the completions that a ranking calls good or bad."""
     if ranking.none_acceptable:
         return {c.id: False for c in item.completions}
     if ranking.unacceptable or ranking.criterion == "acceptable":
@@ -177,7 +179,7 @@ def labels(item: Item, ranking: Ranking) -> dict[str, bool]:
 
 
 def _place_rows(item: Item) -> Iterator[dict[str, Any]]:
-    """For spreadsheets: where each ranking puts each completion; 1 is best, equal numbers tie, empty is unranked."""
+    """Rows for spreadsheets with the rank of each completion; 1 is best, equal numbers tie, empty is unranked."""
     about = {
         "item_id": item.id,
         "external_id": item.external_id,

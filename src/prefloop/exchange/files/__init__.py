@@ -1,1 +1,1 @@
-"""Files as records and back: JSON, CSV, Parquet, compressed or not."""
+"""Reads files as records and writes them back: JSON, CSV, Parquet, compressed or not."""

@@ -1,6 +1,6 @@
-"""JSON cut into its records without parsing them: lines, or the elements of one array; and where to give up.
+"""Cuts JSON into records without parsing it: lines, or the elements of one array.
 
-A few bytes of an archive can stand for gigabytes of brackets, commas or newlines. What a record costs is bounded, so
+A few bytes of an archive can expand to gigabytes of brackets, commas or newlines. The work for a record is limited, so
 that such a file ends soon: `Endless` says where, and that nothing after it was read.
 """
 
@@ -19,16 +19,16 @@ DEEPEST = 100_000  # levels; an element deeper than what JSON readers take costs
 
 
 class Endless(Exception):
-    """Nothing that can be used is to be expected any more."""
+    """Raised if nothing usable is to be expected in the rest of a file."""
 
 
 def longest(limit: int) -> int:
-    """How long a record may be that is skipped because it is longer than `limit` bytes."""
+    """How long a record that exceeds `limit` bytes may be and still be skipped."""
     return max(64 * limit, 64_000_000)
 
 
 def lines_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes | BadRow]]:
-    """Non-blank lines with their numbers; of a line over `limit` bytes only the first `limit` + 1 are kept."""
+    """Non-blank lines with their numbers. Of a line over `limit` bytes only the first `limit` + 1 are kept."""
     line = blank = 0
     while raw := stream.readline(limit + 1):
         line += 1
@@ -51,9 +51,9 @@ _INSIDE = re.compile(rb'["\\\n]')
 
 
 def elements_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes | BadRow]]:
-    """The elements of one JSON array, cut out without parsing, with the lines they start on.
+    """The elements of one JSON array, cut out without parsing, with the lines on which they start.
 
-    Only brackets and strings are followed, so an element that is not JSON costs itself and not its neighbours.
+    Only brackets and strings are followed, so an element that is not valid JSON does not affect its neighbours.
     """
     depth, begin, start, line = 0, 0, 1, 1  # begin: of what is not yet copied into `element`
     element, length, work = bytearray(), 0, 0  # of the element so far: its bytes, and the marks found in it
@@ -85,7 +85,7 @@ def elements_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, by
 
 
 def _bounded(length: int, marks: int, limit: int) -> int:
-    """The length of an element so far. Raises Endless where it is too much work to look for its end."""
+    """The length of an element so far. Raises Endless if finding its end takes too much work."""
     if length > longest(limit) or marks > max(limit, CHUNK_BYTES):
         raise Endless(f"an element is longer than {length:,} bytes")
     return length
@@ -98,7 +98,7 @@ def _bounded_depth(depth: int) -> int:
 
 
 def _marks(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int, int]]:
-    """(chunk, position, line, marks so far) of every bracket and comma outside strings, and of every chunk's end."""
+    """(chunk, position, line, marks so far) of every bracket and comma outside strings, and of every end of a chunk."""
     line, count, in_string, escaped = 1, 0, False, False
     while chunk := stream.read1(CHUNK_BYTES):  # read1: keeps what comes before a damaged place
         at = 1 if escaped else 0

@@ -1,4 +1,4 @@
-"""Rows of one key brought together, wherever in a file they stand, in bounded memory: by way of a database on disk."""
+"""Brings rows with equal keys together, wherever they are in a file, by a database on disk to limit memory."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BEGIN;
 def together(
     found: Iterable[SourceRow | RowError], key: Callable[[Record], str], limit: int
 ) -> Iterator[list[SourceRow] | RowError]:
-    """Lists of rows with equal keys, in the order of their first rows; bad rows come first.
+    """Lists of rows with equal keys, in the order of their first rows. Bad rows come first.
 
-    A list is one record, so its rows together may not be longer than `limit` bytes: else all of it is a RowError.
+    A list is one record, so its rows together may have at most `limit` bytes; otherwise the list is a RowError.
     """
     database = sqlite3.connect("")  # a temporary file of its own
     try:
@@ -46,7 +46,7 @@ def together(
 
 
 def _keep(database: sqlite3.Connection, key: str, row: SourceRow, limit: int) -> None:
-    """Of a list that is too long only the first rows are kept: enough to say so."""
+    """Store a row. Of a list that is too long only the first rows are kept, enough to report it."""
     packed = pack(row.record)
     database.execute(
         "INSERT INTO lists (key, bytes, rows) VALUES (?, ?, 1)"

@@ -1,7 +1,7 @@
-"""JSON texts as values, and values as text again.
+"""Parses JSON texts, and writes values as text.
 
-What no JSON can hold becomes an `Odd`; what later code could not walk is a BadRow.
-Every reader of files goes through here, so that a record says the same whether it came as a line or from Parquet.
+Values that JSON cannot express become an `Odd`. Values that later code could not process are a BadRow. All file
+readers use this module, so that a record means the same as a line and from Parquet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ INT_RANGE = (-(2**63), 2**64 - 1)
 
 
 def parse_json(text: str) -> Any:
-    """One JSON value; no key twice; an `Odd` for each number that is none. Raises BadRow. `checked` does the rest."""
+    """One JSON value, with an `Odd` for each number like NaN. Raises BadRow, also for a key that occurs twice."""
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -28,7 +28,7 @@ def parse_json(text: str) -> Any:
 def checked(value: Any) -> Any:
     """The value with an `Odd` for each text that no database or file can hold.
 
-    Raises BadRow for nesting that later code could not walk, and for such texts as names.
+    Raises BadRow for nesting that is too deep, and for such texts as names.
     """
     pending: list[tuple[object, int]] = [(value, 1)]
     odd = False

@@ -1,4 +1,4 @@
-"""Parquet files as the same records JSON would give. The only place that knows pyarrow."""
+"""Reads and writes Parquet with the same records as JSON. Only this module uses pyarrow."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, NotImplemen
 
 
 def parquet_records(path: Path, limit: int) -> Iterator[tuple[int, Record | BadRow]]:
-    """(row number from 1, record) of each row; one that would be longer than `limit` bytes is bad, and not unpacked.
+    """(row number from 1, record) of each row. A row longer than `limit` bytes is bad and is not unpacked.
 
-    Raises DataError if the file is not Parquet after all.
+    Raises DataError if the file is not Parquet.
     """
     try:
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
@@ -66,14 +66,14 @@ def parquet_records(path: Path, limit: int) -> Iterator[tuple[int, Record | BadR
 
 
 def _lengths(batch: Any, limit: int) -> list[int]:
-    """About how many bytes each row is; 0 for all where they are together no longer than one may be."""
+    """The approximate size of each row in bytes; all 0 if together they are below the limit of one row."""
     if sum(_length(column) for column in batch.columns) <= limit:
         return [0] * batch.num_rows
     return [sum(_length(column.slice(row, 1)) for column in batch.columns) for row in range(batch.num_rows)]
 
 
 def _length(array: Any) -> int:
-    """Bytes of the values, each counted at least once however little it takes, as each is written at least as `0,`."""
+    """The size of the values in bytes. Each value counts, since each is written at least as `0,`."""
     kind = array.type
     if isinstance(array, pa.ExtensionArray):
         return _length(array.storage)
@@ -109,7 +109,7 @@ def _record(
 
 
 def _plain(scalar: Any) -> Any:
-    """A value as JSON would have it, an `Odd` where it could not. Nulls inside objects are left out, as in JSON."""
+    """A value as in JSON, or an `Odd`. Nulls inside objects are left out."""
     try:
         return _json(scalar.as_py())
     except UNREADABLE as error:
@@ -126,7 +126,7 @@ def _called(kind: Any, error: Exception) -> str:
 
 
 def _json(value: Any) -> Any:
-    """A value of Python as JSON has it."""
+    """A Python value as in JSON."""
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, float):
@@ -155,7 +155,7 @@ _NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def _pairs(value: list[Any]) -> dict[str, Any] | None:
-    """A map, which pyarrow gives as pairs, as the object it would be in JSON; None where it is no map of texts."""
+    """A map, which pyarrow gives as pairs, as an object; None if its keys are not texts."""
     if not value or not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in value):
         return None
     found = dict(value)
@@ -166,7 +166,7 @@ def _pairs(value: list[Any]) -> dict[str, Any] | None:
 
 
 def _undo(field: Any) -> Callable[[Any], Any]:
-    """How to get back what `write_table` put into a column: JSON text becomes the object it was."""
+    """How to restore what `write_table` put into a column: JSON text becomes the object it was."""
     if (field.metadata or {}).get(b"prefloop") == b"json":
         return lambda value: parse_json(value) if isinstance(value, str) else value
     inner = _undo_type(field.type)
@@ -174,7 +174,7 @@ def _undo(field: Any) -> Callable[[Any], Any]:
 
 
 def _undo_type(kind: Any) -> Callable[[Any], Any] | None:
-    """None where nothing of a type is ours, so that other people's files cost no walk."""
+    """How to restore values of a type; None if nothing of it was written by us, as in other people's files."""
     if pa.types.is_list(kind):
         element = _undo_type(kind.value_type)
         return None if element is None else lambda values: [element(value) for value in values]
@@ -190,7 +190,7 @@ def _is_ours(field: Any) -> bool:
 
 
 def write_table(path: Path, fields: Fields, rows: Iterable[Mapping[str, Any]], schema: int) -> int:
-    """Write rows of these columns, group by group; what has no column in a row is null. Returns how many rows."""
+    """Write rows of these columns, group by group. Missing values are null. Returns how many rows were written."""
     columns = pa.schema([_field(name, kind) for name, kind in fields], metadata={"prefloop.schema": str(schema)})
     count = 0
     with pq.ParquetWriter(path, columns, compression="zstd") as writer:
@@ -240,7 +240,7 @@ _PLAIN_TYPES: dict[str, Callable[[], Any]] = {
 
 
 def _fit(value: Any, kind: Type) -> Any:
-    """A value as its column takes it: free-form objects as JSON text, whole numbers as floats where floats belong."""
+    """A value as its column stores it: free-form objects as JSON text, whole numbers of float columns as floats."""
     if value is None or kind == "turns":
         return value
     if kind == "json":

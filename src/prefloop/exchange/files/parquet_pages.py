@@ -1,7 +1,7 @@
-"""What a Parquet file would become in memory, read off the headers of its pages before anything is unpacked.
+"""Finds out how much memory a Parquet file would need, from the headers of its pages, before unpacking anything.
 
-A few bytes can stand for a gigabyte: one page that compresses well, or a row with millions of references to one text.
-pyarrow unpacks whole pages, so a page is looked at first. Its header is a Thrift struct in the compact protocol
+A few bytes can stand for a gigabyte: a page that compresses well, or a row with millions of references to one text.
+pyarrow unpacks whole pages, so each page is checked first. A page header is a Thrift struct in the compact protocol
 (https://github.com/apache/parquet-format), of which four numbers are needed.
 """
 
@@ -21,7 +21,7 @@ HEADER_BYTES = (1 << 12, 1 << 20)  # most are short; with statistics they can be
 
 @dataclass(frozen=True)
 class Plan:
-    """How to read a row group: `rows` at a time, or not at all, and why."""
+    """How to read a row group: `rows` at a time, or not at all and why."""
 
     rows: int
     refused: str = ""
@@ -29,7 +29,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Group:
-    """A row group: how many rows, and where its columns are."""
+    """A row group: its number of rows, and where its columns are."""
 
     rows: int
     chunks: tuple[Chunk, ...]
@@ -45,9 +45,9 @@ class Chunk:
 
 
 def groups(file: BinaryIO, columns: int) -> list[Group]:
-    """From the end of the file. pyarrow would say the same, but ends the whole process at some damaged ones.
+    """The row groups, read from the end of the file. pyarrow ends the whole process for some damaged files.
 
-    Raises ValueError where it makes no sense.
+    Raises ValueError if the metadata makes no sense.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(size - 8)
@@ -79,7 +79,7 @@ def _group(found: Any) -> Group:
 
 
 def plan(file: BinaryIO, group: Group, schema: Any, rows: int) -> Plan:
-    """Of one row group; at most `rows` at a time."""
+    """How to read one row group, with at most `rows` rows at a time."""
     row_bytes, packed = 0.0, 0
     for index, chunk in enumerate(group.chunks):
         column = schema.column(index)
@@ -101,7 +101,7 @@ def plan(file: BinaryIO, group: Group, schema: Any, rows: int) -> Plan:
 
 
 def is_text(column: Any) -> bool:
-    """Whether the reader leaves the values of a column as references into the dictionaries of its pages."""
+    """Whether the reader keeps the values of a column as references into the dictionaries of its pages."""
     return column.physical_type == "BYTE_ARRAY" and column.logical_type.type in ("STRING", "NONE", "ENUM")
 
 
@@ -113,7 +113,7 @@ class _Page:
 
 
 def _pages(file: BinaryIO, chunk: Chunk) -> Iterator[_Page]:
-    """The pages of a column chunk. Raises ValueError where a header makes no sense."""
+    """The pages of a column chunk. Raises ValueError if a header makes no sense."""
     at = chunk.dictionary if 0 < chunk.dictionary < chunk.data else chunk.data
     seen = 0
     while seen < chunk.values:
@@ -130,7 +130,7 @@ def _pages(file: BinaryIO, chunk: Chunk) -> Iterator[_Page]:
 
 
 def _header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
-    """The header that begins at a place, and how long it is."""
+    """The header at a position, and its length."""
     for size in HEADER_BYTES:
         file.seek(at)
         source = io.BytesIO(file.read(size))
@@ -147,7 +147,7 @@ DEEPEST = 16
 
 
 def _struct(source: BinaryIO, depth: int) -> dict[int, Any]:
-    """{field number: value} of a struct; maps and texts are skipped."""
+    """{field number: value} of a struct. Maps and texts are skipped."""
     if depth > DEEPEST:
         raise ValueError("a page header is nested too deep")
     found: dict[int, Any] = {}

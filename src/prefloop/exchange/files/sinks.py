@@ -1,6 +1,7 @@
-"""Rows to files: JSON lines, CSV or Parquet by the file's name; whole or not at all; equal rows give equal bytes.
+"""Writes rows to files: JSON lines, CSV or Parquet, by the name of the file.
 
-One row is in memory at a time (Parquet: one batch; its rows wait in a temporary file until their types are known).
+A file is written completely or not at all, and equal rows give equal bytes. One row is in memory at a time. For
+Parquet it is one batch, and its rows wait in a temporary file until their types are known.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ FREE = ("metadata", "sampling", "ratings", "prefloop")  # objects of any shape
 
 @dataclass(frozen=True)
 class Written:
-    """What is in a file that was written.
+    """A file that was written.
 
-    format:  "jsonl", "csv" or "parquet".
-    sha256:  of the file as it lies there, compression included.
-    mended:  rows with surrogates, which no UTF-8 file can hold: pairs became their character, halves U+FFFD.
-    schema:  the version of the layout; docs/formats.md tells them apart.
+    format:  "jsonl", "csv" or "parquet"
+    sha256:  the hash of the file on disk, compression included
+    mended:  rows with surrogates, which UTF-8 cannot hold: pairs became their character, single ones U+FFFD
+    schema:  the version of the layout; docs/formats.md describes them
     """
 
     rows: int
@@ -47,7 +48,7 @@ class Written:
 
 
 def format_of(path: Path) -> str:
-    """What a file of this name is written as. JSON lines unless the name says otherwise."""
+    """The format for a file name: JSON lines unless the ending says otherwise."""
     stem = path.name.removesuffix(path.suffix) if path.suffix in (".gz", ".xz") else path.name
     if stem.endswith(".parquet"):
         if stem != path.name:
@@ -57,7 +58,7 @@ def format_of(path: Path) -> str:
 
 
 def write_rows(path: Path, columns: Columns, rows: Rows) -> Written:
-    """Write the rows of one kind. Raises DataError, leaving an older file as it was, if the place or a row is bad."""
+    """Write rows of one kind. Raises DataError if the place or a row is bad; an older file then stays as it was."""
     path = Path(path)
     format = format_of(path)
     if path.is_dir() or not path.parent.is_dir():
@@ -82,7 +83,7 @@ def write_rows(path: Path, columns: Columns, rows: Rows) -> Written:
 
 
 def _settle(path: Path) -> tuple[int, str]:
-    """Size and hash of a file that is now on the disk, also across power loss."""
+    """The size and hash of a file that is on disk and would survive power loss."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
@@ -100,7 +101,7 @@ def _compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
 
 
 class _Lines:
-    """The rows as JSON, one a line; counts those whose text had to be mended."""
+    """The rows as JSON, one a line. It counts rows whose text had to be mended."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -117,13 +118,13 @@ class _Lines:
             yield line + b"\n"
 
     def clean(self) -> Iterator[OutputRow]:
-        """The rows themselves, with the same checks and the same mending."""
+        """The rows themselves, with the same checks and mending."""
         for line in self:
             yield json.loads(line)
 
 
 def mend(text: str) -> str:
-    """The two halves of a surrogate pair become the character they mean; half a pair becomes U+FFFD."""
+    """The text with each surrogate pair replaced by its character, and each single surrogate by U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -135,7 +136,7 @@ def _json(row: OutputRow) -> str:
 
 
 def _sorted(value: object, free: bool = False) -> object:
-    """Free-form objects in the order of their keys: databases do not keep another."""
+    """Free-form objects sorted by key, since databases do not keep the order."""
     if isinstance(value, Mapping):
         names = sorted(value) if free else value
         return {name: _sorted(value[name], free or name in FREE) for name in names}
@@ -160,7 +161,10 @@ def _spool(aside: Path) -> Path:
 
 
 def _write_parquet(aside: Path, columns: Columns, lines: Iterable[bytes]) -> int:
-    """A column has one type, and whether prompts are chats is only known at the last row: so rows are spooled first."""
+    """Write Parquet. Rows are first written to a temporary file.
+
+    A column has one type, and only after the last row it is known whether prompts are chats.
+    """
     from prefloop.exchange.files.parquet import write_table  # pyarrow takes a while to load
 
     spool = _spool(aside)

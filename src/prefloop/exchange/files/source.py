@@ -1,7 +1,7 @@
-"""From a file to its JSON objects: lines, arrays or Parquet; plain, gzip, xz or bzip2; one record in memory at a time.
+"""Reads the JSON objects of a file: lines, arrays or Parquet; plain, gzip, xz or bzip2; one record at a time.
 
-What a file is, is read off its first bytes, never off its name. A record too long, too deep, not JSON or not clean
-text becomes a `RowError`; only a file that cannot be opened at all is a `DataError`.
+The kind of a file is recognised by its first bytes, never by its name. A record that is too long, too deep, not JSON or
+not valid text becomes a `RowError`. Only a file that cannot be opened at all is a `DataError`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One record and where it was."""
+    """One record, its line, and its text."""
 
     line: int
     record: Record
@@ -52,7 +52,7 @@ def rows(path: Path, max_line_bytes: int) -> Iterator[SourceRow | RowError]:
 
 
 def _until_hopeless(found: Iterator[SourceRow | RowError]) -> Iterator[SourceRow | RowError]:
-    """The rows, until too many in succession are no records at all: a hostile file may have millions."""
+    """The rows, until too many in succession are not records: a hostile file may have millions."""
     bad = 0
     for row in found:
         yield row
@@ -63,7 +63,7 @@ def _until_hopeless(found: Iterator[SourceRow | RowError]) -> Iterator[SourceRow
 
 
 def _check(path: Path) -> bytes:
-    """The first bytes of a regular, readable, non-empty file."""
+    """The first bytes of a regular, readable, non-empty file. Raises DataError for anything else."""
     try:
         if path.is_dir():
             raise DataError(f"{path} is a folder. Give the files in it, one by one.")
@@ -99,7 +99,7 @@ TAR = (257, b"ustar")
 
 
 def _refuse_other(path: Path, start: bytes) -> None:
-    """Raise DataError where the first bytes are those of a kind of file that people take for data."""
+    """Raises DataError if the first bytes are those of another kind of file that people take for data."""
     for mark, what in OTHER.items():
         if start.startswith(mark):
             raise DataError(f"{path} is {what}.")
@@ -137,7 +137,7 @@ def _json_rows(path: Path, start: bytes, limit: int) -> Iterator[SourceRow | Row
 
 
 def _peek(stream: io.BufferedIOBase) -> bytes:
-    """The first bytes of the content; the stream is left at its start, after a byte order mark."""
+    """The first bytes of the content. The stream is then at its start, after a byte order mark."""
     try:
         peek = stream.read1(PEEK_BYTES)
     except DAMAGED:
@@ -147,7 +147,7 @@ def _peek(stream: io.BufferedIOBase) -> bytes:
 
 
 def _is_array(peek: bytes) -> bool:
-    """Whether the content is one JSON array, rather than lines of which the first happens to be an array."""
+    """Whether the content is one JSON array, and not lines of which the first happens to be an array."""
     if not peek.lstrip().startswith(b"["):
         return False
     first, _, rest = peek.lstrip().partition(b"\n")

@@ -1,8 +1,8 @@
-"""CSV for spreadsheets, with cells that no spreadsheet takes for a formula. To be read by people, not read back.
+"""Writes CSV for spreadsheets, in which no cell is taken for a formula. It is for people, and not for reading back.
 
-OWASP, "CSV Injection": a text that starts with = + - @, tab or carriage return is run by Excel, LibreOffice and Google
-Sheets; full-width forms of these are taken for the same in East Asian settings. Such a text gets an apostrophe before
-it. Numbers are numbers, also negative ones, and so is a text that is nothing but a number.
+OWASP, "CSV Injection": Excel, LibreOffice and Google Sheets run a text that starts with = + - @, tab or carriage
+return; in East Asian settings also with the full-width forms. Such a text gets an apostrophe before it. Numbers stay
+numbers, also negative ones, and so does a text that is nothing but a number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def write_csv(out: IO[bytes], columns: Columns, rows: Iterable[Mapping[str, Any]]) -> int:
-    """A header, then the rows; comma, double quotes, CRLF (RFC 4180), UTF-8 with a mark. Returns how many rows."""
+    """Write a header and the rows in RFC 4180 form, UTF-8 with a byte order mark. Returns how many rows."""
     count = 0
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
     try:
@@ -43,7 +43,7 @@ def write_csv(out: IO[bytes], columns: Columns, rows: Iterable[Mapping[str, Any]
 
 
 def _asked(row: Mapping[str, Any]) -> object:
-    """The prompt, after the tools that may be called where there are any."""
+    """The prompt, after the tools that may be called if there are any."""
     asked = row.get("prompt")
     if not row.get("tools"):
         return asked
@@ -51,7 +51,7 @@ def _asked(row: Mapping[str, Any]) -> object:
 
 
 def cell(value: object) -> str | int | float:
-    """A value as a cell: numbers as they are, text harmless, everything else as text."""
+    """A value as a cell: numbers as they are, text made harmless, everything else as text."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -70,7 +70,7 @@ def cell(value: object) -> str | int | float:
 
 
 def harmless(text: str) -> str:
-    """The text, after an apostrophe where a spreadsheet would run it. NUL, which ends a cell early, becomes U+FFFD."""
+    """The text, with an apostrophe if a spreadsheet would run it. NUL, which ends a cell early, becomes U+FFFD."""
     text = text.replace("\0", "\ufffd")
     if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         return f"'{text}"

@@ -1,8 +1,8 @@
-"""One connection of a client: how long it may take to say what it wants and to listen, and what is no request at all.
+"""The server's side of one connection: time limits for sending and receiving, and what is not a valid request.
 
-uvicorn's protocol with deadlines. uvicorn itself only ends connections that are idle between two requests: one that
-sends half of its headers and waits, sends its body a byte at a time, or reads nothing, is kept forever there, and a few
-hundred of them are all that the server has room for (docs/adr/0016-deadlines-on-the-wire.md).
+It extends uvicorn's protocol with deadlines. uvicorn itself only ends connections that are idle between two requests.
+It keeps a connection forever that sends half of its headers, sends its body a byte at a time, or reads nothing, and it
+has room for only a few hundred of them (docs/adr/0016-deadlines-on-the-wire.md).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _log = logging.getLogger("prefloop.web.security.wire")
 
 
 def protocol(most: int, proxies: Sequence[str]) -> Any:
-    """What makes a `Connection`, for uvicorn's `http`. most: connections from one address; `proxies` may have more."""
+    """The factory of `Connection`s for uvicorn's `http`. most: connections from one address, except `proxies`."""
     _log.setLevel(logging.ERROR)  # what clients do wrong is told to them, not to the operator
     return partial(Connection, watch=_Watch(), most=most, proxies=tuple(proxies))
 
 
 class _Watch:
-    """Looks at all connections of a server now and then. A timer for each would wake an idle process all the time."""
+    """Checks all connections of a server from time to time. A timer for each would keep an idle process awake."""
 
     def __init__(self) -> None:
         self._open: set[Connection] = set()
@@ -67,8 +67,11 @@ class _Watch:
 
 
 class Connection(H11Protocol):
-    """One connection. It waits for its client or works for it; those that wait make room for new ones, the oldest
-    first, so that strangers who hold connections keep nobody out."""
+    """One connection. It either waits for its client or works for it.
+
+    Connections that wait make room for new ones, the oldest first, so that strangers who hold connections keep nobody
+    out.
+    """
 
     def __init__(self, *args: Any, watch: _Watch, most: int, proxies: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -117,7 +120,7 @@ class Connection(H11Protocol):
         self._end(*self.conn.refusal)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """An upgrade that we do not have is answered as if it had not been asked for, and needs no line in a log."""
+        """Ignore a request for an unsupported upgrade, without a line in the log."""
 
     # -- deadlines -------------------------------------------------------------------------------------------------
 
@@ -125,19 +128,21 @@ class Connection(H11Protocol):
         self.since, self._received = self.loop.time(), 0
 
     def waits(self) -> bool:
-        """For the client: to send a request, or to take the answer for longer than answers take. Who sends further
-        requests before that, as no browser does, can wait too."""
+        """Whether it waits for the client to send a request, or to read a response that should have been read by now.
+
+        A client that sends further requests before that, as no browser does, can wait too.
+        """
         if self.cycle is None or self.cycle.response_complete or self.conn.their_state is h11.SEND_BODY:
             return True
         slow = self.transport.get_write_buffer_size() > 0 and self.loop.time() - self._taken_at > HEADERS_S / 2
         return slow or self.conn.trailing_data[0] != b""
 
     def drop(self) -> None:
-        """At once, without a word."""
+        """Close the connection at once, without a response."""
         self.transport.abort()
 
     def look(self) -> None:
-        """End the connection where its client has had time enough."""
+        """End the connection if its client has used up its time."""
         now = self.loop.time()
         if self._stalled(now):
             self.drop()
@@ -145,7 +150,7 @@ class Connection(H11Protocol):
             self._end(408, late)
 
     def _late(self, seconds: float) -> str | None:
-        """Why the client has had time enough; None: it has more. One that never said anything needs no answer."""
+        """Why the client's time is used up; None if it is not. A client that never sent anything gets no response."""
         if self.conn.their_state is h11.IDLE:
             if self.conn.trailing_data[0]:
                 return f"the headers did not come within {HEADERS_S:.0f} s" if seconds > HEADERS_S else None
@@ -157,14 +162,14 @@ class Connection(H11Protocol):
         return None
 
     def _stalled(self, now: float) -> bool:
-        """Whether the client takes what is sent to it too slowly, or not at all."""
+        """Whether the client reads the response too slowly or not at all."""
         left = self.transport.get_write_buffer_size()
         if left == 0 or self._resumed or left <= self._left - STALL_S * BYTES_PER_S or self._left == 0:
             self._left, self._taken_at, self._resumed = left, now, False
         return left > 0 and now - self._taken_at > STALL_S
 
     def _end(self, status: int, message: str) -> None:
-        """Say why and close. Whatever the application was about to answer has no reader any more."""
+        """Send the reason and close. Nobody will read the application's response any more."""
         if self.transport.is_closing():
             return
         if self.cycle is not None and self.cycle.response_started and self.conn.their_state is not h11.IDLE:
@@ -177,7 +182,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _make_room(self, proxy: bool) -> bool:
-        """End somebody who only waits where there are too many, of this address or in all; False: nobody does."""
+        """End a waiting connection if there are too many, of this address or in all. Returns whether there was one."""
         known = [one for one in self.connections if isinstance(one, Connection) and one is not self]
         others = [one for one in known if not one.transport.is_closing()]
         mine = [one for one in others if one.peer == self.peer]
@@ -193,7 +198,7 @@ class Connection(H11Protocol):
 
 
 class _Requests(h11.Connection):
-    """What counts as a request: HTTP/1 for this very server, of bounded size, whose end is where everybody sees it."""
+    """Accepts HTTP/1 requests for this server, of limited size and with an unambiguous end."""
 
     refusal = (400, "this is no HTTP/1.1 request")
 
@@ -209,10 +214,10 @@ class _Requests(h11.Connection):
 
 
 def _check(request: h11.Request) -> None:
-    """What h11 lets through and this server does not want. Raises RemoteProtocolError.
+    """Raises RemoteProtocolError for requests that h11 accepts and this server does not.
 
-    A body with two lengths is where a proxy and a server may see different ends, and what one takes for a body the
-    other takes for the next request.
+    If a body has two lengths, a proxy and a server may see different ends, and one may take for the next request what
+    the other takes for a body.
     """
     if request.http_version not in (b"1.0", b"1.1"):
         raise h11.RemoteProtocolError("this server speaks HTTP/1.1")

@@ -1,8 +1,7 @@
-"""What the rankings say about people and items, counted in a process of its own: a large project takes longer than a
-page may.
+"""The figures of agreement. They are counted in a separate process, since a large project takes longer than a page may.
 
-Not in a thread, which would take turns with the people who rank meanwhile. The server itself does without numpy and
-scipy, which the model of annotators needs.
+A thread would slow down the people who rank at the same time. The server itself runs without numpy and scipy, which
+the model of annotators needs.
 """
 
 from __future__ import annotations
@@ -36,7 +35,8 @@ _Cursor = tuple[int, int]  # the newest ranking, and the newest line of the log:
 class Counted:
     """Figures of one criterion, and when they were counted (seconds since 1970).
 
-    flagged, split: items that wait for a reviewer's word because somebody flagged them, because people disagree.
+    flagged: items that wait for a reviewer because somebody flagged them
+    split:   items that wait for a reviewer because people disagree
     """
 
     report: AnnotatorReport
@@ -47,7 +47,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Look:
-    """What can be shown now. counted: None before the first time; counting: newer figures are on their way."""
+    """What can be shown now. counted: None before the first time. counting: whether newer figures are being counted."""
 
     counted: Counted | None
     counting: bool
@@ -55,7 +55,7 @@ class Look:
 
 @dataclass
 class Figures:
-    """The last figures of each criterion, one set a server process. `get` may be called from several threads."""
+    """The latest figures of each criterion, one object a server process. Several threads may call `get`."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _known: dict[str, tuple[Counted, _Cursor, float]] = field(default_factory=dict)  # ..., not again before
@@ -63,9 +63,9 @@ class Figures:
     _failed: dict[str, Exception] = field(default_factory=dict)
 
     def get(self, root: Path, config: Config, store: Store, criterion: str) -> Look:
-        """The last figures; new ones are counted meanwhile where something has changed since.
+        """The latest figures. New ones are counted in the background if something has changed since.
 
-        Raises what counting raised, once.
+        Raises an error of the last count, once.
         """
         cursor = (latest(store), latest_line(store))
         with self._lock:
@@ -109,9 +109,9 @@ class Figures:
 
 
 def count(root: Path, config: Config, criterion: str) -> tuple[AnnotatorReport, int, int]:
-    """The report of a project's store, and how many items wait for review: flagged, and others that people split on.
+    """The report of a project's store, and how many items wait for a review: flagged ones, and disputed ones.
 
-    Gives way to whatever else wants the processor.
+    It runs at low priority.
     """
     from prefloop.labels.annotators import annotator_report
 
