@@ -13,7 +13,9 @@ from prefloop.errors import ConfigError
 
 Config = Any  # prefloop.config.Config, which imports this module
 
-OFFLINE = {"dpo"}  # learn from rankings, draw no samples; an algorithm that a program registers is added
+OFFLINE = {
+    "dpo"
+}  # algorithms that learn from rankings and draw no samples; an algorithm that a program registers is added
 WITH_CRITIC = {"ppo"}
 
 _ONLINE_ONLY = {
@@ -30,7 +32,14 @@ _ONLINE_ONLY = {
 }
 # `reward` reads this too, to draw the samples that it normalises on: in the TOML it is never idle
 _OF_SAMPLES = ("align.temperature",)
-SCRATCH = ("text", "vocab_size", "hidden_size", "layers", "heads", "context")  # [model] of a new model
+SCRATCH = (
+    "text",
+    "vocab_size",
+    "hidden_size",
+    "layers",
+    "heads",
+    "context",
+)  # settings of [model] that apply only to a new model
 _EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
 
 

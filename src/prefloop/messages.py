@@ -18,7 +18,7 @@ from typing import Any
 Json = Mapping[str, Any]
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
-WHO = ("name", "tool_call_id")  # these say who speaks and to what; alone they say nothing
+WHO = ("name", "tool_call_id")  # these keys describe a message, and a message that has only these is empty
 
 
 @dataclass(frozen=True)

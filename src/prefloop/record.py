@@ -116,7 +116,7 @@ def begin_run(
         manifest = run.manifest
         if (manifest["stage"], manifest["fingerprint"]) == (stage, fingerprint) and manifest["status"] != "done":
             again = Run(run.path, resumed=True)
-            for torn in run.path.glob(".*.tmp"):  # what a killed process was about to rename
+            for torn in run.path.glob(".*.tmp"):  # files that a killed process was about to rename
                 torn.unlink(missing_ok=True)
             again.rewind(sys.maxsize)
             again._mark(status="running", reason=None, finished_at=None, resumed_at=_now(), command=_command())
@@ -228,7 +228,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
+    if os.name == "posix":  # other systems cannot open a folder
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -24,7 +24,7 @@ from prefloop.messages import digest as digest
 
 FinishReason = Literal["stop", "length"]
 Split = Literal["train", "heldout"]
-IMPORTED = "import"  # the annotator of data that names none
+IMPORTED = "import"  # the annotator of rankings whose file names nobody
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Prompt:
     content: Content
     system: str | None = None
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
-    split: Split | None = None  # None: decided by the project's held-out share
+    split: Split | None = None  # None: the project's held-out share decides
     id: str = ""
     row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
     tools: tuple[Json, ...] = field(default=(), hash=False)
@@ -85,7 +85,7 @@ class Demonstration:
     prompt: Prompt
     text: str
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
-    ordinal: int = 0  # tells equal answers to one prompt apart
+    ordinal: int = 0  # distinguishes equal answers to one prompt
     id: str = ""
     row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
     messages: Turns = ()
@@ -155,7 +155,7 @@ class Ranking:
     supersedes: str | None = None
     simulated: bool = False
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
-    ordinal: int = 0  # place in its record: tells equal events apart
+    ordinal: int = 0  # position in its record, which distinguishes equal events
     id: str = ""
 
     def __post_init__(self) -> None:

@@ -44,9 +44,8 @@ class Format:
     """How one family of files is recognised and read.
 
     fits:  whether a record has this format; called for the first records of a file only
-    parse: from records to items, prompts or demonstrations; a `BadRow` may be raised (nothing of the record can be
-           used) or
-           yielded (one part cannot)
+    parse: from records to items, prompts or demonstrations; raises `BadRow` if nothing of a record can be used, and
+           yields a `BadRow` for a part that cannot be used
     uses:  the fields of a record that `parse` reads; all other fields become metadata
     stops: what an unused field must not look like (see `unused`); an import stops at the first one that does
     group: for formats that spread one list over several rows: rows with equal keys are parsed together. Without it,

@@ -52,7 +52,7 @@ def draft(annotator: str, criterion: str, tiers: Sequence[Sequence[str]], **more
     return Ranking(item_id="", annotator=annotator, criterion=criterion, tiers=tuple(map(tuple, tiers)), **given)
 
 
-UNPLACED = "-"  # the id of a draft: spares a hash that nobody would see
+UNPLACED = "-"  # a draft has no id yet, which saves computing a hash
 
 
 def _placed(ranking: Ranking, ordinal: int, item_id: str, known: set[str]) -> Ranking:

@@ -122,7 +122,7 @@ def rest(record: Record, used: Collection[str]) -> dict[str, Any]:
 def messages(value: object, name: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
     """A list of messages, and the other fields of each by position: {"0": {...}}. The last one must say something."""
     found = [message(entry, f"message {place} of {name}") for place, entry in enumerate(items_of(value, name), start=1)]
-    if not found or (found[-1][0].silent and found[-1][0].role != "tool"):  # a tool may well give nothing back
+    if not found or (found[-1][0].silent and found[-1][0].role != "tool"):  # the result of a tool may be empty
         raise BadRow(f"{name} is empty")
     return tuple(m for m, _ in found), {str(place): extra for place, (_, extra) in enumerate(found) if extra}
 

@@ -118,7 +118,7 @@ def _python(text: str) -> Any:
         at, part = found.end(), found[0]
         if part in ("nan", "NaN") and _START.match(text[:200]):
             raise BadRow("a list of messages written as a text holds NaN")
-        if part[-5:] != "array" and part.lstrip(", ")[:6] != "dtype=":  # what is left of them are brackets
+        if part[-5:] != "array" and part.lstrip(", ")[:6] != "dtype=":  # only brackets are left
             parts.append(part.replace("\n", "\\n") if part[0] in "'\"" else _WORDS.get(part, part))
         if len(parts) > MAX_PARTS:
             raise BadRow(f"a list of messages written as a Python text has more than {MAX_PARTS:,} parts")

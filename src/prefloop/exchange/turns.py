@@ -23,7 +23,7 @@ ROLES = {
 SPEAKERS = frozenset(("system", "developer", "user", "assistant", "tool", "function", "ipython"))
 CALLS = "function_call"  # ShareGPT's role of a turn that is nothing but calls, as JSON text
 TOOLS = ("tools", "functions")
-MEDIA_FIELDS = ("images", "videos", "audios")  # of a record, beside its messages
+MEDIA_FIELDS = ("images", "videos", "audios")  # fields that describe a record, beside its messages
 TEXT_PARTS = ("text", "input_text", "output_text")
 MEDIA = ("image", "audio", "video", "file", "document")
 OWN = "prefloop"  # what only this program wrote: in Parquet, the fields of a message that have no column
@@ -53,7 +53,9 @@ def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
     left = {**value, **own} if isinstance(own, dict) else value
     left = {key: inner for key, inner in left.items() if key not in (role_key, content_key, OWN) and not _empty(inner)}
     beside = {key: inner for key, inner in left.items() if key in BOOKKEEPING}
-    extra = {key: left[key] for key in sorted(left.keys() - BOOKKEEPING)}  # an order that columns can keep
+    extra = {
+        key: left[key] for key in sorted(left.keys() - BOOKKEEPING)
+    }  # sorted, since columns cannot keep another order
     if odd := first_odd(extra):
         raise BadRow(f"{name} holds {odd.what}")
     content = value.get(content_key)

@@ -52,12 +52,12 @@ NUMBERED = ANSWERS | words(
     "answer answers summary summaries sample samples conversation conversations assistant option options text texts"
     " ref message messages solution translation caption story essay"
 )
-# fields that are called by who answers
+# fields that are named after who answers
 SPEAKERS = words("assistant bot chatbot chatgpt gpt claude llama mistral gemini gemma qwen vicuna bard deepseek")
 ENDS = words("pos neg left right first second one two")
 OPPOSED = OPPOSITES | NUMBERED | words("example examples sentence document passage")
 NOT_TEXTS = words("model generator id lang language source name type category policy annotator tokens url")
-MAX_FIELDS = 1_000  # of an object inside a record: one with more is a map, as of a vocabulary
+MAX_FIELDS = 1_000  # fields of an object inside a record; one with more is a map, such as a vocabulary
 MASKS = words("weight train trainable loss loss_mask mask learn")
 YES_NO = words("true false yes no y n good bad positive negative right wrong correct incorrect up down")
 # verl and reward functions read these; they describe a prompt and judge no answer

@@ -17,7 +17,7 @@ from prefloop.exchange.formats.canonical import present, to_record
 from prefloop.exchange.soft import Soft, look_up, votes
 from prefloop.types import Completion, Content, Demonstration, Item, Message, Prompt, Ranking, content_to_json
 
-# which tiers of a ranking are set against each other
+# which tiers of a ranking are compared
 PAIRINGS: dict[str, Callable[[int], list[tuple[int, int]]]] = {
     "all": lambda tiers: list(combinations(range(tiers), 2)),
     "adjacent": lambda tiers: list(pairwise(range(tiers))),

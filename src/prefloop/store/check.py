@@ -85,7 +85,9 @@ def _bad_snapshots(connection: Connection) -> Iterator[str]:
             yield f"snapshot {row['hash']}: its members do not give its hash; it has {len(ids)} of {row['size']}"
         kind = _MEMBERS[row["kind"]]
         member = snapshot_members.c.member_id
-        gone = exists().where(removals.c.member_id == member)  # taken out, or left with the person who gave it
+        gone = exists().where(
+            removals.c.member_id == member
+        )  # rankings that were deleted, or left with a deleted person
         lost = (
             select(func.count()).select_from(snapshot_members).where(of_snapshot, ~exists().where(kind.c.id == member))
         )

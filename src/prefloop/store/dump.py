@@ -81,10 +81,10 @@ def _listed(counts: dict[str, int]) -> str:
 def _copy_file(database: Database, to: Path) -> dict[str, int]:
     with explain(database.label), closing(_open(Path(database.label))) as source:
         source.execute("BEGIN")
-        counts = _file_counts(source)  # the first read: from here on this connection sees one moment
+        counts = _file_counts(source)  # after its first read this connection sees one moment
         with closing(sqlite3.connect(to)) as copy:
             source.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")  # one file, that can be moved about
+            copy.execute("PRAGMA journal_mode=DELETE")  # a single file that can be moved
         source.execute("ROLLBACK")
     return counts
 
@@ -92,7 +92,7 @@ def _copy_file(database: Database, to: Path) -> dict[str, int]:
 def _open(path: Path) -> sqlite3.Connection:
     """Open a store for reading only. A server may be writing to it."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
-    connection.isolation_level = None  # transactions are begun by hand
+    connection.isolation_level = None  # transactions begin explicitly
     return connection
 
 
@@ -100,7 +100,7 @@ def _file_counts(connection: sqlite3.Connection) -> dict[str, int]:
     """Rows of the tables that exist; a file of another version has other tables."""
     listed = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
     names = [name for (name,) in listed if name != "alembic_version" and not name.startswith("sqlite_")]
-    quoted = {name: '"' + name.replace('"', '""') + '"' for name in names}  # the file may be anybody's
+    quoted = {name: '"' + name.replace('"', '""') + '"' for name in names}  # the file may come from anybody
     return {name: int(connection.execute(f"SELECT count(*) FROM {quoted[name]}").fetchone()[0]) for name in names}
 
 

@@ -15,7 +15,7 @@ from prefloop.store.schema import HEAD
 if TYPE_CHECKING:
     from alembic.config import Config
 
-_ALEMBIC_IS_GLOBAL = threading.Lock()  # its `op` and `context` are module-wide
+_ALEMBIC_IS_GLOBAL = threading.Lock()  # Alembic's `op` and `context` are global
 
 
 def migrate(database: Database, *, create: bool) -> None:
@@ -23,12 +23,14 @@ def migrate(database: Database, *, create: bool) -> None:
     with database.read() as connection:
         if _version(connection, database.label) == HEAD:
             return
-    # only now: importing Alembic takes longer than opening a store
+    # imported here, because importing Alembic takes longer than opening a store
     from alembic import command
     from alembic.script import ScriptDirectory
 
     with _ALEMBIC_IS_GLOBAL, database.write() as connection:
-        version = _version(connection, database.label)  # again: another process may have been here meanwhile
+        version = _version(
+            connection, database.label
+        )  # checked again, because another process may have migrated meanwhile
         if version is None and not create:
             raise StoreError(f"{database.label} is an empty database. Make a project with: prefloop init")
         settings = alembic_config()

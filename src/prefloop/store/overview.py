@@ -24,7 +24,7 @@ class Pace:
 
     hour: int
     days: tuple[int, ...]
-    latest: float | None  # when the last one was; seconds since 1970
+    latest: float | None  # the time of the last ranking, in seconds since 1970
 
     @property
     def today(self) -> int:

@@ -59,4 +59,4 @@ class ImportRow:
     rejected: int
     reasons: tuple[str, ...]
     imported_at: str
-    removed: int = 0  # records of it that were taken out again since
+    removed: int = 0  # how many of its records have been deleted since

@@ -61,7 +61,9 @@ class Removal:
     sampled_items: int = 0
     by_people: int = 0
     rollouts: int = 0
-    models: list[tuple[ModelRow, str]] = field(default_factory=list)  # with what it learnt through; "" = directly
+    models: list[tuple[ModelRow, str]] = field(
+        default_factory=list
+    )  # each with the model through which it learnt; "" means directly
 
     @property
     def ids(self) -> Ids:
@@ -86,7 +88,7 @@ def remove(
     with database.work(alone=True) as connection:
         database.in_order(connection)
         if database.sqlite:
-            connection.exec_driver_sql("PRAGMA secure_delete = ON")  # no traces in pages that become free
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")  # overwrite freed pages, so that no traces stay
         gone = _plan(connection, ids, files)
         if gone.by_people and not with_rankings:
             raise DataError(

@@ -43,9 +43,9 @@ prompts = Table(
     _id(),
     Column("content", Text, nullable=False),  # JSON: a string, or a list of {role, content, ...}
     Column("system", Text),
-    Column("tools", Text),  # JSON: a list of schemas; null: none
+    Column("tools", Text),  # JSON: a list of schemas; null if there are none
     Column("metadata", Text, nullable=False),
-    Column("split", Text),  # as imported; null: decided by bucket
+    Column("split", Text),  # as imported; null: `bucket` decides
     Column("bucket", BigInteger, nullable=False),  # split.bucket(): held out when below heldout * 2**32
     CheckConstraint("split IN ('train', 'heldout')", name="ck_prompts_split"),
 )
@@ -57,7 +57,7 @@ demonstrations = Table(
     _id(),
     Column("prompt_id", Text, ForeignKey("prompts.id"), nullable=False),
     Column("text", Text, nullable=False),
-    Column("messages", Text),  # as of completions
+    Column("messages", Text),  # as in completions
     Column("ordinal", Integer, nullable=False),
     Column("metadata", Text, nullable=False),
     Index("ix_demonstrations_prompt_id", "prompt_id"),
@@ -83,7 +83,7 @@ completions = Table(
     _id(),
     Column("prompt_id", Text, ForeignKey("prompts.id"), nullable=False),
     Column("item_id", Text, ForeignKey("items.id")),  # null: a rollout of reinforcement learning, never ranked
-    Column("position", Integer, nullable=False),  # place in the item, or in the rollout batch
+    Column("position", Integer, nullable=False),  # position in the item, or in the rollout batch
     Column("text", Text, nullable=False),
     Column("messages", Text),  # JSON: the turns of an answer that is more than one plain text; null: it is its text
     Column("model", Text),
@@ -116,13 +116,13 @@ rankings = Table(
     Column("shown", Text, nullable=False),
     Column("duration_s", Float),
     Column("created_at", Text),
-    Column("supersedes", Text),  # no foreign key: files may list an edit before what it edits
+    Column("supersedes", Text),  # not a foreign key, since a file may list an edit before the edited ranking
     Column("simulated", Boolean, nullable=False),
     Column("metadata", Text, nullable=False),
     Column("ordinal", Integer, nullable=False),
     Index("ix_rankings_item_id", "item_id", "criterion"),
     Index("ix_rankings_supersedes", "supersedes"),
-    sqlite_autoincrement=True,  # numbers of removed rankings are not used again
+    sqlite_autoincrement=True,  # numbers of deleted rankings are not used again
 )
 
 imports = Table(
@@ -136,14 +136,14 @@ imports = Table(
     Column("rejected", Integer, nullable=False),
     Column("reasons", Text, nullable=False),
     Column("imported_at", Text, nullable=False),
-    Column("removed", Integer, nullable=False, server_default="0"),  # records taken out again since
+    Column("removed", Integer, nullable=False, server_default="0"),  # records deleted since
 )
 
 origins = Table(  # where a record was read; one that several files hold has a row for each
     "origins",
     metadata,
-    Column("record_id", Text, primary_key=True),  # of a prompt, a demonstration, an item or a ranking
-    Column("sha256", Text, primary_key=True),  # of the file: imports.sha256
+    Column("record_id", Text, primary_key=True),  # the id of a prompt, a demonstration, an item or a ranking
+    Column("sha256", Text, primary_key=True),  # the hash of the file, as in imports.sha256
     Column("row", Integer, nullable=False),  # its line, or its row in Parquet
     Index("ix_origins_sha256", "sha256"),
 )
@@ -187,7 +187,7 @@ models = Table(
 logprobs = Table(  # log-probability of whole completions, nats
     "logprobs",
     metadata,
-    Column("model", Text, primary_key=True),  # hash of the weights, and of how text is encoded for them
+    Column("model", Text, primary_key=True),  # hash of the weights and of the tokenization
     Column("completion_id", Text, ForeignKey("completions.id"), primary_key=True),
     Column("total", Float, nullable=False),
 )
@@ -199,22 +199,22 @@ people = Table(
     metadata,
     _seq(),
     _id(),  # random and public: rankings.annotator
-    Column("name", Text),  # null: deleted, their rankings kept
+    Column("name", Text),  # null: a deleted person whose rankings are kept
     Column("login", Text, unique=True),  # the name, folded
     Column("password", Text),  # argon2id
     Column("role", Text, nullable=False),
     Column("groups", Text, nullable=False),
-    Column("most", Integer),  # items; null: as the settings say
-    Column("excluded", Text),  # the reason; null: trained on
+    Column("most", Integer),  # in items; null: the limit of the settings
+    Column("excluded", Text),  # the reason for exclusion; null: the rankings are trained on
     Column("excluded_by", Text),
     Column("disabled", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
-    Column("taken", Integer, nullable=False),  # items ever handed out, gold_taken of them gold
+    Column("taken", Integer, nullable=False),  # how many items were handed out; gold_taken counts those that were gold
     Column("gold_taken", Integer, nullable=False),
     Column("done", Integer, nullable=False),
     Column("skipped", Integer, nullable=False),
     Column("cursors", Text, nullable=False),  # {tag: tasks.waiting_since before which this person had everything}
-    Column("guidelines", Text),  # hash of those they have read; null: none yet
+    Column("guidelines", Text),  # hash of the guidelines they have read; null: none yet
     CheckConstraint("role IN ('owner', 'reviewer', 'annotator')", name="ck_people_role"),
 )
 
@@ -238,7 +238,7 @@ sessions = Table(
     _id(),
     _id("token_hash"),
     Column("kind", Text, nullable=False),  # "session": a browser; "api": a program
-    Column("person", Text, ForeignKey("people.id")),  # null: a program let in from the command line
+    Column("person", Text, ForeignKey("people.id")),  # null: a token made from the command line
     Column("label", Text),
     Column("scope", Text),
     Column("created_at", Float, nullable=False),
@@ -253,17 +253,17 @@ tasks = Table(
     Column("item_id", Text, ForeignKey("items.id"), nullable=False),
     Column("criterion", Text, nullable=False),
     Column("round", Integer, nullable=False),
-    Column("wanted", Integer, nullable=False),  # people; exactly this many rankings that are no surplus
+    Column("wanted", Integer, nullable=False),  # how many people should rank the item; further rankings are surplus
     Column("done", Integer, nullable=False),
     Column("live", Integer, nullable=False),  # places held by leases that have not been swept
-    Column("phase", Integer, nullable=False),  # queue_rows.Phase: which index finds it
+    Column("phase", Integer, nullable=False),  # queue.rows.Phase, which decides which index finds the task
     Column("tag", Text, nullable=False),  # only for people of this group; "" = everybody
-    Column("shuffle", Float, nullable=False),  # a random place in [0, 1)
+    Column("shuffle", Float, nullable=False),  # a random number in [0, 1)
     Column("priority", Float, nullable=False),
-    Column("judged_by", Text, nullable=False, server_default=""),  # what set the priority; "" = nothing yet
-    Column("waiting_since", Float),  # since when a touched task has had a place free; null: never handed out
+    Column("judged_by", Text, nullable=False, server_default=""),  # the models that set the priority; "" if none has
+    Column("waiting_since", Float),  # since when a task that was handed out has a free place; null: never handed out
     Column("arm", Text),  # how it was first chosen: "random", "priority" or "gold"
-    Column("gold", Text),  # expected tiers of completion ids; null: no gold
+    Column("gold", Text),  # expected tiers of completion ids; null: the item is not gold
     Column("skips", Integer, nullable=False),
     Column("discarded", Text),  # the reason
     Column("discarded_by", Text),
@@ -271,7 +271,9 @@ tasks = Table(
     Index("ix_tasks_shuffle", "criterion", "phase", "tag", "shuffle"),
     Index("ix_tasks_priority", "criterion", "phase", "tag", "priority", "shuffle"),
     Index("ix_tasks_waiting", "criterion", "phase", "tag", "waiting_since", "seq"),
-    Index("ix_tasks_counts", "criterion", "phase", "round", "wanted", "done", "live"),  # these two cover their queries
+    Index(
+        "ix_tasks_counts", "criterion", "phase", "round", "wanted", "done", "live"
+    ),  # these two indexes cover their queries
     Index("ix_tasks_pages", "criterion", "seq", "phase", "done", "skips"),
 )
 
@@ -279,14 +281,14 @@ leases = Table(
     "leases",
     metadata,
     _seq(),
-    _id(),  # random: what annotators know an item by
+    _id(),  # a random name by which annotators know the item
     Column("person", Text, ForeignKey("people.id"), nullable=False),
     Column("task", _Seq, ForeignKey("tasks.seq"), nullable=False),
     Column("state", Text, nullable=False),
     Column("arm", Text, nullable=False),
     Column("number", Integer, nullable=False),  # 1 for the first item of this person
     Column("shown", Text, nullable=False),  # completion ids by display position
-    Column("words", Integer, nullable=False),  # in all that was shown
+    Column("words", Integer, nullable=False),  # of everything that was shown
     Column("started_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     Column("given_at", Float),  # when it was ranked or skipped
@@ -294,8 +296,8 @@ leases = Table(
     Column("ranking_id", Text),  # the latest
     Column("body", Text),  # hash of the latest answer
     Column("reason", Text),  # of a skip
-    Column("marked", Text),  # before a skip, as JSON: flags by completion id, comment
-    Column("returned", Text),  # a reviewer's note; null: not asked for again
+    Column("marked", Text),  # JSON: flags by completion id, and the comment, set before a skip
+    Column("returned", Text),  # a reviewer's note; null: the item was not returned
     Column("returned_by", Text),
     Column("returned_at", Float),
     Column("reopened", Boolean, nullable=False),  # the next submit supersedes the answer
@@ -321,7 +323,7 @@ submissions = Table(
     "submissions",
     metadata,
     Column("person", Text, ForeignKey("people.id"), primary_key=True),
-    Column("uuid", Text, primary_key=True),  # made by the client: repetitions get the same receipt
+    Column("uuid", Text, primary_key=True),  # made by the client; repetitions get the same receipt
     Column("body", Text, nullable=False),
     Column("receipt", Text, nullable=False),
 )
@@ -335,8 +337,8 @@ rules = Table(  # settings of [annotate] that were changed in the browser; the l
     Column("at", Float, nullable=False),
     Column("who", Text),
     Column("key", Text, nullable=False),
-    Column("value", Text),  # JSON; null: as the file says again
-    Column("base", Text, nullable=False),  # JSON: what the file said then
+    Column("value", Text),  # JSON; null: the value of the file again
+    Column("base", Text, nullable=False),  # JSON: the value of the file at that time
     Index("ix_rules_key", "key", "seq"),
 )
 
@@ -361,6 +363,6 @@ audit = Table(  # triggers refuse UPDATE and DELETE
     Column("after", Text),
 )
 
-removals = Table(  # what was taken out, or left with a deleted person; snapshots may still name it
+removals = Table(  # deleted ids, and rankings of deleted people; snapshots may still name them
     "removals", metadata, Column("member_id", Text, primary_key=True), Column("removed_at", Float, nullable=False)
 )

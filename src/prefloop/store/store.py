@@ -59,7 +59,7 @@ class Store:
             raise
         if patience_s is None:
             return cls(database)
-        database.close()  # a migration takes as long as it takes
+        database.close()  # a migration has no time limit
         return cls(Database(resolved, patience_s))
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class Store:
 
     def add_snapshot(self, snapshot: Snapshot) -> str:
         """Store what a model is trained on; returns the hash."""
-        key = snapshot.hash  # once: it hashes every id
+        key = snapshot.hash  # computed once, since it hashes every id
         row = {"hash": key, "kind": snapshot.kind, "size": len(snapshot.ids), "created_at": _now()}
         members = [{"snapshot_hash": key, "member_id": member} for member in snapshot.ids]
         with self._database.write() as connection:

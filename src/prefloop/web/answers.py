@@ -23,7 +23,7 @@ POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'self'",
         "frame-ancestors 'none'",
-        # HTML only gets into a page through the one policy that our scripts make, for what the server has cleaned
+        # scripts may insert HTML only through one policy of ours, for HTML that the server has cleaned
         "require-trusted-types-for 'script'",
         "trusted-types prefloop",
     )
@@ -73,7 +73,7 @@ TITLES = {
     429: "Too many attempts",
     500: "Something went wrong",
     503: "Not available now",
-}  # of pages, for people; programs read the status
+}  # titles of pages for people; programs read the status
 
 
 def title(status: int) -> str:

@@ -74,7 +74,9 @@ def create_app(root: Path, config: Config, store: Store, bound: str = "") -> Fas
     app.state.told_at = -math.inf
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for routes in ROUTERS:
-        app.router.routes.extend(routes.router.routes)  # as they are: `include_router` may hide them from `classify`
+        app.router.routes.extend(
+            routes.router.routes
+        )  # added directly, because `include_router` may hide them from `classify`
     app.add_exception_handler(NotSignedIn, _not_signed_in)
     app.add_exception_handler(Forbidden, _forbidden)
     app.add_exception_handler(PrefloopError, _problem)
@@ -138,12 +140,12 @@ def _problem(request: Request, error: Exception) -> Response:
     for kind, status in STATUS:
         if isinstance(error, kind):
             return _say(request, status, str(error))
-    return _bug(request, error)  # the store is damaged, a setting is wrong: no business of the asker's
+    return _bug(request, error)  # the store is damaged or a setting is wrong; the asker need not know which
 
 
 STATUS: tuple[tuple[type[PrefloopError], int], ...] = (
     (ForbiddenError, 403),
-    (LeaseError, 404),  # "not yours" and "does not exist" must not be told apart
+    (LeaseError, 404),  # "not yours" and "does not exist" must look the same
     (ConflictError, 409),
     (AnswerError, 422),
     (DataError, 422),

@@ -20,7 +20,7 @@ from prefloop.web.services import services
 from prefloop.web.views.guidelines import changed_for
 
 HERE = Path(__file__).parent
-Cursor = Annotated[int, Query(ge=0, le=2**63 - 1)]  # a row's number; databases know no larger ones
+Cursor = Annotated[int, Query(ge=0, le=2**63 - 1)]  # the largest row number of a database
 THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "prefloop_theme"
 

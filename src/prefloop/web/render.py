@@ -20,16 +20,18 @@ from prefloop.web.views.formulas import ELEMENTS
 from prefloop.web.views.invisible import label
 from prefloop.web.views.markdown import MATHML, MAX_NESTING, SCHEMES, allowed_link, parser
 
-SHORT, REMEMBERED = 10_000, 1000  # characters of a text whose HTML is remembered, and how many are
+SHORT, REMEMBERED = 10_000, 1000  # the longest text whose HTML is cached, in characters, and how many texts are
 MAX_RENDERED = 200_000  # characters of Markdown; a longer text is shown raw
-MAX_MARKS = 10_000  # lines, and characters that may be markup; parsing many more takes seconds
-MAX_CELLS = 50_000  # of a table: the head's columns times all lines, since short rows are filled up
-BLOCKS = frozenset(("p", "ul", "ol", "blockquote", "table", "h1", "h2", "h3", "h4", "h5", "h6"))  # have a direction
+MAX_MARKS = 10_000  # the most lines, and characters that may be markup; parsing many more takes seconds
+MAX_CELLS = 50_000  # cells of a table: the head's columns times all lines, since short rows are filled up
+BLOCKS = frozenset(
+    ("p", "ul", "ol", "blockquote", "table", "h1", "h2", "h3", "h4", "h5", "h6")
+)  # elements with a direction of their own
 TAGS = BLOCKS.union(
     ("br", "hr", "em", "strong", "code", "pre", "li", "a", "sup", "sub", "thead", "tbody", "tr", "th", "td", "span"),
     ELEMENTS,
 )
-CLASSES = frozenset({"math", "math display", "escape", "info"})  # of a span
+CLASSES = frozenset({"math", "math display", "escape", "info"})  # classes of a span
 REL = "noopener noreferrer nofollow"
 
 
@@ -47,7 +49,7 @@ def _rendered(text: str, typeset: bool) -> Markup:
     if _renderable(text):
         env: dict[str, Any] = {MATHML: typeset}
         tokens = parser().parse(text.replace("\0", "\u2400"), env)
-        # markdown-it silently drops what is nested deeper than its limit
+        # markdown-it silently drops content that is nested deeper than its limit
         if _depth(tokens) < MAX_NESTING - 1:
             html = parser().renderer.render(tokens, parser().options, env)
             return Markup(label(clean(html)))

@@ -31,7 +31,7 @@ from prefloop.web.security.wire import protocol
 from prefloop.web.webhooks import WebhookNotifier, check_addresses
 
 FILL_EVERY_S = 15.0
-PATIENCE_S = 20.0  # with the store, for as long as people's browsers wait for an answer
+PATIENCE_S = 20.0  # seconds to wait for the store; browsers wait about as long for an answer
 _WORKER = "PREFLOOP_ANNOTATE"  # environment variable: where a worker process finds its project
 
 
@@ -60,7 +60,7 @@ def serve(
     """
     config = load_config(root / CONFIG_NAME, list(overrides))
     check_addresses(config.annotate.webhooks)
-    Hosts.of(config.annotate)  # so that wrong settings are said before anything is started
+    Hosts.of(config.annotate)  # so that wrong settings are reported before anything starts
     if workers > 1 and make_url(config.project.store).get_backend_name() == "sqlite":
         raise ConfigError(
             f"--workers {workers} needs Postgres: SQLite has one writer. Leave --workers out (one process serves 50 "
@@ -94,7 +94,7 @@ def serve(
                 given = {"root": str(root), "overrides": list(overrides), "bound": host}
                 _run_many(given, listening, _options(config.annotate) | {"workers": workers})
         except KeyboardInterrupt:
-            pass  # the way to stop a server; answers under way have been finished
+            pass  # the usual way to stop a server; answers in progress have been finished
 
 
 def invitation(root: Path, overrides: Sequence[str], role: Role, host: str, port: int) -> str:
@@ -111,7 +111,7 @@ def _listen(host: str, port: int) -> socket.socket:
             found = stack.enter_context(closing(socket.socket(family, kind, protocol)))
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
-            stack.pop_all()  # it stays open
+            stack.pop_all()  # the socket stays open
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error}. Choose another with --port, or stop what runs there."

@@ -27,9 +27,9 @@ from prefloop.types import Demonstration, Item, Prompt
 from prefloop.web.services import Services
 
 MOST_BYTES = 8_000_000
-MEMORY_BYTES = 4 << 30  # of addresses, of which a process that reads takes much more than of memory
+MEMORY_BYTES = 4 << 30  # of address space, of which a reading process takes much more than of memory
 PROCESSOR_S = 30
-REASONS = 50  # of bad rows, kept
+REASONS = 50  # reasons of bad rows that are kept
 _ONE = threading.Lock()
 
 
@@ -80,7 +80,7 @@ def load(known: Services, name: str, body: bytes, ignore: Collection[str] = ()) 
 
 def _parse(body: bytes, max_line_bytes: int, ignore: tuple[str, ...]) -> _Parsed:
     with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
-        path = Path(folder) / "upload"  # nothing of a stranger's file name is used: formats are told by what is in it
+        path = Path(folder) / "upload"  # the file name is not used: the content tells the format
         path.write_bytes(body)
         try:
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
@@ -96,7 +96,7 @@ def _read(path: Path, max_line_bytes: int, ignore: tuple[str, ...]) -> _Parsed:
     """Read the file; this runs in the separate process."""
     os.nice(10)
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_S, PROCESSOR_S))
-    with suppress(ValueError, OSError):  # not every system bounds addresses
+    with suppress(ValueError, OSError):  # not every system can limit the address space
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     try:
         records, reasons, rejected = list[Prompt | Demonstration | Item](), list[str](), 0

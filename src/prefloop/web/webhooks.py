@@ -55,7 +55,9 @@ class WebhookNotifier:
         self._store, self._project, self._every_s = store, project, every_s
         self._key = People(store).secret("webhook")
         self._told = {address: -1 for address in addresses}
-        self._again = {address: (0.0, 0) for address in addresses}  # (not before, failures in a row)
+        self._again = {
+            address: (0.0, 0) for address in addresses
+        }  # (earliest time of the next call, failures in a row)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 

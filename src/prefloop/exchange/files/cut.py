@@ -15,7 +15,7 @@ from prefloop.exchange.base import BadRow
 CHUNK_BYTES = 1 << 16
 PEEK_BYTES = 1 << 16
 MANY_BLANK = 1_000_000
-DEEPEST = 100_000  # levels; an element deeper than what JSON readers take costs only itself, until here
+DEEPEST = 100_000  # levels of nesting; up to here an element that is too deep affects only itself
 
 
 class Endless(Exception):
@@ -38,7 +38,7 @@ def lines_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes
             if length > longest(limit):
                 raise Endless(f"the line goes on for more than {longest(limit):,} bytes")
             if len(raw) <= limit:
-                raw += rest  # a short read, not a long line
+                raw += rest  # the read was short; the line may go on
         if len(raw) > limit or raw.strip():
             blank = 0
             yield line, raw
@@ -55,8 +55,8 @@ def elements_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, by
 
     Only brackets and strings are followed, so an element that is not valid JSON does not affect its neighbours.
     """
-    depth, begin, start, line = 0, 0, 1, 1  # begin: of what is not yet copied into `element`
-    element, length, work = bytearray(), 0, 0  # of the element so far: its bytes, and the marks found in it
+    depth, begin, start, line = 0, 0, 1, 1  # begin: where the part that is not yet copied into `element` starts
+    element, length, work = bytearray(), 0, 0  # bytes of the element so far, and the marks found in it
     for chunk, at, line, marks in _marks(stream):
         mark = chunk[at : at + 1]
         if depth == 1 and mark in (b",", b"]", b"}"):
@@ -100,7 +100,7 @@ def _bounded_depth(depth: int) -> int:
 def _marks(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int, int]]:
     """(chunk, position, line, marks so far) of every bracket and comma outside strings, and of every end of a chunk."""
     line, count, in_string, escaped = 1, 0, False, False
-    while chunk := stream.read1(CHUNK_BYTES):  # read1: keeps what comes before a damaged place
+    while chunk := stream.read1(CHUNK_BYTES):  # read1 returns what comes before a damaged place
         at = 1 if escaped else 0
         escaped = False
         while found := (_INSIDE if in_string else _OUTSIDE).search(chunk, at):

@@ -9,7 +9,7 @@ from prefloop.exchange.base import BadRow, Record, RowError
 from prefloop.exchange.files.json_values import pack, unpack
 from prefloop.exchange.files.source import SourceRow
 
-CACHE_KB = 8000  # what SQLite keeps in memory; the rest waits in a file that vanishes when it is closed
+CACHE_KB = 8000  # memory of SQLite; the rest is in a file that disappears when it is closed
 
 _TABLES = f"""
 PRAGMA cache_size = -{CACHE_KB};
@@ -27,7 +27,7 @@ def together(
 
     A list is one record, so its rows together may have at most `limit` bytes; otherwise the list is a RowError.
     """
-    database = sqlite3.connect("")  # a temporary file of its own
+    database = sqlite3.connect("")  # "" opens a temporary file
     try:
         database.executescript(_TABLES)
         for row in found:

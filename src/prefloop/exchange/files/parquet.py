@@ -22,10 +22,10 @@ from prefloop.exchange.files.parquet_pages import groups, is_text, plan
 from prefloop.exchange.files.tables import Fields, Type
 
 BATCH_ROWS = 256
-BUFFER_BYTES = 1 << 20  # of a column read from the disk at a time
-GROUP_BYTES = 6_000_000  # of text in one row group: what a reader, and this writer, holds at once (five-fold as Python)
+BUFFER_BYTES = 1 << 20  # bytes of a column that are read from disk at a time
+GROUP_BYTES = 6_000_000  # bytes of text in one row group, which a reader holds at once (five times as many in Python)
 GROUP_ROWS = 10_000
-MARK = {b"prefloop": b"json"}  # on a column of ours whose text is JSON
+MARK = {b"prefloop": b"json"}  # mark of our columns whose text is JSON
 # what pyarrow raises for damaged files and for values Python cannot hold
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError)
 
@@ -38,7 +38,7 @@ def parquet_records(path: Path, limit: int) -> Iterator[tuple[int, Record | BadR
     try:
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
         texts = [column.path for column in map(file.schema.column, range(len(file.schema))) if is_text(column)]
-        # texts stay references into the page's dictionary: a row of a million copies is known before it is unpacked
+        # texts stay references into the page's dictionary, so a row of a million copies is found before it is unpacked
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES, read_dictionary=texts)
     except UNREADABLE as error:
         raise DataError(f"{path} starts like Parquet but cannot be read: {error}. Was it cut short?") from None

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-HELD_BYTES = 64_000_000  # of values unpacked at a time
-RATIO = 100  # a larger page is real where the file itself is that large
-NESTED_VALUES = 32_000_000  # of a column of lists, in one row group: a row of them may be anywhere in it
-MANY_ROWS = 100_000  # rows that differ take more than a hundredth of a byte each
-HEADER_BYTES = (1 << 12, 1 << 20)  # most are short; with statistics they can be long
+HELD_BYTES = 64_000_000  # bytes of values that are unpacked at a time
+RATIO = 100  # a larger page is plausible if the file itself is that large
+NESTED_VALUES = 32_000_000  # of a column of lists in one row group, since a row may be anywhere in it
+MANY_ROWS = 100_000  # different rows take more than a hundredth of a byte each
+HEADER_BYTES = (1 << 12, 1 << 20)  # most headers are short; with statistics they can be long
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def is_text(column: Any) -> bool:
 class _Page:
     packed: int
     unpacked: int
-    values: int  # rows, or entries of lists; 0 for a dictionary
+    values: int  # number of rows, or of entries of lists; 0 for a dictionary
 
 
 def _pages(file: BinaryIO, chunk: Chunk) -> Iterator[_Page]:
@@ -160,7 +160,7 @@ def _struct(source: BinaryIO, depth: int) -> dict[int, Any]:
 
 
 def _value(source: BinaryIO, kind: int, depth: int) -> Any:
-    if kind in (1, 2):  # true and false are the kind itself
+    if kind in (1, 2):  # for true and false the type is the value
         return kind == 1
     if kind == 3:
         return _byte(source)

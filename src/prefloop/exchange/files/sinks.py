@@ -22,7 +22,7 @@ from prefloop.exchange.files.spreadsheet import write_csv
 from prefloop.exchange.files.tables import Columns
 from prefloop.exchange.formats import canonical
 
-SCHEMA = canonical.SCHEMA  # of everything written; a reader refuses a newer one
+SCHEMA = canonical.SCHEMA  # version of the layout of everything written; a reader refuses a newer one
 
 OutputRow = Mapping[str, Any]
 Rows = Iterable[OutputRow]
@@ -77,7 +77,7 @@ def write_rows(path: Path, columns: Columns, rows: Rows) -> Written:
         raise DataError(f"cannot write {path}: {error}. Check the folder's permissions and the space left.") from None
     finally:
         for scrap in (aside, _spool(aside)):
-            with suppress(OSError):  # gone after a success; never made where the folder is read-only
+            with suppress(OSError):  # it is gone after a success, and was never made if the folder is read-only
                 scrap.unlink()
     return Written(count, size, sha256, format, lines.mended)
 
@@ -91,7 +91,9 @@ def _settle(path: Path) -> tuple[int, str]:
 
 def _compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
     if suffix == ".gz":
-        return cast(IO[bytes], gzip.GzipFile("", "wb", 6, file, 0))  # no name, no time: equal bytes
+        return cast(
+            IO[bytes], gzip.GzipFile("", "wb", 6, file, 0)
+        )  # without name and time, so that equal rows give equal bytes
     if suffix == ".xz":
         return lzma.open(file, "wb")
     return file
@@ -131,7 +133,7 @@ def mend(text: str) -> str:
 def _json(row: OutputRow) -> str:
     try:
         return json.dumps(_sorted(row), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:  # ValueError: NaN
+    except (TypeError, ValueError, RecursionError) as error:  # ValueError is raised for NaN
         raise DataError(f"a record cannot be written as JSON: {error}. Its prompt: {row.get('prompt')!a:.80}") from None
 
 

@@ -22,7 +22,7 @@ from prefloop.exchange.base import SHOWN_CHARACTERS, BadRow, Record, RowError, p
 from prefloop.exchange.files.cut import PEEK_BYTES, Endless, elements_of, lines_of
 from prefloop.exchange.files.json_values import MAX_DEPTH, checked, parse_json
 
-MAX_FIELDS = 5_000  # each is looked at by its name
+MAX_FIELDS = 5_000  # each kind is recognised by its name
 BOM = b"\xef\xbb\xbf"
 MANY_BAD = 100_000
 
@@ -73,7 +73,7 @@ def _check(path: Path) -> bytes:
             raise DataError(f"{path} is not a regular file. Save the data to a file first.")
         with path.open("rb") as file:
             start = file.read(8)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError is raised for a NUL in the name
         raise DataError(
             f"cannot read {printable(str(path), 300)}: {error}. Check the name and its permissions."
         ) from None
@@ -141,7 +141,7 @@ def _peek(stream: io.BufferedIOBase) -> bytes:
     try:
         peek = stream.read1(PEEK_BYTES)
     except DAMAGED:
-        peek = b""  # met again, with a line number, when the records are read
+        peek = b""  # found again, with a line number, when the records are read
     stream.seek(len(BOM) if peek.startswith(BOM) else 0)
     return peek.removeprefix(BOM)
 
@@ -176,12 +176,14 @@ def _parse(raw: bytes, limit: int) -> Record:
     if b"\x00" in raw:
         raise BadRow("contains a NUL character")
     if raw.lstrip()[:1] == b"[":
-        raise BadRow("not a JSON object")  # whatever is in it: brackets cost much more as lists than as text
+        raise BadRow(
+            "not a JSON object"
+        )  # whatever it contains, since brackets need much more memory as lists than as text
     try:
         value = parse_json(raw.decode("utf-8").strip())
     except UnicodeDecodeError as error:
         raise BadRow(f"not UTF-8: byte {error.start + 1} is {raw[error.start]:#04x}") from None
-    # the two things a walk can find need either an escape or many brackets; most rows have neither
+    # the check can only find something if there is an escape or many brackets; most rows have neither
     if b"\\u" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         value = checked(value)
     if not isinstance(value, dict):

@@ -38,7 +38,7 @@ def write_csv(out: IO[bytes], columns: Columns, rows: Iterable[Mapping[str, Any]
             writer.writerow([cell(_asked(row) if name == "prompt" else row.get(name)) for name in columns.csv])
             count += 1
     finally:
-        text.detach()  # the stream is the caller's to close
+        text.detach()  # the caller closes the stream
     return count
 
 

@@ -93,13 +93,13 @@ def _people(record: Record) -> dict[str, _Person]:
 def _answers(record: Record) -> Iterator[tuple[str, str | None, str, Any]]:
     """(person, when, question, value) of every submitted answer, in whichever shape it was written."""
     responses = record.get("responses")
-    if isinstance(responses, list):  # the server's, and 1.x: one entry a person
+    if isinstance(responses, list):  # records of the server, and of 1.x, have one entry a person
         for entry in responses:
             said = fields.object_of(entry, "an entry of responses")
             if said.get("status") in COUNTED:
                 for question, value in fields.object_of(said.get("values") or {}, "values").items():
                     yield _who(said), _when(said), question, value.get("value") if isinstance(value, dict) else value
-    elif isinstance(responses, dict):  # 2.x: one entry a question
+    elif isinstance(responses, dict):  # records of 2.x have one entry a question
         for question, entries in responses.items():
             for entry in fields.items_of(entries, f"the responses to {quoted(question)}"):
                 yield from _one(question, entry)

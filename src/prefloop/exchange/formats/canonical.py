@@ -22,12 +22,12 @@ from prefloop.exchange.turns import TOOLS
 from prefloop.types import Completion, Item, Prompt, Ranking, content_to_json, digest, prompt_id
 
 OWN = "prefloop"
-SCHEMA = 1  # of the records written; one that a newer prefloop wrote is refused
+SCHEMA = 1  # version of the records written; newer ones are refused
 RECORD = ("id", "prompt", "system", *TOOLS, "completions", "rankings", OWN)
 COMPLETION = ("id", "text", "messages", "model", "policy_version", "token_ids", "logprobs", "sampling", "tokenizer")
 RANKING = ("annotator", "criterion", "tiers", "unacceptable", "none_acceptable", "ratings", "comment", "flags", "shown")
 EVENT = ("duration_s", "created_at", "supersedes", "simulated", OWN)
-BESIDE = ("system", *TOOLS)  # of a prompt
+BESIDE = ("system", *TOOLS)  # fields of a prompt
 FINISH_REASONS = ("stop", "length")
 
 
@@ -42,7 +42,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     prompt, used = _asked(record, own)
     if own:
         prompt = _own_prompt(prompt, own)
-    # a model of ours may well have said nothing; in other people's files an empty text is a mistake
+    # our own models may give empty answers; in other people's files an empty text is a mistake
     completions = [
         _completion(value, may_be_empty=bool(own))
         for value in fields.items_of(record.get("completions"), "completions")
@@ -135,7 +135,7 @@ def _completion(value: object, may_be_empty: bool) -> Completion:
     if entry.get("sampling") is not None:
         known["sampling"] = fields.object_of(entry["sampling"], "sampling")
     used: tuple[str, ...] = COMPLETION
-    if entry.get("finish_reason") in FINISH_REASONS:  # others' reasons ("eos", "tool_calls") stay in the metadata
+    if entry.get("finish_reason") in FINISH_REASONS:  # other reasons ("eos", "tool_calls") stay in the metadata
         known["finish_reason"] = entry["finish_reason"]
         used = (*COMPLETION, "finish_reason")
     known["metadata"] = _checked_rest(entry, used)

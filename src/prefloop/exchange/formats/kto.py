@@ -27,7 +27,7 @@ BAD = words(
     " disapprove disapproved invalid \U0001f44e :thumbsdown: \u2717 \u2718 \u274c"
 )
 
-SHADE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # what colours an emoji
+SHADE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # the modifier that colours an emoji
 
 
 def judged(value: object, name: str) -> bool:

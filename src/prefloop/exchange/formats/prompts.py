@@ -80,7 +80,7 @@ def parse_prompt(records: Sequence[Record]) -> Iterable[Prompt]:
     (record,) = records
     prompt = fields.prompt_of(record)
     last = "user" if isinstance(prompt.content, str) else prompt.content[-1].role
-    if last not in SPEAKERS and fields.prompt_name(record) in fields.CHATS:  # it might be the answer
+    if last not in SPEAKERS and fields.prompt_name(record) in fields.CHATS:  # this field might be the answer
         raise BadRow(
             f"the last message is by {quoted(last)}: rename it to user, or to assistant where it is the answer"
         )

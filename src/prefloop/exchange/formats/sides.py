@@ -119,7 +119,7 @@ def fits_webgpt(record: Record) -> bool:
 
 
 def uses_webgpt(record: Record) -> tuple[str, ...]:
-    about = (name for name in record if name.startswith(("tokens_", "quotes_")))  # of either answer
+    about = (name for name in record if name.startswith(("tokens_", "quotes_")))  # fields of either answer
     return ("question", *ANSWERS, *SCORES, *fields.prompt_fields(record), *about)
 
 

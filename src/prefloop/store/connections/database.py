@@ -27,8 +27,11 @@ from prefloop.errors import BusyError, DataError, PrefloopError, StoreError, Una
 from prefloop.store.connections.turns import WriteTurns
 
 BUSY_TIMEOUT_S = 30
-CONNECTIONS, SPARE = 8, 8  # kept open, as many as the server has threads; and more for moments, made and closed again
-STALE_AFTER_S = 5.0  # without use: then a Postgres connection is tried before it is used
+CONNECTIONS, SPARE = (
+    8,
+    8,
+)  # connections kept open, one for each server thread; and how many more may be opened for a moment
+STALE_AFTER_S = 5.0  # an unused Postgres connection is tested after this time, before it is used
 _WRITE_LOCK = 0x70726566  # "pref": the key of Postgres's advisory lock
 _ALONE_LOCK = 0x70726567
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
@@ -47,7 +50,7 @@ class Database:
         self.sqlite = url.get_backend_name() == "sqlite"
         self.label = str(url.database) if self.sqlite else url.render_as_string(hide_password=True)
         self._writing, self._patience_s = threading.Lock(), patience_s or BUSY_TIMEOUT_S
-        self._file: tuple[int, int] | None = None  # which file SQLite has open
+        self._file: tuple[int, int] | None = None  # the identity of the file that SQLite has open
         self._turns = WriteTurns(Path(self.label).resolve()) if self.sqlite else None
         make = _sqlite_engine if self.sqlite else _postgres_engine
         self._writer = make(url, patience_s, write=True)
@@ -136,7 +139,9 @@ class Database:
         """Settings and versions that endanger data; each sentence says what to do."""
         with self.read() as connection:
             if self.sqlite:
-                connection.exec_driver_sql("SELECT 1 FROM sqlite_master")  # a fresh connection only knows after a look
+                connection.exec_driver_sql(
+                    "SELECT 1 FROM sqlite_master"
+                )  # a new connection knows its version only after a query
                 mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
                 return sqlite_warnings(sqlite3.sqlite_version_info, str(mode))
             settings = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in _POSTGRES_SAFETY}
@@ -179,7 +184,7 @@ def _connector(engine: Engine) -> Callable[..., Any]:
     if engine.dialect.driver != "pg8000":
         return engine.dialect.connect
     from prefloop.store.connections.prepared import (
-        PreparingConnection,  # here, where the driver is known to be installed
+        PreparingConnection,  # imported here, where the driver is known to be installed
     )
 
     return PreparingConnection
@@ -209,7 +214,7 @@ def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: i
         if time.monotonic() - record.info.get("used", math.inf) > STALE_AFTER_S:
             try:
                 engine.dialect.do_ping(connection)
-            except Exception as error:  # whatever the driver has for it, the pool makes a new connection
+            except Exception as error:  # whatever error the driver raises, the pool makes a new connection
                 raise DisconnectionError from error
 
     @event.listens_for(engine, "do_connect")
@@ -246,7 +251,7 @@ def _sqlite_engine(url: URL, patience_s: float | None, *, write: bool, size: int
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        raw: Any = connection.connection.driver_connection  # past SQLAlchemy, which would prepare for results
+        raw: Any = connection.connection.driver_connection  # sent directly, since SQLAlchemy would prepare for results
         raw.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine

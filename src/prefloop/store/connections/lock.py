@@ -42,7 +42,9 @@ class ProcessLock:
 
     def release(self) -> None:
         if self._lock.is_locked:
-            self._holder.unlink(missing_ok=True)  # first: once released, the next holder's note must stay
+            self._holder.unlink(
+                missing_ok=True
+            )  # before the release, since afterwards the file belongs to the next holder
             self._lock.release()
 
     def __enter__(self) -> Self:
@@ -58,7 +60,7 @@ class ProcessLock:
             holder = json.loads(self._holder.read_text(encoding="utf-8"))
             return f"process {holder['pid']} ({holder['command']})"
         except (OSError, ValueError, KeyError, TypeError):
-            return "another process"  # it has the lock but has not written its name yet
+            return "another process"  # the holder has not written its name yet
 
 
 class ProjectLock(ProcessLock):

@@ -63,7 +63,7 @@ class PreparingConnection(Connection):  # type: ignore[misc]
         for value in params:
             sent = None if value is None else value.encode(self._client_encoding)
             parts += [pack("!i", -1)] if sent is None else [pack("!i", len(sent)), sent]
-        self._send_message(BIND, b"".join([*parts, pack("!H", 0)]))  # and so are all columns
+        self._send_message(BIND, b"".join([*parts, pack("!H", 0)]))  # all columns are text, too
         self._send_message(EXECUTE, b"\0" + pack("!i", 0))  # all rows
         self._send_message(SYNC, b"")
         _flush(self._sock)
@@ -98,7 +98,7 @@ class PreparingCursor(Cursor):  # type: ignore[misc]
                 connection.begin()
             self._context = connection.execute_named(name, params, columns, converters, statement)
         except Exception:
-            self._forget(statement)  # a plan that no longer fits its tables is made anew at the next call
+            self._forget(statement)  # a plan that no longer fits its tables is prepared again at the next call
             raise
         self._row_iter = iter(self._context.rows or ())
         return self

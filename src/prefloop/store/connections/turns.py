@@ -37,7 +37,7 @@ class WriteTurns:
     @contextmanager
     def mine(self, timeout_s: float) -> Iterator[None]:
         """Hold the lock. Raises BusyError after the time-out, and StoreError if the file cannot be locked."""
-        if sys.platform == "win32":  # it has no flock: SQLite's own locks must do
+        if sys.platform == "win32":  # without flock, SQLite's own locks must be enough
             yield
             return
         try:
@@ -72,7 +72,7 @@ class WriteTurns:
                 continue
             if self._is_current(self._handle):
                 return self._handle
-            self._forget()  # the process that removed the file had the lock before; others may hold a newer file
+            self._forget()  # the file was removed by the previous holder; other processes may have a newer file
 
     def _is_current(self, handle: int) -> bool:
         held = os.fstat(handle)
@@ -84,7 +84,7 @@ class WriteTurns:
 
     def _forget(self) -> None:
         if self._handle is not None:
-            os.close(self._handle)  # this gives the lock back too
+            os.close(self._handle)  # this also releases the lock
             self._handle = None
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ def _skeleton(name: str) -> str:
 def _prototype(letter: str) -> str:
     """What stands for a letter. The table lists whom each is confused with, in both directions: a prototype lists all
     of its own, they list the prototype. Where several letters stand for one ("rn" for "m"), they do."""
-    from confusable_homoglyphs.confusables import confusables_data  # here: it reads a megabyte
+    from confusable_homoglyphs.confusables import confusables_data  # imported here, because it reads a megabyte
 
     alike = {letter}
     for _ in range(2):  # to the prototype, and from it to the others

@@ -315,7 +315,7 @@ class People:
         with self._database.work(alone=True) as connection:
             rows.may(connection, by, "owner")
             if self._database.sqlite:
-                connection.exec_driver_sql("PRAGMA secure_delete = ON")  # no traces in pages that become free
+                connection.exec_driver_sql("PRAGMA secure_delete = ON")  # overwrite freed pages, so that no traces stay
             row = rows.hold(connection, person)
             rows.keep_an_owner(connection, row)
             learnt, now = rows.models_of(connection, person), self._clock()
@@ -360,7 +360,7 @@ def _invite(row: Any) -> Invite:
     return Invite(row["id"], row["role"], groups, row["created_by"], row["created_at"], row["expires_at"])
 
 
-_SESSION = (  # asked for at every call: made once
+_SESSION = (  # needed at every call, so it is made once
     select(people, sessions.c.seq.label("at"), sessions.c.created_at.label("since"), sessions.c.seen_at)
     .join(sessions, sessions.c.person == people.c.id)
     .where(sessions.c.token_hash == bindparam("token"), sessions.c.kind == "session")

@@ -25,9 +25,9 @@ class Person:
     excluded: str | None = None
     disabled: bool = False
     created_at: float = 0.0
-    done: int = 0  # items ranked
+    done: int = 0  # the number of items ranked
     skipped: int = 0
-    guidelines: str | None = None  # hash of those this person has read
+    guidelines: str | None = None  # hash of the guidelines that this person has read
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from prefloop.store.queue.rows import (
 from prefloop.store.queue.types import Presentation
 from prefloop.store.schema import leases, tasks
 
-_SWEPT = 200  # leases that one call puts back at most; the next call goes on
+_SWEPT = 200  # the most leases that one call releases; the next call continues
 CLOCKS_APART_S = 60  # how far the clocks of two servers may differ
-_TRIES = 5  # times somebody else was faster before we say that nothing is left
+_TRIES = 5  # how often somebody else may be faster before the search gives up
 
 
 class _Look:
@@ -49,7 +49,7 @@ class _Look:
         self.hold = self.see.with_for_update(skip_locked=True)
 
 
-# Statements that every item needs are made once: SQLAlchemy takes long to make one and to look it up in its cache.
+# Statements that every item needs are made once, since SQLAlchemy is slow at making one and finding it in its cache.
 _HERE, _ME = tasks.c.criterion == bindparam("criterion"), leases.c.person == bindparam("person")
 _MINE = select(leases).join(tasks, tasks.c.seq == leases.c.task).where(_ME, _HERE)
 _ENDS = select(

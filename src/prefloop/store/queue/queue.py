@@ -29,7 +29,7 @@ from prefloop.store.store import Store
 from prefloop.types import Json
 
 _COUNTED_EVERY_S = 5.0
-_COUNTED_SHARE = 50  # a count is kept this many times as long as it took
+_COUNTED_SHARE = 50  # a count is reused for this many times the time it took
 
 
 class Queue:

@@ -35,7 +35,7 @@ _HERE = (
 _FREE = select(func.count()).select_from(tasks).where(*_HERE)
 _HAD = (
     select(
-        func.count().filter(*_HERE),  # had before, or had now
+        func.count().filter(*_HERE),  # items that the person had before or has now
         func.count().filter(leases.c.state == "live"),
         func.count().filter(
             leases.c.state == "expired", tasks.c.phase.in_([int(Phase.FRESH), int(Phase.HALF), int(Phase.GOLD)])

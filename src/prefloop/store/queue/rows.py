@@ -25,9 +25,9 @@ from prefloop.store.queue.types import Presentation
 from prefloop.store.schema import audit, completions, drafts, items, leases, people, prompts, rankings, tasks
 from prefloop.types import Prompt, content_from_json, digest
 
-StoredRow = RowMapping | dict[str, Any]  # as read, or as just written
+StoredRow = RowMapping | dict[str, Any]  # a row as read, or as just written
 
-# Statements that every answer needs are made once: SQLAlchemy takes long to make one and to look it up in its cache.
+# Statements that every answer needs are made once, since SQLAlchemy is slow at making one and finding it in its cache.
 _PERSON = select(people).where(people.c.id == bindparam("person"))
 _HOLD_PERSON = _PERSON.with_for_update(key_share=True)
 _OWN_LEASE = select(leases).where(leases.c.id == bindparam("lease"), leases.c.person == bindparam("person"))
@@ -71,8 +71,8 @@ class QueueContext:
     """What every function of the queue needs: the database, the rules, and the clock."""
 
     database: Database
-    settings: Annotate  # that count now
-    file: Annotate  # without what was changed in the browser
+    settings: Annotate  # the settings in force
+    file: Annotate  # the settings of the file, without changes in the browser
     clock: Callable[[], float]
     seed: int
 
@@ -180,7 +180,7 @@ def lock_lease(connection: Connection, person: str, lease: str) -> tuple[RowMapp
     """The task and the lease as they are after the task was locked. Raises LeaseError."""
     task = connection.execute(_TASK_OF_LEASE, {"lease": lease, "person": person}).mappings().first()
     row = own_lease(connection, person, lease)
-    assert task is not None  # a foreign key holds it
+    assert task is not None  # a foreign key guarantees it
     return task, row
 
 

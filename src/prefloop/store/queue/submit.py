@@ -210,7 +210,7 @@ def skip(context: QueueContext, person: str, lease: str, uuid: str, reason: str,
             freed = {"live": task["live"] - 1, "waiting_since": now} if held["state"] == "live" else {}
             change_task(connection, task, skips=task["skips"] + 1, **freed)
             change_person(connection, me, skipped=me["skipped"] + 1)
-        return Receipt(lease, "skipped", now)  # the draft stays: undone, the skip gives it back
+        return Receipt(lease, "skipped", now)  # the draft is kept for an undo of the skip
 
     return once(context, person, uuid, digest("skip", lease, reason, *([said.body] if said else [])), write)
 

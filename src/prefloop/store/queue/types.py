@@ -35,7 +35,7 @@ class Presentation:
     expires_at: float
     prompt: Prompt
     texts: tuple[str, ...]
-    turns: tuple[Turns, ...]  # () where an answer is its text
+    turns: tuple[Turns, ...]  # () if an answer is its text alone
     criterion: str
     attributes: tuple[str, ...]
     draft: Json | None
@@ -67,7 +67,7 @@ class Given:
     excerpt: str
     answer: Answer | None
     skipped: str | None  # the reason
-    editable: bool  # `Queue.reopen` will take it
+    editable: bool  # whether `Queue.reopen` accepts it
     returned: str | None
 
 

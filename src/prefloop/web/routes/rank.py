@@ -26,8 +26,8 @@ from prefloop.web.views import guidelines as guidelines_view
 from prefloop.web.views import present
 
 router = APIRouter(route_class=GatedRoute)
-EARLIER = 10  # answers that undo can reach
-HISTORY = 200  # lines of a person's own history
+EARLIER = 10  # how many answers undo can reach
+HISTORY = 200  # how many lines a person's history shows
 Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
 
@@ -47,7 +47,7 @@ class Submit(_Body):
 class Skip(_Body):
     uuid: Uuid
     reason: str = Field(max_length=50)
-    answer: dict[str, Any] | None = None  # what had been said until then: its flags and comment are kept
+    answer: dict[str, Any] | None = None  # the unfinished answer; its flags and comment are kept
 
 
 class Draft(_Body):
@@ -117,7 +117,7 @@ def history(request: Request, me: Annotator) -> Response:
 def next_item(request: Request, me: Annotator, body: Next) -> Response:
     """The item to rank now, or with `after` the one that follows it."""
     known = services(request)
-    if me.guidelines is None:  # the guide stands open beside somebody's first item
+    if me.guidelines is None:  # the guide is open beside a person's first item
         known.queue.rules.read(me.id, guidelines_view.guidelines(known))
     return _item(request, known.queue.next(me.id, body.after), me.id, ahead=body.after is not None)
 

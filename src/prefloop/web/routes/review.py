@@ -86,7 +86,7 @@ def item_page(request: Request, me: Reviewer, item: str) -> Response:
 def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
     """The ranking screen for a reviewer's own ranking of an item."""
     known = services(request)
-    known.queue.view(item)  # an item that is not there is said before the screen is shown
+    known.queue.view(item)  # a missing item is reported before the screen is shown
     settings = known.queue.rules.current()
     here = _address(item)
     return page(

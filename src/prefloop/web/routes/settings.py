@@ -31,7 +31,7 @@ from prefloop.web.views import guidelines as guidelines_view
 
 router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]
-VERSIONS = 20  # of the guidelines, shown
+VERSIONS = 20  # how many versions of the guidelines are shown
 
 
 # -- how people are asked ----------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def _change_rules(request: Request, me: str, form: FormData) -> Response:
         changed = known.queue.rules.change(me, _values(form))
     except DataError as error:
         return _settings(request, 422, problem=f"Nothing was changed. {error}")
-    known.queue.fill()  # gives open items the overlap that was asked for
+    known.queue.fill()  # this gives open items the new overlap
     return _settings(request, done=f"Changed: {', '.join(changed)}." if changed else "Nothing differs from before.")
 
 

@@ -40,7 +40,7 @@ from prefloop.store import ApiToken, Person
 from prefloop.web.services import services
 
 Level = Literal["public", "annotator", "reviewer", "owner", "read", "write"]
-SESSION_S = 14 * 24 * 3600.0  # the cookie's age; the store ends sessions earlier where they idle
+SESSION_S = 14 * 24 * 3600.0  # the cookie's age; the store ends idle sessions earlier
 
 
 class NotSignedIn(Exception):
@@ -90,7 +90,7 @@ class GatedRoute(APIRoute):
             try:
                 return await handle(request)
             except RequestValidationError:
-                for gate in gates:  # who may not ask is not told what is wrong with the question
+                for gate in gates:  # a person without access is not told what is wrong with the request
                     await run_in_threadpool(gate.check, request)
                 raise
 
@@ -126,7 +126,7 @@ ORDER = ("annotator", "reviewer", "owner")
 _WHO = {"annotator": "people of this project", "reviewer": "reviewers", "owner": "the owner"}
 
 anyone = Gate("public", lambda _request: None)  # open to the world: signing in, and what is shown before
-annotator = Gate("annotator", lambda request: _signed_in(request, "annotator"))  # whoever is signed in
+annotator = Gate("annotator", lambda request: _signed_in(request, "annotator"))  # everybody who is signed in
 reviewer = Gate("reviewer", lambda request: _signed_in(request, "reviewer"))  # a reviewer or the owner
 owner = Gate("owner", lambda request: _signed_in(request, "owner"))
 program_reads = Gate("read", _program)  # a program with an API token of any scope

@@ -16,8 +16,8 @@ from typing import Any
 from prefloop.errors import DataError
 from prefloop.store.people.rows import login_of
 
-MAX_DEPTH = 32  # of JSON; ours is 5 deep
-MAX_DIGITS = 100  # of a number in JSON; Python's own floats take 25
+MAX_DEPTH = 32  # levels of nesting in JSON; our own has 5
+MAX_DIGITS = 100  # characters of a number in JSON; Python's floats take 25
 _KEYS = 20_000  # accounts and addresses remembered; the oldest are forgotten first
 
 
@@ -36,7 +36,9 @@ class Throttle:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._failures: OrderedDict[tuple[str, bytes], tuple[int, float]] = OrderedDict()  # (count, when the last)
+        self._failures: OrderedDict[tuple[str, bytes], tuple[int, float]] = (
+            OrderedDict()
+        )  # (count, time of the last attempt)
 
     def attempt(self, account: str, address: str) -> float:
         """Count an attempt before it is made, also if many come at once. Returns seconds to wait; 0 means none."""
@@ -102,7 +104,7 @@ def json_problem(body: bytes) -> str | None:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         return "JSON must be UTF-8"
-    if "\0" in text:  # UTF-16 or 32, which a parser would guess, and whose bytes mean other brackets
+    if "\0" in text:  # UTF-16 or 32: a parser would guess the encoding, and its bytes would mean other brackets
         return "JSON must be UTF-8"
     depth = 0
     for bracket in _BRACKET.findall(_STRING.sub("", text)):

@@ -22,11 +22,11 @@ from prefloop.web.answers import HEADERS, plain, wants_page
 from prefloop.web.security.hosts import Hosts
 from prefloop.web.security.limits import json_problem
 
-PAGE_BYTES = 1_000_000  # of a form or an answer from a browser
-API_BYTES = 8_000_000  # of what a program with a token sends
-BYTES = {"/settings/items": 8_100_000}  # a file, and what a form wraps it in
-ORDINARY_BYTES = 65_536  # more than people's answers; larger bodies share
-HELD_BYTES = 64_000_000  # of memory: who sends them need not have signed in yet
+PAGE_BYTES = 1_000_000  # the largest form or answer from a browser
+API_BYTES = 8_000_000  # the largest body from a program with a token
+BYTES = {"/settings/items": 8_100_000}  # a file, and the form around it
+ORDINARY_BYTES = 65_536  # larger than usual answers; larger bodies share `HELD_BYTES`
+HELD_BYTES = 64_000_000  # memory for all large bodies, whose senders may not have signed in
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -35,11 +35,11 @@ class RequestChecks:
 
     def __init__(self, app: ASGIApp, on_error: Callable[[Request, Exception], Response], hosts: Hosts) -> None:
         self._app, self._on_error, self._hosts = app, on_error, hosts
-        self._held = 0  # bytes of large bodies in memory
+        self._held = 0  # bytes of large bodies that are in memory now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            if scope["type"] == "websocket":  # there are none
+            if scope["type"] == "websocket":  # there are no websockets here
                 await send({"type": "websocket.close", "code": 1008})
                 return
             await self._app(scope, receive, send)
@@ -54,17 +54,17 @@ class RequestChecks:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                # pages hold what only their reader may see, also in the history of a shared computer
+                # pages are private, also in the history of a shared computer
                 headers.setdefault("cache-control", "no-cache" if scope["path"].startswith("/static/") else "no-store")
             await send(message)
 
         try:
             async with self._admit(scope, receive) as admitted:
-                # HEAD is answered as GET is; the server leaves the body out (RFC 9110, 9.3.2)
+                # HEAD is answered like GET; the server leaves the body out (RFC 9110, 9.3.2)
                 asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
                 await self._app(asked, admitted, send_with_headers)
         except ClientDisconnect:
-            pass  # half a request asks for nothing
+            pass  # an incomplete request needs no answer
         except Exception as error:  # noqa: BLE001 -- the outermost frame: whatever it is, the asker gets an answer
             answer = await self._answer(Request(scope), error)
             if not started:
@@ -90,7 +90,7 @@ class RequestChecks:
         if refusal := self._hosts.refusal(scope, headers.getlist("host")):
             raise _Refused(*refusal)
         if self._hosts.is_public(headers.get("host", "")):
-            scope["scheme"] = urlsplit(self._hosts.public).scheme  # as a proxy in front may not have said
+            scope["scheme"] = urlsplit(self._hosts.public).scheme  # a proxy in front may not have sent it
         if foreign := self._foreign(scope, headers):
             raise _Refused(403, foreign)
         limit = API_BYTES if _is_program(scope, headers) else BYTES.get(scope["path"], PAGE_BYTES)
@@ -143,7 +143,7 @@ class RequestChecks:
         if site is not None and site != "same-origin":
             return "this request comes from another site"
         if origin is not None and not self._hosts.is_ours(origin, headers.get("host", "")):
-            # a proxy may change Host; the browser's own word stands, but only a browser that gives it
+            # a proxy may change Host, so a browser's Sec-Fetch-Site counts if it sends one
             return None if site == "same-origin" else "this request comes from another site"
         if site is None and origin is None:
             return "a request that writes must say where it comes from (Origin or Sec-Fetch-Site)"

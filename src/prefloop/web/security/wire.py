@@ -21,12 +21,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from prefloop.web.answers import on_the_wire
 from prefloop.web.security.limits import network_of
 
-HEADERS_S = 10.0  # from a request's first byte to the end of its headers
-FRESH_S = 30.0  # a new connection that says nothing at all; browsers open some ahead
-BODY_S = 20.0  # for a body, and for
-BYTES_PER_S = 1000  # each so many bytes of it a second more,
-LONGEST_BODY_S = 600.0  # but no longer than this
-STALL_S = 15.0  # in which a client must have taken STALL_S * BYTES_PER_S bytes of what is sent to it
+HEADERS_S = 10.0  # seconds from a request's first byte to the end of its headers
+FRESH_S = 30.0  # seconds for a new connection that sends nothing; browsers open some ahead
+BODY_S = 20.0  # seconds for a body, and
+BYTES_PER_S = 1000  # one second more for each of these many bytes,
+LONGEST_BODY_S = 600.0  # up to this many seconds
+STALL_S = 15.0  # in this time a client must have read STALL_S * BYTES_PER_S bytes of the response
 LOOK_EVERY_S = 1.0
 TOTAL = 500  # connections of one process
 HEADER_BYTES, HEADER_LINES, TARGET_BYTES = 32_768, 100, 8_192
@@ -36,7 +36,7 @@ _log = logging.getLogger("prefloop.web.security.wire")
 
 def protocol(most: int, proxies: Sequence[str]) -> Any:
     """The factory of `Connection`s for uvicorn's `http`. most: connections from one address, except `proxies`."""
-    _log.setLevel(logging.ERROR)  # what clients do wrong is told to them, not to the operator
+    _log.setLevel(logging.ERROR)  # errors of clients are reported to them, not to the operator
     return partial(Connection, watch=_Watch(), most=most, proxies=tuple(proxies))
 
 
@@ -78,12 +78,12 @@ class Connection(H11Protocol):
         self.logger = _log
         self.conn: _Requests = _Requests(h11.SERVER, HEADER_BYTES)
         self.ws_protocol_class = None
-        self.limit_concurrency = None  # `_make_room` does it
+        self.limit_concurrency = None  # `_make_room` does this instead
         self._watch, self._most, self._proxies = watch, most, proxies
         self.peer = ""
-        self.since = 0.0  # when the client began what it is doing
+        self.since = 0.0  # when the client began its current step
         self._received = 0  # bytes since then
-        self._left, self._taken_at, self._resumed = 0, 0.0, False  # what waits to be taken by the client
+        self._left, self._taken_at, self._resumed = 0, 0.0, False  # bytes that wait to be read by the client
 
     # -- what the event loop tells ---------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and self.cycle.response_started and self.conn.their_state is not h11.IDLE:
-            self.drop()  # after or amid the answer to this very request nothing else can be said
+            self.drop()  # a response to this request has begun, so no other can be sent
             return
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
@@ -208,7 +208,10 @@ class _Requests(h11.Connection):
             if isinstance(event, h11.Request):
                 _check(event)
         except h11.RemoteProtocolError as error:
-            self.refusal = error.error_status_hint, str(error).partition(":")[0]  # what follows quotes the client
+            self.refusal = (
+                error.error_status_hint,
+                str(error).partition(":")[0],
+            )  # the rest of the message quotes the client
             raise
         return event
 

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from prefloop.labels.annotators import AnnotatorReport
 
 FRESH_S = 15.0  # figures younger than this are not counted again
-SHARE = 20  # ... nor before this many times as long has gone by as counting took
-PATIENCE_S = 0.2  # how long a page waits for new ones
+SHARE = 20  # ... nor before this many times the duration of the last count
+PATIENCE_S = 0.2  # how long a page waits for new figures
 
-_Cursor = tuple[int, int]  # the newest ranking, and the newest line of the log: gold, exclusions change figures too
+_Cursor = tuple[
+    int, int
+]  # the newest ranking and the newest line of the audit log, since gold and exclusions change figures too
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Figures:
     """The latest figures of each criterion, one object a server process. Several threads may call `get`."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _known: dict[str, tuple[Counted, _Cursor, float]] = field(default_factory=dict)  # ..., not again before
+    _known: dict[str, tuple[Counted, _Cursor, float]] = field(
+        default_factory=dict
+    )  # ..., earliest time of the next count
     _running: dict[str, threading.Thread] = field(default_factory=dict)
     _failed: dict[str, Exception] = field(default_factory=dict)
 
@@ -75,7 +79,7 @@ class Figures:
                 if then == cursor:
                     return Look(counted, criterion in self._running)
                 if time.monotonic() < not_before and criterion not in self._running:
-                    return Look(counted, True)  # at the next look
+                    return Look(counted, True)  # raised by the next call of `get`
             thread = self._running.get(criterion)
             if thread is None:
                 thread = threading.Thread(target=self._count, args=(root, config, criterion, cursor), daemon=True)
@@ -125,6 +129,6 @@ def count(root: Path, config: Config, criterion: str) -> tuple[AnnotatorReport, 
         waiting = [one for one in heard if one.waiting]
         waiting += [
             Heard(0, 0, 0, dict.fromkeys(flags, 1), 0, False) for flags in passed.values()
-        ]  # nobody ranked these
+        ]  # items that nobody ranked
         flagged = sum(1 for one in waiting if one.flags)
         return annotator_report(items, criterion, golds), flagged, len(waiting) - flagged

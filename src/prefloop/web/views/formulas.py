@@ -20,9 +20,9 @@ from latex2mathml.converter import Converter
 
 from prefloop.invisible import INVISIBLE
 
-LONGEST = 4000  # characters from delimiter to delimiter; what is longer is text
-LONGEST_TYPESET = 1500  # characters of TeX that are typeset; what is longer is shown as TeX
-DEEPEST = 25  # groups in groups
+LONGEST = 4000  # the longest formula in characters; longer ones are text
+LONGEST_TYPESET = 1500  # the longest TeX that is typeset, in characters; longer ones are shown as TeX
+DEEPEST = 25  # levels of nested groups
 _ENVIRONMENTS = (
     r"(?:equation|align|alignat|aligned|gather|gathered|multline|eqnarray|split|cases|array|[pbBvV]?matrix)\*?"
 )
@@ -37,7 +37,7 @@ _DOLLARS = re.compile(rf"\$(?![\s$])(?>(?:\\.|[^$\\]){{1,{LONGEST}}})(?<!\s)\$(?
 def end_of(text: str, start: int) -> int | None:
     """The position where the formula that begins at `start` ends; None if none begins there."""
     end = _end_of(text, start)
-    if end is None or text.count("`", start, end) % 2:  # "$5, and `$HOME`": half of a piece of code is in it
+    if end is None or text.count("`", start, end) % 2:  # "$5, and `$HOME`" contains half of a piece of code
         return None
     return end
 
@@ -137,7 +137,7 @@ def _typeset(source: str) -> str | None:
     tex = _inside(source)
     try:
         row = _converted(tex, source)
-        if any(node.get("linebreak") for node in row.iter("mspace")):  # MathML has no lines outside of tables
+        if any(node.get("linebreak") for node in row.iter("mspace")):  # MathML has line breaks only in tables
             row = _converted(rf"\begin{{align*}}{tex}\end{{align*}}", source)
         shown: list[str] = []
         html = _element(row, shown)
@@ -173,7 +173,7 @@ def _element(node: Element, shown: list[str]) -> str:
         raise ValueError(f"{tag} with {len(node)} parts")
     upright = _ENTITY.fullmatch(text)
     if node.tag == "mi" and upright and chr(int(upright[1], 16)).isascii():
-        attributes["mathvariant"] = "normal"  # \mathrm{d}: the converter knows, and doesn't say
+        attributes["mathvariant"] = "normal"  # \mathrm{d}: the converter does not mark it
     text = _ENTITY.sub(lambda match: chr(int(match[1], 16)), text)
     if attributes.get("mathvariant") in _LETTERS:
         text = "".join(map(_LETTERS[attributes.pop("mathvariant")], text))

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from prefloop.labels.tallies import Counted
     from prefloop.web.services import Services
 
-_KEPT_S = 5.0  # paces are counted at most this often, and not more than
-_SHARE = 20  # ... a share of the time: once in this many times as long as it takes
+_KEPT_S = 5.0  # paces are counted at most this often,
+_SHARE = 20  # ... and at most once in this many times the duration of a count
 BACKUP_DUE_S = 7 * 86400.0
-FULL_BYTES = 1 << 30  # less free than this is warned of, and less than the store's own size
+FULL_BYTES = 1 << 30  # free bytes below which there is a warning, as below the store's own size
 
 
 @dataclass

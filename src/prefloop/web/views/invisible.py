@@ -12,8 +12,8 @@ from itertools import islice
 
 from prefloop.invisible import INVISIBLE
 
-MAX_LABELS = 1000  # invisible characters with a label of their own; further ones are a box
-_LABELS_IN_A_RUN = 12  # of invisible characters; the others of the run are counted
+MAX_LABELS = 1000  # how many invisible characters get a label; further ones get a box
+_LABELS_IN_A_RUN = 12  # invisible characters in a row that are labelled; further ones are counted
 
 # Joiners that change what is seen, so that labels would only tear words and emoji apart: between two emoji, between
 # letters of scripts that join (Arabic to Sinhala), and the one that asks for an emoji's colours.
@@ -33,7 +33,7 @@ _SHORT = {
 
 def label(html: str) -> str:
     """Labels for invisible characters. They are never inside a tag: attributes hold printable ASCII only."""
-    if _ANY.search(html) is None:  # nearly every text
+    if _ANY.search(html) is None:  # true for nearly every text
         return html
     marked, end = _RUN.subn(_labels, html, count=MAX_LABELS), 0
     if marked[1] < MAX_LABELS:

@@ -22,10 +22,10 @@ from markdown_it.token import Token
 
 from prefloop.web.views import formulas
 
-MAX_NESTING = 20  # quotes in lists in quotes ...; a deeper text is shown raw
-MOST_LINES = 100  # of one formula
+MAX_NESTING = 20  # levels of nested blocks; a deeper text is shown raw
+MOST_LINES = 100  # lines of one formula
 MOST_TYPESET = 20_000  # characters of formulas in one text that are typeset; further ones are shown as TeX
-MATHML = "mathml"  # in the environment of a rendering: typeset formulas, instead of showing their source
+MATHML = "mathml"  # key in the environment of a rendering: whether formulas are typeset
 
 
 SCHEMES = frozenset({"http", "https", "mailto"})
@@ -64,7 +64,7 @@ def parser() -> MarkdownIt:
 
 # -- formulas ---------------------------------------------------------------------------------------------------------
 
-# What may hold the opening of a formula that isn't one: code, and what a backslash escapes.
+# Code and escaped characters may contain a delimiter that does not open a formula.
 _OPENINGS = re.compile(rf"(?P<code>(?<!`)(`+)(?!`).*?(?<!`)\2(?!`))|(?P<display>{formulas.DISPLAY.pattern})|\\.")
 
 
@@ -111,7 +111,7 @@ def _last_line(state: StateBlock, start: int, end: int) -> int | None:
         if closed is not None:
             at, last = closed, start
             continue
-        alone = not text[at:].strip()  # then blank lines are part of it, as between fences
+        alone = not text[at:].strip()  # blank lines are part of it, as inside a fence
         whole = text[opening.start() :]
         for line in range(start + 1, min(end, start + MOST_LINES)):
             if state.sCount[line] < state.blkIndent or (state.isEmpty(line) and not alone):
@@ -133,7 +133,7 @@ def _paragraph(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         if line > inside:
             if state.isEmpty(line):
                 break
-            indented = state.sCount[line] - state.blkIndent > 3 or state.sCount[line] < 0  # never a block's beginning
+            indented = state.sCount[line] - state.blkIndent > 3 or state.sCount[line] < 0  # these never begin a block
             if not indented and any(rule(state, line, end, True) for rule in terminators):
                 break
             inside = _last_line(state, line, end) or line

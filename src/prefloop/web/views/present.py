@@ -34,7 +34,7 @@ SKIP_WORDS = {
     "distressing": "I would rather not read this",
     "other": "Another reason",
 }
-MUCH = "much" in {field.name for field in fields(Answer)}  # whether "much better" of two can be said
+MUCH = "much" in {field.name for field in fields(Answer)}  # whether "much better" is a choice for two answers
 KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Tab", "j", "k"), "next and previous answer"),
     (("1…9",), "put the answer in that place, go to the next one without"),
@@ -145,7 +145,7 @@ def turns(prompt: Prompt) -> tuple[Shown, ...]:
         return (*first, *map(_turn, system), Shown("", "user", rendered(said, typeset=True), raw(said)))
     named = (*first, *map(_turn, [*system, *said]))
     if len(named) == 1 and said[0] == Message("user", said[0].content):
-        return (replace(named[0], name=""),)  # a chat of one turn reads like any question
+        return (replace(named[0], name=""),)  # a chat of one turn is shown like a plain question
     return named
 
 

@@ -32,7 +32,7 @@ KINDS: Mapping[Kind, str] = {
     "discarded": "Discarded",
 }
 PAGE = 50  # rows a page
-SCAN = 300  # rows looked through for one page of the lists that depend on what rankings say
+SCAN = 300  # rows looked at for one page of a list that depends on rankings
 _CHUNK = 150
 
 
@@ -160,7 +160,7 @@ class ReviewedRanking:
     said: GivenRanking
     cells: tuple[Cell, ...]
     seconds: int | None
-    gold: bool  # it is the expected order
+    gold: bool  # whether it is the expected order
 
 
 def rows(view: ItemView) -> tuple[ReviewedRanking, ...]:
