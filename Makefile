@@ -1,10 +1,11 @@
-# Two commands do everything on a fresh clone: `make demo` and `make test`.
+# Two commands do everything on a fresh clone: `make demo` and `make test`. `make docs` makes the site, `make build` what
+# a package index gets.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test lint install install-test clean
+.PHONY: demo test lint docs build install install-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/prefloop demo
@@ -18,11 +19,24 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# strict: a link that leads nowhere ends it
+docs: $(VENV)/.installed
+	$(PIP) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+# an sdist, and from it a wheel; both are installed by name into an environment of their own, where the demo runs
+build: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv --clear build/clean
+	build/clean/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt "$$(grep '^torch==' constraints.txt)" dist/prefloop-*.whl
+	cd build && clean/bin/prefloop demo --out "$$(mktemp -d)/demo" --quiet
+
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
 # torch first and pinned: a range would let pip choose a build with gigabytes of CUDA packages
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard src/prefloop/ops/*.[ch])
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard src/prefloop/kernels/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -e .
