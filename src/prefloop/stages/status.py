@@ -11,7 +11,7 @@ from prefloop import record
 from prefloop.project.project import Outcome, Project
 from prefloop.store import People, get_address, listens
 from prefloop.store.connections.lock import LOCK_NAME
-from prefloop.store.overview import paces
+from prefloop.store.overview import lists_by_round, paces
 
 
 def status(project: Project) -> Outcome:
@@ -41,12 +41,9 @@ def _rounds(project: Project) -> list[dict[str, Any]]:
         if run.manifest["stage"] == "evaluate" and run.status == "done":
             evaluated[run.result["round"]] = run.result.get("sampled", {}).get("win_rate")
     rewards = {row.metrics.get("round") for row in project.store.models("reward")}
-    found = []
+    lists, found = lists_by_round(project.store), []
     for round in range(max(project.latest_round() + 1, project.aligned_rounds())):
-        items = ranked = 0
-        for item in project.store.items(round=round):
-            items += 1
-            ranked += bool(item.rankings)
+        items, ranked = lists.get(round, (0, 0))
         aligned, chosen = project.candidates(round), project.chosen(round)
         found.append(
             {

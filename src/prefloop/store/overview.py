@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import func, select, text
+from sqlalchemy import case, exists, func, select, text
 
 from prefloop.store.queue.fill import keep_setting
 from prefloop.store.queue.read import setting
-from prefloop.store.schema import leases
+from prefloop.store.schema import items, leases, rankings
 from prefloop.store.store import Store
 
 HOUR_S, DAY_S = 3600.0, 86400.0
@@ -42,6 +42,15 @@ def paces(store: Store, now: float) -> dict[str, Pace]:
     query = query.where(leases.c.state == "done", leases.c.given_at >= edges[0]).group_by(leases.c.person)
     with store.database.read() as connection:
         return {row[0]: Pace(row[1], tuple(row[3:]), row[2]) for row in connection.execute(query)}
+
+
+def lists_by_round(store: Store) -> dict[int, tuple[int, int]]:
+    """{round: (lists, how many of them have any ranking)}, counted by the database."""
+    any_ranking = exists().where(rankings.c.item_id == items.c.id)
+    ranked = func.sum(case((any_ranking, 1), else_=0))
+    with store.database.read() as connection:
+        rows = connection.execute(select(items.c.round, func.count(), ranked).group_by(items.c.round)).all()
+    return {row[0]: (int(row[1]), int(row[2])) for row in rows}
 
 
 def total(found: Mapping[str, Pace]) -> Pace:
