@@ -16,7 +16,7 @@ from prefloop.store import People, Queue, Store
 from prefloop.store.overview import DAY_S, last_backup, note_backup, paces, size, total
 from prefloop.web.pages import span
 from prefloop.web.views import home as home_view
-from prefloop.web.views.agreement import Look
+from prefloop.web.views.agreement import LatestFigures
 
 from .conftest import an_item
 
@@ -102,7 +102,7 @@ def test_a_page_stays_whole_where_the_figures_cannot_be_counted(site: Any) -> No
         while found.counting:
             assert time.monotonic() < end
             found = home_view.look(site.app.state.services)
-        assert found == Look(None, False)
+        assert found == LatestFigures(None, False)
     finally:
         site.app.state.services = known
 

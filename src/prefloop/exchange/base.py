@@ -26,7 +26,7 @@ class RowError:
 Parsed = Prompt | Demonstration | Item | RowError
 
 
-class Look(Enum):
+class FieldLook(Enum):
     """How an unused field may look, by its name and the shape of its value."""
 
     VERDICT = "a verdict"  # label, winner, preference, better_response_id, chosen
@@ -57,12 +57,12 @@ class Format:
     fits: Callable[[Record], bool]
     parse: Callable[[Sequence[Record]], Iterable[Prompt | Demonstration | Item | BadRow]]
     uses: Callable[[Record], Collection[str]]
-    stops: frozenset[Look] = frozenset(Look)
+    stops: frozenset[FieldLook] = frozenset(FieldLook)
     group: Callable[[Record], str] | None = None
 
 
 @dataclass(frozen=True, repr=False)
-class Odd:
+class Unrepresentable:
     """A value that JSON or a database cannot hold: NaN, bytes, a date after the year 9999.
 
     Metadata keeps `kept` in its place. A reader that needs the field finds neither a text nor a number there, and its
@@ -97,7 +97,7 @@ def kind(value: object) -> str:
     """The name of the type of a JSON value, for messages to people."""
     if value is None:
         return "null"
-    if isinstance(value, Odd):
+    if isinstance(value, Unrepresentable):
         return value.what
     if isinstance(value, bool):
         return "true or false"

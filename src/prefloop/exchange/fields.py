@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from math import isfinite, nan
 from typing import Any
 
-from prefloop.exchange.base import BadRow, Odd, Record, quoted
+from prefloop.exchange.base import BadRow, Record, Unrepresentable, quoted
 from prefloop.exchange.base import kind as kind
 from prefloop.exchange.turns import MEDIA_FIELDS, TOOLS, tools_of
 from prefloop.exchange.turns import message as message
@@ -148,7 +148,7 @@ def prompt_of(record: Record) -> Prompt:
         raise BadRow("no prompt")
     if name == "instruction":
         return Prompt(_alpaca(record), system, tools=tools)
-    if isinstance(record[name], str | Odd):
+    if isinstance(record[name], str | Unrepresentable):
         return Prompt(text(record[name], name), system, tools=tools)
     content, beside = messages(record[name], name)
     return Prompt(content, system, {"message_fields": beside} if beside else {}, tools=tools)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from prefloop.errors import DataError
 from prefloop.exchange import unused
-from prefloop.exchange.base import BadRow, Format, Look, Parsed, Record, RowError, printable, quoted
+from prefloop.exchange.base import BadRow, FieldLook, Format, Parsed, Record, RowError, printable, quoted
 from prefloop.exchange.files.grouping import together
 from prefloop.exchange.files.source import SourceRow, rows
 from prefloop.exchange.formats import (
@@ -32,8 +32,8 @@ from prefloop.exchange.formats import (
     stepwise,
 )
 from prefloop.exchange.formats.transcripts import whole
-from prefloop.exchange.stringified import spoken
-from prefloop.exchange.values import settled
+from prefloop.exchange.stringified import with_parsed_messages
+from prefloop.exchange.values import representable
 from prefloop.types import Demonstration, Item, Prompt, answer_key, digest
 
 MAX_LINE_BYTES = 8_000_000
@@ -140,7 +140,7 @@ def _chosen(path: Path, format: str | None, limit: int, ignore: Collection[str])
     if format is None:
         return _named(sniff(path, max_line_bytes=limit, ignore=ignore))
     said = _named(format)
-    return replace(said, stops=said.stops - {Look.ANSWER})
+    return replace(said, stops=said.stops - {FieldLook.ANSWER})
 
 
 def _rows(path: Path, limit: int) -> Iterator[SourceRow | RowError]:
@@ -152,7 +152,7 @@ def _spoken(row: SourceRow | RowError) -> SourceRow | RowError:
     if isinstance(row, RowError):
         return row
     try:
-        return replace(row, record=spoken(row.record))
+        return replace(row, record=with_parsed_messages(row.record))
     except BadRow as error:
         return RowError(row.line, str(error), row.text)
 
@@ -209,7 +209,7 @@ def _parsed(
                     yield RowError(first.line, str(result), first.text)
                     continue
                 whole(result)
-                told = settled(replace(_keeping(result, kept), row=first.line))
+                told = representable(replace(_keeping(result, kept), row=first.line))
                 yield _numbered(told, seen) if isinstance(told, Demonstration) else told
         except BadRow as error:
             yield RowError(first.line, str(error), first.text)

@@ -15,7 +15,7 @@ import re
 from typing import Any
 
 from prefloop.exchange.base import BadRow, Record
-from prefloop.exchange.values import first_odd
+from prefloop.exchange.values import first_unrepresentable
 
 OWN = "prefloop"
 MESSAGE = (("role", "content"), ("from", "value"))
@@ -31,7 +31,7 @@ _CUT = "a list of messages written as a text is cut off"
 _WORDS = {"true": "True", "false": "False", "null": "None"}
 
 
-def spoken(record: Record) -> Record:
+def with_parsed_messages(record: Record) -> Record:
     """The record with messages in place of texts that are nothing but messages.
 
     Raises BadRow if one is too large, or if a message holds something that JSON cannot express.
@@ -50,7 +50,7 @@ def _decoded(value: Any, literal: bool) -> Any:
     if (columns := _columns(value)) is not None:
         return columns
     if any(name in value for name, _ in MESSAGE):
-        if found := first_odd(value):
+        if found := first_unrepresentable(value):
             raise BadRow(f"a message holds {found.what}")
         return value
     return {name: inner if name == "metadata" else _decoded(inner, literal) for name, inner in value.items()}

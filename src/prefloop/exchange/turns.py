@@ -11,7 +11,7 @@ from typing import Any
 
 from prefloop.exchange.base import BadRow, Record, kind, quoted
 from prefloop.exchange.files.json_values import checked, parse_json
-from prefloop.exchange.values import first_odd
+from prefloop.exchange.values import first_unrepresentable
 from prefloop.messages import Json, Message
 
 # other people's names for the roles of chat templates: ShareGPT's, Open-Assistant's, Gemini's, LangChain's
@@ -56,7 +56,7 @@ def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
     extra = {
         key: left[key] for key in sorted(left.keys() - BOOKKEEPING)
     }  # sorted, since columns cannot keep another order
-    if odd := first_odd(extra):
+    if odd := first_unrepresentable(extra):
         raise BadRow(f"{name} holds {odd.what}")
     content = value.get(content_key)
     if role_key == "from" and role == CALLS:
@@ -127,7 +127,7 @@ def _parsed(value: object, name: str) -> Any:
             found = checked(parse_json(value))
         except BadRow as error:
             raise BadRow(f"{name} is no JSON: {error}") from None
-    if odd := first_odd(found):
+    if odd := first_unrepresentable(found):
         raise BadRow(f"{name} holds {odd.what}")
     return found
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from prefloop.exchange.base import Look, Record, words
+from prefloop.exchange.base import FieldLook, Record, words
 
 # the words of a field's name: "better_response_id", "betterResponseId" and "Better-Response-ID" are three each
 VERDICTS = words(
@@ -64,14 +64,16 @@ YES_NO = words("true false yes no y n good bad positive negative right wrong cor
 KNOWN = frozenset({"reward_model", "extra_info", "ground_truth", "reward_kwargs"})
 
 
-def lookalikes(record: Record, used: Collection[str], stops: Collection[Look], ignored: Collection[str]) -> list[str]:
+def lookalikes(
+    record: Record, used: Collection[str], stops: Collection[FieldLook], ignored: Collection[str]
+) -> list[str]:
     """The unused fields that look like something in `stops`, in order; inner ones as "metadata.label"."""
     found = [
         path
         for path, name, value in _left(record, used)
         if path not in ignored and _look(name, value, record, used) in stops
     ]
-    if Look.NUMBERED in stops:
+    if FieldLook.NUMBERED in stops:
         found += [n for n in _alike({n: v for n, v in record.items() if n not in used}) if n not in found]
     return list(dict.fromkeys(name for name in found if name not in ignored))
 
@@ -112,7 +114,7 @@ def _of_entries(name: str, value: object, used: Collection[str]) -> Iterator[tup
                 yield f"{name}.{key}", key, deep
 
 
-def _look(name: str, value: object, record: Record, used: Collection[str]) -> Look | None:
+def _look(name: str, value: object, record: Record, used: Collection[str]) -> FieldLook | None:
     parts = split_name(name)
     if not parts:
         return None
@@ -122,17 +124,17 @@ def _look(name: str, value: object, record: Record, used: Collection[str]) -> Lo
         and (parts[-1] in ANSWERS or parts[0] in SPEAKERS or parts == ("answers",))
         and not _repeats(value, record, used)
     ):
-        return Look.ANSWER
+        return FieldLook.ANSWER
     if said and len(parts) > 1 and _is_end(parts[-1]) and NUMBERED.intersection(parts) | VERDICTS.intersection(parts):
-        return Look.NUMBERED
+        return FieldLook.NUMBERED
     if VERDICTS.intersection(parts) or (said and OPPOSITES.intersection(parts) and OPPOSED.issuperset(parts)):
-        return Look.VERDICT
+        return FieldLook.VERDICT
     if SCORES.intersection(parts):
-        return Look.SCORE
+        return FieldLook.SCORE
     if _is_measure(value) and MEASURES.intersection(parts) and MEASURES.union(BESIDE).issuperset(parts):
-        return Look.SCORE
+        return FieldLook.SCORE
     if _is_flag(value) and (FLAGS.intersection(parts) or (ALONE.issuperset(parts) and not BESIDE.issuperset(parts))):
-        return Look.SCORE
+        return FieldLook.SCORE
     return None
 
 

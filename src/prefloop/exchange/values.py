@@ -1,4 +1,4 @@
-"""Replaces values that JSON cannot hold (`base.Odd`) in the metadata of a record."""
+"""Replaces values that JSON cannot hold (`base.Unrepresentable`) in the metadata of a record."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from prefloop.exchange.base import Odd
+from prefloop.exchange.base import Unrepresentable
 from prefloop.types import Demonstration, Item, Prompt
 
 
-def first_odd(value: object) -> Odd | None:
+def first_unrepresentable(value: object) -> Unrepresentable | None:
     """An odd value anywhere inside, or None."""
-    if isinstance(value, Odd):
+    if isinstance(value, Unrepresentable):
         return value
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((found for inner in inside if (found := first_odd(inner)) is not None), None)
+    return next((found for inner in inside if (found := first_unrepresentable(inner)) is not None), None)
 
 
-def settled(result: Any) -> Any:
+def representable(result: Any) -> Any:
     """A prompt, demonstration or item whose metadata JSON can hold."""
     changed: dict[str, Any] = {}
-    if first_odd(dict(result.metadata)):
+    if first_unrepresentable(dict(result.metadata)):
         changed["metadata"] = _kept(dict(result.metadata))
     if isinstance(result, Demonstration | Item):
         changed |= _changed("prompt", result.prompt)
@@ -34,7 +34,7 @@ def settled(result: Any) -> Any:
 def _changed(name: str, value: Any) -> dict[str, Any]:
     """{name: the value without odd parts}; empty if there are no odd parts."""
     if isinstance(value, Prompt):
-        new: Any = settled(value)
+        new: Any = representable(value)
     else:
         new = tuple(_part(part) for part in value)
         new = value if all(a is b for a, b in zip(new, value, strict=True)) else new
@@ -44,12 +44,12 @@ def _changed(name: str, value: Any) -> dict[str, Any]:
 def _part(part: Any) -> Any:
     """A completion or a ranking without odd values."""
     found = {name: value for name in ("metadata", "sampling") if (value := getattr(part, name, None))}
-    odd = {name: _kept(value) for name, value in found.items() if first_odd(dict(value))}
+    odd = {name: _kept(value) for name, value in found.items() if first_unrepresentable(dict(value))}
     return replace(part, **odd) if odd else part
 
 
 def _kept(value: Any) -> Any:
-    if isinstance(value, Odd):
+    if isinstance(value, Unrepresentable):
         return value.kept
     if isinstance(value, Mapping):
         return {name: _kept(inner) for name, inner in value.items()}

@@ -31,7 +31,7 @@ class Scorer(Protocol):
         ...
 
 
-class Unjudged:
+class ZeroScorer:
     """A scorer for projects without a reward: every completion gets 0."""
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:

@@ -96,7 +96,7 @@ class Store:
     def _add(self, batch: Sequence[Parsed], round: int, file: str | None) -> Counts:
         with self._database.write() as connection:
             if file is not None:
-                batch = twins.settled(connection, batch, file)
+                batch = twins.replace_known(connection, batch, file)
             added = write.add_batch(connection, batch, round)
             if file is not None:
                 write.add_origins(connection, batch, file)

@@ -25,7 +25,7 @@ from prefloop.types import IMPORTED, Item, Ranking, digest
 RankingContent = tuple[object, ...]
 
 
-def settled(connection: Connection, batch: Sequence[Parsed], file: str) -> list[Parsed]:
+def replace_known(connection: Connection, batch: Sequence[Parsed], file: str) -> list[Parsed]:
     """The batch, with known items in place of those that say the same. `file` is the hash of their file."""
     listed = [record for record in batch if isinstance(record, Item) and record.rankings]
     known = existing(connection, items.c.id, (item.id for item in listed))

@@ -13,7 +13,7 @@ from prefloop.engine.base import Engine, Sampling
 from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project, fitting
-from prefloop.rewards.base import Scorer, Unjudged
+from prefloop.rewards.base import Scorer, ZeroScorer
 from prefloop.rewards.model import reward_tokenizations
 from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out
 from prefloop.types import Prompt, digest
@@ -74,7 +74,7 @@ class Validation:
 
     def answers(self, engine: Engine, version: str) -> Rollouts:
         """One answer a prompt by the engine's policy, judged."""
-        scorer = self.scorer or Unjudged()
+        scorer = self.scorer or ZeroScorer()
         return roll_out(engine, self.codec, scorer, self.prompts, 1, self.sampling, self.settings, "eval", version)
 
     def look(self, engine: Engine, version: str, reference_shift: float = 0.0) -> Looked:

@@ -1,7 +1,7 @@
 """Parses JSON texts, and writes values as text.
 
-Values that JSON cannot express become an `Odd`. Values that later code could not process are a BadRow. All file
-readers use this module, so that a record means the same as a line and from Parquet.
+Values that JSON cannot express become an `Unrepresentable`. Values that later code could not process are a BadRow. All
+file readers use this module, so that a record means the same as a line and from Parquet.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from prefloop.exchange.base import BadRow, Odd, Record, printable
+from prefloop.exchange.base import BadRow, Record, Unrepresentable, printable
 
 MAX_DEPTH = 200  # levels of nesting; conversation trees need about 40, Python's parser gives up near 1,000
 INT_RANGE = (-(2**63), 2**64 - 1)
 
 
 def parse_json(text: str) -> Any:
-    """One JSON value, with an `Odd` for each number like NaN. Raises BadRow, also for a key that occurs twice."""
+    """One JSON value, with an `Unrepresentable` for each number like NaN.
+
+    Raises BadRow, also for a key that occurs twice.
+    """
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -26,7 +29,7 @@ def parse_json(text: str) -> Any:
 
 
 def checked(value: Any) -> Any:
-    """The value with an `Odd` for each text that no database or file can hold.
+    """The value with an `Unrepresentable` for each text that no database or file can hold.
 
     Raises BadRow for nesting that is too deep, and for such texts as names.
     """
@@ -56,30 +59,30 @@ def _marked(value: Any) -> Any:
     return [_marked(inner) for inner in value] if isinstance(value, list) else value
 
 
-def unwritable(text: str) -> Odd | None:
+def unwritable(text: str) -> Unrepresentable | None:
     if "\x00" in text:
-        return Odd("a text with a NUL character", text.replace("\x00", "\ufffd"))
+        return Unrepresentable("a text with a NUL character", text.replace("\x00", "\ufffd"))
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         mended = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
-        return Odd("a text with half a surrogate pair, which is not a character", mended)
+        return Unrepresentable("a text with half a surrogate pair, which is not a character", mended)
     return None
 
 
-def _float(text: str) -> float | Odd:
+def _float(text: str) -> float | Unrepresentable:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        return Odd(f"a number out of range ({printable(text, 40)})", text)
+        return Unrepresentable(f"a number out of range ({printable(text, 40)})", text)
     return value
 
 
-def _int(text: str) -> int | Odd:
+def _int(text: str) -> int | Unrepresentable:
     if len(text) > 20 or not INT_RANGE[0] <= (value := int(text)) <= INT_RANGE[1]:
-        return Odd(f"a whole number out of range (more than 64 bits: {printable(text, 40)})", text)
+        return Unrepresentable(f"a whole number out of range (more than 64 bits: {printable(text, 40)})", text)
     return value
 
 
-def _constant(text: str) -> Odd:
-    return Odd(text, text)
+def _constant(text: str) -> Unrepresentable:
+    return Unrepresentable(text, text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-ODD = "\x00"  # the name of an `Odd` in packed records: no other name can hold this character
+ODD = "\x00"  # the name of an `Unrepresentable` in packed records: no other name can hold this character
 
 
 def pack(record: Record) -> str:
@@ -100,7 +103,7 @@ def pack(record: Record) -> str:
 
 
 def unpack(text: str) -> Record:
-    record: Record = json.loads(text, object_hook=lambda o: Odd(*o[ODD]) if ODD in o else o)
+    record: Record = json.loads(text, object_hook=lambda o: Unrepresentable(*o[ODD]) if ODD in o else o)
     return record
 
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefloop.errors import DataError
-from prefloop.exchange.base import BadRow, Odd, Record, quoted
+from prefloop.exchange.base import BadRow, Record, Unrepresentable, quoted
 from prefloop.exchange.files.json_values import INT_RANGE, checked, parse_json
 from prefloop.exchange.files.parquet_pages import groups, is_text, plan
 from prefloop.exchange.files.tables import Fields, Type
@@ -109,7 +109,7 @@ def _record(
 
 
 def _plain(scalar: Any) -> Any:
-    """A value as in JSON, or an `Odd`. Nulls inside objects are left out."""
+    """A value as in JSON, or an `Unrepresentable`. Nulls inside objects are left out."""
     try:
         return _json(scalar.as_py())
     except UNREADABLE as error:
@@ -118,7 +118,7 @@ def _plain(scalar: Any) -> Any:
             return {name: part for name, part in parts.items() if part is not None}
         if isinstance(scalar, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
             return [_plain(inner) for inner in scalar.values]
-        return Odd(_called(scalar.type, error), f"<{scalar.type}>")
+        return Unrepresentable(_called(scalar.type, error), f"<{scalar.type}>")
 
 
 def _called(kind: Any, error: Exception) -> str:
@@ -130,10 +130,16 @@ def _json(value: Any) -> Any:
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else Odd(_NAMES.get(str(value), "NaN"), _NAMES.get(str(value), "NaN"))
+        return (
+            value
+            if math.isfinite(value)
+            else Unrepresentable(_NAMES.get(str(value), "NaN"), _NAMES.get(str(value), "NaN"))
+        )
     if isinstance(value, int):
         return (
-            value if INT_RANGE[0] <= value <= INT_RANGE[1] else Odd("a whole number of more than 64 bits", str(value))
+            value
+            if INT_RANGE[0] <= value <= INT_RANGE[1]
+            else Unrepresentable("a whole number of more than 64 bits", str(value))
         )
     if isinstance(value, dict):
         return {str(key): _json(inner) for key, inner in value.items() if inner is not None}
@@ -147,8 +153,8 @@ def _json(value: Any) -> Any:
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, bytes):
-        return Odd("bytes", f"<{len(value):,} bytes>")
-    return Odd(f"a {type(value).__name__}", str(value)[:200])
+        return Unrepresentable("bytes", f"<{len(value):,} bytes>")
+    return Unrepresentable(f"a {type(value).__name__}", str(value)[:200])
 
 
 _NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Look, Record, quoted, words
+from prefloop.exchange.base import BadRow, FieldLook, Format, Record, quoted, words
 from prefloop.exchange.build import ACCEPTABLE, IMPORTED, build_item, draft
 from prefloop.types import Item
 
@@ -89,5 +89,5 @@ FORMAT = Format(
     fits,
     parse,
     uses,
-    frozenset(Look) - {Look.SCORE},
+    frozenset(FieldLook) - {FieldLook.SCORE},
 )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Odd, Record
+from prefloop.exchange.base import BadRow, Format, Record, Unrepresentable
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, by_score, draft
 from prefloop.exchange.turns import TOOLS
 from prefloop.types import Completion, Item, Prompt, Ranking
@@ -58,7 +58,7 @@ def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
                 judged[0] if isinstance(judged, list) and len(judged) == 1 else judged
             )  # the first edition of the data set
             rating = judged.get("Rating") if isinstance(judged, dict) else None
-            if isinstance(rating, Odd):
+            if isinstance(rating, Unrepresentable):
                 raise BadRow(f"the Rating of {aspect[:40]!r} is {rating.what}")
             if isinstance(rating, str) and rating.strip().isdecimal():
                 rating = int(rating[:9])

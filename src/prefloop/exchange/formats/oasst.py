@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Look, Record, quoted
+from prefloop.exchange.base import BadRow, FieldLook, Format, Record, quoted
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, by_score, draft
 from prefloop.types import Completion, Content, Item, Message, Prompt
 
@@ -117,5 +117,5 @@ REPLIES = Format(
     fits_replies,
     parse_replies,
     lambda record: ("id", "responses", "ranks", *fields.prompt_fields(record)),
-    frozenset({Look.VERDICT, Look.NUMBERED}),
+    frozenset({FieldLook.VERDICT, FieldLook.NUMBERED}),
 )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Look, Record
+from prefloop.exchange.base import BadRow, FieldLook, Format, Record
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, draft
 from prefloop.exchange.turns import tools_of
 from prefloop.types import Completion, Item, Message, Prompt
@@ -30,7 +30,7 @@ USED = (
 )
 ABOUT = re.compile(r"(.*[_.-])?(chosen|rejected)([_.-]|$)", re.IGNORECASE)
 NUMBERED = re.compile(r"[_.-]?\d+$")
-STOPS = frozenset({Look.VERDICT, Look.NUMBERED})  # scores beside a verdict are metadata
+STOPS = frozenset({FieldLook.VERDICT, FieldLook.NUMBERED})  # scores beside a verdict are metadata
 REJECTED = "rejected_response"
 ASSISTANT = "\n\nAssistant:"
 

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Look, Record
+from prefloop.exchange.base import BadRow, FieldLook, Format, Record
 from prefloop.exchange.build import build_item
 from prefloop.exchange.formats.lists import rankings
 from prefloop.types import Completion, Item, Prompt
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 RATINGS = ("rating", "score")
-STOPS = frozenset(Look) - {Look.SCORE}
+STOPS = frozenset(FieldLook) - {FieldLook.SCORE}
 
 
 def fits_helpsteer(record: Record) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Look, Record, quoted
+from prefloop.exchange.base import BadRow, FieldLook, Format, Record, quoted
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, by_score, draft
 from prefloop.exchange.formats.lists import rankings
 from prefloop.types import Completion, Item, Message, Prompt
@@ -20,7 +20,7 @@ ANSWERS = ("responses", "completions", "generations", "answers", "candidates", "
 SCORES = ("scores", "ratings", "rewards", "score", "rating", "reward", "pm_score", "overall_score", "votes", "upvotes")
 TEXTS = ("text", "response", "answer", "completion", "content", "output", "generation")
 MODELS = ("generation_models", "models", "model_names")
-STOPS = frozenset({Look.VERDICT, Look.ANSWER, Look.NUMBERED})
+STOPS = frozenset({FieldLook.VERDICT, FieldLook.ANSWER, FieldLook.NUMBERED})
 
 
 def _listed(record: Record) -> tuple[str, list[Any]] | None:

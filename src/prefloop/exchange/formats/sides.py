@@ -11,14 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Look, Record, quoted
+from prefloop.exchange.base import BadRow, FieldLook, Format, Record, quoted
 from prefloop.exchange.build import IMPORTED, PREFERENCE, build_item, draft
 from prefloop.exchange.formats.kto import judged
 from prefloop.exchange.turns import TOOLS
 from prefloop.types import Completion, Item, Prompt, Ranking
 
 FIRST, SECOND, TIE = [["c0"], ["c1"]], [["c1"], ["c0"]], [["c0", "c1"]]
-STOPS = frozenset({Look.VERDICT, Look.ANSWER, Look.NUMBERED})
+STOPS = frozenset({FieldLook.VERDICT, FieldLook.ANSWER, FieldLook.NUMBERED})
 
 
 def _two(

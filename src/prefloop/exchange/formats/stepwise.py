@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefloop.exchange import fields
-from prefloop.exchange.base import BadRow, Format, Look, Record, quoted
+from prefloop.exchange.base import BadRow, FieldLook, Format, Record, quoted
 from prefloop.exchange.build import ACCEPTABLE, IMPORTED, build_item, draft
 from prefloop.exchange.formats.kto import judged
 from prefloop.types import Completion, Item, Prompt
@@ -64,7 +64,7 @@ FORMAT = Format(
     fits,
     parse,
     uses,
-    frozenset(Look) - {Look.SCORE},
+    frozenset(FieldLook) - {FieldLook.SCORE},
 )
 
 

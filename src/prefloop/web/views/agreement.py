@@ -19,7 +19,7 @@ from prefloop.config import Config
 from prefloop.store import Queue, Store
 from prefloop.store.feed import latest
 from prefloop.store.log import latest_line
-from prefloop.web.views.review import Heard, hear
+from prefloop.web.views.review import ItemSummary, summarise
 
 if TYPE_CHECKING:
     from prefloop.labels.annotators import AnnotatorReport
@@ -48,7 +48,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Look:
+class LatestFigures:
     """What can be shown now. counted: None before the first time. counting: whether newer figures are being counted."""
 
     counted: Counted | None
@@ -66,7 +66,7 @@ class Figures:
     _running: dict[str, threading.Thread] = field(default_factory=dict)
     _failed: dict[str, Exception] = field(default_factory=dict)
 
-    def get(self, root: Path, config: Config, store: Store, criterion: str) -> Look:
+    def get(self, root: Path, config: Config, store: Store, criterion: str) -> LatestFigures:
         """The latest figures. New ones are counted in the background if something has changed since.
 
         Raises an error of the last count, once.
@@ -77,9 +77,9 @@ class Figures:
             if criterion in self._known:
                 counted, then, not_before = self._known[criterion]
                 if then == cursor:
-                    return Look(counted, criterion in self._running)
+                    return LatestFigures(counted, criterion in self._running)
                 if time.monotonic() < not_before and criterion not in self._running:
-                    return Look(counted, True)  # raised by the next call of `get`
+                    return LatestFigures(counted, True)  # raised by the next call of `get`
             thread = self._running.get(criterion)
             if thread is None:
                 thread = threading.Thread(target=self._count, args=(root, config, criterion, cursor), daemon=True)
@@ -89,7 +89,7 @@ class Figures:
         with self._lock:
             self._raise(criterion)
             known = self._known.get(criterion)
-            return Look(known[0] if known else None, criterion in self._running)
+            return LatestFigures(known[0] if known else None, criterion in self._running)
 
     def _raise(self, criterion: str) -> None:
         if failed := self._failed.pop(criterion, None):
@@ -125,10 +125,10 @@ def count(root: Path, config: Config, criterion: str) -> tuple[AnnotatorReport, 
         golds, settled = dict(queue.golds()), queue.settled()
         items = list(store.items(criterion=criterion, ranked=True, excluded=True))
         passed = {item: flags for item, flags in queue.skip_flags().items() if item not in settled}
-        heard = [hear(item, criterion, passed.pop(item.id, ())) for item in items if item.id not in settled]
+        heard = [summarise(item, criterion, passed.pop(item.id, ())) for item in items if item.id not in settled]
         waiting = [one for one in heard if one.waiting]
         waiting += [
-            Heard(0, 0, 0, dict.fromkeys(flags, 1), 0, False) for flags in passed.values()
+            ItemSummary(0, 0, 0, dict.fromkeys(flags, 1), 0, False) for flags in passed.values()
         ]  # items that nobody ranked
         flagged = sum(1 for one in waiting if one.flags)
         return annotator_report(items, criterion, golds), flagged, len(waiting) - flagged

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from prefloop.store import Person, Quota, Store
 from prefloop.store.feed import latest
 from prefloop.store.overview import DAYS, Pace, last_backup, paces, size, total
-from prefloop.web.views.agreement import Look
+from prefloop.web.views.agreement import LatestFigures
 
 if TYPE_CHECKING:
     from prefloop.labels.suspicion import Evidence
@@ -81,7 +81,7 @@ class Work:
         return max(self.pace.days)
 
 
-def work(known: Services, figures: Look) -> Work:
+def work(known: Services, figures: LatestFigures) -> Work:
     """How far everybody together is, and how long the rest will take."""
     quota, pace = known.queue.quota(), total(known.paces.get(known.store))
     seconds = figures.counted.report.seconds if figures.counted else None
@@ -93,7 +93,7 @@ def work(known: Services, figures: Look) -> Work:
     )
 
 
-def team(known: Services, figures: Look) -> list[Member]:
+def team(known: Services, figures: LatestFigures) -> list[Member]:
     """Everybody who ranks or may rank, those who ranked most in the last 24 hours first."""
     found = known.paces.get(known.store)
     reports = {one.annotator: one for one in figures.counted.report.people} if figures.counted else {}
@@ -121,18 +121,18 @@ def _share(counted: Counted) -> tuple[float, int] | None:
     return None if counted.share is None else (counted.share, counted.n)
 
 
-def look(known: Services) -> Look:
+def look(known: Services) -> LatestFigures:
     """The figures of agreement on the current criterion. Nothing is counted before the first ranking."""
     if not latest(known.store):
-        return Look(None, False)
+        return LatestFigures(None, False)
     try:
         return known.figures.get(known.root, known.config, known.store, known.config.annotate.criterion)
     except Exception as error:  # noqa: BLE001 - the rest of the page is right all the same; /agreement tells
         print(f"counting agreement: {error}", file=sys.stderr)
-        return Look(None, False)
+        return LatestFigures(None, False)
 
 
-def waiting(known: Services, figures: Look) -> Mapping[str, int]:
+def waiting(known: Services, figures: LatestFigures) -> Mapping[str, int]:
     """How many items wait for a reviewer, by reason. Reasons found in rankings are as old as the figures."""
     found = {"skipped": known.queue.skipped_only()}
     if figures.counted:

@@ -37,7 +37,7 @@ _CHUNK = 150
 
 
 @dataclass(frozen=True)
-class Heard:
+class ItemSummary:
     """What people said about an item.
 
     ordered: pairs (of answers and of people) that both people put in an order
@@ -63,7 +63,7 @@ class Line:
     """One line of the list."""
 
     row: TaskRow
-    heard: Heard
+    heard: ItemSummary
 
     @property
     def beside(self) -> int:
@@ -97,7 +97,7 @@ def listing(queue: Queue, store: Store, criterion: str, kind: Kind, after: int) 
         rows = queue.browse(browse, after, size)
         items = {item.id: item for item in store.item_by_ids([row.item for row in rows])}
         for row in rows:
-            line = Line(row, hear(items[row.item], criterion, row.flags))
+            line = Line(row, summarise(items[row.item], criterion, row.flags))
             if len(lines) == PAGE:
                 return Listing(tuple(lines), after, scanned)
             after, scanned = row.number, scanned + 1
@@ -113,7 +113,7 @@ def _belongs(line: Line, kind: Kind) -> bool:
     return {"flagged": bool(line.heard.flags), "disagreement": line.heard.opposed > 0, "waiting": line.waiting}[kind]
 
 
-def hear(item: Item, criterion: str, passed: Sequence[str] = ()) -> Heard:
+def summarise(item: Item, criterion: str, passed: Sequence[str] = ()) -> ItemSummary:
     """What the rankings of a criterion say about an item. passed: flags of people who then skipped it."""
     said = [r for r in current(item.rankings) if r.criterion == criterion]
     flags: dict[str, int] = {}
@@ -121,7 +121,7 @@ def hear(item: Item, criterion: str, passed: Sequence[str] = ()) -> Heard:
         flags[flag] = flags.get(flag, 0) + 1
     opposed, ordered = opposition(said)
     judged = sum(1 for r in said if r.metadata.get("adjudication"))
-    return Heard(len(said) - judged, opposed, ordered, flags, sum(1 for r in said if r.comment), judged > 0)
+    return ItemSummary(len(said) - judged, opposed, ordered, flags, sum(1 for r in said if r.comment), judged > 0)
 
 
 def opposition(said: list[Ranking]) -> tuple[int, int]:
