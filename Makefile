@@ -1,11 +1,11 @@
 # Two commands do everything on a fresh clone: `make demo` and `make test`. `make docs` makes the site, `make build` what
-# a package index gets.
+# a package index gets; `make notebook` runs the notebook of examples/ again.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test lint docs build install install-test clean
+.PHONY: demo test lint docs notebook build install install-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/prefloop demo
@@ -22,7 +22,10 @@ lint: $(VENV)/.installed-test
 # strict: a link that leads nowhere ends it
 docs: $(VENV)/.installed
 	$(PIP) -e ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs notebook build --strict --quiet --site-dir build/site
+
+notebook: $(VENV)/.installed-test
+	$(BIN)/python examples/run_notebook.py examples/loop.ipynb
 
 # an sdist, and from it a wheel; both are installed by name into an environment of their own, where the demo runs
 build: $(VENV)/.installed-test

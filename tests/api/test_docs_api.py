@@ -27,3 +27,16 @@ def test_the_examples_of_the_page_run_from_top_to_bottom(tmp_path: Path, monkeyp
         linecache.cache[name] = (len(block), None, block.splitlines(True), name)  # for inspect.getsource
         exec(compile(block, name, "exec", dont_inherit=True), names)
     assert Path("support/report.html").is_file() and Path("aligned/config.json").is_file()
+
+
+def test_the_notebook_was_run_from_top_to_bottom_and_names_no_place_of_a_machine() -> None:
+    """`make notebook` runs it again; that takes minutes, so here it is only read."""
+    cells = json.loads((ROOT / "examples" / "loop.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert len(outputs) >= len(code) - 1 and {output["output_type"] for output in outputs} == {"stream"}
+    text = "".join("".join(output["text"]) for output in outputs)
+    assert len(text) < 4000 and not re.search(r"(?<!\w)/\w+/", text)
+    for cell in code:
+        compile("".join(cell["source"]), "<cell>", "exec")
