@@ -14,7 +14,7 @@ from typing import Any
 
 from prefloop.exchange.base import FieldLook, Record, words
 
-# the words of a field's name: "better_response_id", "betterResponseId" and "Better-Response-ID" are three each
+# Names are split into words: "better_response_id" and "betterResponseId" both have three.
 VERDICTS = words(
     "label labels preference preferences preferred prefer prefers winner winners loser losers better worse best worst"
     " safer chosen rejected accept reject choice choices verdict verdicts judgement judgment judgements judgments"
@@ -24,7 +24,7 @@ SCORES = words(
     "score scores rating ratings rated rank ranks ranking rankings reward rewards margin vote votes upvotes downvotes"
     " thumb thumbs stars grade grades elo likert feedback liked disliked likes dislikes"
 )
-# these judge only where the value is a number, true or false, or a word for one of them
+# These words mean a label only if the value is a number, true or false, or a word for one of them.
 MEASURES = words(
     "quality helpfulness correctness coherence harmlessness honesty truthfulness toxicity safety good bad safe unsafe"
     " harmful harmless helpful toxic correct incorrect right wrong acceptable ok okay approved valid invalid pass"
@@ -36,12 +36,12 @@ BESIDE = words(
     "is was has overall human response answer completion output model annotated rate ratio mean average avg level"
     " count total final llm user gpt"
 )
-# these judge where the value is true or false, whatever else stands in the name ...
+# These mean a label if the value is true or false, whatever other words are in the name.
 FLAGS = words(
     "correct incorrect correctness harmful harmless toxic unsafe passed failed hallucination hallucinated acceptable"
     " approved helpful unhelpful"
 )
-# ... and these where nothing else does
+# These mean a label only if the name has no other words.
 ALONE = MEASURES | BESIDE | words("result flagged hate sentiment gold keep review annotations useless refuse bug")
 OPPOSITES = words("positive negative pos neg good bad correct incorrect accepted win lose winning losing")
 ANSWERS = words(

@@ -1,13 +1,13 @@
-"""The columns of what is exported, for the formats that need to know them beforehand: CSV and Parquet.
+"""The columns of exports, for the formats that must know them beforehand: CSV and Parquet.
 
-A type is one of the names below; `list[...]` and a tuple of fields (an object) nest.
+A type is one of the names below, a `list[...]` of a type, or a tuple of fields (an object).
 
     text, bool, int, float
     json     an object of any shape, as JSON text
-    turns    a list of {role, content}; with what else a message holds, where any message of the file holds more
-    said     text, or turns where any prompt of the file is a chat
-    answer   text, or turns where any message of the file holds more
-    ("rich", TYPE)  a column that is only there where any row of the file has tools, or an answer of several turns
+    turns    a list of {role, content}, and other fields if any message of the file has them
+    said     text, or turns if any prompt of the file is a chat
+    answer   text, or turns if any message of the file has other fields
+    ("rich", TYPE)  a column that exists only if a row of the file has tools or an answer of several turns
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ Fields = tuple[Field, ...]
 
 @dataclass(frozen=True)
 class Columns:
-    """What one kind of export has in a row.
+    """The columns of one kind of export.
 
-    said:  columns that hold text or messages; in Parquet all of them take the same shape.
-    twin:  the canonical record keeps the difference between text and a chat of one message: its chats have a column
-           of their own, `messages`.
-    cells: the columns of CSV, where they are not simply those of `parquet`.
+    said:  columns that hold text or messages; in Parquet all of them have the same type
+    twin:  whether chats have a column of their own, `messages`, so that a text differs from a chat of one message
+    cells: the columns of CSV, if they differ from those of `parquet`
     """
 
     parquet: Fields

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
-_MARK = "\u200e"  # left-to-right: in the table around letters that are written from right to left
+_MARK = "\u200e"  # the left-to-right mark, which the table puts around letters that are written from right to left
 
 
 def look_alike(one: str, other: str) -> bool:
@@ -29,12 +29,15 @@ def _skeleton(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _prototype(letter: str) -> str:
-    """What stands for a letter. The table lists whom each is confused with, in both directions: a prototype lists all
-    of its own, they list the prototype. Where several letters stand for one ("rn" for "m"), they do."""
+    """The prototype that replaces a letter; it may be several letters ("rn" for "m").
+
+    The table has both directions: a prototype lists all letters that look like it, and each of them lists the
+    prototype.
+    """
     from confusable_homoglyphs.confusables import confusables_data  # imported here, because it reads a megabyte
 
     alike = {letter}
-    for _ in range(2):  # to the prototype, and from it to the others
+    for _ in range(2):  # first to the prototype, then from it to all others
         alike |= {entry["c"].strip(_MARK) for one in alike for entry in confusables_data.get(one, ())}
     found = min(alike, key=lambda text: (-len(text), text))
     return found if found == letter or len(found) == 1 else "".join(map(_prototype, found))

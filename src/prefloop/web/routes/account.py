@@ -100,7 +100,7 @@ def logout(request: Request) -> Response:
 
 @router.post("/theme", dependencies=OPEN)
 def theme(theme: Annotated[Literal["auto", "light", "dark"], Form()], back: Text = "/") -> Response:
-    """Colours without scripts; app.js sets the same cookie by itself."""
+    """Set the colour theme for browsers without scripts. app.js sets the same cookie."""
     answer = _go(back)
     answer.set_cookie(THEME_COOKIE, theme, max_age=31536000, path="/", samesite="lax")
     return answer
