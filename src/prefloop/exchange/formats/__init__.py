@@ -1,1 +1,1 @@
-"""One reader for each format of the field."""
+"""One reader for each file format."""

@@ -1,4 +1,4 @@
-"""Two models' answers to one prompt and who won: LMArena's and MT-bench's conversations, and Kaggle's files of them."""
+"""Reads two models' answers to a prompt and who won: LMArena's and MT-bench's conversations, and Kaggle's files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def uses(record: Record) -> tuple[str, ...]:
 
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
-    """`winner` is model_a, model_b or a tie; of a tie "(bothbad)" no answer is acceptable. `turn` judges that far."""
+    """`winner` is model_a, model_b or a tie. For "tie (bothbad)" no answer is acceptable. `turn` is the judged turn."""
     (record,) = records
     tiers, bad = _winner(record)
     ranking = draft(
@@ -103,7 +103,7 @@ def _shown(record: Record) -> tuple[Prompt, list[Completion]]:
 
 
 def _until(turns: tuple[Message, ...], turn: object) -> tuple[Message, ...]:
-    """A conversation up to the assistant's turn that was judged (MT-bench judges the first and the second)."""
+    """A conversation up to the judged turn of the assistant. MT-bench judges the first and the second."""
     ends = [place + 1 for place, message in enumerate(turns) if message.role == "assistant"]
     if isinstance(turn, int) and not isinstance(turn, bool) and 0 < turn < len(ends):
         return turns[: ends[turn - 1]]
@@ -111,7 +111,7 @@ def _until(turns: tuple[Message, ...], turn: object) -> tuple[Message, ...]:
 
 
 def _is_listed(value: object) -> bool:
-    """A list of texts written as JSON, one for each turn, as in Kaggle's arena files."""
+    """Whether a text is a JSON list of texts, one for each turn, as in Kaggle's arena files."""
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return False
     try:

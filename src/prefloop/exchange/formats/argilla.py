@@ -1,10 +1,10 @@
-"""Argilla's ranking questions: `to_json` and `to_datasets` of 2.x, the server's own records, and 1.x feedback datasets.
+"""Reads Argilla's ranking questions: `to_json` and `to_datasets` of 2.x, the server's own records, and 1.x datasets.
 
-A ranked option is the name of a field ("response-1"), which holds the completion; so are numbered fields beside it that
-were not ranked. One ranking for each submitted answer of each person; drafts and discarded answers are left out, and so
-are suggestions (a model's) and vectors. What else a person answered is kept with their ranking.
+A ranked option is the name of a field ("response-1"), which holds the completion. Numbered fields beside it that were
+not ranked are completions too. Each submitted answer of a person gives one ranking. Drafts, discarded answers,
+suggestions (a model's) and vectors are left out. Everything else that a person answered is kept with their ranking.
 
-Trap: the 2.x SDK writes a ranking as its options in order, and its ties are lost there. Other exports keep the ranks.
+Beware: the 2.x SDK writes a ranking as its options in order, and loses ties. Other exports keep the ranks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NUMBERED = re.compile(r"(.*?)[\s_.-]*(\d+|[a-h])")
 
 @dataclass
 class _Person:
-    """What one person answered: {question: value}."""
+    """The answers of one person: {question: value}."""
 
     at: str | None = None
     answers: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ def _is_flat(record: Record, name: str) -> bool:
 
 
 def _is_old_column(value: object) -> bool:
-    """A question's column in a 1.x dataset: every person's answer with its status."""
+    """Whether a column is a question of a 1.x dataset, which holds every person's answer with its status."""
     first = value[0] if isinstance(value, list) and value else None
     return isinstance(first, dict) and {"user_id", "value", "status"} <= first.keys()
 
@@ -91,7 +91,7 @@ def _people(record: Record) -> dict[str, _Person]:
 
 
 def _answers(record: Record) -> Iterator[tuple[str, str | None, str, Any]]:
-    """(person, when, question, value) of every submitted answer, in whichever shape it was written."""
+    """(person, when, question, value) of every submitted answer, in any of the layouts."""
     responses = record.get("responses")
     if isinstance(responses, list):  # records of the server, and of 1.x, have one entry a person
         for entry in responses:
@@ -119,7 +119,7 @@ def _one(question: str, entry: object) -> Iterator[tuple[str, str | None, str, A
 
 
 def _columns(record: Record, name: str) -> Iterator[tuple[str, str | None, str, Any]]:
-    """2.x, flattened: three lists of equal length for each question."""
+    """The columns of 2.x, flattened: three lists of equal length for each question."""
     values = fields.items_of(record[name] or [], name)
     users = fields.items_of(record.get(f"{name}.users") or [], f"{name}.users")
     statuses = fields.items_of(record.get(f"{name}.status") or [None] * len(values), f"{name}.status")
@@ -142,7 +142,7 @@ def _when(said: Mapping[str, Any]) -> str | None:
 
 
 def _flat_fields(record: Record) -> dict[str, Any]:
-    """The columns that are neither about the record nor about answers and suggestions."""
+    """The columns that are not about the record, its answers or its suggestions."""
     return {
         name: value
         for name, value in record.items()
@@ -153,7 +153,7 @@ def _flat_fields(record: Record) -> dict[str, Any]:
 
 
 def _ranks(value: object) -> dict[str, float | None] | None:
-    """{option: rank}, 1 is best; None where a value is no ranking. Options without a rank stay unranked."""
+    """{option: rank}, where 1 is best; None if a value is not a ranking. Options without a rank stay unranked."""
     if isinstance(value, dict) and isinstance(value.get("value"), list) and isinstance(value.get("rank"), list):
         if len(value["value"]) != len(value["rank"]):
             raise BadRow(f"a ranking has {len(value['value'])} values but {len(value['rank'])} ranks")
@@ -172,7 +172,7 @@ def _ranks(value: object) -> dict[str, float | None] | None:
 
 
 def _completion_fields(shown: Mapping[str, Any], people: Iterable[_Person]) -> list[str]:
-    """The fields that are ranked, and their numbered neighbours; in the record's order."""
+    """The fields that are ranked and their numbered neighbours, in the order of the record."""
     ranked: set[str] = set()
     for person in people:
         for question, value in person.answers.items():
@@ -195,18 +195,18 @@ def _completion_fields(shown: Mapping[str, Any], people: Iterable[_Person]) -> l
 
 
 def _may_be_labels(value: object) -> bool:
-    """A list of plain texts is a ranking in the 2.x SDK, but the labels of a multi-label question as well."""
+    """Whether a value is a list of plain texts: a ranking in the 2.x SDK, or labels of a multi-label question."""
     return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _stem(name: str) -> str:
-    """ "response" of "response-1", "response_b" or "response2"; a name without a number is its own stem."""
+    """ "response" for "response-1", "response_b" or "response2". A name without a number is its own stem."""
     match = NUMBERED.fullmatch(name)
     return match[1] if match and match[1] and (match[2].isdigit() or name[-2:-1] in "_-. ") else name
 
 
 def _field_of(option: str, shown: Iterable[str]) -> str | None:
-    """The field an option names: exactly, or but for case, spaces and dashes."""
+    """The field that an option names, ignoring case, spaces and dashes if there is no exact match."""
     names = list(shown)
     if option in names:
         return option
@@ -219,7 +219,7 @@ def _bare(name: str) -> str:
 
 
 def _rankings(who: str, person: _Person, options: Sequence[str]) -> Iterator[Ranking]:
-    """A ranking for each ranking question; the answers to other questions stand beside each."""
+    """A ranking for each ranking question. Answers to other questions are kept with each."""
     ranked: dict[str, dict[str, float]] = {}
     other: dict[str, Any] = {}
     for question, value in person.answers.items():

@@ -1,12 +1,12 @@
-"""The canonical ranking record: one JSON object per list, read and written without loss.
+"""Reads and writes the canonical ranking record without loss: one JSON object for each list.
 
     {"id", "prompt", "system",
      "completions": [{"id", "text", ...}],
      "rankings": [{"annotator", "criterion", "tiers", ...}]}
 
-Fields that are not part of the format are kept under `metadata`. What only this program knows (hashes it could not
-derive again, rounds, the split, the version of this layout) is written under the key "prefloop", so that it cannot be
-mistaken for anybody's data. In Parquet, where a column has one type, a prompt that is a chat is called "messages".
+Fields that are not part of the format are kept under `metadata`. What only this program knows (hashes that it could not
+derive again, rounds, the split, the version of this layout) is under the key "prefloop", where it cannot be mistaken
+for other data. In Parquet, where a column has one type, a prompt that is a chat is called "messages".
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ COMPLETIONS = tuple(f"completions.{name}" for name in (*COMPLETION, "finish_reas
 
 
 def uses(record: Record) -> Collection[str]:
-    """With rankings, or written by this program, other fields are metadata, whatever they are called."""
+    """In a record with rankings, or one written by this program, all other fields are metadata."""
     return record.keys() if record.get("rankings") or OWN in record else (*RECORD, "messages", *COMPLETIONS)
 
 
@@ -75,14 +75,14 @@ FORMAT = Format("rankings", "canonical ranking records: prompt, completions, ran
 
 
 def _asked(record: Record, own: Mapping[str, Any]) -> tuple[Prompt, tuple[str, ...]]:
-    """The prompt and the fields that are not metadata."""
+    """The prompt, and the fields that are not metadata."""
     if own and record.get("prompt") is None:
         return fields.prompt_of({name: record.get(name) for name in ("messages", *BESIDE)}), (*RECORD, "messages")
     return fields.prompt_of({name: record.get(name) for name in ("prompt", *BESIDE)}), RECORD
 
 
 def _own(record: Record) -> dict[str, Any]:
-    """The part under "prefloop", with every field of the type it was written with."""
+    """The content of "prefloop", with every field in the type it was written with."""
     own = dict(fields.object_of(record.get(OWN) or {}, OWN))
     for name, types in OWN_TYPES.items():
         if name in own and (not isinstance(own[name], types) or isinstance(own[name], bool)):
@@ -185,7 +185,7 @@ def _ranking(value: object) -> Ranking:
 
 
 def to_record(item: Item) -> dict[str, Any]:
-    """The record that `parse` turns back into an equal item. Fields at their defaults are left out."""
+    """The record that `parse` turns back into an equal item. Fields with default values are left out."""
     prompt = item.prompt
     local = {c.id: c.local_id for c in item.completions}
     derived_prompt_id = prompt_id(prompt.content, prompt.system, prompt.tools)

@@ -1,7 +1,7 @@
-"""Single answers judged good or bad (KTO): TRL's `prompt, completion, label`, LLaMA-Factory's `kto_tag`.
+"""Reads single answers judged good or bad (KTO): TRL's `prompt, completion, label`, LLaMA-Factory's `kto_tag`.
 
-Each row becomes an item with one completion and one ranking on the criterion "acceptable". A file with labels is never
-read as demonstrations, however the labels are written: its bad answers would be imitated.
+Each row becomes an item with one completion and one ranking by the criterion "acceptable". A file with labels is never
+read as demonstrations, however the labels are written, because its bad answers would be imitated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHADE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # the modifier that colours
 
 
 def judged(value: object, name: str) -> bool:
-    """A label as true or false, in any of the ways in which people write one."""
+    """A label as true or false, in any of the forms in which people write one."""
     if isinstance(value, bool):
         return value
     said = str(value).strip().casefold().replace(" ", "_") if isinstance(value, str | int | float) else ""

@@ -1,8 +1,8 @@
-"""Lists of answers that published data sets score or rank in ways of their own.
+"""Reads lists of answers that published data sets score or rank in their own ways.
 
-UltraFeedback (four answers, four aspects and an overall score), HelpSteer3 (two answers, -3 to 3), Nectar (seven ranked
-answers) and NeMo's `context`/`completions` with ranks. Answers that stand one a row are in `rated`.
-Left out: HelpSteer3's individual votes, UltraFeedback's written critiques beyond keeping them as metadata.
+UltraFeedback has four answers with four aspects and an overall score, HelpSteer3 two answers with a preference from -3
+to 3, Nectar seven ranked answers, and NeMo `context` and `completions` with ranks. Answers in rows of their own are
+read by `rated`. HelpSteer3's individual votes are left out, and UltraFeedback's critiques are kept as metadata.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _objects(record: Record, name: str) -> list[Mapping[str, Any]]:
 
 
 def rankings(scores: Mapping[str, Mapping[str, float]]) -> list[Ranking]:
-    """{criterion: {local id: score}} -> one ranking per criterion that has at least two scores."""
+    """One ranking for each criterion with at least two scores, from {criterion: {local id: score}}."""
     return [
         draft(IMPORTED, criterion, by_score(of), ratings={local: {criterion: score} for local, score in of.items()})
         for criterion, of in scores.items()
@@ -44,7 +44,7 @@ def fits_ultrafeedback(record: Record) -> bool:
 
 
 def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
-    """A ranking per aspect and one for the overall score. Ratings are text, and "N/A" leaves an answer unranked."""
+    """A ranking for each aspect, and one for the overall score. Ratings are text; "N/A" is unranked."""
     (record,) = records
     completions: list[Completion] = []
     scores: dict[str, dict[str, float]] = {}

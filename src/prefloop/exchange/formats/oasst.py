@@ -1,4 +1,4 @@
-"""Open-Assistant: conversation trees in which people ranked sibling replies, and flat lists of ranked replies."""
+"""Reads Open-Assistant: conversation trees in which people ranked sibling replies, and flat lists of ranked replies."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def fits_tree(record: Record) -> bool:
 
 
 def parse_tree(records: Sequence[Record]) -> Iterator[Item | BadRow]:
-    """One item for every group of replies of which at least two carry a rank; lower is better, equal ranks tie.
+    """One item for each group of replies of which at least two have a rank. Lower is better, and equal ranks tie.
 
-    Deleted replies are left out; a reply without a rank stays in the list, unranked.
+    Deleted replies are left out. A reply without a rank stays in the list, unranked.
     """
     (record,) = records
     root = fields.object_of(record.get("prompt"), "prompt")
@@ -99,7 +99,7 @@ def parse_replies(records: Sequence[Record]) -> Iterable[Item]:
 
 
 def _turns(text: str) -> Content:
-    """ "Human: ...\\n\\nAssistant: ...\\n\\nHuman: ..." as messages where turns alternate; any other text as it is."""
+    """ "Human: ... Assistant: ..." as messages if the turns alternate; any other text as it is."""
     _, *parts = TURN.split(text)
     names, said = parts[::2], parts[1::2]
     expected = ["Assistant" if i % 2 else "Human" for i in range(len(names))]

@@ -1,7 +1,7 @@
-"""Preference pairs: `chosen` and `rejected`, with the prompt beside them or as the beginning they share.
+"""Reads preference pairs: `chosen` and `rejected`, with the prompt beside them or as their common beginning.
 
-TRL, OpenRLHF, ultrafeedback_binarized and open-instruct (text or message lists), LLaMA-Factory (alpaca and sharegpt).
-Equal scores, or equal texts, make a tie. Which answer was longer, likelier or listed first plays no part.
+It reads TRL, OpenRLHF, ultrafeedback_binarized and open-instruct (text or message lists), and LLaMA-Factory (alpaca and
+sharegpt). Equal scores, or equal texts, are a tie. Which answer was longer or listed first does not matter.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def fits(record: Record) -> bool:
 
 
 def _answers_in_chat(record: Record) -> bool:
-    """ms-swift: the chat ends with the chosen answer, and the rejected one stands beside it."""
+    """Whether the chat ends with the chosen answer and the rejected one is beside it, as in ms-swift."""
     return record.get(REJECTED) is not None and "chosen" not in record
 
 
 def fits_transcripts(record: Record) -> bool:
-    """Two whole transcripts as Anthropic publishes them."""
+    """Whether a record is two whole transcripts as Anthropic publishes them."""
     both = (record.get("chosen"), record.get("rejected"))
     if _has_prompt(record) and not all(_repeats(text, record.get("prompt")) for text in both):
         return False
@@ -57,13 +57,13 @@ def fits_transcripts(record: Record) -> bool:
 
 
 def _last_head(text: str) -> int:
-    """Where the last "Assistant:" ends, or 0: after an empty line, or on a new line of what "Human:" begins."""
+    """Where the last "Assistant:" ends, after an empty line or on a new line of a transcript; 0 if there is none."""
     heads = (ASSISTANT, ASSISTANT[1:]) if text.lstrip().startswith("Human:") else (ASSISTANT,)
     return next((at + len(head) for head in heads if (at := text.rfind(head)) >= 0), 0)
 
 
 def _repeats(text: object, prompt: object) -> bool:
-    """Whether a transcript begins with the prompt that stands beside it."""
+    """Whether a transcript begins with the prompt that is given beside it."""
     if not isinstance(text, str) or not isinstance(prompt, str) or not text.lstrip().startswith("Human:"):
         return False
     return _bare(text).startswith(_bare(prompt))
@@ -124,7 +124,7 @@ TRANSCRIPTS = Format(
 
 
 def pair_item(record: Record, prompt: Prompt, chosen: Completion, rejected: Completion) -> Item:
-    """One item with completions c0 (chosen) and c1 (rejected) and one ranking of them."""
+    """An item with completions c0 (chosen) and c1 (rejected) and one ranking of them."""
     fields.optional_number(record, "margin")  # kept with the metadata, but it has to be a number
     scores = [fields.optional_number(record, name) for name in ("score_chosen", "score_rejected")]
     scored = {local: {"score": score} for local, score in zip(("c0", "c1"), scores, strict=True) if score is not None}
@@ -161,7 +161,7 @@ def _split(record: Record) -> tuple[Prompt, Completion, Completion]:
 
 
 def _split_text(chosen: str, rejected: str) -> tuple[Prompt, Completion, Completion]:
-    """TRL's rule: the prompt is what both begin with, without a space at its end."""
+    """TRL's rule: the prompt is the common beginning, without a space at its end."""
     end = len(os.path.commonprefix([chosen, rejected]))
     if end and chosen[end - 1] == " ":
         end -= 1
@@ -207,7 +207,7 @@ def answering(turns: Turns, name: str) -> Turns:
 
 
 def shared_turns(chosen: Turns, rejected: Turns) -> int:
-    """How many messages both begin with, stopping before an assistant's turn so that each has an answer left."""
+    """How many messages both begin with. It stops before a turn of the assistant, so that each has an answer."""
     longest = min(len(chosen), len(rejected)) - 1
     same = next((i for i in range(longest) if chosen[i] != rejected[i]), longest)
     while same and (chosen[same].role != "assistant" or rejected[same].role != "assistant"):

@@ -1,4 +1,4 @@
-"""Prompts alone, and demonstrations: prompts with an answer to imitate."""
+"""Reads prompts alone, and demonstrations: prompts with an answer to imitate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefloop.types import Demonstration, Prompt
 
 
 def _chat(record: Record) -> str | None:
-    """The field with a whole chat that ends with the assistant, where no other field holds the answer."""
+    """The field with a whole chat that ends with the assistant, if no other field holds the answer."""
     if fields.answer_name(record) is not None:
         return None
     name = next((name for name in fields.CHATS if record.get(name)), None)
@@ -30,7 +30,7 @@ def uses_demonstration(record: Record) -> tuple[str, ...]:
 
 
 def _repeated(record: Record, chat: str | None) -> tuple[str, ...]:
-    """`prompt`, where it says what the chat says."""
+    """`prompt`, if it repeats what the chat says."""
     turns, prompt = record.get(chat or ""), record.get("prompt")
     if not isinstance(turns, list) or not prompt:
         return ()
@@ -52,7 +52,7 @@ def fits_demonstration(record: Record) -> bool:
 
 
 def parse_demonstration(records: Sequence[Record]) -> Iterable[Demonstration]:
-    """Chats (`messages`) end with the assistant's turn, which is the demonstration; what comes before is the prompt."""
+    """A demonstration. In a chat (`messages`) it is the last turn, and the prompt is everything before."""
     (record,) = records
     used = uses_demonstration(record)
     chat = _chat(record)

@@ -1,6 +1,7 @@
-"""Answers with scores, one a row: the rows of one prompt are one list. HelpSteer's attributes, and `rating` or `score`.
+"""Reads answers with scores in rows of their own. The rows of one prompt are one list.
 
-An answer whose prompt has no other one cannot be ranked, and is never a demonstration: it may have been rated badly.
+It reads HelpSteer's attributes, and `rating` or `score`. An answer whose prompt has no other answer cannot be ranked.
+It is never a demonstration, since its rating may be bad.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def uses(record: Record) -> tuple[str, ...]:
 
 
 def prompt_key(record: Record) -> str:
-    """The id of the prompt. Raises BadRow where the row could not be used, so that it does not cost its whole list."""
+    """The id of the prompt. Raises BadRow for an unusable row, so that the rest of its list can be used."""
     for name in (*ATTRIBUTES, *RATINGS):
         if record.get(name) is not None:
             fields.scored(record[name], name)
@@ -43,7 +44,7 @@ def prompt_key(record: Record) -> str:
 
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
-    """A ranking for each attribute that at least two answers have; equal scores tie."""
+    """A ranking for each attribute that at least two answers have. Equal scores tie."""
     if len(records) < 2:
         raise BadRow("a ranking needs at least two completions; only one row here has this prompt")
     completions: list[Completion] = []

@@ -1,7 +1,7 @@
-"""Answers whose every step is labelled right or wrong (TRL and axolotl: stepwise supervision, for process rewards).
+"""Reads answers whose every step is labelled right or wrong (stepwise supervision of TRL and axolotl).
 
 The steps become one completion, which is acceptable if no step is wrong. Each step's label is kept as a rating of the
-completion ("step 1", "step 2", ...), and the steps themselves with it, so that nothing is lost and nothing imitated.
+completion ("step 1", "step 2", ...), and the steps are kept too.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def fits_prm800k(record: Record) -> bool:
 
 
 def parse_prm800k(records: Sequence[Record]) -> Iterable[Item]:
-    """TRL's conversion: an answer for each alternative that was not gone on with, and one for the path that was.
+    """TRL's conversion of PRM800K: one answer for each alternative that was not continued, and one for the chosen path.
 
-    A step is right if it is rated 1, and wrong if 0 or -1; a step that a person wrote is right.
+    A step is right if it is rated 1, and wrong if 0 or -1. A step that a person wrote is right.
     """
     (record,) = records
     question = fields.object_of(record.get("question"), "question")

@@ -1,4 +1,4 @@
-"""Answers in transcripts ("Human: ... Assistant: ..."): one must not end with what the person says next."""
+"""Checks answers in transcripts ("Human: ... Assistant: ..."), which must not end with the person's turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SPACED, _LINES = re.compile(r"\n\n(Human|Assistant):"), re.compile(r"\n(Human|A
 
 
 def whole(result: Prompt | Demonstration | Item) -> None:
-    """Raise BadRow if an answer to a transcript ends with the person's turn."""
+    """Raises BadRow if an answer to a transcript ends with the person's turn."""
     if isinstance(result, Prompt):
         return
     said = [answer.text for answer in result.completions] if isinstance(result, Item) else [result.text]
