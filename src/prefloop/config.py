@@ -7,16 +7,14 @@ algorithms themselves (`[algorithms.ppo]` ...) are kept as given and checked by 
 from __future__ import annotations
 
 import copy
-import difflib
 import tomllib
-import types
-import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from prefloop.config_problems import explain, holds_nul, may_be_left_out, problems
 from prefloop.effects import SCRATCH, refuse_unused
 from prefloop.errors import ConfigError
 
@@ -50,7 +48,7 @@ class Model(Section):
     init: Literal["pretrained", "scratch"] = Field(
         "pretrained", description='"pretrained", or "scratch": a new small Llama with a tokenizer of its own'
     )
-    path: str = Field("", description="a Hugging Face folder (relative to the project) or hub id")
+    path: str | None = Field(None, description="a Hugging Face folder (relative to the project) or hub id")
     revision: str | None = Field(None, description="hub revision; pin a commit")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -92,7 +90,7 @@ class Sft(Optimiser):
     batch: int = Field(32, ge=1, description="demonstrations a step")
     max_tokens: int = Field(512, ge=4, description="longer demonstrations are left out, and counted")
     limit: int | None = Field(None, ge=1, description="use only this many demonstrations")
-    preferred: str = Field("", description="a criterion: the best-ranked imported completions are learnt too")
+    preferred: str | None = Field(None, description="a criterion: the best-ranked imported completions are learnt too")
     eval_every: int = Field(50, ge=1, description="steps between held-out evaluations")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints; changes no result")
 
@@ -109,7 +107,9 @@ class Sample(Section):
 
 
 class Crowd(Section):
-    scorer: str = Field("", description='hidden true quality: a name ("demo", "length", ...) or "file.py:function"')
+    scorer: str | None = Field(
+        None, description='hidden true quality: a name ("demo", "length", ...) or "file.py:function"'
+    )
     criterion: str = Field("quality", description="what the rankings are about")
     annotators: int = Field(20, ge=1, description="simulated people")
     overlap: int = Field(1, ge=1, description="how many annotators rank each item")
@@ -145,8 +145,8 @@ class Annotate(Section):
     limit: int | None = Field(None, ge=1, description="most items a person may rank; none = no limit")
     quota: int | None = Field(None, ge=1, description="rankings that `run` waits for a round; none = every open one")
     webhooks: tuple[str, ...] = Field((), description="addresses told of new rankings, signed; only these are called")
-    public_url: str = Field(
-        "", description='where people reach the server, as "https://rank.example.org": invitations lead there'
+    public_url: str | None = Field(
+        None, description='where people reach the server, as "https://rank.example.org": invitations lead there'
     )
     hosts: tuple[str, ...] = Field(
         (), description="host names that the server answers to, beside its own addresses and public_url"
@@ -207,9 +207,9 @@ class Align(Optimiser):
     eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
     eval_prompts: int = Field(64, ge=1, description="held-out prompts of each")
     checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints; changes no result")
-    frozen_dtype: Literal["", "float32", "bfloat16"] = Field(
-        "",
-        description='of the reference and the reward models, which are not trained; "" = as they are. What that does '
+    frozen_dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="of the reference and the reward models, which are not trained; none = as they are. What that does "
         "to the KL is measured and taken out of it: kl_baseline in docs/metrics.md",
     )
     staleness: int = Field(
@@ -234,13 +234,18 @@ class Evaluate(Section):
     max_tokens: int = Field(128, ge=1, description="longest completion")
     samples: int = Field(8, ge=1, description="answers a prompt by each policy; the interval is over prompts")
     bootstrap: int = Field(2000, ge=100, description="resamples over prompts for the 95 % interval")
-    scorer: str = Field("", description='an independent judge beside the reward model: a name or "file.py:function"')
+    scorer: str | None = Field(
+        None, description='an independent judge beside the reward model: a name or "file.py:function"'
+    )
     show: int = Field(10, ge=0, description="before/after samples in the report")
+
+
+Stage = Literal["sft", "sample", "annotate", "crowd", "reward", "align", "evaluate", "report"]
 
 
 class Run(Section):
     rounds: int = Field(1, ge=1, description="times round the loop")
-    stages: tuple[str, ...] = Field(
+    stages: tuple[Stage, ...] = Field(
         ("sft", "sample", "crowd", "reward", "align", "evaluate", "report"),
         description="what run does; always in the order of the loop",
     )
@@ -298,21 +303,16 @@ def make_config(table: Mapping[str, Any], where: str = "configuration", but: Ite
 
     A setting without effect is a problem, except those named by `but`.
     """
-    if _holds_nul(table):
+    if holds_nul(table):
         raise ConfigError(f"{where}: a value holds a NUL character, which no name of a file or an address can")
+    if found := list(problems(table, Config)):
+        raise ConfigError("\n".join([f"{where}:", *found]))
     try:
         config = Config.model_validate(table)
     except ValidationError as error:
-        raise ConfigError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+        raise ConfigError(f"{where}:\n" + "\n".join(explain(e, Config) for e in error.errors())) from None
     refuse_unused(config, where, but)
     return config
-
-
-def _holds_nul(value: object) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return any(map(_holds_nul, inner))
 
 
 def _for_another(written: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
@@ -326,7 +326,10 @@ def _for_another(written: Mapping[str, Any], table: Mapping[str, Any]) -> Iterat
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
-    """Apply one `section.key=value`; the value is TOML, or a bare string where it is not."""
+    """Apply one `section.key=value`; the value is TOML, or a bare string where it is not.
+
+    `none` takes out a setting that may be left out.
+    """
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -339,49 +342,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override}: {part} is a value, not a section")
-    table[parts[-1]] = value
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """' Did you mean "x"?' for a near miss, else the list of what exists."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f' Did you mean "{near[0]}"?' if near else f" Known: {', '.join(sorted(known))}."
-
-
-def _explain(error: Any) -> str:
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        return f'  unknown key "{key}".{suggest(location[-1], _known_keys(location[:-1]))}'
-    return f"  {key}: {error['msg']} (got {error['input']!r})"
-
-
-def _known_keys(section: Sequence[str]) -> list[str]:
-    model: Any = Config
-    for name in section:
-        annotation = model.model_fields[name].annotation
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-        if model is None:
-            return []
-    return list(model.model_fields)
-
-
-def describe(model: type[BaseModel] = Config) -> list[tuple[str, str, str, str]]:
-    """(key, type, default, meaning) of every setting, for docs and help."""
-    rows: list[tuple[str, str, str, str]] = []
-    for section, section_field in model.model_fields.items():
-        annotation = section_field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            for name, field in annotation.model_fields.items():
-                default = field.get_default(call_default_factory=True)
-                rows.append((f"{section}.{name}", _type_name(field.annotation), repr(default), field.description or ""))
-    return rows
-
-
-def _type_name(annotation: Any) -> str:
-    origin = typing.get_origin(annotation)
-    if origin is Literal:
-        return " or ".join(repr(value) for value in typing.get_args(annotation))
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(_type_name(a) for a in typing.get_args(annotation))
-    return "none" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
+    if value == "none" and len(parts) == 2 and may_be_left_out(Config, *parts):
+        table.pop(parts[-1], None)
+    else:
+        table[parts[-1]] = value

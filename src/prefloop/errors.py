@@ -16,6 +16,9 @@ PrefloopError              anything that a user can put right; the command line 
 └── ForbiddenError         this person may not do that
 """
 
+import difflib
+from collections.abc import Sequence
+
 
 class PrefloopError(Exception):
     """Base class: a problem the user can put right. `exit_code` is what the command line returns."""
@@ -93,3 +96,9 @@ class ConflictError(PrefloopError):
 
 class ForbiddenError(PrefloopError):
     """This person may not do that."""
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """' Did you mean "x"?' for a near miss, else the list of what exists."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f' Did you mean "{near[0]}"?' if near else f" Known: {', '.join(sorted(known))}."

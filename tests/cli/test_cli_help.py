@@ -11,7 +11,8 @@ import pytest
 
 from prefloop.cli.docs import PAGES
 from prefloop.cli.main import VERBS
-from prefloop.config import Config, describe
+from prefloop.config import Config
+from prefloop.config_problems import describe
 from prefloop.errors import PrefloopError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -61,7 +62,7 @@ def test_every_verb_says_what_it_does_with_an_example(prefloop: Callable, verb: 
 @pytest.mark.parametrize("verb", SECTIONS)
 def test_the_help_of_a_verb_lists_every_key_of_its_section(prefloop: Callable, verb: str) -> None:
     said = prefloop(verb, "--help")
-    keys = [key.split(".")[1] for key, *_ in describe() if key.startswith(f"{SECTIONS[verb]}.")]
+    keys = [key.split(".")[1] for key, *_ in describe(Config) if key.startswith(f"{SECTIONS[verb]}.")]
     assert keys and all(f"{key} = " in said.out for key in keys)
 
 
@@ -74,7 +75,7 @@ def test_every_setting_is_in_the_settings_page() -> None:
     text = (DOCS / "config.md").read_text(encoding="utf-8")
     for section in Config.model_fields:
         assert f"## [{section}" in text
-    for key, *_ in describe():
+    for key, *_ in describe(Config):
         assert f"| `{key.split('.')[1]}` |" in text
 
 

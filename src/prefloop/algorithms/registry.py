@@ -13,8 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from prefloop import effects
-from prefloop.config import suggest
-from prefloop.errors import ConfigError
+from prefloop.errors import ConfigError, suggest
 from prefloop.source import source_hash
 
 Kind = Literal["supervised", "reward", "offline", "online"]

@@ -63,11 +63,12 @@ class VerbGroup(Verb, click.Group):
 
 def settings(sections: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]]]:
     """[(section, [("key = default", type and meaning)])]. "data" is all of a section, "data.heldout" one key of it."""
-    from prefloop.config import describe
+    from prefloop.config import Config
+    from prefloop.config_problems import describe
     from prefloop.project.toml import default_of, toml
 
     found: dict[str, list[tuple[str, str]]] = {}
-    rows = describe()
+    rows = describe(Config)
     for wanted in sections:
         for key, kind, default, meaning in rows:
             section, name = key.split(".")

@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 
 from prefloop.cli.main import INTRODUCTION, VERBS, cli
-from prefloop.config import describe
+from prefloop.config import Config
+from prefloop.config_problems import describe
 from prefloop.project.toml import default_of, toml
 
 WIDTH = 100
@@ -34,7 +35,7 @@ def config_page() -> str:
         "has changed.",
     ]
     section = ""
-    for key, kind, default, meaning in describe():
+    for key, kind, default, meaning in describe(Config):
         part, name = key.split(".")
         if part != section:
             section = part

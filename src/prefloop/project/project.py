@@ -220,7 +220,7 @@ class Project:
             check_sizes(folder, settings)
             return ModelRef("base", str(folder), file_hash(folder))
         if not settings.path:
-            raise ConfigError('[model] path is empty. Set a Hugging Face folder or hub id, or init = "scratch".')
+            raise ConfigError('[model] path is not set. Give a Hugging Face folder or hub id, or init = "scratch".')
         folder = self.root / settings.path
         if folder.is_dir():
             if settings.revision:

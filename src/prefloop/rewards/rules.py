@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefloop.config import suggest
-from prefloop.errors import ConfigError, DataError
+from prefloop.errors import ConfigError, DataError, suggest
 from prefloop.rewards.base import Scores
 from prefloop.types import Completion, Prompt, digest
 

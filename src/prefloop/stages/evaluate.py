@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.config import Align, suggest
+from prefloop.config import Align
 from prefloop.diagnose.collapse import collapsed, signs, text_figures
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Engine, Sampling
-from prefloop.errors import DataError, NothingToDoError
+from prefloop.errors import DataError, NothingToDoError, suggest
 from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
 from prefloop.project.left_out import LeftOut

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefloop import exchange, record
-from prefloop.config import suggest
-from prefloop.errors import DataError, ModelError, NothingToDoError
+from prefloop.errors import DataError, ModelError, NothingToDoError, suggest
 from prefloop.exchange import Soft, Written
 from prefloop.project.project import Outcome, Project
 from prefloop.report.card import Card, model_card

@@ -9,7 +9,8 @@ from typing import Any
 
 import tomlkit
 
-from prefloop.config import CONFIG_NAME, apply_override, describe, make_config
+from prefloop.config import CONFIG_NAME, Config, apply_override, make_config
+from prefloop.config_problems import describe
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.folder import check_folder
 from prefloop.project.project import Outcome
@@ -45,7 +46,7 @@ _ABOUT = {
     "data": "which prompts are kept out of all training",
     "sft": "supervised fine-tuning on demonstrations",
     "sample": "completions to be ranked",
-    "crowd": "simulated annotators; leave scorer empty where people rank",
+    "crowd": "simulated annotators; leave scorer out where people rank",
     "annotate": "what people are asked (prefloop annotate)",
     "reward": "reward models",
     "align": "optimising the policy",
@@ -84,7 +85,7 @@ def init(
         "project": str(root),
         "config": str(target),
         "model": config.model.path or "scratch",
-        "hub": model is not None and not (root / config.model.path).is_dir(),
+        "hub": config.model.path is not None and not (root / config.model.path).is_dir(),
     }
     return Outcome("init", None, result)
 
@@ -114,7 +115,7 @@ def _place(path: Path, root: Path) -> str:
 def render(values: Mapping[str, Any], scratch: bool) -> str:
     """A TOML file: what is given stands; other settings of interest stand beside it as comments, with their default."""
     known: dict[str, dict[str, tuple[str, str]]] = {}
-    for key, _, default, meaning in describe():
+    for key, _, default, meaning in describe(Config):
         section, name = key.split(".")
         known.setdefault(section, {})[name] = (default, meaning)
     document = tomlkit.document()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prefloop.config import suggest
-from prefloop.errors import DataError, NothingToDoError
+from prefloop.errors import DataError, NothingToDoError, suggest
 from prefloop.project.left_out import refusal
 from prefloop.project.project import Outcome, Project, load_policy
 from prefloop.store.origins import has_origins, origins

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefloop.config import Run as Settings
-from prefloop.config import suggest
-from prefloop.errors import ConfigError
+from prefloop.errors import ConfigError, suggest
 from prefloop.project.project import Outcome, Project
 from prefloop.stages.align import align
 from prefloop.stages.annotate_wait import annotate
@@ -72,10 +71,6 @@ def run(project: Project) -> Outcome:
 
 def _check(settings: Settings) -> None:
     """Raise ConfigError for names that mean nothing, and for stages that exclude each other."""
-    known = [*ONCE, *EACH_ROUND, *AT_THE_END]
-    for name in settings.stages:
-        if name not in known:
-            raise ConfigError(f'[run] stages names "{name}".{suggest(name, known)}')
     for name in settings.ignore:
         if name not in settings.imports:
             raise ConfigError(f'[run] ignore names "{name}", no file of imports.{suggest(name, settings.imports)}')

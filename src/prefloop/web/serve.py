@@ -221,7 +221,7 @@ def _terminate(number: int, frame: object) -> None:
 
 def _url(settings: Annotate, host: str, port: int) -> str:
     """The address that others are told."""
-    return settings.public_url.rstrip("/") or f"http://{_shown(host)}:{port}"
+    return settings.public_url.rstrip("/") if settings.public_url else f"http://{_shown(host)}:{port}"
 
 
 def _shown(host: str) -> str:
@@ -245,7 +245,7 @@ def _warnings(host: str, settings: Annotate, store: Store) -> list[str]:
         outside = not ip_address(host).is_loopback
     except ValueError:
         outside = host != "localhost"
-    if outside and not settings.public_url.startswith("https://"):
+    if outside and not (settings.public_url or "").startswith("https://"):
         found.append(
             f"{host} can be reached from other machines, and passwords travel as they are: put a proxy with TLS in "
             "front, and set [annotate] public_url to its address and proxies to where it runs."

@@ -80,8 +80,10 @@ def _policy(project: Project) -> ModelRef | None:
     if project.config.model.init == "scratch" and not (project.root / "model" / "config.json").is_file():
         return None
     settings = project.config.model
+    if settings.path is None:
+        return project.base()
     folder = project.root / settings.path
-    return ModelRef("base", str(folder if folder.is_dir() else settings.path), "") if settings.path else project.base()
+    return ModelRef("base", str(folder if folder.is_dir() else settings.path), "")
 
 
 class _Subject:

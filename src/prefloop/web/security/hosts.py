@@ -31,7 +31,7 @@ class Hosts:
     @classmethod
     def of(cls, settings: Annotate, bound: str = "") -> Hosts:
         """bound: what the server listens on. Raises ConfigError for settings that name no host or no network."""
-        public = settings.public_url.rstrip("/")
+        public = (settings.public_url or "").rstrip("/")
         parts = urlsplit(public)
         if public and (parts.scheme not in ("http", "https") or not _HOST.fullmatch(parts.netloc) or parts.path):
             raise ConfigError(
