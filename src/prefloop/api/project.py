@@ -256,8 +256,7 @@ class Project:
     def reward_model(self, criterion: str | None = None, round: int | None = None) -> RewardScorer:
         """The newest reward model of a criterion. Raises NothingToDoError where there is none."""
         from prefloop.api.models import RewardScorer
-        from prefloop.errors import suggest
-        from prefloop.errors import DataError
+        from prefloop.errors import DataError, suggest
         from prefloop.project.project import load_registered_reward
 
         rows = self._core.reward_models(self._core.latest_round() if round is None else round)
