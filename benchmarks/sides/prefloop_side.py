@@ -46,7 +46,7 @@ def settings(work: dict[str, Any]) -> str:
             f"eval_prompts = 2\n{often}{budget}[algorithms.{kind}]\nkl = 0.05\n"
         )
     if kind == "dpo":
-        lines.append(f'[align]\nalgorithm = "dpo"\nprompts = {work["batch"]}\nsteps = 1\nlr = 1e-4\n{often}{budget}')
+        lines.append(f'[align]\nalgorithm = "dpo"\nlists = {work["batch"]}\nlr = 1e-4\n{often}{budget}')
     if kind == "reward":
         lines.append(
             f"[reward]\nepochs = 1\nbatch = {work['batch']}\nlr = 1e-4\nmax_tokens = {work['max_length']}\n"

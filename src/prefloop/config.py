@@ -158,7 +158,7 @@ class Annotate(Section):
 
 
 class Reward(Optimiser):
-    objective: str = Field("plackett_luce", description='"plackett_luce" or "bradley_terry"')
+    objective: str = Field("plackett_luce", description="which objective; prefloop reward --help lists them")
     start: str = Field("policy", description='"policy" or any Hugging Face folder or hub id')
     criteria: tuple[str, ...] = Field((), description="one model for each; none = every criterion in the store")
     epochs: float = Field(2, gt=0, description="passes over the lists")
@@ -183,18 +183,20 @@ class Reward(Optimiser):
 
 
 class Align(Optimiser):
-    algorithm: str = Field("ppo", description="a name of the algorithm registry: ppo, grpo, rloo, dpo")
+    algorithm: str = Field("ppo", description="which algorithm; prefloop align --help lists them")
     lr: float | None = Field(None, gt=0, description="of the policy, at its peak; none = by the model's width")
     critic_lr: float | None = Field(None, gt=0, description="none = lr, or by the model's width")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "linear", description='after the warm-up: "cosine", "linear" or "constant"'
     )
     warmup: float = Field(0.0, ge=0, le=1, description="share of steps with a rising learning rate")
-    steps: int = Field(60, ge=1, description="rollout batches; dpo counts epochs instead")
-    prompts: int = Field(32, ge=1, description="prompts a step (online), lists a step (dpo)")
-    k: int = Field(2, ge=1, description="completions a prompt in each step")
-    epochs: int = Field(1, ge=1, description="passes over one rollout batch (online), or over the rankings (dpo)")
-    minibatches: int = Field(2, ge=1, description="optimiser steps a pass")
+    steps: int = Field(60, ge=1, description="online: rollout batches")
+    prompts: int = Field(32, ge=1, description="online: prompts a step")
+    k: int = Field(2, ge=1, description="online: completions a prompt in each step")
+    epochs: int = Field(1, ge=1, description="online: passes over one rollout batch")
+    minibatches: int = Field(2, ge=1, description="online: optimiser steps a pass")
+    passes: float = Field(1, gt=0, description="offline (dpo): passes over the rankings")
+    lists: int = Field(32, ge=1, description="offline (dpo): lists a step")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of the logprobs that are optimised")
     max_tokens: int = Field(128, ge=1, description="longest completion")
     missing_eos: Literal["subtract", "replace", "off"] = Field("subtract", description="what a cut-off answer costs")
@@ -223,8 +225,9 @@ class Align(Optimiser):
     def deciding(self) -> dict[str, Any]:
         """Samples are not made ahead across checkpoints, so that with staleness these decide which are stale."""
         found = super().deciding() | ({"checkpoint_every": self.checkpoint_every} if self.staleness else {})
-        if self.reward is None:  # so that runs of versions without this setting are still known as the same
-            del found["reward"]
+        for new in ("reward", "passes", "lists"):  # runs of versions without these settings are still the same runs
+            if found[new] == type(self).model_fields[new].default:
+                del found[new]
         return found
 
 

@@ -19,9 +19,11 @@ OFFLINE = {
 WITH_CRITIC = {"ppo"}
 
 _ONLINE_ONLY = {
-    "steps": "it passes over the rankings [align] epochs times",
+    "steps": "it goes over the rankings [align] passes times",
+    "prompts": "it learns from lists; [align] lists says how many a step takes",
+    "epochs": "[align] passes says how often it goes over the rankings",
     "k": "it draws no samples",
-    "minibatches": "each step is one update; [align] prompts says how many lists it takes",
+    "minibatches": "each step is one update; [align] lists says how many lists it takes",
     "missing_eos": "it draws no samples",
     "missing_eos_penalty": "it draws no samples",
     "ptx": "it mixes in no demonstrations",
@@ -77,6 +79,8 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
         yield "align.critic_lr", f"{name} has no critic"
     if name in OFFLINE:
         return
+    yield "align.passes", f"{name} draws samples; [align] steps and epochs say how long it learns from them"
+    yield "align.lists", f"{name} draws samples; [align] prompts says how many prompts a step takes"
     if align.reward is not None:
         yield "align.reward_weights", f"[align] reward = {align.reward!r} takes the place of the reward models"
     if align.missing_eos == "off":

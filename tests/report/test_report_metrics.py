@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefloop import record
+from prefloop.algorithms import registry
 from prefloop.config import CONFIG_NAME
 from prefloop.project.project import Project
 from prefloop.report.metrics import METRICS, explain, flag
@@ -62,7 +63,7 @@ scorer = "length"
 def test_every_metric_of_a_real_loop_is_explained(tmp_path: Path) -> None:
     (tmp_path / CONFIG_NAME).write_text(TINY)
     logged: dict[str, set[str]] = {}
-    for algorithm in ("ppo", "grpo", "rloo", "dpo"):
+    for algorithm in registry.names("online", "offline"):
         with Project.open(tmp_path, [f"align.algorithm={algorithm}"], quiet=True) as project:
             shown = [Demonstration(Prompt(f"What is {n} and {n}?"), f"It is {2 * n}, I think.") for n in range(24)]
             project.store.add(shown)

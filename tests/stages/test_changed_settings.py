@@ -21,7 +21,7 @@ from prefloop.stages.align import align
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
 
-DPO = ["align.algorithm=dpo", "align.epochs=12", "align.checkpoint_every=3"]
+DPO = ["align.algorithm=dpo", "align.passes=12", "align.checkpoint_every=3"]
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 
@@ -59,7 +59,7 @@ def killed(base: Path) -> Path:
     ("changed", "named"),
     [
         (["align.lr=0.002"], "align.lr: 0.003 then, 0.002 now"),
-        (["align.epochs=13"], "align.epochs: 12 then, 13 now"),
+        (["align.passes=13"], "align.passes: 12 then, 13 now"),
         (["align.prompts=5"], "align.prompts: 4 then, 5 now"),
         (["align.eval_every=5"], "align.eval_every: 4 then, 5 now"),
         (["align.average=0.5"], "align.average: 0.9 then, 0.5 now"),
@@ -102,7 +102,7 @@ def test_what_changes_no_result_goes_on_to_the_bytes_of_a_run_left_in_peace(base
 def test_new_begins_another_run_and_the_first_is_not_asked_about_again(killed: Path) -> None:
     root = killed.with_name("anew")
     shutil.copytree(killed, root)
-    short = [*DPO, "align.lr=0.002", "align.epochs=1"]
+    short = [*DPO, "align.lr=0.002", "align.passes=1"]
     with Project.open(root, short, quiet=True, new=True) as project:
         assert align(project).run == "align-002"
     with Project.open(root, [*short, "align.prompts=8"], quiet=True) as project:

@@ -72,6 +72,8 @@ CHANGED: dict[str, dict[str, str]] = {  # another value than the default and tha
         "prompts": "3",
         "k": "3",
         "epochs": "2",
+        "passes": "2",
+        "lists": "3",
         "minibatches": "4",
         "temperature": "0.5",
         "max_tokens": "5",
@@ -238,6 +240,10 @@ def test_the_names_that_settings_depend_on_are_those_of_the_registry() -> None:
         ("[annotate]\nlease_minutes = 90\nlease_hours = 1", "annotate.lease_hours"),
         ('[align]\nalgorithm = "dpo"\nkl_budget = 5', "align.kl_budget"),
         ('[align]\nalgorithm = "dpo"\nreward = "length"', "align.reward"),
+        ('[align]\nalgorithm = "dpo"\nepochs = 3', "align.epochs"),
+        ('[align]\nalgorithm = "dpo"\nprompts = 8', "align.prompts"),
+        ('[align]\nalgorithm = "grpo"\npasses = 3', "align.passes"),
+        ("[align]\nlists = 3", "align.lists"),
         ('[align]\nreward = "length"\nreward_weights = {quality = 1.0}', "align.reward_weights"),
         ('[align]\nalgorithm = "rloo"\ncritic_lr = 0.1', "align.critic_lr"),
         ('[align]\nmissing_eos = "off"\nmissing_eos_penalty = 3', "align.missing_eos_penalty"),
@@ -304,7 +310,7 @@ def test_weights_that_rankings_cannot_be_learnt_with_are_refused(
 
 def test_dpo_hears_people_and_criteria_as_the_settings_say(project: Path) -> None:
     """Majority is one ranking a list; a criterion of weight 0 is as good as absent, and only proportions count."""
-    usual, found = ["align.algorithm=dpo", "align.prompts=8"], {}
+    usual, found = ["align.algorithm=dpo", "align.lists=8"], {}
     for name, asked in {
         "all": [],
         "majority": ["reward.annotators=majority"],

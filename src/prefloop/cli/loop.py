@@ -74,7 +74,13 @@ def crowd(asked: Common) -> None:
     in_project(asked, lambda project: project.crowd())
 
 
-@click.command("reward", cls=Verb, sections=("reward", "data.heldout"))
+def _objectives() -> dict[str, str]:
+    from prefloop.algorithms.registry import names
+
+    return {name: f"docs/algorithms/{name}.md" for name in names("reward")}
+
+
+@click.command("reward", cls=Verb, sections=("reward", "data.heldout"), names={"Objectives": _objectives})
 @_round
 @click.option(
     "--annotators",
@@ -118,9 +124,17 @@ def prioritise(asked: Common) -> None:
     in_project(asked, lambda project: project.prioritise())
 
 
-@click.command("align", cls=Verb, sections=("align",))
+def _algorithms() -> dict[str, str]:
+    from prefloop.algorithms.registry import names
+
+    return {name: "online: learns from its own samples, which reward models score" for name in names("online")} | {
+        name: "offline: learns from the rankings themselves" for name in names("offline")
+    }
+
+
+@click.command("align", cls=Verb, sections=("align",), names={"Algorithms": _algorithms})
 @_round
-@click.option("--algorithm", metavar="NAME", help="ppo, grpo, rloo or dpo: the same as --set align.algorithm=NAME.")
+@click.option("--algorithm", metavar="NAME", help="The same as --set align.algorithm=NAME.")
 @profiled
 @anew
 @common

@@ -11,7 +11,6 @@ from prefloop.report.collect import last, of_round
 from prefloop.report.metrics import METRICS, explain, flag
 from prefloop.report.text import beyond, number, percent, signed, span
 
-ALGORITHMS = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO", "dpo": "DPO"}
 NEXT = (  # (stage, what its absence means, the command)
     ("sample", "Nothing has been sampled to be ranked yet.", "prefloop sample"),
     ("reward", "No reward model has been trained yet.", "prefloop reward"),
@@ -79,7 +78,7 @@ def capital(text: str) -> str:
 
 def algorithm_name(run: Mapping[str, Any] | None) -> str:
     name = str(run["result"].get("algorithm") or run["config"].get("align", {}).get("algorithm", "")) if run else ""
-    return ALGORITHMS.get(name, name.upper())
+    return name.upper()
 
 
 def headline(facts: Mapping[str, Any]) -> dict[str, Any]:

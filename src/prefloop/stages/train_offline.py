@@ -78,7 +78,7 @@ def train_offline(project: Project, round: int) -> Outcome:
         train = lengths.telling(train)
         from_reference = start.path == reference.path
         frozen = copy.deepcopy(model) if from_reference else load_policy(project, reference)[0]
-        order = Order(len(train), settings.prompts, settings.epochs, derive(seed, "offline"))
+        order = Order(len(train), settings.lists, settings.passes, derive(seed, "offline"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "policy", model)
         training = Training(settings, order.steps, {"policy": lr}, settings.average)
