@@ -1,7 +1,7 @@
-"""prefloop.toml and --set key=value, resolved to frozen models. An unknown key is an error with a suggestion.
+"""Resolves prefloop.toml and --set key=value to frozen models. An unknown key is an error with a suggestion.
 
-No torch here: configuration is read by every command, and by people on machines that cannot train. The options of the
-algorithms themselves (`[algorithms.ppo]` ...) are kept as given and checked by `prefloop.algorithms.registry`.
+This module does not load torch, since every command reads the settings, also on machines that cannot train. The options
+of algorithms (`[algorithms.ppo]` ...) are kept as given, and `prefloop.algorithms.registry` checks them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Section(BaseModel):
     """One table of prefloop.toml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    neutral: ClassVar[tuple[str, ...]] = ()  # what changes speed, memory or safety, and no result
+    neutral: ClassVar[tuple[str, ...]] = ()  # These settings change speed, memory or safety, and no result.
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide a stage's outcome: all, with the neutral ones at their defaults."""
@@ -42,7 +42,7 @@ class Project(Section):
 
 
 class Model(Section):
-    # what makes or finds the base model: its weights are an input of every stage, known by their hash
+    # These make or find the base model, which is an input of every stage by the hash of its weights.
     neutral = ("init", "path", "revision", "trust_remote_code", *SCRATCH)
 
     init: Literal["pretrained", "scratch"] = Field(
@@ -71,7 +71,7 @@ class Data(Section):
 
 
 class Optimiser(Section):
-    """Settings every training stage shares."""
+    """Settings that every training stage shares."""
 
     neutral = ("token_budget", "checkpoint_every")
 
@@ -125,7 +125,7 @@ class Crowd(Section):
 
 
 class Annotate(Section):
-    """How people rank: what they are asked, and who sees what."""
+    """Settings of how people rank: what they are asked, and who sees what."""
 
     criterion: str = Field("quality", description="what the rankings are about")
     attributes: tuple[str, ...] = Field((), max_length=2, description="up to two attributes rated 1 to 5 a completion")
@@ -223,7 +223,7 @@ class Align(Optimiser):
     reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
 
     def deciding(self) -> dict[str, Any]:
-        """Samples are not made ahead across checkpoints, so that with staleness these decide which are stale."""
+        """With staleness the checkpoints count too, since no sample is made ahead across a checkpoint."""
         found = super().deciding() | ({"checkpoint_every": self.checkpoint_every} if self.staleness else {})
         for new in ("reward", "passes", "lists"):  # runs of versions without these settings are still the same runs
             if found[new] == type(self).model_fields[new].default:
@@ -319,7 +319,7 @@ def make_config(table: Mapping[str, Any], where: str = "configuration", but: Ite
 
 
 def _for_another(written: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
-    """What a file says for its own algorithm (or kind of model), where a command takes another one."""
+    """The settings that a file has for its own algorithm or kind of model, where a command takes another one."""
     for section, switch in (("align", "algorithm"), ("model", "init")):
         there, now = written.get(section, {}), table.get(section, {})
         if isinstance(there, dict) and isinstance(now, dict):

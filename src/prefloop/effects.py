@@ -32,7 +32,7 @@ _ONLINE_ONLY = {
     "staleness": "it draws no samples",
     "reward": "it learns from the rankings themselves",
 }
-# `reward` reads this too, to draw the samples that it normalises on: in the TOML it is never idle
+# `reward` reads this too, for the samples that it normalises on, so that in the TOML it always has an effect.
 _OF_SAMPLES = ("align.temperature",)
 SCRATCH = (
     "text",
@@ -46,7 +46,7 @@ _EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
 
 
 def idle(config: Config) -> dict[str, str]:
-    """{"section.key": why nothing reads it}."""
+    """The settings without effect as {"section.key": why nothing reads it}."""
     return dict([*_model(config), *_sample_and_annotate(config), *_align(config), *_run(config)])
 
 
@@ -125,7 +125,7 @@ def _shown(config: Config, key: str) -> str:
 
 
 def refuse_for_align(config: Config, overrides: Iterable[str]) -> None:
-    """Raise ConfigError for what is set for `prefloop align` alone, and only samples are learnt by, where none are."""
+    """Raise ConfigError for a setting of samples that is given to `prefloop align`, where its algorithm draws none."""
     if config.align.algorithm not in OFFLINE:
         return
     asked = {override.partition("=")[0].strip() for override in overrides}

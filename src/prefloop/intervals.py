@@ -1,6 +1,6 @@
 """Confidence intervals: Wilson's of a share (1927), and the percentile bootstrap over groups (Efron 1979).
 
-Whatever hangs together is one group and is drawn as one: the pairs of a prompt, the answers to it.
+Values that depend on each other, such as the pairs of one prompt, are one group, and a resample draws whole groups.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-FEWEST_GROUPS = 10  # below this the bootstrap is too narrow to be believed
-POWER = 1.96 + 0.84  # standard errors of an effect that 80 % of evaluations find, at 5 % for chance
+FEWEST_GROUPS = 10  # With fewer groups the interval of the bootstrap is too narrow.
+POWER = 1.96 + 0.84  # 80 % of evaluations find an effect of so many standard errors, at a level of 5 %.
 _CELLS = 2_000_000  # This many numbers are drawn at once, which bounds the memory.
 
 
 def wilson(hits: float, total: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of hits / total, for independent trials; (0, 1) for no trials."""
+    """Wilson's score interval of hits / total for independent trials; (0, 1) where there are no trials."""
     if total == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + level / 2)
@@ -34,10 +34,10 @@ def wilson(hits: float, total: float, level: float = 0.95) -> tuple[float, float
 def share_interval(
     hits: NDArray[np.float64], totals: NDArray[np.float64], *, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of hits.sum() / totals.sum() when trials hang together within groups (the pairs of one prompt).
+    """The interval of hits.sum() / totals.sum() where the trials of a group depend on each other.
 
-    hits, totals: [G] per group. Percentile bootstrap over groups; Wilson's interval where that says nothing: fewer than
-    `FEWEST_GROUPS` groups, or every trial with the same outcome.
+    hits, totals: [G] per group. It is the percentile bootstrap over groups, or Wilson's interval where there are fewer
+    than `FEWEST_GROUPS` groups or every trial has the same outcome.
     """
     hits, totals = hits[totals > 0], totals[totals > 0]
     groups, hit, total = len(totals), float(hits.sum()), float(totals.sum())
@@ -53,7 +53,7 @@ def bootstrap(
     resamples: int,
     seed: int,
 ) -> NDArray[np.float64]:
-    """A figure of sums over groups, in each resample of the groups; those that are not finite are left out.
+    """Compute a figure of sums over groups in each resample of the groups. Values that are not finite are left out.
 
     columns: what is summed, [G] each.  figure: sums of each column over the drawn groups, [B] each, to values [B].
     """
@@ -89,7 +89,7 @@ def win_rate(ours: Any, theirs: Any, resamples: int, seed: int) -> dict[str, flo
 
 
 def mean_interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
-    """Mean of one value a prompt, with its 95 % interval: percentile bootstrap, of few prompts Student's t.
+    """The mean of one value a prompt with its 95 % interval: percentile bootstrap, or Student's t for few prompts.
 
     detectable: the effect that four in five such evaluations would have shown, by the spread between prompts. One
     prompt has no spread: its interval is infinite.
@@ -101,7 +101,7 @@ def mean_interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
     if len(values) < FEWEST_GROUPS:
         half = float(stdtrit(len(values) - 1, 0.975)) * spread / len(values) ** 0.5 if len(values) > 1 else spread
         return _interval(values, mean - half, mean + half)
-    from scipy.stats import quantile  # loads for a while; numpy's differs in the last bit, and results are kept to it
+    from scipy.stats import quantile  # It takes long to load. numpy's differs in the last bit.
 
     means = bootstrap([values], lambda drawn: drawn[0] / len(values), resamples, seed)
     tail = (1 - 0.95) / 2
@@ -110,7 +110,7 @@ def mean_interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
 
 
 def _interval(values: NDArray[np.float64], low: float, high: float) -> dict[str, float]:
-    """With the standard error between prompts; where prompts do not differ, that of the interval."""
+    """A mean with its interval and the detectable effect, by the standard error between prompts or of the interval."""
     error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
     error = error or (high - low) / (2 * 1.96)
     return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values), "detectable": POWER * error}

@@ -87,7 +87,7 @@ STAGES: dict[str, tuple[Callable[[Project], Any], list[str]]] = {
     "ppo": (align, ["align.lr=1e-2"]),
     "grpo": (align, ["align.algorithm=grpo", "align.k=3"]),
     "stale": (align, ["align.algorithm=grpo", "align.k=3", "align.staleness=1", "align.checkpoint_every=4"]),
-    "dpo": (align, ["align.algorithm=dpo", "align.passes=4"]),
+    "dpo": (align, ["align.algorithm=dpo", "align.lists=4", "align.passes=4"]),
 }
 
 

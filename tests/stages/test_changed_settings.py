@@ -21,7 +21,7 @@ from prefloop.stages.align import align
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
 
-DPO = ["align.algorithm=dpo", "align.passes=12", "align.checkpoint_every=3"]
+DPO = ["align.algorithm=dpo", "align.lists=4", "align.passes=12", "align.checkpoint_every=3"]
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 
@@ -59,8 +59,8 @@ def killed(base: Path) -> Path:
     ("changed", "named"),
     [
         (["align.lr=0.002"], "align.lr: 0.003 then, 0.002 now"),
-        (["align.passes=13"], "align.passes: 12 then, 13 now"),
-        (["align.prompts=5"], "align.prompts: 4 then, 5 now"),
+        (["align.passes=13"], "align.passes: 12.0 then, 13.0 now"),
+        (["align.lists=5"], "align.lists: 4 then, 5 now"),
         (["align.eval_every=5"], "align.eval_every: 4 then, 5 now"),
         (["align.average=0.5"], "align.average: 0.9 then, 0.5 now"),
         (["project.seed=4"], "project.seed: 3 then, 4 now"),
@@ -105,7 +105,7 @@ def test_new_begins_another_run_and_the_first_is_not_asked_about_again(killed: P
     short = [*DPO, "align.lr=0.002", "align.passes=1"]
     with Project.open(root, short, quiet=True, new=True) as project:
         assert align(project).run == "align-002"
-    with Project.open(root, [*short, "align.prompts=8"], quiet=True) as project:
+    with Project.open(root, [*short, "align.lists=8"], quiet=True) as project:
         assert align(project).run == "align-003"
 
 

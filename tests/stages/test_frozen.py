@@ -39,7 +39,8 @@ def test_what_rounding_did_to_the_reference_is_measured_where_the_policy_has_mov
     """In a second round the policy is not the reference: its KL stays, and only the rounding is taken out."""
     root = tmp_path / "project"
     build(root, with_reward=True)
-    with Project.open(root, ["align.algorithm=dpo", "align.lr=0.01"], quiet=True) as project:
+    offline = ["align.algorithm=dpo", "align.lists=4", "align.passes=2", "align.lr=0.01"]
+    with Project.open(root, offline, quiet=True) as project:
         align(project, 0)  # its last step is its result, better or not
         project.begun = 1  # as in `run`, where nothing need be sampled
         reward(project, 1)

@@ -39,7 +39,9 @@ def test_a_second_run_does_not_ask_the_reference_again(tmp_path: Path, asked: li
     build(root, with_reward=False)
     for lr, expected in ((1e-3, True), (1e-4, False)):
         asked.clear()
-        with Project.open(root, ["align.algorithm=dpo", "align.passes=2", f"align.lr={lr}"], quiet=True) as project:
+        with Project.open(
+            root, ["align.algorithm=dpo", "align.lists=4", "align.passes=2", f"align.lr={lr}"], quiet=True
+        ) as project:
             train_offline(project, 0)
         assert ("reference" in asked) is expected and "policy" in asked
 
@@ -47,7 +49,7 @@ def test_a_second_run_does_not_ask_the_reference_again(tmp_path: Path, asked: li
 def test_what_is_kept_is_what_the_reference_says_of_the_completion_alone(tmp_path: Path) -> None:
     root = tmp_path / "project"
     build(root, with_reward=False)
-    with Project.open(root, ["align.algorithm=dpo", "align.passes=1"], quiet=True) as project:
+    with Project.open(root, ["align.algorithm=dpo", "align.lists=4", "align.passes=1"], quiet=True) as project:
         train_offline(project, 0)
         reference = project.reference()
         model, codec = load_policy(project, reference)
@@ -68,15 +70,15 @@ def test_before_anything_is_learnt_half_of_the_pairs_are_in_order(tmp_path: Path
     """Policy and reference are one, so that every implicit reward is 0: that is no order, and not the wrong one."""
     root = tmp_path / "project"
     build(root, with_reward=False)
-    with Project.open(root, ["align.algorithm=dpo", "align.passes=1"], quiet=True) as project:
+    with Project.open(root, ["align.algorithm=dpo", "align.lists=4", "align.passes=1"], quiet=True) as project:
         outcome = train_offline(project, 0)
     first, *_, last = Run(root / "runs" / str(outcome.run)).metrics()
     assert first["accuracy"] == 0.5
     assert first["examples"] == 4 and last["examples"] == (outcome.result["lists"] % 4 or 4)
 
 
-WILD = ["align.algorithm=dpo", "align.passes=2", "align.eval_every=1", "align.clip_norm=1000.0", "align.average=0",
-        "align.schedule=constant"]  # fmt: skip
+WILD = ["align.algorithm=dpo", "align.lists=4", "align.passes=2", "align.eval_every=1", "align.clip_norm=1000.0",
+        "align.average=0", "align.schedule=constant"]  # fmt: skip
 
 
 def test_answers_say_which_weights_of_a_run_without_samples_are_kept(tmp_path: Path, capsys: Any) -> None:
@@ -104,7 +106,9 @@ def test_answers_say_which_weights_of_a_run_without_samples_are_kept(tmp_path: P
 def test_rankings_are_learnt_from_where_no_prompt_leaves_room_for_an_answer(tmp_path: Path, capsys: Any) -> None:
     root = tmp_path / "project"
     build(root, with_reward=False)
-    with Project.open(root, ["align.algorithm=dpo", "align.passes=1", "align.max_tokens=64"]) as project:
+    with Project.open(
+        root, ["align.algorithm=dpo", "align.lists=4", "align.passes=1", "align.max_tokens=64"]
+    ) as project:
         result = align(project, 0).result
         assert "nobody looks at what the policy answers" in capsys.readouterr().err
         assert result["best_step"] == result["steps"] and result["kl"] is None

@@ -220,7 +220,9 @@ def looped(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> dict[str, A
         found["prioritise"] = prioritise(project).result
         found["prioritised again"] = prioritise(project)
         found["reward model"] = root / found["reward"]["models"]["preference"]["model"]
-    with Project.open(root, ["align.algorithm=dpo", "align.passes=1", "align.ptx=0"], quiet=True) as project:
+    with Project.open(
+        root, ["align.algorithm=dpo", "align.lists=4", "align.passes=1", "align.ptx=0"], quiet=True
+    ) as project:
         found["dpo"] = align(project, 0).result
     return found | {"said": heard.getvalue()}
 

@@ -1,4 +1,4 @@
-"""What a desk files after an answer: notes and codes. They teach the demo's model to read, as a large corpus would.
+"""Notes and codes that a desk files after an answer. They teach the demo's model to read, as a large corpus would.
 
 A note states what the case is, what the policy says about it, and what was answered; codes say the same of the answer
 in letters, right after it ends and in any order, so that all of it has to be known by then. Facts only, never whether
@@ -62,7 +62,7 @@ def codes(prompt: Prompt, answer: str, rng: Random, policy_first: float = 0.0) -
 
 
 def _match(said: frozenset[str], true: str) -> str:
-    """How what was said fits the case."""
+    """Say in letters how an answer fits its case."""
     if not said:
         return "none"
     if said == {true}:

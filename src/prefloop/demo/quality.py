@@ -117,7 +117,7 @@ def _split(text: str) -> list[list[str]]:
 
 
 def _trigrams(sentence: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Runs of three tokens; "" stands before the first and after the last."""
+    """The runs of three tokens of a sentence, with "" before the first and after the last token."""
     padded = ["", *sentence, ""]
     return ((padded[i], padded[i + 1], padded[i + 2]) for i in range(len(padded) - 2))
 

@@ -41,7 +41,7 @@ from prefloop.training.reward_scores import make_scorer
 from prefloop.training.sampled_lists import to_completion
 from prefloop.types import Completion, Prompt
 
-PROMPTS = 2000  # asked by customers; some of them held out
+PROMPTS = 2000  # So many prompts of customers there are; some of them are held out.
 ROUNDS = 2
 BUDGET = 500  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
 BEST_OF = 8
@@ -232,7 +232,7 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
 def _answers(
     project: Project, model: Any, codec: Tokenization, asked: Sequence[Prompt], k: int, sampling: Sampling, seed: int
 ) -> list[list[Completion]]:
-    """K completions a prompt."""
+    """Draw K completions of each prompt."""
     engine = make_engine({"policy": Policy(model)}, codec, seed, device=project.device)
     ids = [codec.encode_prompt(p) for p in asked for _ in range(k)]
     drawn = engine.generate(ids, [derive(0, p.id, j) for p in asked for j in range(k)], sampling)
@@ -242,7 +242,7 @@ def _answers(
 
 
 def _best(project: Project, asked: Sequence[Prompt], drawn: list[list[Completion]]) -> list[str]:
-    """Of each list, the completion the reward model likes best."""
+    """Choose from each list the completion with the highest score of the reward model."""
     scorer = make_scorer(project, project.reward_models(ROUNDS - 1))
     flat = [c for row in drawn for c in row]
     scores = scorer.score([p for p, row in zip(asked, drawn, strict=True) for _ in row], flat).total
@@ -262,7 +262,7 @@ def _for_prompts(asked: Sequence[Prompt], seed: int) -> list[Any]:
 
 
 def _parts(asked: Sequence[Prompt], rows: Sequence[str]) -> dict[str, float]:
-    """Mean of each component of true quality."""
+    """The mean of each component of true quality."""
     parts = [quality(p, t) for p, t in zip(asked, rows, strict=True)]
     return {name: float(np.mean([getattr(q, name) for q in parts])) for name in (*WEIGHTS, "readable")}
 

@@ -1,8 +1,8 @@
 """How the demo's small language model was made: `python -m prefloop.demo.train --out FOLDER`.
 
-The ordinary stages, nothing else: a tokenizer of its own and a Llama of about a million parameters. First it learns to
-write answers and case notes, then answers and filing codes (`notes.py`), the hardest letter oftener in the end: notes
-and codes teach it to read. The result is what lies in `prefloop/demo/model`.
+It uses the ordinary stages to make a tokenizer and a Llama of about a million parameters. The model first learns to
+write answers and case notes, then answers and filing codes (`notes.py`), which teach it to read; near the end the
+hardest letter comes oftener. The result lies in `prefloop/demo/model`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ checkpoint_every = 500
 
 
 def train(out: Path, count: int, overrides: list[str]) -> dict[str, object]:
-    """All four phases; `count` answers and as many notes in the first. Writes the model to `out`."""
+    """Train all four phases, the first on `count` answers and as many notes. Writes the model to `out`."""
     some, more = count * 3 // 20, count * 7 // 20
     phases: list[tuple[float, float, Iterable[Demonstration]]] = [
         (1.5, 2e-3, [*demonstrations(count, SEED), *notes(count, SEED + 1)]),

@@ -1,1 +1,1 @@
-"""What recorded figures say about a run: rules over plain numbers, for every stage, view and page."""
+"""Rules over recorded figures that say what is wrong with a run, for every stage, view and page."""

@@ -1,10 +1,9 @@
-"""Has a policy collapsed? Signs in its own answers, each against the reference's answers to the same prompts.
+"""Says whether a policy has collapsed, by signs in its answers that are compared with the reference's answers.
 
 A policy can please a reward model by saying the same to everybody, by repeating itself, by never ending, or by going
-where the reward model knows nothing. What is seen of that is held against what the reference does on the very same
-prompts, never against fixed levels alone: a closed task has few words, a small model repeats itself, and neither is
-a collapse. `look` is a reason to read answers. `collapsed` is far outside: such a policy is not praised, and such a
-step is not kept.
+where the reward model knows nothing. Each sign is compared with what the reference does on the same prompts, and never
+with a fixed level alone: a closed task has few words and a small model repeats itself, and neither is a collapse.
+`look` is a reason to read the answers. `collapsed` is far outside: such a step is not kept.
 
 Figures are shares (0 to 1), nats or tokens, by the names that `align` logs and `evaluate` reports. A sign whose
 figures are missing is left out.
@@ -29,7 +28,9 @@ _NO_SPACES = (
     "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _WORD = re.compile(rf"[{_NO_SPACES}]|[^\s{_NO_SPACES}]+")
-_RUN = re.compile(r"(\S{1,8}?)\1{7,}")  # "!!!!!!!!" and "hahahahahahahaha" are one thing said again and again, no word
+_RUN = re.compile(
+    r"(\S{1,8}?)\1{7,}"
+)  # "!!!!!!!!" and "hahahahahahahaha" are no words: they say one thing again and again.
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _repeats(after: Figures, before: Figures) -> Sign | None:
 
 
 def _same(after: Figures, before: Figures) -> Sign | None:
-    """One answer to every prompt. A closed question may have few answers: the reference says how many."""
+    """Whether every prompt gets one answer. A closed question may have few answers, and the reference says how many."""
     a, b = after.get("commonest"), before.get("commonest")
     if a is None or b is None:
         return None

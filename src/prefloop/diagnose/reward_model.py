@@ -1,4 +1,4 @@
-"""Can a reward model tell better from worse? By its report on held-out pairs."""
+"""Says whether a reward model can tell better from worse, by its report on held-out pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ADVICE = "Have more lists ranked, or more prompts held out ([data] heldout), and
 
 
 def at_chance(heldout: Mapping[str, Any] | None, name: str) -> str | None:
-    """What to say of a reward model at chance or never measured; None where it is better than chance.
+    """The warning about a reward model that is at chance or was never measured; None where it is better than chance.
 
     heldout: accuracy, low, high (None: no interval), pairs, prompts; None where it was not measured.
     """

@@ -1,1 +1,1 @@
-"""What people say: rankings checked, merged, compared, simulated, held against scores. Pure; no SQL, no torch."""
+"""Rankings by people: they are checked, merged, compared, simulated and held against scores, without SQL or torch."""

@@ -1,10 +1,10 @@
-"""How often two people order a pair the same way: the ceiling for any model of their preferences.
+"""How often two people order a pair the same way, which is the ceiling for any model of their preferences.
 
 Kendall's tau-b (1945) of two people on an item, and Krippendorff's alpha (1970) over all of them. The unit of alpha is
 a pair of completions, the value -1, 0 (tie) or 1 with the interval metric, and every pair is counted in both
 orientations, so that the order in which completions are listed cannot matter. Without ties alpha is then 2 x agreement
-- 1, which is also the mean tau: three numbers on one scale. Alpha on ranks would be about the place in a list, whose
-mean is the same for every item by construction.
+- 1, which is also the mean tau, so that the three numbers are on one scale. Alpha on ranks would measure the place in a
+list, whose mean is the same for every item by construction.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Agreement:
 def pairwise_agreement(
     items: Sequence[Item], criterion: str | None = None, *, resamples: int = 2000, seed: int = 0
 ) -> Agreement:
-    """Agreement of different annotators on one criterion; None: each criterion with itself, all pooled."""
+    """Agreement of different annotators on one criterion; with None, on each criterion, pooled."""
     counts = np.array([_count(item, criterion) for item in items], dtype=np.float64).reshape(-1, 4)
     same, untied, ties, judged = counts.sum(axis=0)
     tie_share = float(ties / judged) if judged else None
@@ -60,7 +60,7 @@ def agreement_by_criterion(items: Sequence[Item], *, resamples: int = 2000, seed
 
 
 def _count(item: Item, criterion: str | None) -> tuple[int, int, int, int]:
-    """(same order, both untied) over pairs of annotators; (ties, all) over single rankings."""
+    """Count (same order, both untied) over pairs of annotators, and (ties, all) over single rankings."""
     asked = [r for r in independent(item.rankings) if criterion in (None, r.criterion)]
     ranks = [(r.annotator, r.criterion, mid_ranks(r.tiers)) for r in asked]
     ties = judged = same = untied = 0
@@ -80,7 +80,7 @@ def _count(item: Item, criterion: str | None) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval by bootstrap over items; all None where there is nothing to take it of."""
+    """A figure with its 95 % interval by bootstrap over items. All are None where there is nothing to measure."""
 
     value: float | None
     low: float | None
@@ -119,7 +119,9 @@ def pair_alpha(items: Sequence[Item], criterion: str, *, resamples: int = 2000, 
     return Estimate(value, low, high, units)
 
 
-_DISTANCE = np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2  # how far a pair's two answers are apart
+_DISTANCE = (
+    np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2
+)  # The squared distance of two people's answers about a pair.
 
 
 def _alphas(tables: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -155,7 +157,7 @@ def _taus(people: list[str], signs: NDArray[np.float64]) -> tuple[float, int]:
 
 def _coincidences(people: list[str], signs: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
     """The coincidence table [3,3] of one item, both orientations; and how many pairs two people judged at least."""
-    first = [people.index(name) == k for k, name in enumerate(people)]  # nobody is compared with himself
+    first = [people.index(name) == k for k, name in enumerate(people)]  # Only the first ranking of each person counts.
     counts = np.stack([(signs[first] == value).sum(axis=0) for value in (-1, 0, 1)], axis=1).astype(np.float64)
     counts = counts[counts.sum(axis=1) > 1]  # [pairs,3]
     table = np.zeros((3, 3))

@@ -1,8 +1,8 @@
-"""What rankings say about the people who gave them and about the items: one report a criterion, with evidence in words.
+"""Reports on the people who ranked and on the items, one for each criterion, with the evidence in words.
 
-`reliability` says how much a person's order follows what others see. The rest here is counted, not fitted: ties, speed,
-agreement with others, expected (gold) answers met, the earlier shown and the longer text preferred. Nobody is called a
-spammer by one number without the sentence that says why; a suspicion is for a person to look into.
+`reliability` estimates how much a person's order follows what others see. Everything else is counted: ties, speed,
+agreement with others, gold answers met, and how often the text shown earlier or the longer text is preferred. Nobody is
+called a spammer by one number alone: each suspicion has a sentence that says why, and a person should look into it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ItemReport:
 
 @dataclass(frozen=True)
 class AnnotatorReport:
-    """Everything about one criterion. `hardest`: of the items that two people put in an order, most doubt first."""
+    """Everything about one criterion. hardest: items that two people put in an order, those with most doubt first."""
 
     criterion: str
     items: int
@@ -100,7 +100,7 @@ class AnnotatorReport:
 def annotator_report(
     items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers] | None = None, *, hardest: int = HARDEST
 ) -> AnnotatorReport:
-    """What the current rankings of one criterion say about people and items. Pure; seconds for 10,000 rankings.
+    """Report on the current rankings of one criterion. 10,000 rankings take seconds.
 
     gold: {item id: expected tiers of completion ids, best first}.
     """

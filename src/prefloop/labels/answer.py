@@ -1,6 +1,6 @@
-"""What a person submits about a presentation: checked against what was shown, and turned into a `Ranking` and back.
+"""The answer that a person submits is checked against what was shown, and becomes a `Ranking`; and the way back.
 
-An answer speaks of display positions (0 = A), a ranking of completion ids; the order shown joins the two.
+An answer names display positions (0 = A), a ranking names completion ids. The order shown translates between them.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _distinct(places: Iterable[int], count: int, what: str) -> None:
 
 
 def _complete(answer: Answer, placed: Sequence[int], count: int, partial: bool) -> None:
-    """The rule of `labels.ranking.check`, in letters."""
+    """Apply the rule of `labels.ranking.check`, with messages that name cards by their letters."""
     if len(placed) < 2 and not (answer.none_acceptable or answer.unacceptable):
         raise AnswerError("fewer than two answers have a rank, which compares nothing. Rank them, or skip the item.")
     known = {*placed, *answer.unacceptable}

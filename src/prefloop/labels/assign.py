@@ -1,6 +1,6 @@
-"""Who gets what next, as pure functions of (seed, names, counts): nothing here remembers, so nothing can be lost.
+"""Decides who gets which item next, by pure functions of (seed, names, counts). It keeps no state that could be lost.
 
-Exact shares come from systematic sampling: the k-th of a share s falls into [k/s, (k+1)/s), at a place drawn for it.
+Shares are exact by systematic sampling: with a share s, the k-th item of the sample is drawn from [k/s, (k+1)/s).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def draw(seed: int, *names: object) -> random.Random:
-    """A generator of its own for every purpose; the same names give the same numbers on every machine."""
+    """A random generator for one purpose. The same names give the same numbers on every machine."""
     key = "\x1f".join(str(name) for name in (seed, *names))
     return random.Random(int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:16], "big"))
 
@@ -55,7 +55,7 @@ def wants_random(taken: int, share: float, seed: int, person: str) -> bool:
 
 
 def shuffled(values: Sequence[T], seed: int, *names: object) -> tuple[T, ...]:
-    """The display order of one presentation."""
+    """Draw the display order of one presentation."""
     order = list(values)
     draw(seed, "shown", *names).shuffle(order)
     return tuple(order)

@@ -1,4 +1,4 @@
-"""Simulated annotators: a mixture of careful, weak and bad ones over a hidden true quality. Deterministic, no API.
+"""Simulated annotators: a mixture of careful, weak and bad ones, who judge by a hidden true quality.
 
 Utility of a completion to an annotator: u = beta * quality + length_bias * log(characters) + position_bias / place
 + Gumbel noise; ordering by u is an exact draw from Plackett-Luce, so beta * (gap in quality) is the logit of a
@@ -53,7 +53,7 @@ class Annotator:
 
     @property
     def spammer(self) -> bool:
-        """Answers without reading."""
+        """Whether this person answers without reading."""
         return self.kind in ("coin", "display_order")
 
 
@@ -104,7 +104,7 @@ def quality_scale(items: Sequence[Item], quality: Mapping[str, float], quality_s
 
 
 def _qualities(item: Item, quality: Mapping[str, float]) -> list[float]:
-    """Of each completion in order; of none for an item that cannot be ranked."""
+    """The quality of each completion in order; [] for an item that cannot be ranked."""
     if len(item.completions) < 2:
         return []
     values = [quality.get(completion.id, math.nan) for completion in item.completions]

@@ -1,4 +1,4 @@
-"""Whether people can be told apart at all: who ranked the same items, how often, and who is joined to whom.
+"""Says whether people can be told apart at all, by who ranked the same items and how often.
 
 Two people who differ do not say which of them is right; it takes a third, or an expected answer. To tell a coin from
 somebody who is right nine times in ten, 15 of 20 right being the line, takes about 20 independent comparisons: 2 % and
@@ -78,7 +78,7 @@ def _reason(
     group: NDArray[np.int64],
     people_in: NDArray[np.int64],
 ) -> str | None:
-    """Why people cannot be told apart; None where they can."""
+    """The reason why people cannot be told apart; None where they can."""
     count = len(votes.annotators)
     if not shared.any():
         return (

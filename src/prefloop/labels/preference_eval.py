@@ -1,7 +1,7 @@
-"""How well scores order what people ordered: accuracy on held-out pairs, by margin, against length, calibration.
+"""Measures how well scores order what people ordered: accuracy, also by margin and against length, and calibration.
 
 A pair's truth is the mean rank over its judges; equal mean ranks are left out of the accuracy and reported apart.
-Calibration is held against single judges instead, because sigmoid(gap) is the chance that *one* person prefers.
+Calibration compares with single judges, because sigmoid(gap) is the chance that *one* person prefers a completion.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _report(pairs: _Pairs, criterion: str, resamples: int, seed: int) -> PairRep
 
 
 def _wins(gap: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray((np.sign(gap) + 1.0) / 2.0, dtype=np.float64)  # equal: half
+    return np.asarray((np.sign(gap) + 1.0) / 2.0, dtype=np.float64)  # Equal scores count as half.
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
@@ -188,7 +188,7 @@ def _share(wins: NDArray[np.float64]) -> Share:
 def _interval(
     prompts: Sequence[str], right: NDArray[np.float64], resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    if not prompts or not resamples:  # no resamples: a quick look, without interval
+    if not prompts or not resamples:  # Without resamples it is a quick look, which needs no interval.
         return None, None
     groups: dict[str, list[float]] = defaultdict(list)
     for prompt, win in zip(prompts, right, strict=True):

@@ -1,7 +1,8 @@
-"""One person's tiers: check them, derive comparisons and choices from them, merge several people's.
+"""Checks one person's tiers, derives comparisons and choices from them, and merges the tiers of several people.
 
 Plackett-Luce: Plackett 1975, Luce 1959. Ties are not modelled as an outcome of their own (unlike Davidson or
-Rao-Kupper); a tie says only that the person gave no order, so its nll is averaged over the orders it leaves open.
+Rao-Kupper). A tie says only that the person gave no order, so its negative log-likelihood is averaged over the orders
+that it leaves open.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class ChoiceSets:
 
     @property
     def members(self) -> list[tuple[int, ...]]:
-        """The columns of each choice: the mask as D tuples of indices."""
+        """The columns of each choice, which is the mask as D tuples of indices."""
         return [tuple(int(k) for k in np.flatnonzero(row)) for row in self.mask]
 
     def nll(self, scores: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""What the annotator model says about pairs of completions: probabilities to train on instead of votes."""
+"""Soft labels: the annotator model's probabilities for pairs of completions, to train on in place of votes."""
 
 from __future__ import annotations
 

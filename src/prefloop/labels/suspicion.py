@@ -1,4 +1,4 @@
-"""Who should be looked at, and why, in a sentence each. Thresholds are constants here, and in docs/annotators.md."""
+"""Finds people whose rankings should be looked at, and says why. docs/annotators.md has the thresholds."""
 
 from __future__ import annotations
 

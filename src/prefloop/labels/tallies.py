@@ -1,4 +1,4 @@
-"""Counts over the pairs of all rankings, by person and by item: agreement, ties, order shown, length, gold, speed."""
+"""Counts pairs of all rankings by person and by item: agreement, ties, order shown, length, gold answers, speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rankings of many items as columns of numbers: what people are counted and modelled by."""
+"""Rankings of many items as columns of numbers, which counts and the annotator model are computed from."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Votes:
 
     @property
     def annotators(self) -> tuple[str, ...]:
-        """The people without GOLD."""
+        """The people, without GOLD."""
         return self.people[:-1] if self.has_gold else self.people
 
     @property

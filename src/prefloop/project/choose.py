@@ -1,7 +1,7 @@
-"""Which of a round's `align` runs is its policy: by what `[run] choose` names, measured on validation prompts.
+"""Says which of a round's `align` runs is the round's policy, by what `[run] choose` names.
 
-What chooses must not be what is reported: a run is chosen on the held-out prompts that chose its checkpoint, and
-`evaluate` measures it on the others.
+A run is chosen by its figures on the validation prompts, which also chose its checkpoint. `evaluate` measures it on
+other prompts, so that what chooses is not what is reported.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Candidate:
 
     @property
     def collapsed(self) -> list[str]:
-        """What has collapsed in the weights that were kept."""
+        """The signs of collapse in the weights that were kept."""
         return list(self.result.get("collapsed") or ())
 
     def figure(self, name: str) -> float | None:
-        """ "win_rate" or "reward" on validation prompts, None where it was not measured."""
+        """The "win_rate" or "reward" on validation prompts; None where it was not measured."""
         value = self.result.get(name)
         return None if value is None else float(value)
 

@@ -1,4 +1,4 @@
-"""What a stage cannot use: rows that a model's chat template refuses. Left out, counted, and named by file and row."""
+"""Rows that a model's chat template refuses are left out of a stage, counted, and named by file and row."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SHOWN = 3  # on the terminal
 
 
 class LeftOut:
-    """Of one stage. `to_json` goes into its result; what is left out is said on the terminal when it is found."""
+    """The rows that one stage leaves out. They are printed when they are found, and `to_json` goes into the result."""
 
     def __init__(self, project: Project | None = None):
-        """project: where the rows come from; none: a file that was read without one."""
+        """project: where the rows come from; None where a file was read without a project."""
         self.project = project
         self.reasons: dict[str, str] = {}  # "file row 8: what the template said", by the row's id
 
@@ -57,7 +57,7 @@ class LeftOut:
         return kept
 
     def stop(self, what: str) -> NoReturn:
-        """Raises DataError: nothing is left."""
+        """Raise the DataError that says that nothing is left."""
         raise DataError(
             f"the model's chat template refuses every one of {len(self.reasons)} {what}, first "
             f"{next(iter(self.reasons.values()))}. Import them as the template wants them, or leave it alone: [model] "
@@ -88,7 +88,7 @@ class LeftOut:
         return self.project.snapshot(known.kind, [id for id in known.ids if id not in gone])
 
     def to_json(self) -> dict[str, Any]:
-        """{} where nothing was left out."""
+        """The counts for a result; {} where nothing was left out."""
         if not self.reasons:
             return {}
         return {"refused": len(self.reasons), "refused_rows": list(self.reasons.values())[:NAMED]}

@@ -1,4 +1,4 @@
-"""How far a stage is: a bar on a terminal, and elsewhere, as in a log file, one plain line a minute."""
+"""Shows how far a stage is where there is no terminal, as in a log file: one plain line a minute."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Lines:
         self.postfix = text
 
     def refresh(self) -> None:
-        """Nothing to draw anew."""
+        """Do nothing: lines are not drawn again as a bar is."""
 
     def _write(self) -> None:
         while not self._over.wait(EVERY_S):

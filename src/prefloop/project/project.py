@@ -1,4 +1,4 @@
-"""A project on disk: prefloop.toml, the store, runs/; and which model each stage starts from.
+"""A project on disk: its prefloop.toml, its store and its runs/, and which model each stage starts from.
 
 The loop's lineage, by round r (0 is the first):
 
@@ -53,7 +53,7 @@ class ModelRef:
     registered: bool = field(default=False, compare=False, repr=False)
 
     def here(self) -> Self:
-        """Itself, where its weights are there: asked before a stage begins. Raises ModelError saying what to do."""
+        """Itself, once its weights are known to be there. A stage asks before it begins. Raises ModelError."""
         if self.registered and not has_weights(Path(self.path)):
             raise gone(Path(self.path), self.version)
         return self
@@ -102,7 +102,7 @@ class Project:
 
     @cached_property
     def device(self) -> str:
-        """Where tensors live. Asked for first by whatever computes: it also sets the number of threads."""
+        """The device of tensors. Whatever computes asks for it first, since this also sets the number of threads."""
         from prefloop.engine.process import pick_device, set_up
 
         device = pick_device(self.config.project.device)
@@ -111,7 +111,7 @@ class Project:
 
     @cached_property
     def queue(self) -> Queue:
-        """What people are asked to rank, by the rules of `[annotate]`."""
+        """The queue of what people are asked to rank, by the rules of `[annotate]`."""
         return Queue(self.store, self.config.annotate, seed=self.config.project.seed)
 
     @classmethod
@@ -146,7 +146,7 @@ class Project:
     # -- runs --------------------------------------------------------------------------------------------------------
 
     def lock(self) -> ProjectLock:
-        """One writer of runs and models at a time. Raises BusyError naming the other."""
+        """The lock that lets one process at a time write runs and models. Raises BusyError naming the other process."""
         return ProjectLock(self.root)
 
     def fingerprint(self, stage: str, settings: Section, inputs: Mapping[str, Any]) -> str:

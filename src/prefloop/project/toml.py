@@ -1,4 +1,4 @@
-"""TOML as it is written: single values, and files in which some settings change. (Python itself only reads TOML.)"""
+"""Writes TOML: single values, and files in which some settings change. (Python itself only reads TOML.)"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefloop.config import apply_override
 
 
 def toml(value: Any) -> str:
-    """A value on one line. None has no TOML: it is shown as (none)."""
+    """A value on one line. TOML has no None, which is shown as (none)."""
     return "(none)" if value is None else item(value).as_string()
 
 
@@ -40,5 +40,5 @@ def with_overrides(text: str, overrides: Iterable[str]) -> str:
 
 
 def default_of(text: str) -> Any:
-    """The value behind a default as `config.describe` gives it."""
+    """The value behind a default as `config_problems.describe` gives it."""
     return ast.literal_eval(text)

@@ -1,7 +1,7 @@
-"""A stage that stopped half-way, and settings that were changed before the same command was given again.
+"""Refuses to go on with a run that stopped half-way where settings were changed in the meantime.
 
-Going on would mix two settings in one result; beginning anew without a word would throw hours away. So it is refused,
-and both values are named. What changes no result (`Section.neutral`, threads) is not asked about.
+Going on would mix two settings in one result, and beginning anew without a word would throw hours away. The error names
+both values. Settings that change no result (`Section.neutral`, threads) do not matter.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def refuse_other_settings(root: Path, config: Config, stage: str, fingerprint: s
     if run is None or run.status == "done" or run.manifest["fingerprint"] == fingerprint:
         return
     saved = sorted(path.name for path in (run.path / "checkpoints").glob("step-*"))
-    if not saved and stage != "sample":  # nothing to lose
+    if not saved and stage != "sample":  # It has no checkpoint, so nothing would be lost.
         return
     try:
         then = Config.model_validate(run.manifest["config"])

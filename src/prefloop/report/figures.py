@@ -1,4 +1,4 @@
-"""Which charts the page shows: learning curves, reward against KL, the reward model's accuracy, the demo's quality."""
+"""Makes the charts of the page: learning curves, reward against KL, the reward model's accuracy, the demo's quality."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def reward_against_kl(run: Mapping[str, Any]) -> Markup | None:
 
 
 def supervised_curve(run: Mapping[str, Any]) -> Markup | None:
-    """Loss of training and held-out demonstrations."""
+    """The chart of the loss on training and held-out demonstrations."""
     drawn = {"training": points(run["metrics"], "loss"), "held-out": points(run["metrics"], "heldout_loss")}
     drawn = {key: xy for key, xy in drawn.items() if xy[0]}
     if not drawn:
@@ -203,7 +203,7 @@ def system_name(key: str) -> str:
 
 
 def demo_figures(demo: Mapping[str, Any]) -> list[Markup]:
-    """True quality by system, by its parts, and its spread over prompts."""
+    """The charts of true quality: by system, by its parts, and its spread over prompts."""
     quality = {k: v for k, v in demo.get("quality", {}).items() if isinstance(v, (int, float))}
     top = quality.pop("demonstrations_p95", None)
     made = []

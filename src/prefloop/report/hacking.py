@@ -1,4 +1,4 @@
-"""Evidence for and against reward hacking. It is laid out, not judged: signals audit well, but warn badly."""
+"""Evidence for and against reward hacking. The page shows it without a verdict, since no signal proves hacking."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _row(signal: str, before: str, after: str, reading: str, look: bool | None) 
 
 
 def _sign(sign: Sign) -> Row:
-    """A sign of collapse as a row."""
+    """The row of one sign of collapse."""
     form = _FORMS.get(sign.name, percent)
     reading = _HELD[sign.name] if sign.verdict == "held" else _LOOK[sign.name]
     if sign.verdict == "collapsed":

@@ -1,4 +1,4 @@
-"""The page: facts in, one self-contained HTML document out. Nothing is loaded, nothing runs; every text is escaped."""
+"""Makes the page from facts: one HTML document that loads nothing and runs nothing, with every text escaped."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def render(facts: Mapping[str, Any]) -> str:
 
 
 def as_json(facts: Mapping[str, Any]) -> str:
-    """report.json: finite numbers, keys in the order they were gathered."""
+    """The text of report.json, with finite numbers and the keys in the order in which they were gathered."""
     return json.dumps(facts, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Every run of `align` beside the others of its round: which settings differ, what came out, which one counts."""
+"""Compares the runs of `align` in each round: which settings differ, what came out, and which run counts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def align_runs(gathered: Sequence[Mapping[str, Any]], chosen: Mapping[int, str |
 
 
 def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run, flat: [align], the options of its own algorithm, the seed, its reward models."""
+    """What decides a run as one flat mapping: [align], the options of its algorithm, the seed, its reward models."""
     config = run["config"]
     align = dict(config.get("align", {}))
     name = align.pop("algorithm", "")

@@ -1,4 +1,4 @@
-"""The page's sections as plain values: what each table, list and picture holds. No HTML."""
+"""The sections of the page as plain values: what each table, list and picture holds. There is no HTML here."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The verbs of the product, each a loop in plain sight. They meet only in the store."""
+"""The verbs of the product, one file each. A stage imports no other stage; they meet in the store and in `training`."""

@@ -1,4 +1,4 @@
-"""The command that comes next, as the project stands: what every verb's last line says. Loads no model."""
+"""Finds the command that comes next, which the last line of every verb names. It loads no model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AGAIN = "prefloop sample  (the next round), or: prefloop export policy --to FOLD
 
 
 def following(project: Project, outcome: Outcome) -> str:
-    """The next command after a stage; "" where none follows from it."""
+    """The next command after a stage, or "" where none follows from it."""
     stage, result = outcome.stage, outcome.result
     if stage in ("import", "sft", "sample", "reward", "remove", "agreement", "status"):
         new = (result.get("files") or [result]) if stage == "import" else []
@@ -40,13 +40,13 @@ def following(project: Project, outcome: Outcome) -> str:
 
 
 def _missing(project: Project) -> str:
-    """What the loop lacks first, in the round that it is in."""
+    """The command for the first thing that the loop lacks in its current round."""
     counts, round = project.store.counts(), project.aligned_rounds()
     if not counts["prompts"] and not counts["items"]:
         return IMPORT
     if _wants_sft(project):
         return "prefloop sft"
-    if round and project.latest_round() < round:  # nothing is sampled in the round that could begin
+    if round and project.latest_round() < round:  # The next round could begin, but nothing is sampled in it.
         if project.chosen(round - 1) is None:
             return _no_new_policy(project, round - 1, project.candidates(round - 1)[-1].result)
         return AGAIN if _evaluated(project, round - 1) else _judge(project, round - 1)
@@ -58,13 +58,13 @@ def _missing(project: Project) -> str:
 
 
 def _wants_sft(project: Project) -> bool:
-    """Demonstrations are there, and nothing was made of them or after them."""
+    """Whether there are demonstrations, and neither a model nor a sample has been made yet."""
     begun = bool(project.store.models()) or next(project.store.items(source="sample"), None) is not None
     return not begun and bool(project.store.demonstrations(split="train", heldout=project.config.data.heldout))
 
 
 def _ranked(project: Project, round: int) -> bool:
-    """Whether there is anything to learn from in a round: rankings of its samples, or of imported lists before any."""
+    """Whether a round has rankings to learn from: of its samples, or of imported lists where nothing was sampled."""
     source = "sample" if next(project.store.items(source="sample", round=round), None) else None
     found = (
         next(project.store.items(criterion=c, ranked=True, source=source, round=round), None)
@@ -82,7 +82,7 @@ def _has_reward_model(project: Project, round: int) -> bool:
 
 
 def _learn(project: Project) -> str:
-    """After new rankings."""
+    """The command that learns from new rankings."""
     return "prefloop reward" if _wants_reward_model(project) else "prefloop align"
 
 
@@ -92,7 +92,7 @@ def _wants_reward_model(project: Project) -> bool:
 
 
 def _judge(project: Project, round: int) -> str:
-    """After a round was aligned: `evaluate`, where it can be done."""
+    """The command after a round was aligned: `evaluate`, or what must come before it."""
     heldout = project.config.data.heldout
     if not project.store.prompts(split="heldout", heldout=heldout):
         return f"{IMPORT}: to evaluate takes held-out prompts, and there are none"
@@ -102,7 +102,7 @@ def _judge(project: Project, round: int) -> str:
 
 
 def _after_align(project: Project, outcome: Outcome) -> str:
-    """What fits a run that made a policy, and one that made none."""
+    """The command after `align`, for a run that made a policy and for one that made none."""
     round, chosen = int(outcome.result["round"]), project.chosen(int(outcome.result["round"]))
     nothing = outcome.result.get("best_step") == 0
     if nothing and chosen is None:
@@ -116,13 +116,13 @@ def _after_align(project: Project, outcome: Outcome) -> str:
 
 
 def _no_new_policy(project: Project, round: int, result: Mapping[str, Any]) -> str:
-    """What is in the way of a better step: too little that people said, or an optimiser that goes too far."""
+    """The command that may lead to a better step: more rankings, or an optimiser that goes less far."""
     algorithm = str(result.get("algorithm") or project.config.align.algorithm)
     if _to_rank(project, round):
         ranked = "prefloop annotate, for more rankings to learn from"
     else:
         ranked = f"{IMPORT} with more prompts and prefloop sample --round {round}, for more rankings to learn from"
-    if result.get("warnings"):  # of reward models that know nothing
+    if result.get("warnings"):  # They say that the reward models cannot tell better from worse.
         return f"{ranked}  (no new policy was made: the reward model cannot tell better from worse)"
     if result.get("collapses") or "budget" in str(result.get("stopped")):
         price = "beta" if algorithm in OFFLINE else "kl"

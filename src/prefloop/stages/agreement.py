@@ -1,4 +1,4 @@
-"""`prefloop agreement`: what rankings say about people and items, of a project or of any file of rankings."""
+"""`prefloop agreement`: what the rankings of a project, or of any file, say about people and items."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from prefloop.types import Item
 
 
 def agreement(project: Project, criterion: str | None = None, hardest: int = HARDEST) -> Outcome:
-    """Every criterion of a project's store, or one. Excluded people are in it: this is where to look at them.
+    """Report on every criterion of a project's store, or on one. Excluded people are in it, to be looked at.
 
-    Reads the store only; there is nothing to skip, so nothing is kept. Raises NothingToDoError without rankings.
+    It reads the store only and keeps no run. Raises NothingToDoError without rankings.
     """
     chosen = _chosen(ranked_criteria(project), criterion)
     reports = {}
@@ -31,7 +31,7 @@ def agreement(project: Project, criterion: str | None = None, hardest: int = HAR
 def agreement_file(
     data: Path, format: str | None = None, criterion: str | None = None, hardest: int = HARDEST
 ) -> Outcome:
-    """The same of a file of rankings, without a project. Raises DataError, or NothingToDoError without rankings."""
+    """The same for a file of rankings, without a project. Raises DataError, or NothingToDoError without rankings."""
     rows, rejected = read_items(exchange.read(data, format))
     read: dict[str, Item] = {}
     for row in rows:
@@ -44,7 +44,7 @@ def agreement_file(
 
 
 def _joined(one: Item, other: Item) -> Item:
-    """One item whose rankings a file spreads over rows; a ranking that is there twice counts once, as in a store."""
+    """Join the rankings of one item that a file spreads over rows. A ranking that is there twice counts once."""
     said = {r.id: r for r in (*one.rankings, *other.rankings)}
     return replace(one, rankings=tuple(said.values()))
 

@@ -1,4 +1,4 @@
-"""`prefloop align`: to the loop that the algorithm's kind needs."""
+"""`prefloop align`: starts the loop that the kind of the algorithm needs, online or offline."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_options(config: Config) -> None:
 
 
 def standing(project: Project, round: int) -> dict[str, Any]:
-    """How a round's runs compare on validation prompts, and which is its policy: for people, not kept in the run."""
+    """How a round's runs compare on validation prompts, and which is its policy. No run keeps this."""
     chosen = project.chosen(round)
     runs = [
         {"run": c.run, "chosen": chosen is not None and c.run == chosen.run, "unchanged": c.unchanged,

@@ -1,4 +1,4 @@
-"""The stage of `prefloop run` in which people rank: fill the queue, say where, and wait for the quota. Loads no model.
+"""The stage of `prefloop run` that waits while people rank. It loads no model.
 
 Nothing is held while it waits, neither the project nor a transaction: the server, imports and other commands go on.
 What people gave is in the store: an interrupted wait loses nothing, and the same command takes it up where it stands.
@@ -16,17 +16,17 @@ from prefloop.errors import BusyError, NothingToDoError, StoreError
 from prefloop.project.project import Outcome, Project
 from prefloop.store import Queue, Quota, get_address, listens
 
-POLL_S = 2.0  # between looks at the queue
-SHARE_OF_TIME = 0.05  # at most this much of it is spent looking: a sum over a large queue takes a moment
-STALLED_S = 3600.0  # without a new ranking: say what can be done
-PATIENCE_S = 600.0  # how long the database may be away
-STEPS = 10  # lines on the way, where there is no terminal for a bar
+POLL_S = 2.0  # The queue is looked at so often.
+SHARE_OF_TIME = 0.05  # At most this share of the time is spent looking, since a sum over a large queue takes a moment.
+STALLED_S = 3600.0  # After so long without a new ranking it says what can be done.
+PATIENCE_S = 600.0  # The database may be away so long.
+STEPS = 10  # So many lines are printed on the way where there is no terminal for a bar.
 DEFAULT_ADDRESS = "http://127.0.0.1:8300"
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Time, for tests to replace. `now` never goes back; seconds."""
+    """The time in seconds, which tests replace. `now` never goes back."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -126,5 +126,5 @@ def _wait(project: Project, round: int, queue: Queue, quota: Quota, clock: Clock
 
 
 def _step(quota: Quota) -> int:
-    """How many tenths of the way."""
+    """How many tenths of the quota are done."""
     return STEPS if quota.met else quota.done * STEPS // max(1, quota.target)

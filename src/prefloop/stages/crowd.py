@@ -1,4 +1,4 @@
-"""Simulated annotators rank what was sampled. Every ranking is marked `simulated`; people take the same way."""
+"""`prefloop crowd`: simulated annotators rank what was sampled. Every ranking is marked as simulated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def crowd(project: Project) -> Outcome:
         return done
     with project.lock():
         run = project.begin("crowd", fingerprint, inputs)
-        # the scale of the noise is set by all items together, so that an interrupted run ranks the rest alike
+        # All items together set the scale of the noise, so that a run that goes on ranks the rest as it would have.
         pairs = [(item.prompt, c) for item in everything for c in item.completions]
         with project.progress(len(pairs), "crowd: scoring"):
             values = scorer.score([p for p, _ in pairs], [c for _, c in pairs]).total

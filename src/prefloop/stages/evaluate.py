@@ -1,8 +1,8 @@
-"""The aligned policy against the reference on held-out prompts that nothing was chosen on.
+"""`prefloop evaluate`: compares the aligned policy with the reference on held-out prompts that chose nothing.
 
-Several answers a prompt by each policy, with the same random numbers for both (answer j of one against answer j of the
-other): what both would have said alike cancels. Prompts are what differs from one evaluation to the next, so intervals
-are over prompts, of each prompt's mean.
+Both policies answer each prompt several times with the same random numbers, and answer j of one is compared with answer
+j of the other. That removes noise which both share. Another evaluation would have other prompts, so intervals are over
+prompts: each counts once, with the mean of its answers.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
 
 
 def _policy(project: Project, round: int | None, run: str | None) -> tuple[int, ModelRef]:
-    """The round and the policy that are asked for. Where a run kept its start, that is its policy."""
+    """The round and the policy that are asked for. A run that made no new policy stands for its start."""
     if run is not None:
         found = {c.run: c for c in project.candidates()}
         if run not in found:
@@ -90,7 +90,7 @@ def _policy(project: Project, round: int | None, run: str | None) -> tuple[int, 
 
 
 def _test_prompts(project: Project) -> tuple[list[Prompt], bool]:
-    """Held-out prompts that no run was chosen on; where there are none, those there are, and False."""
+    """The held-out prompts that chose no run, and True. Where there are none: all held-out prompts, and False."""
     _, test = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))
     if not test:
         raise NothingToDoError("there are no held-out prompts: import more prompts, or raise [data] heldout")
@@ -100,7 +100,7 @@ def _test_prompts(project: Project) -> tuple[list[Prompt], bool]:
 
 
 def _judges(project: Project, round: int, judge: RuleScorer | None) -> list[ModelRow]:
-    """The reward models of a round; none after an algorithm that needs none (DPO), if an independent scorer is set."""
+    """The reward models of a round. There may be none after DPO, if an independent scorer is set."""
     try:
         return project.reward_models(round)
     except NothingToDoError as error:
@@ -117,7 +117,7 @@ def _measure(
     judge: RuleScorer | None,
     test: Sequence[Prompt],
 ) -> dict[str, Any]:
-    """Both policies' answers, sampled and greedy, compared; and what has collapsed in the sampled ones."""
+    """Compare both policies' answers, sampled and greedy, and look for signs of collapse in the sampled ones."""
     settings = project.config.evaluate
     scorer = make_scorer(project, judges) if judges else judge
     assert scorer is not None
@@ -161,7 +161,7 @@ def _compare(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Figures of each policy, and the wins of one over the other. k: answers a prompt, next to each other."""
+    """The figures of each policy, and how often one beats the other. k: answers a prompt, which are neighbours."""
     out: dict[str, Any] = {}
     for name, engine in engines.items():
         r = rolls[name]
@@ -191,7 +191,7 @@ def _correlation(a: Sequence[float], b: Sequence[float]) -> float:
 def _shown(
     prompts: Sequence[Encoded], rolls: dict[str, Rollouts], judged: dict[str, Sequence[float]], k: int, show: int
 ) -> list[dict[str, Any]]:
-    """Before and after, side by side: the first answer to prompts evenly spread, not picked."""
+    """The first answers of both policies side by side, for prompts that are evenly spread over all."""
     stride = max(1, len(prompts) // max(1, show))
     shown = []
     for n in list(range(0, len(prompts), stride))[:show]:

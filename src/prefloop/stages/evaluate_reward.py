@@ -15,12 +15,14 @@ from prefloop.training.rankings import read_items
 
 def evaluate_reward(model: str, data: Path, format: str | None = None) -> Outcome:
     """Accuracy of a reward model by criterion. Raises ModelError, DataError, or NothingToDoError without any pair."""
-    records = exchange.read(data, format)  # opens the file, so that a wrong one is said before a model is looked for
+    records = exchange.read(data, format)  # A wrong file is an error before a model is looked for.
     check_folder(model)
     _check_registered(Path(model))
     items, rejected = read_items(records)
 
-    from prefloop.training.reward_evaluation import pair_accuracies  # loads torch, which bad input need not wait for
+    from prefloop.training.reward_evaluation import (
+        pair_accuracies,
+    )  # It loads torch, and an error above should not wait for that.
 
     figures = pair_accuracies(model, items)
     result = {**figures, "file": str(data), "rejected": len(rejected), "reasons": rejected[:10]}

@@ -17,7 +17,7 @@ from prefloop.project.project import Outcome
 from prefloop.project.toml import default_of, item, toml
 from prefloop.record import write_atomic
 
-# what most people change; the rest is in docs/config.md
+# These are the settings that most people change; docs/config.md has them all.
 _SHOWN: dict[str, tuple[str, ...]] = {
     "project": ("seed", "threads", "device"),
     "model": ("init", "path", "dtype", "text", "vocab_size", "hidden_size", "layers", "heads", "context"),
@@ -68,7 +68,9 @@ def init(
         raise ConfigError("say which model: --model PATH_OR_HUB_ID, or --scratch for a small new one (not both)")
     if texts and not scratch:
         raise ConfigError("--text is what a new tokenizer learns from: it goes with --scratch only")
-    name = root.absolute().name.encode("utf-8", "replace").decode()  # a folder's name need not be text, a setting must
+    name = (
+        root.absolute().name.encode("utf-8", "replace").decode()
+    )  # A folder's name may hold bytes that are no text; a setting may not.
     values: dict[str, Any] = {"project": {"name": name}}
     if model is None:
         values["model"] = {"init": "scratch"}
@@ -91,7 +93,7 @@ def init(
 
 
 def model_path(model: str, root: Path) -> str:
-    """A folder relative to the project where it lies inside, else absolute; a hub id as it is. Checks the folder."""
+    """The setting for a model: a hub id, or a path, which is relative where it lies inside the project."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if model.count("/") > 1:
@@ -113,7 +115,7 @@ def _place(path: Path, root: Path) -> str:
 
 
 def render(values: Mapping[str, Any], scratch: bool) -> str:
-    """A TOML file: what is given stands; other settings of interest stand beside it as comments, with their default."""
+    """The text of prefloop.toml: what is given, and beside it other settings as comments that show their defaults."""
     known: dict[str, dict[str, tuple[str, str]]] = {}
     for key, _, default, meaning in describe(Config):
         section, name = key.split(".")

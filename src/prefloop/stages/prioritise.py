@@ -1,8 +1,8 @@
-"""Which lists people should rank first: those whose order the reward models are unsure of.
+"""`prefloop prioritise`: people rank first the lists whose order the reward models are unsure of.
 
-With two or more reward models of the criterion (an ensemble: other rounds, other seeds): how far they disagree about
-each pair, the mutual information between the outcome and the model (BALD, Houlsby et al. 2011). With one: the entropy
-of each pair's outcome. Both in nats, as the mean over the pairs of a list, so that long lists are not favoured.
+With two or more reward models of the criterion (from other rounds or seeds) a pair's priority is how far they disagree:
+the mutual information between the outcome and the model (BALD, Houlsby et al. 2011). With one model it is the entropy
+of the pair's outcome. A list has the mean over its pairs in nats, so that long lists are not favoured.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from prefloop.rewards.model import raw_scores
 from prefloop.store import ModelRow
 from prefloop.types import Item, digest
 
-MOST_MODELS = 4  # the newest
-CHUNK = 512  # items in memory at a time
+MOST_MODELS = 4  # Only the newest models are asked.
+CHUNK = 512  # So many items are in memory at a time.
 
 
 def prioritise(project: Project) -> Outcome:
@@ -79,7 +79,7 @@ def judges(project: Project) -> list[ModelRow]:
 
 
 def informativeness(scores: Tensor) -> float:
-    """Nats that the order of a list would tell. scores: [models, K] in logits, one row a model."""
+    """The nats of information in the order of a list. scores: [models, K] in logits, one row a model."""
     i, j = torch.triu_indices(scores.shape[1], scores.shape[1], 1)
     p = torch.sigmoid((scores[:, i] - scores[:, j]).double())
     entropy = _entropy(p.mean(0))
@@ -93,7 +93,7 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def _scores(project: Project, model: RewardModel, codec: Tokenization, items: Sequence[Item]) -> Tensor:
-    """[completions of all items] before normalising: differences are logits of a preference."""
+    """The scores of all completions of the items before normalisation. Their differences are logits of a preference."""
     prompts = [item.prompt for item in items for _ in item.completions]
     completions = [completion for item in items for completion in item.completions]
     return raw_scores(model, codec, prompts, completions, project.config.align.token_budget, project.device)

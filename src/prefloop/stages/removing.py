@@ -1,4 +1,4 @@
-"""`prefloop remove`: rows out of a project again, and which models learnt from them."""
+"""`prefloop remove`: takes rows out of a project again, and says which models learnt from them."""
 
 from __future__ import annotations
 

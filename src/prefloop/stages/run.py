@@ -1,4 +1,4 @@
-"""`prefloop run`: every stage of the TOML, round after round; what is done for the same inputs is skipped."""
+"""`prefloop run`: runs every stage of prefloop.toml, round after round, and skips what is done for the same inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prefloop.stages.train_reward import reward
 
 
 def _ask_people(project: Project, round: int) -> Outcome:
-    """Wait for people, who get first what the reward models of the rounds before are unsure of."""
+    """Wait while people rank. They get first what the reward models of earlier rounds are unsure of."""
     if judges(project):
         project.queue.fill()
         if not project.queue.quota(round).met:

@@ -1,4 +1,4 @@
-"""Sample K completions a prompt, to be ranked: one item each, with token ids, logprobs and policy version kept."""
+"""`prefloop sample`: draws K completions of each prompt, and stores them as one item that people can rank."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def sample(project: Project, round: int | None = None) -> Outcome:
 
 
 def _spread(prompts: Sequence[Prompt], limit: int | None, round: int) -> list[Prompt]:
-    """`limit` prompts, others each round as far as there are others, held-out ones in their usual share.
+    """Choose `limit` prompts, as far as possible other ones each round. Held-out prompts keep their share.
 
-    Sorted by bucket, held-out prompts come first; taking every n-th keeps their share.
+    The prompts are sorted by bucket, so that held-out ones come first, and taking every n-th keeps their share.
     """
     if limit is None or limit >= len(prompts):
         return list(prompts)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on demonstrations: the policy learns what an answer looks like, before anyone ranks."""
+"""`prefloop sft`: supervised fine-tuning on demonstrations, before anyone ranks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ EVAL_LIMIT = 256
 def _ranked(project: Project, criterion: str) -> list[Item]:
     """Imported lists of training prompts with a ranking by a criterion. Raises NothingToDoError where there is none.
 
-    Lists sampled here are left out: they come from this very stage, and ranking them must not train it anew.
+    Lists that were sampled here are left out. They come from the model that this stage made, and a ranking of them must
+    not make it train again.
     """
     heldout = project.config.data.heldout
     items = project.store.items(split="train", heldout=heldout, source="import", criterion=criterion, ranked=True)
@@ -37,7 +38,7 @@ def _ranked(project: Project, criterion: str) -> list[Item]:
 
 
 def sft(project: Project) -> Outcome:
-    """Train on the train split's demonstrations, and its best-ranked completions where set; the rest only measures."""
+    """Train on demonstrations of training prompts, and on best-ranked completions where set."""
     settings, seed = project.config.sft, project.config.project.seed
     heldout = project.config.data.heldout
     train = project.store.demonstrations(split="train", heldout=heldout)[: settings.limit]

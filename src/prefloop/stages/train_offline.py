@@ -1,4 +1,4 @@
-"""Offline preference optimisation: the policy learns from the rankings directly, without reward model or samples."""
+"""Offline preference optimisation (DPO): the policy learns from rankings, without reward model or samples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EVAL_LISTS = 100
 
 
 def train_offline(project: Project, round: int) -> Outcome:
-    """Optimise the policy on all rankings up to a round; held-out lists only measure, answers say what is kept."""
+    """Optimise the policy on all rankings up to a round. Held-out lists measure it; its answers say what is kept."""
     settings, seed = project.config.align, project.config.project.seed
     options = project.config.algorithms.get(settings.algorithm, {})
     objective = make(settings.algorithm, options)
@@ -144,7 +144,7 @@ def criteria_weights(project: Project) -> dict[str, float]:
 
 
 class _Lists:
-    """Encoded lists. What the reference says about a completion is asked once, and kept in the store."""
+    """Encoded lists. The reference's log-probability of a completion is computed once and kept in the store."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class _Lists:
         return ReferencedBatch(**{f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}, ref_total=ref)
 
     def _totals(self, role: Any, batch: RankingBatch) -> Tensor:
-        """Log-probability of each completion [R,K], nats."""
+        """The log-probability of each completion in nats, [R,K]."""
         return batch.lists(masked_sum(self.engine.forward(role, batch), batch.rows().action, dim=1))
 
     def accuracy(self) -> dict[str, float]:

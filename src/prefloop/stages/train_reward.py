@@ -1,4 +1,4 @@
-"""Reward models from whole rankings: one for each criterion, measured on held-out prompts."""
+"""`prefloop reward`: trains a reward model for each criterion from whole rankings; held-out prompts measure it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TRAIN_EVAL = 200  # training lists scored for the train/held-out comparison
 
 
 def reward(project: Project, round: int | None = None) -> Outcome:
-    """Train what `[reward]` says on all rankings up to a round (by default the newest)."""
+    """Train the reward models that `[reward]` asks for, on all rankings up to a round (by default the newest)."""
     settings = project.config.reward
     kind_of(settings.objective, "reward")
     round = project.existing_round(round)
@@ -197,7 +197,7 @@ def _finish(
     people: WeightedRankings,
     left_out: Mapping[str, Any],
 ) -> Outcome:
-    """Normalise, save, register."""
+    """Normalise the trained model, save it, measure it and register it."""
     criterion = model.criterion
     mean, std = normalisation(project, model, codec)
     model.set_normalisation(mean, std)

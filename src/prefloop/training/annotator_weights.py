@@ -5,9 +5,9 @@
                first order that is what the model's own likelihood does: the slope of log P at equal scores is beta / 2.
     majority   one ranking an item, by mean rank over its people.
 
-Nobody's order is turned round: somebody with a negative weight counts as nothing. That such a person is a perfect
-mirror is a guess about them, what is lost is one person's rankings, and the evidence is on the agreement page. Where a
-reviewer has adjudicated an item, weighted and majority take that as the last word.
+Nobody's order is reversed: the rankings of somebody with a negative weight are left out. To reverse them would assume
+that the person is a perfect mirror of the others. The agreement page shows the evidence. Where a reviewer has
+adjudicated an item, `weighted` and `majority` use the reviewer's ranking in place of the others.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from prefloop.labels.reliability import fit_reliability
 from prefloop.labels.votes import Tiers
 from prefloop.types import Item, Ranking
 
-LEAST_WEIGHT = 0.05  # less is left out: it would cost as much to read as any other
+LEAST_WEIGHT = 0.05  # A ranking that counts less is left out, since reading it would cost as much as any other.
 
 
 @dataclass(frozen=True)
 class WeightedRankings:
-    """What is learnt from. weights: {ranking id: how much it counts}.   people: {annotator: weight}, weighted only.
+    """The rankings that a model learns from, and how much each counts.
 
-    warning: why the annotator model could not tell people apart, so that all count alike.
+    weights: {ranking id: how much it counts}. people: {annotator: weight}, only where the mode is "weighted".
+    warning: why the annotator model could not tell people apart, in which case all count alike.
     """
 
     mode: Literal["all", "weighted", "majority"]
@@ -40,14 +41,14 @@ class WeightedRankings:
     warning: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For the run's result: enough to see who counted how much."""
+        """The run's result holds this, which is enough to see who counted how much."""
         said: dict[str, Any] = {"mode": self.mode, "left_out": self.left_out}
         if self.mode == "weighted":
             said |= {"enough": self.warning is None, "reason": self.warning, "weights": dict(self.people)}
         return said
 
     def empty(self, criterion: str) -> str:
-        """What to tell somebody for whom nothing is left."""
+        """The message for a user for whom no ranking is left to learn from."""
         return (
             f'no ranking by "{criterion}" is left to learn from with [reward] annotators = "{self.mode}": everybody\'s '
             'weight is about 0. Look at the evidence (prefloop agreement), or use annotators = "all"'
@@ -57,9 +58,9 @@ class WeightedRankings:
 def weigh_annotators(
     items: Sequence[Item], criterion: str, mode: Literal["all", "weighted", "majority"], gold: Mapping[str, Tiers]
 ) -> WeightedRankings:
-    """Items as a reward model should see them. `items` hold this criterion's rankings only, at least one each.
+    """Weigh the rankings of one criterion. Each of `items` must hold at least one, and none of other criteria.
 
-    gold: {item id: expected tiers}: makes people known where nobody else ranked the same items.
+    gold: {item id: expected tiers}. Gold items tell people apart where nobody else ranked the same items.
     """
     if mode == "all":
         return WeightedRankings(mode, list(items))
@@ -69,7 +70,7 @@ def weigh_annotators(
 
 
 def _majority(item: Item) -> Ranking:
-    """One ranking by mean rank, over the largest group that placed the same completions."""
+    """Merge an item's rankings by mean rank. Only the largest group that placed the same completions counts."""
     said = _last_word(item.rankings)
     groups: dict[frozenset[str], list[Ranking]] = defaultdict(list)
     for ranking in said:
@@ -106,10 +107,10 @@ def _weighted(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]) 
 
 
 def _lost(items: Sequence[Item], left: Sequence[Item]) -> int:
-    """How many rankings are in `items` and not in `left`."""
+    """Count the rankings that are in `items` and not in `left`."""
     return sum(len(item.rankings) for item in items) - sum(len(item.rankings) for item in left)
 
 
 def _weight(ranking: Ranking, of_person: Mapping[str, float]) -> float:
-    """A reviewer's last word counts as a typical person's, whatever else the reviewer ranked."""
+    """A reviewer's adjudication counts as a typical person's ranking, whatever else the reviewer ranked."""
     return 1.0 if ranking.metadata.get("adjudication") else of_person.get(ranking.annotator, 1.0)

@@ -16,7 +16,7 @@ from prefloop.types import Demonstration, Item
 def encode_demonstrations(
     codec: Tokenization, shown: list[Demonstration], max_tokens: int
 ) -> tuple[list[tuple[list[int], int]], int]:
-    """[(ids, how many are prompt)] of the demonstrations that fit, and how many did not."""
+    """Encode demonstrations. Returns [(ids, how many are prompt)] of those that fit, and how many did not."""
     limit = min(max_tokens, codec.context)
     encoded = []
     for demonstration in shown:
@@ -32,9 +32,10 @@ def rows_of(encoded: list[tuple[list[int], int]]) -> Rows:
 
 
 def preferred(items: Iterable[Item]) -> list[Demonstration]:
-    """The completions with the best mean rank of each item (several where they tie), each text once a prompt.
+    """The completions with the best mean rank of each item, and all of them where they tie. A text comes once a prompt.
 
-    None of an item whose completions all tie: nobody preferred one. People who found none acceptable are not asked.
+    An item whose completions all tie gives none, since nobody preferred one of them. Rankings of people who found no
+    completion acceptable do not count.
     """
     best: dict[str, Demonstration] = {}
     for item in items:
@@ -50,7 +51,7 @@ def preferred(items: Iterable[Item]) -> list[Demonstration]:
 
 
 def heldout_loss(engine: Engine, held: list[tuple[list[int], int]]) -> dict[str, float]:
-    """Cross-entropy a token on held-out demonstrations, nats; {} where there are none."""
+    """The cross-entropy of held-out demonstrations in nats a token. The result is {} where there are none."""
     if not held:
         return {}
     rows = rows_of(held)

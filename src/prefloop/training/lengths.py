@@ -1,4 +1,4 @@
-"""Answers that are longer than a model reads: cut, counted and said; what no longer differs is left out."""
+"""Cuts and counts answers that are longer than a model reads. Pairs that no longer differ are left out."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class Lengths:
-    """What a model's reading length costs the lists of one stage. `to_json` goes into its result."""
+    """Counts what a model's reading length cuts from the lists of one stage. `to_json` goes into the stage's result."""
 
     def __init__(self, project: Project | None, codec: Tokenization, max_tokens: int | None = None):
         self.project, self.codec, self.max_tokens = project, codec, max_tokens
         self.limit = reads(codec, max_tokens)
-        self.lost: dict[str, bool] = {}  # whether an answer lost its end, by its id
-        self.shortened: set[str] = set()  # prompts
-        self.same: set[tuple[str, str]] = set()  # pairs of answers
+        self.lost: dict[str, bool] = {}  # {answer id: whether the answer lost its end}
+        self.shortened: set[str] = set()  # ids of prompts that lost their beginning
+        self.same: set[tuple[str, str]] = set()  # pairs of answers that are equal after the cut
 
     def telling(self, items: Sequence[Item], some: bool = True, what: str = "lists") -> list[Item]:
-        """The lists as this model can learn from them: answers that are the same to it are ranked no more.
+        """The lists as this model can learn from them, without answers that became equal when they were cut.
 
         some: raise NothingToDoError where there are lists, and nothing of them is left.
         """
@@ -43,7 +43,7 @@ class Lengths:
         return kept
 
     def _told(self, item: Item) -> Item | None:
-        """None where no ranking is left that compares anything."""
+        """The list as this model reads it; None where no ranking is left that compares anything."""
         joined = {c.id: join_completion(self.codec, item.prompt, c, self.max_tokens) for c in item.completions}
         self.lost |= {id: one.lost > 0 for id, one in joined.items()}
         if any(one.shortened for one in joined.values()):
@@ -78,7 +78,7 @@ class Lengths:
         return "It cannot read more."
 
     def to_json(self) -> dict[str, Any]:
-        """{} where nothing was cut."""
+        """The counts for a result; {} where nothing was cut."""
         cut, shortened, same = self._counts()
         if not cut and not shortened:
             return {}
@@ -92,7 +92,7 @@ class Lengths:
 
 
 def _same(item: Item, joined: dict[str, Joined]) -> list[tuple[str, str]]:
-    """Pairs of answers with different texts and the same ids, since one was cut."""
+    """Pairs of answers whose texts differ but whose ids are the same, because one of them was cut."""
     cut = [c for c in item.completions if joined[c.id].lost]
     if not cut:
         return []

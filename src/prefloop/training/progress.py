@@ -21,8 +21,10 @@ class Progress:
     best_step: int = 0
     best_reward: float = -math.inf
     stopped: str = ""
-    sampler_agrees: bool = False  # at the last evaluation: the learner need not compute what sampling gave
-    reference_shift: float = 0.0  # nats a token that rounding to `frozen_dtype` took from the reference
+    sampler_agrees: bool = (
+        False  # At the last evaluation sampler and learner agreed, so that the sampler's logprobs can be used.
+    )
+    reference_shift: float = 0.0  # Nats a token that rounding to `frozen_dtype` took from the reference.
     evals: list[dict[str, Any]] = field(default_factory=list)
     reference: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)

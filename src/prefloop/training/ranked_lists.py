@@ -1,8 +1,8 @@
-"""What a reward model is trained on: lists of completions with everything people said about them, as batches.
+"""Batches of ranked lists, which reward models are trained on.
 
 Records that show the same texts for the same prompt become one list, so that a list ranked by several criteria is read
-once. A list may also be lent an answer to another prompt, ranked below its own (`[reward] contrast`): for criteria that
-are about the prompt too, not those about the text alone.
+once. With `[reward] contrast` a list also gets an answer to another prompt, which is ranked below its own answers. That
+helps criteria that judge whether an answer fits its prompt.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from prefloop.models.tokenization import Tokenization
 from prefloop.rewards.sequence import encode, join, reads
 from prefloop.types import Completion, Item, Prompt, Ranking, digest
 
-CANDIDATES = 32  # prompts drawn, of which the one most like the list's own lends an answer
+CANDIDATES = 32  # So many prompts are drawn; the one most like the list's own lends an answer.
 LENT = "lent"  # the id of a lent answer within its list
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One list as people saw it. `rankings` are by criterion, over the ids of `completions`."""
+    """One list as people saw it. `rankings` maps a criterion to rankings of the ids of `completions`."""
 
     prompt: Prompt
     completions: tuple[Completion, ...]
@@ -35,13 +35,16 @@ class Shown:
 
 
 def gather(items: Mapping[str, Sequence[Item]]) -> list[Shown]:
-    """Items by criterion, each with that criterion's rankings only, to lists; in the order of first appearance."""
+    """Merge items of several criteria into lists, in the order in which the lists first appear.
+
+    items: {criterion: items that hold rankings by this criterion only}.
+    """
     lists: dict[tuple[str, tuple[str, ...]], Shown] = {}
     for criterion, mine in items.items():
         for item in mine:
             key = (item.prompt.id, tuple(sorted(map(_answer, item.completions))))
             first = lists.setdefault(key, Shown(item.prompt, item.completions, {}))
-            # equal texts are told apart by nothing, so any of them may stand for any other
+            # Nothing tells equal texts apart, so any of them may stand for any other.
             pairs = zip(_by_text(item.completions), _by_text(first.completions), strict=True)
             name = {theirs.id: ours.id for theirs, ours in pairs}
             moved = tuple(replace(r, tiers=tuple(tuple(name[c] for c in t) for t in r.tiers)) for r in item.rankings)
@@ -60,16 +63,16 @@ def _answer(completion: Completion) -> str:
 
 @dataclass(frozen=True)
 class CriteriaBatch(RankingBatch):
-    """R lists with the rankings of C criteria: wins, choices, numerator and weight have a second axis [R,C,..]."""
+    """R lists with rankings by C criteria. The wins, choices, numerator and weight have a second axis: [R,C,..]."""
 
     def by_criterion(self) -> RankingBatch:
-        """One list for each (list, criterion): [R*C,..]. Token ids stay [R,K,T], for they are not read again."""
+        """One list for each (list, criterion): [R*C,..]. Token ids stay [R,K,T], since they are not read again."""
         criteria = self.weight.shape[1]
         flat = {name: getattr(self, name).flatten(0, 1) for name in _JUDGED}
         return RankingBatch(self.ids, self.mask, self.action, self.present.repeat_interleave(criteria, 0), **flat)
 
     def scores(self, score: Tensor) -> Tensor:
-        """[R*K,C] as a model with C heads gives them, to [R*C*K] as `by_criterion` has them."""
+        """Reorder the scores of a model with C heads, [R*K,C], as `by_criterion` has them, [R*C*K]."""
         lists, k = self.present.shape
         return score.view(lists, k, -1).transpose(1, 2).flatten()
 
@@ -79,7 +82,7 @@ _JUDGED = ("wins", "choice_mask", "choice_weight", "numerator", "weight")
 
 @dataclass(frozen=True)
 class EachCriterion:
-    """An objective on every criterion of a CriteriaBatch; every ranking counts the same, whatever its criterion."""
+    """Applies an objective to every criterion of a CriteriaBatch. Every ranking counts the same."""
 
     objective: Objective
     name = "each_criterion"
@@ -119,7 +122,7 @@ class Lists:
         return len(self.lists)
 
     def batch(self, at: Sequence[int], step: int) -> CriteriaBatch:
-        """The lists `at`, each with an answer lent from another prompt where contrast is on."""
+        """The batch of the lists `at`. With contrast, each has an answer lent from another prompt."""
         rng = np.random.default_rng([self.seed, step])
         encoded = [list(self.encoded[n]) for n in at]
         ids = [[c.id for c in self.lists[n].completions] for n in at]
@@ -140,9 +143,9 @@ class Lists:
         return CriteriaBatch(*collate_lists(encoded), **_stack(parts))
 
     def _lend(self, n: int, rng: np.random.Generator) -> tuple[list[int], int] | None:
-        """An answer to the prompt most like list n's among some drawn, encoded after n's own prompt.
+        """Draw some prompts, take the one most like list n's, and encode an answer to it after n's own prompt.
 
-        None where every prompt drawn is its own.
+        None where every prompt that was drawn is n's own.
         """
         mine = self.lists[n].prompt.id
         drawn = [int(m) for m in rng.integers(len(self.lists), size=CANDIDATES)]
@@ -157,17 +160,17 @@ class Lists:
 
 
 def _likeness(a: frozenset[str], b: frozenset[str]) -> float:
-    """Shared words over all words of two prompts."""
+    """The share of the words of two prompts that both hold."""
     return len(a & b) / max(1, len(a | b))
 
 
 def _above(like: Ranking, own: str) -> Ranking:
-    """A list's own answer above the lent one."""
+    """A ranking that puts one of a list's own answers above the lent one."""
     return Ranking(like.item_id, "contrast", like.criterion, ((own,), (LENT,)))
 
 
 def _stack(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The judgements of several criteria on the same lists, [R,C,..]."""
+    """Stack the judgements of several criteria on the same lists to [R,C,..]."""
     depth = max(part["choice_weight"].shape[1] for part in parts)
     stacked: dict[str, Tensor] = {}
     for name in _JUDGED:

@@ -1,4 +1,4 @@
-"""The rankings that a stage reads: of the store by criterion and round, or of a file. Loads no model."""
+"""Finds the rankings that a stage reads: in the store by criterion and round, or in a file. It loads no model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ranked_criteria(project: Project) -> list[str]:
 
 
 def rankable(project: Project, criterion: str, round: int, split: Split | None) -> list[Item]:
-    """Items with at least one ranking that compares something, on one criterion, up to a round."""
+    """The items up to a round with at least one ranking by this criterion that compares two completions or more."""
     items = project.store.items(split=split, heldout=project.config.data.heldout, criterion=criterion, ranked=True)
     kept = []
     for item in items:
@@ -37,7 +37,7 @@ def rankable(project: Project, criterion: str, round: int, split: Split | None) 
 
 
 def gold_of(project: Project, criterion: str) -> dict[str, Tiers]:
-    """{item id: expected tiers} of the gold items, which are about the criterion that people are asked for."""
+    """The gold items as {item id: expected tiers}; {} for any criterion but the one that people are asked for."""
     if criterion != project.config.annotate.criterion:
         return {}
     return dict(project.queue.golds())

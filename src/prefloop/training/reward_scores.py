@@ -1,4 +1,4 @@
-"""Scores by reward models: the models of a round as one scorer, raw scores of lists, and their normalisation."""
+"""Scores of reward models: a round's models as one scorer, the raw scores of lists, and how scores are normalised."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
 
 
 def score_items(model: RewardModel, codec: Tokenization, items: Sequence[Item], device: str) -> dict[str, float]:
-    """Raw score of every completion, by id."""
+    """The score of every completion before normalisation, as {completion id: score}."""
     pairs = [(item.prompt, c) for item in items for c in item.completions]
     raw = raw_scores(model, codec, [p for p, _ in pairs], [c for _, c in pairs], device=device)
     return {c.id: float(s) for (_, c), s in zip(pairs, raw, strict=True)}
@@ -48,7 +48,8 @@ def score_items(model: RewardModel, codec: Tokenization, items: Sequence[Item], 
 def normalisation(project: Project, model: RewardModel, codec: Tokenization) -> tuple[float, float]:
     """Mean and standard deviation of the raw score on fresh samples of the reference policy (detail 9 of PPO).
 
-    Fresh, at the temperature and length that `align` samples with, so that the KL coefficient keeps its meaning.
+    They are sampled at the temperature and length that `align` samples with, so that the KL coefficient keeps its
+    meaning.
     """
     settings = project.config.align
     ref = project.reference()

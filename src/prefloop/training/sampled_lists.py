@@ -1,4 +1,4 @@
-"""Lists of sampled completions: several for each prompt; near-duplicates are drawn again."""
+"""Samples several completions for each prompt. One that nearly equals another of its list is drawn again."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from prefloop.models.tokenization import Tokenization
 from prefloop.project.project import Project, derive
 from prefloop.types import Completion, Item, Prompt, digest
 
-ATTEMPTS = 3  # fresh draws for a completion nearly equal to another of its list
-NEAR = 0.92  # SequenceMatcher ratio from which two texts count as nearly equal
+ATTEMPTS = 3  # So often a completion is drawn again that nearly equals another of its list.
+NEAR = 0.92  # Two texts are nearly equal from this ratio of SequenceMatcher on.
 
 
 def item_id(prompt: Prompt, version: str, fingerprint: str) -> str:
-    """Known before sampling, so that an interrupted run sees what it already has."""
+    """The id of a sampled item, known before sampling, so that an interrupted run sees which items it has."""
     return digest("sampled", prompt.id, version, fingerprint)
 
 
@@ -27,9 +27,9 @@ def draw_lists(
     sampling: Sampling,
     avoid_duplicates: bool,
 ) -> tuple[list[list[Sampled]], int]:
-    """K samples for each prompt; one nearly equal to an earlier of its list is drawn again, a few times.
+    """Draw K samples for each prompt. One that nearly equals an earlier one of its list is drawn again a few times.
 
-    Returns the lists, and how many near-duplicates had to stay.
+    Returns the lists, and how many near-duplicates are left.
     """
     slots = [(n, j) for n in range(len(prompts)) for j in range(k)]
     lists: list[list[Sampled | None]] = [[None] * k for _ in prompts]
@@ -48,7 +48,7 @@ def draw_lists(
 
 
 def _repeats(codec: Tokenization, row: Sequence[Sampled | None], place: int) -> bool:
-    """Whether a sample is nearly the same text as an earlier one of its list."""
+    """Whether a sample nearly equals an earlier one of its list."""
     mine = _fold(codec, row[place])
     return any(_near(mine, _fold(codec, other)) for other in row[:place])
 
@@ -73,7 +73,7 @@ def make_item(
     round: int,
     project: Project,
 ) -> Item:
-    """An item of sampled completions, everything about their making kept."""
+    """An item of sampled completions, with everything that says how they were made."""
     id = item_id(prompt, version, key)
     completions = tuple(
         to_completion(codec, prompt, f"{id}:c{j}", s, version, project.config.sample.model_dump())

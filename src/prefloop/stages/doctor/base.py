@@ -1,4 +1,4 @@
-"""What every check of `prefloop doctor` gives: a question with its answer."""
+"""The type of every check of `prefloop doctor`, and how a check that breaks becomes one that failed."""
 
 from __future__ import annotations
 

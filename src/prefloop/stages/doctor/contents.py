@@ -13,7 +13,7 @@ from prefloop.stages.doctor.base import Check, guarded
 
 
 def contents(project: Project) -> Iterator[Check]:
-    """Every row of the store, and how its database is set up."""
+    """Check every row of the store, and how its database is set up."""
 
     def rows() -> Check:
         problems = project.store.check()
@@ -35,7 +35,7 @@ def contents(project: Project) -> Iterator[Check]:
 
 
 def run_folders(project: Project) -> Iterator[Check]:
-    """Runs have what their status promises; registered models are where the store says."""
+    """Check that each run has what its status promises, and that registered models are where the store says."""
     broken, unfinished, done = [], [], 0
     for run in record.runs(project.root):
         try:
@@ -60,7 +60,7 @@ def run_folders(project: Project) -> Iterator[Check]:
 
 
 def _registered(project: Project) -> Iterator[Check]:
-    """Every file of every registered model is what it was when the model was registered."""
+    """Check that every file of every registered model is as it was when the model was registered."""
     rows, broken = project.store.models(), []
     for row in rows:
         try:
@@ -81,7 +81,7 @@ def _registered(project: Project) -> Iterator[Check]:
 
 
 def reward_models(project: Project) -> Check:
-    """Those that `align` would use next are better than chance."""
+    """Check that the reward models which `align` would use next are better than chance."""
     rows = project.store.models("reward")
     newest = max((row.metrics.get("round") or 0 for row in rows), default=0)
     used = list({row.criterion: row for row in rows if (row.metrics.get("round") or 0) == newest}.values())

@@ -35,7 +35,7 @@ LOW_MEMORY_GB, LOW_DISK_GB = 2.0, 2.0
 
 
 def machine(folder: Path) -> Iterator[Check]:
-    """Versions, cores, memory, disk, SQLite."""
+    """Check versions, cores, memory, disk and SQLite."""
     yield _versions()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = _memory_gb()
@@ -74,13 +74,13 @@ def _versions() -> Check:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """(2, 6, 0) of "2.6.0+cpu"."""
+    """The numbers of a version: (2, 6, 0) of "2.6.0+cpu"."""
     match = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def _memory_gb() -> float | None:
-    """What this process may use: the machine's, or its container's limit."""
+    """The memory that this process may use: the machine's, or the limit of its container."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
