@@ -157,7 +157,7 @@ def _card(project: Project, row: ModelRow) -> Card:
     method = {"sft": "sft", "reward": section.get("objective")}.get(stage) or section.get("algorithm") or row.kind
     options = {f"algorithms.{method}.{k}": v for k, v in config.get("algorithms", {}).get(method, {}).items()}
     shape = json.loads((project.root / row.path / "config.json").read_text(encoding="utf-8"))
-    path = project.config.model.path
+    path = project.config.model.path or ""
     return Card(
         version=row.version,
         kind=row.kind,
