@@ -18,7 +18,8 @@ from scipy.stats import bootstrap
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampling
 from prefloop.models.policy import Policy
-from prefloop.project.project import ModelRef, Project, derive, fitting, load_policy
+from prefloop.project.left_out import fitting
+from prefloop.project.project import ModelRef, Project, derive, load_policy
 
 
 def answers(project: Project, ref: ModelRef, samples: int, temperature: float) -> list[list[tuple[str, str]]]:

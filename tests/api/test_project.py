@@ -174,7 +174,7 @@ def test_a_registered_algorithm_may_learn_from_rankings(project: prefloop.Projec
         name = "eager"
 
     prefloop.register(Eager, kind="offline")
-    made = project.align("eager", epochs=1, prompts=8)
+    made = project.align("eager", passes=1, lists=8)
     assert (
         made.algorithm == "eager"
         and "algorithm" in record.Run(project.root / "runs" / str(made.run)).manifest["inputs"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from prefloop.errors import DataError, TemplateError
+from prefloop.errors import DataError, NothingToDoError, TemplateError
 from prefloop.store.origins import origins
 from prefloop.types import Demonstration, Item, Prompt
 
@@ -111,3 +111,37 @@ def refusal(codec: Tokenization, row: Prompt | Demonstration | Item) -> str | No
     except TemplateError as error:
         return error.reason
     return None
+
+
+def fitting(
+    project: Project,
+    codec: Tokenization,
+    prompts: Iterable[Prompt],
+    max_tokens: int,
+    left_out: LeftOut | None = None,
+    judges: Iterable[Tokenization] = (),
+) -> list[tuple[Prompt, list[int]]]:
+    """(prompt, its ids) of those that leave room for an answer; the others are counted and named, not fatal.
+
+    judges: of models that read the prompt too, and whose chat templates may refuse what the policy's takes.
+    left_out: gets those that a template refuses. Raises NothingToDoError where none is left.
+    """
+    kept, dropped = [], []
+    for prompt in (left_out or LeftOut(project)).accepted([codec, *judges], prompts, "prompts"):
+        ids = codec.encode_prompt(prompt)
+        if len(ids) + max_tokens <= codec.context:
+            kept.append((prompt, ids))
+        else:
+            dropped.append((prompt.id, len(ids)))
+    if dropped:
+        project.say(
+            f"warning: {len(dropped)} prompts left out: with max_tokens = {max_tokens} they do not fit the model's "
+            f"context of {codec.context} tokens (first: {dropped[0][0]}, {dropped[0][1]} tokens)"
+        )
+    if not kept:
+        raise NothingToDoError(
+            "no prompt fits the model: import prompts first, or lower max_tokens"
+            if dropped
+            else "there are no prompts yet: run prefloop import FILE"
+        )
+    return kept

@@ -24,13 +24,12 @@ from prefloop.engine.process import set_environment
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights
 from prefloop.project.choose import Candidate, candidates, choose, passed_over
-from prefloop.project.left_out import LeftOut
 from prefloop.project.lines import Lines
 from prefloop.project.unfinished import refuse_other_settings
 from prefloop.record import Run
 from prefloop.rewards.rules import RuleScorer, make_scorer
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
-from prefloop.types import Prompt, Snapshot, digest
+from prefloop.types import Snapshot, digest
 
 if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it
     from prefloop.models.tokenization import Tokenization
@@ -362,37 +361,3 @@ def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Tokeni
     from prefloop.models.reward import load_reward_model
 
     return load_reward_model(project.ref(row).intact(), project.config.model)
-
-
-def fitting(
-    project: Project,
-    codec: Tokenization,
-    prompts: Iterable[Prompt],
-    max_tokens: int,
-    left_out: LeftOut | None = None,
-    judges: Iterable[Tokenization] = (),
-) -> list[tuple[Prompt, list[int]]]:
-    """(prompt, its ids) of those that leave room for an answer; the others are counted and named, not fatal.
-
-    judges: of models that read the prompt too, and whose chat templates may refuse what the policy's takes.
-    left_out: gets those that a template refuses. Raises NothingToDoError where none is left.
-    """
-    kept, dropped = [], []
-    for prompt in (left_out or LeftOut(project)).accepted([codec, *judges], prompts, "prompts"):
-        ids = codec.encode_prompt(prompt)
-        if len(ids) + max_tokens <= codec.context:
-            kept.append((prompt, ids))
-        else:
-            dropped.append((prompt.id, len(ids)))
-    if dropped:
-        project.say(
-            f"warning: {len(dropped)} prompts left out: with max_tokens = {max_tokens} they do not fit the model's "
-            f"context of {codec.context} tokens (first: {dropped[0][0]}, {dropped[0][1]} tokens)"
-        )
-    if not kept:
-        raise NothingToDoError(
-            "no prompt fits the model: import prompts first, or lower max_tokens"
-            if dropped
-            else "there are no prompts yet: run prefloop import FILE"
-        )
-    return kept

@@ -19,8 +19,8 @@ from prefloop.engine.base import Engine, Sampling
 from prefloop.errors import DataError, NothingToDoError, suggest
 from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
-from prefloop.project.left_out import LeftOut
-from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
+from prefloop.project.left_out import LeftOut, fitting
+from prefloop.project.project import ModelRef, Outcome, Project, derive, load_policy
 from prefloop.rewards.model import reward_tokenizations
 from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow

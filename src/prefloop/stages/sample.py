@@ -8,8 +8,8 @@ from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampling
 from prefloop.errors import NothingToDoError
 from prefloop.models.policy import Policy
-from prefloop.project.left_out import LeftOut
-from prefloop.project.project import Outcome, Project, derive, fitting, load_policy
+from prefloop.project.left_out import LeftOut, fitting
+from prefloop.project.project import Outcome, Project, derive, load_policy
 from prefloop.store.split import bucket
 from prefloop.training.sampled_lists import draw_lists, item_id, make_item, ratio
 from prefloop.types import Prompt

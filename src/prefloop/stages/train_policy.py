@@ -27,8 +27,8 @@ from prefloop.models.policy import Policy
 from prefloop.models.reward import Critic, new_critic, new_reward_model
 from prefloop.models.tokenization import Tokenization
 from prefloop.project.chance import chance_warnings
-from prefloop.project.left_out import LeftOut
-from prefloop.project.project import ModelRef, Outcome, Project, derive, fitting, load_policy
+from prefloop.project.left_out import LeftOut, fitting
+from prefloop.project.project import ModelRef, Outcome, Project, derive, load_policy
 from prefloop.record import Run
 from prefloop.rewards.model import ModelScorer, reward_tokenizations
 from prefloop.rewards.rules import RuleScorer

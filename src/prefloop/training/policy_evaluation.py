@@ -11,8 +11,8 @@ import numpy as np
 from prefloop.diagnose.collapse import text_figures
 from prefloop.engine.base import Engine, Sampling
 from prefloop.models.tokenization import Tokenization
-from prefloop.project.left_out import LeftOut
-from prefloop.project.project import Project, fitting
+from prefloop.project.left_out import LeftOut, fitting
+from prefloop.project.project import Project
 from prefloop.rewards.base import Scorer, ZeroScorer
 from prefloop.rewards.model import reward_tokenizations
 from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out

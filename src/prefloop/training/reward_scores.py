@@ -13,8 +13,8 @@ from prefloop.errors import ConfigError
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel
 from prefloop.models.tokenization import Tokenization
-from prefloop.project.left_out import LeftOut
-from prefloop.project.project import Project, derive, fitting, load_policy, load_registered_reward
+from prefloop.project.left_out import LeftOut, fitting
+from prefloop.project.project import Project, derive, load_policy, load_registered_reward
 from prefloop.rewards.model import ModelScorer, WeightedRewardModel, raw_scores
 from prefloop.store import ModelRow
 from prefloop.training.sampled_lists import draw_lists, to_completion
