@@ -20,9 +20,8 @@ def evaluate_reward(model: str, data: Path, format: str | None = None) -> Outcom
     _check_registered(Path(model))
     items, rejected = read_items(records)
 
-    from prefloop.training.reward_evaluation import (
-        pair_accuracies,
-    )  # It loads torch, and an error above should not wait for that.
+    # This loads torch, and an error above should not wait for that.
+    from prefloop.training.reward_evaluation import pair_accuracies
 
     figures = pair_accuracies(model, items)
     result = {**figures, "file": str(data), "rejected": len(rejected), "reasons": rejected[:10]}

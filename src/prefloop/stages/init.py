@@ -68,9 +68,8 @@ def init(
         raise ConfigError("say which model: --model PATH_OR_HUB_ID, or --scratch for a small new one (not both)")
     if texts and not scratch:
         raise ConfigError("--text is what a new tokenizer learns from: it goes with --scratch only")
-    name = (
-        root.absolute().name.encode("utf-8", "replace").decode()
-    )  # A folder's name may hold bytes that are no text; a setting may not.
+    # A folder's name may hold bytes that are no text; a setting may not.
+    name = root.absolute().name.encode("utf-8", "replace").decode()
     values: dict[str, Any] = {"project": {"name": name}}
     if model is None:
         values["model"] = {"init": "scratch"}
