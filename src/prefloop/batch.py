@@ -13,9 +13,9 @@ that each part holds at most `budget` padded tokens, longest rows first; parts a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,18 @@ from torch import Tensor
 
 from prefloop.labels.ranking import choice_sets, comparisons
 from prefloop.types import Ranking
+
+Kind = Literal["index", "flag", "number"]
+_KINDS: dict[str, tuple[torch.dtype, ...]] = {
+    "index": (torch.long,),
+    "flag": (torch.bool,),
+    "number": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+}
+
+
+def _tensor(axes: str, kind: Kind) -> dict[str, str]:
+    """What a field of a batch says about itself. axes: a letter each; a last T is cut to the longest row of a part."""
+    return {"axes": axes, "kind": kind}
 
 
 @dataclass(frozen=True)
@@ -35,9 +47,16 @@ class Rows:
     action: [N,T] bool, the completion's tokens (with the end token): what loss and reward are about
     """
 
-    ids: Tensor
-    mask: Tensor
-    action: Tensor
+    ids: Tensor = field(metadata=_tensor("NT", "index"))
+    mask: Tensor = field(metadata=_tensor("NT", "flag"))
+    action: Tensor = field(metadata=_tensor("NT", "flag"))
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor) and value.dtype not in _KINDS[f.metadata["kind"]]:
+                wanted = _KINDS[f.metadata["kind"]][0]
+                raise TypeError(f"{type(self).__name__}.{f.name} holds {value.dtype}: convert it to {wanted} first")
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -58,16 +77,13 @@ class Rows:
 
     def select(self, index: Tensor) -> Self:
         """The rows `index` [n], trimmed to the longest of them. Right-padded batches only."""
-        width = self.ids.shape[-1]
         keep = int(self.lengths[index].max()) if index.numel() else 0
         cut: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
                 value = value[index]
-                if f.name in _PER_TOKEN and value.shape[-1] == width:
-                    value = value[..., :keep]
-                cut[f.name] = value
+                cut[f.name] = value[..., :keep] if f.metadata["axes"].endswith("T") else value
         return replace(self, **cut)
 
     @property
@@ -89,11 +105,6 @@ class Rows:
     def to(self, device: torch.device | str) -> Self:
         moved = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         return replace(self, **{name: value.to(device) for name, value in moved.items()})
-
-
-_PER_TOKEN = frozenset(
-    {"ids", "mask", "action", "sampler_logp", "old_logp", "ref_logp", "value", "advantage", "returns"}
-)
 
 
 @dataclass(frozen=True)
@@ -154,12 +165,12 @@ class RankingBatch(Rows):
     weight:        [R] rankings of the list, weighted
     """
 
-    present: Tensor
-    wins: Tensor
-    choice_mask: Tensor
-    choice_weight: Tensor
-    numerator: Tensor
-    weight: Tensor
+    present: Tensor = field(metadata=_tensor("RK", "flag"))
+    wins: Tensor = field(metadata=_tensor("RKK", "number"))
+    choice_mask: Tensor = field(metadata=_tensor("RDK", "flag"))
+    choice_weight: Tensor = field(metadata=_tensor("RD", "number"))
+    numerator: Tensor = field(metadata=_tensor("RK", "number"))
+    weight: Tensor = field(metadata=_tensor("R", "number"))
 
     def rows(self) -> ListRows:
         return ListRows(
@@ -175,7 +186,7 @@ class RankingBatch(Rows):
 class ReferencedBatch(RankingBatch):
     """A RankingBatch with the frozen reference's log-probability of each completion, `ref_total` [R,K] (DPO)."""
 
-    ref_total: Tensor
+    ref_total: Tensor = field(metadata=_tensor("RK", "number"))
 
 
 @dataclass(frozen=True)
@@ -186,10 +197,10 @@ class RolloutBatch(Rows):
     group:        [N] which prompt             ended:  [N] bool, False where the length limit cut it off
     """
 
-    sampler_logp: Tensor
-    reward: Tensor
-    group: Tensor
-    ended: Tensor
+    sampler_logp: Tensor = field(metadata=_tensor("NT", "number"))
+    reward: Tensor = field(metadata=_tensor("N", "number"))
+    group: Tensor = field(metadata=_tensor("N", "index"))
+    ended: Tensor = field(metadata=_tensor("N", "flag"))
 
     @property
     def together(self) -> int:
@@ -202,19 +213,22 @@ class RolloutBatch(Rows):
 
 @dataclass(frozen=True)
 class AnnotatedBatch(RolloutBatch):
-    """With what the models say before the first update on this batch: all [N,T]; `value` is 0 without a critic."""
+    """With what the models say before the first update on this batch, all [N,T].
 
-    old_logp: Tensor
-    ref_logp: Tensor
-    value: Tensor
+    `ref_logp` and `value` are there where the algorithm's `needs` names "reference" and "value".
+    """
+
+    old_logp: Tensor = field(metadata=_tensor("NT", "number"))
+    ref_logp: Tensor | None = field(metadata=_tensor("NT", "number"))
+    value: Tensor | None = field(metadata=_tensor("NT", "number"))
 
 
 @dataclass(frozen=True)
 class CreditedBatch(AnnotatedBatch):
-    """With who deserves what: `advantage` [N,T]; `returns` [N,T] is the critic's target (0 without a critic)."""
+    """With who deserves what: `advantage` [N,T]; `returns` [N,T] is the critic's target (none without a critic)."""
 
-    advantage: Tensor
-    returns: Tensor
+    advantage: Tensor = field(metadata=_tensor("NT", "number"))
+    returns: Tensor | None = field(metadata=_tensor("NT", "number"))
 
 
 @dataclass(frozen=True)

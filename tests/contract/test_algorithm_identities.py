@@ -68,7 +68,8 @@ def test_on_the_first_update_the_ratio_is_one_and_nothing_is_clipped(name: str) 
 def test_credit_is_finite_and_zero_outside_the_completion(name: str) -> None:
     algorithm = make(name)
     credited, logged = algorithm.credit(dirty(annotated(), 3))
-    for tensor in (credited.advantage, credited.returns):
+    assert (credited.returns is None) is ("value" not in algorithm.needs)
+    for tensor in (t for t in (credited.advantage, credited.returns) if t is not None):
         assert torch.isfinite(tensor).all() and not tensor[~credited.action].any()
     assert all(math.isfinite(v) for v in logged.values())
     assert algorithm.adapt({"kl": 3.0, "sequences": 8.0}).name == name

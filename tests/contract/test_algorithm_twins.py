@@ -97,7 +97,7 @@ def test_group_methods_give_credit_as_their_formulas_say(name: str, whiten: bool
     for n, row in enumerate(tokens(credited, credited.advantage)):
         assert [a for (a,) in row] == pytest.approx([expected[n]] * len(row), abs=1e-6)
     assert logged == {"constant_groups": 0.0}
-    assert not credited.returns.any()
+    assert credited.returns is None
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("ppo", {"whiten_rewards": True, "gamma": 0.9, "clip": 0.05, "value_clip": 0.05, "kl_target": 6.0}),
     ("grpo", {"kl_in": "loss", "kl": 0.2}),
     ("rloo", {"whiten_advantages": True}),
+    *[(name, {"kl": 0.0}) for name in names("online")],
 ]
 every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda v: str(v) if v else "default")
 

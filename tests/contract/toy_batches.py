@@ -21,9 +21,6 @@ from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 from prefloop.types import Ranking
 
-NOT_TOKENS = ("wins", "choice_mask")  # as wide as a list, not as a sequence
-
-
 # -- batches ---------------------------------------------------------------------------------------------------------
 
 
@@ -94,11 +91,12 @@ def dirty(batch: Any, extra: int = 0) -> Any:
     """The same batch with `extra` columns of padding, garbage ids and NaN wherever nothing may be read."""
     rng = np.random.default_rng(3)
     changed: dict[str, Tensor] = {}
-    width = batch.ids.shape[-1]
     wide = {}
     for f in dataclasses.fields(batch):
         value = getattr(batch, f.name)
-        per_token = value.dim() == batch.ids.dim() and value.shape[-1] == width and f.name not in NOT_TOKENS
+        if value is None:
+            continue
+        per_token = f.metadata["axes"].endswith("T")
         wide[f.name] = torch.nn.functional.pad(value, (0, extra)) if per_token else value
         if per_token and value.is_floating_point():
             wide[f.name] = torch.where(torch.nn.functional.pad(batch.action, (0, extra)), wide[f.name], torch.nan)

@@ -336,7 +336,7 @@ def test_before_the_first_update_the_kl_is_exactly_zero_and_the_ratio_one() -> N
         ended=torch.ones(12, dtype=torch.bool),
         old_logp=old,
         ref_logp=ref,
-        value=torch.zeros_like(old),
+        value=None,
     )
     for name in ("grpo", "rloo"):
         algorithm = make(name)

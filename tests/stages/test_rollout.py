@@ -22,7 +22,7 @@ from prefloop.models.tokenization import Tokenization, make_tokenization
 from prefloop.rewards.base import Scores
 from prefloop.training.fit import Order
 from prefloop.training.progress import Progress
-from prefloop.training.rollout import annotate, describe, eos_rule, roll_out
+from prefloop.training.rollout import add_logprobs, describe, eos_rule, roll_out
 from prefloop.types import Completion, Prompt
 from tiny_models import causal, tokenizer
 
@@ -83,6 +83,30 @@ def test_scripted_answers_become_rows_with_their_own_tokens_and_ends(codec: Toke
     assert {True, False} == set(rolls.batch.ended.tolist())
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "asked"),
+    [
+        ("grpo", {}, ["forward policy", "forward reference"]),
+        ("grpo", {"kl": 0}, ["forward policy"]),
+        ("rloo", {"kl": 0}, ["forward policy"]),
+        ("ppo", {}, ["forward policy", "forward reference", "forward critic"]),
+        ("ppo", {"kl": 0}, ["forward policy", "forward critic"]),
+        ("ppo", {"kl": 0, "kl_target": 6}, ["forward policy", "forward reference", "forward critic"]),
+    ],
+)
+def test_only_the_models_that_an_algorithm_needs_are_asked(
+    codec: Tokenization, name: str, options: dict[str, Any], asked: list[str]
+) -> None:
+    engine, algorithm = ScriptedEngine(), make(name, options)
+    rolls = rolled(engine, codec)
+    engine.calls.clear()
+    batch = add_logprobs(rolls.batch, engine, algorithm.needs)
+    assert engine.calls == asked
+    assert ("kl" in describe(rolls, batch)) is ("forward reference" in asked)
+    credited, _ = algorithm.credit(batch)
+    assert torch.isfinite(credited.advantage[credited.action]).all()
+
+
 def test_the_same_name_gives_the_same_samples_and_another_name_others(engine: LocalEngine, codec: Tokenization) -> None:
     a, b, c = (rolled(engine, codec, name=name) for name in ("x", "x", "y"))
     assert [x.token_ids for x in a.completions] == [x.token_ids for x in b.completions]
@@ -100,11 +124,11 @@ def test_a_cut_off_answer_costs_what_the_settings_say(engine: LocalEngine, codec
 
 def test_annotations_and_figures_are_those_of_the_models(engine: LocalEngine, codec: Tokenization) -> None:
     rolls = rolled(engine, codec)
-    batch = annotate(rolls.batch, engine, frozenset())
+    batch = add_logprobs(rolls.batch, engine)
     with torch.no_grad():
         old, ref = (engine.models[role](rolls.batch.rows()).logp for role in ("policy", "reference"))
     assert torch.allclose(batch.old_logp, old, atol=1e-5) and torch.allclose(batch.ref_logp, ref, atol=1e-5)
-    assert not batch.value.any()
+    assert batch.value is None
     figures, action = describe(rolls, batch), batch.action
     assert figures["sampler_mismatch"] < 1e-5
     assert figures["kl"] == pytest.approx(float((old - ref)[action].sum() / 9), rel=1e-4)

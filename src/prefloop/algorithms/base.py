@@ -11,6 +11,7 @@ from torch import Tensor
 from prefloop.batch import AnnotatedBatch, CreditedBatch
 
 Role = Literal["policy", "reference", "critic", "reward"]
+Need = Literal["reference", "value"]  # what else a batch must hold: what the reference says, what the critic does
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,22 @@ class Objective(Protocol):
     def loss(self, out: Any, batch: Any) -> Loss: ...
 
 
+class OfflineAlgorithm(Objective, Protocol):
+    """An objective on rankings. One without `needs` is given what the reference says, as one that needs it."""
+
+    @property
+    def needs(self) -> frozenset[Need]: ...
+
+
 class OnlineAlgorithm(Objective, Protocol):
     """An objective on the policy's own samples."""
 
     min_k: int  # completions a prompt it cannot do without
 
     @property
-    def needs(self) -> frozenset[Literal["value"]]: ...
+    def needs(self) -> frozenset[Need]:
+        """What `credit` and `loss` read beside `old_logp`. Nothing else is computed: the fields are none."""
+        ...
 
     def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         """Who deserves what: advantages over the *whole* rollout batch, and what is worth logging about it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Role
+from prefloop.algorithms.base import Loss, Need, Role
 from prefloop.batch import PolicyOutput, ReferencedBatch
 from prefloop.ops.masked import masked_sum
 from prefloop.ops.preference import bradley_terry, ordered_pairs
@@ -25,6 +25,7 @@ class Dpo:
     beta: float = 0.1
     name = "dpo"
     trains: tuple[Role, ...] = ("policy",)
+    needs: frozenset[Need] = frozenset({"reference"})
 
     def weight(self, batch: ReferencedBatch) -> Tensor:
         return batch.weight.sum()

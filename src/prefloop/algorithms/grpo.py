@@ -15,12 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Role
+from prefloop.algorithms.base import Loss, Need, Role
 from prefloop.batch import AnnotatedBatch, CreditedBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss
 from prefloop.ops.group import constant_groups, group_normalised
 from prefloop.ops.kl import k1, k3
 from prefloop.ops.masked import keep, masked_sum
+from prefloop.ops.ratio import ratio_metrics
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,19 @@ class Grpo:
     kl_in: Literal["reward", "loss"] = "reward"
     name = "grpo"
     trains: tuple[Role, ...] = ("policy",)
-    needs: frozenset[Literal["value"]] = frozenset()
     min_k = 2
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"reference"}) if self.kl else frozenset()
 
     def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         reward = batch.reward
-        if self.kl_in == "reward":
+        if self.kl_in == "reward" and batch.ref_logp is not None:
             reward = reward - self.kl * masked_sum(k1(batch.old_logp, batch.ref_logp), batch.action, dim=1)
         row = group_normalised(reward, batch.group)
         advantage = keep(row[:, None].expand_as(batch.old_logp), batch.action)
-        credited = CreditedBatch(**vars(batch), advantage=advantage, returns=torch.zeros_like(advantage))
+        credited = CreditedBatch(**vars(batch), advantage=advantage, returns=None)
         return credited, {"constant_groups": float(constant_groups(batch.reward, batch.group))}
 
     def weight(self, batch: CreditedBatch) -> Tensor:
@@ -50,20 +54,12 @@ class Grpo:
     def loss(self, out: PolicyOutput, batch: CreditedBatch) -> Loss:
         action, rows = batch.action, self.weight(batch)
         token, cut = clipped_policy_loss(out.logp, batch.old_logp, batch.advantage, self.clip)
-        if self.kl_in == "loss":
+        if self.kl_in == "loss" and batch.ref_logp is not None:
             token = token + self.kl * k3(keep(out.logp, action), keep(batch.ref_logp, action))
         length = action.sum(1).clamp(min=1)
         total = (masked_sum(token, action, dim=1) / length).sum()
-        with torch.no_grad():
-            drift = batch.old_logp - out.logp
-            tokens = action.sum().float()
-            metrics = {
-                "policy_loss": (total.detach(), rows),
-                "clip_fraction": (masked_sum(cut.float(), action), tokens),
-                "approx_kl": (masked_sum(torch.expm1(-drift) + drift, action), tokens),
-                "ratio": (masked_sum(torch.exp(-drift), action), tokens),
-            }
-        return Loss(total, metrics)
+        moved = ratio_metrics(out.logp, batch.old_logp, action, out.logp - batch.old_logp, cut)
+        return Loss(total, {"policy_loss": (total.detach(), rows), **moved})
 
     def adapt(self, metrics: Mapping[str, float]) -> Grpo:
         return self

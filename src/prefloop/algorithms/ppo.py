@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Role
+from prefloop.algorithms.base import Loss, Need, Role
 from prefloop.batch import AnnotatedBatch, CreditedBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss, clipped_value_loss
 from prefloop.ops.gae import gae
 from prefloop.ops.kl import adapt_coefficient, k1
 from prefloop.ops.masked import explained_variance, keep, last_index, masked_sum, whiten
+from prefloop.ops.ratio import ratio_metrics
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,17 @@ class Ppo:
     whiten_advantages: bool = True
     name = "ppo"
     trains: tuple[Role, ...] = ("policy", "critic")
-    needs: frozenset[Literal["value"]] = frozenset({"value"})
     min_k = 1
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"value", "reference"}) if self.kl or self.kl_target else frozenset({"value"})
+
     def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
-        reward = keep(-self.kl * k1(batch.old_logp, batch.ref_logp), batch.action)
+        assert batch.value is not None
+        reward = torch.zeros_like(batch.old_logp)
+        if batch.ref_logp is not None:
+            reward = keep(-self.kl * k1(batch.old_logp, batch.ref_logp), batch.action)
         rows = torch.arange(len(batch), device=reward.device)
         reward[rows, last_index(batch.action)] += batch.reward
         if self.whiten_rewards:
@@ -64,23 +70,20 @@ class Ppo:
         return batch.action.sum().float()
 
     def loss(self, out: PolicyOutput, batch: CreditedBatch) -> Loss:
-        assert out.value is not None
+        assert out.value is not None and batch.value is not None and batch.returns is not None
         action, tokens = batch.action, self.weight(batch)
         policy, policy_cut = clipped_policy_loss(out.logp, batch.old_logp, batch.advantage, self.clip)
         value, value_cut = clipped_value_loss(out.value, batch.value, batch.returns, self.value_clip)
         policy_sum, value_sum = masked_sum(policy, action), masked_sum(value, action)
         with torch.no_grad():
-            drift = batch.old_logp - out.logp
             metrics = {
                 "policy_loss": (policy_sum.detach(), tokens),
                 "value_loss": (value_sum.detach(), tokens),
-                "clip_fraction": (masked_sum(policy_cut.float(), action), tokens),
                 "value_clip_fraction": (masked_sum(value_cut.float(), action), tokens),
-                "approx_kl": (masked_sum(torch.expm1(-drift) + drift, action), tokens),
-                "ratio": (masked_sum(torch.exp(-drift), action), tokens),
                 "value_mean": (masked_sum(out.value, action), tokens),
             }
-        return Loss(policy_sum + self.value_coef * value_sum, metrics)
+        moved = ratio_metrics(out.logp, batch.old_logp, action, out.logp - batch.old_logp, policy_cut)
+        return Loss(policy_sum + self.value_coef * value_sum, metrics | moved)
 
     def adapt(self, metrics: Mapping[str, float]) -> Ppo:
         if self.kl_target <= 0:

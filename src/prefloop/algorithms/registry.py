@@ -28,7 +28,7 @@ ALGORITHMS: dict[str, tuple[Kind, str]] = {
     "rloo": ("online", "prefloop.algorithms.rloo:Rloo"),
 }
 
-FIXED = ("trains", "needs")  # fields for the engine, not options
+FIXED = ("trains", "needs")  # what the engine reads, where a class has them as fields: they are no options
 
 
 _registered: dict[str, tuple[Kind, type]] = {}  # by `register`
@@ -64,7 +64,7 @@ def register(algorithm: _Class, kind: Literal["online", "offline", "reward"] = "
     effects.WITH_CRITIC.discard(name)
     if kind == "offline":
         effects.OFFLINE.add(name)
-    if "value" in getattr(algorithm, "needs", ()):
+    if "critic" in algorithm.trains:  # type: ignore[attr-defined]
         effects.WITH_CRITIC.add(name)
     return algorithm
 

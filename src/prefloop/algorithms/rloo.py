@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Role
+from prefloop.algorithms.base import Loss, Need, Role
 from prefloop.batch import AnnotatedBatch, CreditedBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss
 from prefloop.ops.group import constant_groups, leave_one_out
 from prefloop.ops.kl import k1
 from prefloop.ops.masked import keep, masked_sum, whiten
+from prefloop.ops.ratio import ratio_metrics
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,21 @@ class Rloo:
     whiten_advantages: bool = False
     name = "rloo"
     trains: tuple[Role, ...] = ("policy",)
-    needs: frozenset[Literal["value"]] = frozenset()
     min_k = 2
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"reference"}) if self.kl else frozenset()
+
     def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
-        kl = masked_sum(k1(batch.old_logp, batch.ref_logp), batch.action, dim=1)
-        row = leave_one_out(batch.reward - self.kl * kl, batch.group)
+        reward = batch.reward
+        if batch.ref_logp is not None:
+            reward = reward - self.kl * masked_sum(k1(batch.old_logp, batch.ref_logp), batch.action, dim=1)
+        row = leave_one_out(reward, batch.group)
         if self.whiten_advantages:
             row = whiten(row, torch.ones_like(row, dtype=torch.bool))
         advantage = keep(row[:, None].expand_as(batch.old_logp), batch.action)
-        credited = CreditedBatch(**vars(batch), advantage=advantage, returns=torch.zeros_like(advantage))
+        credited = CreditedBatch(**vars(batch), advantage=advantage, returns=None)
         return credited, {"constant_groups": float(constant_groups(batch.reward, batch.group))}
 
     def weight(self, batch: CreditedBatch) -> Tensor:
@@ -50,17 +55,8 @@ class Rloo:
         old = masked_sum(batch.old_logp, batch.action, dim=1)
         advantage = masked_sum(batch.advantage, batch.action, dim=1) / batch.action.sum(1).clamp(min=1)
         row, cut = clipped_policy_loss(logp, old, advantage, self.clip)
-        rows = self.weight(batch)
-        with torch.no_grad():
-            tokens = batch.action.sum().float()
-            drift = batch.old_logp - out.logp
-            metrics = {
-                "policy_loss": (row.detach().sum(), rows),
-                "clip_fraction": (cut.float().sum(), rows),
-                "approx_kl": (masked_sum(torch.expm1(-drift) + drift, batch.action), tokens),
-                "ratio": (torch.exp((logp - old).clamp(-20, 20)).sum(), rows),
-            }
-        return Loss(row.sum(), metrics)
+        moved = ratio_metrics(out.logp, batch.old_logp, batch.action, logp - old, cut)
+        return Loss(row.sum(), {"policy_loss": (row.detach().sum(), self.weight(batch)), **moved})
 
     def adapt(self, metrics: Mapping[str, float]) -> Rloo:
         return self

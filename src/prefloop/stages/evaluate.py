@@ -26,7 +26,7 @@ from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow
 from prefloop.training.policy_evaluation import validation_and_test
 from prefloop.training.reward_scores import make_scorer
-from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out
+from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out
 from prefloop.types import Prompt
 
 
@@ -144,7 +144,7 @@ def _measure(
         judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
         result[mode] = _compare(engines, rolls, judged, k, settings.bootstrap, seed)
         if settings.temperature != 1:
-            found = describe(rolls["policy"], annotate(rolls["policy"].batch, models, frozenset()))
+            found = describe(rolls["policy"], add_logprobs(rolls["policy"].batch, models))
             result[mode]["policy"]["kl_at_1"] = found["kl"]
         if mode == "sampled":
             result["samples"] = _shown(prompts, rolls, judged, k, settings.show)
@@ -166,7 +166,7 @@ def _compare(
     for name, engine in engines.items():
         r = rolls[name]
         texts = [c.text for c in r.completions]
-        figures = describe(r, annotate(r.batch, engine, frozenset()))
+        figures = describe(r, add_logprobs(r.batch, engine))
         figures |= text_figures([texts[draw::k] for draw in range(k)])
         figures["length_reward_correlation"] = _correlation([len(t) for t in texts], r.scores.total)
         for part, values in r.scores.parts.items():

@@ -85,8 +85,9 @@ def train_offline(project: Project, round: int) -> Outcome:
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
         engine = make_engine(models, codec, seed, project.device, training)
         named = digest(reference.weights, codec.fingerprint)
-        data = _Lists(project.store, named, engine, codec, train, counts)
-        heldout = _Lists(project.store, named, engine, codec, held)
+        told = "reference" in getattr(objective, "needs", ("reference",))
+        data = _Lists(project.store, named if told else None, engine, codec, train, counts)
+        heldout = _Lists(project.store, named if told else None, engine, codec, held)
         asking = [item.prompt for item in train]
         keeping = Keeping(project, run, engine, codec, asking, left_out, heldout.accuracy, from_reference)
         keeping.begin()
@@ -149,29 +150,36 @@ class _Lists:
     def __init__(
         self,
         store: Store,
-        reference: str,
+        reference: str | None,
         engine: Engine,
         codec: Tokenization,
         items: Sequence[Item],
         weights: Mapping[str, float] | None = None,
     ):
-        """weights: {ranking id: how much it counts}; 1 for those not named."""
+        """reference: names who is asked in the store; none where the algorithm needs no reference.
+
+        weights: {ranking id: how much it counts}; 1 for those not named
+        """
         self.store, self.reference, self.engine, self.items = store, reference, engine, items
         self.weights = weights or {}
         self.encoded = [[encode(codec, item.prompt, c) for c in item.completions] for item in items]
-        self.known = store.logprobs(reference, (c.id for item in items for c in item.completions))
+        named = (c.id for item in items for c in item.completions)
+        self.known = {} if reference is None else store.logprobs(reference, named)
 
-    def batch(self, at: Sequence[int]) -> ReferencedBatch:
+    def batch(self, at: Sequence[int]) -> RankingBatch:
         items = [self.items[i] for i in at]
         ids = [[c.id for c in item.completions] for item in items]
         weights = [[self.weights.get(r.id, 1.0) for r in item.rankings] for item in items]
         batch = collate_rankings([self.encoded[i] for i in at], ids, [i.rankings for i in items], weights)
+        return batch if self.reference is None else self._referenced(batch, ids, self.reference)
+
+    def _referenced(self, batch: RankingBatch, ids: list[list[str]], reference: str) -> ReferencedBatch:
         missing = [n for n, some in enumerate(ids) if any(key not in self.known for key in some)]
         if missing:
             totals = self._totals("reference", batch.select(torch.tensor(missing))).tolist()
             said = {key: value for n, row in zip(missing, totals, strict=True) for key, value in zip(ids[n], row)}  # noqa: B905
             fresh = {key: value for key, value in said.items() if key not in self.known}
-            self.store.add_logprobs(self.reference, fresh)
+            self.store.add_logprobs(reference, fresh)
             self.known.update(fresh)
         ref = torch.zeros(batch.present.shape)
         for row, some in zip(ref, ids, strict=True):
@@ -189,6 +197,9 @@ class _Lists:
         right = total = 0.0
         for start in range(0, len(self.items), 16):
             batch = self.batch(list(range(start, min(start + 16, len(self.items)))))
-            ordered, strict = ordered_pairs(self._totals("policy", batch) - batch.ref_total, batch.wins)
+            score = self._totals("policy", batch)
+            if isinstance(batch, ReferencedBatch):
+                score = score - batch.ref_total
+            ordered, strict = ordered_pairs(score, batch.wins)
             right, total = right + float(ordered), total + float(strict)
         return {"heldout_accuracy": right / total} if total else {}

@@ -40,7 +40,7 @@ from prefloop.training.policy_evaluation import Looked, Validation, wins
 from prefloop.training.prefetch import Ahead
 from prefloop.training.progress import Progress
 from prefloop.training.reward_scores import make_scorer
-from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out, summary
+from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out, summary
 
 AGREES = 1e-4  # nats; float32 gives about 1e-5, bfloat16 about 1e-2
 
@@ -212,10 +212,10 @@ class _Loop:
         with span("I/O"):
             self.project.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
         clock.lap("store")
-        needs = frozenset(self.progress.algorithm.needs)
+        needs = self.progress.algorithm.needs
         trusted = behind or self.progress.sampler_agrees
-        batch = annotate(rolls.batch, self.engine, needs, trusted, self.progress.reference_shift)
-        clock.lap("annotate")
+        batch = add_logprobs(rolls.batch, self.engine, needs, trusted, self.progress.reference_shift)
+        clock.lap("logprobs")
         credited, metrics = self.progress.algorithm.credit(batch)
         logged = describe(rolls, batch) | dict(metrics)
         updates: list[Mapping[str, float]] = []

@@ -15,7 +15,7 @@ from prefloop.project.left_out import LeftOut, fitting
 from prefloop.project.project import Project
 from prefloop.rewards.base import Scorer, ZeroScorer
 from prefloop.rewards.model import reward_tokenizations
-from prefloop.training.rollout import Encoded, Rollouts, annotate, describe, roll_out
+from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out
 from prefloop.types import Prompt, digest
 
 ENOUGH = 64  # training prompts that stand in where none is held out
@@ -80,7 +80,7 @@ class Validation:
     def look(self, engine: Engine, version: str, reference_shift: float = 0.0) -> Looked:
         """The answers, what they look like, and how far they are from the engine's reference."""
         rolls = self.answers(engine, version)
-        batch = annotate(rolls.batch, engine, frozenset(), reference_shift=reference_shift)
+        batch = add_logprobs(rolls.batch, engine, reference_shift=reference_shift)
         texts = text_figures([[c.text for c in rolls.completions]])
         figures = describe(rolls, batch) | {n: texts[n] for n in ("distinct_2", "repetition", "commonest")}
         if self.scorer is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prefloop.algorithms.base import Need
 from prefloop.batch import AnnotatedBatch, RolloutBatch, collate
 from prefloop.config import Align
 from prefloop.engine.base import Engine, Sampling
@@ -21,6 +22,7 @@ from prefloop.training.sampled_lists import to_completion
 from prefloop.types import Completion, Prompt
 
 Encoded = tuple[Prompt, list[int]]
+REFERENCE: frozenset[Need] = frozenset({"reference"})  # who looks at a policy asks for its distance only
 
 
 @dataclass(frozen=True)
@@ -84,33 +86,33 @@ def eos_rule(reward: Tensor, ended: Tensor, settings: Align) -> Tensor:
     return reward
 
 
-def annotate(
+def add_logprobs(
     batch: RolloutBatch,
     engine: Engine,
-    needs: frozenset[str],
+    needs: frozenset[Need] = REFERENCE,
     trust_sampler: bool = False,
     reference_shift: float = 0.0,
 ) -> AnnotatedBatch:
-    """What the models say before the first update: the learner's own logprobs, the reference's, the critic's values.
+    """What the models say before the first update: the learner's own logprobs, and what an algorithm needs beside.
 
+    needs: "reference" for the frozen reference's logprobs, "value" for the critic's values. Nobody else is asked.
     trust_sampler: take the sampler's logprobs for the learner's, where they were seen to agree. Else the reference's
     are computed just as the learner's are: while both have the same weights, the KL is 0 and not some rounding.
     reference_shift: nats a token that the reference says too little, for it was rounded (`[align] frozen_dtype`)
     """
     old_logp = batch.sampler_logp if trust_sampler else engine.forward("policy", batch)
-    ref_logp = engine.forward("reference", batch, as_learner=not trust_sampler)
-    return AnnotatedBatch(
-        **vars(batch),
-        old_logp=old_logp,
-        ref_logp=keep(ref_logp + reference_shift, batch.action) if reference_shift else ref_logp,
-        value=engine.forward("critic", batch) if "value" in needs else torch.zeros_like(old_logp),
-    )
+    ref_logp = engine.forward("reference", batch, as_learner=not trust_sampler) if "reference" in needs else None
+    if ref_logp is not None and reference_shift:
+        ref_logp = keep(ref_logp + reference_shift, batch.action)
+    value = engine.forward("critic", batch) if "value" in needs else None
+    return AnnotatedBatch(**vars(batch), old_logp=old_logp, ref_logp=ref_logp, value=value)
 
 
 def describe(rolls: Rollouts, batch: AnnotatedBatch) -> dict[str, float]:
     """Masked means of a rollout batch: KL in nats a sequence, lengths in tokens.
 
-    `sampler_mismatch` is there where the learner's logprobs were computed.
+    `kl` and `kl_k3` are there where the reference was asked, `sampler_mismatch` where the learner's logprobs were
+    computed.
     """
     n, action = len(batch), batch.action
     score = torch.tensor(list(rolls.scores.total))
@@ -122,14 +124,23 @@ def describe(rolls: Rollouts, batch: AnnotatedBatch) -> dict[str, float]:
         "sequences": float(n),
         "reward": float(score.mean()),
         "reward_std": float(score.std(unbiased=False)),
-        "kl": float(masked_sum(batch.old_logp - batch.ref_logp, action) / n),
-        "kl_k3": float(masked_sum(k3(batch.old_logp, batch.ref_logp), action) / n),
+        **_distance(batch),
         "entropy": float(-masked_sum(batch.old_logp, action) / action.sum()),
         "length": float(action.sum(1).float().mean()),
         "ended": float(batch.ended.float().mean()),
         **mismatch,
         **(parts if len(parts) > 1 else {}),
         **({"reward_cut": rolls.scores.cut / n} if rolls.scores.cut else {}),
+    }
+
+
+def _distance(batch: AnnotatedBatch) -> dict[str, float]:
+    if batch.ref_logp is None:
+        return {}
+    n, action = len(batch), batch.action
+    return {
+        "kl": float(masked_sum(batch.old_logp - batch.ref_logp, action) / n),
+        "kl_k3": float(masked_sum(k3(batch.old_logp, batch.ref_logp), action) / n),
     }
 
 
