@@ -98,6 +98,27 @@ def test_the_sampler_draws_the_same_with_and_without(monkeypatch: pytest.MonkeyP
     assert (~same).sum() <= 1 and torch.allclose(logp[same], log[same], atol=5e-6)
 
 
-def test_only_contiguous_tensors_have_an_address() -> None:
-    with pytest.raises(ValueError, match="contiguous"):
-        native.address(torch.zeros(4, 4).t())
+class Elsewhere(torch.Tensor):
+    """As a sharded tensor: a subclass whose numbers need not stand at its address."""
+
+
+@pytest.mark.parametrize(
+    ("tensor", "advice"),
+    [
+        (torch.ones(3).as_subclass(Elsewhere), "Elsewhere.*full_tensor"),
+        (torch.ones(3).to_sparse(), "sparse.*to_dense"),
+        (torch.ones(3).bfloat16(), "bfloat16.*float"),
+        (torch.ones(3, device="meta"), "meta.*cpu"),
+        (torch.ones(3, 2).t(), "contiguous"),
+    ],
+)
+def test_what_compiled_code_would_misread_is_refused_with_what_to_do(tensor: torch.Tensor, advice: str) -> None:
+    with pytest.raises(TypeError, match=advice):
+        native.address(tensor)
+
+
+def test_a_subclass_of_tensor_is_computed_by_torch_and_never_packed() -> None:
+    weight = torch.randn(4, 3).as_subclass(Elsewhere)
+    assert native.fits(torch.ones(3)) and not native.fits(weight)
+    with pytest.raises(TypeError, match="Elsewhere"):
+        native.Panels(weight)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prefloop.kernels.plain import is_plain
+
 AVAILABLE = bool(torch.version.cuda or os.environ.get("TRITON_INTERPRET")) and find_spec("triton") is not None
 if AVAILABLE:
     import triton
@@ -29,7 +31,7 @@ WIDEST = 256  # of a head
 
 def fits(x: Tensor) -> bool:
     """Whether these kernels can compute with it."""
-    return AVAILABLE and x.is_cuda and x.dtype in FLOATS
+    return AVAILABLE and x.is_cuda and x.dtype in FLOATS and is_plain(x)
 
 
 def _jit(function: Any, **how: Any) -> Any:

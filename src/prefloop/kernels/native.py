@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from prefloop.kernels.plain import is_plain, refuse_unless_plain
+
 WIDEST = 256  # of a head; these are as in native.c
 BLOCK, PART = 64, 1024
+READ = (torch.float32, torch.float64, torch.int64)  # the numbers that C functions are given
 DOES = ("silu", "gelu", "gelu_tanh")  # what stands between the wide matrices
 
 
@@ -97,7 +100,7 @@ LANES = int(_library.lanes()) if AVAILABLE else 1
 
 def fits(x: Tensor) -> bool:
     """Whether native code can and may compute with it."""
-    return AVAILABLE and x.device.type == "cpu" and x.dtype == torch.float32
+    return AVAILABLE and x.device.type == "cpu" and x.dtype == torch.float32 and is_plain(x)
 
 
 def call(name: str, *arguments: float | None) -> None:
@@ -106,10 +109,15 @@ def call(name: str, *arguments: float | None) -> None:
 
 
 def address(x: Tensor | None) -> int | None:
-    """Where its numbers are; whoever uses this keeps the tensor."""
-    if x is not None and not x.is_contiguous():
-        raise ValueError("native code reads contiguous tensors only")
-    return None if x is None else x.data_ptr()
+    """Where its numbers are; whoever uses this keeps the tensor. Raises TypeError for what C would misread."""
+    if x is None:
+        return None
+    refuse_unless_plain(x)
+    if x.device.type != "cpu" or x.dtype not in READ:
+        raise TypeError(f"compiled code for a CPU cannot read {x.dtype} on {x.device}: use x.cpu().float()")
+    if not x.is_contiguous():
+        raise TypeError("compiled code reads contiguous tensors only: use x.contiguous()")
+    return x.data_ptr()
 
 
 def padded(length: Any) -> Any:
@@ -121,6 +129,7 @@ class Panels:
     """A matrix [out,in], however it lies, with its bias, laid out for `times`; a copy."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        refuse_unless_plain(weight)
         self.out, self.in_ = weight.shape
         self.weight = weight.new_empty(padded(self.out), self.in_)
         weight = weight.detach()
