@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from prefloop.engine import checkpoint
 from prefloop.engine.checkpoint import KEEP, load_checkpoint, save_checkpoint
 from prefloop.errors import TrainingError
 
@@ -118,6 +119,17 @@ def test_where_all_are_damaged_there_is_none(tmp_path: Path) -> None:
         save(tmp_path, step)
         (tmp_path / f"step-{step:08d}" / "state.json").write_text("{")
     assert load_checkpoint(tmp_path) is None
+
+
+def test_a_whole_checkpoint_of_another_version_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passing it over would begin again from nothing without a word."""
+    monkeypatch.setattr(checkpoint, "FORMAT", 1)
+    save_checkpoint(tmp_path, 3, {"a": {"x": torch.ones(2)}}, {})
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match="another version of prefloop.*--new"):
+        load_checkpoint(tmp_path)
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:

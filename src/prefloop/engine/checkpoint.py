@@ -23,6 +23,7 @@ from torch import Tensor
 from prefloop.errors import TrainingError
 
 KEEP = 2
+FORMAT = 2  # of what a checkpoint holds; 1 did not say so
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def save_checkpoint(root: Path, step: int, files: Mapping[str, Mapping[str, Tens
             path = tmp / f"{name}.safetensors"
             save_file(_apart(tensors), path)
             hashes[path.name] = _sha256(path)
-        body = {"step": step, "files": hashes, "state": dict(state)}
+        body = {"format": FORMAT, "step": step, "files": hashes, "state": dict(state)}
         (tmp / "state.json").write_text(json.dumps(body | {"sha256": _seal(body)}, indent=1, sort_keys=True))
 
     publish(root / f"step-{step:08d}", write)
@@ -86,7 +87,10 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_checkpoint(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose every file is whole; none if there is none. A damaged one is passed over."""
+    """The newest checkpoint whose every file is whole; none if there is none. A damaged one is passed over.
+
+    Raises TrainingError where a whole one was written by a prefloop whose checkpoints hold something else.
+    """
     for folder in reversed(_steps(root)):
         try:
             found = _load(folder)
@@ -102,6 +106,11 @@ def _load(folder: Path) -> Checkpoint | None:
     body = dict(json.loads((folder / "state.json").read_text()))
     if body.pop("sha256") != _seal(body) or any(_sha256(folder / n) != want for n, want in body["files"].items()):
         return None
+    if body.get("format") != FORMAT:
+        raise TrainingError(
+            f"{folder} was written by another version of prefloop, and this one cannot go on from it. Finish the run "
+            "with that version, or begin another one with --new."
+        )
     files = {name.removesuffix(".safetensors"): load_file(folder / name) for name in body["files"]}
     return Checkpoint(int(body["step"]), files, body["state"])
 
