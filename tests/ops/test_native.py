@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import pytest
@@ -40,6 +41,24 @@ def test_large_products_are_added_up_in_parts_with_their_bias_once(rows: int, wi
     found = native.times(x, native.Panels(weight, bias))
     expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
     assert torch.allclose(found.double(), expected, atol=2e-3)
+
+
+def test_a_struct_that_c_lays_out_otherwise_is_named() -> None:
+    """Addresses at other places would be read as numbers, and the process would end or the results be wrong."""
+
+    class Longer(ctypes.Structure):
+        _fields_ = [*native.Rows._fields_, ("more", ctypes.c_int64)]
+
+    class Shorter(ctypes.Structure):
+        _fields_ = native.Tokens._fields_[:-1]
+
+    def other(name: str, struct: type[ctypes.Structure]) -> str | None:
+        return native.other_layout(native._library, {**native.STRUCTS, name: struct})
+
+    assert native.other_layout(native._library, native.STRUCTS) is None
+    assert other("layout_of_rows", Longer) == "Longer"
+    assert other("layout_of_tokens", Shorter) == "Shorter"
+    assert other("layout_of_layer", native.Body) == "Body"
 
 
 def slow(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> tuple[list[int], list[float]]:

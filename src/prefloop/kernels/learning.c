@@ -15,6 +15,11 @@ typedef struct {
     uint32_t seed;        /* by which they are chosen */
 } Rows;
 
+#define OF(field) offsetof(Rows, field)
+static const int64_t rows_layout[] = {OF(tokens), OF(lists), OF(times), OF(asking), OF(groups), OF(size), OF(start), OF(length), OF(place), OF(cos), OF(sin), OF(scaling), OF(share), OF(seed), sizeof(Rows), -1};
+#undef OF
+const int64_t *layout_of_rows(void) { return rows_layout; } /* as in native.c */
+
 INLINE int64_t capacity(const Rows *r, int64_t row) { return (r->length[row] + LANES - 1) / LANES * LANES; }
 INLINE int64_t vectors(const Rows *r) { return (r->asking + 2 * r->groups) * r->size; }
 

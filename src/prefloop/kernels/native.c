@@ -36,6 +36,25 @@ typedef struct {
 
 int64_t lanes(void) { return LANES; }
 
+/* Where each field of the structs above lies, and how long each struct is. `kernels/native.py` writes them a second time,
+ * and compares its own numbers with these when it loads the library. */
+#define OF(field) offsetof(Matrix, field)
+static const int64_t matrix_layout[] = {OF(panels), OF(bias), OF(in), OF(out), sizeof(Matrix), -1};
+#undef OF
+#define OF(field) offsetof(Layer, field)
+static const int64_t layer_layout[] = {OF(qkv), OF(out), OF(wide), OF(down), OF(q_weight), OF(k_weight), OF(out_weight), OF(down_weight), OF(turn), sizeof(Layer), -1};
+#undef OF
+#define OF(field) offsetof(Body, field)
+static const int64_t body_layout[] = {OF(layers), OF(hidden), OF(asking), OF(groups), OF(size), OF(centred), OF(parallel), OF(gated), OF(does), OF(small), OF(scale), OF(embedding), OF(places), OF(weight), OF(bias), OF(layer), sizeof(Body), -1};
+#undef OF
+#define OF(field) offsetof(Tokens, field)
+static const int64_t tokens_layout[] = {OF(n), OF(kept), OF(positions), OF(id), OF(position), OF(at), OF(own), OF(own_capacity), OF(before), OF(before_capacity), OF(count), OF(cos), OF(sin), OF(x), OF(unit), OF(asked), OF(read), OF(wide), OF(between), sizeof(Tokens), -1};
+#undef OF
+const int64_t *layout_of_matrix(void) { return matrix_layout; }
+const int64_t *layout_of_layer(void) { return layer_layout; }
+const int64_t *layout_of_body(void) { return body_layout; }
+const int64_t *layout_of_tokens(void) { return tokens_layout; }
+
 INLINE void tile(const Matrix *m, const float *x, const float *panel, int64_t depth, const float *bias, float *y, int lanes, int add, const int rows)
 {
     Lanes left[ROWS], right[ROWS];

@@ -1,5 +1,6 @@
 /* What native.c and learning.c share: vectors, e^x, and what queries read from keys and values. */
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(__AVX512F__)

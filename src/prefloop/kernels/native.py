@@ -6,8 +6,10 @@ Its threads are torch's. All tensors are float32 or int64 on the CPU, and contig
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int64, c_uint32, c_void_p
+from collections.abc import Mapping
+from ctypes import POINTER, c_float, c_int64, c_uint32, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,32 @@ FUNCTIONS: dict[str, list[Any]] = {
 }
 
 
+# Structs that C writes too, and the function of the library that says how C lays them out.
+STRUCTS: dict[str, type[ctypes.Structure]] = {
+    "layout_of_matrix": Matrix,
+    "layout_of_layer": LayerStruct,
+    "layout_of_body": Body,
+    "layout_of_tokens": Tokens,
+    "layout_of_rows": Rows,
+}
+
+
+def other_layout(library: Any, structs: Mapping[str, type[ctypes.Structure]]) -> str | None:
+    """The name of the first struct whose fields C has at other offsets, or in another length; none = all are the same.
+
+    Raises AttributeError where the library does not say.
+    """
+    for name, struct in structs.items():
+        ask = getattr(library, name)
+        ask.restype = POINTER(c_int64)
+        said = ask()
+        theirs = list(takewhile(lambda number: number >= 0, (said[n] for n in count())))  # -1 ends it
+        mine = [*(getattr(struct, field[0]).offset for field in struct._fields_), ctypes.sizeof(struct)]
+        if theirs != mine:
+            return struct.__name__
+    return None
+
+
 def _load() -> Any:
     kind = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "neon")
     for suffix in EXTENSION_SUFFIXES:
@@ -87,6 +115,8 @@ def _load() -> Any:
                 found.lanes.restype = c_int64
                 for name, arguments in FUNCTIONS.items():
                     getattr(found, name).argtypes, getattr(found, name).restype = arguments, None
+                if other_layout(found, STRUCTS):  # compiled from other sources than these
+                    return None
             except (OSError, AttributeError):  # built for another OpenMP than torch's; left over from an older version
                 return None
             return found

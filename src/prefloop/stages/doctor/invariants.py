@@ -248,7 +248,7 @@ def _compiled(s: _Subject, name: str) -> Check:
     if native.AVAILABLE:
         return Check(name, "ok", f"there, {native.LANES} numbers at a time")
     advice = "install a C compiler (Debian: gcc), then prefloop again: pip install --force-reinstall --no-deps"
-    return Check(name, "warn", "not there: torch computes it all, slower", advice)
+    return Check(name, "warn", "not there, or from other sources than these: torch computes it all, slower", advice)
 
 
 _POLICY: Mapping[str, Any] = {
