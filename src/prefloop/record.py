@@ -84,6 +84,11 @@ class Run:
                 kept = [line for line in _lines(path) if line["step"] <= step]
                 write_atomic(path, "".join(_line(line) for line in kept).encode())
 
+    def note(self, name: str, fact: object) -> None:
+        """Add to the manifest what is known only once the run has begun."""
+        if self.manifest.get(name) != fact:
+            self._mark(**{name: fact})
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json, then mark the run done, so that a run that is done always has its result."""
         write_json_atomic(self.path / "result.json", result)

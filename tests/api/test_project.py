@@ -160,6 +160,7 @@ def test_a_registered_algorithm_runs_and_another_code_under_its_name_is_another_
     halved(0.5)
     made = project.align("halved", options={"share": 0.25, "kl": 0.1}, reward=Rewarding(), **SHORT)
     manifest = record.Run(project.root / "runs" / str(made.run)).manifest
+    assert manifest["computed_by"]["scoring"].keys() >= {"policy", "reference"}
     assert made.algorithm == "halved" and manifest["config"]["algorithms"]["halved"]["share"] == 0.25
     assert project.align("halved", options={"share": 0.25, "kl": 0.1}, reward=Rewarding(), **SHORT).skipped
     halved(0.4)

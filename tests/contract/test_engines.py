@@ -17,6 +17,7 @@ from prefloop.engine import Engine, Training, make
 from prefloop.engine.base import Sampling, State, Term
 from prefloop.engine.scripted import ScriptedEngine
 from prefloop.errors import TrainingError
+from prefloop.kernels import native
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import make_tokenization
 from tiny_models import causal, random_rows, tokenizer
@@ -158,6 +159,22 @@ def test_a_frozen_model_can_be_held_in_fewer_bits_and_one_that_learns_cannot(mak
     assert engine.weights_hash("policy") == policy and engine.weights_hash("reference") != reference
     with pytest.raises(AssertionError, match="learns"):
         engine.cast("policy", "bfloat16")
+
+
+@every_engine
+def test_an_engine_says_what_computes_each_of_its_models(make_one: Make) -> None:
+    assert {"policy", "reference"} <= set(make_one().computed_by()["scoring"])
+
+
+def test_what_computes_follows_the_model_and_what_it_is_for() -> None:
+    """A model in half the bits, or one that learns, is not for code that was compiled for float32 and no gradients."""
+    engine = local()
+    found = engine.computed_by()
+    best = "compiled" if native.AVAILABLE else "packed"
+    assert found["sampling"] == best and found["scoring"] == {"policy": best, "reference": best}
+    assert found["learning"] == {"policy": "packed"}
+    engine.cast("reference", "bfloat16")
+    assert engine.computed_by()["scoring"] == {"policy": best, "reference": "packed"}
 
 
 @every_engine

@@ -119,6 +119,11 @@ class Engine(Protocol):
         """The inverse of `state`. Raises TrainingError where the names are those of other models."""
         ...
 
+    def computed_by(self) -> Mapping[str, Any]:
+        """Which code computes, for the record of a run: "scoring" (of each role), "learning" and "sampling" are
+        "compiled", "packed" or "transformers", sampling also "cuda graph"; "kernels" names what is below them."""
+        ...
+
     def weights_hash(self, role: Role) -> str:
         """What identifies the weights that a model holds now."""
         ...

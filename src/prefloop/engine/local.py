@@ -17,10 +17,13 @@ from prefloop.batch import PolicyOutput, RewardOutput, Rows
 from prefloop.engine.base import Sampled, Sampling, State, Term
 from prefloop.engine.checkpoint import publish
 from prefloop.engine.decoding import sampler
+from prefloop.engine.decoding.decoder import decoder_class
 from prefloop.engine.learner import Learner
 from prefloop.engine.profiling import span
+from prefloop.kernels import gpu, native
 from prefloop.kernels.memory import named_when_full
 from prefloop.models.load import weights_hash
+from prefloop.models.packed_forward import computed_by
 from prefloop.models.save import save_pretrained
 from prefloop.models.tokenization import Tokenization
 
@@ -136,6 +139,17 @@ class LocalEngine:
             with torch.no_grad():
                 for mine, learned in zip(self.sampled.parameters(), policy.model.parameters(), strict=True):
                     mine.copy_(learned)
+
+    def computed_by(self) -> Mapping[str, Any]:
+        models: dict[Role, Any] = {role: getattr(model, "model", model) for role, model in self.models.items()}
+        found: dict[str, Any] = {"scoring": {role: computed_by(model) for role, model in models.items()}}
+        if "policy" in models:
+            found["sampling"] = decoder_class(models["policy"]).computed_by
+        if self.learner is not None:
+            found["learning"] = {role: computed_by(models[role], learns=True) for role in self.learner.models}
+        if self.device == "cuda":
+            return found | {"kernels": "triton" if gpu.AVAILABLE else "torch"}
+        return found | {"kernels": torch.backends.cpu.get_cpu_capability() if native.AVAILABLE else "torch"}
 
     def weights_hash(self, role: Role) -> str:
         model: Any = self.models[role]

@@ -10,7 +10,7 @@ It keeps every promise of `base.Engine`. What can be learnt is one number a mode
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -68,6 +68,9 @@ class ScriptedEngine(LocalEngine):
 
     def sync(self) -> None:
         self.calls.append("sync")
+
+    def computed_by(self) -> Mapping[str, Any]:
+        return {"scoring": dict.fromkeys(self.models, "scripted")}
 
     def weights_hash(self, role: Role) -> str:
         return weights_hash(self.models[role])

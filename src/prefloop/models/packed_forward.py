@@ -85,6 +85,16 @@ def _shared_prompts(rows: Rows) -> Tensor | None:
     return first[:, 0]
 
 
+def computed_by(model: PreTrainedModel, learns: bool = False) -> str:
+    """What computes a model's forward pass, as far as its rows allow: "compiled", "packed" or "transformers".
+
+    learns: with gradients, which compiled code does not give
+    """
+    if not supports_packed(model):
+        return "transformers"
+    return "compiled" if not learns and is_compilable(model) else "packed"
+
+
 def _without_padding(
     model: PreTrainedModel, rows: Rows, cut: Tensor | None, ends: bool, as_learner: bool = False
 ) -> Tensor:

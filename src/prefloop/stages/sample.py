@@ -40,6 +40,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
             )
         model, codec = load_policy(project, ref)
         engine = make_engine({"policy": Policy(model)}, codec, derive(seed, "sample"), device=project.device)
+        run.note("computed_by", engine.computed_by())
         left_out = LeftOut(project)
         kept = fitting(project, codec, chosen, settings.max_tokens, left_out)
         known = {item.id for item in project.store.items(source="sample", round=round)}

@@ -168,6 +168,7 @@ class _Loop:
 
     def train(self) -> dict[str, Any]:
         settings, folder = self.settings, self.run.path / "checkpoints"
+        self.run.note("computed_by", self.engine.computed_by())
         checkpoint = load_checkpoint(folder)
         first = self.done = 0
         if checkpoint is not None:

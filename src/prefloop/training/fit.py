@@ -58,6 +58,7 @@ def fit(
     Returns what `evaluate`, which is asked with the averaged weights where there are any, says at the end.
     carried: what `evaluate` remembers between steps, JSON-able; it goes into every checkpoint and comes from one.
     """
+    run.note("computed_by", engine.computed_by())
     folder = run.path / "checkpoints"
     start = 0
     checkpoint = load_checkpoint(folder)

@@ -34,6 +34,7 @@ def is_recordable(model: PreTrainedModel) -> bool:
 class GraphDecoder(Decoder):
     """Takes a copy of some of the weights: make a new one when they have changed."""
 
+    computed_by = "cuda graph"
     refills = True
     dense = 1 / 4
     patience = 4

@@ -26,6 +26,7 @@ from prefloop.models.packed import PackedLayer, Segment, apply_norm, forward_pac
 class Decoder:
     """Rows of texts that grow by one token a step. Through transformers, for any causal model."""
 
+    computed_by = "transformers"
     refills = False  # whether rows can be added while others are still growing
     dense = 0.9  # the share of rows still growing, at or below which the others should leave
     patience = 1  # steps after which to look who has ended
@@ -84,6 +85,7 @@ class PackedDecoder(Decoder):
     side in a grid for that; and its own tokens.
     """
 
+    computed_by = "packed"
     refills = True
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
@@ -221,6 +223,7 @@ class CompiledDecoder(Decoder):
     Nothing moves when rows leave: each has a region of its own for its keys and values, and reads its prompt's.
     """
 
+    computed_by = "compiled"
     refills = True
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
@@ -293,13 +296,18 @@ def _under(old: Tensor, new: Tensor, fill: float = 0.0) -> Tensor:
 
 def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int, longest: int) -> Decoder:
     """The fastest that computes what the model computes of texts of up to `longest` tokens."""
+    return decoder_class(model, longest)(model, rows, max_tokens)
+
+
+def decoder_class(model: PreTrainedModel, longest: int = 0) -> type[Decoder]:
+    """Which decoder `decoder_for` makes."""
     if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not supports_packed(model, longest):
-        return Decoder(model, rows, max_tokens)
+        return Decoder
     if is_compilable(model):
-        return CompiledDecoder(model, rows, max_tokens)
+        return CompiledDecoder
     if model.device.type == "cuda":  # imported here: it builds on this file, and loads Triton
         from prefloop.engine.decoding.cuda_graph import GraphDecoder, is_recordable
 
         if is_recordable(model):
-            return GraphDecoder(model, rows, max_tokens)
-    return PackedDecoder(model, rows, max_tokens)
+            return GraphDecoder
+    return PackedDecoder
