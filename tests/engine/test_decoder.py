@@ -9,7 +9,10 @@ import torch
 
 from prefloop.engine.base import Sampling
 from prefloop.engine.decoding import sampler
-from prefloop.engine.decoding.decoder import CompiledDecoder, Decoder, PackedDecoder, decoder_for
+from prefloop.engine.decoding.base import Decoder
+from prefloop.engine.decoding.compiled import CompiledDecoder
+from prefloop.engine.decoding.packed import PackedDecoder
+from prefloop.engine.decoding.select import decoder_for
 from prefloop.kernels import native
 from prefloop.models import packed
 from tiny_models import causal, uneven

@@ -9,8 +9,10 @@ import torch
 
 from prefloop.engine.base import Sampling
 from prefloop.engine.decoding import sampler
+from prefloop.engine.decoding.base import Decoder
 from prefloop.engine.decoding.cuda_graph import GraphDecoder
-from prefloop.engine.decoding.decoder import Decoder, PackedDecoder, decoder_for
+from prefloop.engine.decoding.packed import PackedDecoder
+from prefloop.engine.decoding.select import decoder_for
 from prefloop.models import packed
 from tiny_models import causal, uneven
 

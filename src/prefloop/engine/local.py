@@ -17,7 +17,7 @@ from prefloop.batch import PolicyOutput, RewardOutput, Rows
 from prefloop.engine.base import Sampled, Sampling, State, Term
 from prefloop.engine.checkpoint import publish
 from prefloop.engine.decoding import sampler
-from prefloop.engine.decoding.decoder import decoder_class
+from prefloop.engine.decoding.select import decoder_class
 from prefloop.engine.learner import Learner
 from prefloop.engine.profiling import span
 from prefloop.kernels import gpu, native

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prefloop.batch import collate
-from prefloop.engine.decoding.decoder import Decoder
+from prefloop.engine.decoding.base import Decoder
 from prefloop.kernels import gpu
 from prefloop.kernels.attention import Rope
 from prefloop.models.families import family_of

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from prefloop.engine.base import Sampled, Sampling
-from prefloop.engine.decoding.decoder import decoder_for
+from prefloop.engine.decoding.select import decoder_for
 from prefloop.kernels import gpu, native
 
 REFILL = 1 / 8  # once this share of a batch is free, waiting prompts are read into it

@@ -1,14 +1,8 @@
-"""What a causal model says about the next token of many texts at once, with their keys and values at hand.
-
-`Decoder` runs any model through transformers. Three others do the same for models that `packed` supports, with a
-prompt's keys and values kept once for all its completions: `CompiledDecoder` on a CPU in float32, where a compiler was
-at hand, `GraphDecoder` (a file of its own) on a GPU, where there is Triton, and `PackedDecoder` by torch everywhere.
-The first and the last are the slow twins of the others in the tests.
-"""
+"""Decoding on packed tokens, by torch: for models that `models.packed` supports, on any device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,69 +11,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from prefloop.batch import collate
-from prefloop.kernels import native
-from prefloop.models.compiled import CompiledBody, is_compilable
+from prefloop.engine.decoding.base import Decoder
 from prefloop.models.families import family_of
-from prefloop.models.packed import PackedLayer, Segment, apply_norm, forward_packed, pad_rows, project, supports_packed
-
-
-class Decoder:
-    """Rows of texts that grow by one token a step. Through transformers, for any causal model."""
-
-    computed_by = "transformers"
-    refills = False  # whether rows can be added while others are still growing
-    dense = 0.9  # the share of rows still growing, at or below which the others should leave
-    patience = 1  # steps after which to look who has ended
-
-    def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
-        """At most `rows` rows of at most `max_tokens` tokens each beyond their prompts."""
-        self.model: Any = model
-        self.max_tokens = max_tokens
-        self.width = 0
-
-    def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
-        """Read each prompt once, for `counts` rows of it in order. Returns logits of their first tokens [N,V]."""
-        ids, mask = _left_padded(prompts, self.model.device)
-        self.width = ids.shape[1]
-        self.positions = (mask.cumsum(1) - 1).clamp(min=0)
-        self.mask = F.pad(mask, (0, self.max_tokens), value=1)
-        out = self._run(ids)
-        index = torch.repeat_interleave(torch.tensor(counts, device=ids.device))
-        if len(index) > len(prompts):
-            self.keep(index)
-        return out[index]
-
-    def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
-        """The token each row grows by [N]. Returns logits of the next [N,V]; nobody reads those of `ended` rows."""
-        self.positions = self.positions[:, -1:] + 1
-        self.width += 1
-        return self._run(tokens[:, None], self.past)
-
-    def keep(self, index: Tensor) -> None:
-        """Only the rows `index` [n] go on, in this order."""
-        self.past.batch_select_indices(index)
-        self.positions, self.mask = self.positions[index], self.mask[index]
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """The same work, made ready for being done many times."""
-        return work
-
-    def _run(self, ids: Tensor, past: Any = None) -> Tensor:
-        out = self.model(
-            input_ids=ids,
-            attention_mask=self.mask[:, : self.width],
-            position_ids=self.positions,
-            past_key_values=past,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.past = out.past_key_values
-        logits: Tensor = out.logits[:, -1]
-        return logits
+from prefloop.models.packed import PackedLayer, Segment, apply_norm, forward_packed, pad_rows, project
 
 
 class PackedDecoder(Decoder):
-    """The same on packed tokens. Takes a copy of the weights: make a new one when they have changed.
+    """Decodes on packed tokens. It takes a copy of the weights: make a new one when they have changed.
 
     Attention of a row is over two parts: its prompt, read from one place by all rows of the prompt, which stand side by
     side in a grid for that; and its own tokens.
@@ -170,7 +108,7 @@ class PackedDecoder(Decoder):
         return each.view(len(self.hidden), self.kv_heads, self.most * x.shape[2], -1)
 
     def _from_grid(self, x: Tensor, r: int) -> Tensor:
-        """The reverse."""
+        """From the grid of `_to_grid` back to rows [N,kv,r,*]."""
         each = x.reshape(len(self.hidden) * self.kv_heads * self.most, -1).index_select(0, self.from_grid)
         return each.view(-1, self.kv_heads, r, x.shape[-1])
 
@@ -217,97 +155,8 @@ class PackedDecoder(Decoder):
         return read.add_(torch.matmul(weight[..., cut:], values[:, :, :longest])).reshape(n, -1)
 
 
-class CompiledDecoder(Decoder):
-    """The same, by compiled code. Takes a copy of the weights: make a new one when they have changed.
-
-    Nothing moves when rows leave: each has a region of its own for its keys and values, and reads its prompt's.
-    """
-
-    computed_by = "compiled"
-    refills = True
-
-    def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
-        head: Any = model.get_output_embeddings()
-        self.model, self.max_tokens = model, max_tokens
-        self.body, self.head = CompiledBody(model), native.Panels(head.weight, head.bias)
-        self.own = torch.empty(rows, self.body.region_size(max_tokens))
-        # of each row: its last token as `body` wants it; the last position and place there is room for
-        self.table = torch.empty(len(CompiledBody.COLUMNS) + 2, 0, dtype=torch.long)
-        self.prompts: list[Tensor] = []  # of each row, the region of its prompt
-
-    def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
-        regions = [torch.empty(self.body.region_size(len(prompt))) for prompt in prompts]
-        logits = native.times(self._read(prompts, regions), self.head)
-        which = torch.repeat_interleave(torch.tensor(counts))
-        length = torch.tensor([len(prompt) for prompt in prompts])[which]
-        region = torch.tensor([one.data_ptr() for one in regions])[which]
-        none, last = torch.zeros_like(which), torch.full_like(which, self.max_tokens - 1)
-        own, room = self._free(len(which)), torch.full_like(which, native.padded(self.max_tokens))
-        rows = (none, length, none, own, room, region, native.padded(length), length, length + last, last)
-        self.table = torch.cat([self.table, torch.stack(rows)], dim=1)
-        self.prompts += [regions[prompt] for prompt in which.tolist()]
-        return logits[which]
-
-    def _read(self, prompts: Sequence[Sequence[int]], regions: Sequence[Tensor]) -> Tensor:
-        """Keys and values of prompts, into regions; final states of their last tokens [G,H]."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        ends = lengths.cumsum(0)
-        which = torch.repeat_interleave(lengths)
-        ids, none = torch.tensor([token for prompt in prompts for token in prompt]), torch.zeros_like(which)
-        at = torch.arange(len(which)) - (ends - lengths)[which]
-        own = torch.tensor([region.data_ptr() for region in regions])[which]
-        table = torch.stack([ids, at, at, own, native.padded(lengths)[which], own, none, none])
-        return self.body.forward(table)[ends - 1]
-
-    def _free(self, count: int) -> Tensor:
-        """Addresses of as many regions that no row has [count]."""
-        start, size = self.own.data_ptr(), self.own.shape[1] * self.own.element_size()
-        taken = set(self.table[3].tolist())
-        return torch.tensor([a for n in range(len(self.own)) if (a := start + n * size) not in taken][:count])
-
-    def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
-        self.table[0] = tokens
-        logits = native.times(self.body.forward(self.table), self.head)
-        last = self.table[1:3]  # rows that ended go on until they leave
-        torch.minimum(last.add_(1), self.table[-2:], out=last)
-        return logits
-
-    def keep(self, index: Tensor) -> None:
-        self.table = self.table.index_select(1, index)
-        self.prompts = [self.prompts[row] for row in index.tolist()]
-
-
-def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """ids and mask [G,P], so that every row's next token comes after the last column."""
-    width = max(len(p) for p in prompts)
-    ids, mask = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)
-
-
 def _under(old: Tensor, new: Tensor, fill: float = 0.0) -> Tensor:
     """Two blocks [G,head,P,size] as one, the shorter padded on the left."""
     width = max(old.shape[2], new.shape[2])
     padded = [F.pad(one, (0, 0, width - one.shape[2], 0), value=fill) for one in (old, new)]
     return torch.cat(padded)
-
-
-def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int, longest: int) -> Decoder:
-    """The fastest that computes what the model computes of texts of up to `longest` tokens."""
-    return decoder_class(model, longest)(model, rows, max_tokens)
-
-
-def decoder_class(model: PreTrainedModel, longest: int = 0) -> type[Decoder]:
-    """Which decoder `decoder_for` makes."""
-    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not supports_packed(model, longest):
-        return Decoder
-    if is_compilable(model):
-        return CompiledDecoder
-    if model.device.type == "cuda":  # imported here: it builds on this file, and loads Triton
-        from prefloop.engine.decoding.cuda_graph import GraphDecoder, is_recordable
-
-        if is_recordable(model):
-            return GraphDecoder
-    return PackedDecoder
