@@ -5,40 +5,40 @@
  */
 #include "native.h"
 
-/* Rows of packed tokens: `lists` of them, then `times` rows for each that go on from it. A token has `asking` queries,
- * then `groups` keys, then `groups` values. */
+/* Rows of packed tokens: `lists` of them, then `times` rows for each that go on from it. A token has `query_heads` queries,
+ * then `kv_heads` keys, then `kv_heads` values. */
 typedef struct {
-    int64_t tokens, lists, times, asking, groups, size;
+    int64_t tokens, lists, times, query_heads, kv_heads, head_dim;
     const int64_t *start, *length, *place; /* of each row; place: what stands before it where rows are padded to LANES */
-    const float *cos, *sin;                /* of each token [tokens,size/2] */
+    const float *cos, *sin;                /* of each token [tokens,head_dim/2] */
     float scaling, share; /* share: of the weights that are left out */
     uint32_t seed;        /* by which they are chosen */
 } Rows;
 
 #define OF(field) offsetof(Rows, field)
-static const int64_t rows_layout[] = {OF(tokens), OF(lists), OF(times), OF(asking), OF(groups), OF(size), OF(start), OF(length), OF(place), OF(cos), OF(sin), OF(scaling), OF(share), OF(seed), sizeof(Rows), -1};
+static const int64_t rows_layout[] = {OF(tokens), OF(lists), OF(times), OF(query_heads), OF(kv_heads), OF(head_dim), OF(start), OF(length), OF(place), OF(cos), OF(sin), OF(scaling), OF(share), OF(seed), sizeof(Rows), -1};
 #undef OF
 const int64_t *layout_of_rows(void) { return rows_layout; } /* as in native.c */
 
 INLINE int64_t capacity(const Rows *r, int64_t row) { return (r->length[row] + LANES - 1) / LANES * LANES; }
-INLINE int64_t vectors(const Rows *r) { return (r->asking + 2 * r->groups) * r->size; }
+INLINE int64_t vectors(const Rows *r) { return (r->query_heads + 2 * r->kv_heads) * r->head_dim; }
 
-/* Vector number `kind` (0 of keys, 1 of values) of a row's group, transposed: [size,capacity] */
+/* Vector number `kind` (0 of keys, 1 of values) of a row's group, transposed: [head_dim,capacity] */
 INLINE float *turned_space(const Rows *r, float *space, int64_t row, int64_t group, int64_t kind)
 {
-    return space + (2 * r->place[row] * r->groups + (2 * group + kind) * capacity(r, row)) * r->size;
+    return space + (2 * r->place[row] * r->kv_heads + (2 * group + kind) * capacity(r, row)) * r->head_dim;
 }
 
 /* Queries and keys by their positions, in place; back: the reverse, of gradients. */
-static void turn_all(const Rows *r, float *x, int back)
+static void rope_all(const Rows *r, float *x, int back)
 {
-    const int64_t half = r->size / 2;
+    const int64_t half = r->head_dim / 2;
 #pragma omp for schedule(static)
     for (int64_t token = 0; token < r->tokens; token++) {
         const float *cos = r->cos + token * half, *sin = r->sin + token * half;
-        for (int64_t head = 0; head < r->asking + r->groups; head++) {
-            float *one = x + token * vectors(r) + head * r->size;
-            const float by = head < r->asking ? r->scaling : 1.0f, sign = back ? -by : by;
+        for (int64_t head = 0; head < r->query_heads + r->kv_heads; head++) {
+            float *one = x + token * vectors(r) + head * r->head_dim;
+            const float by = head < r->query_heads ? r->scaling : 1.0f, sign = back ? -by : by;
             for (int64_t i = 0; i < half; i++) {
                 const float a = one[i], b = one[i + half];
                 one[i] = a * cos[i] * by - b * sin[i] * sign;
@@ -53,13 +53,13 @@ static void transpose(const Rows *r, const float *x, float *space, int64_t kinds
     const int64_t rows = r->lists * (1 + r->times);
 #pragma omp for collapse(2) schedule(dynamic, 4)
     for (int64_t row = 0; row < rows; row++)
-        for (int64_t group = 0; group < r->groups; group++)
+        for (int64_t group = 0; group < r->kv_heads; group++)
             for (int64_t kind = 0; kind < kinds; kind++) {
                 float *to = turned_space(r, space, row, group, kind);
-                const float *from = x + r->start[row] * vectors(r) + (r->asking + kind * r->groups + group) * r->size;
+                const float *from = x + r->start[row] * vectors(r) + (r->query_heads + kind * r->kv_heads + group) * r->head_dim;
                 for (int64_t t = 0; t < r->length[row]; t += LANES) { /* whole cache lines are written */
                     const int64_t end = t + LANES < r->length[row] ? t + LANES : r->length[row];
-                    for (int64_t d = 0; d < r->size; d++)
+                    for (int64_t d = 0; d < r->head_dim; d++)
                         for (int64_t i = t; i < end; i++) to[d * capacity(r, row) + i] = from[i * vectors(r) + d];
                 }
             }
@@ -68,15 +68,15 @@ static void transpose(const Rows *r, const float *x, float *space, int64_t kinds
 /* Queries `number` onwards of a row and group, counted by token, then by head. */
 typedef struct { int64_t head[QUERIES], count[QUERIES]; const float *q[QUERIES]; } Asking;
 
-INLINE Asking asking(const Rows *r, const float *x, int64_t row, int64_t group, int64_t number, int queries)
+INLINE Asking query_heads(const Rows *r, const float *x, int64_t row, int64_t group, int64_t number, int queries)
 {
-    const int64_t each = r->asking / r->groups;
+    const int64_t each = r->query_heads / r->kv_heads;
     Asking a;
     for (int i = 0; i < queries; i++) {
         const int64_t token = (number + i) / each, head = group * each + (number + i) % each;
-        a.head[i] = (r->start[row] + token) * r->asking + head;
+        a.head[i] = (r->start[row] + token) * r->query_heads + head;
         a.count[i] = token + 1;
-        a.q[i] = x + (r->start[row] + token) * vectors(r) + head * r->size;
+        a.q[i] = x + (r->start[row] + token) * vectors(r) + head * r->head_dim;
     }
     return a;
 }
@@ -88,39 +88,39 @@ INLINE Dropout dropping(const Rows *r, const Asking *a, int64_t row)
 
 INLINE void attend_some(const Rows *r, const float *x, float *space, int64_t row, int64_t group, int64_t number, float *read, float *logs, const int queries)
 {
-    const Asking a = asking(r, x, row, group, number, queries);
-    const int64_t size = r->size, value = (r->asking + r->groups + group) * size, before = (row - r->lists) / (r->times ? r->times : 1);
+    const Asking a = query_heads(r, x, row, group, number, queries);
+    const int64_t head_dim = r->head_dim, value = (r->query_heads + r->kv_heads + group) * head_dim, before = (row - r->lists) / (r->times ? r->times : 1);
     Reading found[QUERIES];
     for (int i = 0; i < queries; i++) {
         found[i].top = -INFINITY, found[i].sum = 0;
-        for (int64_t d = 0; d < size; d++) found[i].read[d] = 0;
+        for (int64_t d = 0; d < head_dim; d++) found[i].read[d] = 0;
     }
     if (row >= r->lists) {
         int64_t all[QUERIES];
         for (int i = 0; i < queries; i++) all[i] = r->length[before];
         const Dropout drop = dropping(r, &a, before);
-        over(a.q, all, turned_space(r, space, before, group, 0), capacity(r, before), x + r->start[before] * vectors(r) + value, vectors(r), size, found, &drop, queries);
+        over(a.q, all, turned_space(r, space, before, group, 0), capacity(r, before), x + r->start[before] * vectors(r) + value, vectors(r), head_dim, found, &drop, queries);
     }
     const Dropout drop = dropping(r, &a, row);
-    over(a.q, a.count, turned_space(r, space, row, group, 0), capacity(r, row), x + r->start[row] * vectors(r) + value, vectors(r), size, found, &drop, queries);
+    over(a.q, a.count, turned_space(r, space, row, group, 0), capacity(r, row), x + r->start[row] * vectors(r) + value, vectors(r), head_dim, found, &drop, queries);
     for (int i = 0; i < queries; i++) {
-        for (int64_t d = 0; d < size; d++) read[a.head[i] * size + d] = found[i].read[d] / found[i].sum;
+        for (int64_t d = 0; d < head_dim; d++) read[a.head[i] * head_dim + d] = found[i].read[d] / found[i].sum;
         logs[a.head[i]] = found[i].top + logf(found[i].sum);
     }
 }
 
-/* x [tokens,vectors]: turned in place. What every token reads [tokens,asking*size], and the logarithm of its sum of
- * weights [tokens,asking]. space: 2 * groups * size numbers for each place. */
+/* x [tokens,vectors]: turned in place. What every token reads [tokens,query_heads*head_dim], and the logarithm of its sum of
+ * weights [tokens,query_heads]. space: 2 * kv_heads * head_dim numbers for each place. */
 void attention(const Rows *r, float *x, float *space, float *read, float *logs)
 {
-    const int64_t rows = r->lists * (1 + r->times), each = r->asking / r->groups;
+    const int64_t rows = r->lists * (1 + r->times), each = r->query_heads / r->kv_heads;
 #pragma omp parallel
     {
-        turn_all(r, x, 0);
+        rope_all(r, x, 0);
         transpose(r, x, space, 1);
 #pragma omp for collapse(2) schedule(dynamic, 2)
         for (int64_t row = 0; row < rows; row++)
-            for (int64_t group = 0; group < r->groups; group++) {
+            for (int64_t group = 0; group < r->kv_heads; group++) {
                 int64_t number = 0;
                 for (; number + QUERIES <= r->length[row] * each; number += QUERIES)
                     attend_some(r, x, space, row, group, number, read, logs, QUERIES);
@@ -130,16 +130,16 @@ void attention(const Rows *r, float *x, float *space, float *read, float *logs)
     }
 }
 
-/* The gradient through what queries of one row read from another row, or from their own (dq: [queries][size] adds up). */
+/* The gradient through what queries of one row read from another row, or from their own (dq: [queries][head_dim] adds up). */
 INLINE void back_over(const Rows *r, const float *x, float *space, const Asking *a, const int64_t count[], const float *const came[], const float *logs, const float *inner, int64_t row, int64_t group, float dq[QUERIES][WIDEST], float *result, const int queries)
 {
     float weight[QUERIES][KEYS], slope[QUERIES][KEYS];
-    const int64_t size = r->size, wide = capacity(r, row), step = vectors(r), most = count[queries - 1];
+    const int64_t head_dim = r->head_dim, wide = capacity(r, row), step = vectors(r), most = count[queries - 1];
     const Dropout drop = dropping(r, a, row);
     for (int64_t from = 0; from < most; from += KEYS) {
         const int some = most - from < KEYS ? (int)(most - from) : KEYS;
-        scores(a->q, turned_space(r, space, row, group, 0) + from, wide, size, some, weight, queries);
-        scores(came, turned_space(r, space, row, group, 1) + from, wide, size, some, slope, queries);
+        scores(a->q, turned_space(r, space, row, group, 0) + from, wide, head_dim, some, weight, queries);
+        scores(came, turned_space(r, space, row, group, 1) + from, wide, head_dim, some, slope, queries);
         for (int i = 0; i < queries; i++) {
             const int own = count[i] <= from ? 0 : count[i] - from < some ? (int)(count[i] - from) : some;
             for (int j = 0; j < own; j++) weight[i][j] = power(weight[i][j] - logs[i]);
@@ -148,10 +148,10 @@ INLINE void back_over(const Rows *r, const float *x, float *space, const Asking 
             for (int j = 0; j < own; j++) slope[i][j] = weight[i][j] * (slope[i][j] - inner[i]);
             dropout(&drop, i, from, own, weight[i]);
         }
-        const float *keys = x + (r->start[row] + from) * step + (r->asking + group) * size;
-        float *dk = result + (r->start[row] + from) * step + (r->asking + group) * size, *dv = dk + r->groups * size;
-        for (int64_t d = 0; d < size; d += WIDTH) {
-            const int lanes = size - d < WIDTH ? (int)(size - d) : WIDTH;
+        const float *keys = x + (r->start[row] + from) * step + (r->query_heads + group) * head_dim;
+        float *dk = result + (r->start[row] + from) * step + (r->query_heads + group) * head_dim, *dv = dk + r->kv_heads * head_dim;
+        for (int64_t d = 0; d < head_dim; d += WIDTH) {
+            const int lanes = head_dim - d < WIDTH ? (int)(head_dim - d) : WIDTH;
             if (lanes == WIDTH) {
                 Lanes to[QUERIES], q[QUERIES], g[QUERIES];
 #pragma GCC unroll 4
@@ -184,15 +184,15 @@ INLINE void back_over(const Rows *r, const float *x, float *space, const Asking 
 
 INLINE void back_some(const Rows *r, const float *x, float *space, int64_t row, int64_t group, int64_t number, const float *read, const float *logs, const float *gradient, float *result, const int queries)
 {
-    const Asking a = asking(r, x, row, group, number, queries);
-    const int64_t size = r->size;
+    const Asking a = query_heads(r, x, row, group, number, queries);
+    const int64_t head_dim = r->head_dim;
     const float *came[QUERIES];
     float dq[QUERIES][WIDEST], log_of[QUERIES], inner[QUERIES];
     for (int i = 0; i < queries; i++) {
-        came[i] = gradient + a.head[i] * size;
+        came[i] = gradient + a.head[i] * head_dim;
         log_of[i] = logs[a.head[i]];
         inner[i] = 0;
-        for (int64_t d = 0; d < size; d++) inner[i] += came[i][d] * read[a.head[i] * size + d], dq[i][d] = 0;
+        for (int64_t d = 0; d < head_dim; d++) inner[i] += came[i][d] * read[a.head[i] * head_dim + d], dq[i][d] = 0;
     }
     if (row >= r->lists) {
         const int64_t before = (row - r->lists) / r->times;
@@ -202,20 +202,20 @@ INLINE void back_some(const Rows *r, const float *x, float *space, int64_t row, 
     }
     back_over(r, x, space, &a, a.count, came, log_of, inner, row, group, dq, result, queries);
     for (int i = 0; i < queries; i++)
-        for (int64_t d = 0; d < size; d++) result[(a.q[i] - x) + d] = dq[i][d];
+        for (int64_t d = 0; d < head_dim; d++) result[(a.q[i] - x) + d] = dq[i][d];
 }
 
-/* x: as `attention` left it; gradient [tokens,asking*size]; result [tokens,vectors], zeros. One thread does a list and
+/* x: as `attention` left it; gradient [tokens,query_heads*head_dim]; result [tokens,vectors], zeros. One thread does a list and
  * a group: the gradients that a prompt gets from the rows that go on from it are added up in one order. */
 void attention_back(const Rows *r, const float *x, float *space, const float *read, const float *logs, const float *gradient, float *result)
 {
-    const int64_t each = r->asking / r->groups;
+    const int64_t each = r->query_heads / r->kv_heads;
 #pragma omp parallel
     {
         transpose(r, x, space, 2);
 #pragma omp for collapse(2) schedule(dynamic, 1)
         for (int64_t list = 0; list < r->lists; list++)
-            for (int64_t group = 0; group < r->groups; group++)
+            for (int64_t group = 0; group < r->kv_heads; group++)
                 for (int64_t one = 0; one <= r->times; one++) {
                     const int64_t row = one ? r->lists + list * r->times + one - 1 : list;
                     int64_t number = 0;
@@ -224,16 +224,16 @@ void attention_back(const Rows *r, const float *x, float *space, const float *re
                     for (; number < r->length[row] * each; number++)
                         back_some(r, x, space, row, group, number, read, logs, gradient, result, 1);
                 }
-        turn_all(r, result, 1);
+        rope_all(r, result, 1);
     }
 }
 
 /* x [n,h] divided by its root mean square, times a weight; by [n]: one over the root */
-void norm(const float *x, const float *weight, float small, float *out, float *by, int64_t n, int64_t h)
+void norm(const float *x, const float *weight, float eps, float *out, float *by, int64_t n, int64_t h)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < n; row++) {
-        by[row] = inverse_length(x + row * h, h, small);
+        by[row] = inverse_length(x + row * h, h, eps);
         for (int64_t i = 0; i < h; i++) out[row * h + i] = x[row * h + i] * by[row] * weight[i];
     }
 }

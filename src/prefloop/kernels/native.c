@@ -10,28 +10,28 @@
 
 typedef struct { const float *panels, *bias; int64_t in, out; } Matrix;
 typedef struct {
-    Matrix qkv, out, wide, down;
+    Matrix qkv, out, gate_up, down;
     const float *q_weight, *k_weight;      /* of the norms of heads, where there are any */
     const float *out_weight, *down_weight; /* of the norms of what these two make */
-    int64_t turn;                          /* the table of positions */
+    int64_t rope;                          /* which table of cosines and sines */
 } Layer;
 typedef struct {
-    int64_t layers, hidden, asking, groups, size;
+    int64_t layers, hidden, query_heads, kv_heads, head_dim;
     int64_t centred;        /* norms take the mean away */
     int64_t parallel;       /* the wide matrix reads what came into the layer */
-    int64_t gated, does;    /* it has gates; what becomes of them, or of all: native.py names them */
-    float small, scale; /* scale: of the embedding */
-    const float *embedding, *places, *weight, *bias; /* places: of each position, or none; the last two of the last norm */
+    int64_t gated, activation; /* it has gates; what becomes of them, or of all: native.py names them */
+    float eps, scale; /* scale: of the embedding */
+    const float *embedding, *position_embeddings, *weight, *bias; /* position_embeddings may be null; the last two are of the last norm */
     const Layer *layer;
 } Body;
-/* Tokens [n]. Keys and values lie in regions: of each layer, [groups,size,capacity] keys and [groups,capacity,size]
+/* Tokens [n]. Keys and values lie in regions: of each layer, [kv_heads,head_dim,capacity] keys and [kv_heads,capacity,head_dim]
  * values. A token writes its own into region `own` at place `at`, and reads that region up to itself, and all `count`
  * of region `before`. Where `kept` is 0 a region has room for one layer, and the next one overwrites it. */
 typedef struct {
     int64_t n, kept, positions;
     const int64_t *id, *position, *at, *own, *own_capacity, *before, *before_capacity, *count;
-    const float *cos, *sin; /* of each position [tables,positions,size/2] */
-    float *x, *unit, *asked, *read, *wide, *between; /* [n,*], the last two [at most PART,*] */
+    const float *cos, *sin; /* of each position [tables,positions,head_dim/2] */
+    float *x, *unit, *asked, *read, *gate_up, *between; /* [n,*], the last two [at most PART,*] */
 } Tokens;
 
 int64_t lanes(void) { return LANES; }
@@ -42,13 +42,13 @@ int64_t lanes(void) { return LANES; }
 static const int64_t matrix_layout[] = {OF(panels), OF(bias), OF(in), OF(out), sizeof(Matrix), -1};
 #undef OF
 #define OF(field) offsetof(Layer, field)
-static const int64_t layer_layout[] = {OF(qkv), OF(out), OF(wide), OF(down), OF(q_weight), OF(k_weight), OF(out_weight), OF(down_weight), OF(turn), sizeof(Layer), -1};
+static const int64_t layer_layout[] = {OF(qkv), OF(out), OF(gate_up), OF(down), OF(q_weight), OF(k_weight), OF(out_weight), OF(down_weight), OF(rope), sizeof(Layer), -1};
 #undef OF
 #define OF(field) offsetof(Body, field)
-static const int64_t body_layout[] = {OF(layers), OF(hidden), OF(asking), OF(groups), OF(size), OF(centred), OF(parallel), OF(gated), OF(does), OF(small), OF(scale), OF(embedding), OF(places), OF(weight), OF(bias), OF(layer), sizeof(Body), -1};
+static const int64_t body_layout[] = {OF(layers), OF(hidden), OF(query_heads), OF(kv_heads), OF(head_dim), OF(centred), OF(parallel), OF(gated), OF(activation), OF(eps), OF(scale), OF(embedding), OF(position_embeddings), OF(weight), OF(bias), OF(layer), sizeof(Body), -1};
 #undef OF
 #define OF(field) offsetof(Tokens, field)
-static const int64_t tokens_layout[] = {OF(n), OF(kept), OF(positions), OF(id), OF(position), OF(at), OF(own), OF(own_capacity), OF(before), OF(before_capacity), OF(count), OF(cos), OF(sin), OF(x), OF(unit), OF(asked), OF(read), OF(wide), OF(between), sizeof(Tokens), -1};
+static const int64_t tokens_layout[] = {OF(n), OF(kept), OF(positions), OF(id), OF(position), OF(at), OF(own), OF(own_capacity), OF(before), OF(before_capacity), OF(count), OF(cos), OF(sin), OF(x), OF(unit), OF(asked), OF(read), OF(gate_up), OF(between), sizeof(Tokens), -1};
 #undef OF
 const int64_t *layout_of_matrix(void) { return matrix_layout; }
 const int64_t *layout_of_layer(void) { return layer_layout; }
@@ -88,15 +88,15 @@ INLINE void tile(const Matrix *m, const float *x, const float *panel, int64_t de
 static void product(const Matrix *m, const float *x, float *y, int64_t n, int add)
 {
     const int large = m->in * m->out > LARGE;
-    const int64_t panels = (m->out + LANES - 1) / LANES, groups = (panels + PANELS - 1) / PANELS, most = large ? PART : n;
+    const int64_t panels = (m->out + LANES - 1) / LANES, kv_heads = (panels + PANELS - 1) / PANELS, most = large ? PART : n;
     const int64_t parts = (m->in + DEPTH - 1) / DEPTH, depth = (m->in + parts - 1) / parts;
     for (int64_t top = 0; top < n; top += most)
         for (int64_t start = 0; start < m->in; start += depth) {
             const int64_t deep = m->in - start < depth ? m->in - start : depth, bottom = n - top < most ? n : top + most;
             const int64_t chunks = (bottom - top + CHUNK - 1) / CHUNK;
 #pragma omp for schedule(dynamic, 1)
-            for (int64_t one = 0; one < groups * chunks; one++) {
-                const int64_t chunk = large ? one % chunks : one / groups, group = large ? one / chunks : one % groups;
+            for (int64_t one = 0; one < kv_heads * chunks; one++) {
+                const int64_t chunk = large ? one % chunks : one / kv_heads, group = large ? one / chunks : one % kv_heads;
                 const int64_t from = top + chunk * CHUNK, end = from + CHUNK < bottom ? from + CHUNK : bottom;
                 for (int64_t p = group * PANELS; p < (group + 1) * PANELS && p < panels; p++) {
                     const float *panel = m->panels + (p * m->in + start) * LANES;
@@ -125,7 +125,7 @@ static void units(const Body *b, const float *x, const float *weight, const floa
             mean /= (float)h;
         }
         for (int64_t i = 0; i < h; i++) to[i] = from[i] - mean;
-        const float by = inverse_length(to, h, b->small);
+        const float by = inverse_length(to, h, b->eps);
         for (int64_t i = 0; i < h; i++) to[i] = to[i] * by * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
     }
 }
@@ -136,17 +136,17 @@ static void add_units(const Body *b, const float *from, const float *weight, flo
     const int64_t h = b->hidden;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < n; row++) {
-        const float by = inverse_length(from + row * h, h, b->small);
+        const float by = inverse_length(from + row * h, h, b->eps);
         for (int64_t i = 0; i < h; i++) x[row * h + i] += from[row * h + i] * by * weight[i];
     }
 }
 
-INLINE void turn(float *x, const float *cos, const float *sin, const float *weight, float small, int64_t size)
+INLINE void rope(float *x, const float *cos, const float *sin, const float *weight, float eps, int64_t head_dim)
 {
-    const int64_t half = size / 2;
+    const int64_t half = head_dim / 2;
     if (weight) {
-        const float by = inverse_length(x, size, small);
-        for (int64_t i = 0; i < size; i++) x[i] *= by * weight[i];
+        const float by = inverse_length(x, head_dim, eps);
+        for (int64_t i = 0; i < head_dim; i++) x[i] *= by * weight[i];
     }
     for (int64_t i = 0; i < half; i++) {
         const float a = x[i], b = x[i + half];
@@ -157,26 +157,26 @@ INLINE void turn(float *x, const float *cos, const float *sin, const float *weig
 
 INLINE float *region(const Body *b, const Tokens *t, int64_t start, int64_t capacity, int64_t layer, int64_t group)
 {
-    return (float *)start + (2 * layer * t->kept * b->groups + group) * b->size * capacity;
+    return (float *)start + (2 * layer * t->kept * b->kv_heads + group) * b->head_dim * capacity;
 }
 
 /* Queries and keys turned to their positions; keys and values to where they are read. */
 static void place(const Body *b, const Layer *l, const Tokens *t, int64_t layer)
 {
-    const int64_t size = b->size, half = size / 2;
+    const int64_t head_dim = b->head_dim, half = head_dim / 2;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < t->n; row++) {
-        const int64_t turned = (l->turn * t->positions + t->position[row]) * half;
+        const int64_t turned = (l->rope * t->positions + t->position[row]) * half;
         const float *cos = t->cos + turned, *sin = t->sin + turned;
         const int64_t at = t->at[row], capacity = t->own_capacity[row];
-        float *of_row = t->asked + row * (b->asking + 2 * b->groups) * size;
-        for (int64_t head = 0; head < b->asking; head++) turn(of_row + head * size, cos, sin, l->q_weight, b->small, size);
-        for (int64_t group = 0; group < b->groups; group++) {
-            float *key = of_row + (b->asking + group) * size, *value = key + b->groups * size;
-            float *keys = region(b, t, t->own[row], capacity, layer, group), *values = keys + b->groups * size * capacity;
-            turn(key, cos, sin, l->k_weight, b->small, size);
-            for (int64_t d = 0; d < size; d++) keys[d * capacity + at] = key[d];
-            for (int64_t d = 0; d < size; d++) values[at * size + d] = value[d];
+        float *of_row = t->asked + row * (b->query_heads + 2 * b->kv_heads) * head_dim;
+        for (int64_t head = 0; head < b->query_heads; head++) rope(of_row + head * head_dim, cos, sin, l->q_weight, b->eps, head_dim);
+        for (int64_t group = 0; group < b->kv_heads; group++) {
+            float *key = of_row + (b->query_heads + group) * head_dim, *value = key + b->kv_heads * head_dim;
+            float *keys = region(b, t, t->own[row], capacity, layer, group), *values = keys + b->kv_heads * head_dim * capacity;
+            rope(key, cos, sin, l->k_weight, b->eps, head_dim);
+            for (int64_t d = 0; d < head_dim; d++) keys[d * capacity + at] = key[d];
+            for (int64_t d = 0; d < head_dim; d++) values[at * head_dim + d] = value[d];
         }
     }
 }
@@ -185,20 +185,20 @@ static void place(const Body *b, const Layer *l, const Tokens *t, int64_t layer)
 static void attend(const Body *b, const Tokens *t, int64_t layer)
 {
     const Dropout none = {0};
-    const int64_t size = b->size, r = b->asking / b->groups, all = b->asking + 2 * b->groups, every = t->n * r;
+    const int64_t head_dim = b->head_dim, r = b->query_heads / b->kv_heads, all = b->query_heads + 2 * b->kv_heads, every = t->n * r;
 #pragma omp for collapse(2) schedule(dynamic, 4)
     for (int64_t start = 0; start < every; start += QUERIES)
-        for (int64_t group = 0; group < b->groups; group++) {
+        for (int64_t group = 0; group < b->kv_heads; group++) {
             const int queries = every - start < QUERIES ? (int)(every - start) : QUERIES;
             const float *q[QUERIES];
             int64_t row[QUERIES], count[2][QUERIES];
             Reading found[QUERIES];
             for (int i = 0; i < queries; i++) {
                 row[i] = (start + i) / r;
-                q[i] = t->asked + (row[i] * all + group * r + (start + i) % r) * size;
+                q[i] = t->asked + (row[i] * all + group * r + (start + i) % r) * head_dim;
                 count[0][i] = t->count[row[i]], count[1][i] = t->at[row[i]] + 1;
                 found[i].top = -INFINITY, found[i].sum = 0;
-                for (int64_t d = 0; d < size; d++) found[i].read[d] = 0;
+                for (int64_t d = 0; d < head_dim; d++) found[i].read[d] = 0;
             }
             for (int part = 0; part < 2; part++) {
                 const int64_t *where = part ? t->own : t->before, *wide = part ? t->own_capacity : t->before_capacity;
@@ -207,14 +207,14 @@ static void attend(const Body *b, const Tokens *t, int64_t layer)
                 for (int i = 0; i < queries; i += same ? queries : 1) {
                     const int64_t capacity = wide[row[i]];
                     const float *keys = region(b, t, where[row[i]], capacity, layer, group);
-                    const float *values = keys + b->groups * size * capacity;
-                    if (same) over(q, count[part], keys, capacity, values, size, size, found, &none, QUERIES);
-                    else over(q + i, count[part] + i, keys, capacity, values, size, size, found + i, &none, 1);
+                    const float *values = keys + b->kv_heads * head_dim * capacity;
+                    if (same) over(q, count[part], keys, capacity, values, head_dim, head_dim, found, &none, QUERIES);
+                    else over(q + i, count[part] + i, keys, capacity, values, head_dim, head_dim, found + i, &none, 1);
                 }
             }
             for (int i = 0; i < queries; i++)
-                for (int64_t d = 0; d < size; d++)
-                    t->read[(row[i] * b->asking + group * r + (start + i) % r) * size + d] = found[i].read[d] / found[i].sum;
+                for (int64_t d = 0; d < head_dim; d++)
+                    t->read[(row[i] * b->query_heads + group * r + (start + i) % r) * head_dim + d] = found[i].read[d] / found[i].sum;
         }
 }
 
@@ -226,28 +226,28 @@ INLINE float error(float x)
     return copysignf(1.0f - p * power(-size * size), x);
 }
 
-INLINE float curved(float x, int does)
+INLINE float curved(float x, int activation)
 {
-    if (does == 0) return x / shut(x);
-    if (does == 1) return 0.5f * x * (1.0f + error(0.70710678f * x));
+    if (activation == 0) return x / shut(x);
+    if (activation == 1) return 0.5f * x * (1.0f + error(0.70710678f * x));
     return x / shut(1.59576912f * (x + 0.044715f * x * x * x)); /* half of 1 + tanh(y) is the logistic of 2y */
 }
 
-INLINE void curve(const float *x, float *out, int64_t n, int64_t h, int gated, const int does)
+INLINE void curve(const float *x, float *out, int64_t n, int64_t h, int gated, const int activation)
 {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < n; row++) {
         const float *from = x + (gated ? 2 : 1) * row * h;
         if (gated)
-            for (int64_t i = 0; i < h; i++) out[row * h + i] = curved(from[i], does) * from[h + i];
+            for (int64_t i = 0; i < h; i++) out[row * h + i] = curved(from[i], activation) * from[h + i];
         else
-            for (int64_t i = 0; i < h; i++) out[row * h + i] = curved(from[i], does);
+            for (int64_t i = 0; i < h; i++) out[row * h + i] = curved(from[i], activation);
     }
 }
 
 static void between(const Body *b, const float *x, float *out, int64_t n, int64_t h)
 {
-    switch (b->does) {
+    switch (b->activation) {
         case 0: curve(x, out, n, h, (int)b->gated, 0); break;
         case 1: curve(x, out, n, h, (int)b->gated, 1); break;
         default: curve(x, out, n, h, (int)b->gated, 2);
@@ -262,7 +262,7 @@ void forward(const Body *b, const Tokens *t)
     {
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < n; row++) {
-            const float *word = b->embedding + t->id[row] * h, *at = b->places ? b->places + t->position[row] * h : 0;
+            const float *word = b->embedding + t->id[row] * h, *at = b->position_embeddings ? b->position_embeddings + t->position[row] * h : 0;
             for (int64_t i = 0; i < h; i++) t->x[row * h + i] = word[i] * b->scale + (at ? at[i] : 0.0f);
         }
         for (int64_t layer = 0; layer < b->layers; layer++) {
@@ -276,8 +276,8 @@ void forward(const Body *b, const Tokens *t)
             if (!b->parallel) units(b, t->x, 0, 0, t->unit, n);
             for (int64_t from = 0; from < n; from += PART) {
                 const int64_t some = n - from < PART ? n - from : PART;
-                product(&l->wide, t->unit + from * h, t->wide, some, 0);
-                between(b, t->wide, t->between, some, l->down.in);
+                product(&l->gate_up, t->unit + from * h, t->gate_up, some, 0);
+                between(b, t->gate_up, t->between, some, l->down.in);
                 float *unit = t->unit + from * h, *x = t->x + from * h;
                 product(&l->down, t->between, l->down_weight ? unit : x, some, !l->down_weight);
                 if (l->down_weight) add_units(b, unit, l->down_weight, x, some);

@@ -33,7 +33,7 @@ INLINE Lanes larger(Lanes a, Lanes b)
     return (Lanes)(((Bits)a & which) | ((Bits)b & ~which));
 }
 
-INLINE float power(float x) /* e^x, x up to 88: Cephes' expf, without its special cases but for very small ones */
+INLINE float power(float x) /* e^x, x up to 88: Cephes' expf, without its special cases but for very eps ones */
 {
     const float n = rintf(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -52,22 +52,22 @@ INLINE float shut(float x) /* one over the logistic function; e^88 is the last t
     return 1.0f + power(x < -87.0f ? 87.0f : -x);
 }
 
-INLINE float inverse_length(const float *x, int64_t n, float small)
+INLINE float inverse_length(const float *x, int64_t n, float eps)
 {
     float sum = 0;
     for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
-    return 1.0f / sqrtf(sum / (float)n + small);
+    return 1.0f / sqrtf(sum / (float)n + eps);
 }
 
-/* Products of queries with some keys [size,wide], `wide` a multiple of LANES: out [queries,some]. */
-INLINE void scores(const float *const q[], const float *keys, int64_t wide, int64_t size, int some, float out[QUERIES][KEYS], const int queries)
+/* Products of queries with some keys [head_dim,wide], `wide` a multiple of LANES: out [queries,some]. */
+INLINE void scores(const float *const q[], const float *keys, int64_t wide, int64_t head_dim, int some, float out[QUERIES][KEYS], const int queries)
 {
     for (int j = 0; j < some; j += LANES) {
         const float *key = keys + j;
         Lanes left[QUERIES], right[QUERIES];
 #pragma GCC unroll 4
         for (int i = 0; i < queries; i++) left[i] = right[i] = (Lanes){0};
-        for (int64_t d = 0; d < size; d++, key += wide) {
+        for (int64_t d = 0; d < head_dim; d++, key += wide) {
             const Lanes a = *(const Lanes *)key, b = *(const Lanes *)(key + WIDTH);
 #pragma GCC unroll 4
             for (int i = 0; i < queries; i++) left[i] += q[i][d] * a, right[i] += q[i][d] * b;
@@ -98,9 +98,9 @@ INLINE void dropout(const Dropout *drop, int query, int64_t from, int some, floa
 
 typedef struct { float top, sum, read[WIDEST]; } Reading; /* of the keys so far: Milakov and Gimelshein (2018) */
 
-/* What queries q read from the first count[i] keys [size,capacity] and values, which are `apart` numbers from each other;
+/* What queries q read from the first count[i] keys [head_dim,capacity] and values, which are `apart` numbers from each other;
  * added to what they have found. */
-INLINE void over(const float *const q[], const int64_t count[], const float *keys, int64_t capacity, const float *values, int64_t apart, int64_t size, Reading found[], const Dropout *drop, const int queries)
+INLINE void over(const float *const q[], const int64_t count[], const float *keys, int64_t capacity, const float *values, int64_t apart, int64_t head_dim, Reading found[], const Dropout *drop, const int queries)
 {
     float weight[QUERIES][KEYS];
     int64_t most = 0;
@@ -108,7 +108,7 @@ INLINE void over(const float *const q[], const int64_t count[], const float *key
     for (int64_t from = 0; from < most; from += KEYS) {
         const int some = most - from < KEYS ? (int)(most - from) : KEYS;
         Lanes left[QUERIES], right[QUERIES];
-        scores(q, keys + from, capacity, size, some, weight, queries);
+        scores(q, keys + from, capacity, head_dim, some, weight, queries);
         for (int i = 0; i < queries; i++) {
             const int own = count[i] <= from ? 0 : count[i] - from < some ? (int)(count[i] - from) : some;
             const int upto = (own + WIDTH - 1) / WIDTH * WIDTH; /* whole vectors; what is not its own weighs nothing */
@@ -121,13 +121,13 @@ INLINE void over(const float *const q[], const int64_t count[], const float *key
             for (int j = 0; j < WIDTH; j++) top = tops[j] > top ? tops[j] : top;
             const float old = power(found[i].top - top);
             for (int j = 0; j < upto; j++) sum += weight[i][j] = power(weight[i][j] - top);
-            for (int64_t d = 0; d < size; d++) found[i].read[d] *= old;
+            for (int64_t d = 0; d < head_dim; d++) found[i].read[d] *= old;
             found[i].sum = found[i].sum * old + sum;
             found[i].top = top;
             dropout(drop, i, from, upto, weight[i]);
         }
         int64_t d = 0;
-        for (; d + LANES <= size; d += LANES) {
+        for (; d + LANES <= head_dim; d += LANES) {
             const float *value = values + from * apart + d;
 #pragma GCC unroll 4
             for (int i = 0; i < queries; i++)
@@ -141,7 +141,7 @@ INLINE void over(const float *const q[], const int64_t count[], const float *key
             for (int i = 0; i < queries; i++)
                 *(Lanes *)(found[i].read + d) = left[i], *(Lanes *)(found[i].read + d + WIDTH) = right[i];
         }
-        for (; d < size; d++)
+        for (; d < head_dim; d++)
             for (int i = 0; i < queries; i++)
                 for (int j = 0; j < some; j++) found[i].read[d] += weight[i][j] * values[(from + j) * apart + d];
     }

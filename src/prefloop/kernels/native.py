@@ -22,7 +22,7 @@ from prefloop.kernels.plain import is_plain, refuse_unless_plain
 WIDEST = 256  # of a head; these are as in native.c
 BLOCK, PART = 64, 1024
 READ = (torch.float32, torch.float64, torch.int64)  # the numbers that C functions are given
-DOES = ("silu", "gelu", "gelu_tanh")  # what stands between the wide matrices
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh")  # in the order of native.c
 
 
 class Matrix(ctypes.Structure):
@@ -31,18 +31,18 @@ class Matrix(ctypes.Structure):
 
 class LayerStruct(ctypes.Structure):
     _fields_ = [
-        *((name, Matrix) for name in ("qkv", "out", "wide", "down")),
+        *((name, Matrix) for name in ("qkv", "out", "gate_up", "down")),
         *((name, c_void_p) for name in ("q_weight", "k_weight", "out_weight", "down_weight")),
-        ("turn", c_int64),
+        ("rope", c_int64),
     ]
 
 
 class Body(ctypes.Structure):
     _fields_ = [
-        *((name, c_int64) for name in ("layers", "hidden", "asking", "groups", "size")),
-        *((name, c_int64) for name in ("centred", "parallel", "gated", "does")),
-        *((name, c_float) for name in ("small", "scale")),
-        *((name, c_void_p) for name in ("embedding", "places", "weight", "bias", "layer")),
+        *((name, c_int64) for name in ("layers", "hidden", "query_heads", "kv_heads", "head_dim")),
+        *((name, c_int64) for name in ("centred", "parallel", "gated", "activation")),
+        *((name, c_float) for name in ("eps", "scale")),
+        *((name, c_void_p) for name in ("embedding", "position_embeddings", "weight", "bias", "layer")),
     ]
 
 
@@ -52,13 +52,13 @@ class Tokens(ctypes.Structure):
         *((name, c_void_p) for name in ("id", "position", "at", "own", "own_capacity")),
         *((name, c_void_p) for name in ("before", "before_capacity", "count")),
         *((name, c_void_p) for name in ("cos", "sin")),
-        *((name, c_void_p) for name in ("x", "unit", "asked", "read", "wide", "between")),
+        *((name, c_void_p) for name in ("x", "unit", "asked", "read", "gate_up", "between")),
     ]
 
 
 class Rows(ctypes.Structure):
     _fields_ = [
-        *((name, c_int64) for name in ("tokens", "lists", "times", "asking", "groups", "size")),
+        *((name, c_int64) for name in ("tokens", "lists", "times", "query_heads", "kv_heads", "head_dim")),
         *((name, c_void_p) for name in ("start", "length", "place", "cos", "sin")),
         *((name, c_float) for name in ("scaling", "share")),
         ("seed", c_uint32),

@@ -54,7 +54,7 @@ class CompiledBody:
         hidden, query, inner = self.family.embedding.shape[1], self.layers[0].out.in_, self.layers[0].down.in_
         self.kv_heads = len(first.k_proj[0]) // self.head_dim
         # numbers a token in each buffer: residual, normalised, qkv, attention, gate and up, activated
-        self.widths = (hidden, hidden, self.layers[0].qkv.out, query, self.layers[0].wide.out, inner)
+        self.widths = (hidden, hidden, self.layers[0].qkv.out, query, self.layers[0].gate_up.out, inner)
         self.struct = native.Body(
             len(self.layers),
             hidden,
@@ -64,7 +64,7 @@ class CompiledBody:
             norm.centred,
             first.parallel_residual,
             len(first.gate_up_proj) == 2,
-            native.DOES.index(first.activation),
+            native.ACTIVATIONS.index(first.activation),
             norm.eps,
             self.family.embedding_scale,
             *map(self._hold, (self.family.embedding, self.family.position_embeddings, norm.weight, norm.bias)),
