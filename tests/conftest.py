@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run",
+    "--disable-sync", "--disable-default-apps", "--disable-dev-shm-usage",
+]  # fmt: skip
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
@@ -27,6 +33,20 @@ def pytest_collection_finish() -> None:
     """What imports and collection made lives to the end: garbage collection need not look at it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests of a process: playwright takes no second one beside it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: prefloop[test]")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("chromium is not installed: these tests look at pages in a real browser")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def test_align_takes_another_algorithm_for_once(prefloop: Callable, tiny_project
     assert said.json["algorithm"] == "dpo"
     assert load_config(tiny_project / "prefloop.toml").align.algorithm == "ppo"
     # no reward model was made: evaluation needs a scorer of the user's own, and says so
-    alone = prefloop("evaluate", "-C", tiny_project, "--set", "evaluate.scorer=")
+    alone = prefloop("evaluate", "-C", tiny_project, "--set", "evaluate.scorer=none")
     assert alone.code != 0 and "reward model" in alone.err and "[evaluate] scorer" in alone.err
     judged = prefloop("evaluate", "-C", tiny_project, "--set", "evaluate.scorer=length", "--json").json
     assert judged["sampled"]["win_rate"] == judged["sampled"]["judge_win_rate"]

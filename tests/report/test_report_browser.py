@@ -64,24 +64,20 @@ def test_the_visit_notices_requests_and_scripts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: this test looks at the page in a real browser")
-def test_on_a_phone_nothing_of_the_page_is_out_of_reach(make_project: Any) -> None:
+def test_on_a_phone_nothing_of_the_page_is_out_of_reach(make_project: Any, chromium: Any) -> None:
     """Only tables and the demo's chart scroll sideways, which keys can do too; captions and headings stay in sight."""
-    running = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright()
     root = make_project(rounds=2, judge=True)
     record.write_json_atomic(root / "demo.json", {"title": "Demo", "quality": {"rlhf": 0.5}, "samples": []})
     with Project.open(root, quiet=True) as project:
         report(project)
-    with running as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.goto((root / "report.html").as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        wider = "(nodes) => nodes.filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.tabIndex)"
-        found = page.locator(".scroll, figure").evaluate_all(wider)
-        assert len(found) > 2 and set(found) == {0}
-        ends = "(nodes) => nodes.map((node) => node.getBoundingClientRect().right)"
-        assert max(page.locator("caption").evaluate_all(ends)) <= 390
-        levels = page.locator("h1, h2, h3, h4").evaluate_all("(nodes) => nodes.map((node) => Number(node.tagName[1]))")
-        assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
-        browser.close()
+    page = chromium.new_page(viewport={"width": 390, "height": 844})
+    page.goto((root / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    wider = "(nodes) => nodes.filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.tabIndex)"
+    found = page.locator(".scroll, figure").evaluate_all(wider)
+    assert len(found) > 2 and set(found) == {0}
+    ends = "(nodes) => nodes.map((node) => node.getBoundingClientRect().right)"
+    assert max(page.locator("caption").evaluate_all(ends)) <= 390
+    levels = page.locator("h1, h2, h3, h4").evaluate_all("(nodes) => nodes.map((node) => Number(node.tagName[1]))")
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    page.close()

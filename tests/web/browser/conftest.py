@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import threading
 import time
@@ -19,13 +18,6 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install 'prefloop[test]'"
 )
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run",
-    "--disable-sync", "--disable-default-apps", "--disable-dev-shm-usage",
-]  # fmt: skip
 PASSWORD = "correct horse battery"
 SHOTS = os.environ.get("PREFLOOP_SHOTS")  # a folder: where pictures of the pages go, to be looked at
 
@@ -82,16 +74,6 @@ class Site:
         page.goto(f"{self.url}/rank")
         page.wait_for_selector("#task, #done")
         return page
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: these tests look at pages in a real browser")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
