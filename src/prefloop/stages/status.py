@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from prefloop import record
 from prefloop.project.project import Outcome, Project
 from prefloop.store import People, get_address, listens
-from prefloop.store.connections.lock import LOCK_NAME
+from prefloop.store.connections.lock import LOCK_NAME, holder
 from prefloop.store.overview import lists_by_round, paces
 
 
@@ -98,10 +97,15 @@ def _running(project: Project) -> dict[str, Any]:
 
 def _holder(project: Project) -> dict[str, Any] | None:
     """Read, not tried: to take the lock, for a moment only, could refuse a command that begins just then."""
+    found = holder(project.root / LOCK_NAME)
+    return found._asdict() if found is not None and _is_alive(found.pid) else None
+
+
+def _is_alive(pid: int) -> bool:
     try:
-        note = json.loads((project.root / f"{LOCK_NAME}.json").read_text(encoding="utf-8"))
-        os.kill(note["pid"], 0)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if not isinstance(error, PermissionError):  # it is there, and somebody else's
-            return None
-    return {"pid": note["pid"], "command": note["command"]}
+        os.kill(pid, 0)
+    except PermissionError:  # it is there, and somebody else's
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

@@ -8,13 +8,33 @@ import shlex
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
 from prefloop.errors import BusyError, StoreError
 
 LOCK_NAME = ".prefloop.lock"
+
+
+class Holder(NamedTuple):
+    """The process that holds a lock, by the note that it leaves beside the lock's file."""
+
+    pid: int
+    command: str
+
+
+def holder(path: Path) -> Holder | None:
+    """The last process that wrote its name beside the lock `path`. After a kill the note of a dead process may stay."""
+    try:
+        note = json.loads(_note(path).read_text(encoding="utf-8"))
+        return Holder(int(note["pid"]), str(note["command"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")  # another file than the lock's own, which taking the lock empties
 
 
 class ProcessLock:
@@ -26,7 +46,7 @@ class ProcessLock:
     def __init__(self, path: Path, refusal: str) -> None:
         self._path = path
         self._refusal = refusal
-        self._holder = path.with_name(f"{path.name}.json")  # taking the lock empties the lock file itself
+        self._holder = _note(path)
         self._lock = FileLock(path)
 
     def acquire(self) -> Self:
@@ -56,11 +76,9 @@ class ProcessLock:
         self.release()
 
     def _who(self) -> str:
-        try:
-            holder = json.loads(self._holder.read_text(encoding="utf-8"))
-            return f"process {holder['pid']} ({holder['command']})"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"  # the holder has not written its name yet
+        found = holder(self._path)
+        # where there is none, the holder has not written its name yet
+        return "another process" if found is None else f"process {found.pid} ({found.command})"
 
 
 class ProjectLock(ProcessLock):
