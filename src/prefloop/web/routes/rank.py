@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Form
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from prefloop.labels.answer import from_json
+from prefloop.store import Person
 from prefloop.store.queue.types import Presentation
 from prefloop.web.pages import fragment, local, page
 from prefloop.web.render import rendered
@@ -60,12 +62,19 @@ class Draft(_Body):
 @router.get("/rank")
 def rank(request: Request, me: Annotator, again: str = "") -> Response:
     """The screen without an item; its script asks for one. `again` is the lease of an earlier answer to change."""
+    urls = {"next": "/rank/next", "base": "/rank", "given": "/rank/given", "after": ""}
+    earlier = f"/rank/{again}/reopen" if re.fullmatch(r"[\w-]{1,200}", again, re.ASCII) else ""
+    return screen(request, me, "rank", urls, open=earlier)
+
+
+def screen(request: Request, me: Person, mode: str, urls: Mapping[str, str], open: str) -> Response:
+    """The ranking screen as the settings of now want it. open: the address of the item that it begins with, or ""."""
     known = services(request)
     settings = known.queue.rules.current()
     return page(
         request,
         "rank.html",
-        mode="rank",
+        mode=mode,
         person=me.id,
         rules=present.rules(settings),
         asked=guidelines_view.asked(known),
@@ -73,8 +82,8 @@ def rank(request: Request, me: Annotator, again: str = "") -> Response:
         none_acceptable=settings.none_acceptable,
         lease_minutes=round(settings.lease_minutes),
         guidelines=rendered(guidelines_view.guidelines(known).text, typeset=True),
-        urls={"next": "/rank/next", "base": "/rank", "given": "/rank/given", "after": ""},
-        open=f"/rank/{again}/reopen" if re.fullmatch(r"[\w-]{1,200}", again, re.ASCII) else "",
+        urls=urls,
+        open=open,
         **present.choices(),
     )
 

@@ -15,8 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from prefloop.errors import DataError
 from prefloop.labels.answer import from_json
 from prefloop.web.pages import Cursor, page
-from prefloop.web.render import rendered
-from prefloop.web.routes.rank import Submit
+from prefloop.web.routes.rank import Submit, screen
 from prefloop.web.security.access import GatedRoute, Reviewer
 from prefloop.web.services import services
 from prefloop.web.views import guidelines as guidelines_view
@@ -87,23 +86,9 @@ def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
     """The ranking screen for a reviewer's own ranking of an item."""
     known = services(request)
     known.queue.view(item)  # a missing item is reported before the screen is shown
-    settings = known.queue.rules.current()
     here = _address(item)
-    return page(
-        request,
-        "rank.html",
-        mode="adjudicate",
-        person=me.id,
-        rules=present.rules(settings),
-        asked=guidelines_view.asked(known),
-        rationale=settings.rationale,
-        none_acceptable=settings.none_acceptable,
-        lease_minutes=round(settings.lease_minutes),
-        guidelines=rendered(guidelines_view.guidelines(known).text, typeset=True),
-        urls={"next": "", "base": f"{here}/adjudicate", "given": "", "after": here},
-        open=f"{here}/task",
-        **present.choices(),
-    )
+    urls = {"next": "", "base": f"{here}/adjudicate", "given": "", "after": here}
+    return screen(request, me, "adjudicate", urls, open=f"{here}/task")
 
 
 @router.post("/review/items/{item}/task")

@@ -15,7 +15,7 @@ Roles include each other: owner > reviewer > annotator. People are known by a se
 decides what belongs to whom: `Queue` and `People` are called in the name of `me.id`.
 
 A gate asks the store, and so does the endpoint behind it. FastAPI would use a thread for each of the two. `GatedRoute`
-checks the gate in the endpoint's own thread, because changing threads costs more than the check.
+checks the gate in the endpoint's own thread, so that a request is handed over once.
 """
 
 from __future__ import annotations
