@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run",
-    "--disable-sync", "--disable-default-apps", "--disable-dev-shm-usage",
-]  # fmt: skip
+from chromium import ARGUMENTS, CHROMIUM
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
@@ -39,12 +36,10 @@ def pytest_collection_finish() -> None:
 def chromium() -> Iterator[Any]:
     """One browser for all tests of a process: playwright takes no second one beside it."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: prefloop[test]")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
-    if path is None:
+    if CHROMIUM is None:
         pytest.skip("chromium is not installed: these tests look at pages in a real browser")
     with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chromium import CHROMIUM
 from prefloop import record
 from prefloop.project.project import Project
 from prefloop.stages.report import report
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 HOSTILE = (
     '<img src="http://127.0.0.1:9/model.png"><script>console.log("ran")</script>'
     '<style>@import "http://127.0.0.1:9/s.css"</style>'

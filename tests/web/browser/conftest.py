@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install 'prefloop[test]'"
-)
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'prefloop[test]'")
 
 PASSWORD = "correct horse battery"
 SHOTS = os.environ.get("PREFLOOP_SHOTS")  # a folder: where pictures of the pages go, to be looked at
