@@ -141,7 +141,8 @@ class LocalEngine:
                     mine.copy_(learned)
 
     def computed_by(self) -> Mapping[str, Any]:
-        models: dict[Role, Any] = {role: getattr(model, "model", model) for role, model in self.models.items()}
+        wrapped: Mapping[Role, Any] = self.models
+        models = {role: one.model for role, one in wrapped.items()}
         found: dict[str, Any] = {"scoring": {role: computed_by(model) for role, model in models.items()}}
         if "policy" in models:
             found["sampling"] = decoder_class(models["policy"]).computed_by

@@ -18,12 +18,8 @@ def crowd(project: Project) -> Outcome:
             f'({", ".join(NAMED)}) or to "file.py:function" with function(prompt, completion) -> float'
         )
     scorer = project.scorer(settings.scorer)
-    todo = [
-        i
-        for i in project.store.items(source="sample")
-        if not any(r.criterion == settings.criterion for r in i.rankings)
-    ]
     everything = list(project.store.items(source="sample"))
+    todo = [i for i in everything if not any(r.criterion == settings.criterion for r in i.rankings)]
     if not everything:
         raise NothingToDoError("there is nothing to rank yet: run prefloop sample first")
     inputs = {"items": digest([i.id for i in everything]), "scorer": scorer.identity}
