@@ -188,15 +188,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
     set_up(asked.threads, "cpu")
-    model, codec = load_causal(asked.model or DEMO)
+    model, tokenization = load_causal(asked.model or DEMO)
     if asked.prompts:
         texts = [row for row in exchange.read(asked.prompts) if isinstance(row, Prompt)][: asked.count]
     else:
         from prefloop.demo.scenario import prompts as scenario
 
         texts = scenario(asked.count, 0)
-    ids = [codec.encode_prompt(prompt) for prompt in texts]
-    rows = [compare("natural lengths", model, codec.stop_ids, ids, asked.k, asked.max_tokens, asked.rounds)]
+    ids = [tokenization.encode_prompt(prompt) for prompt in texts]
+    rows = [compare("natural lengths", model, tokenization.stop_ids, ids, asked.k, asked.max_tokens, asked.rounds)]
     llama = random_llama()
     draw = torch.Generator().manual_seed(1)
     fixed = [torch.randint(3, 4096, (24,), generator=draw).tolist() for _ in range(asked.count)]

@@ -55,25 +55,27 @@ Work = dict[str, Any]
 # -- what both sides are given -----------------------------------------------------------------------------------------
 
 
-def online(folder: Path, codec: Tokenization, prompts: list[Prompt], work: Work) -> Work:
+def online(folder: Path, tokenization: Tokenization, prompts: list[Prompt], work: Work) -> Work:
     """As many prompts as the steps need: both sides go through the same. To import, and in the chat template."""
     prompts = prompts[: work["prompts"] * work["steps"]]
     exchange.write_prompts(prompts, folder / "data.jsonl")
-    (folder / "peer.json").write_text(json.dumps([codec.tokenizer.decode(codec.encode_prompt(p)) for p in prompts]))
+    (folder / "peer.json").write_text(
+        json.dumps([tokenization.tokenizer.decode(tokenization.encode_prompt(p)) for p in prompts])
+    )
     return work
 
 
-def pairs(item: Item, codec: Tokenization) -> Iterator[dict[str, str]]:
+def pairs(item: Item, tokenization: Tokenization) -> Iterator[dict[str, str]]:
     """Every two completions that somebody told apart, once for each order, as TRL reads them.
 
     Once, however many people said so: repeating them would only cost the other side time. TRL appends the end token.
     """
     texts = {c.id: c for c in item.completions}
-    prompt = codec.tokenizer.decode(codec.encode_prompt(item.prompt))
+    prompt = tokenization.tokenizer.decode(tokenization.encode_prompt(item.prompt))
 
     def text(id: str) -> str:
-        ids, cut = encode(codec, item.prompt, texts[id])
-        answer: str = codec.tokenizer.decode(ids[cut:-1])
+        ids, cut = encode(tokenization, item.prompt, texts[id])
+        answer: str = tokenization.tokenizer.decode(ids[cut:-1])
         return answer
 
     told = {(pair.better, pair.worse) for r in item.rankings for pair in comparisons(r) if pair.p == 1.0}
@@ -81,12 +83,12 @@ def pairs(item: Item, codec: Tokenization) -> Iterator[dict[str, str]]:
         yield {"prompt": prompt, "chosen": text(better), "rejected": text(worse)}
 
 
-def ranked(folder: Path, codec: Tokenization, items: Iterable[Item], work: Work, lists: int) -> Work:
+def ranked(folder: Path, tokenization: Tokenization, items: Iterable[Item], work: Work, lists: int) -> Work:
     """The first lists that somebody put in an order. Our step takes `batch` of them, theirs the pairs of as many."""
     kept: list[Item] = []
     rows: list[dict[str, str]] = []
     for item in items:
-        if found := list(pairs(item, codec)):
+        if found := list(pairs(item, tokenization)):
             kept.append(item)
             rows += found
         if len(kept) == lists:
@@ -97,9 +99,12 @@ def ranked(folder: Path, codec: Tokenization, items: Iterable[Item], work: Work,
     return work | {"pairs_a_list": each, "peer_batch": max(1, round(work["batch"] * each))}
 
 
-def demonstrated(folder: Path, codec: Tokenization, shown: list[Demonstration], work: Work) -> Work:
+def demonstrated(folder: Path, tokenization: Tokenization, shown: list[Demonstration], work: Work) -> Work:
     exchange.write_demonstrations(shown, folder / "data.jsonl")
-    rows = [{"prompt": codec.tokenizer.decode(codec.encode_prompt(d.prompt)), "completion": d.text} for d in shown]
+    rows = [
+        {"prompt": tokenization.tokenizer.decode(tokenization.encode_prompt(d.prompt)), "completion": d.text}
+        for d in shown
+    ]
     (folder / "peer.json").write_text(json.dumps(rows))
     return work | {"peer_batch": work["batch"]}
 
@@ -112,9 +117,9 @@ def random_models(
     tokenizer = train_tokenizer(texts, min(vocabulary, 4096))
     model = make(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id, **shape)
     save_pretrained(model, make_tokenization(tokenizer, model), folder / "policy")
-    reward, codec = new_reward_model(folder / "policy", Model(), seed=1)
+    reward, tokenization = new_reward_model(folder / "policy", Model(), seed=1)
     reward.set_normalisation(0.0, 1.0)
-    save_pretrained(reward.model, codec, folder / "reward")
+    save_pretrained(reward.model, tokenization, folder / "reward")
     lines = [line for text in texts for line in text.splitlines() if 60 <= len(line) <= 100]
     return folder / "policy", folder / "reward", [Prompt(line) for line in lines]
 
@@ -193,14 +198,14 @@ def on_random_models(asked: argparse.Namespace, folder: Path, work: Work, alone:
     for number, (name, shape) in enumerate(kinds[asked.what].items()):
         here = folder / str(number)
         policy, reward, prompts = random_models(here, **shape)
-        _, codec = load_causal(policy)
+        _, tokenization = load_causal(policy)
         more = work | {"policy": str(policy), "reward": str(reward)}
         if asked.what == "memory":
             more |= {"prompts": 1, "max_tokens": 512 - 32}
-        yield compare(f"GRPO, {name}", here, online(here, codec, prompts, more | {"kind": "grpo"}), asked)
+        yield compare(f"GRPO, {name}", here, online(here, tokenization, prompts, more | {"kind": "grpo"}), asked)
         if asked.what != "memory":
             more |= {"kind": "ppo"} | (alone if asked.what == "large" else {})
-            yield compare(f"PPO, {name}", here, online(here, codec, prompts, more), asked, LAST_WITH_PPO)
+            yield compare(f"PPO, {name}", here, online(here, tokenization, prompts, more), asked, LAST_WITH_PPO)
 
 
 def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
@@ -223,7 +228,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
         yield from on_random_models(asked, folder, work, alone)
         return
     with Project.open(asked.project, quiet=True) as project:
-        _, codec = load_policy(project, project.reference())
+        _, tokenization = load_policy(project, project.reference())
         work |= {"policy": project.reference().path, "reward": str(project.root / project.reward_models(0)[0].path)}
         if what in ("online", "ppo"):
             prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
@@ -235,20 +240,20 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
             if what == "ppo":  # whose trainer knows no lists: a prompt's completions are as many rows of its data
                 kinds = {f"PPO, K = {asked.k}": {"kind": "ppo"}, "PPO, K = 1": alone | {"kind": "ppo"}}
             for name, more in kinds.items():
-                given = online(folder, codec, prompts, work | more)
+                given = online(folder, tokenization, prompts, work | more)
                 yield compare(f"{name}, project's policy", folder, given, asked, version)
                 _, other = load_causal(policy)
                 given = online(random, other, lines, fixed | more)
                 yield compare(f"{name}, random Llama 5.4 M", random, given, asked, version)
         elif what == "sft":
             shown = sorted(project.store.demonstrations(), key=lambda d: d.prompt.id)[: 2 * asked.batch * work["steps"]]
-            yield compare("SFT", folder, demonstrated(folder, codec, shown, work | {"kind": "sft"}), asked)
+            yield compare("SFT", folder, demonstrated(folder, tokenization, shown, work | {"kind": "sft"}), asked)
         else:
             items: Iterable[Item] = project.store.items(criterion=project.reward_models(0)[0].criterion, ranked=True)
             if asked.data:
                 items = (row for row in exchange.read(asked.data) if isinstance(row, Item))
             lists = int(1.1 * asked.batch * work["steps"]) + 8
-            yield compare(what, folder, ranked(folder, codec, items, work | {"kind": what}, lists), asked)
+            yield compare(what, folder, ranked(folder, tokenization, items, work | {"kind": what}, lists), asked)
 
 
 def main() -> None:

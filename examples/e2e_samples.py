@@ -25,10 +25,10 @@ from prefloop.project.project import ModelRef, Project, derive, load_policy
 def answers(project: Project, ref: ModelRef, samples: int, temperature: float) -> list[list[tuple[str, str]]]:
     """[prompts][samples] of (prompt, text), with the same random numbers for every model."""
     settings = project.config
-    model, codec = load_policy(project, ref)
+    model, tokenization = load_policy(project, ref)
     prompts = project.store.prompts(split="heldout", heldout=settings.data.heldout)
-    kept = fitting(project, codec, prompts, settings.evaluate.max_tokens)
-    engine = make_engine({"policy": Policy(model)}, codec, settings.project.seed, device=project.device)
+    kept = fitting(project, tokenization, prompts, settings.evaluate.max_tokens)
+    engine = make_engine({"policy": Policy(model)}, tokenization, settings.project.seed, device=project.device)
     keys = [derive(0, prompt.id, n) for prompt, _ in kept for n in range(samples)]
     drawn = engine.generate(
         [ids for _, ids in kept for _ in range(samples)],
@@ -36,7 +36,7 @@ def answers(project: Project, ref: ModelRef, samples: int, temperature: float) -
         Sampling(settings.evaluate.max_tokens, temperature, 1.0, settings.sample.batch),
     )
     asked = [prompt for prompt, _ in kept for _ in range(samples)]
-    texts = iter(codec.decode(sample.ids, prompt) for prompt, sample in zip(asked, drawn, strict=True))
+    texts = iter(tokenization.decode(sample.ids, prompt) for prompt, sample in zip(asked, drawn, strict=True))
     return [[(prompt.text, next(texts)) for _ in range(samples)] for prompt, _ in kept]
 
 

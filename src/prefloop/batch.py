@@ -2,7 +2,7 @@
 
     Rows          ids and masks of N sequences; supervised fine-tuning needs no more
     RankingBatch  R prompts x K completions, with what people said about them: reward models, DPO
-    RolloutBatch  N sampled completions with their rewards -> AnnotatedBatch (old, reference logprobs, values)
+    RolloutBatch  N sampled completions with their rewards -> LogprobBatch (old, reference logprobs, values)
                   -> CreditedBatch (advantages): a type per stage, each complete when made
     PolicyOutput, RewardOutput   what the models say about Rows
 
@@ -212,7 +212,7 @@ class RolloutBatch(Rows):
 
 
 @dataclass(frozen=True)
-class AnnotatedBatch(RolloutBatch):
+class LogprobBatch(RolloutBatch):
     """With what the models say before the first update on this batch, all [N,T].
 
     `ref_logp` and `value` are there where the algorithm's `needs` names "reference" and "value".
@@ -224,7 +224,7 @@ class AnnotatedBatch(RolloutBatch):
 
 
 @dataclass(frozen=True)
-class CreditedBatch(AnnotatedBatch):
+class CreditedBatch(LogprobBatch):
     """With who deserves what: `advantage` [N,T]; `returns` [N,T] is the critic's target (none without a critic)."""
 
     advantage: Tensor = field(metadata=_tensor("NT", "number"))

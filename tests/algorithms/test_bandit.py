@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prefloop.algorithms.registry import make
-from prefloop.batch import AnnotatedBatch, PolicyOutput, RankingBatch, ReferencedBatch, Rows
+from prefloop.batch import LogprobBatch, PolicyOutput, RankingBatch, ReferencedBatch, Rows
 from prefloop.config import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
@@ -65,14 +65,14 @@ def learner_of(trains: tuple[Any, ...], lr: float, steps: int) -> Learner:
     return Learner({role: makers[role]() for role in trains}, settings, steps, dict.fromkeys(trains, lr))
 
 
-def rollout(policy: Arms, value: Tensor) -> AnnotatedBatch:
+def rollout(policy: Arms, value: Tensor) -> LogprobBatch:
     cdf = policy.probabilities().double().cumsum(0)
     arms = torch.searchsorted(cdf, (torch.arange(N, dtype=torch.float64) + 0.5) / N).clamp(max=3)
     rows = rows_of(arms)
     blank = torch.zeros(N, 2)
     with torch.no_grad():
         logp = policy(Rows(**rows)).logp
-    return AnnotatedBatch(
+    return LogprobBatch(
         **rows,
         sampler_logp=logp,
         reward=REWARD[arms],

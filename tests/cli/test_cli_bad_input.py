@@ -196,5 +196,5 @@ def test_a_model_without_pad_token_goes_round_the_loop(prefloop: Callable, folde
         assert said.code == 0, said.err
     from prefloop.models.reward import load_reward_model
 
-    _, codec = load_reward_model(tiny_project / "runs" / "reward-001" / "model")
-    assert codec.tokenizer.pad_token_id not in (None, *codec.stop_ids)
+    _, tokenization = load_reward_model(tiny_project / "runs" / "reward-001" / "model")
+    assert tokenization.tokenizer.pad_token_id not in (None, *tokenization.stop_ids)

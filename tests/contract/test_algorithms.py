@@ -15,7 +15,7 @@ from toy_batches import assert_same, dirty, learn, noise, outputs, raw_batch, re
 
 from prefloop.algorithms import base
 from prefloop.algorithms.registry import ALGORITHMS, kind_of, make, names, options_of
-from prefloop.batch import AnnotatedBatch, ReferencedBatch
+from prefloop.batch import LogprobBatch, ReferencedBatch
 from prefloop.errors import ConfigError
 
 ALL = names()
@@ -119,7 +119,7 @@ def test_an_unknown_algorithm_is_an_error_that_suggests_the_nearest_one() -> Non
 @pytest.mark.parametrize("size", [30.0, 1e4])
 def test_gradients_stay_finite_where_a_policy_has_run_away(name: str, options: dict[str, Any], size: float) -> None:
     algorithm, batch = make(name, options), raw_batch(name)
-    if isinstance(batch, AnnotatedBatch):
+    if isinstance(batch, LogprobBatch):
         far = torch.where(torch.arange(len(batch))[:, None] % 2 == 0, size, -size)
         batch = dataclasses.replace(batch, ref_logp=batch.ref_logp + far)
         credited = ready(algorithm, batch)

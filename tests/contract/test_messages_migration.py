@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from prefloop.errors import DataError
 from prefloop.exchange.build import build_item, draft
-from prefloop.store import Store, codec
+from prefloop.store import Store, mapping
 from prefloop.store.connections.database import Database, resolve
 from prefloop.store.migrate import alembic_config
 from prefloop.types import Completion, Item, Message, Prompt
@@ -45,19 +45,19 @@ def _write_before(connection: Connection, item: Item) -> None:
     settings.attributes["connection"] = connection
     command.upgrade(settings, "0006")
     rows: dict[str, list[dict[str, Any]]] = {
-        "prompts": [codec.prompt_row(item.prompt)],
-        "items": [codec.item_row(item, 0)],
+        "prompts": [mapping.prompt_row(item.prompt)],
+        "items": [mapping.item_row(item, 0)],
         "completions": [
-            codec.completion_row(c, place, prompt_id=item.prompt.id, item_id=item.id)
+            mapping.completion_row(c, place, prompt_id=item.prompt.id, item_id=item.id)
             for place, c in enumerate(item.completions)
         ],
-        "rankings": [codec.ranking_row(ranking) for ranking in item.rankings],
+        "rankings": [mapping.ranking_row(ranking) for ranking in item.rankings],
     }
     for table, found in rows.items():
         for row in found:
             row.pop("tools", None)
             if turns := row.pop("messages", None):
-                row["metadata"] = codec.dumps({**json.loads(row["metadata"]), "messages": json.loads(turns)})
+                row["metadata"] = mapping.dumps({**json.loads(row["metadata"]), "messages": json.loads(turns)})
             names = ", ".join(row)
             connection.execute(
                 text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in row)})"), row

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toy_models import VOCAB, ToyCritic, ToyPolicy, ToyReward
 
 from prefloop.algorithms.registry import kind_of
-from prefloop.batch import AnnotatedBatch, PolicyOutput, ReferencedBatch, RewardOutput, Rows, collate, collate_rankings
+from prefloop.batch import LogprobBatch, PolicyOutput, ReferencedBatch, RewardOutput, Rows, collate, collate_rankings
 from prefloop.config import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
@@ -34,13 +34,13 @@ def noise(shape: tuple[int, ...] | torch.Size, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def annotated(n: int = 24, k: int = 4) -> AnnotatedBatch:
+def annotated(n: int = 24, k: int = 4) -> LogprobBatch:
     """Rollouts of a policy slightly other than the one that learns, so that ratios differ from 1."""
     rows = sequences(n, seed=5)
     with torch.no_grad():
         old = ToyPolicy(1)(rows).logp + 0.1 * noise(rows.ids.shape, 1)
         ref, value = ToyPolicy(7)(rows).logp, ToyCritic(2)(rows) + 0.3 * noise(rows.ids.shape, 2)
-    return AnnotatedBatch(
+    return LogprobBatch(
         rows.ids,
         rows.mask,
         rows.action,

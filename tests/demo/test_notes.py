@@ -67,8 +67,8 @@ def test_codes_say_the_same_in_letters_in_any_order() -> None:
 
 def test_codes_follow_the_end_of_the_answer_at_once() -> None:
     with as_file(files("prefloop.demo") / "model") as folder:
-        _, codec = load_causal(str(folder))
+        _, tokenization = load_causal(str(folder))
     for shown in filed(20, 1):
         case, answer = shown.prompt.content
         assert set(shown.text.split()) == set(codes(Prompt(case.content), answer.content, Random(0)).split())
-        assert codec.encode_prompt(shown.prompt)[-1] == codec.end_id
+        assert tokenization.encode_prompt(shown.prompt)[-1] == tokenization.end_id

@@ -14,7 +14,7 @@ import torch
 from prefloop.algorithms.base import Loss
 from prefloop.algorithms.registry import make
 from prefloop.algorithms.sft import Sft
-from prefloop.batch import AnnotatedBatch, Rows, collate
+from prefloop.batch import LogprobBatch, Rows, collate
 from prefloop.config import Optimiser
 from prefloop.engine.base import Sampling, Term
 from prefloop.engine.learner import MAX_SKIPS, Learner, lr_scale
@@ -318,8 +318,8 @@ def test_before_the_first_update_the_kl_is_exactly_zero_and_the_ratio_one() -> N
     frozen = copy.deepcopy(model)
     policy: Any = Policy(model, 0.8)
     learner = Learner({"policy": policy}, FLAT, 10, {"policy": FLAT.lr})
-    codec = Tokenization(None, (1,), 1, False, 64)
-    engine = LocalEngine({"policy": policy, "reference": Policy(frozen, 0.8)}, codec, 0, 64, learner)
+    tokenization = Tokenization(None, (1,), 1, False, 64)
+    engine = LocalEngine({"policy": policy, "reference": Policy(frozen, 0.8)}, tokenization, 0, 64, learner)
     prompts = [[5, 6], [7, 8, 9], [10]] * 4
     samples = engine.generate(prompts, list(range(12)), Sampling(10, 0.8))
     rows = collate([[*p, *s.ids] for p, s in zip(prompts, samples, strict=True)], [len(p) for p in prompts])
@@ -328,7 +328,7 @@ def test_before_the_first_update_the_kl_is_exactly_zero_and_the_ratio_one() -> N
     sampler = torch.zeros_like(old)
     sampler[rows.action] = torch.tensor([x for s in samples for x in s.logprobs])
     assert (sampler - old).abs().max() < 1e-5
-    batch = AnnotatedBatch(
+    batch = LogprobBatch(
         **{f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)},
         sampler_logp=sampler,
         reward=torch.randn(12, generator=torch.Generator().manual_seed(0)),

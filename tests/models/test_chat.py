@@ -56,7 +56,7 @@ LLAMA = (
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {}}}}}
 
 
-def codec_of(template: str | None) -> Tokenization:
+def tokenization_of(template: str | None) -> Tokenization:
     made = tokenizer(True)
     made.chat_template = template
     return make_tokenization(made, causal("Llama", len(made), eos=1))
@@ -70,10 +70,12 @@ def calling(*calls: dict[str, Any], content: str | None = None, **more: Any) -> 
     return Message("assistant", content, {"tool_calls": list(calls), **more})
 
 
-def said(codec: Tokenization, prompt: Prompt, *turns: Message, ended: bool = True) -> str:
+def said(tokenization: Tokenization, prompt: Prompt, *turns: Message, ended: bool = True) -> str:
     """The answer as the model is given it."""
-    ids = codec.answer_ids(prompt, codec.encode_prompt(prompt), Completion("c", "", messages=turns), ended)
-    return str(codec.tokenizer.decode(ids))
+    ids = tokenization.answer_ids(
+        prompt, tokenization.encode_prompt(prompt), Completion("c", "", messages=turns), ended
+    )
+    return str(tokenization.tokenizer.decode(ids))
 
 
 OSLO = {"city": "Oslo", "at": 3}
@@ -91,7 +93,7 @@ ASK = Prompt("Rain?")
     ids=["qwen", "textual", "mistral", "llama"],
 )
 def test_a_template_is_asked_how_it_wants_its_calls(template: str, wants: Calls) -> None:
-    assert Chat(codec_of(template).tokenizer).calls == wants
+    assert Chat(tokenization_of(template).tokenizer).calls == wants
 
 
 @pytest.mark.parametrize("given", [OSLO, '{"city": "Oslo", "at": 3}'], ids=["object", "text"])
@@ -109,44 +111,45 @@ def test_a_template_is_asked_how_it_wants_its_calls(template: str, wants: Calls)
 def test_a_call_is_written_as_the_template_writes_it_however_the_file_spells_it(
     template: str, wanted: str, empty: str | None, given: Any
 ) -> None:
-    codec = codec_of(template)
-    assert said(codec, ASK, calling(call(given), content=empty)) == wanted
+    tokenization = tokenization_of(template)
+    assert said(tokenization, ASK, calling(call(given), content=empty)) == wanted
     bare = Message("assistant", empty, {"function_call": {"name": "weather", "arguments": given}})
     if template is not MISTRAL:  # which wants an id
-        assert said(codec, ASK, bare) == wanted
+        assert said(tokenization, ASK, bare) == wanted
     shown = Demonstration(ASK, "", messages=(calling(call(given), content=empty),))
-    assert codec.tokenizer.decode(codec.answer_ids(ASK, codec.encode_prompt(ASK), shown)) == wanted
+    assert tokenization.tokenizer.decode(tokenization.answer_ids(ASK, tokenization.encode_prompt(ASK), shown)) == wanted
 
 
 def test_calls_results_and_tools_of_a_prompt_reach_the_template() -> None:
     turns = (Message("user", "Rain?"), calling(call(OSLO)), Message("tool", "3 C", {"tool_call_id": "call00001"}))
-    codec = codec_of(QWEN)
+    tokenization = tokenization_of(QWEN)
     for tool in (WEATHER, WEATHER["function"]):
-        text = codec.tokenizer.decode(codec.encode_prompt(Prompt(turns, tools=(tool,))))
-        whole = codec.tokenizer.apply_chat_template(
+        text = tokenization.tokenizer.decode(tokenization.encode_prompt(Prompt(turns, tools=(tool,))))
+        whole = tokenization.tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content, **m.extra} for m in turns],
             tools=[WEATHER],
             tokenize=False,
             add_generation_prompt=True,
         )
         assert text == whole and '"city": "Oslo"' in text and "3 C" in text and '"weather", "parameters"' in text
-    assert codec.encode_prompt(Prompt(turns)) != codec.encode_prompt(Prompt(turns, tools=(WEATHER,)))
+    assert tokenization.encode_prompt(Prompt(turns)) != tokenization.encode_prompt(Prompt(turns, tools=(WEATHER,)))
 
 
 def test_an_answer_of_several_turns_is_what_stands_behind_the_prompt_up_to_its_last_end() -> None:
-    codec = codec_of(QWEN)
+    tokenization = tokenization_of(QWEN)
     turns = (
         calling(call(OSLO), call(OSLO, name="map"), content="Hm."),
         Message("tool", "3 C"),
         Message("assistant", "No."),
     )
-    text = said(codec, ASK, *turns)
+    text = said(tokenization, ASK, *turns)
     assert (
         text.startswith("Hm.\n<tool_call>") and text.endswith("<|assistant|>No.<|end|>") and text.count("<|end|>") == 2
     )
-    assert said(codec, ASK, *turns, ended=False) == text.removesuffix("<|end|>")
+    assert said(tokenization, ASK, *turns, ended=False) == text.removesuffix("<|end|>")
     assert (
-        said(codec, ASK, Message("assistant", "No.", {"reasoning_content": "Dry."})) == "<think>Dry.</think>No.<|end|>"
+        said(tokenization, ASK, Message("assistant", "No.", {"reasoning_content": "Dry."}))
+        == "<think>Dry.</think>No.<|end|>"
     )
 
 
@@ -163,9 +166,9 @@ def test_an_answer_of_several_turns_is_what_stands_behind_the_prompt_up_to_its_l
 def test_what_a_template_would_drop_is_an_error_that_says_so(
     template: str, prompt: Prompt, turns: tuple[Message, ...], why: str
 ) -> None:
-    codec = codec_of(template)
+    tokenization = tokenization_of(template)
     with pytest.raises(DataError, match=f"chat template refuses.*{why}"):
-        said(codec, prompt, *turns)
+        said(tokenization, prompt, *turns)
 
 
 def test_without_a_template_calls_and_tools_are_text() -> None:
@@ -178,8 +181,8 @@ def test_without_a_template_calls_and_tools_are_text() -> None:
     answer = (calling(call(OSLO), content="Hm."), Message("tool", "3 C"), Message("assistant", "No."))
     wanted = "Hm.\ncalls weather(city=Oslo, at=3) [call00001]\n\nTool: 3 C\n\nAssistant: No."
     assert plain_answer("as people read it", answer) == wanted and plain_answer("one text", ()) == "one text"
-    codec = codec_of(None)
-    assert said(codec, prompt, *answer) == f" {wanted}<|end|>"
+    tokenization = tokenization_of(None)
+    assert said(tokenization, prompt, *answer) == f" {wanted}<|end|>"
 
 
 @pytest.mark.parametrize("family", (ALL := {**FAMILIES, **HOME_MADE}).values(), ids=ALL)
@@ -188,19 +191,19 @@ def test_an_answer_given_as_messages_ends_like_one_given_as_text(family: Family)
     model = causal("Llama", len(made), eos=made.eos_token_id)
     if family.stops:
         model.generation_config.eos_token_id = [made.convert_tokens_to_ids(token) for token in family.stops]
-    codec = make_tokenization(made, model)
-    ids, turn = codec.encode_prompt(ASK), Message("assistant", "Hello you.")
-    assert codec.answer_ids(ASK, ids, Completion("c", "-", messages=(turn,))) == codec.answer_ids(
+    tokenization = make_tokenization(made, model)
+    ids, turn = tokenization.encode_prompt(ASK), Message("assistant", "Hello you.")
+    assert tokenization.answer_ids(ASK, ids, Completion("c", "-", messages=(turn,))) == tokenization.answer_ids(
         ASK, ids, Completion("c", "Hello you.")
     )
 
 
 def test_the_scratch_models_own_template_writes_calls_tools_and_reasoning() -> None:
-    codec = make_tokenization(tokenizer(True), causal("Llama", 300, eos=1))
-    text = codec.tokenizer.decode(codec.encode_prompt(Prompt("Rain?", tools=(WEATHER,))))
+    tokenization = make_tokenization(tokenizer(True), causal("Llama", 300, eos=1))
+    text = tokenization.tokenizer.decode(tokenization.encode_prompt(Prompt("Rain?", tools=(WEATHER,))))
     assert text == f"<|user|>{json.dumps(WEATHER)}<|user|>Rain?<|assistant|>"
     for name in ("reasoning_content", "thinking", "reasoning"):
-        answer = said(codec, ASK, calling(call(OSLO), content="Hm.", **{name: "Dry."}))
+        answer = said(tokenization, ASK, calling(call(OSLO), content="Hm.", **{name: "Dry."}))
         wanted = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo", "at": 3}}</tool_call><|end|>'
         assert answer == f"<think>Dry.</think>Hm.{wanted}"
 
@@ -219,13 +222,13 @@ SPELLINGS = {
 @pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS)
 def test_a_transcript_reaches_the_template_as_turns_and_a_model_without_one_as_it_is(text: str) -> None:
     turns = (Message("user", "hello"), Message("assistant", "hi"), Message("user", "bye"))
-    chat = codec_of(QWEN)
+    chat = tokenization_of(QWEN)
     assert chat.encode_prompt(Prompt(text)) == chat.encode_prompt(Prompt(turns))
     assert plain_prompt(Prompt(text)) == text
 
 
 def test_a_single_question_on_one_line_is_a_transcript() -> None:
-    chat = codec_of(QWEN)
+    chat = tokenization_of(QWEN)
     assert chat.encode_prompt(Prompt("Human: Who was first? Assistant:")) == chat.encode_prompt(
         Prompt("Who was first?")
     )
@@ -243,12 +246,12 @@ def test_a_single_question_on_one_line_is_a_transcript() -> None:
     ],
 )
 def test_a_text_that_only_holds_the_names_is_one_turn(text: str) -> None:
-    chat = codec_of(QWEN)
+    chat = tokenization_of(QWEN)
     assert chat.encode_prompt(Prompt(text)) == chat.encode_prompt(Prompt((Message("user", text),)))
 
 
 def test_names_inside_a_turn_stay_in_the_turn_and_turns_in_a_row_are_one() -> None:
-    chat = codec_of(QWEN)
+    chat = tokenization_of(QWEN)
     inside = "\n\nHuman: Write a play.\nHuman: x\n\nAssistant: What about, Human: y?\n\nHuman: Good.\n\nAssistant:"
     turns = (
         Message("user", "Write a play.\nHuman: x"),
@@ -263,7 +266,7 @@ def test_names_inside_a_turn_stay_in_the_turn_and_turns_in_a_row_are_one() -> No
 
 def test_an_answer_that_goes_on_with_the_persons_turn_is_turns_for_the_template_and_text_without_one() -> None:
     answer = Completion("c", "yes\n\nHuman: sure?\n\nAssistant: no")
-    chat, prompt = codec_of(QWEN), Prompt(HH)
+    chat, prompt = tokenization_of(QWEN), Prompt(HH)
     ids = chat.completion_ids(prompt, chat.encode_prompt(prompt), answer)
     assert chat.tokenizer.decode(ids) == "yes<|end|>\n<|user|>sure?<|assistant|>no<|end|>"
     mentions = Completion("c", "The word Human: stands here.")
@@ -271,7 +274,7 @@ def test_an_answer_that_goes_on_with_the_persons_turn_is_turns_for_the_template_
         chat.tokenizer.decode(chat.completion_ids(prompt, chat.encode_prompt(prompt), mentions))
         == mentions.text + "<|end|>"
     )
-    plain = codec_of(None)
+    plain = tokenization_of(None)
     ids = plain.completion_ids(prompt, plain.encode_prompt(prompt), answer)
     assert plain.tokenizer.decode(ids) == f" {answer.text}<|end|>"
 
@@ -280,18 +283,21 @@ def test_a_model_without_a_template_reads_what_was_published(shared_data: Path) 
     path = shared_data / "hh_rlhf" / "helpful_raw_transcripts.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         published = [json.loads(line) for line in islice(file, 60)]
-    codec, same = codec_of(None), 0
+    tokenization, same = tokenization_of(None), 0
     for record, item in zip(published, read(path), strict=False):
         assert isinstance(item, Item)
-        ids = codec.encode_prompt(item.prompt)
+        ids = tokenization.encode_prompt(item.prompt)
         for name, answer in zip(("chosen", "rejected"), item.completions, strict=True):
-            text = codec.tokenizer.decode([*ids, *codec.completion_ids(item.prompt, ids, answer)])
+            text = tokenization.tokenizer.decode([*ids, *tokenization.completion_ids(item.prompt, ids, answer)])
             # white space around an answer is not part of it
             assert text.split() == f"{record[name].strip()}<|end|>".split()
             same += text == f"{record[name]}<|end|>"
     assert same > 100
     prompt = Prompt(HH)
-    plain = [codec.completion_ids(prompt, codec.encode_prompt(prompt), Completion("c", text)) for text in ("so", " so")]
+    plain = [
+        tokenization.completion_ids(prompt, tokenization.encode_prompt(prompt), Completion("c", text))
+        for text in ("so", " so")
+    ]
     assert plain[0] == plain[1]
 
 

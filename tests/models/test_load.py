@@ -29,8 +29,8 @@ class Canary:
 
 
 def test_a_model_folder_loads(tmp_path: Path) -> None:
-    model, codec = load_causal(folder(tmp_path / "m"))
-    assert codec.context == 64 and not any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules())
+    model, tokenization = load_causal(folder(tmp_path / "m"))
+    assert tokenization.context == 64 and not any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules())
 
 
 def test_single_precision_is_the_default_and_half_is_an_option(tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_a_model_from_scratch_is_a_function_of_its_seed(tmp_path: Path) -> None:
         make_scratch(tmp_path / name, settings, ["the cat sat", "a dog ran"], seed)
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
-    _, codec = load_causal(tmp_path / "a")
-    assert codec.chat and codec.context == 32 and codec.stop_ids == (codec.end_id,)
-    assert codec.tokenizer.pad_token_id != codec.end_id
+    _, tokenization = load_causal(tmp_path / "a")
+    assert tokenization.chat and tokenization.context == 32 and tokenization.stop_ids == (tokenization.end_id,)
+    assert tokenization.tokenizer.pad_token_id != tokenization.end_id
 
 
 def test_a_model_from_scratch_needs_text_and_sizes_that_fit(tmp_path: Path) -> None:

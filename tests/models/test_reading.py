@@ -239,13 +239,13 @@ def test_rows_that_fit_into_one_part_keep_their_order() -> None:
 
 def test_scores_of_lists_are_those_of_single_answers() -> None:
     """Prompts are shared where they stand together, whatever the token budget."""
-    codec, model = Tokenization(tokenizer(), (1,), 1, False, 64), causal(vocab=400, sharp=3.0)
+    tokenization, model = Tokenization(tokenizer(), (1,), 1, False, 64), causal(vocab=400, sharp=3.0)
     config = type(model.config)(**{**model.config.to_dict(), "num_labels": 1})
     torch.manual_seed(0)
     scorer = RewardModel(transformers.AutoModelForSequenceClassification.from_config(config).eval())
     asked = [Prompt(text) for text in ("the cat", "the dog ran") for _ in range(3)]
     said = [Completion(str(n), " ".join(["and", "the", "cat"][: n % 3 + 1])) for n in range(6)]
-    alone = torch.cat([raw_scores(scorer, codec, [p], [c]) for p, c in zip(asked, said, strict=True)])
+    alone = torch.cat([raw_scores(scorer, tokenization, [p], [c]) for p, c in zip(asked, said, strict=True)])
     assert alone.std() > 1e-3
     for budget in (8, 40, 10_000):
-        assert torch.allclose(raw_scores(scorer, codec, asked, said, budget), alone, atol=1e-5)
+        assert torch.allclose(raw_scores(scorer, tokenization, asked, said, budget), alone, atol=1e-5)

@@ -34,14 +34,14 @@ every_shape = pytest.mark.parametrize(
 
 
 def made(tmp_path: Path, kind: str = "Llama", pad: bool = True) -> tuple[RewardModel, Tokenization]:
-    model, codec = new_reward_model(folder(tmp_path / "base", kind, pad=pad), Model(), seed=1)
-    return model, codec
+    model, tokenization = new_reward_model(folder(tmp_path / "base", kind, pad=pad), Model(), seed=1)
+    return model, tokenization
 
 
-def ended_rows(codec: Tokenization, n: int = 6) -> Rows:
+def ended_rows(tokenization: Tokenization, n: int = 6) -> Rows:
     """Sequences that end with the end token, as answers do: neither it nor padding may be taken for the other."""
     rows = random_rows(n, vocab=200)
-    full = [[*rows.ids[i][rows.mask[i]].tolist(), codec.end_id] for i in range(n)]
+    full = [[*rows.ids[i][rows.mask[i]].tolist(), tokenization.end_id] for i in range(n)]
     return collate(full, [1] * n)
 
 
@@ -52,8 +52,8 @@ def scores(model: RewardModel, rows: Rows) -> torch.Tensor:
 
 @every_shape
 def test_a_score_is_the_same_alone_in_a_batch_and_padded_on_either_side(tmp_path: Path, kind: str, pad: bool) -> None:
-    model, codec = made(tmp_path, kind, pad)
-    rows = ended_rows(codec)
+    model, tokenization = made(tmp_path, kind, pad)
+    rows = ended_rows(tokenization)
     whole = scores(model, rows)
     assert whole.std() > 1e-3, "scores all alike show nothing"
     assert torch.allclose(scores(model, left_padded(rows)), whole, atol=1e-5)
@@ -68,11 +68,11 @@ def test_a_score_is_the_same_alone_in_a_batch_and_padded_on_either_side(tmp_path
 def test_plain_transformers_gives_the_same_score_from_the_saved_folder(
     tmp_path: Path, kind: str, pad: bool, side: str
 ) -> None:
-    model, codec = made(tmp_path, kind, pad)
-    rows = ended_rows(codec)
+    model, tokenization = made(tmp_path, kind, pad)
+    rows = ended_rows(tokenization)
     model.set_normalisation(1.5, 2.5)
     (tmp_path / "rm").mkdir()
-    save_pretrained(model.model, codec, tmp_path / "rm")
+    save_pretrained(model.model, tokenization, tmp_path / "rm")
     plain: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rm")
     sequences = [{"input_ids": rows.ids[n][rows.mask[n]].tolist()} for n in range(len(rows))]
@@ -86,24 +86,24 @@ def test_plain_transformers_gives_the_same_score_from_the_saved_folder(
 
 @every_shape
 def test_the_pad_token_of_a_reward_model_never_ends_an_answer(tmp_path: Path, kind: str, pad: bool) -> None:
-    model, codec = made(tmp_path, kind, pad)
-    padding = codec.tokenizer.pad_token_id
-    assert padding == model.model.config.pad_token_id and padding not in codec.stop_ids
-    assert (codec.tokenizer.pad_token == EXTRA_PAD) is not pad
-    _, policy_codec = load_causal(tmp_path / "base")
-    assert codec.fingerprint == policy_codec.fingerprint  # the added token changes no id
+    model, tokenization = made(tmp_path, kind, pad)
+    padding = tokenization.tokenizer.pad_token_id
+    assert padding == model.model.config.pad_token_id and padding not in tokenization.stop_ids
+    assert (tokenization.tokenizer.pad_token == EXTRA_PAD) is not pad
+    _, policy_tokenization = load_causal(tmp_path / "base")
+    assert tokenization.fingerprint == policy_tokenization.fingerprint  # the added token changes no id
 
 
 def test_normalisation_is_saved_with_the_model_and_survives(tmp_path: Path) -> None:
-    model, codec = made(tmp_path)
+    model, tokenization = made(tmp_path)
     model.criterion = "helpful"
     model.set_normalisation(-0.25, 4.0)
     (tmp_path / "rm").mkdir()
-    save_pretrained(model.model, codec, tmp_path / "rm")
+    save_pretrained(model.model, tokenization, tmp_path / "rm")
     again, _ = load_reward_model(tmp_path / "rm")
     assert (again.mean, again.std, again.criterion) == (-0.25, 4.0, "helpful")
     assert again.normalise(torch.tensor([3.75, -0.25])).tolist() == [1.0, 0.0]
-    rows = ended_rows(codec)
+    rows = ended_rows(tokenization)
     assert torch.equal(scores(model, rows), scores(again, rows))
 
 
@@ -162,12 +162,12 @@ def test_a_reward_model_from_elsewhere_is_used_as_it_is(tmp_path: Path) -> None:
 
 def test_a_critic_starts_with_the_normalised_reward_of_what_it_has_seen(tmp_path: Path) -> None:
     """Its value before token t is the reward model's score of everything before t, in normalised units."""
-    model, codec = made(tmp_path)
+    model, tokenization = made(tmp_path)
     model.set_normalisation(0.7, 3.0)
     (tmp_path / "rm").mkdir()
-    save_pretrained(model.model, codec, tmp_path / "rm")
-    critic, critic_codec = new_critic(tmp_path / "rm", Model())
-    assert critic_codec.fingerprint == codec.fingerprint
+    save_pretrained(model.model, tokenization, tmp_path / "rm")
+    critic, critic_tokenization = new_critic(tmp_path / "rm", Model())
+    assert critic_tokenization.fingerprint == tokenization.fingerprint
     rows = random_rows(5, vocab=200)
     with torch.no_grad():
         value = critic(rows)
@@ -183,10 +183,10 @@ def test_a_critic_starts_with_the_normalised_reward_of_what_it_has_seen(tmp_path
 
 
 def test_a_critic_does_not_see_the_token_it_judges_or_any_later_one(tmp_path: Path) -> None:
-    model, codec = made(tmp_path)
+    model, tokenization = made(tmp_path)
     (tmp_path / "rm").mkdir()
     model.set_normalisation(0.0, 1.0)
-    save_pretrained(model.model, codec, tmp_path / "rm")
+    save_pretrained(model.model, tokenization, tmp_path / "rm")
     critic, _ = new_critic(tmp_path / "rm", Model())
     rows = random_rows(1, vocab=200, longest=14)
     t = int(rows.action[0].nonzero()[0])
@@ -198,9 +198,9 @@ def test_a_critic_does_not_see_the_token_it_judges_or_any_later_one(tmp_path: Pa
 
 @pytest.mark.parametrize("kind", ["Llama", "GPT2"])
 def test_frozen_layers_and_the_embedding_learn_nothing_the_rest_does(tmp_path: Path, kind: str) -> None:
-    model, codec = made(tmp_path, kind)
+    model, tokenization = made(tmp_path, kind)
     freeze_lowest(model.model, 1)
-    model(ended_rows(codec)).score.square().sum().backward()
+    model(ended_rows(tokenization)).score.square().sum().backward()
     moved = {name for name, p in model.model.named_parameters() if p.grad is not None}
     layers = ("layers.0", "layers.1") if kind == "Llama" else ("h.0", "h.1")
     assert not any(layers[0] in name or "embed" in name or "wte" in name for name in moved)

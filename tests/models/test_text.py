@@ -21,7 +21,7 @@ from tiny_models import causal, folder, tokenizer
 TALK = (Message("user", "the cat"), Message("assistant", "sat"), Message("user", "the dog"))
 
 
-def codec_of(chat: bool = True, made: Any = None, eos: Any = 1, **settings: Any) -> Tokenization:
+def tokenization_of(chat: bool = True, made: Any = None, eos: Any = 1, **settings: Any) -> Tokenization:
     made = made or tokenizer(chat)
     return make_tokenization(made, causal("Llama", len(made), eos=eos), **settings)
 
@@ -30,40 +30,42 @@ def codec_of(chat: bool = True, made: Any = None, eos: Any = 1, **settings: Any)
 
 
 def test_a_plain_prompt_becomes_one_user_message_of_the_template() -> None:
-    codec = codec_of()
-    ids = codec.encode_prompt(Prompt("the cat"))
-    assert codec.chat and codec.tokenizer.decode(ids) == "<|user|>the cat<|assistant|>"
+    tokenization = tokenization_of()
+    ids = tokenization.encode_prompt(Prompt("the cat"))
+    assert tokenization.chat and tokenization.tokenizer.decode(ids) == "<|user|>the cat<|assistant|>"
 
 
 def test_a_prompt_asked_again_is_not_encoded_again_and_nobody_can_spoil_it_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    codec, seen = codec_of(), []
-    template = codec.tokenizer.apply_chat_template
+    tokenization, seen = tokenization_of(), []
+    template = tokenization.tokenizer.apply_chat_template
 
     def counted(messages: Any, **how: Any) -> Any:
         seen.append(messages)
         return template(messages, **how)
 
-    monkeypatch.setattr(codec.tokenizer, "apply_chat_template", counted)
-    first = codec.encode_prompt(Prompt("the cat"))
+    monkeypatch.setattr(tokenization.tokenizer, "apply_chat_template", counted)
+    first = tokenization.encode_prompt(Prompt("the cat"))
     right = list(first)
     first.append(7)
-    assert codec.encode_prompt(Prompt("the cat", metadata={"from": "elsewhere"})) == right and len(seen) == 1
-    assert codec.encode_prompt(Prompt("the cat", system="a dog")) != right and len(seen) == 2
+    assert tokenization.encode_prompt(Prompt("the cat", metadata={"from": "elsewhere"})) == right and len(seen) == 1
+    assert tokenization.encode_prompt(Prompt("the cat", system="a dog")) != right and len(seen) == 2
 
 
 def test_a_system_prompt_and_earlier_turns_go_through_the_template() -> None:
-    codec = codec_of()
-    text = codec.tokenizer.decode(codec.encode_prompt(Prompt(TALK, system="a dog")))
+    tokenization = tokenization_of()
+    text = tokenization.tokenizer.decode(tokenization.encode_prompt(Prompt(TALK, system="a dog")))
     assert text == "<|user|>a dog<|user|>the cat<|assistant|>sat<|end|><|user|>the dog<|assistant|>"
 
 
 def test_the_template_is_left_alone_where_the_settings_say_so() -> None:
-    codec = codec_of(chat=True, made=None)
-    plain = dataclasses.replace(make_tokenization(codec.tokenizer, causal("Llama", len(codec.tokenizer)), "none"))
+    tokenization = tokenization_of(chat=True, made=None)
+    plain = dataclasses.replace(
+        make_tokenization(tokenization.tokenizer, causal("Llama", len(tokenization.tokenizer)), "none")
+    )
     assert not plain.chat and plain.tokenizer.decode(plain.encode_prompt(Prompt("the cat"))) == "the cat"
-    assert plain.fingerprint != codec.fingerprint
+    assert plain.fingerprint != tokenization.fingerprint
 
 
 def test_a_template_that_refuses_the_messages_is_an_error_that_names_the_prompt() -> None:
@@ -71,26 +73,26 @@ def test_a_template_that_refuses_the_messages_is_an_error_that_names_the_prompt(
     made.chat_template = "{{ raise_exception('roles must alternate') }}"
     prompt = Prompt("the cat")
     with pytest.raises(DataError, match=f"refuses prompt {prompt.id}: roles must alternate"):
-        codec_of(made=made).encode_prompt(prompt)
+        tokenization_of(made=made).encode_prompt(prompt)
 
 
 def test_a_template_cannot_reach_python() -> None:
     made = tokenizer()
     made.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(DataError):
-        codec_of(made=made).encode_prompt(Prompt("the cat"))
+        tokenization_of(made=made).encode_prompt(Prompt("the cat"))
 
 
 # -- without one -----------------------------------------------------------------------------------------------------
 
 
 def test_without_a_template_text_stays_as_it_is_and_a_chat_becomes_named_turns() -> None:
-    codec = codec_of(chat=False)
+    tokenization = tokenization_of(chat=False)
 
     def text(prompt: Prompt) -> str:
-        return str(codec.tokenizer.decode(codec.encode_prompt(prompt)))
+        return str(tokenization.tokenizer.decode(tokenization.encode_prompt(prompt)))
 
-    assert not codec.chat
+    assert not tokenization.chat
     assert text(Prompt("the cat")) == "the cat"
     assert text(Prompt("the cat", system="a dog")) == "a dog\n\nthe cat"
     assert text(Prompt(TALK)) == "\n\nHuman: the cat\n\nAssistant: sat\n\nHuman: the dog\n\nAssistant:"
@@ -98,14 +100,14 @@ def test_without_a_template_text_stays_as_it_is_and_a_chat_becomes_named_turns()
 
 
 def test_an_empty_prompt_still_has_a_first_token() -> None:
-    codec = codec_of(chat=False)
-    assert codec.encode_prompt(Prompt("")) == [codec.end_id]  # no BOS: the end token begins a document
+    tokenization = tokenization_of(chat=False)
+    assert tokenization.encode_prompt(Prompt("")) == [tokenization.end_id]  # no BOS: the end token begins a document
     made = tokenizer(chat=False)
     made.bos_token = "<|user|>"
-    assert codec_of(made=made).encode_prompt(Prompt("")) == [made.bos_token_id]
+    assert tokenization_of(made=made).encode_prompt(Prompt("")) == [made.bos_token_id]
     prompt = Prompt("")
-    ids = codec.encode_prompt(prompt)
-    assert codec.decode(codec.encode_completion(prompt, ids, "a dog ran")) == "a dog ran"
+    ids = tokenization.encode_prompt(prompt)
+    assert tokenization.decode(tokenization.encode_completion(prompt, ids, "a dog ran")) == "a dog ran"
 
 
 def test_a_tokenizer_that_appends_its_end_token_does_not_end_the_prompt() -> None:
@@ -113,11 +115,11 @@ def test_a_tokenizer_that_appends_its_end_token_does_not_end_the_prompt() -> Non
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A <|end|>", special_tokens=[("<|end|>", 1)]
     )
-    codec, prompt = codec_of(made=made), Prompt("the cat")
+    tokenization, prompt = tokenization_of(made=made), Prompt("the cat")
     assert made("the cat")["input_ids"][-1] == 1
-    ids = codec.encode_prompt(prompt)
+    ids = tokenization.encode_prompt(prompt)
     assert 1 not in ids
-    assert codec.encode_completion(prompt, ids, " sat").count(1) == 1
+    assert tokenization.encode_completion(prompt, ids, " sat").count(1) == 1
 
 
 def test_a_begin_token_comes_once_and_never_inside_the_answer() -> None:
@@ -126,12 +128,12 @@ def test_a_begin_token_comes_once_and_never_inside_the_answer() -> None:
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|user|> $A", special_tokens=[("<|user|>", made.bos_token_id)]
     )
-    codec, prompt = codec_of(made=made), Prompt("the cat")
-    ids = codec.encode_prompt(prompt)
-    answer = codec.encode_completion(prompt, ids, " sat on the mat")
+    tokenization, prompt = tokenization_of(made=made), Prompt("the cat")
+    ids = tokenization.encode_prompt(prompt)
+    answer = tokenization.encode_completion(prompt, ids, " sat on the mat")
     assert ids[0] == made.bos_token_id and [*ids, *answer].count(made.bos_token_id) == 1
     # also where prompt and answer cannot be encoded as one text
-    assert made.bos_token_id not in codec.encode_completion(prompt, [9, 9], "sat")
+    assert made.bos_token_id not in tokenization.encode_completion(prompt, [9, 9], "sat")
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
@@ -139,16 +141,16 @@ def test_a_begin_token_comes_once_and_never_inside_the_answer() -> None:
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_an_answer_comes_back_as_it_went_in(chat: bool) -> None:
-    codec, prompt = codec_of(chat), Prompt("the cat")
-    ids = codec.encode_prompt(prompt)
+    tokenization, prompt = tokenization_of(chat), Prompt("the cat")
+    ids = tokenization.encode_prompt(prompt)
     for text in (" sat on the mat", "Straße, 東京 🙂", "line\nline", "  two spaces", "x"):
-        answer = codec.encode_completion(prompt, ids, text)
-        assert answer[-1] == codec.end_id and codec.decode(answer) == text
-        assert codec.encode_completion(prompt, ids, text, ended=False) == answer[:-1]
+        answer = tokenization.encode_completion(prompt, ids, text)
+        assert answer[-1] == tokenization.end_id and tokenization.decode(answer) == text
+        assert tokenization.encode_completion(prompt, ids, text, ended=False) == answer[:-1]
 
 
 def test_a_sentencepiece_tokenizer_adds_no_space_of_its_own_between_prompt_and_answer(stories260k: Path) -> None:
-    _, codec = load_causal(stories260k)
+    _, tokenization = load_causal(stories260k)
     for before, text in [
         ("Once upon a", " time"),
         ("Tim said:", "yes"),
@@ -157,76 +159,80 @@ def test_a_sentencepiece_tokenizer_adds_no_space_of_its_own_between_prompt_and_a
         ("I", "t was"),
     ]:
         prompt = Prompt(before)
-        ids = codec.encode_prompt(prompt)
-        answer = codec.encode_completion(prompt, ids, text, ended=False)
-        assert codec.tokenizer.decode([*ids, *answer], skip_special_tokens=True).strip() == before + text
+        ids = tokenization.encode_prompt(prompt)
+        answer = tokenization.encode_completion(prompt, ids, text, ended=False)
+        assert tokenization.tokenizer.decode([*ids, *answer], skip_special_tokens=True).strip() == before + text
 
 
 def test_the_pretrained_model_knows_both_its_end_tokens(stories260k: Path) -> None:
     """Its generation config names two, its tokenizer one: answers are trained to end with the tokenizer's."""
-    _, codec = load_causal(stories260k)
-    assert set(codec.stop_ids) == {1, 2} and codec.end_id == 2
-    assert codec.encode_prompt(Prompt(""))[0] == 1 and not codec.chat and codec.context == 512
+    _, tokenization = load_causal(stories260k)
+    assert set(tokenization.stop_ids) == {1, 2} and tokenization.end_id == 2
+    assert tokenization.encode_prompt(Prompt(""))[0] == 1 and not tokenization.chat and tokenization.context == 512
 
 
 def test_text_ends_at_the_first_of_several_end_tokens() -> None:
-    codec = codec_of(eos=[1, 3])
-    cat, dog = (codec.tokenizer(x, add_special_tokens=False)["input_ids"] for x in ("the cat", " dog"))
-    assert codec.stop_ids == (1, 3)
-    assert codec.decode([*cat, 3, *dog, 1]) == "the cat"
-    assert codec.decode([*cat, *dog]) == "the cat dog"
-    assert codec.decode([1, *dog]) == ""
+    tokenization = tokenization_of(eos=[1, 3])
+    cat, dog = (tokenization.tokenizer(x, add_special_tokens=False)["input_ids"] for x in ("the cat", " dog"))
+    assert tokenization.stop_ids == (1, 3)
+    assert tokenization.decode([*cat, 3, *dog, 1]) == "the cat"
+    assert tokenization.decode([*cat, *dog]) == "the cat dog"
+    assert tokenization.decode([1, *dog]) == ""
 
 
 def test_end_tokens_are_gathered_from_generation_config_model_config_and_tokenizer() -> None:
     made = tokenizer()
     model = causal("Llama", len(made), eos=2)
     model.generation_config.eos_token_id = [5, 2]
-    codec = make_tokenization(made, model)
-    assert set(codec.stop_ids) == {1, 2, 5} and codec.end_id == 1
+    tokenization = make_tokenization(made, model)
+    assert set(tokenization.stop_ids) == {1, 2, 5} and tokenization.end_id == 1
 
 
 def test_the_end_token_is_learnt_also_where_it_is_the_pad_token_too(tmp_path: Path) -> None:
-    _, codec = load_causal(folder(tmp_path / "m", "GPT2", chat=False, pad=False))
-    assert codec.tokenizer.pad_token_id == codec.end_id == 1
+    _, tokenization = load_causal(folder(tmp_path / "m", "GPT2", chat=False, pad=False))
+    assert tokenization.tokenizer.pad_token_id == tokenization.end_id == 1
     prompt = Prompt("the cat")
-    assert codec.encode_completion(prompt, codec.encode_prompt(prompt), " sat")[-1] == 1
+    assert tokenization.encode_completion(prompt, tokenization.encode_prompt(prompt), " sat")[-1] == 1
 
 
 def test_sampled_ids_are_kept_where_the_tokenizer_is_the_same_and_encoded_anew_where_not() -> None:
-    codec, prompt = codec_of(), Prompt("the cat")
-    ids = codec.encode_prompt(prompt)
-    odd = (*codec.tokenizer("s", add_special_tokens=False)["input_ids"], *codec.tokenizer("at")["input_ids"], 1)
-    sampled = Completion("c", "sat", token_ids=odd, tokenizer=codec.fingerprint, finish_reason="stop")
-    assert codec.completion_ids(prompt, ids, sampled) == list(odd)
+    tokenization, prompt = tokenization_of(), Prompt("the cat")
+    ids = tokenization.encode_prompt(prompt)
+    odd = (
+        *tokenization.tokenizer("s", add_special_tokens=False)["input_ids"],
+        *tokenization.tokenizer("at")["input_ids"],
+        1,
+    )
+    sampled = Completion("c", "sat", token_ids=odd, tokenizer=tokenization.fingerprint, finish_reason="stop")
+    assert tokenization.completion_ids(prompt, ids, sampled) == list(odd)
     foreign = dataclasses.replace(sampled, tokenizer="another")
-    assert codec.completion_ids(prompt, ids, foreign) == codec.encode_completion(prompt, ids, "sat")
+    assert tokenization.completion_ids(prompt, ids, foreign) == tokenization.encode_completion(prompt, ids, "sat")
     cut = dataclasses.replace(foreign, finish_reason="length")
-    assert codec.completion_ids(prompt, ids, cut)[-1] != codec.end_id
+    assert tokenization.completion_ids(prompt, ids, cut)[-1] != tokenization.end_id
     written = Completion("c", "sat")  # imported: somebody's finished answer
-    assert codec.completion_ids(prompt, ids, written)[-1] == codec.end_id
+    assert tokenization.completion_ids(prompt, ids, written)[-1] == tokenization.end_id
 
 
 # -- identity --------------------------------------------------------------------------------------------------------
 
 
 def test_the_fingerprint_survives_saving_and_changes_with_what_changes_ids(tmp_path: Path) -> None:
-    codec = codec_of()
-    codec.save(str(tmp_path))
+    tokenization = tokenization_of()
+    tokenization.save(str(tmp_path))
     again = AutoTokenizer.from_pretrained(tmp_path)
-    assert codec_of(made=again).fingerprint == codec.fingerprint
+    assert tokenization_of(made=again).fingerprint == tokenization.fingerprint
     again.padding_side = "left"
     again("the cat", truncation=True, max_length=2, padding="max_length")  # leaves settings behind in the backend
-    assert codec_of(made=again).fingerprint == codec.fingerprint
+    assert tokenization_of(made=again).fingerprint == tokenization.fingerprint
     again.add_special_tokens({"pad_token": EXTRA_PAD})
-    assert make_tokenization(again, causal("Llama", len(again))).fingerprint == codec.fingerprint
+    assert make_tokenization(again, causal("Llama", len(again))).fingerprint == tokenization.fingerprint
 
     template = tokenizer()
     template.chat_template += " "
     more = tokenizer()
     more.add_tokens(["catdog"])
     for changed in (template, more):
-        assert make_tokenization(changed, causal("Llama", len(changed))).fingerprint != codec.fingerprint
+        assert make_tokenization(changed, causal("Llama", len(changed))).fingerprint != tokenization.fingerprint
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused() -> None:
@@ -254,7 +260,7 @@ def test_a_template_that_does_not_end_stops_the_command(where: str, monkeypatch:
     """Nothing can be read with it, so it is no row's fault."""
     monkeypatch.setattr(bounded, "LONGEST_S", 0.2)
     made = tokenizer(True)
-    codec = codec_of(made=made)
+    tokenization = tokenization_of(made=made)
     made.chat_template = ENDLESS
     with pytest.raises(ModelError, match="does not end"):
-        codec_of(made=made) if where == "from the start" else codec.encode_prompt(Prompt("the cat"))
+        tokenization_of(made=made) if where == "from the start" else tokenization.encode_prompt(Prompt("the cat"))

@@ -40,81 +40,84 @@ def case(request: pytest.FixtureRequest) -> tuple[Family, Tokenization]:
 
 
 def test_the_template_says_what_ends_an_answer_and_what_stands_around_it(case: tuple[Family, Tokenization]) -> None:
-    family, codec = case
+    family, tokenization = case
     end = family.end or family.eos
-    assert codec.tokenizer.convert_ids_to_tokens(codec.end_id) == end
-    assert (codec.turn.lead, codec.turn.tail) == (family.lead, family.tail)
+    assert tokenization.tokenizer.convert_ids_to_tokens(tokenization.end_id) == end
+    assert (tokenization.turn.lead, tokenization.turn.tail) == (family.lead, family.tail)
     if family.end:
-        assert codec.source == f"the chat template writes {end} after an answer"
+        assert tokenization.source == f"the chat template writes {end} after an answer"
     else:
-        assert codec.source.startswith("the tokenizer's eos_token, since the chat template writes ")
+        assert tokenization.source.startswith("the tokenizer's eos_token, since the chat template writes ")
 
 
 def test_sampling_stops_there_and_everywhere_it_stopped_before(case: tuple[Family, Tokenization]) -> None:
-    family, codec = case
-    ids = codec.tokenizer.convert_tokens_to_ids([family.end or family.eos, family.eos, *family.stops])
-    assert set(codec.stop_ids) == set(ids)
+    family, tokenization = case
+    ids = tokenization.tokenizer.convert_tokens_to_ids([family.end or family.eos, family.eos, *family.stops])
+    assert set(tokenization.stop_ids) == set(ids)
 
 
 @pytest.mark.parametrize("system", [None, "Be kind."])
 def test_prompt_and_answer_are_what_the_template_makes_of_the_whole_conversation(
     case: tuple[Family, Tokenization], system: str | None
 ) -> None:
-    family, codec = case
+    family, tokenization = case
     if family in (FAMILIES["Gemma"], FAMILIES["Mistral"]) and system:
         pytest.skip("this template knows no system role")
     if family is HOME_MADE["one question and one answer, no more"] and system:
         pytest.skip("this template takes two messages")
     prompt = Prompt((Message("user", "Say hello."),), system=system)
     for text in ANSWERS:
-        before = codec.encode_prompt(prompt)
-        mine = [*before, *codec.encode_completion(prompt, before, text)]
+        before = tokenization.encode_prompt(prompt)
+        mine = [*before, *tokenization.encode_completion(prompt, before, text)]
         messages = [{"role": "system", "content": system}] if system else []
         messages += [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": text}]
-        if not codec.tokenizer.get_vocab().keys() & {family.end}:
+        if not tokenization.tokenizer.get_vocab().keys() & {family.end}:
             continue  # it writes no end
         if family is HOME_MADE["an end between turns only"]:
             messages.append({"role": "user", "content": "Go on."})
-        whole = codec.tokenizer.apply_chat_template(messages, tokenize=False)
+        whole = tokenization.tokenizer.apply_chat_template(messages, tokenize=False)
         if family is FAMILIES["GLM-4"]:
             whole += "<|user|>"
-        ids = codec.tokenizer(whole, add_special_tokens=False)["input_ids"]
-        assert mine == ids[: len(mine)], codec.tokenizer.decode(mine)
+        ids = tokenization.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        assert mine == ids[: len(mine)], tokenization.tokenizer.decode(mine)
 
 
 def test_an_answer_comes_back_without_what_the_template_writes_around_it(case: tuple[Family, Tokenization]) -> None:
-    _, codec = case
+    _, tokenization = case
     prompt = Prompt("Say hello.")
-    before = codec.encode_prompt(prompt)
+    before = tokenization.encode_prompt(prompt)
     for text in ANSWERS:
-        ids = codec.encode_completion(prompt, before, text)
-        assert codec.decode(ids, prompt) == text and ids[-1] == codec.end_id
-        cut = codec.encode_completion(prompt, before, text, ended=False)
-        assert codec.end_id not in cut and codec.decode(cut, prompt) == text
+        ids = tokenization.encode_completion(prompt, before, text)
+        assert tokenization.decode(ids, prompt) == text and ids[-1] == tokenization.end_id
+        cut = tokenization.encode_completion(prompt, before, text, ended=False)
+        assert tokenization.end_id not in cut and tokenization.decode(cut, prompt) == text
 
 
 def test_text_after_an_end_that_is_text_is_no_part_of_the_answer() -> None:
     family = HOME_MADE["an end that is text"]
     made = family.tokenizer()
-    codec, prompt = make_tokenization(made, model_of(family, made)), Prompt("Say hello.")
+    tokenization, prompt = make_tokenization(made, model_of(family, made)), Prompt("Say hello.")
     rambling = made("Hello, cat!\n### End\n### user\nGo on.", add_special_tokens=False)["input_ids"]
-    assert codec.decode(rambling, prompt) == "Hello, cat!"
+    assert tokenization.decode(rambling, prompt) == "Hello, cat!"
 
 
 def test_a_template_that_refuses_every_conversation_leaves_the_end_to_the_tokenizer() -> None:
     made = tokenizer()
     made.chat_template = "{{ raise_exception('not today') }}"
-    codec = make_tokenization(made, causal("Llama", len(made)))
-    assert codec.end_id == made.eos_token_id and codec.turn == TurnTemplate(words=codec.turn.words)
-    assert codec.source.endswith("refuses a question and an answer (not today)")
+    tokenization = make_tokenization(made, causal("Llama", len(made)))
+    assert tokenization.end_id == made.eos_token_id and tokenization.turn == TurnTemplate(words=tokenization.turn.words)
+    assert tokenization.source.endswith("refuses a question and an answer (not today)")
 
 
 def test_a_template_that_wants_a_system_prompt_is_asked_with_one() -> None:
     made = FAMILIES["Phi-3"].tokenizer()
     refuse = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('a system prompt is needed') }}{% endif %}"
     made.chat_template = refuse + made.chat_template
-    codec = make_tokenization(made, causal("Llama", len(made), eos=made.eos_token_id))
-    assert made.convert_ids_to_tokens(codec.end_id) == "<|end|>" and codec.turn.lead == codec.turn.tail == ""
+    tokenization = make_tokenization(made, causal("Llama", len(made), eos=made.eos_token_id))
+    assert (
+        made.convert_ids_to_tokens(tokenization.end_id) == "<|end|>"
+        and tokenization.turn.lead == tokenization.turn.tail == ""
+    )
 
 
 def test_a_template_that_leaves_out_what_is_asked_is_refused() -> None:
@@ -130,8 +133,8 @@ def test_a_template_that_leaves_out_what_is_asked_is_refused() -> None:
 def test_without_template_or_eos_the_configs_say_what_ends_an_answer() -> None:
     made = tokenizer(chat=False)
     made.eos_token = None
-    codec = make_tokenization(made, causal("Llama", len(made), eos=3))
-    assert codec.end_id == 3 and codec.source.startswith("eos_token_id of the model's configs")
+    tokenization = make_tokenization(made, causal("Llama", len(made), eos=3))
+    assert tokenization.end_id == 3 and tokenization.source.startswith("eos_token_id of the model's configs")
 
 
 def test_a_saved_model_names_the_end_so_that_plain_generate_stops(tmp_path: Path) -> None:
@@ -142,12 +145,12 @@ def test_a_saved_model_names_the_end_so_that_plain_generate_stops(tmp_path: Path
     for place in (source, tmp_path / "same"):
         model.save_pretrained(place)
         made.save_pretrained(place)
-    loaded, codec = load_causal(source)
-    save_pretrained(loaded, codec, tmp_path / "new")
+    loaded, tokenization = load_causal(source)
+    save_pretrained(loaded, tokenization, tmp_path / "new")
     stops = GenerationConfig.from_pretrained(tmp_path / "new").eos_token_id
     assert stops == [made.eos_token_id, made.convert_tokens_to_ids("<|end|>")]
-    again, codec = load_causal(tmp_path / "new")
-    save_pretrained(again, codec, tmp_path / "newer")
+    again, tokenization = load_causal(tmp_path / "new")
+    save_pretrained(again, tokenization, tmp_path / "newer")
     assert GenerationConfig.from_pretrained(tmp_path / "newer").eos_token_id == stops
 
 
@@ -183,23 +186,23 @@ def words() -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("made", [sentencepiece(), words()], ids=["sentencepiece", "words"])
 def test_text_that_goes_on_keeps_the_space_that_was_sampled(made: PreTrainedTokenizerFast) -> None:
-    codec = make_tokenization(made, causal("Llama", len(made)))
+    tokenization = make_tokenization(made, causal("Llama", len(made)))
     prompt = Prompt("a little dog")
-    before = codec.encode_prompt(prompt)
+    before = tokenization.encode_prompt(prompt)
     ids = made("named Ben", add_special_tokens=False)["input_ids"]
-    assert codec.decode(ids, prompt) == " named Ben" and codec.decode(ids) == "named Ben"
-    assert codec.encode_completion(prompt, before, " named Ben", ended=False) == ids
-    joined = codec.encode_prompt(Prompt(prompt.text + codec.decode(ids, prompt)))
+    assert tokenization.decode(ids, prompt) == " named Ben" and tokenization.decode(ids) == "named Ben"
+    assert tokenization.encode_completion(prompt, before, " named Ben", ended=False) == ids
+    joined = tokenization.encode_prompt(Prompt(prompt.text + tokenization.decode(ids, prompt)))
     assert joined == [*before, *ids]
 
 
 def test_text_that_goes_on_gets_no_space_that_was_not_sampled() -> None:
-    codec = make_tokenization(made := sentencepiece(), causal("Llama", 120))
+    tokenization = make_tokenization(made := sentencepiece(), causal("Llama", 120))
     prompt = Prompt("a little dog")
-    before = codec.encode_prompt(prompt)
-    ids = codec.encode_completion(prompt, before, "IN", ended=False)
+    before = tokenization.encode_prompt(prompt)
+    ids = tokenization.encode_completion(prompt, before, "IN", ended=False)
     assert not made.convert_ids_to_tokens(ids[0]).startswith("▁")
-    assert codec.decode(ids, prompt) == "IN"
+    assert tokenization.decode(ids, prompt) == "IN"
 
 
 @pytest.mark.parametrize("name", ["Llama 2", "Zephyr", "Mistral", "words"])
@@ -209,29 +212,29 @@ def test_the_answer_of_a_chat_gains_no_space(name: str) -> None:
         made.chat_template = HOME_MADE["no end, and always the head of the next answer"].template
     else:
         made = sentencepiece(FAMILIES[name].template)
-    codec, prompt = make_tokenization(made, causal("Llama", len(made))), Prompt("a little dog")
-    before = codec.encode_prompt(prompt)
+    tokenization, prompt = make_tokenization(made, causal("Llama", len(made))), Prompt("a little dog")
+    before = tokenization.encode_prompt(prompt)
     for text in ("named Ben", "Ben"):
-        ids = codec.encode_completion(prompt, before, text)
-        assert codec.decode(ids, prompt) == text
+        ids = tokenization.encode_completion(prompt, before, text)
+        assert tokenization.decode(ids, prompt) == text
     if name == "Zephyr":  # its prompt ends with a line break: this space was sampled
-        ids = codec.encode_completion(prompt, before, " Ben")
-        assert codec.decode(ids, prompt) == " Ben"
+        ids = tokenization.encode_completion(prompt, before, " Ben")
+        assert tokenization.decode(ids, prompt) == " Ben"
 
 
 def test_every_sample_of_a_pretrained_model_is_the_text_that_follows_its_prompt(stories260k: Path) -> None:
-    model, codec = load_causal(stories260k)
+    model, tokenization = load_causal(stories260k)
     prompts = [Prompt(text) for text in ("there was a little dog", "One day,", "Tim said:", "", "The cat was ", "Hi\n")]
-    engine = LocalEngine({"policy": Policy(model)}, codec, seed=1)
+    engine = LocalEngine({"policy": Policy(model)}, tokenization, seed=1)
     asked = [prompt for prompt in prompts for _ in range(6)]
-    drawn = engine.generate([codec.encode_prompt(p) for p in asked], list(range(len(asked))), Sampling(12))
+    drawn = engine.generate([tokenization.encode_prompt(p) for p in asked], list(range(len(asked))), Sampling(12))
     same = spaces = 0
     for prompt, sample in zip(asked, drawn, strict=True):
-        text, before = codec.decode(sample.ids, prompt), codec.encode_prompt(prompt)
-        ids = [token for token in sample.ids if token not in codec.stop_ids]
-        again = codec.encode_completion(prompt, before, text, ended=False)
-        assert codec.tokenizer.decode([*before, *again]) == codec.tokenizer.decode([*before, *ids])
-        assert codec.tokenizer.decode([*before, *ids], skip_special_tokens=True) == prompt.text + text
+        text, before = tokenization.decode(sample.ids, prompt), tokenization.encode_prompt(prompt)
+        ids = [token for token in sample.ids if token not in tokenization.stop_ids]
+        again = tokenization.encode_completion(prompt, before, text, ended=False)
+        assert tokenization.tokenizer.decode([*before, *again]) == tokenization.tokenizer.decode([*before, *ids])
+        assert tokenization.tokenizer.decode([*before, *ids], skip_special_tokens=True) == prompt.text + text
         same += again == ids
         spaces += text.startswith(" ")
     assert spaces > 12 and same >= 33  # the others were not sampled as the tokenizer would cut them

@@ -156,7 +156,7 @@ def test_a_sampler_that_reports_other_logprobs_is_found(subject: invariants._Sub
 
 def test_a_learner_at_another_temperature_is_found(subject: invariants._Subject) -> None:
     warm = Policy(subject.model, temperature=1.1)
-    subject.engine = LocalEngine({"policy": warm, "reference": warm}, subject.codec, 0)
+    subject.engine = LocalEngine({"policy": warm, "reference": warm}, subject.tokenization, 0)
     assert invariants._sampler(subject, "x").status == "fail"
     assert invariants._first_step(subject, "x").status == "fail"
 
@@ -193,7 +193,7 @@ def test_a_loss_that_is_divided_per_part_is_found(
 
 def test_a_model_that_never_ends_is_found(subject: invariants._Subject) -> None:
     assert invariants._ending(subject, "x").status == "ok"
-    subject.codec = dataclasses.replace(subject.codec, stop_ids=(), end_id=None)
+    subject.tokenization = dataclasses.replace(subject.tokenization, stop_ids=(), end_id=None)
     check = invariants._ending(subject, "x")
     assert check.status == "fail" and "eos_token_id" in check.advice
 

@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def codec(model: Path) -> Tokenization:
+def tokenization(model: Path) -> Tokenization:
     return load_causal(model)[1]
 
 
@@ -73,34 +73,36 @@ def project_of(root: Path, model: Path, items: list[Item], *overrides: str) -> P
 # -- what is cut -------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_prompt_loses_the_beginning_of_its_text_and_keeps_what_stands_before_it(codec: Tokenization) -> None:
+def test_a_long_prompt_loses_the_beginning_of_its_text_and_keeps_what_stands_before_it(
+    tokenization: Tokenization,
+) -> None:
     prompt = Prompt("Go on. " * 20 + "Say hello.")
-    ids = codec.encode_prompt(prompt)
-    whole = join_completion(codec, prompt, Completion("c", "Hello!"))
-    cut = join_completion(codec, prompt, Completion("c", "Hello!"), 40)
+    ids = tokenization.encode_prompt(prompt)
+    whole = join_completion(tokenization, prompt, Completion("c", "Hello!"))
+    cut = join_completion(tokenization, prompt, Completion("c", "Hello!"), 40)
     assert len(cut.ids) == 40 and cut.lost == 0 and cut.shortened == len(whole.ids) - 40 > 0
-    text = codec.tokenizer.decode(cut.ids)
+    text = tokenization.tokenizer.decode(cut.ids)
     assert text.startswith("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n")
-    assert text.endswith(codec.tokenizer.decode(whole.ids)[-60:])
+    assert text.endswith(tokenization.tokenizer.decode(whole.ids)[-60:])
     assert cut.ids[cut.prompt :] == whole.ids[len(ids) :]
 
 
-def test_where_the_head_of_the_turn_does_not_fit_the_begin_token_stays(codec: Tokenization) -> None:
-    prompt = codec.encode_prompt(Prompt("Go on. " * 20))
+def test_where_the_head_of_the_turn_does_not_fit_the_begin_token_stays(tokenization: Tokenization) -> None:
+    prompt = tokenization.encode_prompt(Prompt("Go on. " * 20))
     answer = list(range(30))
-    assert join(codec, prompt, answer, 33).ids == [codec.tokenizer.bos_token_id, *prompt[-2:], *answer]
-    assert join(codec, prompt, answer, 31).ids == [codec.tokenizer.bos_token_id, *answer]
+    assert join(tokenization, prompt, answer, 33).ids == [tokenization.tokenizer.bos_token_id, *prompt[-2:], *answer]
+    assert join(tokenization, prompt, answer, 31).ids == [tokenization.tokenizer.bos_token_id, *answer]
 
 
-def test_an_answer_too_long_by_itself_loses_its_end(codec: Tokenization) -> None:
-    prompt = codec.encode_prompt(Prompt("Say hello."))
-    joined = join(codec, prompt, list(range(50)), 20)
-    assert joined.ids == [codec.tokenizer.bos_token_id, *range(19)] and joined.lost == 31
+def test_an_answer_too_long_by_itself_loses_its_end(tokenization: Tokenization) -> None:
+    prompt = tokenization.encode_prompt(Prompt("Say hello."))
+    joined = join(tokenization, prompt, list(range(50)), 20)
+    assert joined.ids == [tokenization.tokenizer.bos_token_id, *range(19)] and joined.lost == 31
 
 
-def test_what_fits_is_not_touched(codec: Tokenization) -> None:
-    prompt = codec.encode_prompt(Prompt("Say hello."))
-    joined = join(codec, prompt, [5, 6])
+def test_what_fits_is_not_touched(tokenization: Tokenization) -> None:
+    prompt = tokenization.encode_prompt(Prompt("Say hello."))
+    joined = join(tokenization, prompt, [5, 6])
     assert (joined.ids, joined.lost, joined.shortened) == ([*prompt, 5, 6], 0, 0)
 
 
@@ -108,13 +110,13 @@ def test_what_fits_is_not_touched(codec: Tokenization) -> None:
 
 
 def test_answers_that_differ_only_in_what_is_cut_are_not_learnt_from(
-    tmp_path: Path, model: Path, codec: Tokenization
+    tmp_path: Path, model: Path, tokenization: Tokenization
 ) -> None:
     fine, same = listed(0, "Hello!", "Go on."), listed(1, LONG + "yes", LONG + "no")
     mixed = listed(2, LONG + "yes", "Hello!", LONG + "no", "Go on.")
     tied = listed(3, LONG, LONG, "Hello!", tiers=((0, 1), (2,)))
     with project_of(tmp_path, model, []) as project:
-        lengths = Lengths(project, codec)
+        lengths = Lengths(project, tokenization)
         kept = lengths.telling([fine, same, mixed, tied])
     assert kept[0] is fine and kept[2] is tied and len(kept) == 3, "equal texts were equal before"
     assert kept[1].rankings[0].tiers == (("q2:c1",), ("q2:c3",))
@@ -138,12 +140,12 @@ def test_reward_counts_what_it_cut_and_the_model_keeps_the_length_it_learnt_at(t
         assert found["same_after_cut"] == 0
         source = tmp_path / found["model"]
     assert json.loads((source / "config.json").read_text())["prefloop_reward"]["max_tokens"] == 24
-    judge, codec = load_reward_model(source)
+    judge, tokenization = load_reward_model(source)
     prompt = Prompt("Say hello.")
     alike = [Completion("a", "Hello! " * 20 + "yes"), Completion("b", "Hello! " * 20 + "no")]
-    first, second = raw_scores(judge, codec, [prompt] * 2, alike).tolist()
+    first, second = raw_scores(judge, tokenization, [prompt] * 2, alike).tolist()
     assert first == second, "what lies beyond the length it learnt at is not scored"
-    scores = ModelScorer([WeightedRewardModel("quality", judge, codec)]).score(
+    scores = ModelScorer([WeightedRewardModel("quality", judge, tokenization)]).score(
         [prompt] * 3, [*alike, Completion("c", "Hello!")]
     )
     assert scores.cut == 2

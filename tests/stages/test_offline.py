@@ -52,14 +52,14 @@ def test_what_is_kept_is_what_the_reference_says_of_the_completion_alone(tmp_pat
     with Project.open(root, ["align.algorithm=dpo", "align.lists=4", "align.passes=1"], quiet=True) as project:
         train_offline(project, 0)
         reference = project.reference()
-        model, codec = load_policy(project, reference)
+        model, tokenization = load_policy(project, reference)
         items = list(project.store.items(criterion="quality", ranked=True))
         known = project.store.logprobs(
-            digest(reference.weights, codec.fingerprint), [c.id for item in items for c in item.completions]
+            digest(reference.weights, tokenization.fingerprint), [c.id for item in items for c in item.completions]
         )
         assert len(known) > 60
         for prompt, completion in [(i.prompt, c) for i in items[:8] for c in i.completions if c.id in known]:
-            ids, cut = encode(codec, prompt, completion)
+            ids, cut = encode(tokenization, prompt, completion)
             with torch.no_grad():
                 logits: Any = model(input_ids=torch.tensor([ids])).logits[0, cut - 1 : -1]
             said = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[cut:])[:, None]).sum()

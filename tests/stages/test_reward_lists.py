@@ -82,14 +82,14 @@ def make_project(root: Path) -> Project:
 
 
 @pytest.fixture
-def codec(project: Project) -> Tokenization:
+def tokenization(project: Project) -> Tokenization:
     return load_policy(project, project.base())[1]
 
 
-def lists_of(codec: Tokenization, contrast: float = 0.0, seed: int = 1) -> Lists:
+def lists_of(tokenization: Tokenization, contrast: float = 0.0, seed: int = 1) -> Lists:
     shown = gather(split_by_criterion(make_items()))
     settings = Reward(contrast={"quality": contrast}, max_tokens=64)
-    return Lists(codec, shown, ("quality", "naturalness"), settings, seed)
+    return Lists(tokenization, shown, ("quality", "naturalness"), settings, seed)
 
 
 def test_records_that_show_the_same_texts_become_one_list() -> None:
@@ -104,11 +104,11 @@ def test_records_that_show_the_same_texts_become_one_list() -> None:
     ]
 
 
-def test_a_ranking_counts_as_much_as_its_weight(codec: Tokenization) -> None:
+def test_a_ranking_counts_as_much_as_its_weight(tokenization: Tokenization) -> None:
     shown = gather(split_by_criterion(make_items()))
     said = shown[0].rankings["quality"][0]
-    plain = Lists(codec, shown, ("quality", "naturalness"), Reward(max_tokens=64), 1)
-    weighted = Lists(codec, shown, ("quality", "naturalness"), Reward(max_tokens=64), 1, {said.id: 2.5})
+    plain = Lists(tokenization, shown, ("quality", "naturalness"), Reward(max_tokens=64), 1)
+    weighted = Lists(tokenization, shown, ("quality", "naturalness"), Reward(max_tokens=64), 1, {said.id: 2.5})
     one, other = plain.batch([0, 1], 0), weighted.batch([0, 1], 0)
     assert other.weight.tolist() == [[2.5, 1.0], [1.0, 1.0]]
     assert torch.allclose(other.wins[0, 0], 2.5 * one.wins[0, 0]) and torch.equal(other.wins[1], one.wins[1])
@@ -130,8 +130,8 @@ def test_equal_texts_of_one_list_keep_their_places_apart() -> None:
 
 
 @pytest.mark.parametrize("objective", [PlackettLuce(), BradleyTerry()])
-def test_the_loss_over_criteria_is_the_sum_of_each_ones_own(codec: Tokenization, objective: Objective) -> None:
-    lists = lists_of(codec)
+def test_the_loss_over_criteria_is_the_sum_of_each_ones_own(tokenization: Tokenization, objective: Objective) -> None:
+    lists = lists_of(tokenization)
     at = [0, 3, 5]
     batch = lists.batch(at, step=0)
     score = torch.randn(3 * 3, 2, generator=torch.Generator().manual_seed(0))
@@ -149,8 +149,8 @@ def test_the_loss_over_criteria_is_the_sum_of_each_ones_own(codec: Tokenization,
     assert together.weight(batch) == sum(weight for _, weight in apart)
 
 
-def test_splitting_a_batch_changes_no_loss(codec: Tokenization) -> None:
-    batch = lists_of(codec, contrast=0.5).batch([0, 3, 5, 7], step=2)
+def test_splitting_a_batch_changes_no_loss(tokenization: Tokenization) -> None:
+    batch = lists_of(tokenization, contrast=0.5).batch([0, 3, 5, 7], step=2)
     score = torch.randn(4, 4, 2, generator=torch.Generator().manual_seed(0))
     each = EachCriterion(PlackettLuce())
     whole = each.loss(RewardOutput(score.flatten(0, 1)), batch).total
@@ -161,17 +161,19 @@ def test_splitting_a_batch_changes_no_loss(codec: Tokenization) -> None:
     assert sum(parts) == pytest.approx(whole.item(), rel=1e-6)
 
 
-def test_a_list_that_one_criterion_never_judged_counts_nothing_for_it(codec: Tokenization) -> None:
+def test_a_list_that_one_criterion_never_judged_counts_nothing_for_it(tokenization: Tokenization) -> None:
     shown = gather(split_by_criterion(make_items()))
     shown[0] = replace(shown[0], rankings={"quality": shown[0].rankings["quality"]})
-    lists = Lists(codec, shown, ("quality", "naturalness"), Reward(contrast={"quality": 0.5, "naturalness": 0.5}), 1)
+    lists = Lists(
+        tokenization, shown, ("quality", "naturalness"), Reward(contrast={"quality": 0.5, "naturalness": 0.5}), 1
+    )
     batch = lists.batch([0, 1], step=0)
     assert batch.weight[0, 1] == 0 and batch.wins[0, 1].sum() == 0 and batch.choice_weight[0, 1].sum() == 0
     assert batch.weight[1, 1] > 0
 
 
-def test_a_lent_answer_comes_from_another_prompt_and_ranks_below_every_own_one(codec: Tokenization) -> None:
-    lists = lists_of(codec, contrast=0.3)
+def test_a_lent_answer_comes_from_another_prompt_and_ranks_below_every_own_one(tokenization: Tokenization) -> None:
+    lists = lists_of(tokenization, contrast=0.3)
     own = {tuple(ids[cut:]) for ids, cut in lists.encoded[4]}
     for step in range(20):
         batch = lists.batch([4], step)
@@ -184,8 +186,8 @@ def test_a_lent_answer_comes_from_another_prompt_and_ranks_below_every_own_one(c
         assert float(batch.wins[0, 0, :3, 3].sum()) == pytest.approx(0.3)
 
 
-def test_a_criterion_without_contrast_never_hears_of_lent_answers(codec: Tokenization) -> None:
-    batch = lists_of(codec, contrast=0.3).batch([4, 5], 0)
+def test_a_criterion_without_contrast_never_hears_of_lent_answers(tokenization: Tokenization) -> None:
+    batch = lists_of(tokenization, contrast=0.3).batch([4, 5], 0)
     assert (batch.wins[:, 1, :, 3] == 0).all() and not batch.choice_mask[:, 1, :, 3].any()
 
 
@@ -197,7 +199,7 @@ def test_contrast_for_a_criterion_that_does_not_exist_is_an_error_that_names_it(
         reward(misspelt)
 
 
-def test_the_lender_is_the_most_similar_prompt_drawn(codec: Tokenization) -> None:
+def test_the_lender_is_the_most_similar_prompt_drawn(tokenization: Tokenization) -> None:
     texts = ["a b c d", "a b c e", "x y z"]
     shown = [
         Shown(Prompt(t), (Completion(f"{n}a", f"one {t}"), Completion(f"{n}b", f"two {t}")), {})
@@ -207,23 +209,23 @@ def test_the_lender_is_the_most_similar_prompt_drawn(codec: Tokenization) -> Non
         replace(s, rankings={"quality": (Ranking(str(n), "w", "quality", ((f"{n}a",), (f"{n}b",))),)})
         for n, s in enumerate(shown)
     ]
-    lists = Lists(codec, shown, ("quality",), Reward(contrast={"quality": 1.0}, max_tokens=64), 0)
+    lists = Lists(tokenization, shown, ("quality",), Reward(contrast={"quality": 1.0}, max_tokens=64), 0)
     likely = {tuple(ids[cut:]) for ids, cut in lists.encoded[1]}
     for step in range(20):
         batch = lists.batch([0], step)
         assert tuple(batch.ids[0, 2][batch.action[0, 2]].tolist()) in likely
 
 
-def test_a_batch_is_a_pure_function_of_seed_and_step(codec: Tokenization) -> None:
-    first, again = lists_of(codec, 0.3).batch([1, 2], 7), lists_of(codec, 0.3).batch([1, 2], 7)
+def test_a_batch_is_a_pure_function_of_seed_and_step(tokenization: Tokenization) -> None:
+    first, again = lists_of(tokenization, 0.3).batch([1, 2], 7), lists_of(tokenization, 0.3).batch([1, 2], 7)
     assert torch.equal(first.ids, again.ids) and torch.equal(first.wins, again.wins)
-    others = [lists_of(codec, 0.3).batch([1, 2], step).ids for step in range(8, 16)]
+    others = [lists_of(tokenization, 0.3).batch([1, 2], step).ids for step in range(8, 16)]
     assert any(o.shape != first.ids.shape or not torch.equal(o, first.ids) for o in others)
 
 
-def test_lone_prompts_borrow_nothing(codec: Tokenization) -> None:
+def test_lone_prompts_borrow_nothing(tokenization: Tokenization) -> None:
     item = make_items()[0]
-    lists = Lists(codec, gather({"quality": [item]}), ("quality",), Reward(contrast={"quality": 1.0}), 0)
+    lists = Lists(tokenization, gather({"quality": [item]}), ("quality",), Reward(contrast={"quality": 1.0}), 0)
     assert lists.batch([0], 0).present.shape == (1, 3)
     assert LENT not in [c.id for c in item.completions]
 

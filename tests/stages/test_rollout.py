@@ -36,14 +36,14 @@ class Length:
 
 
 @pytest.fixture(scope="module")
-def codec() -> Tokenization:
+def tokenization() -> Tokenization:
     made = tokenizer()
     return make_tokenization(made, causal("Llama", len(made)))
 
 
 @pytest.fixture(scope="module")
-def engine(codec: Tokenization) -> LocalEngine:
-    size = len(codec.tokenizer)
+def engine(tokenization: Tokenization) -> LocalEngine:
+    size = len(tokenization.tokenizer)
     models: Any = {"policy": Policy(causal("Llama", size)), "reference": Policy(causal("Llama", size, seed=1))}
     return LocalEngine(models, Tokenization(None, tuple(range(1, 60)), 1, False, 64), 3)
 
@@ -51,32 +51,34 @@ def engine(codec: Tokenization) -> LocalEngine:
 PROMPTS = [Prompt("the cat"), Prompt("a dog ran"), Prompt("mat")]
 
 
-def rolled(engine: Engine, codec: Tokenization, k: int = 3, name: str = "x", **settings: Any) -> Any:
-    encoded = [(p, codec.encode_prompt(p)) for p in PROMPTS]
-    return roll_out(engine, codec, Length(), encoded, k, Sampling(8), Align(**settings), name, "v1")
+def rolled(engine: Engine, tokenization: Tokenization, k: int = 3, name: str = "x", **settings: Any) -> Any:
+    encoded = [(p, tokenization.encode_prompt(p)) for p in PROMPTS]
+    return roll_out(engine, tokenization, Length(), encoded, k, Sampling(8), Align(**settings), name, "v1")
 
 
-def test_every_prompt_has_its_group_and_every_row_its_own_tokens(engine: LocalEngine, codec: Tokenization) -> None:
-    rolls = rolled(engine, codec)
+def test_every_prompt_has_its_group_and_every_row_its_own_tokens(
+    engine: LocalEngine, tokenization: Tokenization
+) -> None:
+    rolls = rolled(engine, tokenization)
     assert rolls.batch.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert [p.id for p in rolls.prompts] == [p.id for p in PROMPTS for _ in range(3)]
     for n, c in enumerate(rolls.completions):
         ids, action = rolls.batch.ids[n], rolls.batch.action[n]
         assert tuple(ids[action].tolist()) == c.token_ids
-        assert ids[rolls.batch.mask[n] & ~action].tolist() == codec.encode_prompt(rolls.prompts[n])
+        assert ids[rolls.batch.mask[n] & ~action].tolist() == tokenization.encode_prompt(rolls.prompts[n])
         assert rolls.batch.sampler_logp[n][action].tolist() == pytest.approx(c.logprobs)
         assert bool(rolls.batch.ended[n]) == (c.finish_reason == "stop")
     assert {True, False} == set(rolls.batch.ended.tolist()), "both kinds are needed to show anything"
     assert len({c.id for c in rolls.completions}) == 9 and len({c.token_ids for c in rolls.completions}) > 5
 
 
-def test_scripted_answers_become_rows_with_their_own_tokens_and_ends(codec: Tokenization) -> None:
+def test_scripted_answers_become_rows_with_their_own_tokens_and_ends(tokenization: Tokenization) -> None:
     """Even keys end by themselves. No model is needed to see where each number goes."""
     engine = ScriptedEngine()
-    rolls = rolled(engine, codec, missing_eos="replace", missing_eos_penalty=9.0)
+    rolls = rolled(engine, tokenization, missing_eos="replace", missing_eos_penalty=9.0)
     assert engine.calls == ["generate"]
     for n, (ids, action) in enumerate(zip(rolls.batch.ids, rolls.batch.action, strict=True)):
-        prompt = codec.encode_prompt(PROMPTS[n // 3])
+        prompt = tokenization.encode_prompt(PROMPTS[n // 3])
         assert ids[action].tolist()[0] == prompt[-1] and int(action.sum()) == 2
         assert rolls.batch.sampler_logp[n][action].tolist() == [-0.5, -1.0]
         assert (float(rolls.batch.reward[n]) == -9.0) is not bool(rolls.batch.ended[n])
@@ -95,10 +97,10 @@ def test_scripted_answers_become_rows_with_their_own_tokens_and_ends(codec: Toke
     ],
 )
 def test_only_the_models_that_an_algorithm_needs_are_asked(
-    codec: Tokenization, name: str, options: dict[str, Any], asked: list[str]
+    tokenization: Tokenization, name: str, options: dict[str, Any], asked: list[str]
 ) -> None:
     engine, algorithm = ScriptedEngine(), make(name, options)
-    rolls = rolled(engine, codec)
+    rolls = rolled(engine, tokenization)
     engine.calls.clear()
     batch = add_logprobs(rolls.batch, engine, algorithm.needs)
     assert engine.calls == asked
@@ -107,23 +109,25 @@ def test_only_the_models_that_an_algorithm_needs_are_asked(
     assert torch.isfinite(credited.advantage[credited.action]).all()
 
 
-def test_the_same_name_gives_the_same_samples_and_another_name_others(engine: LocalEngine, codec: Tokenization) -> None:
-    a, b, c = (rolled(engine, codec, name=name) for name in ("x", "x", "y"))
+def test_the_same_name_gives_the_same_samples_and_another_name_others(
+    engine: LocalEngine, tokenization: Tokenization
+) -> None:
+    a, b, c = (rolled(engine, tokenization, name=name) for name in ("x", "x", "y"))
     assert [x.token_ids for x in a.completions] == [x.token_ids for x in b.completions]
     assert [x.token_ids for x in a.completions] != [x.token_ids for x in c.completions]
 
 
-def test_a_cut_off_answer_costs_what_the_settings_say(engine: LocalEngine, codec: Tokenization) -> None:
+def test_a_cut_off_answer_costs_what_the_settings_say(engine: LocalEngine, tokenization: Tokenization) -> None:
     reward, ended = torch.tensor([2.0, 3.0]), torch.tensor([True, False])
     for rule, expected in [("subtract", [2.0, 1.5]), ("replace", [2.0, -1.5]), ("off", [2.0, 3.0])]:
         assert eos_rule(reward, ended, Align(missing_eos=rule, missing_eos_penalty=1.5)).tolist() == expected
-    rolls = rolled(engine, codec, missing_eos="subtract", missing_eos_penalty=100.0)
+    rolls = rolled(engine, tokenization, missing_eos="subtract", missing_eos_penalty=100.0)
     for score, got, stop in zip(rolls.scores.total, rolls.batch.reward, rolls.batch.ended, strict=True):
         assert float(got) == pytest.approx(score if stop else score - 100.0)
 
 
-def test_annotations_and_figures_are_those_of_the_models(engine: LocalEngine, codec: Tokenization) -> None:
-    rolls = rolled(engine, codec)
+def test_annotations_and_figures_are_those_of_the_models(engine: LocalEngine, tokenization: Tokenization) -> None:
+    rolls = rolled(engine, tokenization)
     batch = add_logprobs(rolls.batch, engine)
     with torch.no_grad():
         old, ref = (engine.models[role](rolls.batch.rows()).logp for role in ("policy", "reference"))
@@ -148,10 +152,12 @@ def test_an_epoch_takes_every_example_once_in_a_fresh_order() -> None:
     assert Order(3, 8, 0.1, 0).steps == 1
 
 
-def test_forward_gives_the_same_in_parts_of_any_size(engine: LocalEngine, codec: Tokenization, tmp_path: Path) -> None:
-    rows = rolled(engine, codec).batch
+def test_forward_gives_the_same_in_parts_of_any_size(
+    engine: LocalEngine, tokenization: Tokenization, tmp_path: Path
+) -> None:
+    rows = rolled(engine, tokenization).batch
     whole = engine.forward("policy", rows)
-    small = LocalEngine(engine.models, codec, 0, token_budget=4)
+    small = LocalEngine(engine.models, tokenization, 0, token_budget=4)
     assert torch.allclose(small.forward("policy", rows), whole, atol=1e-5)
     assert whole.shape == rows.ids.shape and not math.isnan(float(whole.sum()))
 

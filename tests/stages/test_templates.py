@@ -102,14 +102,16 @@ def test_answers_with_calls_that_the_template_drops_are_left_out_counted_and_nam
 
 
 def test_demonstrations_and_ranked_answers_end_as_the_template_ends_them(gemma: Path) -> None:
-    _, codec = load_causal(gemma)
-    end, prompt = codec.tokenizer.convert_tokens_to_ids("<end_of_turn>"), Prompt("Say hello.")
-    [(shown, _)], _ = encode_demonstrations(codec, [Demonstration(prompt, "Hello!")], 100)
-    judged, _ = encode(codec, prompt, Completion("c", "Hello!"))
-    assert shown == judged and shown[-1] == end != codec.tokenizer.eos_token_id
-    sampled = Completion("d", "Hello!", token_ids=(*shown[-8:-1], codec.tokenizer.eos_token_id), finish_reason="stop",
-                         tokenizer=codec.fingerprint)  # fmt: skip
-    assert encode(codec, prompt, sampled)[0][-1] == codec.tokenizer.eos_token_id, "what was sampled stays as it was"
+    _, tokenization = load_causal(gemma)
+    end, prompt = tokenization.tokenizer.convert_tokens_to_ids("<end_of_turn>"), Prompt("Say hello.")
+    [(shown, _)], _ = encode_demonstrations(tokenization, [Demonstration(prompt, "Hello!")], 100)
+    judged, _ = encode(tokenization, prompt, Completion("c", "Hello!"))
+    assert shown == judged and shown[-1] == end != tokenization.tokenizer.eos_token_id
+    ids = (*shown[-8:-1], tokenization.tokenizer.eos_token_id)
+    sampled = Completion("d", "Hello!", token_ids=ids, finish_reason="stop", tokenizer=tokenization.fingerprint)
+    assert encode(tokenization, prompt, sampled)[0][-1] == tokenization.tokenizer.eos_token_id, (
+        "what was sampled stays as it was"
+    )
 
 
 def test_a_trained_policy_stops_where_its_template_ends_an_answer(tmp_path: Path) -> None:
@@ -118,9 +120,9 @@ def test_a_trained_policy_stops_where_its_template_ends_an_answer(tmp_path: Path
         project.store.add(Demonstration(Prompt(f"Say hello {n}."), f"Hello, cat {n}!") for n in range(12))
         outcome = sft(project)
         stops = GenerationConfig.from_pretrained(tmp_path / outcome.result["model"]).eos_token_id
-    _, codec = load_causal(tmp_path / outcome.result["model"])
-    assert set(stops) == set(codec.stop_ids) and codec.end_id in stops
-    assert codec.tokenizer.convert_ids_to_tokens(codec.end_id) == "<|im_end|>"
+    _, tokenization = load_causal(tmp_path / outcome.result["model"])
+    assert set(stops) == set(tokenization.stop_ids) and tokenization.end_id in stops
+    assert tokenization.tokenizer.convert_ids_to_tokens(tokenization.end_id) == "<|im_end|>"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor
 
-from prefloop.batch import AnnotatedBatch, CreditedBatch
+from prefloop.batch import CreditedBatch, LogprobBatch
 
 Role = Literal["policy", "reference", "critic", "reward"]
 Need = Literal["reference", "value"]  # what else a batch must hold: what the reference says, what the critic does
@@ -58,7 +58,7 @@ class OnlineAlgorithm(Objective, Protocol):
         """What `credit` and `loss` read beside `old_logp`. Nothing else is computed: the fields are none."""
         ...
 
-    def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
+    def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         """Who deserves what: advantages over the *whole* rollout batch, and what is worth logging about it."""
         ...
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prefloop.algorithms.base import Loss, Need, Role
-from prefloop.batch import AnnotatedBatch, CreditedBatch, PolicyOutput
+from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss
 from prefloop.ops.group import constant_groups, group_normalised
 from prefloop.ops.kl import k1, k3
@@ -39,7 +39,7 @@ class Grpo:
     def needs(self) -> frozenset[Need]:
         return frozenset({"reference"}) if self.kl else frozenset()
 
-    def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
+    def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         reward = batch.reward
         if self.kl_in == "reward" and batch.ref_logp is not None:
             reward = reward - self.kl * masked_sum(k1(batch.old_logp, batch.ref_logp), batch.action, dim=1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prefloop.algorithms.base import Loss, Need, Role
-from prefloop.batch import AnnotatedBatch, CreditedBatch, PolicyOutput
+from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss, clipped_value_loss
 from prefloop.ops.gae import gae
 from prefloop.ops.kl import adapt_coefficient, k1
@@ -50,7 +50,7 @@ class Ppo:
     def needs(self) -> frozenset[Need]:
         return frozenset({"value", "reference"}) if self.kl or self.kl_target else frozenset({"value"})
 
-    def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
+    def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         assert batch.value is not None
         reward = torch.zeros_like(batch.old_logp)
         if batch.ref_logp is not None:

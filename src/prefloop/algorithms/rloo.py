@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prefloop.algorithms.base import Loss, Need, Role
-from prefloop.batch import AnnotatedBatch, CreditedBatch, PolicyOutput
+from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss
 from prefloop.ops.group import constant_groups, leave_one_out
 from prefloop.ops.kl import k1
@@ -36,7 +36,7 @@ class Rloo:
     def needs(self) -> frozenset[Need]:
         return frozenset({"reference"}) if self.kl else frozenset()
 
-    def credit(self, batch: AnnotatedBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
+    def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         reward = batch.reward
         if batch.ref_logp is not None:
             reward = reward - self.kl * masked_sum(k1(batch.old_logp, batch.ref_logp), batch.action, dim=1)

@@ -22,10 +22,10 @@ def as_prompt(asked: Asked) -> Prompt:
 class Policy:
     """A causal language model. `model` and `tokenizer` are those of transformers."""
 
-    def __init__(self, model: Any, codec: Any, device: str):
+    def __init__(self, model: Any, tokenization: Any, device: str):
         self.model = model.to(device)
-        self.tokenizer = codec.tokenizer
-        self._codec, self._device = codec, device
+        self.tokenizer = tokenization.tokenizer
+        self._tokenization, self._device = tokenization, device
 
     def generate(
         self,
@@ -44,26 +44,26 @@ class Policy:
         from prefloop.project.project import derive
 
         asked = [as_prompt(prompt) for prompt in prompts]
-        engine = make_engine({"policy": Sampler(self.model)}, self._codec, seed, device=self._device)
-        ids = [self._codec.encode_prompt(prompt) for prompt in asked for _ in range(k)]
+        engine = make_engine({"policy": Sampler(self.model)}, self._tokenization, seed, device=self._device)
+        ids = [self._tokenization.encode_prompt(prompt) for prompt in asked for _ in range(k)]
         keys = [derive(0, prompt.id, place) for prompt in asked for place in range(k)]
         drawn = engine.generate(ids, keys, Sampling(max_tokens, temperature, top_p))
-        texts = [self._codec.decode(sample.ids, asked[n // k]) for n, sample in enumerate(drawn)]
+        texts = [self._tokenization.decode(sample.ids, asked[n // k]) for n, sample in enumerate(drawn)]
         return [texts[n * k : (n + 1) * k] for n in range(len(asked))]
 
 
 class RewardScorer:
     """A reward model. `score` gives normalised rewards: 0 is the mean of the reference policy's answers, 1 one sd."""
 
-    def __init__(self, model: Any, codec: Any, device: str, source: str):
+    def __init__(self, model: Any, tokenization: Any, device: str, source: str):
         from prefloop.models.load import weights_hash
 
         self.name = source
         self.model = model.to(device)
-        self.tokenizer = codec.tokenizer
+        self.tokenizer = tokenization.tokenizer
         self.criterion: str = model.criterion
         self.identity = f"{source} {weights_hash(model.model)}"
-        self._codec, self._device = codec, device
+        self._tokenization, self._device = tokenization, device
 
     def score(self, prompts: Sequence[Asked], texts: Sequence[str]) -> list[float]:
         """The reward of each text as an answer to the prompt in the same place."""
@@ -80,7 +80,7 @@ class RewardScorer:
             raise ValueError(f"score needs a prompt for each text: {len(prompts)} prompts, {len(texts)} texts")
         asked = [as_prompt(prompt) for prompt in prompts]
         answers = [Completion(digest("asked", n), text) for n, text in enumerate(texts)]
-        return raw_scores(self.model, self._codec, asked, answers, device=self._device)
+        return raw_scores(self.model, self._tokenization, asked, answers, device=self._device)
 
 
 def load_policy(source: str | Path, *, device: str = "auto", **settings: Any) -> Policy:
@@ -91,8 +91,8 @@ def load_policy(source: str | Path, *, device: str = "auto", **settings: Any) ->
     from prefloop.engine.process import pick_device
     from prefloop.models.load import load_causal
 
-    model, codec = load_causal(source, Model(**settings))
-    return Policy(model, codec, pick_device(device))
+    model, tokenization = load_causal(source, Model(**settings))
+    return Policy(model, tokenization, pick_device(device))
 
 
 def load_reward_model(source: str | Path, *, device: str = "auto", **settings: Any) -> RewardScorer:
@@ -103,5 +103,5 @@ def load_reward_model(source: str | Path, *, device: str = "auto", **settings: A
     from prefloop.engine.process import pick_device
     from prefloop.models.reward import load_reward_model as load
 
-    model, codec = load(source, Model(**settings))
-    return RewardScorer(model, codec, pick_device(device), Path(source).name)
+    model, tokenization = load(source, Model(**settings))
+    return RewardScorer(model, tokenization, pick_device(device), Path(source).name)

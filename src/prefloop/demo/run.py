@@ -190,9 +190,9 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
     }
     texts: dict[str, list[str]] = {}
     for name, ref in models.items():
-        model, codec = load_policy(project, ref)
+        model, tokenization = load_policy(project, ref)
         k = BEST_OF if name == "base" else 1
-        drawn = _answers(project, model, codec, asked, k, sampling, derive(seed, "demo", name))
+        drawn = _answers(project, model, tokenization, asked, k, sampling, derive(seed, "demo", name))
         if name == "base":
             texts["best_of_n"] = _best(project, asked, drawn)
         else:
@@ -230,14 +230,20 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
 
 
 def _answers(
-    project: Project, model: Any, codec: Tokenization, asked: Sequence[Prompt], k: int, sampling: Sampling, seed: int
+    project: Project,
+    model: Any,
+    tokenization: Tokenization,
+    asked: Sequence[Prompt],
+    k: int,
+    sampling: Sampling,
+    seed: int,
 ) -> list[list[Completion]]:
     """Draw K completions of each prompt."""
-    engine = make_engine({"policy": Policy(model)}, codec, seed, device=project.device)
-    ids = [codec.encode_prompt(p) for p in asked for _ in range(k)]
+    engine = make_engine({"policy": Policy(model)}, tokenization, seed, device=project.device)
+    ids = [tokenization.encode_prompt(p) for p in asked for _ in range(k)]
     drawn = engine.generate(ids, [derive(0, p.id, j) for p in asked for j in range(k)], sampling)
     rows = zip((p for p in asked for _ in range(k)), drawn, strict=True)
-    flat = [to_completion(codec, p, f"demo:{n}", s, "demo", {}) for n, (p, s) in enumerate(rows)]
+    flat = [to_completion(tokenization, p, f"demo:{n}", s, "demo", {}) for n, (p, s) in enumerate(rows)]
     return [flat[n * k : (n + 1) * k] for n in range(len(asked))]
 
 

@@ -15,7 +15,7 @@ from prefloop.models.tokenization import Tokenization
 
 def make(
     models: Mapping[Role, nn.Module],
-    codec: Tokenization,
+    tokenization: Tokenization,
     seed: int,
     device: str = "cpu",
     training: Training | None = None,
@@ -28,8 +28,8 @@ def make(
                  may go on at the same time
     """
     if training is None:
-        return LocalEngine(models, codec, seed, device=device, own_sampler=own_sampler)
+        return LocalEngine(models, tokenization, seed, device=device, own_sampler=own_sampler)
     learns = {role: models[role] for role in training.lr}
     learner = Learner(learns, training.settings, training.steps, training.lr, training.average, device)
     budget = training.settings.token_budget or TOKEN_BUDGET
-    return LocalEngine(models, codec, seed, budget, learner, device, own_sampler)
+    return LocalEngine(models, tokenization, seed, budget, learner, device, own_sampler)

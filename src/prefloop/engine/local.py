@@ -36,7 +36,7 @@ class LocalEngine:
     def __init__(
         self,
         models: Mapping[Role, nn.Module],
-        codec: Tokenization,
+        tokenization: Tokenization,
         seed: int,
         token_budget: int = TOKEN_BUDGET,
         learner: Learner | None = None,
@@ -47,7 +47,7 @@ class LocalEngine:
         self.models = {role: model.to(device) for role, model in models.items()}
         for model in self.models.values():
             model.eval()
-        self.codec = codec
+        self.tokenization = tokenization
         self.seed = seed
         self.token_budget = token_budget
         self.learner = learner
@@ -61,7 +61,7 @@ class LocalEngine:
         longest = max(map(len, prompts), default=0) + sampling.max_tokens
         advice = "Lower max_tokens, or ask for fewer answers at once."
         with span("sampling"), named_when_full("sampling", (len(prompts), longest), advice):
-            return sampler.generate(model, self.codec.stop_ids, prompts, keys, sampling, self.seed)
+            return sampler.generate(model, self.tokenization.stop_ids, prompts, keys, sampling, self.seed)
 
     @torch.no_grad()
     def forward(self, role: Role, batch: Rows, as_learner: bool = False) -> Tensor:
@@ -158,7 +158,7 @@ class LocalEngine:
 
     def save(self, role: Role, folder: Path) -> None:
         model: Any = self.models[role]
-        publish(folder, lambda tmp: save_pretrained(model.model, self.codec, tmp))
+        publish(folder, lambda tmp: save_pretrained(model.model, self.tokenization, tmp))
 
     def close(self) -> None:
         self.models, self.learner, self.sampled = {}, None, None

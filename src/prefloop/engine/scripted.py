@@ -49,7 +49,7 @@ class ScriptedEngine(LocalEngine):
         if training is not None:
             learns = {role: models[role] for role in training.lr}
             learner = Learner(learns, training.settings, training.steps, training.lr, training.average)
-        nobody: Any = None  # a codec is for saving real models
+        nobody: Any = None  # a tokenization is for saving real models
         super().__init__(models, nobody, 0, learner=learner)
         self.answer = answer
         self.calls: list[str] = []

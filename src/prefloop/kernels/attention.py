@@ -180,9 +180,9 @@ class _Attention(torch.autograd.Function):
         return found, None, None, None, None, None
 
 
-def _rows(rotated: Tensor, cos: Tensor, sin: Tensor, plan: Plan, how: tuple[float, float, int]) -> native.Rows:
+def _rows(rotated: Tensor, cos: Tensor, sin: Tensor, plan: Plan, how: tuple[float, float, int]) -> native.PackedRows:
     shape = len(rotated), plan.lists, plan.times, plan.heads.query, plan.heads.kv, rotated.shape[2]
-    return native.Rows(*shape, *map(address, (plan.start, plan.length, plan.place, cos, sin)), *how)
+    return native.PackedRows(*shape, *map(address, (plan.start, plan.length, plan.place, cos, sin)), *how)
 
 
 def _space(rotated: Tensor, plan: Plan) -> Tensor:

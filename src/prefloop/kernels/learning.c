@@ -13,24 +13,24 @@ typedef struct {
     const float *cos, *sin;                /* of each token [tokens,head_dim/2] */
     float scaling, share; /* share: of the weights that are left out */
     uint32_t seed;        /* by which they are chosen */
-} Rows;
+} PackedRows;
 
-#define OF(field) offsetof(Rows, field)
-static const int64_t rows_layout[] = {OF(tokens), OF(lists), OF(times), OF(query_heads), OF(kv_heads), OF(head_dim), OF(start), OF(length), OF(place), OF(cos), OF(sin), OF(scaling), OF(share), OF(seed), sizeof(Rows), -1};
+#define OF(field) offsetof(PackedRows, field)
+static const int64_t rows_layout[] = {OF(tokens), OF(lists), OF(times), OF(query_heads), OF(kv_heads), OF(head_dim), OF(start), OF(length), OF(place), OF(cos), OF(sin), OF(scaling), OF(share), OF(seed), sizeof(PackedRows), -1};
 #undef OF
 const int64_t *layout_of_rows(void) { return rows_layout; } /* as in native.c */
 
-INLINE int64_t capacity(const Rows *r, int64_t row) { return (r->length[row] + LANES - 1) / LANES * LANES; }
-INLINE int64_t vectors(const Rows *r) { return (r->query_heads + 2 * r->kv_heads) * r->head_dim; }
+INLINE int64_t capacity(const PackedRows *r, int64_t row) { return (r->length[row] + LANES - 1) / LANES * LANES; }
+INLINE int64_t vectors(const PackedRows *r) { return (r->query_heads + 2 * r->kv_heads) * r->head_dim; }
 
 /* Vector number `kind` (0 of keys, 1 of values) of a row's group, transposed: [head_dim,capacity] */
-INLINE float *turned_space(const Rows *r, float *space, int64_t row, int64_t group, int64_t kind)
+INLINE float *turned_space(const PackedRows *r, float *space, int64_t row, int64_t group, int64_t kind)
 {
     return space + (2 * r->place[row] * r->kv_heads + (2 * group + kind) * capacity(r, row)) * r->head_dim;
 }
 
 /* Queries and keys by their positions, in place; back: the reverse, of gradients. */
-static void rope_all(const Rows *r, float *x, int back)
+static void rope_all(const PackedRows *r, float *x, int back)
 {
     const int64_t half = r->head_dim / 2;
 #pragma omp for schedule(static)
@@ -48,7 +48,7 @@ static void rope_all(const Rows *r, float *x, int back)
     }
 }
 
-static void transpose(const Rows *r, const float *x, float *space, int64_t kinds)
+static void transpose(const PackedRows *r, const float *x, float *space, int64_t kinds)
 {
     const int64_t rows = r->lists * (1 + r->times);
 #pragma omp for collapse(2) schedule(dynamic, 4)
@@ -68,7 +68,7 @@ static void transpose(const Rows *r, const float *x, float *space, int64_t kinds
 /* Queries `number` onwards of a row and group, counted by token, then by head. */
 typedef struct { int64_t head[QUERIES], count[QUERIES]; const float *q[QUERIES]; } Asking;
 
-INLINE Asking query_heads(const Rows *r, const float *x, int64_t row, int64_t group, int64_t number, int queries)
+INLINE Asking query_heads(const PackedRows *r, const float *x, int64_t row, int64_t group, int64_t number, int queries)
 {
     const int64_t each = r->query_heads / r->kv_heads;
     Asking a;
@@ -81,12 +81,12 @@ INLINE Asking query_heads(const Rows *r, const float *x, int64_t row, int64_t gr
     return a;
 }
 
-INLINE Dropout dropping(const Rows *r, const Asking *a, int64_t row)
+INLINE Dropout dropping(const PackedRows *r, const Asking *a, int64_t row)
 {
     return (Dropout){r->share, 1.0f / (1.0f - r->share), r->seed, a->head, r->start[row]};
 }
 
-INLINE void attend_some(const Rows *r, const float *x, float *space, int64_t row, int64_t group, int64_t number, float *read, float *logs, const int queries)
+INLINE void attend_some(const PackedRows *r, const float *x, float *space, int64_t row, int64_t group, int64_t number, float *read, float *logs, const int queries)
 {
     const Asking a = query_heads(r, x, row, group, number, queries);
     const int64_t head_dim = r->head_dim, value = (r->query_heads + r->kv_heads + group) * head_dim, before = (row - r->lists) / (r->times ? r->times : 1);
@@ -111,7 +111,7 @@ INLINE void attend_some(const Rows *r, const float *x, float *space, int64_t row
 
 /* x [tokens,vectors]: turned in place. What every token reads [tokens,query_heads*head_dim], and the logarithm of its sum of
  * weights [tokens,query_heads]. space: 2 * kv_heads * head_dim numbers for each place. */
-void attention(const Rows *r, float *x, float *space, float *read, float *logs)
+void attention(const PackedRows *r, float *x, float *space, float *read, float *logs)
 {
     const int64_t rows = r->lists * (1 + r->times), each = r->query_heads / r->kv_heads;
 #pragma omp parallel
@@ -131,7 +131,7 @@ void attention(const Rows *r, float *x, float *space, float *read, float *logs)
 }
 
 /* The gradient through what queries of one row read from another row, or from their own (dq: [queries][head_dim] adds up). */
-INLINE void back_over(const Rows *r, const float *x, float *space, const Asking *a, const int64_t count[], const float *const came[], const float *logs, const float *inner, int64_t row, int64_t group, float dq[QUERIES][WIDEST], float *result, const int queries)
+INLINE void back_over(const PackedRows *r, const float *x, float *space, const Asking *a, const int64_t count[], const float *const came[], const float *logs, const float *inner, int64_t row, int64_t group, float dq[QUERIES][WIDEST], float *result, const int queries)
 {
     float weight[QUERIES][KEYS], slope[QUERIES][KEYS];
     const int64_t head_dim = r->head_dim, wide = capacity(r, row), step = vectors(r), most = count[queries - 1];
@@ -182,7 +182,7 @@ INLINE void back_over(const Rows *r, const float *x, float *space, const Asking 
     }
 }
 
-INLINE void back_some(const Rows *r, const float *x, float *space, int64_t row, int64_t group, int64_t number, const float *read, const float *logs, const float *gradient, float *result, const int queries)
+INLINE void back_some(const PackedRows *r, const float *x, float *space, int64_t row, int64_t group, int64_t number, const float *read, const float *logs, const float *gradient, float *result, const int queries)
 {
     const Asking a = query_heads(r, x, row, group, number, queries);
     const int64_t head_dim = r->head_dim;
@@ -207,7 +207,7 @@ INLINE void back_some(const Rows *r, const float *x, float *space, int64_t row, 
 
 /* x: as `attention` left it; gradient [tokens,query_heads*head_dim]; result [tokens,vectors], zeros. One thread does a list and
  * a group: the gradients that a prompt gets from the rows that go on from it are added up in one order. */
-void attention_back(const Rows *r, const float *x, float *space, const float *read, const float *logs, const float *gradient, float *result)
+void attention_back(const PackedRows *r, const float *x, float *space, const float *read, const float *logs, const float *gradient, float *result)
 {
     const int64_t each = r->query_heads / r->kv_heads;
 #pragma omp parallel

@@ -56,7 +56,7 @@ class Tokens(ctypes.Structure):
     ]
 
 
-class Rows(ctypes.Structure):
+class PackedRows(ctypes.Structure):
     _fields_ = [
         *((name, c_int64) for name in ("tokens", "lists", "times", "query_heads", "kv_heads", "head_dim")),
         *((name, c_void_p) for name in ("start", "length", "place", "cos", "sin")),
@@ -85,7 +85,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "layout_of_layer": LayerStruct,
     "layout_of_body": Body,
     "layout_of_tokens": Tokens,
-    "layout_of_rows": Rows,
+    "layout_of_rows": PackedRows,
 }
 
 

@@ -27,7 +27,9 @@ class LeftOut:
         self.project = project
         self.reasons: dict[str, str] = {}  # "file row 8: what the template said", by the row's id
 
-    def accepted(self, codecs: Sequence[Tokenization], rows: Iterable[Row], what: str, some: bool = True) -> list[Row]:
+    def accepted(
+        self, tokenizations: Sequence[Tokenization], rows: Iterable[Row], what: str, some: bool = True
+    ) -> list[Row]:
         """The rows that the chat templates of all these models take, prompt and answers. `what` they are is for people.
 
         some: raise DataError where there are rows, and none is taken.
@@ -35,7 +37,7 @@ class LeftOut:
         kept: list[Row] = []
         refused: dict[str, tuple[Row, str]] = {}
         for row in rows:
-            why = next((why for codec in codecs if (why := refusal(codec, row))), None)
+            why = next((why for tokenization in tokenizations if (why := refusal(tokenization, row))), None)
             if why is None:
                 kept.append(row)
             else:
@@ -98,16 +100,16 @@ def _prompt(row: Prompt | Demonstration | Item) -> Prompt:
     return row if isinstance(row, Prompt) else row.prompt
 
 
-def refusal(codec: Tokenization, row: Prompt | Demonstration | Item) -> str | None:
+def refusal(tokenization: Tokenization, row: Prompt | Demonstration | Item) -> str | None:
     """What the chat template says against a prompt or an answer to it; None where it takes them."""
-    if not codec.chat:
+    if not tokenization.chat:
         return None
     prompt = _prompt(row)
     answers = row.completions if isinstance(row, Item) else () if isinstance(row, Prompt) else (row,)
     try:
-        codec.render(prompt)
+        tokenization.render(prompt)
         for answer in answers:
-            codec.render_answer(prompt, answer)
+            tokenization.render_answer(prompt, answer)
     except TemplateError as error:
         return error.reason
     return None
@@ -115,7 +117,7 @@ def refusal(codec: Tokenization, row: Prompt | Demonstration | Item) -> str | No
 
 def fitting(
     project: Project,
-    codec: Tokenization,
+    tokenization: Tokenization,
     prompts: Iterable[Prompt],
     max_tokens: int,
     left_out: LeftOut | None = None,
@@ -127,16 +129,16 @@ def fitting(
     left_out: gets those that a template refuses. Raises NothingToDoError where none is left.
     """
     kept, dropped = [], []
-    for prompt in (left_out or LeftOut(project)).accepted([codec, *judges], prompts, "prompts"):
-        ids = codec.encode_prompt(prompt)
-        if len(ids) + max_tokens <= codec.context:
+    for prompt in (left_out or LeftOut(project)).accepted([tokenization, *judges], prompts, "prompts"):
+        ids = tokenization.encode_prompt(prompt)
+        if len(ids) + max_tokens <= tokenization.context:
             kept.append((prompt, ids))
         else:
             dropped.append((prompt.id, len(ids)))
     if dropped:
         project.say(
             f"warning: {len(dropped)} prompts left out: with max_tokens = {max_tokens} they do not fit the model's "
-            f"context of {codec.context} tokens (first: {dropped[0][0]}, {dropped[0][1]} tokens)"
+            f"context of {tokenization.context} tokens (first: {dropped[0][0]}, {dropped[0][1]} tokens)"
         )
     if not kept:
         raise NothingToDoError(

@@ -357,7 +357,7 @@ def load_policy(project: Project, ref: ModelRef) -> tuple[Any, Tokenization]:
 
 
 def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Tokenization]:
-    """(reward model, its codec). Raises ModelError where its files are not those that were registered."""
+    """(reward model, its tokenization). Raises ModelError where its files are not those that were registered."""
     from prefloop.models.reward import load_reward_model
 
     return load_reward_model(project.ref(row).intact(), project.config.model)

@@ -121,25 +121,27 @@ def _measure(
     settings = project.config.evaluate
     scorer = make_scorer(project, judges) if judges else judge
     assert scorer is not None
-    model, codec = load_policy(project, policy)
+    model, tokenization = load_policy(project, policy)
     frozen, _ = load_policy(project, reference)
     left_out, theirs = LeftOut(project), reward_tokenizations(scorer)
-    prompts = fitting(project, codec, test[: settings.prompts], settings.max_tokens, left_out, theirs)
+    prompts = fitting(project, tokenization, test[: settings.prompts], settings.max_tokens, left_out, theirs)
     seed = derive(project.config.project.seed, "evaluate")
     before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)
     engines = {
-        "policy": make_engine({"policy": after, "reference": before}, codec, seed, device=project.device),
-        "reference": make_engine({"policy": before, "reference": before}, codec, seed, device=project.device),
+        "policy": make_engine({"policy": after, "reference": before}, tokenization, seed, device=project.device),
+        "reference": make_engine({"policy": before, "reference": before}, tokenization, seed, device=project.device),
     }
     # a low temperature widens every distance: how far the policy itself is from its reference is read at 1
-    models = make_engine({"policy": Policy(model), "reference": Policy(frozen)}, codec, seed, device=project.device)
+    models = make_engine(
+        {"policy": Policy(model), "reference": Policy(frozen)}, tokenization, seed, device=project.device
+    )
     result: dict[str, Any] = {"prompts": len(prompts), "samples_per_prompt": settings.samples, **left_out.to_json()}
     for mode, temperature, k in (("sampled", settings.temperature, settings.samples), ("greedy", 0.0, 1)):
         sampling = Sampling(settings.max_tokens, temperature)
         with project.progress(2, f"evaluate ({mode})") as bar:
             rolls = {}
             for name, engine in engines.items():
-                rolls[name] = roll_out(engine, codec, scorer, prompts, k, sampling, Align(), mode, name)
+                rolls[name] = roll_out(engine, tokenization, scorer, prompts, k, sampling, Align(), mode, name)
                 bar.update()
         judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
         result[mode] = _compare(engines, rolls, judged, k, settings.bootstrap, seed)

@@ -54,9 +54,9 @@ def prioritise(project: Project) -> Outcome:
         for start in range(0, len(ids), CHUNK):
             part = ids[start : start + CHUNK]
             items = left_out.accepted(
-                [codec for _, codec in models], project.store.item_by_ids(part), "lists", some=False
+                [tokenization for _, tokenization in models], project.store.item_by_ids(part), "lists", some=False
             )
-            scores = torch.stack([_scores(project, model, codec, items) for model, codec in models])
+            scores = torch.stack([_scores(project, model, tokenization, items) for model, tokenization in models])
             for item, of_item in zip(items, scores.split([len(i.completions) for i in items], dim=1), strict=True):
                 found[item.id] = informativeness(of_item)
             bar.update(len(part))
@@ -92,8 +92,8 @@ def _entropy(p: Tensor) -> Tensor:
     return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
 
 
-def _scores(project: Project, model: RewardModel, codec: Tokenization, items: Sequence[Item]) -> Tensor:
+def _scores(project: Project, model: RewardModel, tokenization: Tokenization, items: Sequence[Item]) -> Tensor:
     """The scores of all completions of the items before normalisation. Their differences are logits of a preference."""
     prompts = [item.prompt for item in items for _ in item.completions]
     completions = [completion for item in items for completion in item.completions]
-    return raw_scores(model, codec, prompts, completions, project.config.align.token_budget, project.device)
+    return raw_scores(model, tokenization, prompts, completions, project.config.align.token_budget, project.device)

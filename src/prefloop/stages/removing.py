@@ -65,13 +65,13 @@ def _files(project: Project, name: str) -> list[str]:
 
 def _refused(project: Project) -> Collection[str]:
     """Ids of prompts, demonstrations and items that the chat template of the project's model refuses."""
-    _, codec = load_policy(project, project.reference())
+    _, tokenization = load_policy(project, project.reference())
     rows: tuple[Callable[[], Any], ...] = (
         lambda: every_prompt(project.store),
         lambda: every_demonstration(project.store),
         lambda: every_item(project.store),
     )
-    found: list[Prompt | Demonstration | Item] = [row for read in rows for row in read() if refusal(codec, row)]
+    found: list[Prompt | Demonstration | Item] = [row for read in rows for row in read() if refusal(tokenization, row)]
     return [row.id for row in found]
 
 

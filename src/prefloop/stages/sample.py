@@ -38,20 +38,22 @@ def sample(project: Project, round: int | None = None) -> Outcome:
             project.say(
                 f"sample: this starts round {round}, with the policy that round {round - 1} made ({ref.version})"
             )
-        model, codec = load_policy(project, ref)
-        engine = make_engine({"policy": Policy(model)}, codec, derive(seed, "sample"), device=project.device)
+        model, tokenization = load_policy(project, ref)
+        engine = make_engine({"policy": Policy(model)}, tokenization, derive(seed, "sample"), device=project.device)
         run.note("computed_by", engine.computed_by())
         left_out = LeftOut(project)
-        kept = fitting(project, codec, chosen, settings.max_tokens, left_out)
+        kept = fitting(project, tokenization, chosen, settings.max_tokens, left_out)
         known = {item.id for item in project.store.items(source="sample", round=round)}
         todo = [(p, ids) for p, ids in kept if item_id(p, ref.version, fingerprint) not in known]
         drawn = duplicates = ended = tokens = 0
         with project.progress(len(kept), "sample", len(kept) - len(todo)) as bar:
             for start in range(0, len(todo), CHUNK):
                 part = todo[start : start + CHUNK]
-                lists, dups = draw_lists(engine, codec, part, settings.k, _sampling(project), settings.avoid_duplicates)
+                lists, dups = draw_lists(
+                    engine, tokenization, part, settings.k, _sampling(project), settings.avoid_duplicates
+                )
                 items = [
-                    make_item(codec, prompt, texts, ref.version, fingerprint, round, project)
+                    make_item(tokenization, prompt, texts, ref.version, fingerprint, round, project)
                     for (prompt, _), texts in zip(part, lists, strict=True)
                 ]
                 project.store.add(items)
@@ -60,8 +62,8 @@ def sample(project: Project, round: int | None = None) -> Outcome:
                 ended += sum(s.ended for x in lists for s in x)
                 tokens += sum(len(s.ids) for x in lists for s in x)
                 bar.update(len(part))
-        if codec.runs_on and ended < drawn / 2:
-            project.say(f"warning: {ended} of {drawn} answers ended by themselves: {codec.runs_on}")
+        if tokenization.runs_on and ended < drawn / 2:
+            project.say(f"warning: {ended} of {drawn} answers ended by themselves: {tokenization.runs_on}")
         result = {
             "round": round,
             "starts_round": starts,

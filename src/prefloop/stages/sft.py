@@ -58,24 +58,24 @@ def sft(project: Project) -> Outcome:
         return done
     with project.lock():
         run = project.begin("sft", fingerprint, inputs)
-        model, codec = load_policy(project, base)
+        model, tokenization = load_policy(project, base)
         model.train(False)
         left_out = LeftOut(project)
-        train = left_out.accepted([codec], train, "demonstrations")
+        train = left_out.accepted([tokenization], train, "demonstrations")
         snapshot = left_out.used(snapshot)
         held_out = project.store.demonstrations(split="heldout", heldout=heldout)[:EVAL_LIMIT]
-        held_out = left_out.accepted([codec], held_out, "held-out demonstrations", some=False)
-        encoded, too_long = encode_demonstrations(codec, train, settings.max_tokens)
+        held_out = left_out.accepted([tokenization], held_out, "held-out demonstrations", some=False)
+        encoded, too_long = encode_demonstrations(tokenization, train, settings.max_tokens)
         if too_long:
             project.say(f"warning: {too_long} demonstrations are longer than {settings.max_tokens} tokens and left out")
         if not encoded:
             raise NothingToDoError("every demonstration is longer than [sft] max_tokens")
-        held, held_too_long = encode_demonstrations(codec, held_out, settings.max_tokens)
+        held, held_too_long = encode_demonstrations(tokenization, held_out, settings.max_tokens)
         order = Order(len(encoded), settings.batch, settings.epochs, derive(seed, "sft"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "sft", model)
         training = Training(settings, order.steps, {"policy": lr})
-        engine = make_engine({"policy": policy}, codec, seed, project.device, training)
+        engine = make_engine({"policy": policy}, tokenization, seed, project.device, training)
         held_loss = fit(
             project,
             run,

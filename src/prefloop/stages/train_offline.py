@@ -68,13 +68,13 @@ def train_offline(project: Project, round: int) -> Outcome:
     }
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
-        model, codec = load_policy(project, start)
+        model, tokenization = load_policy(project, start)
         left_out = LeftOut(project)
-        train = left_out.accepted([codec], train, "lists")
+        train = left_out.accepted([tokenization], train, "lists")
         refused = {r.id for items in asked.values() for i in items if i.id in left_out.reasons for r in i.rankings}
         snapshot = left_out.used(snapshot, refused)
-        held = left_out.accepted([codec], held, "held-out lists", some=False)
-        lengths = Lengths(project, codec)
+        held = left_out.accepted([tokenization], held, "held-out lists", some=False)
+        lengths = Lengths(project, tokenization)
         train = lengths.telling(train)
         from_reference = start.path == reference.path
         frozen = copy.deepcopy(model) if from_reference else load_policy(project, reference)[0]
@@ -83,13 +83,13 @@ def train_offline(project: Project, round: int) -> Outcome:
         lr = rate(project, settings.lr, "policy", model)
         training = Training(settings, order.steps, {"policy": lr}, settings.average)
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
-        engine = make_engine(models, codec, seed, project.device, training)
-        named = digest(reference.weights, codec.fingerprint)
+        engine = make_engine(models, tokenization, seed, project.device, training)
+        named = digest(reference.weights, tokenization.fingerprint)
         told = "reference" in getattr(objective, "needs", ("reference",))
-        data = _Lists(project.store, named if told else None, engine, codec, train, counts)
-        heldout = _Lists(project.store, named if told else None, engine, codec, held)
+        data = _Lists(project.store, named if told else None, engine, tokenization, train, counts)
+        heldout = _Lists(project.store, named if told else None, engine, tokenization, held)
         asking = [item.prompt for item in train]
-        keeping = Keeping(project, run, engine, codec, asking, left_out, heldout.accuracy, from_reference)
+        keeping = Keeping(project, run, engine, tokenization, asking, left_out, heldout.accuracy, from_reference)
         keeping.begin()
         fit(
             project,
@@ -152,7 +152,7 @@ class _Lists:
         store: Store,
         reference: str | None,
         engine: Engine,
-        codec: Tokenization,
+        tokenization: Tokenization,
         items: Sequence[Item],
         weights: Mapping[str, float] | None = None,
     ):
@@ -162,7 +162,7 @@ class _Lists:
         """
         self.store, self.reference, self.engine, self.items = store, reference, engine, items
         self.weights = weights or {}
-        self.encoded = [[encode(codec, item.prompt, c) for c in item.completions] for item in items]
+        self.encoded = [[encode(tokenization, item.prompt, c) for c in item.completions] for item in items]
         named = (c.id for item in items for c in item.completions)
         self.known = {} if reference is None else store.logprobs(reference, named)
 

@@ -110,7 +110,7 @@ class _Loop:
         self.settings = settings = project.config.align
         self.from_reference = start.path == reference.path
         self.progress = Progress(algorithm)
-        model, self.codec = load_policy(project, start)
+        model, self.tokenization = load_policy(project, start)
         frozen = copy.deepcopy(model) if self.from_reference else load_policy(project, reference)[0]
         self.scorer = scorer
         if settings.frozen_dtype and isinstance(scorer, ModelScorer):  # the reference follows, once it is measured
@@ -118,8 +118,8 @@ class _Loop:
                 judge.model.to(getattr(torch, settings.frozen_dtype))
         models: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.temperature)}
         if "value" in algorithm.needs:
-            critic, critic_codec = self._critic(judges, start)
-            if critic_codec.fingerprint != self.codec.fingerprint:
+            critic, critic_tokenization = self._critic(judges, start)
+            if critic_tokenization.fingerprint != self.tokenization.fingerprint:
                 raise ConfigError(
                     f"{algorithm.name} starts its critic from the reward model, which has another tokenizer than the "
                     'policy. Use [reward] start = "policy", or an algorithm without a critic (rloo, grpo).'
@@ -135,19 +135,21 @@ class _Loop:
             "reference": Policy(frozen, settings.temperature).requires_grad_(False),
         }
         stale = settings.staleness > 0
-        self.engine = make_engine(everything, self.codec, seed, project.device, training, own_sampler=stale)
+        self.engine = make_engine(everything, self.tokenization, seed, project.device, training, own_sampler=stale)
         self.ahead = Ahead(self._roll_out)
         heldout = project.config.data.heldout
         self.left_out, theirs = LeftOut(project), reward_tokenizations(self.scorer)
         train = project.store.prompts(split="train", heldout=heldout)
-        self.prompts = fitting(project, self.codec, train, settings.max_tokens, self.left_out, theirs)
-        self.validation = Validation(project, self.codec, self.scorer, [p for p, _ in self.prompts], self.left_out)
+        self.prompts = fitting(project, self.tokenization, train, settings.max_tokens, self.left_out, theirs)
+        self.validation = Validation(
+            project, self.tokenization, self.scorer, [p for p, _ in self.prompts], self.left_out
+        )
         self.sampling = self.validation.sampling
         self.demonstrations: list[tuple[list[int], int]] = []
         if settings.ptx:
             shown = project.store.demonstrations(split="train", heldout=heldout)
-            shown = self.left_out.accepted([self.codec], shown, "demonstrations")
-            self.demonstrations, long = encode_demonstrations(self.codec, shown, self.codec.context)
+            shown = self.left_out.accepted([self.tokenization], shown, "demonstrations")
+            self.demonstrations, long = encode_demonstrations(self.tokenization, shown, self.tokenization.context)
             if long:
                 project.say(f"warning: {long} demonstrations do not fit the model's context and are left out of ptx")
             if not self.demonstrations:
@@ -158,8 +160,10 @@ class _Loop:
     def _critic(self, judges: list[ModelRow], start: ModelRef) -> tuple[Critic, Tokenization]:
         """It starts as the reward model that counts most; where a function rewards, as the policy with a new head."""
         if not isinstance(self.scorer, ModelScorer):
-            fresh, codec = new_reward_model(start.intact(), self.project.config.model, derive(self.seed, "critic"))
-            return Critic(fresh.model, 0.0, 1.0), codec
+            fresh, tokenization = new_reward_model(
+                start.intact(), self.project.config.model, derive(self.seed, "critic")
+            )
+            return Critic(fresh.model, 0.0, 1.0), tokenization
         main = max(self.scorer.reward_models, key=lambda j: abs(j.weight))
         row = next(m for m in judges if (m.criterion or m.version) == main.name)
         return new_critic(self.project.ref(row).intact(), self.project.config.model)
@@ -252,7 +256,7 @@ class _Loop:
         sampled_by = f"{self.run.name}/{step - self._is_stale(step)}"
         prompts, k = self._prompts_at(step), self.settings.k
         return roll_out(
-            self.engine, self.codec, self.scorer, prompts, k, self.sampling, self.settings, name, sampled_by
+            self.engine, self.tokenization, self.scorer, prompts, k, self.sampling, self.settings, name, sampled_by
         )
 
     def _is_stale(self, step: int) -> bool:
@@ -281,9 +285,11 @@ class _Loop:
                 state.start = {"figures": looked.figures, "rewards": looked.rewards}
                 same = self.from_reference and step == 0
                 state.reference = state.start if same else self._reference()
-                if self.codec.runs_on and looked.figures["ended"] < 0.5:
+                if self.tokenization.runs_on and looked.figures["ended"] < 0.5:
                     share = f"{looked.figures['ended']:.0%}"
-                    self.project.say(f"warning: {share} of the answers ended by themselves: {self.codec.runs_on}")
+                    self.project.say(
+                        f"warning: {share} of the answers ended by themselves: {self.tokenization.runs_on}"
+                    )
             # chosen by what is optimised: the EOS rule counts
             reward, kl = float(np.mean(looked.rewards)), looked.figures["kl"]
             state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES

@@ -121,32 +121,34 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
     weights = {id: weight for t in weighed.values() for id, weight in t.weights.items()}
     with project.lock():
         run = project.begin("reward", fingerprint, inputs)
-        model, codec = new_reward_model(
+        model, tokenization = new_reward_model(
             start.path, project.config.model, derive(seed, "reward-head", criterion), settings.dropout
         )
-        model.criterion, model.max_tokens = criterion, reads(codec, settings.max_tokens)
+        model.criterion, model.max_tokens = criterion, reads(tokenization, settings.max_tokens)
         freeze_lowest(model.model, settings.freeze)
         left_out = LeftOut(project)
-        learnt = {c: left_out.accepted([codec], items, "lists", c == criterion) for c, items in learnt.items()}
+        learnt = {c: left_out.accepted([tokenization], items, "lists", c == criterion) for c, items in learnt.items()}
         train = [item for item in train if item.id not in left_out.reasons]
         refused = {r.id for items in asked.values() for i in items if i.id in left_out.reasons for r in i.rankings}
         snapshot = left_out.used(snapshot, refused)
-        lengths = Lengths(project, codec, settings.max_tokens)
+        lengths = Lengths(project, tokenization, settings.max_tokens)
         learnt = {c: told for c, items in learnt.items() if (told := lengths.telling(items, c == criterion))}
-        held = left_out.accepted([codec], rankable(project, criterion, round, "heldout"), "held-out lists", some=False)
-        held = Lengths(project, codec, settings.max_tokens).telling(held, False, "held-out lists")
+        held = left_out.accepted(
+            [tokenization], rankable(project, criterion, round, "heldout"), "held-out lists", some=False
+        )
+        held = Lengths(project, tokenization, settings.max_tokens).telling(held, False, "held-out lists")
         shown = gather(learnt)
-        lists = Lists(codec, shown, list(learnt), settings, derive(seed, "lent", criterion), weights)
+        lists = Lists(tokenization, shown, list(learnt), settings, derive(seed, "lent", criterion), weights)
         order = Order(len(shown), settings.batch, settings.epochs, derive(seed, "reward", criterion))
         others = len(learnt) - 1
         trained = SharedReward(model, others, derive(seed, "reward-heads", criterion)) if others else model
         lr = rate(project, settings.lr, "reward", model.model)
         training = Training(settings, order.steps, {"reward": lr}, settings.average)
-        engine = make_engine({"reward": trained}, codec, seed, project.device, training)
+        engine = make_engine({"reward": trained}, tokenization, seed, project.device, training)
         scores: dict[str, float] = {}  # of the held-out completions, by the model as it is
 
         def evaluate(step: int) -> Mapping[str, float]:
-            scores.update(score_items(model, codec, held, project.device))
+            scores.update(score_items(model, tokenization, held, project.device))
             return heldout_figures(pair_accuracy(scores, held, criterion, resamples=0)) if held else {}
 
         fit(
@@ -168,7 +170,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
                 run,
                 engine,
                 model,
-                codec,
+                tokenization,
                 train,
                 held,
                 report,
@@ -186,7 +188,7 @@ def _finish(
     run: Run,
     engine: Engine,
     model: RewardModel,
-    codec: Tokenization,
+    tokenization: Tokenization,
     train: list[Item],
     held: list[Item],
     report: PairReport | None,
@@ -199,11 +201,11 @@ def _finish(
 ) -> Outcome:
     """Normalise the trained model, save it, measure it and register it."""
     criterion = model.criterion
-    mean, std = normalisation(project, model, codec)
+    mean, std = normalisation(project, model, tokenization)
     model.set_normalisation(mean, std)
     engine.save("reward", run.path / "model")
     seen = train[:TRAIN_EVAL]
-    on_train = pair_accuracy(score_items(model, codec, seen, project.device), seen, criterion, resamples=0)
+    on_train = pair_accuracy(score_items(model, tokenization, seen, project.device), seen, criterion, resamples=0)
     result: dict[str, Any] = {
         "criterion": criterion,
         "round": round,

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, exists, func, select
 
 from prefloop.errors import DataError, StoreError
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.connections.database import Database
 from prefloop.store.schema import (
     completions,
@@ -63,7 +63,7 @@ def _lost_parents(connection: Connection) -> Iterator[str]:
         yield f"completions: {key} answers another prompt than its item asks"
     stale = select(prompts).order_by(prompts.c.seq)
     for row in connection.execute(stale).mappings():
-        if bucket(codec.to_prompt(row)) != row["bucket"]:
+        if bucket(mapping.to_prompt(row)) != row["bucket"]:
             yield f"prompts: {row['id']} was edited: its text no longer gives the stored held-out bucket"
 
 
@@ -72,7 +72,7 @@ def _bad_rankings(connection: Connection) -> Iterator[str]:
         members = stored_answers(connection, {row["item_id"] for row in rows})
         for row in rows:
             try:
-                check_ranking(codec.to_ranking(row), members.get(row["item_id"], {}))
+                check_ranking(mapping.to_ranking(row), members.get(row["item_id"], {}))
             except DataError as error:
                 yield str(error)
 

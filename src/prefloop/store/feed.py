@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.schema import rankings
 from prefloop.store.store import Store
 from prefloop.types import Ranking
@@ -25,4 +25,4 @@ def rankings_since(store: Store, after: int, limit: int) -> list[tuple[int, Rank
     end = latest(store)
     query = select(rankings).where(rankings.c.seq > after, rankings.c.seq <= end).order_by(rankings.c.seq).limit(limit)
     with store.database.read() as connection:
-        return [(row["seq"], codec.to_ranking(row)) for row in connection.execute(query).mappings()]
+        return [(row["seq"], mapping.to_ranking(row)) for row in connection.execute(query).mappings()]

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, func, or_, select
 from sqlalchemy.sql.expression import true
 
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.connections.database import Database
 from prefloop.store.schema import completions, demonstrations, items, people, prompts, rankings, tasks
 from prefloop.store.split import threshold
@@ -96,11 +96,11 @@ def assemble(connection: Connection, rows: Sequence[RowMapping], counted: Column
     for part in chunks(ids):
         of_items = select(completions).where(completions.c.item_id.in_(part)).order_by(completions.c.position)
         for row in connection.execute(of_items).mappings():
-            members[row["item_id"]].append(codec.to_completion(row))
+            members[row["item_id"]].append(mapping.to_completion(row))
         on_items = select(rankings).where(rankings.c.item_id.in_(part), counted).order_by(rankings.c.seq)
         for row in connection.execute(on_items).mappings():
-            judged[row["item_id"]].append(codec.to_ranking(row))
-    return [codec.to_item(row, asked[row["prompt_id"]], members[row["id"]], judged[row["id"]]) for row in rows]
+            judged[row["item_id"]].append(mapping.to_ranking(row))
+    return [mapping.to_item(row, asked[row["prompt_id"]], members[row["id"]], judged[row["id"]]) for row in rows]
 
 
 def items_by_id(connection: Connection, ids: Iterable[str]) -> dict[str, Item]:
@@ -115,13 +115,13 @@ def prompts_by_id(connection: Connection, ids: Iterable[str]) -> dict[str, Promp
     found: dict[str, Prompt] = {}
     for part in chunks(ids):
         for row in connection.execute(select(prompts).where(prompts.c.id.in_(part))).mappings():
-            found[row["id"]] = codec.to_prompt(row)
+            found[row["id"]] = mapping.to_prompt(row)
     return found
 
 
 def read_prompts(connection: Connection, split: Split | None, heldout: float, limit: int | None) -> list[Prompt]:
     query = select(prompts).where(on_side(split, heldout)).order_by(prompts.c.seq).limit(limit)
-    return [codec.to_prompt(row) for row in connection.execute(query).mappings()]
+    return [mapping.to_prompt(row) for row in connection.execute(query).mappings()]
 
 
 def read_demonstrations(connection: Connection, split: Split | None, heldout: float) -> list[Demonstration]:
@@ -129,7 +129,7 @@ def read_demonstrations(connection: Connection, split: Split | None, heldout: fl
     query = joined.where(on_side(split, heldout)).order_by(demonstrations.c.seq)
     rows = connection.execute(query).mappings().all()
     asked = prompts_by_id(connection, {row["prompt_id"] for row in rows})
-    return [codec.to_demonstration(row, asked[row["prompt_id"]]) for row in rows]
+    return [mapping.to_demonstration(row, asked[row["prompt_id"]]) for row in rows]
 
 
 def stream_rollouts(database: Database, run_id: str, limit: int | None) -> Iterator[tuple[Prompt, Completion]]:
@@ -140,7 +140,7 @@ def stream_rollouts(database: Database, run_id: str, limit: int | None) -> Itera
         with database.read() as connection:
             rows = connection.execute(of_run.order_by(completions.c.seq).limit(size)).mappings().all()
             asked = prompts_by_id(connection, {row["prompt_id"] for row in rows})
-        yield from ((asked[row["prompt_id"]], codec.to_completion(row)) for row in rows)
+        yield from ((asked[row["prompt_id"]], mapping.to_completion(row)) for row in rows)
         if len(rows) < size:
             return
         after = rows[-1]["seq"]

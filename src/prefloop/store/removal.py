@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Table, delete, exists, func, insert, select, update
 
 from prefloop.errors import DataError
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.queue.fill import keep_setting
 from prefloop.store.queue.read import setting
 from prefloop.store.queue.rows import note
@@ -178,7 +178,7 @@ def _learnt(connection: Connection, ids: Ids) -> list[tuple[ModelRow, str]]:
     hashes = _column(connection, snapshot_members.c.snapshot_hash, snapshot_members.c.member_id, ids)
     found: dict[str, tuple[ModelRow, str]] = {}
     for row in connection.execute(select(models).order_by(models.c.seq)).mappings():
-        model = codec.to_model(row)
+        model = mapping.to_model(row)
         if model.snapshot_hash in hashes:
             found[model.version] = (model, "")
         elif model.parent in found:

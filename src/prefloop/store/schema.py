@@ -88,8 +88,8 @@ completions = Table(
     Column("messages", Text),  # JSON: the turns of an answer that is more than one plain text; null: it is its text
     Column("model", Text),
     Column("policy_version", Text),
-    Column("token_ids", LargeBinary),  # codec.pack_ints
-    Column("logprobs", LargeBinary),  # codec.pack_floats; nats
+    Column("token_ids", LargeBinary),  # mapping.pack_ints
+    Column("logprobs", LargeBinary),  # mapping.pack_floats; nats
     Column("finish_reason", Text),
     Column("sampling", Text),
     Column("tokenizer", Text),

@@ -12,7 +12,7 @@ from typing import Any, Self
 from sqlalchemy import func, insert, select, update
 
 from prefloop.errors import DataError, StoreError
-from prefloop.store import codec, read, twins, write
+from prefloop.store import mapping, read, twins, write
 from prefloop.store.check import problems
 from prefloop.store.connections.database import Database, resolve
 from prefloop.store.migrate import migrate
@@ -148,7 +148,7 @@ class Store:
 
     def add_model(self, model: ModelRow) -> None:
         """Register a model. The same version again updates the row, but never to other weights: DataError."""
-        row = codec.model_row(model)
+        row = mapping.model_row(model)
         with self._database.write() as connection:
             known = connection.execute(select(models).where(models.c.version == model.version)).mappings().first()
             if known is None:
@@ -168,9 +168,9 @@ class Store:
             "name": name,
             "sha256": sha256,
             "format": format,
-            "counts": codec.dumps(asdict(counts) if isinstance(counts, Counts) else dict(counts)),
+            "counts": mapping.dumps(asdict(counts) if isinstance(counts, Counts) else dict(counts)),
             "rejected": len(errors),
-            "reasons": codec.dumps([str(error) for error in errors[:_REASONS_KEPT]]),
+            "reasons": mapping.dumps([str(error) for error in errors[:_REASONS_KEPT]]),
             "imported_at": _now(),
         }
         with self._database.write() as connection:
@@ -261,7 +261,7 @@ class Store:
         if criterion is not None:
             query = query.where(models.c.criterion == criterion)
         with self._database.read() as connection:
-            return [codec.to_model(row) for row in connection.execute(query).mappings()]
+            return [mapping.to_model(row) for row in connection.execute(query).mappings()]
 
     def latest_model(self, kind: ModelKind, criterion: str | None = None) -> ModelRow | None:
         """The newest of a kind, or None before the first."""
@@ -278,7 +278,7 @@ class Store:
         """The log of files read, oldest first."""
         with self._database.read() as connection:
             return [
-                codec.to_import(row) for row in connection.execute(select(imports).order_by(imports.c.seq)).mappings()
+                mapping.to_import(row) for row in connection.execute(select(imports).order_by(imports.c.seq)).mappings()
             ]
 
     # -- health ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.sql.expression import true
 
-from prefloop.store import codec, read
+from prefloop.store import mapping, read
 from prefloop.store.schema import demonstrations, prompts, rankings
 from prefloop.store.store import Store
 from prefloop.types import Demonstration, Item, Prompt
@@ -28,7 +28,7 @@ def every_prompt(store: Store) -> Iterator[Prompt]:
         query = select(prompts).where(prompts.c.seq > after).order_by(prompts.c.seq).limit(CHUNK)
         with store._database.read() as connection:
             rows = connection.execute(query).mappings().all()
-        yield from (codec.to_prompt(row) for row in rows)
+        yield from (mapping.to_prompt(row) for row in rows)
         if len(rows) < CHUNK:
             return
         after = rows[-1]["seq"]
@@ -42,7 +42,7 @@ def every_demonstration(store: Store) -> Iterator[Demonstration]:
         with store._database.read() as connection:
             rows = connection.execute(of_chunk.order_by(demonstrations.c.seq).limit(CHUNK)).mappings().all()
             asked = read.prompts_by_id(connection, {row["prompt_id"] for row in rows})
-        yield from (codec.to_demonstration(row, asked[row["prompt_id"]]) for row in rows)
+        yield from (mapping.to_demonstration(row, asked[row["prompt_id"]]) for row in rows)
         if len(rows) < CHUNK:
             return
         after = rows[-1]["seq"]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Column, ColumnElement, Connection, delete, insert, select, update
 
 from prefloop.errors import DataError
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.records import Counts
 from prefloop.store.schema import completions, demonstrations, items, origins, prompts, rankings
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, answer_key
@@ -41,7 +41,7 @@ def add_batch(connection: Connection, batch: Sequence[Parsed], round: int) -> Co
     listed = [record for record in batch if isinstance(record, Item)]
     asked = [record if isinstance(record, Prompt) else record.prompt for record in batch]
     added_prompts = _add_prompts(connection, asked)
-    demonstration_rows = {record.id: codec.demonstration_row(record) for record in shown}
+    demonstration_rows = {record.id: mapping.demonstration_row(record) for record in shown}
     added_demonstrations = _insert_new(connection, demonstrations, demonstrations.c.id, demonstration_rows)
     added_items, added_completions = _add_items(connection, listed, round)
     members = {item.id: {completion.id for completion in item.completions} for item in listed}
@@ -79,7 +79,7 @@ def _add_prompts(connection: Connection, asked: Sequence[Prompt]) -> int:
         first.setdefault(prompt.id, prompt)
         if prompt.split is not None:
             stated.setdefault(prompt.id, prompt.split)
-    rows = {key: codec.prompt_row(prompt) | {"split": stated.get(key)} for key, prompt in first.items()}
+    rows = {key: mapping.prompt_row(prompt) | {"split": stated.get(key)} for key, prompt in first.items()}
     added = _insert_new(connection, prompts, prompts.c.id, rows)
     for ids in chunks(stated):
         undecided = select(prompts.c.id).where(prompts.c.id.in_(ids), prompts.c.split.is_(None))
@@ -94,9 +94,9 @@ def _add_items(connection: Connection, listed: Sequence[Item], round: int) -> tu
         _same_list(item, _answers(unique.setdefault(item.id, item)))
     for key, known in stored_answers(connection, unique).items():
         _same_list(unique.pop(key), known)
-    item_rows = [codec.item_row(item, round) for item in unique.values()]
+    item_rows = [mapping.item_row(item, round) for item in unique.values()]
     completion_rows = [
-        codec.completion_row(completion, position, prompt_id=item.prompt.id, item_id=item.id)
+        mapping.completion_row(completion, position, prompt_id=item.prompt.id, item_id=item.id)
         for item in unique.values()
         for position, completion in enumerate(item.completions)
     ]
@@ -137,7 +137,7 @@ def stored_answers(connection: Connection, item_ids: Iterable[str]) -> dict[str,
         found |= {key: {} for key in connection.scalars(select(items.c.id).where(items.c.id.in_(ids)))}
         columns = (completions.c.item_id, completions.c.id, completions.c.text, completions.c.messages)
         for item_id, key, text, turns in connection.execute(select(*columns).where(completions.c.item_id.in_(ids))):
-            found[item_id][key] = answer_key(text, codec.turns(turns))
+            found[item_id][key] = answer_key(text, mapping.turns(turns))
     return found
 
 
@@ -161,7 +161,7 @@ def insert_rankings(connection: Connection, events: Sequence[Ranking], members: 
     for known in existing(connection, rankings.c.id, fresh):
         del fresh[known]
     _refuse_circles(connection, fresh)
-    _insert(connection, rankings, [codec.ranking_row(ranking) for ranking in fresh.values()])
+    _insert(connection, rankings, [mapping.ranking_row(ranking) for ranking in fresh.values()])
     return len(fresh)
 
 
@@ -203,7 +203,7 @@ def add_rollouts(connection: Connection, prompt_ids: Sequence[str], sampled: Seq
     for ids in chunks(completion.id for completion in sampled):
         connection.execute(delete(completions).where(completions.c.id.in_(ids), completions.c.item_id.is_(None)))
     pairs = enumerate(zip(prompt_ids, sampled, strict=True))
-    rows = [codec.completion_row(c, place, prompt_id=key, run_id=run_id) for place, (key, c) in pairs]
+    rows = [mapping.completion_row(c, place, prompt_id=key, run_id=run_id) for place, (key, c) in pairs]
     _insert(connection, completions, rows)
 
 

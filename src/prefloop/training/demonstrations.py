@@ -14,14 +14,14 @@ from prefloop.types import Demonstration, Item
 
 
 def encode_demonstrations(
-    codec: Tokenization, shown: list[Demonstration], max_tokens: int
+    tokenization: Tokenization, shown: list[Demonstration], max_tokens: int
 ) -> tuple[list[tuple[list[int], int]], int]:
     """Encode demonstrations. Returns [(ids, how many are prompt)] of those that fit, and how many did not."""
-    limit = min(max_tokens, codec.context)
+    limit = min(max_tokens, tokenization.context)
     encoded = []
     for demonstration in shown:
-        prompt = codec.encode_prompt(demonstration.prompt)
-        ids = [*prompt, *codec.answer_ids(demonstration.prompt, prompt, demonstration)]
+        prompt = tokenization.encode_prompt(demonstration.prompt)
+        ids = [*prompt, *tokenization.answer_ids(demonstration.prompt, prompt, demonstration)]
         if len(ids) <= limit:
             encoded.append((ids, len(prompt)))
     return encoded, len(shown) - len(encoded)

@@ -32,7 +32,7 @@ class Keeping:
         project: Project,
         run: Run,
         engine: Engine,
-        codec: Tokenization,
+        tokenization: Tokenization,
         trained_on: Sequence[Prompt],
         left_out: LeftOut,
         measure: Callable[[], Mapping[str, float]],
@@ -44,7 +44,7 @@ class Keeping:
         self.carried: dict[str, Any] = {"best_step": 0, "weights": None, "evals": [], "before": []}
         self.validation: Validation | None = None
         try:
-            self.validation = Validation(project, codec, None, trained_on, left_out, temperature=1.0)
+            self.validation = Validation(project, tokenization, None, trained_on, left_out, temperature=1.0)
         except NothingToDoError as error:  # rankings may be learnt from where no prompt leaves room for an answer
             project.say(f"warning: nobody looks at what the policy answers while it learns: {error}")
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Lengths:
     """Counts what a model's reading length cuts from the lists of one stage. `to_json` goes into the stage's result."""
 
-    def __init__(self, project: Project | None, codec: Tokenization, max_tokens: int | None = None):
-        self.project, self.codec, self.max_tokens = project, codec, max_tokens
-        self.limit = reads(codec, max_tokens)
+    def __init__(self, project: Project | None, tokenization: Tokenization, max_tokens: int | None = None):
+        self.project, self.tokenization, self.max_tokens = project, tokenization, max_tokens
+        self.limit = reads(tokenization, max_tokens)
         self.lost: dict[str, bool] = {}  # {answer id: whether the answer lost its end}
         self.shortened: set[str] = set()  # ids of prompts that lost their beginning
         self.same: set[tuple[str, str]] = set()  # pairs of answers that are equal after the cut
@@ -44,7 +44,7 @@ class Lengths:
 
     def _told(self, item: Item) -> Item | None:
         """The list as this model reads it; None where no ranking is left that compares anything."""
-        joined = {c.id: join_completion(self.codec, item.prompt, c, self.max_tokens) for c in item.completions}
+        joined = {c.id: join_completion(self.tokenization, item.prompt, c, self.max_tokens) for c in item.completions}
         self.lost |= {id: one.lost > 0 for id, one in joined.items()}
         if any(one.shortened for one in joined.values()):
             self.shortened.add(item.prompt.id)
@@ -73,8 +73,8 @@ class Lengths:
         return f"{said}. {self._advice()}"
 
     def _advice(self) -> str:
-        if self.limit < self.codec.context:
-            return f"The model could read {self.codec.context} tokens: raise max_tokens."
+        if self.limit < self.tokenization.context:
+            return f"The model could read {self.tokenization.context} tokens: raise max_tokens."
         return "It cannot read more."
 
     def to_json(self) -> dict[str, Any]:

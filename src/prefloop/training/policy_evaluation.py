@@ -53,7 +53,7 @@ class Validation:
     def __init__(
         self,
         project: Project,
-        codec: Tokenization,
+        tokenization: Tokenization,
         scorer: Scorer | None,
         trained_on: Sequence[Prompt],
         left_out: LeftOut | None = None,
@@ -61,21 +61,23 @@ class Validation:
     ):
         """temperature: that of the policy's log-probabilities, which answers are sampled at; none = `[align]`'s."""
         self.settings = settings = project.config.align
-        self.codec, self.scorer = codec, scorer
+        self.tokenization, self.scorer = tokenization, scorer
         judges = reward_tokenizations(scorer) if scorer else []
         held, _ = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))
         self.held_out = bool(held)
         if not held:
             project.say("warning: no held-out prompts; checkpoints are chosen on training prompts")
             held = list(trained_on[:: max(1, len(trained_on) // ENOUGH)])
-        fit = fitting(project, codec, held, settings.max_tokens, left_out, judges)
+        fit = fitting(project, tokenization, held, settings.max_tokens, left_out, judges)
         self.prompts: list[Encoded] = fit[: settings.eval_prompts]
         self.sampling = Sampling(settings.max_tokens, temperature or settings.temperature)
 
     def answers(self, engine: Engine, version: str) -> Rollouts:
         """One answer a prompt by the engine's policy, judged."""
         scorer = self.scorer or ZeroScorer()
-        return roll_out(engine, self.codec, scorer, self.prompts, 1, self.sampling, self.settings, "eval", version)
+        return roll_out(
+            engine, self.tokenization, scorer, self.prompts, 1, self.sampling, self.settings, "eval", version
+        )
 
     def look(self, engine: Engine, version: str, reference_shift: float = 0.0) -> Looked:
         """The answers, what they look like, and how far they are from the engine's reference."""

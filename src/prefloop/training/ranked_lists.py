@@ -103,7 +103,7 @@ class Lists:
 
     def __init__(
         self,
-        codec: Tokenization,
+        tokenization: Tokenization,
         lists: Sequence[Shown],
         criteria: Sequence[str],
         settings: Reward,
@@ -112,10 +112,10 @@ class Lists:
     ):
         self.lists, self.criteria, self.seed = list(lists), tuple(criteria), seed
         self.contrast = {c: settings.contrast[c] for c in criteria if settings.contrast.get(c)}
-        self.encoded = [[encode(codec, s.prompt, c, settings.max_tokens) for c in s.completions] for s in lists]
+        self.encoded = [[encode(tokenization, s.prompt, c, settings.max_tokens) for c in s.completions] for s in lists]
         words = {s.prompt.id: frozenset(s.prompt.text.split()) for s in lists}
         self.words = [words[s.prompt.id] for s in lists]
-        self.codec, self.max_tokens = codec, reads(codec, settings.max_tokens)
+        self.tokenization, self.max_tokens = tokenization, reads(tokenization, settings.max_tokens)
         self.weights = weights or {}
 
     def __len__(self) -> int:
@@ -155,7 +155,7 @@ class Lists:
         nearest = max(others, key=lambda m: _likeness(self.words[n], self.words[m]))
         ids, cut = self.encoded[nearest][int(rng.integers(len(self.encoded[nearest])))]
         own_ids, own_cut = self.encoded[n][0]
-        joined = join(self.codec, own_ids[:own_cut], ids[cut:], self.max_tokens)
+        joined = join(self.tokenization, own_ids[:own_cut], ids[cut:], self.max_tokens)
         return joined.ids, joined.prompt
 
 

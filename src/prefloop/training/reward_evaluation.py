@@ -31,11 +31,11 @@ def pair_accuracies(
     comparable = [i for i in items if len(i.completions) > 1 and i.rankings]
     if not comparable:
         raise NothingToDoError("the file holds no ranking of two or more completions: there is nothing to measure")
-    model, codec = load_reward_model(source, settings or Model())
+    model, tokenization = load_reward_model(source, settings or Model())
     left_out = LeftOut()
-    lengths = Lengths(None, codec, model.max_tokens)
-    comparable = lengths.telling(left_out.accepted([codec], comparable, "lists"))
-    scores = score_items(model.to(device), codec, comparable, device)
+    lengths = Lengths(None, tokenization, model.max_tokens)
+    comparable = lengths.telling(left_out.accepted([tokenization], comparable, "lists"))
+    scores = score_items(model.to(device), tokenization, comparable, device)
     criteria = sorted({r.criterion for i in comparable for r in i.rankings})
     reports = {}
     for criterion in criteria:

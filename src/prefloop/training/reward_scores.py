@@ -32,20 +32,22 @@ def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
         )
     judges = []
     for row in models:
-        model, codec = load_registered_reward(project, row)
+        model, tokenization = load_registered_reward(project, row)
         name = row.criterion or row.version
-        judges.append(WeightedRewardModel(name, model, codec, weights.get(name, 0.0) if weights else 1.0 / len(models)))
+        judges.append(
+            WeightedRewardModel(name, model, tokenization, weights.get(name, 0.0) if weights else 1.0 / len(models))
+        )
     return ModelScorer(judges, device=project.device)
 
 
-def score_items(model: RewardModel, codec: Tokenization, items: Sequence[Item], device: str) -> dict[str, float]:
+def score_items(model: RewardModel, tokenization: Tokenization, items: Sequence[Item], device: str) -> dict[str, float]:
     """The score of every completion before normalisation, as {completion id: score}."""
     pairs = [(item.prompt, c) for item in items for c in item.completions]
-    raw = raw_scores(model, codec, [p for p, _ in pairs], [c for _, c in pairs], device=device)
+    raw = raw_scores(model, tokenization, [p for p, _ in pairs], [c for _, c in pairs], device=device)
     return {c.id: float(s) for (_, c), s in zip(pairs, raw, strict=True)}
 
 
-def normalisation(project: Project, model: RewardModel, codec: Tokenization) -> tuple[float, float]:
+def normalisation(project: Project, model: RewardModel, tokenization: Tokenization) -> tuple[float, float]:
     """Mean and standard deviation of the raw score on fresh samples of the reference policy (detail 9 of PPO).
 
     They are sampled at the temperature and length that `align` samples with, so that the KL coefficient keeps its
@@ -53,26 +55,26 @@ def normalisation(project: Project, model: RewardModel, codec: Tokenization) -> 
     """
     settings = project.config.align
     ref = project.reference()
-    policy, policy_codec = load_policy(project, ref)
+    policy, policy_tokenization = load_policy(project, ref)
     engine = make_engine(
         {"policy": Policy(policy)},
-        policy_codec,
+        policy_tokenization,
         derive(project.config.project.seed, "normalise"),
         device=project.device,
     )
     prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
-    kept = fitting(project, policy_codec, prompts, settings.max_tokens, LeftOut(), [codec])
+    kept = fitting(project, policy_tokenization, prompts, settings.max_tokens, LeftOut(), [tokenization])
     stride = max(1, len(kept) // project.config.reward.normalise_prompts)
     kept = kept[::stride][: project.config.reward.normalise_prompts]
     sampling = Sampling(settings.max_tokens, settings.temperature)
     with project.progress(2 * len(kept), f"reward {model.criterion}: samples to normalise on"):
-        lists, _ = draw_lists(engine, policy_codec, kept, 2, sampling, avoid_duplicates=False)
+        lists, _ = draw_lists(engine, policy_tokenization, kept, 2, sampling, avoid_duplicates=False)
     asked: list[Prompt] = [p for p, _ in kept for _ in range(2)]
     answers: list[Completion] = [
-        to_completion(policy_codec, prompt, f"norm:{n}", s, ref.version, {})
+        to_completion(policy_tokenization, prompt, f"norm:{n}", s, ref.version, {})
         for n, (prompt, s) in enumerate(zip(asked, (s for row in lists for s in row), strict=True))
     ]
-    raw = raw_scores(model, codec, asked, answers, device=project.device)
+    raw = raw_scores(model, tokenization, asked, answers, device=project.device)
     if not bool(torch.isfinite(raw).all()):
         return float("nan"), float("nan")
     values = raw.tolist()

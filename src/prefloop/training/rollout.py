@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prefloop.algorithms.base import Need
-from prefloop.batch import AnnotatedBatch, RolloutBatch, collate
+from prefloop.batch import LogprobBatch, RolloutBatch, collate
 from prefloop.config import Align
 from prefloop.engine.base import Engine, Sampling
 from prefloop.engine.profiling import span
@@ -37,7 +37,7 @@ class Rollouts:
 
 def roll_out(
     engine: Engine,
-    codec: Tokenization,
+    tokenization: Tokenization,
     scorer: Scorer,
     prompts: Sequence[Encoded],
     k: int,
@@ -53,7 +53,7 @@ def roll_out(
     how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
     asked = [p for p, _, _ in rows]
     completions = [
-        to_completion(codec, p, f"{name}:{place}", s, version, how)
+        to_completion(tokenization, p, f"{name}:{place}", s, version, how)
         for place, (p, s) in enumerate(zip(asked, samples, strict=True))
     ]
     with span("reward"):
@@ -92,7 +92,7 @@ def add_logprobs(
     needs: frozenset[Need] = REFERENCE,
     trust_sampler: bool = False,
     reference_shift: float = 0.0,
-) -> AnnotatedBatch:
+) -> LogprobBatch:
     """What the models say before the first update: the learner's own logprobs, and what an algorithm needs beside.
 
     needs: "reference" for the frozen reference's logprobs, "value" for the critic's values. Nobody else is asked.
@@ -105,10 +105,10 @@ def add_logprobs(
     if ref_logp is not None and reference_shift:
         ref_logp = keep(ref_logp + reference_shift, batch.action)
     value = engine.forward("critic", batch) if "value" in needs else None
-    return AnnotatedBatch(**vars(batch), old_logp=old_logp, ref_logp=ref_logp, value=value)
+    return LogprobBatch(**vars(batch), old_logp=old_logp, ref_logp=ref_logp, value=value)
 
 
-def describe(rolls: Rollouts, batch: AnnotatedBatch) -> dict[str, float]:
+def describe(rolls: Rollouts, batch: LogprobBatch) -> dict[str, float]:
     """Masked means of a rollout batch: KL in nats a sequence, lengths in tokens.
 
     `kl` and `kl_k3` are there where the reference was asked, `sampler_mismatch` where the learner's logprobs were
@@ -134,7 +134,7 @@ def describe(rolls: Rollouts, batch: AnnotatedBatch) -> dict[str, float]:
     }
 
 
-def _distance(batch: AnnotatedBatch) -> dict[str, float]:
+def _distance(batch: LogprobBatch) -> dict[str, float]:
     if batch.ref_logp is None:
         return {}
     n, action = len(batch), batch.action

@@ -21,7 +21,7 @@ def item_id(prompt: Prompt, version: str, fingerprint: str) -> str:
 
 def draw_lists(
     engine: Engine,
-    codec: Tokenization,
+    tokenization: Tokenization,
     prompts: Sequence[tuple[Prompt, list[int]]],
     k: int,
     sampling: Sampling,
@@ -40,21 +40,21 @@ def draw_lists(
             lists[n][j] = got
         if not avoid_duplicates:
             break
-        slots = [(n, j) for n, j in slots if _repeats(codec, lists[n], j)]
+        slots = [(n, j) for n, j in slots if _repeats(tokenization, lists[n], j)]
         left = len(slots)
         if not slots:
             break
     return [[s for s in row if s is not None] for row in lists], left
 
 
-def _repeats(codec: Tokenization, row: Sequence[Sampled | None], place: int) -> bool:
+def _repeats(tokenization: Tokenization, row: Sequence[Sampled | None], place: int) -> bool:
     """Whether a sample nearly equals an earlier one of its list."""
-    mine = _fold(codec, row[place])
-    return any(_near(mine, _fold(codec, other)) for other in row[:place])
+    mine = _fold(tokenization, row[place])
+    return any(_near(mine, _fold(tokenization, other)) for other in row[:place])
 
 
-def _fold(codec: Tokenization, sample: Sampled | None) -> str:
-    return " ".join(codec.decode(sample.ids).casefold().split()) if sample else ""
+def _fold(tokenization: Tokenization, sample: Sampled | None) -> str:
+    return " ".join(tokenization.decode(sample.ids).casefold().split()) if sample else ""
 
 
 def _near(a: str, b: str) -> bool:
@@ -65,7 +65,7 @@ def _near(a: str, b: str) -> bool:
 
 
 def make_item(
-    codec: Tokenization,
+    tokenization: Tokenization,
     prompt: Prompt,
     samples: Sequence[Sampled],
     version: str,
@@ -76,25 +76,25 @@ def make_item(
     """An item of sampled completions, with everything that says how they were made."""
     id = item_id(prompt, version, key)
     completions = tuple(
-        to_completion(codec, prompt, f"{id}:c{j}", s, version, project.config.sample.model_dump())
+        to_completion(tokenization, prompt, f"{id}:c{j}", s, version, project.config.sample.model_dump())
         for j, s in enumerate(samples)
     )
     return Item(id, prompt, completions, round=round, source="sample")
 
 
 def to_completion(
-    codec: Tokenization, prompt: Prompt, id: str, sample: Sampled, version: str, sampling: Mapping[str, object]
+    tokenization: Tokenization, prompt: Prompt, id: str, sample: Sampled, version: str, sampling: Mapping[str, object]
 ) -> Completion:
     return Completion(
         id=id,
-        text=codec.decode(sample.ids, prompt),
+        text=tokenization.decode(sample.ids, prompt),
         model=version,
         policy_version=version,
         token_ids=sample.ids,
         logprobs=sample.logprobs,
         finish_reason="stop" if sample.ended else "length",
         sampling=sampling,
-        tokenizer=codec.fingerprint,
+        tokenizer=tokenization.fingerprint,
     )
 
 

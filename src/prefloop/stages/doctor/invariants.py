@@ -55,7 +55,7 @@ def invariants(project: Project) -> Iterator[Check]:
         found.append(_Subject(project, ref))
         count = sum(p.numel() for p in found[0].model.parameters())
         return Check(
-            "model", "ok", f"{ref.version} ({ref.path}): {count:,} parameters, {found[0].codec.context} tokens"
+            "model", "ok", f"{ref.version} ({ref.path}): {count:,} parameters, {found[0].tokenization.context} tokens"
         )
 
     yield guarded("model", load)
@@ -91,12 +91,12 @@ class _Subject:
 
     def __init__(self, project: Project, ref: ModelRef):
         self.project = project
-        self.model, self.codec = load_policy(project, ref)
+        self.model, self.tokenization = load_policy(project, ref)
         self.tolerance = TOLERANCE[project.config.model.dtype]
-        self.prompts = _prompts(project, self.codec)
+        self.prompts = _prompts(project, self.tokenization)
         self.engine = make_engine(
             {"policy": Policy(self.model), "reference": Policy(copy.deepcopy(self.model))},
-            self.codec,
+            self.tokenization,
             derive(project.config.project.seed, "doctor"),
             device=project.device,
         )
@@ -109,15 +109,17 @@ class _Subject:
     def learning(self, token_budget: int = 8192) -> Engine:
         """An engine that learns the same policy."""
         training = Training(Optimiser(token_budget=token_budget), 1, {"policy": 1.0})
-        return make_engine({"policy": Policy(self.model)}, self.codec, 0, self.project.device, training)
+        return make_engine({"policy": Policy(self.model)}, self.tokenization, 0, self.project.device, training)
 
 
-def _prompts(project: Project, codec: Tokenization) -> list[list[int]]:
+def _prompts(project: Project, tokenization: Tokenization) -> list[list[int]]:
     """Ids of a few prompts that leave room for an answer; made-up ones where the store has none."""
     stored = project.store.prompts(limit=200)
     made_up = [Prompt("Hello."), Prompt("Say something about the weather, please."), Prompt("Why?"), Prompt("1 2 3")]
-    encoded = [codec.encode_prompt(p) for p in LeftOut(project).accepted([codec], [*stored, *made_up], "prompts")]
-    fitting = [ids for ids in encoded if len(ids) + TOKENS <= codec.context]
+    encoded = [
+        tokenization.encode_prompt(p) for p in LeftOut(project).accepted([tokenization], [*stored, *made_up], "prompts")
+    ]
+    fitting = [ids for ids in encoded if len(ids) + TOKENS <= tokenization.context]
     if not fitting:
         return [[1]]
     stride = max(1, len(fitting) // PROMPTS)  # of different lengths, as far as the store has them
@@ -128,24 +130,26 @@ def _prompts(project: Project, codec: Tokenization) -> list[list[int]]:
 
 
 def _ending(s: _Subject, name: str) -> Check:
-    codec = s.codec
-    if not codec.stop_ids:
+    tokenization = s.tokenization
+    if not tokenization.stop_ids:
         advice = "set eos_token_id in the model's generation_config.json: without it no answer ever ends"
         return Check(name, "fail", "the model names no token that ends an answer", advice)
-    answer = codec.encode_completion(Prompt("Hello."), codec.encode_prompt(Prompt("Hello.")), "Hi.")
-    if answer[-1] not in codec.stop_ids:
-        return Check(name, "fail", f"training would end answers with token {answer[-1]}, sampling at {codec.stop_ids}")
+    answer = tokenization.encode_completion(Prompt("Hello."), tokenization.encode_prompt(Prompt("Hello.")), "Hi.")
+    if answer[-1] not in tokenization.stop_ids:
+        return Check(
+            name, "fail", f"training would end answers with token {answer[-1]}, sampling at {tokenization.stop_ids}"
+        )
     ended = sum(sample.ended for sample in s.samples)
     detail = (
-        f"answers end with {_token(codec, codec.end_id)} ({codec.source}); {_stops(s)}; "
+        f"answers end with {_token(tokenization, tokenization.end_id)} ({tokenization.source}); {_stops(s)}; "
         f"{ended} of {len(s.samples)} samples ended within {TOKENS} tokens"
     )
-    if codec.runs_on:
-        return Check(name, "warn", detail, codec.runs_on)
-    if codec.end_id not in eos_of(getattr(s.model, "generation_config", None)):
+    if tokenization.runs_on:
+        return Check(name, "warn", detail, tokenization.runs_on)
+    if tokenization.end_id not in eos_of(getattr(s.model, "generation_config", None)):
         advice = (
-            f"set eos_token_id in the model's generation_config.json to {codec.end_id} too: other programs stop only "
-            "where it says. Models that prefloop saves name it"
+            f"set eos_token_id in the model's generation_config.json to {tokenization.end_id} too: other programs stop "
+            "only where it says. Models that prefloop saves name it"
         )
         return Check(name, "warn", detail, advice)
     return Check(name, "ok", detail)
@@ -153,15 +157,18 @@ def _ending(s: _Subject, name: str) -> Check:
 
 def _stops(s: _Subject) -> str:
     """Who names which token."""
-    named = {"the generation config": getattr(s.model, "generation_config", None), "the tokenizer": s.codec.tokenizer}
-    said = {who: " and ".join(_token(s.codec, id) for id in eos_of(of)) or "none" for who, of in named.items()}
+    named = {
+        "the generation config": getattr(s.model, "generation_config", None),
+        "the tokenizer": s.tokenization.tokenizer,
+    }
+    said = {who: " and ".join(_token(s.tokenization, id) for id in eos_of(of)) or "none" for who, of in named.items()}
     if len(set(said.values())) == 1:
         return f"generation config and tokenizer name {next(iter(said.values()))}"
     return " and ".join(f"{who} names {what}" for who, what in said.items())
 
 
-def _token(codec: Tokenization, id: int | None) -> str:
-    return f"{codec.tokenizer.convert_ids_to_tokens(id)} (token {id})"
+def _token(tokenization: Tokenization, id: int | None) -> str:
+    return f"{tokenization.tokenizer.convert_ids_to_tokens(id)} (token {id})"
 
 
 def _padding(s: _Subject, name: str) -> Check:
@@ -270,10 +277,10 @@ def _verdict(name: str, holds: bool, detail: str, broken: str) -> Check:
 # -- reward model ----------------------------------------------------------------------------------------------------
 
 
-def _texts(project: Project, codec: Tokenization) -> list[list[int]]:
+def _texts(project: Project, tokenization: Tokenization) -> list[list[int]]:
     words = [Prompt("Hello."), Prompt("A somewhat longer text, to be padded less than the others."), Prompt("No")]
-    asked = LeftOut(project).accepted([codec], [*project.store.prompts(limit=5), *words], "prompts")
-    return [codec.encode_prompt(p)[-codec.context :] for p in asked]
+    asked = LeftOut(project).accepted([tokenization], [*project.store.prompts(limit=5), *words], "prompts")
+    return [tokenization.encode_prompt(p)[-tokenization.context :] for p in asked]
 
 
 def _padded(sequences: list[list[int]], left: bool, fill: int) -> Rows:
@@ -297,8 +304,8 @@ def _score(model: RewardModel, rows: Rows) -> Tensor:
 
 @torch.no_grad()
 def _reward_padding(project: Project, source: Path) -> Check:
-    model, codec = load_reward_model(source, project.config.model)
-    sequences = _short(_texts(project, codec), codec.context)
+    model, tokenization = load_reward_model(source, project.config.model)
+    sequences = _short(_texts(project, tokenization), tokenization.context)
     alone = torch.cat([_score(model, collate([ids], [0])) for ids in sequences])
     others = [_score(model, collate(sequences, [0] * len(sequences)))]
     others += [_score(model, _padded(sequences, left, fill)) for left in (False, True) for fill in (0, 1)]
@@ -315,12 +322,12 @@ def _reward_saved(project: Project, source: Path) -> Check:
     from transformers import AutoModelForSequenceClassification
 
     settings = project.config.model
-    model, codec = load_reward_model(source, settings)
-    sequences = _short(_texts(project, codec), codec.context)
+    model, tokenization = load_reward_model(source, settings)
+    sequences = _short(_texts(project, tokenization), tokenization.context)
     rows = collate(sequences, [0] * len(sequences))
     before = _score(model, rows)
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model.model, codec, Path(folder))
+        save_pretrained(model.model, tokenization, Path(folder))
         again, _ = load_reward_model(folder, settings)
         moved = float((_score(again, rows) - before).abs().max())
         plain = from_pretrained(AutoModelForSequenceClassification, folder, settings).eval()

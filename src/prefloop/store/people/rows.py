@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, literal, select, update
 
 from prefloop.errors import DataError, ForbiddenError
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.people.types import Person
 from prefloop.store.queue.rows import change_task, count
 from prefloop.store.records import ModelRow
@@ -58,7 +58,7 @@ def check_groups(groups: Sequence[str]) -> str:
     for group in groups:
         if not group.strip() or len(group) > LONGEST_NAME or "\0" in group:
             raise DataError(f"{group[:80]!r} is no group: give a name of 1 to {LONGEST_NAME} characters")
-    return codec.dumps(list(dict.fromkeys(groups)))
+    return mapping.dumps(list(dict.fromkeys(groups)))
 
 
 def to_person(row: RowMapping) -> Person:
@@ -158,7 +158,7 @@ def models_of(connection: Connection, person: str) -> list[ModelRow]:
         .where(rankings.c.annotator == person)
     )
     query: Select[Any] = select(models).where(models.c.snapshot_hash.in_(theirs)).order_by(models.c.seq)
-    return [codec.to_model(row) for row in connection.execute(query).mappings()]
+    return [mapping.to_model(row) for row in connection.execute(query).mappings()]
 
 
 def forget(connection: Connection, person: str, now: float) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, and_, bindparam, exists, func, insert, select
 from prefloop.errors import DataError
 from prefloop.labels.answer import LETTERS
 from prefloop.labels.assign import draw, overlaps
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.queue.read import setting
 from prefloop.store.queue.rows import Phase, QueueContext, StoredRow, change_task, note, reviewer, task_of_item
 from prefloop.store.queue.rules import OVERLAP, applied, last_changes
@@ -121,7 +121,7 @@ def _overlaps(context: QueueContext, first: int, count: int) -> list[int]:
 
 def keep_setting(connection: Connection, key: str, value: object) -> None:
     """Store a setting. Callers hold the write lock, so that two cannot insert the same key."""
-    text = codec.dumps(value)
+    text = mapping.dumps(value)
     if not connection.execute(update(settings).where(settings.c.key == key).values(value=text)).rowcount:
         connection.execute(insert(settings), {"key": key, "value": text})
 
@@ -164,7 +164,7 @@ def set_gold(context: QueueContext, by: str | None, item: str, tiers: Sequence[S
         task = task_of_item(connection, context, item)
         if tiers is not None:
             _check_gold(connection, item, tiers)
-        gold = None if tiers is None else codec.dumps(tiers)
+        gold = None if tiers is None else mapping.dumps(tiers)
         note(connection, context.clock(), by, "gold", item, task["gold"], gold)
         change_task(connection, task, gold=gold)
 

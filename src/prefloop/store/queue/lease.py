@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam, exists, func, insert, select, update
 
 from prefloop.labels.assign import draw, gold_due, shuffled, wants_random
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.queue.rows import (
     Phase,
     QueueContext,
@@ -213,7 +213,7 @@ def _new(connection: Connection, context: QueueContext, me: RowMapping, now: flo
         task, arm = finder.anything()
     if task is None:
         if finder.cursors != json.loads(me["cursors"]):
-            change_person(connection, me, cursors=codec.dumps(finder.cursors))
+            change_person(connection, me, cursors=mapping.dumps(finder.cursors))
         return None
     return _lease(connection, context, me, task, arm, finder.cursors, now)
 
@@ -312,7 +312,7 @@ def _lease(
         "state": "live",
         "arm": arm,
         "number": me["taken"] + 1,
-        "shown": codec.dumps(shuffled([id for id, _, _ in answers], context.seed, me["id"], task["item_id"])),
+        "shown": mapping.dumps(shuffled([id for id, _, _ in answers], context.seed, me["id"], task["item_id"])),
         "words": sum(len(text.split()) for _, text, _ in answers),
         "started_at": now,
         "expires_at": now + context.lease_s,
@@ -331,5 +331,5 @@ def _lease(
     since = now if task["waiting_since"] is None else task["waiting_since"]
     change_task(connection, task, live=task["live"] + 1, waiting_since=since, arm=task["arm"] or arm)
     gold = me["gold_taken"] + (arm == "gold")
-    change_person(connection, me, taken=me["taken"] + 1, gold_taken=gold, cursors=codec.dumps(cursors))
+    change_person(connection, me, taken=me["taken"] + 1, gold_taken=gold, cursors=mapping.dumps(cursors))
     return present(connection, context, row, answers)

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select
 
 from prefloop.labels.answer import from_ranking
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.queue.rows import Phase, QueueContext, StoredRow, able, able_person, excerpt, holding, plain
 from prefloop.store.queue.submit import EDITABLE
 from prefloop.store.queue.types import Given, Progress, Quota
@@ -67,7 +67,7 @@ def history(context: QueueContext, person: str, limit: int) -> list[Given]:
         rows = connection.execute(query).mappings().all()
         wanted = [row["ranking_id"] for row in rows if row["state"] == "done"]
         said = connection.execute(select(rankings).where(rankings.c.id.in_(wanted))).mappings()
-        answers = {row["id"]: from_ranking(codec.to_ranking(row)) for row in said}
+        answers = {row["id"]: from_ranking(mapping.to_ranking(row)) for row in said}
     return [
         Given(
             lease=row["id"],

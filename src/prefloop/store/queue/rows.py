@@ -19,7 +19,7 @@ from prefloop.config import Annotate
 from prefloop.errors import DataError, ForbiddenError, LeaseError
 from prefloop.labels.answer import from_ranking
 from prefloop.messages import shown_turns
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.connections.database import Database
 from prefloop.store.queue.types import Presentation
 from prefloop.store.schema import audit, completions, drafts, items, leases, people, prompts, rankings, tasks
@@ -201,14 +201,14 @@ def present(
     """
     shown = json.loads(lease["shown"])
     row = connection.execute(_SHOWN, {"task": lease["task"], "lease": lease["id"]}).mappings().one()
-    asked = codec.to_prompt(row)
+    asked = mapping.to_prompt(row)
     found = answers or connection.execute(_TEXTS, {"ids": shown})
-    said = {id: (text, codec.turns(turns)) for id, text, turns in found}
+    said = {id: (text, mapping.turns(turns)) for id, text, turns in found}
     kept = row["draft"]
     answer = None
     if lease["reopened"] and lease["ranking_id"] is not None:
         given = connection.execute(select(rankings).where(rankings.c.id == lease["ranking_id"])).mappings().one()
-        answer = from_ranking(codec.to_ranking(given))
+        answer = from_ranking(mapping.to_ranking(given))
     return Presentation(
         lease=lease["id"],
         expires_at=lease["expires_at"],

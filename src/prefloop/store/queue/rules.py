@@ -19,7 +19,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from prefloop.config import Annotate
 from prefloop.errors import DataError
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.connections.database import Database
 from prefloop.store.people.rows import may
 from prefloop.store.queue.rows import count, note
@@ -113,8 +113,8 @@ class Rules:
         return tuple(different)
 
     def _write(self, connection: Connection, by: str | None, key: str, value: Any, base: Any) -> None:
-        row = {"at": self._clock(), "who": by, "key": key, "base": codec.dumps(base)}
-        connection.execute(insert(rules), row | {"value": None if value == base else codec.dumps(value)})
+        row = {"at": self._clock(), "who": by, "key": key, "base": mapping.dumps(base)}
+        connection.execute(insert(rules), row | {"value": None if value == base else mapping.dumps(value)})
 
     # -- guidelines --------------------------------------------------------------------------------------------------
 

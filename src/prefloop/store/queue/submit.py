@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from prefloop.errors import AnswerError, ConflictError, LeaseError
 from prefloop.labels.answer import SKIP_REASONS, Answer, check, marks, to_ranking
-from prefloop.store import codec
+from prefloop.store import mapping
 from prefloop.store.queue.lease import renew, revive
 from prefloop.store.queue.rows import (
     Phase,
@@ -105,7 +105,7 @@ def once(
                 )
             return Receipt(**json.loads(known["receipt"]))
         receipt = write(connection, me)
-        sent = {"person": person, "uuid": uuid, "body": body, "receipt": codec.dumps(asdict(receipt))}
+        sent = {"person": person, "uuid": uuid, "body": body, "receipt": mapping.dumps(asdict(receipt))}
         connection.execute(_SEND, sent)
         return receipt
 
@@ -187,7 +187,7 @@ def append(
         ordinal=connection.scalar(_GIVEN_BEFORE, mine) or 0,
     )
     check_ranking(ranking, shown)
-    connection.execute(_APPEND, codec.ranking_row(ranking))
+    connection.execute(_APPEND, mapping.ranking_row(ranking))
     return ranking.id
 
 
@@ -205,7 +205,7 @@ def skip(context: QueueContext, person: str, lease: str, uuid: str, reason: str,
             change_lease(connection, held, reopened=False, **_SETTLED)  # the answer stands
         elif held["state"] != "skipped":
             kept = marks(said, json.loads(held["shown"])) if said else {}
-            marked = codec.dumps(kept) if kept else None
+            marked = mapping.dumps(kept) if kept else None
             change_lease(connection, held, state="skipped", given_at=now, reason=reason, marked=marked)
             freed = {"live": task["live"] - 1, "waiting_since": now} if held["state"] == "live" else {}
             change_task(connection, task, skips=task["skips"] + 1, **freed)
@@ -241,7 +241,7 @@ def heartbeat(context: QueueContext, person: str, lease: str) -> float:
 
 def draft(context: QueueContext, person: str, lease: str, state: Json) -> None:
     """See `Queue.draft`."""
-    text = codec.dumps(state)
+    text = mapping.dumps(state)
     if len(text) > LARGEST_DRAFT:
         raise AnswerError(f"the draft has {len(text)} characters. The most that is kept is {LARGEST_DRAFT}.")
     if "\\u0000" in text:

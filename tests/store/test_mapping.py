@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefloop.errors import DataError
-from prefloop.store.codec import pack_floats, pack_ints, unpack
+from prefloop.store.mapping import pack_floats, pack_ints, unpack
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)).map(tuple))
