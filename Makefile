@@ -22,7 +22,7 @@ lint: $(VENV)/.installed-test
 # strict: a link that leads nowhere ends it
 docs: $(VENV)/.installed
 	$(PIP) -e ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs notebook build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 notebook: $(VENV)/.installed-test
 	$(BIN)/python examples/run_notebook.py examples/loop.ipynb

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole product on a model and prompts of your own: ./examples/loop.sh MODEL PROMPTS.jsonl
-# Simulated people rank here, by counting positive words, so that it runs without anybody. With real people, leave
-# `crowd` out: export what was sampled, let them rank it, and import the rankings.
+# Simulated people rank here, by counting positive words, so that it runs without anybody. With real people, run
+# `prefloop annotate` in place of `prefloop crowd`, and go on when they have ranked.
 set -euo pipefail
 model=$1 prompts=$2 project=${3:-my-project}
 
