@@ -154,8 +154,8 @@ def guesses(items: Sequence[Item], votes: Sequence[Vote], criterion: str) -> dic
     table, log_nu = alike(items, criterion)
     said["alike"] = by_model(table, votes, one, 0 * one, log_nu * one)
     model = fit_reliability(items, criterion)
-    weights = {r.annotator: (r.weight, r.weight_se) for r in model.readers}
-    ties = {r.annotator: r.tie for r in model.readers if r.tie is not None}
+    weights = {r.annotator: (r.weight, r.weight_se) for r in model.annotators}
+    ties = {r.annotator: r.tie for r in model.annotators if r.tie is not None}
     shared = np.log(model.tie) if model.tie is not None else -30.0
     own, own_se = np.array([weights.get(v.who, (1.0, BETA_SCALE)) for v in votes]).reshape(-1, 2).T
     own_nu = np.array([np.log(ties[v.who]) if v.who in ties else shared for v in votes])
@@ -244,7 +244,7 @@ def main() -> None:
     if spoiled:
         found(fit_reliability(items, asked.criterion), spoiled)
         suspects = {p.annotator for p in annotator_report(items, asked.criterion).suspected}
-        known = {r.annotator for r in fit_reliability(items, asked.criterion).readers if r.known}
+        known = {r.annotator for r in fit_reliability(items, asked.criterion).annotators if r.known}
         for kind in ("coin", "inverted"):
             these = {name for name, which in spoiled.items() if which == kind} & known
             print(f"{kind}: {len(these & suspects)} of {len(these)} known ones suspected")
@@ -255,7 +255,7 @@ def main() -> None:
 
 def found(model: Reliability, spoiled: Mapping[str, str]) -> None:
     for kind in ("coin", "inverted", "untouched"):
-        weights = [r.weight for r in model.readers if r.known and spoiled.get(r.annotator, "untouched") == kind]
+        weights = [r.weight for r in model.annotators if r.known and spoiled.get(r.annotator, "untouched") == kind]
         print(f"weights of {len(weights)} known {kind}: median {np.median(weights):.2f}" if weights else f"no {kind}")
 
 

@@ -178,7 +178,7 @@ def test_with_ties_pairs_are_what_evalica_says() -> None:
 
 def by_kind(model: Reliability) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
-    for reader in model.readers:
+    for reader in model.annotators:
         found.setdefault(reader.annotator.split("-")[1], []).append(reader.weight)
     return found
 
@@ -198,7 +198,7 @@ def test_planted_weights_are_recovered_in_order_and_within_their_errors() -> Non
     taus, misses = [], []
     for seed in range(3):
         model = fit_reliability(planted(betas.tolist(), 200, 4, 3, seed=seed)[0], QUALITY)
-        found, errors = (np.array([getattr(r, name) for r in model.readers]) for name in ("weight", "weight_se"))
+        found, errors = (np.array([getattr(r, name) for r in model.annotators]) for name in ("weight", "weight_se"))
         taus.append(kendalltau(betas, found).statistic)
         scale = float(np.median(found[4:] / betas[4:]))
         misses += ((found - scale * betas) / errors).tolist()
@@ -213,7 +213,7 @@ def test_the_position_and_the_tie_term_are_recovered() -> None:
     model = fit_reliability(items, QUALITY)
     # 1.6 (1/1 - 1/2) = 0.8, which is 0.9 in the odds of those pairs that are 0.3 apart and so not tied
     assert model.position is not None and model.position == pytest.approx(0.9, abs=0.2)
-    wide = [r.position for r in model.readers if r.position is not None]
+    wide = [r.position for r in model.annotators if r.position is not None]
     assert len(wide) == 20 and max(wide) - min(wide) < 1.5
     chance = pairs_of(collect(items, QUALITY)).tie.mean()
     predicted = np.mean([pair.tie for item in items for pair in model.soft_pairs(item.id)])
@@ -280,7 +280,7 @@ def test_the_order_of_items_and_rankings_does_not_matter() -> None:
     items, _ = crowded(60, 3, 3)
     turned = [letters_reversed(item) for item in reversed(items)]
     one_way, other = fit_reliability(items, QUALITY), fit_reliability(turned, QUALITY)
-    for a, b in zip(one_way.readers, other.readers, strict=True):
+    for a, b in zip(one_way.annotators, other.annotators, strict=True):
         assert a.annotator == b.annotator and a.weight == pytest.approx(b.weight, abs=0.02)
 
 
@@ -299,7 +299,7 @@ def test_edits_replace_and_adjudications_are_nobodys_vote() -> None:
 
 def test_no_rankings_at_all_are_an_answer_too() -> None:
     model = fit_reliability([letters()], QUALITY)
-    assert (model.readers, model.enough, model.reason) == ((), False, "nobody has ranked anything yet")
+    assert (model.annotators, model.enough, model.reason) == ((), False, "nobody has ranked anything yet")
 
 
 # -- knowing that one does not know ------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def ranked(plan: dict[str, list[int]]) -> list[Item]:
 def test_overlap_one_is_not_enough_to_know_anybody() -> None:
     model = fit_reliability(ranked({"x": [0, 1, 2], "y": [3, 4], "z": [5, 6]}), QUALITY)
     assert not model.enough and model.reason is not None and "one person only" in model.reason
-    assert set(model.weights.values()) == {1.0} and not any(r.known for r in model.readers)
+    assert set(model.weights.values()) == {1.0} and not any(r.known for r in model.annotators)
 
 
 def test_two_people_are_not_enough_to_know_which_is_right() -> None:
@@ -345,7 +345,7 @@ def test_gold_makes_people_known_who_share_nothing() -> None:
     )
     gold = {i.id: [[id] for id in sorted((c.id for c in i.completions), key=lambda id: -truth[id])] for i in items}
     model = fit_reliability(items, QUALITY, gold)
-    assert model.enough and all(r.known for r in model.readers)
+    assert model.enough and all(r.known for r in model.annotators)
     found = by_kind(model)
     assert max(map(abs, found["coin"])) < 0.35 and min(found["careful"]) > 0.5
     assert not fit_reliability(items, QUALITY).enough

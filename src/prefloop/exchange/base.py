@@ -1,4 +1,4 @@
-"""The results of reading a file, and the error that a reader raises for a record it cannot use."""
+"""Defines what reading a file gives, and the error that a reader raises for a record it cannot use."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 from prefloop.types import Demonstration, Item, Prompt
 
-Record = Mapping[str, Any]  # one JSON object, checked by `source`: finite numbers, clean text, bounded depth
+# One JSON object, checked by `source`: its numbers are finite, its text is clean and its depth is bounded.
+Record = Mapping[str, Any]
 
 SHOWN_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
 class RowError:
-    """A row that cannot be used. `line` counts from 1 (rows, in Parquet); `text` is its start, safe to print."""
+    """States that a row cannot be used. `line` counts from 1 (rows, in Parquet); `text` is its start, safe to print."""
 
     line: int
     reason: str
@@ -27,7 +28,7 @@ Parsed = Prompt | Demonstration | Item | RowError
 
 
 class FieldLook(Enum):
-    """How an unused field may look, by its name and the shape of its value."""
+    """Says what an unused field may be, by its name and the shape of its value."""
 
     VERDICT = "a verdict"  # label, winner, preference, better_response_id, chosen
     SCORE = "a score"  # score, rating, rank, reward, margin, votes
@@ -36,15 +37,15 @@ class FieldLook(Enum):
 
 
 class BadRow(Exception):
-    """A record cannot be used; the message says why. Readers raise it, and it never leaves this package."""
+    """States why a record cannot be used. Readers raise it, and it never leaves this package."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How one family of files is recognised and read.
+    """Says how one family of files is recognised and read.
 
     fits:  whether a record has this format; called for the first records of a file only
-    parse: from records to items, prompts or demonstrations; raises `BadRow` if nothing of a record can be used, and
+    parse: turns records into items, prompts or demonstrations; raises `BadRow` if nothing of a record can be used, and
            yields a `BadRow` for a part that cannot be used
     uses:  the fields of a record that `parse` reads; all other fields become metadata
     stops: what an unused field must not look like (see `unused`); an import stops at the first one that does
@@ -63,7 +64,7 @@ class Format:
 
 @dataclass(frozen=True, repr=False)
 class Unrepresentable:
-    """A value that JSON or a database cannot hold: NaN, bytes, a date after the year 9999.
+    """Stands for a value that JSON or a database cannot hold: NaN, bytes, a date after the year 9999.
 
     Metadata keeps `kept` in its place. A reader that needs the field finds neither a text nor a number there, and its
     message names `what` it found instead.
@@ -77,24 +78,24 @@ class Unrepresentable:
 
 
 def words(text: str) -> frozenset[str]:
-    """A set of words, written as one text."""
+    """Return the set of words that are written in one text."""
     return frozenset(text.split())
 
 
 def printable(text: str, limit: int = SHOWN_CHARACTERS) -> str:
-    """The start of a text, with every character that a terminal could obey (escapes, newlines) spelt out."""
+    """Return the start of a text, with every character that a terminal could obey (escapes, newlines) spelt out."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
     return shown[:limit]
 
 
 def quoted(value: object) -> str:
-    """A value as it may appear in a message: short and safe to print."""
+    """Return a value as it may appear in a message: short and safe to print."""
     text = repr(value)
     return printable(text if len(text) <= 60 else text[:57] + "...", 60)
 
 
 def kind(value: object) -> str:
-    """The name of the type of a JSON value, for messages to people."""
+    """Return the name of the type of a JSON value, for messages to people."""
     if value is None:
         return "null"
     if isinstance(value, Unrepresentable):

@@ -25,7 +25,7 @@ def build_item(
     round: int = 0,
     source: str = "import",
 ) -> Item:
-    """An item from completions and rankings with local ids. Raises BadRow if the ids do not agree."""
+    """Return an item from completions and rankings with local ids. Raises BadRow if the ids do not agree."""
     known = [c.id for c in completions]
     if len(set(known)) < len(known):
         raise BadRow(f"two completions have the id {quoted(next(i for i in known if known.count(i) > 1))}")
@@ -47,7 +47,10 @@ def derived_item_id(prompt: Prompt, external_id: str | None, completions: Sequen
 
 
 def draft(annotator: str, criterion: str, tiers: Sequence[Sequence[str]], **more: Any) -> Ranking:
-    """A ranking with local ids. An id given here (from our own exports) is kept; otherwise it is derived later."""
+    """Return a ranking with local ids.
+
+    An id given here (from our own exports) is kept; otherwise it is derived later.
+    """
     given = {"id": UNPLACED, "ordinal": -1, **more}
     return Ranking(item_id="", annotator=annotator, criterion=criterion, tiers=tuple(map(tuple, tiers)), **given)
 
@@ -75,7 +78,7 @@ def _placed(ranking: Ranking, ordinal: int, item_id: str, known: set[str]) -> Ra
 
 
 def once(known: set[str], ids: Sequence[str], verb: str) -> None:
-    """Raises BadRow unless every id belongs to a completion and none is named twice."""
+    """Raise BadRow unless every id belongs to a completion and none is named twice."""
     seen: set[str] = set()
     for local in ids:
         if local not in known:
@@ -86,6 +89,6 @@ def once(known: set[str], ids: Sequence[str], verb: str) -> None:
 
 
 def by_score(scores: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
-    """Tiers from {local id: score}. Higher scores are better, and equal scores tie."""
+    """Return the tiers of {local id: score}. Higher scores are better, and equal scores tie."""
     levels = sorted(set(scores.values()), reverse=True)
     return tuple(tuple(local for local, score in scores.items() if score == level) for level in levels)

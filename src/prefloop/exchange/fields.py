@@ -18,14 +18,14 @@ MAX_TOKEN_ID = 2**31 - 1
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "messages", "conversation", "chat", "text")
 SYSTEM_NAMES = ("system", "system_prompt")
 PROMPT_FIELDS = ("prompt", "instruction", "conversations", "messages", "conversation", "question", "query", "input")
-CHATS = ("messages", "conversations", "conversation")  # whole conversations, which may end with an answer
+CHATS = ("messages", "conversations", "conversation")  # These hold whole conversations, which may end with an answer.
 ANSWERS = ("completion", "response", "output")
 ALPACA = ("input", "context", "history")
 ANSWERED_BY_ANSWER = ("question", "query", "input")  # beside a `prompt`, `answer` is a reward function's column
 
 
 def text(value: object, name: str) -> str:
-    """A text that is not empty."""
+    """Return a text that is not empty."""
     if not isinstance(value, str):
         raise BadRow(f"{name} must be text, not {kind(value)}")
     if not value.strip():
@@ -34,7 +34,7 @@ def text(value: object, name: str) -> str:
 
 
 def optional_text(record: Record, name: str) -> str | None:
-    """Any text, also an empty one; None if the field is missing or null."""
+    """Return any text, also an empty one; None if the field is missing or null."""
     value = record.get(name)
     if value is not None and not isinstance(value, str):
         raise BadRow(f"{name} must be text, not {kind(value)}")
@@ -42,7 +42,7 @@ def optional_text(record: Record, name: str) -> str | None:
 
 
 def optional_name(record: Record, name: str) -> str | None:
-    """An id or a name as text: a text, or a whole number."""
+    """Return an id or a name as text. The field holds a text or a whole number."""
     value = record.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -56,7 +56,7 @@ def number(value: object, name: str) -> float:
 
 
 def scored(value: object, name: str) -> float:
-    """A number, or a text that is nothing but a number ("4")."""
+    """Return a number. The field holds it, or a text that is nothing but a number ("4")."""
     if not isinstance(value, str):
         return number(value, name)
     try:
@@ -102,12 +102,12 @@ def token_ids(value: object) -> tuple[int, ...]:
 
 
 def everything(record: Record) -> Collection[str]:
-    """The used fields of a format that explains or keeps everything in its records."""
+    """Return the used fields of a format that explains or keeps everything in its records."""
     return record.keys()
 
 
 def rest(record: Record, used: Collection[str]) -> dict[str, Any]:
-    """The fields that nothing else read, together with those under `metadata`."""
+    """Return the fields that nothing else read, together with those under `metadata`."""
     left = {name: value for name, value in record.items() if name not in used and name != "metadata"}
     given = record.get("metadata")
     if given is None:
@@ -120,26 +120,32 @@ def rest(record: Record, used: Collection[str]) -> dict[str, Any]:
 
 
 def messages(value: object, name: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
-    """A list of messages, and the other fields of each by position: {"0": {...}}. The last one must say something."""
+    """Return a list of messages, and the other fields of each by position: {"0": {...}}.
+
+    The last one must say something.
+    """
     found = [message(entry, f"message {place} of {name}") for place, entry in enumerate(items_of(value, name), start=1)]
-    if not found or (found[-1][0].silent and found[-1][0].role != "tool"):  # the result of a tool may be empty
+    if not found or (found[-1][0].silent and found[-1][0].role != "tool"):  # The result of a tool may be empty.
         raise BadRow(f"{name} is empty")
     return tuple(m for m, _ in found), {str(place): extra for place, (_, extra) in enumerate(found) if extra}
 
 
 def prompt_name(record: Record) -> str | None:
-    """The field that holds the prompt, by the usual names."""
+    """Return the field that holds the prompt, by the usual names."""
     return next((name for name in PROMPT_FIELDS if record.get(name) is not None and _asks(record[name], name)), None)
 
 
 def _asks(value: object, name: str) -> bool:
-    """Whether a field is a prompt. `conversation` may mean other things; the other names always mean the prompt."""
+    """Return whether a field is a prompt.
+
+    `conversation` may mean other things; the other names always mean the prompt.
+    """
     first = value[0] if isinstance(value, list) and value else None
     return name != "conversation" or (isinstance(first, dict) and bool({"role", "from"} & first.keys()))
 
 
 def prompt_of(record: Record) -> Prompt:
-    """The prompt of a record, under any of the usual names, and the tools that may be called."""
+    """Return the prompt of a record, under any of the usual names, and the tools that may be called."""
     _refuse_media(record)
     tools = tools_of(record)
     system = next((said for name in SYSTEM_NAMES if (said := optional_text(record, name)) is not None), None)
@@ -161,19 +167,19 @@ def _refuse_media(record: Record) -> None:
 
 
 def prompt_fields(record: Record) -> tuple[str, ...]:
-    """The fields that `prompt_of` reads: `input`, `context` and `history` count only beside `instruction`."""
+    """Return the fields that `prompt_of` reads: `input`, `context` and `history` count only beside `instruction`."""
     name = prompt_name(record) or "prompt"
     return (*SYSTEM_NAMES, *TOOLS, name, *(ALPACA if name == "instruction" else ()))
 
 
 def answer_name(record: Record) -> str | None:
-    """The field that holds the single answer to a prompt."""
+    """Return the field that holds the single answer to a prompt."""
     names = (*ANSWERS, "answer") if prompt_name(record) in ANSWERED_BY_ANSWER else ANSWERS
     return next((name for name in names if record.get(name) is not None), None)
 
 
 def named_prompt(record: Record) -> tuple[Prompt, tuple[str, ...]]:
-    """The prompt among fields with unknown names, and the fields that it was read from.
+    """Return the prompt among fields with unknown names, and the fields that it was read from.
 
     It is found by a usual name, or is the only field there is. Raises BadRow if several fields could be it.
     """
@@ -192,7 +198,10 @@ def named_prompt(record: Record) -> tuple[Prompt, tuple[str, ...]]:
 
 
 def _alpaca(record: Record) -> Content:
-    """`instruction`, with `input` or `context` on the next line, after the turns of `history` ([[asked, answered]])."""
+    """Return `instruction`, with `input` or `context` on the next line, after the turns of `history`.
+
+    `history` is [[question, answer], ...].
+    """
     asked = text(record["instruction"], "instruction")
     if more := optional_text(record, "input") or optional_text(record, "context"):
         asked = f"{asked}\n{more}"
@@ -206,7 +215,10 @@ def _alpaca(record: Record) -> Content:
 
 
 def answer(turns: Sequence[Message], local_id: str, name: str, **known: Any) -> Completion:
-    """A completion from the turns that follow a prompt. An answer that is more than a plain text keeps its messages."""
+    """Return a completion from the turns that follow a prompt.
+
+    An answer that is more than a plain text keeps its messages.
+    """
     messages = tuple(turns)
     if len(messages) == 1 and messages[0].role == "assistant" and messages[0].plain:
         return Completion(local_id, text(messages[0].content, name), **known)
@@ -214,7 +226,7 @@ def answer(turns: Sequence[Message], local_id: str, name: str, **known: Any) -> 
 
 
 def completion(value: object, local_id: str, name: str) -> Completion:
-    """A completion from a text, a message, or a list of messages."""
+    """Return a completion from a text, a message, or a list of messages."""
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list):
@@ -226,7 +238,7 @@ def completion(value: object, local_id: str, name: str) -> Completion:
 
 
 def split_answer(content: Content, name: str) -> tuple[tuple[Message, ...], Message]:
-    """A conversation that ends with the assistant, split into the question and the answer."""
+    """Split a conversation that ends with the assistant into the question and the answer."""
     if isinstance(content, str) or len(content) < 2 or content[-1].role != "assistant":
         raise BadRow(f"{name} must be messages of which the last is the assistant's")
     return content[:-1], content[-1]

@@ -1,4 +1,7 @@
-"""Data sets of the Hugging Face hub, as files that can be imported: `hf://owner/name` or `hf://owner/name:split`."""
+"""Fetches data sets of the Hugging Face hub as files that can be imported:
+
+`hf://owner/name` or `hf://owner/name:split`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ PREFIX = "hf://"
 def fetch(address: str, folder: Path) -> Path:
     """Load one split of a data set through `datasets`, and write it into `folder` as Parquet.
 
-    Without a split, "train". Raises ConfigError where `datasets` is not installed, DataError where it cannot load it.
+    Without a split it is "train". Raises ConfigError where `datasets` is not installed, DataError where it cannot load
+    it.
     """
     try:
         import datasets

@@ -1,4 +1,4 @@
-"""All formats: finds the format of a file, and reads it."""
+"""Finds the format of a file among all formats, and reads the file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from prefloop.types import Demonstration, Item, Prompt, answer_key, digest
 MAX_LINE_BYTES = 8_000_000
 SNIFFED_ROWS = 50
 
-# the first format that fits a record counts: special ones stand before general ones
+# The first format that fits a record counts, so special ones stand before general ones.
 _ALL: tuple[Format, ...] = (
     oasst.TREES,
     oasst.REPLIES,
@@ -69,7 +69,7 @@ FORMATS: dict[str, str] = {format.name: format.description for format in _ALL}
 
 
 def sniff(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES, ignore: Collection[str] = ()) -> str:
-    """The name of the format that most of the first records have. Raises DataError if none fits."""
+    """Return the name of the format that most of the first records have. Raises DataError if none fits."""
     first = list(islice(_rows(path, max_line_bytes), SNIFFED_ROWS))
     records = [_without(row.record, ignore) for row in first if isinstance(row, SourceRow)]
     votes = Counter(name for record in records if (name := _fitting(record)) is not None)
@@ -105,7 +105,9 @@ def _named(name: str) -> Format:
 def read(
     path: Path, format: str | None = None, *, max_line_bytes: int = MAX_LINE_BYTES, ignore: Collection[str] = ()
 ) -> Iterator[Parsed]:
-    """The content of a file, record by record and in order. A record that cannot be used is a RowError in its place.
+    """Yield the content of a file, record by record and in order.
+
+    A record that cannot be used is a RowError in its place.
 
     Formats that spread a list over several rows give their lists after the last row of the file. Fields in `ignore` are
     metadata and nothing else. Raises DataError before the first record if the file cannot be opened, is empty, or has
@@ -120,7 +122,7 @@ def read(
 def check(
     path: Path, format: str | None = None, *, max_line_bytes: int = MAX_LINE_BYTES, ignore: Collection[str] = ()
 ) -> None:
-    """Raises DataError if `read` would stop anywhere in the file, without parsing its content."""
+    """Raise DataError if `read` would stop anywhere in the file, without parsing its content."""
     path = Path(path)
     chosen = _chosen(path, format, max_line_bytes, ignore)
     left: dict[str, int] = {}
@@ -136,7 +138,7 @@ def check(
 
 
 def _chosen(path: Path, format: str | None, limit: int, ignore: Collection[str]) -> Format:
-    """The format of a file. With `--as prompts`, answers in the file are left out."""
+    """Return the format of a file. With `--as prompts`, answers in the file are left out."""
     if format is None:
         return _named(sniff(path, max_line_bytes=limit, ignore=ignore))
     said = _named(format)
@@ -144,7 +146,7 @@ def _chosen(path: Path, format: str | None, limit: int, ignore: Collection[str])
 
 
 def _rows(path: Path, limit: int) -> Iterator[SourceRow | RowError]:
-    """The rows of a file, with texts that spell out a message list replaced by it. Raises DataError at once."""
+    """Return the rows of a file, with texts that spell out a message list replaced by it. Raises DataError at once."""
     return map(_spoken, rows(path, limit))
 
 
@@ -160,7 +162,7 @@ def _spoken(row: SourceRow | RowError) -> SourceRow | RowError:
 def _used(
     path: Path, found: Iterable[SourceRow | RowError], format: Format, ignore: Collection[str]
 ) -> Iterator[SourceRow | RowError]:
-    """The rows of a file. Raises DataError at an unused field that should not be lost."""
+    """Yield the rows of a file. Raises DataError at an unused field that should not be lost."""
     for row in found:
         if isinstance(row, SourceRow):
             record = _without(row.record, ignore)
@@ -171,7 +173,7 @@ def _used(
 
 
 def _unread(path: Path, record: Record, format: Format, left: Mapping[str, int]) -> str:
-    """`left`: the names of unused fields, with a row that has each."""
+    """Return the message about unused fields. `left` holds their names, with a row that has each."""
     shown = list(left)[:8]
     names = ", ".join(f"{quoted(name)} (row {left[name]:,})" for name in shown)
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
@@ -223,7 +225,7 @@ def _keeping(result: _Result, kept: Record) -> _Result:
 
 
 def _numbered(demonstration: Demonstration, seen: Counter[str]) -> Demonstration:
-    """Items with their row numbers, so that equal rows of one file stay separate."""
+    """Return items with their row numbers, so that equal rows of one file stay separate."""
     key = digest(demonstration.prompt.id, answer_key(demonstration.text, demonstration.messages))
     seen[key] += 1
     return demonstration if seen[key] == 1 else replace(demonstration, ordinal=seen[key] - 1, id="")

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 
 from prefloop.types import Item, Ranking
 
-# (item, criterion) -> {(better, worse): probability}; either order of a pair may be given
+# The keys are (item, criterion) -> {(better, worse): probability}; either order of a pair may be given.
 Soft = Callable[[Item, str], Mapping[tuple[str, str], float]]
 
 
 @dataclass(frozen=True)
 class Votes:
-    """The people who placed both of two completions. `won`: how many placed the first higher; a tie counts half."""
+    """Counts the people who placed both of two completions.
+
+    `won`: how many placed the first higher; a tie counts half.
+    """
 
     won: float
     judges: int
@@ -29,7 +32,7 @@ class Votes:
 
 
 def votes(rankings: Sequence[Ranking], first: str, second: str) -> Votes:
-    """The votes for each pair, from rankings of one item by one criterion. Each ranking counts."""
+    """Return the votes for each pair, from rankings of one item by one criterion. Each ranking counts."""
     won, judges = 0.0, 0
     for ranking in rankings:
         place = {key: tier for tier, keys in enumerate(ranking.tiers) for key in keys}
@@ -41,7 +44,7 @@ def votes(rankings: Sequence[Ranking], first: str, second: str) -> Votes:
 
 
 def look_up(table: Mapping[tuple[str, str], float], better: str, worse: str) -> float | None:
-    """The probability of a pair in either order; None if the table does not have it."""
+    """Return the probability of a pair in either order; None if the table does not have it."""
     if (better, worse) in table:
         return table[better, worse]
     turned = table.get((worse, better))

@@ -19,7 +19,7 @@ from prefloop.exchange.values import first_unrepresentable
 
 OWN = "prefloop"
 MESSAGE = (("role", "content"), ("from", "value"))
-MAX_PARTS = 50_000  # brackets, commas, texts and numbers; Python's parser needs about a kilobyte for each
+MAX_PARTS = 50_000  # brackets, commas, texts and numbers together; Python's parser needs about a kilobyte for each
 _START = re.compile(r"""\s*(?:\w*\.?array\()?[\[(]?\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
 _QUOTED = re.compile(r"""\s*(?:"\s*[\[{]\s*[\[{]?.{0,4}\\"|b['"]\s*[\[{])""")
 _PART = re.compile(
@@ -32,7 +32,7 @@ _WORDS = {"true": "True", "false": "False", "null": "None"}
 
 
 def with_parsed_messages(record: Record) -> Record:
-    """The record with messages in place of texts that are nothing but messages.
+    """Return the record with messages in place of texts that are nothing but messages.
 
     Raises BadRow if one is too large, or if a message holds something that JSON cannot express.
     """
@@ -57,7 +57,9 @@ def _decoded(value: Any, literal: bool) -> Any:
 
 
 def _columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Messages of which each field is a list, as `datasets` stores a sequence of objects; None if it is not that."""
+    """Return messages of which each field is a list, as `datasets` stores a sequence of objects; None if it is not
+    that.
+    """
     names = next((pair for pair in MESSAGE if all(isinstance(value.get(name), list) for name in pair)), None)
     if names is None or len({len(of) if isinstance(of, list) else -1 for of in value.values()}) > 1:
         return None
@@ -65,7 +67,10 @@ def _columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def messages_in(text: str) -> str | list[Any]:
-    """The messages that a text spells out, or the text itself. Raises BadRow if they cannot be read completely."""
+    """Return the messages that a text spells out, or the text itself.
+
+    Raises BadRow if they cannot be read completely.
+    """
     bare = text.strip()
     if _QUOTED.match(bare[:64]):
         said = _unquoted(bare)
@@ -84,7 +89,7 @@ def messages_in(text: str) -> str | list[Any]:
 
 
 def _unquoted(text: str) -> str | None:
-    """The content of a quoted text: JSON that was encoded twice, or Python's notation of bytes."""
+    """Return the content of a quoted text: JSON that was encoded twice, or Python's notation of bytes."""
     try:
         found = ast.literal_eval(text) if text[0] == "b" else json.loads(text)
         return found.decode() if isinstance(found, bytes) else found if isinstance(found, str) else None
@@ -118,12 +123,13 @@ def _python(text: str) -> Any:
         at, part = found.end(), found[0]
         if part in ("nan", "NaN") and _START.match(text[:200]):
             raise BadRow("a list of messages written as a text holds NaN")
-        if part[-5:] != "array" and part.lstrip(", ")[:6] != "dtype=":  # only brackets are left
+        if part[-5:] != "array" and part.lstrip(", ")[:6] != "dtype=":  # After these words only brackets are left.
             parts.append(part.replace("\n", "\\n") if part[0] in "'\"" else _WORDS.get(part, part))
         if len(parts) > MAX_PARTS:
             raise BadRow(f"a list of messages written as a Python text has more than {MAX_PARTS:,} parts")
     source = "".join(parts)
-    for tried in (source, re.sub(r"\}\s*\n\s*\{", "}, {", source)):  # numpy: a line break is never inside quotes
+    # In numpy's notation a line break is never inside quotes.
+    for tried in (source, re.sub(r"\}\s*\n\s*\{", "}, {", source)):
         try:
             return _plain(ast.literal_eval(tried))
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
@@ -134,5 +140,5 @@ def _python(text: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The value in a form that JSON can express. Raises ValueError if there is none."""
+    """Return the value in a form that JSON can express. Raises ValueError if there is none."""
     return json.loads(json.dumps(value, allow_nan=False))

@@ -14,19 +14,19 @@ from prefloop.exchange.files.json_values import checked, parse_json
 from prefloop.exchange.values import first_unrepresentable
 from prefloop.messages import Json, Message
 
-# other people's names for the roles of chat templates: ShareGPT's, Open-Assistant's, Gemini's, LangChain's
+# Other people have these names for the roles of chat templates: ShareGPT, Open-Assistant, Gemini, LangChain.
 ROLES = {
     **dict.fromkeys(("human", "prompter"), "user"),
     **dict.fromkeys(("gpt", "chatgpt", "gpt4", "bing", "bard", "bot", "chatbot", "ai", "model"), "assistant"),
     "observation": "tool",
 }
 SPEAKERS = frozenset(("system", "developer", "user", "assistant", "tool", "function", "ipython"))
-CALLS = "function_call"  # ShareGPT's role of a turn that is nothing but calls, as JSON text
+CALLS = "function_call"  # This is ShareGPT's role of a turn that is nothing but calls, as JSON text.
 TOOLS = ("tools", "functions")
-MEDIA_FIELDS = ("images", "videos", "audios")  # fields that describe a record, beside its messages
+MEDIA_FIELDS = ("images", "videos", "audios")  # These fields describe a record, and stand beside its messages.
 TEXT_PARTS = ("text", "input_text", "output_text")
 MEDIA = ("image", "audio", "video", "file", "document")
-OWN = "prefloop"  # what only this program wrote: in Parquet, the fields of a message that have no column
+OWN = "prefloop"  # Only this program wrote this key: in Parquet it holds the fields of a message that have no column.
 BOOKKEEPING = frozenset(
     ("id", "message_id", "parent_id", "uuid", "index", "idx", "turn", "turn_id", "turn_identifier", "source", "model")
     + ("timestamp", "created_at", "create_time", "updated_at", "time", "date", "model_name", "status", "metadata")
@@ -37,7 +37,7 @@ BOOKKEEPING = frozenset(
 
 
 def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
-    """A message from {role, content} or {from, value}, and its other fields that are not part of the message.
+    """Return a message from {role, content} or {from, value}, and its other fields that are not part of the message.
 
     Raises BadRow if it says nothing, or holds something that is not text.
     """
@@ -55,7 +55,7 @@ def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
     beside = {key: inner for key, inner in left.items() if key in BOOKKEEPING}
     extra = {
         key: left[key] for key in sorted(left.keys() - BOOKKEEPING)
-    }  # sorted, since columns cannot keep another order
+    }  # They are sorted, since columns cannot keep another order.
     if odd := first_unrepresentable(extra):
         raise BadRow(f"{name} holds {odd.what}")
     content = value.get(content_key)
@@ -78,7 +78,7 @@ def _empty(value: object) -> bool:
 
 
 def _content(value: object, name: str) -> str | None:
-    """Text, or text parts joined with nothing between them, as chat templates join them."""
+    """Return a text, or text parts joined with nothing between them, as chat templates join them."""
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -106,7 +106,7 @@ def _part(part: object, name: str) -> str:
 
 
 def _calls(value: object, name: str) -> list[Any]:
-    """Tool calls from a list or its JSON text. Each must name a function."""
+    """Return tool calls from a list or its JSON text. Each must name a function."""
     found = _parsed(value, f"tool_calls of {name}")
     if not isinstance(found, list):
         found = [found]
@@ -120,7 +120,7 @@ def _calls(value: object, name: str) -> list[Any]:
 
 
 def _parsed(value: object, name: str) -> Any:
-    """The value of a JSON text; anything else unchanged. Raises BadRow for values that cannot be kept."""
+    """Return the value of a JSON text, and anything else unchanged. Raises BadRow for values that cannot be kept."""
     found = value
     if isinstance(value, str):
         try:
@@ -133,7 +133,10 @@ def _parsed(value: object, name: str) -> Any:
 
 
 def tools_of(record: Record) -> tuple[Json, ...]:
-    """The tools that a model may call: JSON schemas or their JSON text in `tools`, or OpenAI's older `functions`."""
+    """Return the tools that a model may call, from `tools` or from OpenAI's older `functions`.
+
+    They are JSON schemas, or the JSON text of them.
+    """
     name = next((name for name in TOOLS if record.get(name) not in (None, "", [], "[]")), None)
     if name is None:
         return ()

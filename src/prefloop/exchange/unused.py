@@ -52,22 +52,22 @@ NUMBERED = ANSWERS | words(
     "answer answers summary summaries sample samples conversation conversations assistant option options text texts"
     " ref message messages solution translation caption story essay"
 )
-# fields that are named after who answers
+# These fields are named after who answers.
 SPEAKERS = words("assistant bot chatbot chatgpt gpt claude llama mistral gemini gemma qwen vicuna bard deepseek")
 ENDS = words("pos neg left right first second one two")
 OPPOSED = OPPOSITES | NUMBERED | words("example examples sentence document passage")
 NOT_TEXTS = words("model generator id lang language source name type category policy annotator tokens url")
-MAX_FIELDS = 1_000  # fields of an object inside a record; one with more is a map, such as a vocabulary
+MAX_FIELDS = 1_000  # An object inside a record that has more fields is a map, such as a vocabulary.
 MASKS = words("weight train trainable loss loss_mask mask learn")
 YES_NO = words("true false yes no y n good bad positive negative right wrong correct incorrect up down")
-# verl and reward functions read these; they describe a prompt and judge no answer
+# verl and reward functions read these; they describe a prompt and judge no answer.
 KNOWN = frozenset({"reward_model", "extra_info", "ground_truth", "reward_kwargs"})
 
 
 def lookalikes(
     record: Record, used: Collection[str], stops: Collection[FieldLook], ignored: Collection[str]
 ) -> list[str]:
-    """The unused fields that look like something in `stops`, in order; inner ones as "metadata.label"."""
+    """Return the unused fields that look like something in `stops`, in order; inner ones as "metadata.label"."""
     found = [
         path
         for path, name, value in _left(record, used)
@@ -79,7 +79,7 @@ def lookalikes(
 
 
 def _left(record: Record, used: Collection[str]) -> Iterator[tuple[str, str, Any]]:
-    """(path, name, value) of unused fields, and of fields directly inside unused objects."""
+    """Yield (path, name, value) of unused fields, and of fields directly inside unused objects."""
     for name, value in record.items():
         if name in KNOWN or value in (None, "", [], {}):
             continue
@@ -96,17 +96,18 @@ def _left(record: Record, used: Collection[str]) -> Iterator[tuple[str, str, Any
 
 
 def _of_last_message(name: str, value: object) -> Iterator[tuple[str, str, Any]]:
-    """What the last of a list of messages holds beside role and content. Some files put a label there."""
+    """Yield what the last of a list of messages holds beside role and content. Some files put a label there."""
     last = value[-1] if isinstance(value, list) and value else None
     if isinstance(last, dict) and {"role", "from"} & last.keys():
         for key, deep in last.items():
             if deep not in (None, "", [], {}):
-                masked = key in MASKS and deep in (False, 0)  # "train": false says that nobody should imitate it
+                # A field "train" that is false says that nobody should imitate the answer.
+                masked = key in MASKS and deep in (False, 0)
                 yield f"{name}.{key}", "label" if masked else key, deep
 
 
 def _of_entries(name: str, value: object, used: Collection[str]) -> Iterator[tuple[str, str, Any]]:
-    """What the entries of a used list hold beside the fields that the reader says it uses ("answers.rank")."""
+    """Yield what the entries of a used list hold beside the fields that the reader says it uses ("answers.rank")."""
     known = {path.removeprefix(f"{name}.") for path in used if path.startswith(f"{name}.")}
     for entry in value if known and isinstance(value, list) else ():
         for key, deep in entry.items() if isinstance(entry, dict) else ():
@@ -139,7 +140,7 @@ def _look(name: str, value: object, record: Record, used: Collection[str]) -> Fi
 
 
 def _repeats(value: object, record: Record, used: Collection[str]) -> bool:
-    """Whether an answer is one that the reader has under another name, such as `response` beside `chosen`."""
+    """Return whether an answer is one that the reader has under another name, such as `response` beside `chosen`."""
     return any(record.get(name) == value for name in used)
 
 
@@ -158,7 +159,9 @@ def _is_end(word: str) -> bool:
 
 
 def _alike(left: Mapping[str, Any]) -> list[str]:
-    """Texts or messages whose names differ only in their ends: reply_x1 and reply_x2, teacher_a and teacher_b."""
+    """Return texts or messages whose names differ only in their ends: reply_x1 and reply_x2, teacher_a and
+    teacher_b.
+    """
     stems: dict[tuple[str, ...], list[str]] = {}
     for name, value in left.items():
         parts = split_name(name)

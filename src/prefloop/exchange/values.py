@@ -11,7 +11,7 @@ from prefloop.types import Demonstration, Item, Prompt
 
 
 def first_unrepresentable(value: object) -> Unrepresentable | None:
-    """An odd value anywhere inside, or None."""
+    """Return an odd value anywhere inside, or None."""
     if isinstance(value, Unrepresentable):
         return value
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -19,7 +19,7 @@ def first_unrepresentable(value: object) -> Unrepresentable | None:
 
 
 def representable(result: Any) -> Any:
-    """A prompt, demonstration or item whose metadata JSON can hold."""
+    """Return a prompt, demonstration or item whose metadata JSON can hold."""
     changed: dict[str, Any] = {}
     if first_unrepresentable(dict(result.metadata)):
         changed["metadata"] = _kept(dict(result.metadata))
@@ -32,7 +32,7 @@ def representable(result: Any) -> Any:
 
 
 def _changed(name: str, value: Any) -> dict[str, Any]:
-    """{name: the value without odd parts}; empty if there are no odd parts."""
+    """Return {name: the value without odd parts}; empty if there are no odd parts."""
     if isinstance(value, Prompt):
         new: Any = representable(value)
     else:
@@ -42,7 +42,7 @@ def _changed(name: str, value: Any) -> dict[str, Any]:
 
 
 def _part(part: Any) -> Any:
-    """A completion or a ranking without odd values."""
+    """Return a completion or a ranking without odd values."""
     found = {name: value for name in ("metadata", "sampling") if (value := getattr(part, name, None))}
     odd = {name: _kept(value) for name, value in found.items() if first_unrepresentable(dict(value))}
     return replace(part, **odd) if odd else part

@@ -17,7 +17,7 @@ from prefloop.exchange.formats.canonical import present, to_record
 from prefloop.exchange.soft import Soft, look_up, votes
 from prefloop.types import Completion, Content, Demonstration, Item, Message, Prompt, Ranking, content_to_json
 
-# which tiers of a ranking are compared
+# Each function returns the pairs of tiers that are compared in a ranking of so many tiers.
 PAIRINGS: dict[str, Callable[[int], list[tuple[int, int]]]] = {
     "all": lambda tiers: list(combinations(range(tiers), 2)),
     "adjacent": lambda tiers: list(pairwise(range(tiers))),
@@ -44,8 +44,8 @@ def write_pairs(items: Iterable[Item], path: Path, *, pairing: str = "all", soft
     Each row also has:
 
     margin:      how many tiers apart the two are in this ranking
-    probability: that chosen is better, by everybody who placed both; below 0.5 if this person was outvoted
-    judges:      how many people that is
+    probability: how likely chosen is better, by everybody who placed both; below 0.5 if this person was outvoted
+    judges:      how many people placed both
     weight:      1 / number of rows of this ranking, so that long lists do not outweigh short ones
     item_id:     the item, to split the rows by, since rows of one list are not independent
     """
@@ -93,20 +93,22 @@ def _prompt_record(prompt: Prompt) -> dict[str, Any]:
 
 
 def _demonstration_record(shown: Demonstration) -> dict[str, Any]:
-    """A row in which an answer that is more than a plain text is the list of its messages."""
+    """Return a row in which an answer that is more than a plain text is the list of its messages."""
     completion = content_to_json(shown.messages) if shown.messages else shown.text
     metadata = present(metadata=dict(shown.metadata) or None)
     return {**_prompt_record(shown.prompt), "completion": completion, **metadata}
 
 
 def _standing(item: Item) -> list[Ranking]:
-    """The rankings that no later one of the same item supersedes."""
+    """Return the rankings that no later one of the same item supersedes."""
     replaced = {ranking.supersedes for ranking in item.rankings if ranking.supersedes}
     return [ranking for ranking in item.rankings if ranking.id not in replaced]
 
 
 def _said(prompt: Prompt, *answers: Completion) -> tuple[Any, ...]:
-    """Prompt and answers as trainers expect them: all texts, or all message lists with the system prompt first."""
+    """Return prompt and answers as trainers expect them: all texts, or all message lists with the system prompt
+    first.
+    """
     if isinstance(prompt.content, str) and prompt.system is None and not any(a.messages for a in answers):
         return prompt.content, *(a.text for a in answers)
     turns: Content = (Message("user", prompt.content),) if isinstance(prompt.content, str) else prompt.content
@@ -167,7 +169,7 @@ def _kto_rows(item: Item) -> Iterator[dict[str, Any]]:
 
 
 def labels(item: Item, ranking: Ranking) -> dict[str, bool]:
-    """{completion id: whether it is good} for the completions that a ranking calls good or bad."""
+    """Return {completion id: whether it is good} for the completions that a ranking calls good or bad."""
     if ranking.none_acceptable:
         return {c.id: False for c in item.completions}
     if ranking.unacceptable or ranking.criterion == "acceptable":
@@ -179,7 +181,7 @@ def labels(item: Item, ranking: Ranking) -> dict[str, bool]:
 
 
 def _place_rows(item: Item) -> Iterator[dict[str, Any]]:
-    """Rows for spreadsheets with the rank of each completion; 1 is best, equal numbers tie, empty is unranked."""
+    """Yield rows for spreadsheets with the rank of each completion; 1 is best, equal numbers tie, empty is unranked."""
     about = {
         "item_id": item.id,
         "external_id": item.external_id,

@@ -1,1 +1,3 @@
-"""Rankings by people: they are checked, merged, compared, simulated and held against scores, without SQL or torch."""
+"""Code without SQL or torch that checks, merges, compares and simulates people's rankings, and compares them with
+scores.
+"""

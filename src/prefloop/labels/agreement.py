@@ -1,10 +1,10 @@
-"""How often two people order a pair the same way, which is the ceiling for any model of their preferences.
+"""Measures how often two people order a pair the same way, which is the ceiling for any model of their preferences.
 
-Kendall's tau-b (1945) of two people on an item, and Krippendorff's alpha (1970) over all of them. The unit of alpha is
-a pair of completions, the value -1, 0 (tie) or 1 with the interval metric, and every pair is counted in both
-orientations, so that the order in which completions are listed cannot matter. Without ties alpha is then 2 x agreement
-- 1, which is also the mean tau, so that the three numbers are on one scale. Alpha on ranks would measure the place in a
-list, whose mean is the same for every item by construction.
+Beside that share there are Kendall's tau-b (1945), for two people on an item, and Krippendorff's alpha (1970), for all
+people. The unit of alpha is a pair of completions with the value -1, 0 (tie) or 1 and the interval metric. Every pair
+is counted in both orientations, so that the order in which completions are listed cannot matter. Without ties alpha is
+then 2 x agreement - 1, which is also the mean tau, so all three numbers are on one scale. Alpha on ranks would measure
+the place in a list instead, and the mean of that is the same for every item by construction.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from prefloop.types import Item
 
 @dataclass(frozen=True)
 class Agreement:
-    """share:     of the pairs that two people both put in an order, how many they put in the same; None without any.
-    low, high: 95 % interval, by bootstrap over items (the pairs of one list are not independent).
-    pairs:     how many such pairs of people and completions.
-    tie_share: of all pairs in all single rankings, how many are ties; None without any.
+    """Says how often two people put the same pair of completions in the same order.
+
+    share:     the share of pairs in the same order, among the pairs that two people both ordered; None without any
+    low, high: its 95 % interval, by bootstrap over items (the pairs of one list are not independent)
+    pairs:     how many such pairs of people and completions there are
+    tie_share: the share of ties among all pairs in all single rankings; None without any
     """
 
     share: float | None
@@ -43,7 +45,7 @@ class Agreement:
 def pairwise_agreement(
     items: Sequence[Item], criterion: str | None = None, *, resamples: int = 2000, seed: int = 0
 ) -> Agreement:
-    """Agreement of different annotators on one criterion; with None, on each criterion, pooled."""
+    """Return the agreement of different annotators on one criterion; with None, on every criterion, pooled."""
     counts = np.array([_count(item, criterion) for item in items], dtype=np.float64).reshape(-1, 4)
     same, untied, ties, judged = counts.sum(axis=0)
     tie_share = float(ties / judged) if judged else None
@@ -54,15 +56,15 @@ def pairwise_agreement(
 
 
 def agreement_by_criterion(items: Sequence[Item], *, resamples: int = 2000, seed: int = 0) -> dict[str, Agreement]:
-    """`pairwise_agreement` of every criterion that somebody ranked by, in alphabetical order."""
+    """Return `pairwise_agreement` of every criterion that somebody ranked by, in alphabetical order."""
     criteria = sorted({ranking.criterion for item in items for ranking in item.rankings})
     return {c: pairwise_agreement(items, c, resamples=resamples, seed=seed) for c in criteria}
 
 
 def _count(item: Item, criterion: str | None) -> tuple[int, int, int, int]:
     """Count (same order, both untied) over pairs of annotators, and (ties, all) over single rankings."""
-    asked = [r for r in independent(item.rankings) if criterion in (None, r.criterion)]
-    ranks = [(r.annotator, r.criterion, mid_ranks(r.tiers)) for r in asked]
+    rankings = [r for r in independent(item.rankings) if criterion in (None, r.criterion)]
+    ranks = [(r.annotator, r.criterion, mid_ranks(r.tiers)) for r in rankings]
     ties = judged = same = untied = 0
     for _, _, placed in ranks:
         gaps = [a - b for a, b in itertools.combinations(placed.values(), 2)]
@@ -80,7 +82,7 @@ def _count(item: Item, criterion: str | None) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval by bootstrap over items. All are None where there is nothing to measure."""
+    """Holds a figure with its 95 % interval by bootstrap over items. All are None where there is nothing to measure."""
 
     value: float | None
     low: float | None
@@ -92,9 +94,10 @@ class Estimate:
 
 
 def kendall_tau(items: Sequence[Item], criterion: str, *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Mean tau-b of two people on the completions of an item that both placed; `n` counts such pairs of people.
+    """Return the mean tau-b of two people on the completions of an item that both placed; `n` counts such pairs of
+    people.
 
-    Undefined, and left out, where one of them ties everything.
+    A pair of people of whom one ties everything is left out, because tau-b is undefined for it.
     """
     sums = np.array([_taus(*_signs(item, criterion)) for item in items], dtype=np.float64).reshape(-1, 2)
     total = sums.sum(axis=0)
@@ -105,9 +108,10 @@ def kendall_tau(items: Sequence[Item], criterion: str, *, resamples: int = 2000,
 
 
 def pair_alpha(items: Sequence[Item], criterion: str, *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Krippendorff's alpha over pairs of completions, see above; `n` counts pairs that two people judged at least.
+    """Return Krippendorff's alpha over pairs of completions; `n` counts the pairs that at least two people judged.
 
-    None where nobody overlaps, and where nobody ever put anything in an order: without variation there is no alpha.
+    It is None where no pair was judged by two people, and where nobody ever put anything in an order: alpha is
+    undefined without variation.
     """
     tables = [_coincidences(*_signs(item, criterion)) for item in items]
     counted = np.array([table.ravel() for table, _ in tables], dtype=np.float64).reshape(-1, 9)
@@ -121,11 +125,11 @@ def pair_alpha(items: Sequence[Item], criterion: str, *, resamples: int = 2000, 
 
 _DISTANCE = (
     np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2
-)  # The squared distance of two people's answers about a pair.
+)  # This is the squared distance between two people's answers about a pair.
 
 
 def _alphas(tables: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 - observed / expected disagreement of coincidence tables [B,9] of -1, 0 and 1; NaN without variation."""
+    """Return 1 - observed / expected disagreement of coincidence tables [B,9] of -1, 0 and 1; NaN without variation."""
     seen = tables.reshape(-1, 3, 3).sum(axis=1)  # [B,3]
     observed = tables @ _DISTANCE.ravel()
     expected = np.einsum("bi,ij,bj->b", seen, _DISTANCE, seen)
@@ -134,17 +138,20 @@ def _alphas(tables: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _signs(item: Item, criterion: str) -> tuple[list[str], NDArray[np.float64]]:
-    """Who ranked, and [people, pairs]: 1 where the first is better, -1, 0 for a tie; NaN where one is unplaced."""
-    asked = [r for r in independent(item.rankings) if r.criterion == criterion]
+    """Return who ranked, and their signs [people, pairs].
+
+    A sign is 1 where the first completion is better, -1 where the second is, 0 for a tie and NaN where one is unplaced.
+    """
+    rankings = [r for r in independent(item.rankings) if r.criterion == criterion]
     ids = [c.id for c in item.completions]
-    placed = [mid_ranks(r.tiers) for r in asked]
-    ranks = np.array([[p.get(id, np.nan) for id in ids] for p in placed]).reshape(len(asked), len(ids))
+    placed = [mid_ranks(r.tiers) for r in rankings]
+    ranks = np.array([[p.get(id, np.nan) for id in ids] for p in placed]).reshape(len(rankings), len(ids))
     i, j = np.triu_indices(len(ids), 1)
-    return [r.annotator for r in asked], np.sign(ranks[:, j] - ranks[:, i])
+    return [r.annotator for r in rankings], np.sign(ranks[:, j] - ranks[:, i])
 
 
 def _taus(people: list[str], signs: NDArray[np.float64]) -> tuple[float, int]:
-    """Sum and number of tau-b over pairs of different people."""
+    """Return the sum and the number of tau-b over pairs of different people."""
     total, count = 0.0, 0
     for a, b in itertools.combinations(range(len(people)), 2):
         both = np.isfinite(signs[a]) & np.isfinite(signs[b])
@@ -156,7 +163,9 @@ def _taus(people: list[str], signs: NDArray[np.float64]) -> tuple[float, int]:
 
 
 def _coincidences(people: list[str], signs: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """The coincidence table [3,3] of one item, both orientations; and how many pairs two people judged at least."""
+    """Return the coincidence table [3,3] of one item, in both orientations, and how many pairs at least two people
+    judged.
+    """
     first = [people.index(name) == k for k, name in enumerate(people)]  # Only the first ranking of each person counts.
     counts = np.stack([(signs[first] == value).sum(axis=0) for value in (-1, 0, 1)], axis=1).astype(np.float64)
     counts = counts[counts.sum(axis=1) > 1]  # [pairs,3]
@@ -170,7 +179,9 @@ def _coincidences(people: list[str], signs: NDArray[np.float64]) -> tuple[NDArra
 def _interval(
     groups: NDArray[np.float64], figure: Callable[[NDArray[np.float64]], NDArray[np.float64]], resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    """95 % interval of a figure of summed groups [G, columns]; None for fewer groups than can be drawn from."""
+    """Return the 95 % interval of a figure of summed groups [G, columns]; None for fewer groups than can be drawn
+    from.
+    """
     groups = groups[np.abs(groups).sum(axis=1) > 0]
     if len(groups) < FEWEST_GROUPS:
         return None, None

@@ -1,4 +1,4 @@
-"""Reports on the people who ranked and on the items, one for each criterion, with the evidence in words.
+"""Reports on the people who ranked and on the items, one report for each criterion, with the evidence in words.
 
 `reliability` estimates how much a person's order follows what others see. Everything else is counted: ties, speed,
 agreement with others, gold answers met, and how often the text shown earlier or the longer text is preferred. Nobody is
@@ -23,16 +23,19 @@ HARDEST = 20
 
 @dataclass(frozen=True)
 class PersonReport:
-    """One annotator, one criterion. Shares are of pairs of completions.
+    """Describes one annotator on one criterion. Each share is a share of pairs of completions.
 
-    rankings, items: how many compare something.   pairs: that they order or tie.   ties: share of these tied.
-    seconds, seconds_per_word: medians of an item (words of prompt and completions); None where never measured.
-    agreement:       with others, of the pairs both put in an order.
-    gold:            of the pairs that the expected answers order; a tie is half right.
-    earlier_first:   untied pairs in which the one shown earlier is preferred; 0.5 is no bias.
-    longer_first:    untied pairs in which the longer text is preferred.
-    reliability:     weight, standard error and more of the annotator model.
-    suspicions:      empty for nearly everybody.
+    rankings, items: how many of this person's rankings compare something, and of how many items
+    pairs:           how many pairs these rankings order or tie
+    ties:            the share of these pairs that are tied
+    seconds:         the median time for an item; None where it was never measured
+    seconds_per_word: the median time for a word of prompt and completions; None where it was never measured
+    agreement:       with other people, among the pairs that both put in an order
+    gold:            with the pairs that the expected answers order; a tie counts half
+    earlier_first:   how often the completion shown earlier wins an untied pair; 0.5 means no bias
+    longer_first:    how often the longer text wins an untied pair
+    reliability:     the weight, standard error and more from the annotator model
+    suspicions:      reasons to look at this person; empty for nearly everybody
     """
 
     annotator: str
@@ -52,10 +55,14 @@ class PersonReport:
 
 @dataclass(frozen=True)
 class ItemReport:
-    """One item. `agreement`: of its pairs that two people put in an order.   doubt: the mean chance, over its pairs,
+    """Describes how much people disagree about one item.
 
-    that a typical person would order them the other way than most (a tie counts half): 0.5 is a toss-up.
-    prompt: its start, which is what people know the item by."""
+    prompt:    its start, by which people recognise the item
+    people:    how many people ranked it
+    agreement: the share of pairs in the same order, among its pairs that two people ordered; None without any
+    doubt:     the mean chance over its pairs that a typical person orders them the other way than most people do;
+               a tie counts half, so 0.5 is a coin toss
+    """
 
     item: str
     prompt: str
@@ -66,7 +73,10 @@ class ItemReport:
 
 @dataclass(frozen=True)
 class AnnotatorReport:
-    """Everything about one criterion. hardest: items that two people put in an order, those with most doubt first."""
+    """Holds everything about one criterion.
+
+    hardest: the items of which two people ordered a pair, beginning with the one of most doubt
+    """
 
     criterion: str
     items: int
@@ -89,7 +99,7 @@ class AnnotatorReport:
         return tuple(person for person in self.people if person.suspicions)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and tables; the model's qualities and pairs, which grow with the data, are left out."""
+        """Return plain lists and tables without the model's qualities and pairs, because these grow with the data."""
         plain = {k: v for k, v in self.__dict__.items() if k not in ("reliability", "people", "hardest")}
         out = {k: asdict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in plain.items()}
         model = {"position": self.reliability.position, "tie": self.reliability.tie, "sigma": self.reliability.sigma}
@@ -100,39 +110,39 @@ class AnnotatorReport:
 def annotator_report(
     items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers] | None = None, *, hardest: int = HARDEST
 ) -> AnnotatorReport:
-    """Report on the current rankings of one criterion. 10,000 rankings take seconds.
+    """Report on the current rankings of one criterion. It takes seconds for 10,000 rankings.
 
-    gold: {item id: expected tiers of completion ids, best first}.
+    gold: {item id: expected tiers of completion ids, best first}
     """
     model = fit_reliability(items, criterion, gold)
     tallies = Tallies(items, criterion, gold or {})
-    figures = [_figures(tallies, k, reader) for k, reader in enumerate(model.readers)]
+    figures = [_figures(tallies, k, person) for k, person in enumerate(model.annotators)]
     everybody = typical(figures)
-    people = tuple(_person(tallies, k, reader, figures[k], everybody) for k, reader in enumerate(model.readers))
-    asked = [item for item in items if any(r.criterion == criterion for r in item.rankings)]
+    people = tuple(_person(tallies, k, person, figures[k], everybody) for k, person in enumerate(model.annotators))
+    ranked = [item for item in items if any(r.criterion == criterion for r in item.rankings)]
     return AnnotatorReport(
         criterion=criterion,
         items=len(tallies.votes.items),
         overlapping=int((tallies.judges >= 2).sum()),
         rankings=len(tallies.votes.person),
-        agreement=pairwise_agreement(asked, criterion),
-        tau=kendall_tau(asked, criterion),
-        alpha=pair_alpha(asked, criterion),
+        agreement=pairwise_agreement(ranked, criterion),
+        tau=kendall_tau(ranked, criterion),
+        alpha=pair_alpha(ranked, criterion),
         earlier_first=tallies.earlier.of(None),
         longer_first=tallies.longer.of(None),
         seconds=everybody.seconds,
         enough=model.enough,
         reason=model.reason,
         people=people,
-        hardest=_hardest(asked, tallies, model, hardest),
+        hardest=_hardest(ranked, tallies, model, hardest),
         reliability=model,
     )
 
 
-def _figures(tallies: Tallies, k: int, reader: AnnotatorReliability) -> Figures:
-    seconds, per_word = tallies.speed(reader.annotator)
+def _figures(tallies: Tallies, k: int, person: AnnotatorReliability) -> Figures:
+    seconds, per_word = tallies.speed(person.annotator)
     return Figures(
-        reader=reader,
+        reliability=person,
         ties=tallies.ties.of(k),
         seconds=seconds,
         seconds_per_word=per_word,
@@ -144,11 +154,11 @@ def _figures(tallies: Tallies, k: int, reader: AnnotatorReliability) -> Figures:
 
 
 def _person(
-    tallies: Tallies, k: int, reader: AnnotatorReliability, figures: Figures, everybody: Figures
+    tallies: Tallies, k: int, person: AnnotatorReliability, figures: Figures, everybody: Figures
 ) -> PersonReport:
     return PersonReport(
-        annotator=reader.annotator,
-        rankings=reader.rankings,
+        annotator=person.annotator,
+        rankings=person.rankings,
         items=tallies.items_of(k),
         pairs=figures.ties.n,
         ties=figures.ties.share,
@@ -158,14 +168,14 @@ def _person(
         gold=figures.gold,
         earlier_first=figures.earlier_first,
         longer_first=figures.longer_first,
-        reliability=reader,
+        reliability=person,
         suspicions=suspect(figures, everybody),
     )
 
 
-def _hardest(asked: Sequence[Item], tallies: Tallies, model: Reliability, most: int) -> tuple[ItemReport, ...]:
+def _hardest(ranked: Sequence[Item], tallies: Tallies, model: Reliability, most: int) -> tuple[ItemReport, ...]:
     agreement = tallies.agreement_by_item()
-    starts = {item.id: item.prompt.start for item in asked}
+    starts = {item.id: item.prompt.start for item in ranked}
     found = []
     for n, name in enumerate(tallies.votes.items):
         pairs = model.soft_pairs(name)

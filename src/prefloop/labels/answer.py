@@ -1,6 +1,6 @@
-"""The answer that a person submits is checked against what was shown, and becomes a `Ranking`; and the way back.
+"""Checks the answer that a person submits against what was shown, and translates between answers and `Ranking`s.
 
-An answer names display positions (0 = A), a ranking names completion ids. The order shown translates between them.
+An answer names display positions (0 = A), and a ranking names completion ids. The order shown translates between them.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from prefloop.config import Annotate
 from prefloop.errors import AnswerError
 from prefloop.types import Json, Ranking, digest
 
-LETTERS = "ABCDEFGHI"  # one a card: lists of 2 to 9 can be shown
+LETTERS = "ABCDEFGHI"  # Each card has one letter, and lists of 2 to 9 cards can be shown.
 FLAGS = ("wrong", "unsafe", "pii", "off")
 SKIP_REASONS = ("unclear", "no expertise", "too long", "broken", "distressing", "other")
-LONGEST_COMMENT = 5000  # characters
-LONGEST_S = 7 * 86400.0  # of a duration
+LONGEST_COMMENT = 5000  # in characters
+LONGEST_S = 7 * 86400.0  # in seconds
 RATINGS = range(1, 6)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One person's answer to one presentation. Positions are display positions, 0 = A.
+    """Holds one person's answer to one presentation. Positions are display positions: 0 is card A.
 
-    tiers:        best first; positions in one tier tie; positions in no tier are unplaced.
-    unacceptable: positions marked unacceptable, placed or not.
-    ratings:      {position: {attribute: 1 to 5}}.
-    flags:        {position: some of `FLAGS`}.
-    duration_s:   seconds from showing to submitting; dwell_s: seconds each card was in view, by position.
+    tiers:        tiers of positions, best first; positions in one tier tie, and positions in no tier are unplaced
+    unacceptable: the positions marked unacceptable, whether they are placed or not
+    ratings:      {position: {attribute: 1 to 5}}
+    flags:        {position: some of `FLAGS`}
+    duration_s:   seconds from showing to submitting
+    dwell_s:      seconds for which each card was in view, by position
     """
 
     tiers: tuple[tuple[int, ...], ...]
@@ -43,7 +44,7 @@ class Answer:
     dwell_s: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Lists and tables only; positions as keys become texts. `from_json` reads it back."""
+        """Return lists and tables only; positions as keys become texts. `from_json` reads them back."""
         return {
             "tiers": [list(tier) for tier in self.tiers],
             "unacceptable": list(self.unacceptable),
@@ -57,22 +58,25 @@ class Answer:
 
     @property
     def body(self) -> str:
-        """A hash of what is said, not of how long it took: a retry that measures time again says the same."""
-        said = self.to_json()
-        del said["duration_s"], said["dwell_s"]
-        said["tiers"] = [sorted(tier) for tier in self.tiers]
-        said["unacceptable"] = sorted(self.unacceptable)
-        said["flags"] = {place: sorted(given) for place, given in said["flags"].items()}
-        return digest("answer", said)
+        """Return a hash of the answer without its times, so that a retry that measures its time again has the same
+        hash.
+        """
+        content = self.to_json()
+        del content["duration_s"], content["dwell_s"]
+        content["tiers"] = [sorted(tier) for tier in self.tiers]
+        content["unacceptable"] = sorted(self.unacceptable)
+        content["flags"] = {place: sorted(given) for place, given in content["flags"].items()}
+        return digest("answer", content)
 
 
 # -- from a request ----------------------------------------------------------------------------------------------------
 
 
 def from_json(value: object) -> Answer:
-    """An answer from parsed JSON (an untrusted body). Raises AnswerError naming the field that is wrong.
+    """Return an answer from parsed JSON, which is untrusted. Raises AnswerError, which names the field that is wrong.
 
-    Only types are looked at here; `check` compares with what was shown. Missing fields but `tiers` are empty.
+    Only types are looked at here; `check` compares the answer with what was shown. Every field but `tiers` may be
+    missing, and is empty then.
     """
     table = _table(value, "the answer")
     unknown = sorted(set(table) - set(_FIELDS))
@@ -146,7 +150,8 @@ _KEYS = tuple(str(place) for place in range(len(LETTERS)))
 
 
 def _seconds(value: object, name: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LONGEST_S:  # NaN: neither
+    # This comparison is false for NaN, which is refused too.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LONGEST_S:
         raise AnswerError(f"{name} must be seconds, 0 to {LONGEST_S:.0f}")
     return float(value)
 
@@ -177,9 +182,9 @@ def check(answer: Answer, count: int, settings: Annotate) -> None:
 
 
 def marks(answer: Answer, shown: Sequence[str]) -> Json:
-    """What stays of an answer whose item is skipped: flags by completion id, and the comment. AnswerError for others.
+    """Return what is kept of an answer whose item is skipped: flags by completion id, and the comment.
 
-    Empty where nothing was marked.
+    The result is empty where nothing was marked. Raises AnswerError if the answer ranks something.
     """
     _flags(answer.flags, len(shown))
     _comment(answer.comment, "optional")
@@ -252,7 +257,10 @@ class _Event(TypedDict):
 
 
 def to_ranking(answer: Answer, shown: Sequence[str], metadata: Json, **event: Unpack[_Event]) -> Ranking:
-    """shown: completion ids by display position. Flags by completion and dwell times go to `metadata`."""
+    """Return the ranking that an answer gives. Flags by completion and dwell times go to `metadata`.
+
+    shown: the completion ids by display position
+    """
     kept = dict(metadata)
     if any(answer.flags.values()):
         kept["flags"] = _flags_by_id(answer, shown)
@@ -273,7 +281,7 @@ def to_ranking(answer: Answer, shown: Sequence[str], metadata: Json, **event: Un
 
 
 def from_ranking(ranking: Ranking) -> Answer:
-    """The inverse of `to_ranking`, by the order the ranking says was shown."""
+    """Return the answer that `to_ranking` made this ranking of, by the order shown that the ranking holds."""
     place = {id: n for n, id in enumerate(ranking.shown)}
     return Answer(
         tiers=tuple(tuple(place[id] for id in tier) for tier in ranking.tiers),

@@ -1,20 +1,22 @@
 """Simulated annotators: a mixture of careful, weak and bad ones, who judge by a hidden true quality.
 
-Utility of a completion to an annotator: u = beta * quality + length_bias * log(characters) + position_bias / place
-+ Gumbel noise; ordering by u is an exact draw from Plackett-Luce, so beta * (gap in quality) is the logit of a
-Bradley-Terry choice. Neighbours closer than `tie_threshold` are tied. One noiseless judge would hide over-optimisation
-(Dubois et al. 2023, AlpacaFarm), hence the noise and the disagreement. Kinds:
+The utility of a completion to an annotator is u = beta * quality + length_bias * log(characters) + position_bias /
+place + Gumbel noise. Ordering by u is an exact draw from Plackett-Luce, so beta * (gap in quality) is the logit of a
+Bradley-Terry choice. Neighbours closer than `tie_threshold` are tied. One judge without noise would hide
+over-optimisation (Dubois et al. 2023, AlpacaFarm), and therefore these annotators are noisy and disagree. The kinds
+are:
 
-    careful        beta 1
-    weak           beta 1/2, the same biases: relatively more swayed by them
-    coin           noise only, in seconds
-    display_order  the order shown, in seconds: catches missing shuffles and default-order bugs
-    inverted       a careful order turned upside down
+    careful        beta is 1
+    weak           beta is 1/2 and the biases are the same, so they sway this kind relatively more
+    coin           answers with noise only, within seconds
+    display_order  keeps the order shown, within seconds; this kind finds missing shuffles and default-order bugs
+    inverted       turns a careful order upside down
 
-Size of the biases, measured with the default mixture, quality independent of length, and lengths spread as in public
-chat pairs (sd of log ratio 1.2): length_bias 0.5, 1.0, 1.2 prefers the longer in 56, 62, 64 %; people do in 64 %
-(AlpacaFarm). The default is milder, so that a demonstration is not about length. First shown is preferred in 52 %.
-Left out: skips, abandoned leases and double submits, which are about the annotation service, not about preference.
+The size of the biases was measured with the default mixture, quality independent of length, and lengths spread as in
+public chat pairs (sd of the log ratio 1.2). A length_bias of 0.5, 1.0 and 1.2 prefers the longer text in 56, 62 and 64
+% of pairs; people prefer it in 64 % (AlpacaFarm). The default is milder, so that a demonstration is not about length.
+The completion shown first is preferred in 52 %. Skips, abandoned leases and double submits are not simulated, because
+they are about the annotation service and not about preference.
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ from prefloop.types import Completion, Item, Ranking, digest
 Kind = Literal["careful", "weak", "coin", "display_order", "inverted"]
 KINDS: tuple[Kind, ...] = ("careful", "weak", "coin", "display_order", "inverted")
 BETA: dict[Kind, float] = {"careful": 1.0, "weak": 0.5, "coin": 0.0, "display_order": 0.0, "inverted": 1.0}
-DURATION_SIGMA = 0.5  # of log seconds
+DURATION_SIGMA = 0.5  # the standard deviation of log seconds
 SPAMMER_SECONDS = (3.0, 6.0)
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """One simulated person. Biases are in logits, as is quality times beta."""
+    """Describes one simulated person. The biases are in logits, as is quality times beta."""
 
     name: str
     kind: Kind
@@ -58,9 +60,9 @@ class Annotator:
 
 
 def make_crowd(crowd: Crowd, seed: int) -> list[Annotator]:
-    """`crowd.annotators` people in the shares of the mixture, rounded by largest remainder.
+    """Return `crowd.annotators` people in the shares of the mixture, rounded by largest remainder.
 
-    Shares are relative: they need not sum to one. At least one is careful if the mixture has careful ones at all.
+    Shares are relative: they need not sum to one. If the mixture has careful people at all, at least one is made.
     `seed` decides who works under which number, so that no kind always comes first. Raises ConfigError.
     """
     shares = {kind: float(getattr(crowd, kind)) for kind in KINDS}
@@ -77,7 +79,8 @@ def make_crowd(crowd: Crowd, seed: int) -> list[Annotator]:
 
 
 def _largest_remainder(exact: Mapping[Kind, float]) -> dict[Kind, int]:
-    counts = {kind: math.floor(value + 1e-9) for kind, value in exact.items()}  # 0.7 * 10 is 7, not 6.999...
+    # The small number makes 0.7 * 10 count as 7, not as 6.999...
+    counts = {kind: math.floor(value + 1e-9) for kind, value in exact.items()}
     left = round(sum(exact.values())) - sum(counts.values())
     for kind in sorted(exact, key=lambda kind: counts[kind] - exact[kind])[:left]:
         counts[kind] += 1
@@ -92,11 +95,11 @@ def _annotator(kind: Kind, number: int, crowd: Crowd) -> Annotator:
 
 
 def quality_scale(items: Sequence[Item], quality: Mapping[str, float], quality_sd: float) -> float:
-    """What quality must be multiplied by for its gaps within items to have standard deviation `quality_sd` logits.
+    """Return the factor for quality at which its gaps within items have a standard deviation of `quality_sd` logits.
 
-    Pools all pairs of all items, about zero (a gap's sign is arbitrary). 0 where no item has a gap. Keep it across
-    rounds: a policy that improved should be seen to, by the same people. Raises DataError naming a completion without
-    a finite quality.
+    It pools all pairs of all items about zero, because the sign of a gap is arbitrary. It is 0 where no item has a gap.
+    Keep the factor across rounds, so that the same people see that a policy improved. Raises DataError, which names a
+    completion without a finite quality.
     """
     gaps = [a - b for item in items for a, b in itertools.combinations(_qualities(item, quality), 2)]
     spread = math.sqrt(sum(gap * gap for gap in gaps) / len(gaps)) if gaps else 0.0
@@ -104,7 +107,7 @@ def quality_scale(items: Sequence[Item], quality: Mapping[str, float], quality_s
 
 
 def _qualities(item: Item, quality: Mapping[str, float]) -> list[float]:
-    """The quality of each completion in order; [] for an item that cannot be ranked."""
+    """Return the quality of each completion in order; [] for an item that cannot be ranked."""
     if len(item.completions) < 2:
         return []
     values = [quality.get(completion.id, math.nan) for completion in item.completions]
@@ -120,11 +123,12 @@ def _qualities(item: Item, quality: Mapping[str, float]) -> list[float]:
 def simulate(
     items: Sequence[Item], quality: Mapping[str, float], crowd: Crowd, seed: int, *, scale: float | None = None
 ) -> list[Ranking]:
-    """Rankings of every item with at least two completions by `crowd.overlap` different annotators.
+    """Return rankings of every item with at least two completions by `crowd.overlap` different annotators.
 
-    quality: the hidden true quality of each completion id, in any unit.
-    scale:   logits per unit of quality; None: `quality_scale` of these items.
-    Who ranks an item, what they see and what they say depend on (seed, item, annotator) and the scale, not on the
+    quality: the hidden true quality of each completion id, in any unit
+    scale:   logits for a unit of quality; None means `quality_scale` of these items
+
+    Who ranks an item, what they see and what they answer depends on (seed, item, annotator) and the scale, not on the
     other items or their order. Raises DataError (quality) and ConfigError (overlap, mixture).
     """
     annotators = make_crowd(crowd, seed)
@@ -146,7 +150,7 @@ def simulate(
 
 
 def rank(item: Item, annotator: Annotator, logits: Mapping[str, float], criterion: str, seed: int) -> Ranking:
-    """One annotator's answer about one item whose completions have these qualities, in logits."""
+    """Return one annotator's answer about one item whose completions have these qualities, in logits."""
     rng = np.random.default_rng(int(digest("crowd", seed, item.id, annotator.name), 16))
     shown = [item.completions[k] for k in rng.permutation(len(item.completions))]
     noise = rng.gumbel(size=len(shown))
@@ -170,7 +174,8 @@ def _utilities(
     annotator: Annotator, shown: Sequence[Completion], logits: Mapping[str, float], noise: NDArray[np.float64]
 ) -> dict[str, float]:
     utilities: dict[str, float] = {}
-    by_text: dict[str, float] = {}  # who reads finds equal texts equal: they share the first one's utility, and tie
+    # A person finds equal texts equal: they share the utility of the first one, and tie.
+    by_text: dict[str, float] = {}
     for place, completion in enumerate(shown, start=1):
         utility = annotator.beta * logits[completion.id] + float(noise[place - 1])
         utility += annotator.length_bias * math.log(max(1, len(completion.text))) + annotator.position_bias / place
@@ -179,7 +184,7 @@ def _utilities(
 
 
 def median_seconds(k: int) -> float:
-    """A reader's median time for a list of k: 37 s for a pair, 95 s for four, linear between and beyond."""
+    """Return a person's median time for a list of k: 37 s for a pair, 95 s for four, linear between and beyond."""
     return 29.0 * k - 21.0
 
 

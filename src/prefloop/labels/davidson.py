@@ -1,22 +1,27 @@
 """The likelihood of rankings with ties when people differ, its integral over unseen qualities, and the exact gradient.
 
-Everybody a has a discrimination and a bias for what was shown early, and everything rests on utilities
+Each person a has a discrimination beta_a and a bias gamma_a for what was shown early. The utility of completion c is
 
-    u_c = beta_a q_c + gamma_a early_c,      q of every completion ~ Normal(0, sigma^2), which is the ridge
+    u_c = beta_a q_c + gamma_a early_c,      with q of every completion ~ Normal(0, sigma^2), which is the ridge
 
-    a pair: a tie is an outcome (Davidson 1970): win, loss and tie as exp(u_i), exp(u_j), nu_a exp((u_i + u_j) / 2)
-    a longer list: its tiers are chosen one after another, best first. How many are in a tier is taken as given, which
-    of those left they are is not: P(S) proportional to exp(sum of u over S), over all sets of that size. Without ties
-    that is Plackett-Luce; with them, Cox's (1972) exact partial likelihood.
+The outcomes are read from the utilities in two ways:
 
-In a list the sizes are given because they say how a person uses tiers rather than what is good: some tie exactly one
-pair in every list, some have five levels. A model of the sizes finds certainty in such habits: on the E2E rankings it
-gave a worker who agrees with others on 55 % of pairs the weight 8. A list of more than `LONGEST` is read as several,
-each spread over all of its order, because the sets of twenty are too many to sum over.
+    A pair has three outcomes (Davidson 1970): win, loss and tie have the weights exp(u_i), exp(u_j) and
+    nu_a exp((u_i + u_j) / 2).
+    The tiers of a longer list are chosen one after another, best first. The size of a tier is taken as given; the
+    members of it are drawn from the completions that are left, with P(S) proportional to exp(sum of u over S) over
+    all sets S of that size. Without ties this is Plackett-Luce; with ties it is Cox's (1972) exact partial likelihood.
 
-Qualities are integrated out by Laplace's method, item by item: with the two or three rankings an item has, maximising
-over them too lets every ranking pull the qualities towards itself, and a coin-flipper looks careful. Pairs of a list
-are not taken for independent answers either: that they agree with each other would look like certainty.
+The sizes of the tiers of a list are given, because they say how a person uses tiers rather than what is good: some
+people tie exactly one pair in every list, and some have five levels. A model of the sizes finds certainty in such
+habits: on the E2E rankings it gave a worker who agrees with others on 55 % of pairs the weight 8. A list of more than
+`LONGEST` completions is read as several lists, each spread over all of its order, because the sets of twenty are too
+many to sum over.
+
+Qualities are integrated out by Laplace's method, item by item. An item has two or three rankings; maximising over the
+qualities as well would let every ranking pull the qualities towards itself, and a coin-flipper would look careful.
+Pairs of a list are not taken for independent answers either, because their agreement with each other would look like
+certainty.
 """
 
 from __future__ import annotations
@@ -29,15 +34,16 @@ import numpy as np
 
 from prefloop.labels.votes import Floats, Ints, Votes
 
-LONGEST = 9  # completions: 511 sets
-CELLS = 200_000  # of the largest array of a block: small enough for a processor's cache
+LONGEST = 9  # A list of so many completions has 511 sets.
+CELLS = 200_000  # The largest array of a block has so many cells, which fit into a processor's cache.
 MOST_STEPS = 200
-SETTLED = 1e-4  # logits of the last step: Newton's method squares the error, so what is left is below 1e-8
+# The last step is smaller than this, in logits. Newton's method squares the error, so what is left is below 1e-8.
+SETTLED = 1e-4
 
 
 @dataclass(frozen=True)
 class People:
-    """What the model says about everybody. beta, gamma, log_nu: [A]; log_sigma: of the qualities."""
+    """Holds the model's parameters of everybody. beta, gamma, log_nu: [A]; log_sigma is that of the qualities."""
 
     beta: Floats
     gamma: Floats
@@ -81,17 +87,23 @@ class Settled:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The log marginal likelihood (up to a constant) and its gradient, by ranking where it is a sum over rankings."""
+    """Holds the log marginal likelihood, up to a constant, and its gradient.
+
+    A part of the gradient that is a sum over rankings is kept for each ranking.
+    """
 
     value: float
-    by_ranking: Floats  # [R,3]: beta, gamma, log nu of whoever ranked
+    by_ranking: Floats  # [R,3]: beta, gamma and log nu of the person who ranked
     log_sigma: float
     settled: Settled
-    mean: Floats  # [C] posterior means of the qualities: the mode, and the first term of what skewness adds
+    mean: Floats  # [C] posterior means of the qualities: the mode, plus the first-order correction for skewness
 
 
 class Marginal:
-    """The votes, laid out so that every item is a matrix of its own. Keeps the last qualities as the next start."""
+    """Computes the marginal likelihood of the votes, of which every item is a matrix of its own.
+
+    It keeps the last qualities as the start of the next search.
+    """
 
     def __init__(self, votes: Votes):
         self.votes = votes
@@ -108,7 +120,7 @@ class Marginal:
         m = stage.left.shape[1]
         share = _sets(m, stage.tied)
         tie = np.zeros(len(share))
-        if stage.pair:  # of two: Davidson's third outcome
+        if stage.pair:  # A tie of the two is Davidson's third outcome.
             share = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
             tie = np.array([0.0, 0.0, 1.0])
         both = np.ascontiguousarray((share[:, :, None] * share[:, None, :]).reshape(len(share), -1))
@@ -132,9 +144,12 @@ class Marginal:
             )
 
     def settle(self, people: People) -> Settled:
-        """Newton's method on every item's qualities at once; concave, so there is one optimum.
+        """Find the most likely quality of every item at once, by Newton's method.
 
-        An item whose step overshot goes back and half as far: somebody of large beta makes the likelihood a wall.
+        The problem is concave, with one optimum.
+
+        An item whose step was too large goes back and takes half of it, because a person of large beta makes the
+        likelihood very steep.
         """
         precision, item = float(np.exp(-2 * people.log_sigma)), self.votes.item
         at = quality = self._start
@@ -163,7 +178,7 @@ class Marginal:
         return step
 
     def _posterior(self, people: People, quality: Floats, precision: float) -> tuple[Floats, Floats, Floats]:
-        """By the qualities: log posterior of each item [N], its gradient [C], and minus the likelihood's curvature."""
+        """Return each item's log posterior [N], its gradient by the qualities [C], and minus its curvature."""
         item, count = self.votes.item, len(self.sizes)
         value: Floats = -precision / 2 * np.bincount(item, quality * quality, count).astype(np.float64)
         slope: Floats = -precision * quality
@@ -190,23 +205,27 @@ class Marginal:
         return Settled(quality, inverse, log_det, trace)
 
     def evaluate(self, people: People) -> Evaluation:
-        """log integral of likelihood and prior over the qualities: Laplace, with the exact gradient of that.
+        """Return the log of likelihood times prior, integrated over the qualities, with its exact gradient.
 
-        Beside its direct effect a parameter changes the curvature, and moves the qualities at which it is taken.
+        Laplace's method computes the integral.
+
+        A parameter acts directly, and it also changes the curvature and moves the qualities at which the curvature is
+        taken.
         """
         s, votes = self.settle(people), self.votes
         precision, squares = float(np.exp(-2 * people.log_sigma)), float(s.quality @ s.quality)
         value = -precision * squares / 2 - len(s.quality) * people.log_sigma - s.log_det / 2
         kept = []
-        pull = np.zeros(len(s.quality))  # of the curvature on the qualities
+        pull = np.zeros(len(s.quality))  # This is how the curvature pulls on the qualities.
         for b in self.blocks:
             beta = people.beta[b.judge][:, None]
             chance, log_chance = _chances(b, people, s.quality)
             value += float(np.take_along_axis(log_chance, b.chosen[:, None], 1).sum())
-            # (share - mean)' covariance (share - mean) of every set, less its mean over sets
+            # `far` becomes (share - mean)' covariance (share - mean) of every set of a choice, less its mean over the
+            # sets.
             covariance = s.inverse[b.cell]
             toward = (covariance.reshape(*b.left.shape, -1) @ (chance @ b.share)[:, :, None])[:, :, 0]
-            far = covariance @ b.both.T - 2 * toward @ b.share.T  # and the same for every set of a choice
+            far = covariance @ b.both.T - 2 * toward @ b.share.T
             far -= (chance * far).sum(axis=1)[:, None]
             bend = -(beta**2) / 2 * chance * far  # d(-log det / 2) / d log weight of a set
             pull += _summed(b.left, beta * (bend @ b.share), len(pull))
@@ -232,7 +251,7 @@ class Marginal:
 
     @staticmethod
     def _trace(covariance: Floats, chance: Floats, b: Block) -> Floats:
-        """[B] of the covariance times the curvature of one choice."""
+        """Return [B]: the trace of the covariance times the curvature of each choice."""
         mean = chance @ b.share
         spread = chance @ b.both - (mean[:, :, None] * mean[:, None, :]).reshape(len(mean), -1)
         return np.asarray((covariance * spread).sum(axis=1), dtype=np.float64)
@@ -246,7 +265,7 @@ class Marginal:
 
 
 def _chances(b: Block, people: People, quality: Floats) -> tuple[Floats, Floats]:
-    """[B,S] the chance of every set, and its logarithm."""
+    """Return the chance of every set [B,S], and its logarithm."""
     utility = people.beta[b.judge][:, None] * quality[b.left] + people.gamma[b.judge][:, None] * b.early
     weight = utility @ b.share.T
     if b.tie.any():
@@ -263,7 +282,7 @@ def _summed(where: Ints, values: Floats, size: int) -> Floats:
 
 @dataclass(frozen=True)
 class Stage:
-    """B choices of the same kind: `tied` of the m completions of `left` [B,m], which are its first columns."""
+    """Holds B choices of the same kind: the first `tied` of the m columns of `left` [B,m] are what was chosen."""
 
     left: Ints
     early: Floats
@@ -273,7 +292,7 @@ class Stage:
 
 
 def _sets(m: int, size: int) -> Floats:
-    """[S,m] the members of every set of this size, the first `size` of m before all others."""
+    """Return [S,m]: the members of every set of this size; the set of the first `size` of m comes first."""
     sets = list(itertools.combinations(range(m), size))
     share: Floats = np.zeros((len(sets), m))
     for row, members in zip(share, sets, strict=True):
@@ -282,7 +301,7 @@ def _sets(m: int, size: int) -> Floats:
 
 
 def _stages(votes: Votes) -> Iterator[Stage]:
-    """The choices of all rankings, by kind. That the last of a list come last is certain, and left out."""
+    """Yield the choices of all rankings, by kind. The last tier of a list is certain, and therefore left out."""
     found: dict[tuple[int, int, bool], list[Ints]] = {}
     for n, rows in votes.by_length():
         parts = -(-n // LONGEST)
@@ -302,7 +321,7 @@ def _stages(votes: Votes) -> Iterator[Stage]:
 
 
 def _runs(sizes: Ints, first: Ints, corner: Ints) -> Iterator[tuple[slice, slice, int]]:
-    """(its completions, its matrix cells, completions an item) of each run of items of one size."""
+    """Yield (completions, matrix cells, completions of an item) for each run of items of one size."""
     edges: Sequence[int] = np.flatnonzero(np.diff(sizes, prepend=-1, append=-1)).tolist()
     for a, b in itertools.pairwise(edges):
         size, count = int(sizes[a]), b - a

@@ -1,8 +1,8 @@
 """Says whether people can be told apart at all, by who ranked the same items and how often.
 
-Two people who differ do not say which of them is right; it takes a third, or an expected answer. To tell a coin from
-somebody who is right nine times in ten, 15 of 20 right being the line, takes about 20 independent comparisons: 2 % and
-1 % errors. With 10 it is 5 to 7 %.
+Where two people differ, nothing says which of them is right; a third person or an expected answer is needed. About 20
+independent comparisons tell a coin-flipper from somebody who is right nine times in ten: with the line at 15 right of
+20, the errors are 2 % and 1 %. With 10 comparisons they are 5 to 7 %.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from scipy.sparse.csgraph import connected_components
 
 from prefloop.labels.votes import Floats, Votes, pairs_of, worth_in_pairs
 
-ENOUGH_SHARED = 20.0  # independent comparisons
+ENOUGH_SHARED = 20.0  # in independent comparisons
 FEWEST_PEOPLE = 3
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """shared: [A] independent comparisons on items that somebody else (or gold) judged; known: [A]; and the verdict."""
+    """Says what people share, and whether that is enough to tell them apart.
+
+    shared: [A] independent comparisons on items that somebody else (or gold) judged
+    known:  [A] whether the person can be told from a coin-flipper
+    enough: whether people can be told apart; if not, `reason` says why in words
+    """
 
     shared: Floats
     known: NDArray[np.bool_]
@@ -31,7 +36,10 @@ class Overlap:
 
 
 def overlap(votes: Votes) -> Overlap:
-    """Count what people share. A person is known with `ENOUGH_SHARED` in a group of three, or in one with gold."""
+    """Count what people share.
+
+    A person is known with `ENOUGH_SHARED` comparisons in a group of three, or in one with gold.
+    """
     count = len(votes.annotators)
     shared = _shared(votes)
     if count == 0:
@@ -47,7 +55,7 @@ def overlap(votes: Votes) -> Overlap:
 
 
 def _shared(votes: Votes) -> Floats:
-    """[A] what the rankings of items that two judged at least are worth in pairs; their ties are worth nothing."""
+    """Return [A]: the worth in pairs of each person's rankings of items that two people judged; a tie has none."""
     pairs = pairs_of(votes)
     untied = np.bincount(pairs.ranking, ~pairs.tie, len(votes.person)) / np.bincount(pairs.ranking)
     judges = np.bincount(_unique_votes(votes)[1], minlength=len(votes.items))
@@ -58,13 +66,15 @@ def _shared(votes: Votes) -> Floats:
 
 
 def _unique_votes(votes: Votes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(person, item), each once: a second ranking by the same person is nobody else's."""
+    """Return each (person, item) once, because a second ranking by the same person does not come from somebody else."""
     pairs = np.unique(np.stack([votes.person, votes.ranking_item], axis=1), axis=0)
     return pairs[:, 0], pairs[:, 1]
 
 
 def _groups(votes: Votes) -> NDArray[np.int64]:
-    """[A(+1 for gold)] the connected part of the graph of people and items that each is in."""
+    """Return [A(+1 for gold)]: the number of the connected part of the graph of people and items that each person is
+    in.
+    """
     person, item = _unique_votes(votes)
     size = len(votes.people) + len(votes.items)
     graph = coo_array((np.ones(len(person)), (person, item + len(votes.people))), shape=(size, size))
@@ -78,7 +88,7 @@ def _reason(
     group: NDArray[np.int64],
     people_in: NDArray[np.int64],
 ) -> str | None:
-    """The reason why people cannot be told apart; None where they can."""
+    """Return the reason why people cannot be told apart; None where they can."""
     count = len(votes.annotators)
     if not shared.any():
         return (

@@ -1,7 +1,8 @@
 """Measures how well scores order what people ordered: accuracy, also by margin and against length, and calibration.
 
-A pair's truth is the mean rank over its judges; equal mean ranks are left out of the accuracy and reported apart.
-Calibration compares with single judges, because sigmoid(gap) is the chance that *one* person prefers a completion.
+The truth about a pair is the mean rank over its judges. Pairs of equal mean ranks are left out of the accuracy and
+reported apart. Calibration compares with single judges, because sigmoid(gap) is the chance that *one* person prefers a
+completion.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CALIBRATION_BINS = 10
 
 @dataclass(frozen=True)
 class Share:
-    """A share of `pairs` pairs; None where there are none. A draw counts half."""
+    """Holds a share of `pairs` pairs; it is None where there are none. A draw counts half."""
 
     share: float | None
     pairs: int
@@ -36,7 +37,7 @@ class Share:
 
 @dataclass(frozen=True)
 class MarginBin:
-    """Accuracy on the pairs whose mean ranks differ by more than `low`, at most `high` (None: no limit)."""
+    """Holds the accuracy on pairs whose mean ranks differ by more than `low` and at most `high` (None: no limit)."""
 
     low: float
     high: float | None
@@ -46,7 +47,10 @@ class MarginBin:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Votes on pairs where sigmoid(gap), for the higher score, is in [low, high): mean prediction, share it won."""
+    """Holds the votes on pairs for which sigmoid(gap) of the higher score is in [low, high).
+
+    predicted is the mean of sigmoid(gap), and observed is the share of votes that the higher score won.
+    """
 
     low: float
     high: float
@@ -95,31 +99,32 @@ class PairReport:
 def pair_accuracy(
     scores: Mapping[str, float], items: Sequence[Item], criterion: str, *, resamples: int = 2000, seed: int = 0
 ) -> PairReport:
-    """Hold scores, by completion id, against the rankings of `items` by one criterion.
+    """Compare scores, by completion id, with the rankings of `items` by one criterion.
 
     Only completions that somebody ranked need a score; the rankings' own ids are used, so scores are never matched by
-    position. Raises DataError naming a ranked completion without a finite score.
+    position. Raises DataError, which names a ranked completion without a finite score.
     """
     pairs = _Pairs(scores)
     for item in items:
-        asked = [r for r in current(item.rankings) if r.criterion == criterion]
-        if asked:
-            pairs.add(item, asked)
+        rankings = [r for r in current(item.rankings) if r.criterion == criterion]
+        if rankings:
+            pairs.add(item, rankings)
     return _report(pairs, criterion, resamples, seed)
 
 
 class _Pairs:
-    """Pairs as columns. P decided pairs, T ties, V single votes."""
+    """Holds pairs as columns: P decided pairs, T ties, V single votes."""
 
     def __init__(self, scores: Mapping[str, float]) -> None:
         self.scores = scores
         self.prompt: list[str] = []  # [P]
-        self.gap: list[float] = []  # [P] score of the preferred less the other's
-        self.margin: list[float] = []  # [P] mean ranks
-        self.longer: list[int] = []  # [P] characters of the preferred less the other's
-        self.tie_gap: list[float] = []  # [T] absolute
-        self.vote_gap: list[float] = []  # [V] first less second, in the judge's listing
-        self.vote: list[float] = []  # [V] 1 the first preferred, 0.5 tie
+        self.gap: list[float] = []  # [P] score of the preferred completion less that of the other one
+        self.margin: list[float] = []  # [P] difference in mean ranks
+        self.longer: list[int] = []  # [P] characters of the preferred completion less those of the other one
+        self.tie_gap: list[float] = []  # [T] absolute difference in score
+        # [V] score of the first completion less that of the second, as the judge listed them
+        self.vote_gap: list[float] = []
+        self.vote: list[float] = []  # [V] 1 where the first one is preferred, 0.5 for a tie
 
     def add(self, item: Item, rankings: Sequence[Ranking]) -> None:
         length = {completion.id: len(completion.text) for completion in item.completions}
@@ -188,7 +193,7 @@ def _share(wins: NDArray[np.float64]) -> Share:
 def _interval(
     prompts: Sequence[str], right: NDArray[np.float64], resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    if not prompts or not resamples:  # Without resamples it is a quick look, which needs no interval.
+    if not prompts or not resamples:  # A quick look asks for no resamples, and needs no interval.
         return None, None
     groups: dict[str, list[float]] = defaultdict(list)
     for prompt, win in zip(prompts, right, strict=True):
@@ -209,7 +214,10 @@ def _by_margin(margin: NDArray[np.float64], right: NDArray[np.float64]) -> tuple
 def _calibration(
     gap: NDArray[np.float64], vote: NDArray[np.float64]
 ) -> tuple[tuple[CalibrationBin, ...], float | None]:
-    """Fold each vote to the higher score's side, so predictions run from 0.5 to 1; equal scores: half a win."""
+    """Return the calibration bins and error. Each vote is turned to the higher score's side; equal scores win half.
+
+    Predictions therefore run from 0.5 to 1.
+    """
     predicted = expit(np.abs(gap))
     won = np.where(gap > 0, vote, np.where(gap < 0, 1 - vote, 0.5))
     edges = np.linspace(0.5, 1.0, CALIBRATION_BINS + 1)

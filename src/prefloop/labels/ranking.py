@@ -1,8 +1,8 @@
 """Checks one person's tiers, derives comparisons and choices from them, and merges the tiers of several people.
 
-Plackett-Luce: Plackett 1975, Luce 1959. Ties are not modelled as an outcome of their own (unlike Davidson or
-Rao-Kupper). A tie says only that the person gave no order, so its negative log-likelihood is averaged over the orders
-that it leaves open.
+The model of Plackett (1975) and Luce (1959) does not have ties as an outcome of their own, unlike Davidson's or that of
+Rao and Kupper. A tie says only that the person gave no order, so its negative log-likelihood is averaged over the
+orders that it leaves open.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from scipy.special import logsumexp
 from prefloop.errors import DataError
 from prefloop.types import Comparison, Ranking
 
-LARGEST_EXACT_TIER = 8  # 2^8 - 1 = 255 choices; a larger tier uses m(m-1)+1 of its 2^m - 1
+# A tier of this size has 2^8 - 1 = 255 choices; a larger tier of m uses m(m-1)+1 of its 2^m - 1.
+LARGEST_EXACT_TIER = 8
 
 
 def check(ranking: Ranking, completion_ids: Sequence[str], *, allow_partial: bool = True) -> None:
@@ -60,18 +61,23 @@ def _check_ids(ids: Sequence[str], known: Sequence[str], where: str) -> None:
 
 
 def current(rankings: Sequence[Ranking]) -> list[Ranking]:
-    """The rankings that no other one of them supersedes, in order: an edit replaces what it edits."""
+    """Return the rankings that no other one of them supersedes, in order: an edit replaces the ranking that it
+    edits.
+    """
     superseded = {r.supersedes for r in rankings if r.supersedes}
     return [r for r in rankings if r.id not in superseded]
 
 
 def independent(rankings: Sequence[Ranking]) -> list[Ranking]:
-    """The current rankings of people who had not seen the others': without reviewers' adjudications."""
+    """Return the current rankings of people who had not seen the others': reviewers' adjudications are left out."""
     return [r for r in current(rankings) if not r.metadata.get("adjudication")]
 
 
 def comparisons(ranking: Ranking) -> list[Comparison]:
-    """All pairs of ranked ids, better first; p = 0.5 for a tie. The weights sum to one, whatever the list's length."""
+    """Return all pairs of ranked ids, better first; p is 0.5 for a tie.
+
+    The weights sum to one, whatever the list's length.
+    """
     ranked = [(id, tier) for tier, ids in enumerate(ranking.tiers) for id in ids]
     pairs = list(itertools.combinations(ranked, 2))
     return [Comparison(a, b, p=1.0 if i < j else 0.5, weight=1.0 / len(pairs)) for (a, i), (b, j) in pairs]
@@ -79,14 +85,15 @@ def comparisons(ranking: Ranking) -> list[Comparison]:
 
 @dataclass(frozen=True)
 class ChoiceSets:
-    """The Plackett-Luce likelihood of one ranking as a weighted set of choices.
+    """Holds the Plackett-Luce likelihood of one ranking as a weighted set of choices.
 
     nll(s) = sum_d weight[d] * logsumexp(s[mask[d]]) - sum_k numerator[k] * s[k]
 
-    ids:       [K] the completion of each column.
-    mask:      [D, K] bool: who is chosen from in each choice; at least two, never an unranked completion.
-    weight:    [D] sums to (ranked completions - 1).
-    numerator: [K] how often each is chosen, in expectation; sums to the same, so a shift of all scores changes nothing.
+    ids:       [K] the completion of each column
+    mask:      [D, K] bool: the completions that each choice is made from; at least two, never an unranked completion
+    weight:    [D] sums to (ranked completions - 1)
+    numerator: [K] how often each is chosen, in expectation; it sums to the same, so a shift of all scores changes
+    nothing
     """
 
     ids: tuple[str, ...]
@@ -96,24 +103,27 @@ class ChoiceSets:
 
     @property
     def members(self) -> list[tuple[int, ...]]:
-        """The columns of each choice, which is the mask as D tuples of indices."""
+        """Return the columns of each choice, which is the mask as D tuples of indices."""
         return [tuple(int(k) for k in np.flatnonzero(row)) for row in self.mask]
 
     def nll(self, scores: NDArray[np.float64]) -> float:
-        """Negative log-likelihood in nats at scores [K]. The slow twin of the loss in `ops`."""
+        """Return the negative log-likelihood in nats at scores [K]. This is the slow twin of the loss in `ops`."""
         denominators = [w * float(logsumexp(scores[m])) for w, m in zip(self.weight, self.mask, strict=True)]
         chosen = np.where(self.numerator > 0, self.numerator * scores, 0.0)
         return math.fsum(denominators) - float(chosen.sum())
 
 
 def choice_sets(tiers: Sequence[Sequence[str]], columns: Sequence[str] | None = None) -> ChoiceSets:
-    """The choices that tiers, best first, amount to: the expected Plackett-Luce nll over all orders they leave open.
+    """Return the choices that tiers, best first, amount to: the expected Plackett-Luce nll over all orders they leave
+    open.
 
-    columns: ids in the order wanted for K; unranked ones are in no choice. None: the ranked ids as listed.
-    A tier of m items with the set R of strictly worse ones: drawn in random order, every remainder S of the tier with
-    |S| = n is equally likely, so the choice from S and R has weight 1/C(m, n). Tiers of more than
+    columns: the ids in the order wanted for K; unranked ones are in no choice. None means the ranked ids as listed.
+
+    Take a tier of m items and the set R of strictly worse ones. The tier is drawn in random order, and every remainder
+    S of it with |S| = n is equally likely, so the choice from S and R has weight 1/C(m, n). Tiers of more than
     `LARGEST_EXACT_TIER` take the m rotations of their column order instead of all m! orders: S runs over the cyclic
-    intervals, m of each length. For two completions: Bradley-Terry, and a tie is half a win and half a loss.
+    intervals, m of each length. For two completions this is Bradley-Terry, in which a tie is half a win and half a
+    loss.
     """
     ids = tuple(columns) if columns is not None else tuple(id for tier in tiers for id in tier)
     column = {id: k for k, id in enumerate(ids)}
@@ -127,7 +137,7 @@ def choice_sets(tiers: Sequence[Sequence[str]], columns: Sequence[str] | None = 
             choice = worse | remainder
             if len(choice) > 1:
                 choices[choice] = weight
-            else:  # choosing from one: certain, so it and its numerator cancel
+            else:  # A choice from one completion is certain, so it and its numerator cancel.
                 numerator[members] -= weight * np.isin(members, list(choice))
         worse = worse | frozenset(members)
     mask = np.zeros((len(choices), len(ids)), dtype=bool)
@@ -137,7 +147,7 @@ def choice_sets(tiers: Sequence[Sequence[str]], columns: Sequence[str] | None = 
 
 
 def _remainders(members: Sequence[int]) -> Iterator[tuple[frozenset[int], float]]:
-    """What may be left of a tier while it is drawn from, with its expected count."""
+    """Yield what may be left of a tier while it is drawn from, with its expected count."""
     m = len(members)
     if m <= LARGEST_EXACT_TIER:
         for size in range(m, 0, -1):
@@ -151,7 +161,7 @@ def _remainders(members: Sequence[int]) -> Iterator[tuple[frozenset[int], float]
 
 
 def mid_ranks(tiers: Sequence[Sequence[str]]) -> dict[str, float]:
-    """1 = best; the ids of a tier share the mean of the ranks they take up."""
+    """Return each id's rank: 1 is best, and the ids of a tier share the mean of the ranks they take up."""
     ranks: dict[str, float] = {}
     for tier in tiers:
         rank = len(ranks) + (len(tier) + 1) / 2
@@ -160,9 +170,9 @@ def mid_ranks(tiers: Sequence[Sequence[str]]) -> dict[str, float]:
 
 
 def mean_rank(rankings: Sequence[Ranking]) -> dict[str, float]:
-    """Mid-ranks averaged over the rankings that placed each id. One item, one criterion; DataError otherwise.
+    """Return mid-ranks averaged over the rankings that placed each id, for one item and criterion. Raises DataError.
 
-    Rank 2 of 2 and rank 2 of 5 count alike: for partial rankings prefer `consensus_pairs`.
+    Rank 2 of 2 and rank 2 of 5 count alike here, so prefer `consensus_pairs` for partial rankings.
     """
     ranks: dict[str, list[float]] = {}
     for ranking in _one_question(rankings):
@@ -173,7 +183,7 @@ def mean_rank(rankings: Sequence[Ranking]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ConsensusPair:
-    """`better` beats `worse` by `margin` mean ranks over `judges` people who placed both."""
+    """States that `better` beats `worse` by `margin` mean ranks over `judges` people who placed both."""
 
     better: str
     worse: str
@@ -183,14 +193,14 @@ class ConsensusPair:
 
 @dataclass(frozen=True)
 class Consensus:
-    """What several people say together: the decided pairs, and the pairs they leave equal."""
+    """Holds what several people say together: the decided pairs, and the pairs that they leave equal."""
 
     pairs: tuple[ConsensusPair, ...]
     ties: tuple[tuple[str, str], ...]
 
 
 def consensus_pairs(rankings: Sequence[Ranking]) -> Consensus:
-    """All pairs of one item by mean rank over the people who placed both; one criterion, DataError otherwise.
+    """Return all pairs of one item by mean rank over the people who placed both. Raises DataError for two criteria.
 
     With complete rankings that is the difference of `mean_rank`. A pair that nobody placed both of is in neither list.
     """
@@ -202,7 +212,8 @@ def consensus_pairs(rankings: Sequence[Ranking]) -> Consensus:
         gaps = [placed[b] - placed[a] for placed in ranks if a in placed and b in placed]
         if not gaps:
             continue
-        total = sum(gaps)  # multiples of a half: exact, so equality is safe
+        # The gaps are multiples of a half and sums of them are exact, so the test for equality is safe.
+        total = sum(gaps)
         if total == 0:
             ties.append((a, b))
         else:
@@ -219,9 +230,9 @@ def _one_question(rankings: Sequence[Ranking]) -> Sequence[Ranking]:
 
 
 def tiers_from_scores(scores: Mapping[str, float], tie_threshold: float = 0.0) -> tuple[tuple[str, ...], ...]:
-    """Best first; neighbours tie where their scores are equal or closer than `tie_threshold`.
+    """Return tiers, best first; neighbours tie where their scores are equal or closer than `tie_threshold`.
 
-    Ties chain: a tier may span more than the threshold. Raises DataError naming an id whose score is not finite.
+    Ties chain: a tier may span more than the threshold. Raises DataError, which names an id whose score is not finite.
     """
     for id, score in scores.items():
         if not math.isfinite(score):

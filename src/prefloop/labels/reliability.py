@@ -1,17 +1,18 @@
-"""Whose order follows what others see, and what all of them together say about each pair of completions.
+"""Estimates whose order follows what others see, and what all of them together say about each pair of completions.
 
-Plackett-Luce with Davidson's ties (`davidson`) with three numbers a person, estimated by maximising the integral over
-the unseen qualities times a prior on people, with L-BFGS:
+The model is Plackett-Luce with Davidson's ties (`davidson`) and three numbers a person. L-BFGS maximises the integral
+over the unseen qualities times a prior on people:
 
-    beta    weight: how strongly the order follows the shared quality. 1 is a typical careful person, 0 a coin,
-            below 0 somebody who ranks upside down.      Student-t(3) around 1
-    gamma   logits by which the place shown first beats the last.   Student-t(3) around a shared gamma
-    nu      readiness to tie.                            log nu: Normal around a shared log nu, sd 2
+    beta    the weight: how strongly the order follows the shared quality. 1 is a typical careful person, 0 is a
+            coin-flipper, and below 0 is somebody who ranks upside down. Its prior is Student-t(3) around 1.
+    gamma   the logits by which the place shown first beats the last. Its prior is Student-t(3) around a shared gamma.
+    nu      the readiness to tie. The prior of log nu is Normal around a shared log nu, with sd 2.
 
-A prior on beta that lives on the positive numbers (log-normal around 1, as usual for discriminations) has no room for
-an adversary and none for a coin-flipper either: zero is infinitely far away. A prior on the whole line that falls off
-slowly treats the careful alike (it pulls them together) and lets go of the few who differ; its centre at 1 says which
-of the two mirror images, everybody right or everybody upside down, is meant. Near 1 the two are nearly the same.
+A log-normal prior on beta around 1 is usual for discriminations, but it lives on the positive numbers and therefore has
+no room for an adversary, and none for a coin-flipper either, because zero is infinitely far away. A prior on the whole
+line with heavy tails treats the careful people alike (it pulls them together) and lets the few who differ be different.
+Its centre at 1 decides between the two mirror images, in which everybody is right or everybody is upside down. Near 1
+the two priors are nearly the same.
 """
 
 from __future__ import annotations
@@ -29,32 +30,34 @@ from prefloop.labels.soft import PairTable, SoftPair, all_pairs
 from prefloop.labels.votes import Floats, Tiers, Votes, collect, pairs_of
 from prefloop.types import Item
 
-GOLD_BETA = 4.0  # how strongly expected answers follow the quality: nearly always, but not beyond doubt
-# Spread of people around what they share. Of beta: Laplace's evidence is highest at 0.5 on E2E, on UKPConvArg1 and on
-# planted crowds alike; thousands of people with ten votes each are predicted best with 0.25 to 0.35.
+GOLD_BETA = 4.0  # Expected answers follow the quality so strongly: nearly always, but not beyond doubt.
+# These are the spreads of people around what they share. For beta, Laplace's evidence is highest at 0.5 on E2E, on
+# UKPConvArg1 and on planted crowds alike; thousands of people with ten votes each are predicted best with 0.25 to 0.35.
 BETA_SCALE, GAMMA_SCALE, NU_SD = 0.4, 0.3, 2.0
-# Beyond these bounds the likelihood has other optima, in which some people's order is the truth without any noise; and
-# Laplace's approximation, good to 0.1 nats an item below, flatters them.
+# Beyond these bounds the likelihood has other optima, in which some people's order is the truth without any noise.
+# Laplace's approximation, which is good to 0.1 nats an item within the bounds, flatters those optima.
 BETA_MOST, SIGMA_RANGE = 2.5, (0.4, 2.2)
-FREEDOM = 3.0  # of Student's t: two in a hundred lie further out than 4.5 scales
+FREEDOM = 3.0  # the degrees of freedom of Student's t: two in a hundred lie further out than 4.5 scales
 SHARED_GAMMA_SD, SHARED_NU = 0.5, (-1.0, 2.0)
-# Gaps of sd 1.4 to 3.0 give the 63 to 77 % agreement that published crowds reach; quality has 1/sqrt 2 of that.
+# Gaps of sd 1.4 to 3.0 give the 63 to 77 % agreement that published crowds reach; the sd of quality is 1/sqrt(2) of
+# that.
 LOG_SIGMA, LOG_SIGMA_SD = float(np.log(1.5)), 0.5
-LEAST_GAIN, LEAST_SLOPE = 1e-3, 0.02  # nats a step, nats a standard error: where the search stops
+# The search stops below these, in nats for a step and in nats for a standard error.
+LEAST_GAIN, LEAST_SLOPE = 1e-3, 0.02
 
 
 @dataclass(frozen=True)
 class AnnotatorReliability:
-    """One person, with standard errors.
+    """Describes one person, with standard errors.
 
-    weight:    beta, times how much of the order is left to the quality by gamma: somebody who keeps the order shown has
-               0 for any beta, which nothing then tells. The slope of the chance of a win at equal quality, that is the
-               mean of 1 / cosh^2(gamma lead / 2) over the pairs the person ordered.
-    position:  gamma; None where the order shown was never recorded.
-    rankings:  how many compare something.
-    shared:    pairs (a list of four is worth 3.8, see `votes`) on items that somebody else ranked too.
-    tie:       nu; None where nobody ranked pairs.
-    known:     enough of these to tell a coin-flipper from a careful person.
+    weight:    beta times the part of the order that gamma leaves to the quality. Somebody who keeps the order shown has
+               weight 0 for any beta, because nothing then tells beta. It is the slope of the chance of a win at equal
+               quality, that is the mean of 1 / cosh^2(gamma lead / 2) over the pairs that the person ordered.
+    position:  gamma; None where the order shown was never recorded
+    rankings:  how many rankings compare something
+    shared:    pairs (a list of four is worth 3.8, see `votes`) on items that somebody else ranked too
+    tie:       nu; None where nobody ranked pairs
+    known:     whether `shared` is enough to tell a coin-flipper from a careful person
     """
 
     annotator: str
@@ -70,15 +73,16 @@ class AnnotatorReliability:
 
 @dataclass(frozen=True)
 class Reliability:
-    """The fitted model of one criterion. `enough`: people can be told apart; if not, `reason` says why in words.
+    """Holds the fitted model of one criterion.
 
-    position, tie: what people share (gamma, nu); None as for a `AnnotatorReliability`.
-    sigma:   standard deviation of quality, in logits of a typical person.
-    quality: of every completion somebody ranked, within its item; 0 is the item's middle.
+    enough:  whether people can be told apart; if not, `reason` says why in words
+    position, tie: what people share (gamma, nu); None as in `AnnotatorReliability`
+    sigma:   the standard deviation of quality, in logits of a typical person
+    quality: that of every completion somebody ranked, within its item; 0 is the item's middle
     """
 
     criterion: str
-    readers: tuple[AnnotatorReliability, ...]
+    annotators: tuple[AnnotatorReliability, ...]
     enough: bool
     reason: str | None
     position: float | None
@@ -89,24 +93,26 @@ class Reliability:
 
     @property
     def weights(self) -> dict[str, float]:
-        """{annotator: weight}; 1 for everybody where the overlap is too small to know."""
-        return {r.annotator: r.weight if self.enough else 1.0 for r in self.readers}
+        """Return {annotator: weight}; every weight is 1 where the overlap is too small to know."""
+        return {r.annotator: r.weight if self.enough else 1.0 for r in self.annotators}
 
     def soft_pairs(self, item_id: str) -> tuple[SoftPair, ...]:
-        """All pairs of an item's ranked completions; empty for an item without rankings."""
+        """Return all pairs of an item's ranked completions; the tuple is empty for an item without rankings."""
         return self.pairs.of(item_id)
 
     def to_json(self) -> dict[str, Any]:
-        """Without the pairs, which grow with the data."""
-        shown = {k: v for k, v in self.__dict__.items() if k not in ("pairs", "quality", "readers")}
-        return {**shown, "readers": [asdict(r) for r in self.readers]}
+        """Return everything but the pairs, which grow with the data."""
+        shown = {k: v for k, v in self.__dict__.items() if k not in ("pairs", "quality", "annotators")}
+        return {**shown, "annotators": [asdict(r) for r in self.annotators]}
 
 
 def fit_reliability(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers] | None = None) -> Reliability:
     """Fit people and qualities to the current rankings of one criterion.
 
-    gold: {item id: expected tiers}: speaks as one more person, nearly infallible. It makes people known where nobody
-    else ranked the same item. Deterministic; the order of items and rankings does not matter.
+    gold: {item id: expected tiers}. They count as one more person, who is nearly infallible, so that people are known
+    where nobody else ranked the same item.
+
+    The result is deterministic, and the order of items and rankings does not matter.
     """
     votes = collect(items, criterion, gold)
     seen = overlap(votes)
@@ -117,7 +123,7 @@ def fit_reliability(items: Sequence[Item], criterion: str, gold: Mapping[str, Ti
     has_places, has_pairs = bool(votes.early.any()), bool((votes.placed == 2).any())
     return Reliability(
         criterion=criterion,
-        readers=_readers(votes, seen, u, objective.errors(vector), has_places, has_pairs),
+        annotators=_annotators(votes, seen, u, objective.errors(vector), has_places, has_pairs),
         enough=seen.enough,
         reason=seen.reason,
         position=u.gamma if has_places else None,
@@ -130,7 +136,7 @@ def fit_reliability(items: Sequence[Item], criterion: str, gold: Mapping[str, Ti
 
 @dataclass(frozen=True)
 class Unpacked:
-    """The parameter vector by name. [A] of each person; `gamma`, `log_nu` are what people share."""
+    """Holds the parameter vector by name: [A] numbers for each person; `gamma` and `log_nu` are what people share."""
 
     betas: Floats
     gammas: Floats
@@ -141,18 +147,18 @@ class Unpacked:
 
 
 class Objective:
-    """Minus the log posterior of people: a function of one vector, with its gradient.
+    """Computes minus the log posterior of people: a function of one vector, with its gradient.
 
-    [3A + 3]: every beta, every gamma, every log nu; shared gamma, shared log nu, log sigma.
+    The vector [3A + 3] holds every beta, every gamma, every log nu, then the shared gamma, shared log nu and log sigma.
     """
 
     def __init__(self, marginal: Marginal):
         self.marginal, votes = marginal, marginal.votes
         self.count = len(votes.annotators)
-        self.of_people = votes.person < self.count  # [R] not gold
+        self.of_people = votes.person < self.count  # [R] whether the ranking is a person's, not gold
 
     def start(self) -> Floats:
-        """Everybody typical; ties as often as they are."""
+        """Return the vector at which everybody is typical, with ties as often as they are."""
         vector: Floats = np.zeros(3 * self.count + 3)
         vector[: self.count] = 1.0
         of_pairs = self.marginal.votes.placed == 2
@@ -177,7 +183,7 @@ class Objective:
         )
 
     def people(self, vector: Floats) -> People:
-        """As the likelihood wants them: with gold, if it speaks, as the last."""
+        """Return the parameters as the likelihood takes them: the last person is gold, if there is gold."""
         u = self.unpack(vector)
         if not self.marginal.votes.has_gold:
             return People(u.betas, u.gammas, u.log_nus, u.log_sigma)
@@ -213,10 +219,10 @@ class Objective:
         return -(found.value + prior), -gradient
 
     def information(self, vector: Floats) -> Floats:
-        """[A,3,3] of each person's beta, gamma and log nu: the spread of single rankings' gradients, and the prior.
+        """Return [A,3,3]: the information on each person's beta, gamma and log nu, from gradients and prior.
 
-        The outer product of gradients (Berndt et al. 1974) needs no second derivatives, and allows for the pairs of a
-        list hanging together. What people share is taken as known.
+        It is the spread of the gradients of single rankings: their outer product (Berndt et al. 1974) needs no second
+        derivatives, and allows for the dependence between the pairs of a list. What people share is taken as known.
         """
         u = self.unpack(vector)
         person = self.marginal.votes.person[self.of_people]
@@ -229,15 +235,16 @@ class Objective:
         return information
 
     def errors(self, vector: Floats) -> Floats:
-        """[A,2] standard errors of beta and gamma."""
+        """Return [A,2]: the standard errors of beta and gamma."""
         inverse = np.linalg.inv(self.information(vector))
         return np.asarray(np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)[:, :2]), dtype=np.float64)
 
 
 def _maximise(objective: Objective, enough: bool) -> Floats:
-    """L-BFGS from everybody typical, every parameter in units of its standard error there.
+    """Run L-BFGS from the vector at which everybody is typical, with every parameter in units of its standard error
+    there.
 
-    Without enough overlap sigma keeps its published value: single rankings say nothing about it.
+    Without enough overlap sigma keeps its published value, because single rankings say nothing about it.
     """
     start, a = objective.start(), objective.count
     if a == 0:
@@ -265,17 +272,20 @@ def _maximise(objective: Objective, enough: bool) -> Floats:
 
 
 def _student(gap: Floats, scale: float) -> tuple[float, Floats]:
-    """Log density of Student's t up to a constant, summed; and its slope."""
+    """Return the log density of Student's t up to a constant, summed, and its slope."""
     ratio = FREEDOM * scale**2 + gap**2
     return -float((FREEDOM + 1) / 2 * np.log(ratio).sum()), -(FREEDOM + 1) * gap / ratio
 
 
 def _student_precision(gap: Floats, scale: float) -> Floats:
-    """Of the normal that t is a mixture of, at this gap: positive everywhere, unlike the curvature."""
+    """Return the precision, at this gap, of the normals whose mixture is t.
+
+    It is positive everywhere, unlike the curvature.
+    """
     return np.asarray((FREEDOM + 1) / (FREEDOM * scale**2 + gap**2), dtype=np.float64)
 
 
-def _readers(
+def _annotators(
     votes: Votes, seen: Overlap, u: Unpacked, errors: Floats, has_places: bool, has_pairs: bool
 ) -> tuple[AnnotatorReliability, ...]:
     rankings = np.bincount(votes.person, minlength=len(votes.people))
@@ -297,7 +307,10 @@ def _readers(
 
 
 def _left_to_quality(votes: Votes, gammas: Floats) -> Floats:
-    """[A] see `AnnotatorReliability.weight`; 1 for somebody without pairs."""
+    """Return [A]: the part of the order that is left to the quality, see `AnnotatorReliability.weight`.
+
+    It is 1 for somebody without pairs.
+    """
     pairs, count = pairs_of(votes), len(gammas)
     person = votes.person[pairs.ranking]
     mine = ~pairs.tie & (person < count)

@@ -1,4 +1,4 @@
-"""Soft labels: the annotator model's probabilities for pairs of completions, to train on in place of votes."""
+"""Soft labels: the annotator model gives probabilities for pairs of completions, to train on in place of votes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from scipy.special import expit
 from prefloop.labels.davidson import Evaluation, Marginal
 from prefloop.labels.votes import Floats, Ints
 
-NODES = 21  # Gauss-Hermite
+NODES = 21  # the number of nodes of the Gauss-Hermite quadrature
 
 
 @dataclass(frozen=True)
 class SoftPair:
-    """What a typical person without position bias says about two completions.
+    """Holds what a typical person without position bias says about two completions.
 
-    p:           chance that `better` is preferred, a tie counting half.
-    tie:         chance of a tie; 0 where nobody ranked pairs, for ties in longer lists are taken as given.
-    gap, gap_se: difference in quality in logits, and its posterior standard deviation.
+    p:           the chance that `better` is preferred, where a tie counts half
+    tie:         the chance of a tie; 0 where nobody ranked pairs, because ties in longer lists are taken as given
+    gap, gap_se: the difference in quality in logits, and its posterior standard deviation
     """
 
     better: str
@@ -33,7 +33,7 @@ class SoftPair:
 
 @dataclass(frozen=True)
 class PairTable:
-    """Every pair of every item, as columns. `rows_of`: {item id: its rows}."""
+    """Holds every pair of every item, as columns. `rows_of`: {item id: its rows}."""
 
     rows_of: Mapping[str, slice]
     completions: tuple[str, ...]
@@ -60,7 +60,7 @@ class PairTable:
 
 
 def all_pairs(marginal: Marginal, found: Evaluation, log_nu: float) -> PairTable:
-    """The pairs of every item. log_nu: readiness to tie a pair, -inf for none."""
+    """Return the pairs of every item. log_nu: the readiness to tie a pair, -inf for none."""
     votes, q = marginal.votes, found.mean
     first: list[Ints] = []
     second: list[Ints] = []
@@ -88,7 +88,7 @@ def all_pairs(marginal: Marginal, found: Evaluation, log_nu: float) -> PairTable
 
 
 def _predicted(gap: Floats, spread: Floats, log_nu: float) -> tuple[Floats, Floats]:
-    """Chances of a win (ties half) and of a tie, averaged over the normal posterior of the gap. All [pairs]."""
+    """Return [pairs] chances of a win (ties count half) and of a tie, averaged over the normal posterior of the gap."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
     half, tie = np.zeros_like(gap), np.zeros_like(gap)
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):

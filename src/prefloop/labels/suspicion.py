@@ -10,25 +10,26 @@ from typing import Literal
 from prefloop.labels.reliability import AnnotatorReliability
 from prefloop.labels.tallies import Counted
 
-FEWEST_RANKINGS = 10  # below this nobody is suspected of anything but by the annotator model and gold
-FEWEST_GOLD = 15  # pairs
-UPSIDE_DOWN_ERRORS = 2.0  # standard errors
-# Of a typical person's 1. One standard error, because the prior has pulled the weight towards 1 already: with the usual
-# overlap a person of half the usual sensitivity, who is not one to suspect, comes out between 0.6 and 1.
+FEWEST_RANKINGS = 10  # With fewer rankings only the annotator model and gold may suspect a person.
+FEWEST_GOLD = 15  # in pairs
+UPSIDE_DOWN_ERRORS = 2.0  # in standard errors
+# A typical person has the weight 1. One standard error is enough, because the prior has pulled the weight towards 1
+# already: with the usual overlap a person of half the usual sensitivity, who is not one to suspect, comes out between
+# 0.6 and 1.
 LOW_WEIGHT, LOW_ERRORS = 0.5, 1.0
-CHANCE_ON_GOLD = 0.75  # upper end of the interval; a coin is right on half
-KEEPS_ORDER = 0.85  # lower end of the interval
+CHANCE_ON_GOLD = 0.75  # This is compared with the upper end of the interval; a coin is right on half.
+KEEPS_ORDER = 0.85  # This is compared with the lower end of the interval.
 PICKS_LONGER = 0.90
 USUALLY_LONGER = 0.85
 TIES_ALL = 0.95
-TOO_FAST = 0.25  # of the typical seconds a word
+TOO_FAST = 0.25  # a share of the typical seconds for a word
 
 Kind = Literal["upside down", "coin", "gold", "order shown", "length", "ties", "speed"]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One reason to look at a person's rankings."""
+    """Holds one reason to look at a person's rankings."""
 
     kind: Kind
     text: str
@@ -36,9 +37,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known about one person, or the medians over everybody."""
+    """Holds what is known about one person, or the medians over everybody."""
 
-    reader: AnnotatorReliability | None
+    reliability: AnnotatorReliability | None
     ties: Counted
     seconds: float | None
     seconds_per_word: float | None
@@ -49,7 +50,7 @@ class Figures:
 
 
 def typical(people: Sequence[Figures]) -> Figures:
-    """Medians over people: what each is held against."""
+    """Return the medians over people, with which each person is compared."""
 
     def middle(shares: Sequence[Counted]) -> Counted:
         known = [s.share for s in shares if s.share is not None]
@@ -60,7 +61,7 @@ def typical(people: Sequence[Figures]) -> Figures:
         return statistics.median(known) if known else None
 
     return Figures(
-        reader=None,
+        reliability=None,
         ties=middle([p.ties for p in people]),
         seconds=median([p.seconds for p in people]),
         seconds_per_word=median([p.seconds_per_word for p in people]),
@@ -72,10 +73,10 @@ def typical(people: Sequence[Figures]) -> Figures:
 
 
 def suspect(person: Figures, everybody: Figures) -> tuple[Evidence, ...]:
-    """Reasons to look at a person; none for nearly everybody."""
-    assert person.reader is not None
-    found = [_by_weight(person.reader, person.agreement, everybody.agreement), _by_gold(person.gold)]
-    if person.reader.rankings >= FEWEST_RANKINGS:
+    """Return the reasons to look at a person; there are none for nearly everybody."""
+    assert person.reliability is not None
+    found = [_by_weight(person.reliability, person.agreement, everybody.agreement), _by_gold(person.gold)]
+    if person.reliability.rankings >= FEWEST_RANKINGS:
         found += [
             _by_order(person.earlier_first),
             _by_length(person.longer_first, everybody.longer_first),
@@ -85,16 +86,16 @@ def suspect(person: Figures, everybody: Figures) -> tuple[Evidence, ...]:
     return tuple(evidence for evidence in found if evidence is not None)
 
 
-def _by_weight(reader: AnnotatorReliability, agreement: Counted, others: Counted) -> Evidence | None:
-    if not reader.known:
+def _by_weight(reliability: AnnotatorReliability, agreement: Counted, others: Counted) -> Evidence | None:
+    if not reliability.known:
         return None
-    said = f"weight {reader.weight:.2f} ± {reader.weight_se:.2f} (1 is typical, 0 chance)"
+    weight = f"weight {reliability.weight:.2f} ± {reliability.weight_se:.2f} (1 is typical, 0 chance)"
     if agreement.share is not None and others.share is not None:
-        said += f", agrees on {agreement.share:.0%}, others on {others.share:.0%}"
-    if reader.weight + UPSIDE_DOWN_ERRORS * reader.weight_se < 0:
-        return Evidence("upside down", f"ranks the other way round from others: {said}")
-    if reader.weight + LOW_ERRORS * reader.weight_se < LOW_WEIGHT:
-        return Evidence("coin", f"the order hardly follows others': {said}")
+        weight += f", agrees on {agreement.share:.0%}, others on {others.share:.0%}"
+    if reliability.weight + UPSIDE_DOWN_ERRORS * reliability.weight_se < 0:
+        return Evidence("upside down", f"ranks the other way round from others: {weight}")
+    if reliability.weight + LOW_ERRORS * reliability.weight_se < LOW_WEIGHT:
+        return Evidence("coin", f"the order hardly follows others': {weight}")
     return None
 
 
@@ -113,7 +114,7 @@ def _by_order(earlier: Counted) -> Evidence | None:
 def _by_length(longer: Counted, others: Counted) -> Evidence | None:
     if longer.share is None or longer.low is None or others.share is None or longer.low <= PICKS_LONGER:
         return None
-    if others.share > USUALLY_LONGER:  # here the longer one simply is the better one
+    if others.share > USUALLY_LONGER:  # Here the longer text usually is the better one.
         return None
     return Evidence(
         "length",

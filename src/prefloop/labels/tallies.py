@@ -15,12 +15,12 @@ from prefloop.labels.ranking import independent
 from prefloop.labels.votes import Floats, Ints, Pairs, Tiers, Votes, collect, pairs_of
 from prefloop.types import Item
 
-RESAMPLES = 400  # of one person's share
+RESAMPLES = 400  # This many resamples are drawn for one person's share.
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A share of `n` pairs with its 95 % interval, by bootstrap over lists; None without any pair.
+    """Holds a share of `n` pairs with its 95 % interval, by bootstrap over lists; None without any pair.
 
     Agreement counts a pair once for each other person who put it in an order.
     """
@@ -32,7 +32,7 @@ class Counted:
 
 
 class Shares:
-    """Hits and totals by ranking, for the share of one person (by number) or of everybody."""
+    """Holds hits and totals by ranking, for the share of one person (by number) or of everybody."""
 
     def __init__(self, votes: Votes, ranking: Ints, hits: Floats, totals: Floats):
         rankings = len(votes.person)
@@ -52,19 +52,22 @@ class Shares:
 
 
 class Tallies:
-    """One criterion of some items. `judges`: [N] different people an item; the rest are `Shares`."""
+    """Counts one criterion of some items.
+
+    `judges` is [N]: how many different people ranked each item; the rest are `Shares`.
+    """
 
     def __init__(self, items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]):
         self.votes = votes = collect(items, criterion)
         by_id = {item.id: item for item in items}
-        asked = [by_id[name] for name in votes.items]
+        ranked = [by_id[name] for name in votes.items]
         self.pairs = p = pairs_of(votes)
         seen = np.unique(np.stack([votes.ranking_item, votes.person], axis=1), axis=0)
         self.judges = np.bincount(seen[:, 0], minlength=len(votes.items))
         self.person_items = np.bincount(seen[:, 1], minlength=len(votes.people))
         self.same, self.others = _agreement(votes, p)
         decided = (~p.tie).astype(np.float64)
-        length = {c.id: len(c.text) for item in asked for c in item.completions}
+        length = {c.id: len(c.text) for item in ranked for c in item.completions}
         lengths = np.array([length[id] for id in votes.completions], dtype=np.int64)
         longer = lengths[p.better] - lengths[p.worse]
         expected = _expected(votes, p, gold)
@@ -78,19 +81,19 @@ class Tallies:
         self.earlier = shares(decided * (p.lead > 0), decided * (p.lead != 0))
         self.longer = shares(decided * (longer > 0), decided * (longer != 0))
         self.gold = shares(np.where(expected != 0, right, 0.0), (expected != 0).astype(np.float64))
-        self._seconds, self._per_word = _durations(asked, criterion)
+        self._seconds, self._per_word = _durations(ranked, criterion)
 
     def items_of(self, person: int) -> int:
         return int(self.person_items[person])
 
     def speed(self, name: str) -> tuple[float | None, float | None]:
-        """A person's median seconds an item, and a word of prompt and completions."""
+        """Return a person's median seconds for an item, and for a word of prompt and completions."""
         if name not in self._seconds:
             return None, None
         return statistics.median(self._seconds[name]), statistics.median(self._per_word[name])
 
     def agreement_by_item(self) -> list[float | None]:
-        """[N] share of pairs of people and completions in the same order; None where nobody can be compared."""
+        """Return [N]: the share of equal orders of two people on a pair; None where nobody can be compared."""
         item = self.votes.ranking_item[self.pairs.ranking]
         same = np.bincount(item, self.same, len(self.votes.items))
         others = np.bincount(item, self.others, len(self.votes.items))
@@ -98,9 +101,10 @@ class Tallies:
 
 
 def _agreement(votes: Votes, p: Pairs) -> tuple[Floats, Floats]:
-    """[P] how many other people put the pair in the same order; how many in an order at all. 0 for a tie of one's own.
+    """Return two counts [P] for each pair: how many other people put it in the same order, and how many in any order.
 
-    A second ranking of the same item by the same person is not another's.
+    Both are 0 where the person's own ranking ties the pair. A second ranking of the same item by the same person does
+    not count as another person's.
     """
     low, high = np.minimum(p.better, p.worse), np.maximum(p.better, p.worse)
     pair = _number(low * (len(votes.completions) + 1) + high)
@@ -121,7 +125,9 @@ def _number(keys: Ints) -> Ints:
 
 
 def _expected(votes: Votes, p: Pairs, gold: Mapping[str, Tiers]) -> NDArray[np.int64]:
-    """[P] 1 where the expected answer also has `better` above `worse`, -1 the other way, 0 where it does not say."""
+    """Return [P]: 1 where the expected answer too has `better` above `worse`, -1 for the other way, 0 where it is
+    silent.
+    """
     tier = np.full(len(votes.completions), -1, dtype=np.int64)
     place = {id: k for k, id in enumerate(votes.completions)}
     for tiers in (gold[item] for item in votes.items if item in gold):
@@ -134,7 +140,7 @@ def _expected(votes: Votes, p: Pairs, gold: Mapping[str, Tiers]) -> NDArray[np.i
 
 
 def _durations(items: Sequence[Item], criterion: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of every timed ranking, and seconds a word, by person."""
+    """Return the seconds of every timed ranking, and its seconds for a word, by person."""
     seconds: dict[str, list[float]] = defaultdict(list)
     per_word: dict[str, list[float]] = defaultdict(list)
     for item in items:

@@ -1,4 +1,4 @@
-"""Rankings of many items as columns of numbers, which counts and the annotator model are computed from."""
+"""Lays out the rankings of many items as columns of numbers, from which counts and the annotator model are computed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Tiers = Sequence[Sequence[str]]
-Vote = tuple[str, Tiers, Sequence[str]]  # by whom, tiers, order shown
+Vote = tuple[str, Tiers, Sequence[str]]  # who ranked, the tiers, the order shown
 
-GOLD = "\x00gold"  # the name under which expected answers speak; never a person's
+GOLD = "\x00gold"  # Expected answers are listed under this name, which no person can have.
 
 
 @dataclass(frozen=True)
 class Votes:
-    """L placements in R rankings by A people of C completions of N items, items with the fewest completions first.
+    """Holds L placements in R rankings by A people of C completions of N items, beginning with the shortest lists.
 
-    items, completions, people: [N], [C], [A] ids. The last of `people` is GOLD where there are expected answers.
-    item:    [C] which item; the completions of an item are neighbours.
-    ranking, completion, tier: [L], a ranking's placements together, best first.
-    early:   [L] 1 for the place shown first, 0 for the last; 0 everywhere where the order shown is unknown.
-    person, ranking_item: [R].
+    items, completions, people: [N], [C], [A] ids; the last of `people` is GOLD where there are expected answers
+    item:    [C] the item of each completion; the completions of an item are neighbours
+    ranking, completion, tier: [L]; the placements of a ranking are neighbours, best first
+    early:   [L] 1 for the place shown first, 0 for the last; 0 everywhere where the order shown is unknown
+    person, ranking_item: [R] who ranked, and which item
     """
 
     items: tuple[str, ...]
@@ -51,11 +51,11 @@ class Votes:
 
     @property
     def placed(self) -> Ints:
-        """[R] how many completions each ranking placed."""
+        """Return [R]: how many completions each ranking placed."""
         return np.bincount(self.ranking, minlength=len(self.person)).astype(np.int64)
 
     def by_length(self) -> list[tuple[int, Ints]]:
-        """(n, [R,n] rows of the placements) of the rankings that placed n, for every n."""
+        """Return (n, [R,n] rows of the placements) of the rankings that placed n, for every n."""
         placed = self.placed
         first = np.cumsum(placed) - placed
         return [(int(n), first[placed == n][:, None] + np.arange(n)) for n in np.unique(placed)]
@@ -63,9 +63,12 @@ class Votes:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All P pairs of all rankings. better, worse: [P] completions.   tie: [P] bool.   ranking: [P].
+    """Holds all P pairs of all rankings.
 
-    lead: [P] how much earlier `better` was shown: 1 from the first place to the last; 0 where unknown.
+    better, worse: [P] completions
+    tie:           [P] bool
+    ranking:       [P]
+    lead:          [P] how much earlier `better` was shown: 1 from the first place to the last; 0 where unknown
     """
 
     better: Ints
@@ -76,7 +79,7 @@ class Pairs:
 
 
 def pairs_of(votes: Votes) -> Pairs:
-    """Every ranking's pairs, better first."""
+    """Return the pairs of every ranking, with the better one first."""
     parts = []
     for n, rows in votes.by_length():
         i, j = np.triu_indices(n, 1)
@@ -92,31 +95,33 @@ def pairs_of(votes: Votes) -> Pairs:
 
 
 def worth_in_pairs(n: int) -> float:
-    """As how many independent pairs a list of n counts: 1, 2.3, 3.8, 5.4, 12.3 for n = 2, 3, 4, 5, 9.
+    """Return how many independent pairs a list of n is worth: 1, 2.3, 3.8, 5.4, 12.3 for n = 2, 3, 4, 5, 9.
 
-    The Fisher information of a whole ranking under Plackett-Luce with equal qualities is n - (1 + 1/2 + ... + 1/n),
-    that of a pair 1/2.
+    The Fisher information of a whole ranking under Plackett-Luce with equal qualities is n - (1 + 1/2 + ... + 1/n), and
+    that of a pair is 1/2.
     """
     return 2 * (n - math.fsum(1 / k for k in range(1, n + 1)))
 
 
 def collect(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers] | None = None) -> Votes:
-    """The votes of one criterion. Left out: rankings that compare nothing, adjudications, items without any other.
+    """Return the votes of one criterion.
 
-    gold: {item id: expected tiers of completion ids}, best first; completions it does not name are not judged by it.
+    Three things are left out: rankings that compare nothing, adjudications, and items that have no other ranking.
+
+    gold: {item id: expected tiers of completion ids}, best first; it does not judge completions that it does not name
     """
     kept: list[tuple[Item, list[Vote]]] = []
     for item in items:
-        said: list[Vote] = [
+        given: list[Vote] = [
             (r.annotator, r.tiers, r.shown) for r in independent(item.rankings) if _useful(r, criterion)
         ]
         if gold and sum(len(tier) for tier in gold.get(item.id, ())) >= 2:
-            said.append((GOLD, gold[item.id], ()))
-        if said:
-            kept.append((item, said))
-    names = sorted({who for _, said in kept for who, _, _ in said if who != GOLD})
-    has_gold = any(who == GOLD for _, said in kept for who, _, _ in said)
-    sized = sorted(((_judged(item, said), item, said) for item, said in kept), key=lambda row: len(row[0]))
+            given.append((GOLD, gold[item.id], ()))
+        if given:
+            kept.append((item, given))
+    names = sorted({annotator for _, given in kept for annotator, _, _ in given if annotator != GOLD})
+    has_gold = any(annotator == GOLD for _, given in kept for annotator, _, _ in given)
+    sized = sorted(((_judged(item, given), item, given) for item, given in kept), key=lambda row: len(row[0]))
     return _columns(sized, [*names, GOLD] if has_gold else names, has_gold)
 
 
@@ -124,9 +129,9 @@ def _useful(ranking: Ranking, criterion: str) -> bool:
     return ranking.criterion == criterion and sum(len(tier) for tier in ranking.tiers) >= 2
 
 
-def _judged(item: Item, said: Sequence[Vote]) -> list[str]:
-    """The completions that anybody placed, in the item's order."""
-    placed = {id for _, tiers, _ in said for tier in tiers for id in tier}
+def _judged(item: Item, given: Sequence[Vote]) -> list[str]:
+    """Return the completions that anybody placed, in the item's order."""
+    placed = {id for _, tiers, _ in given for tier in tiers for id in tier}
     return [c.id for c in item.completions if c.id in placed]
 
 
@@ -138,18 +143,18 @@ def _columns(sized: Sequence[tuple[list[str], Item, list[Vote]]], people: list[s
     ranking_item: list[int] = []
     placements: list[tuple[int, int, int]] = []
     early: list[float] = []
-    for n, (judged, _, said) in enumerate(sized):
+    for n, (judged, _, given) in enumerate(sized):
         column = {id: len(completions) + k for k, id in enumerate(judged)}
         completions += judged
         item_of += [n] * len(judged)
-        for who, tiers, shown in said:
+        for annotator, tiers, shown in given:
             when = _earliness(shown)
             known = all(id in when for tier in tiers for id in tier)
             for t, tier in enumerate(tiers):
                 for id in tier:
                     placements.append((len(person), column[id], t))
                     early.append(when[id] if known else 0.0)
-            person.append(number[who])
+            person.append(number[annotator])
             ranking_item.append(n)
     table = np.array(placements, dtype=np.int64).reshape(-1, 3)
     return Votes(
@@ -168,6 +173,6 @@ def _columns(sized: Sequence[tuple[list[str], Item, list[Vote]]], people: list[s
 
 
 def _earliness(shown: Sequence[str]) -> dict[str, float]:
-    """1 for the place shown first, 0 for the last; nothing where the order shown is not known."""
+    """Return {id: 1 for the place shown first, 0 for the last}; empty where the order shown is not known."""
     last = len(shown) - 1
     return {id: 1.0 - place / last for place, id in enumerate(shown)} if last > 0 else {}

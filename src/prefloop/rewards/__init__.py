@@ -1,1 +1,1 @@
-"""Text to number: everything that can judge a completion, behind one protocol."""
+"""Everything that gives a completion a number stands here behind one protocol."""

@@ -11,7 +11,7 @@ from prefloop.types import Completion, Prompt
 
 @dataclass(frozen=True)
 class Scores:
-    """The reward of each completion.
+    """Holds the reward of each completion.
 
     total: one number for each completion; higher is better
     parts: the named rewards that `total` is made of, each as long as `total`
@@ -32,7 +32,7 @@ class Scorer(Protocol):
 
 
 class ZeroScorer:
-    """A scorer for projects without a reward: every completion gets 0."""
+    """Gives every completion the reward 0, for projects without a reward."""
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         return Scores([0.0] * len(completions))

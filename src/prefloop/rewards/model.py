@@ -1,4 +1,4 @@
-"""A scorer that mixes reward models: one model for each criterion, normalised, added up by weight."""
+"""Combines reward models into one scorer: each criterion has one model, whose normalised reward is added by weight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefloop.types import Completion, Prompt
 
 @dataclass(frozen=True)
 class WeightedRewardModel:
-    """One reward model, the criterion it is named after, and the weight of its reward in the sum."""
+    """Holds one reward model, the criterion it is named after, and the weight of its reward in the sum."""
 
     name: str
     model: RewardModel
@@ -29,7 +29,7 @@ class WeightedRewardModel:
 
 
 class ModelScorer:
-    """The weighted sum of the normalised rewards of several reward models. Weights are not rescaled."""
+    """Scores by the weighted sum of the normalised rewards of several reward models. Weights are not rescaled."""
 
     def __init__(self, reward_models: Sequence[WeightedRewardModel], token_budget: int = 32768, device: str = "cpu"):
         self.reward_models = [
@@ -39,9 +39,9 @@ class ModelScorer:
         self.device = device
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        """The rewards of completions[i] to prompts[i].
+        """Return the rewards of completions[i] as an answer to prompts[i].
 
-        Raises TrainingError that names the completion where a reward is not a finite number.
+        Raises TrainingError, which names the completion, where a reward is not a finite number.
         """
         parts, cut = {}, set[int]()
         for one in self.reward_models:
@@ -64,7 +64,7 @@ class ModelScorer:
 
 
 def reward_tokenizations(scorer: Scorer) -> list[Tokenization]:
-    """The tokenizations of a scorer's reward models; an empty list for a scorer that is a rule."""
+    """Return the tokenizations of a scorer's reward models; an empty list for a scorer that is a rule."""
     return [one.tokenization for one in scorer.reward_models] if isinstance(scorer, ModelScorer) else []
 
 
@@ -76,7 +76,7 @@ def raw_scores(
     token_budget: int = 32768,
     device: str = "cpu",
 ) -> Tensor:
-    """Rewards before normalisation [N], on the CPU: what plain transformers computes from the same folder.
+    """Return rewards before normalisation [N], on the CPU: what plain transformers computes from the same folder.
 
     Texts are cut to the length that the model was trained with.
     """

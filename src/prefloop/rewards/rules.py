@@ -177,7 +177,7 @@ NEGATIVE = frozenset(
 
 
 def _positive(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-    """The share of positive minus the share of negative words, times ten: a sentiment signal without a model."""
+    """Return ten times the share of positive less the share of negative words, a sentiment signal without a model."""
     values = []
     for text in texts:
         words = re.findall(r"[a-z']+", text.lower())
@@ -195,7 +195,7 @@ NAMED: dict[str, tuple[str, BatchFunction | str]] = {
 
 
 class RuleScorer:
-    """A scorer made from a function of texts. `identity` changes when the user's file changes."""
+    """Scores by a function of texts. `identity` changes when the user's file changes."""
 
     def __init__(self, name: str, function: BatchFunction, identity: str = ""):
         self.name = name
@@ -203,7 +203,10 @@ class RuleScorer:
         self.identity = identity or name
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        """The function's value for each completion. Raises DataError if it fails or returns something not finite."""
+        """Return the function's value for each completion.
+
+        Raises DataError if it fails or returns something not finite.
+        """
         try:
             values = [float(v) for v in self.function(prompts, [c.text for c in completions])]
         except Exception as error:
@@ -219,7 +222,7 @@ class RuleScorer:
 
 
 def make_scorer(spec: str, root: Path) -> RuleScorer:
-    """A scorer by name, or `file.py:function` with `function(prompt: str, completion: str) -> float`.
+    """Return a scorer by name, or from `file.py:function` with `function(prompt: str, completion: str) -> float`.
 
     Raises ConfigError for an unknown name, a missing file or a missing function. Relative files are looked for in the
     project folder, then in the current one.

@@ -11,7 +11,7 @@ from prefloop.types import Completion, Prompt
 
 @dataclass(frozen=True)
 class Joined:
-    """A joined sequence.
+    """Holds a joined sequence.
 
     ids:       the ids of the prompt, then those of the answer
     prompt:    how many of them belong to the prompt
@@ -28,7 +28,7 @@ class Joined:
 def join(
     tokenization: Tokenization, prompt_ids: Sequence[int], answer: Sequence[int], max_tokens: int | None = None
 ) -> Joined:
-    """Prompt and answer in at most `max_tokens` ids, and at most the model's context.
+    """Return prompt and answer in at most `max_tokens` ids, and in at most the model's context.
 
     A sequence that is too long loses the *beginning of its prompt's text*, because the answer is what is scored. The
     ids before that text (BOS, the head of a chat's first turn) stay, since the model was trained with them. An answer
@@ -48,7 +48,7 @@ def join(
 def join_completion(
     tokenization: Tokenization, prompt: Prompt, completion: Completion, max_tokens: int | None = None
 ) -> Joined:
-    """The same for texts. Sampled ids are used as they are if this tokenizer made them."""
+    """Return the joined sequence of two texts. Sampled ids are used as they are if this tokenizer made them."""
     prompt_ids = tokenization.encode_prompt(prompt)
     return join(tokenization, prompt_ids, tokenization.completion_ids(prompt, prompt_ids, completion), max_tokens)
 
@@ -56,11 +56,11 @@ def join_completion(
 def encode(
     tokenization: Tokenization, prompt: Prompt, completion: Completion, max_tokens: int | None = None
 ) -> tuple[list[int], int]:
-    """The ids of prompt and completion, and how many of them belong to the prompt."""
+    """Return the ids of prompt and completion, and how many of them belong to the prompt."""
     joined = join_completion(tokenization, prompt, completion, max_tokens)
     return joined.ids, joined.prompt
 
 
 def reads(tokenization: Tokenization, max_tokens: int | None) -> int:
-    """The length of the longest sequence in tokens: `max_tokens`, or the model's context if that is shorter."""
+    """Return the length of the longest sequence in tokens: `max_tokens`, or the model's context if that is shorter."""
     return min(tokenization.context, max_tokens or tokenization.context)

@@ -15,20 +15,20 @@ from prefloop.exchange.base import BadRow
 CHUNK_BYTES = 1 << 16
 PEEK_BYTES = 1 << 16
 MANY_BLANK = 1_000_000
-DEEPEST = 100_000  # levels of nesting; up to here an element that is too deep affects only itself
+DEEPEST = 100_000  # An element that is nested too deep up to this many levels affects only itself.
 
 
 class Endless(Exception):
-    """Raised if nothing usable is to be expected in the rest of a file."""
+    """States that nothing usable is to be expected in the rest of a file."""
 
 
 def longest(limit: int) -> int:
-    """How long a record that exceeds `limit` bytes may be and still be skipped."""
+    """Return how long a record that exceeds `limit` bytes may be and still be skipped."""
     return max(64 * limit, 64_000_000)
 
 
 def lines_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes | BadRow]]:
-    """Non-blank lines with their numbers. Of a line over `limit` bytes only the first `limit` + 1 are kept."""
+    """Yield non-blank lines with their numbers. Of a line over `limit` bytes only the first `limit` + 1 are kept."""
     line = blank = 0
     while raw := stream.readline(limit + 1):
         line += 1
@@ -38,7 +38,7 @@ def lines_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes
             if length > longest(limit):
                 raise Endless(f"the line goes on for more than {longest(limit):,} bytes")
             if len(raw) <= limit:
-                raw += rest  # the read was short; the line may go on
+                raw += rest  # The read was short, and the line may go on.
         if len(raw) > limit or raw.strip():
             blank = 0
             yield line, raw
@@ -51,12 +51,12 @@ _INSIDE = re.compile(rb'["\\\n]')
 
 
 def elements_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, bytes | BadRow]]:
-    """The elements of one JSON array, cut out without parsing, with the lines on which they start.
+    """Yield the elements of one JSON array, cut out without parsing, with the lines on which they start.
 
     Only brackets and strings are followed, so an element that is not valid JSON does not affect its neighbours.
     """
-    depth, begin, start, line = 0, 0, 1, 1  # begin: where the part that is not yet copied into `element` starts
-    element, length, work = bytearray(), 0, 0  # bytes of the element so far, and the marks found in it
+    depth, begin, start, line = 0, 0, 1, 1  # The part that is not yet copied into `element` starts at `begin`.
+    element, length, work = bytearray(), 0, 0  # These are the bytes of the element so far, and the marks found in it.
     for chunk, at, line, marks in _marks(stream):
         mark = chunk[at : at + 1]
         if depth == 1 and mark in (b",", b"]", b"}"):
@@ -85,7 +85,7 @@ def elements_of(stream: io.BufferedIOBase, limit: int) -> Iterator[tuple[int, by
 
 
 def _bounded(length: int, marks: int, limit: int) -> int:
-    """The length of an element so far. Raises Endless if finding its end takes too much work."""
+    """Return the length of an element so far. Raises Endless if finding its end takes too much work."""
     if length > longest(limit) or marks > max(limit, CHUNK_BYTES):
         raise Endless(f"an element is longer than {length:,} bytes")
     return length
@@ -98,9 +98,11 @@ def _bounded_depth(depth: int) -> int:
 
 
 def _marks(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int, int]]:
-    """(chunk, position, line, marks so far) of every bracket and comma outside strings, and of every end of a chunk."""
+    """Yield (chunk, position, line, marks so far) of every bracket and comma outside strings, and of every end of a
+    chunk.
+    """
     line, count, in_string, escaped = 1, 0, False, False
-    while chunk := stream.read1(CHUNK_BYTES):  # read1 returns what comes before a damaged place
+    while chunk := stream.read1(CHUNK_BYTES):  # read1 returns what comes before a damaged place.
         at = 1 if escaped else 0
         escaped = False
         while found := (_INSIDE if in_string else _OUTSIDE).search(chunk, at):

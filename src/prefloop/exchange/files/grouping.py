@@ -1,4 +1,4 @@
-"""Brings rows with equal keys together, wherever they are in a file, by a database on disk to limit memory."""
+"""Brings rows with equal keys together, wherever they are in a file. A database on disk limits the memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefloop.exchange.base import BadRow, Record, RowError
 from prefloop.exchange.files.json_values import pack, unpack
 from prefloop.exchange.files.source import SourceRow
 
-CACHE_KB = 8000  # memory of SQLite; the rest is in a file that disappears when it is closed
+CACHE_KB = 8000  # SQLite has so much memory; the rest is in a file that disappears when it is closed.
 
 _TABLES = f"""
 PRAGMA cache_size = -{CACHE_KB};
@@ -23,11 +23,11 @@ BEGIN;
 def together(
     found: Iterable[SourceRow | RowError], key: Callable[[Record], str], limit: int
 ) -> Iterator[list[SourceRow] | RowError]:
-    """Lists of rows with equal keys, in the order of their first rows. Bad rows come first.
+    """Yield lists of rows with equal keys, in the order of their first rows. Bad rows come first.
 
     A list is one record, so its rows together may have at most `limit` bytes; otherwise the list is a RowError.
     """
-    database = sqlite3.connect("")  # "" opens a temporary file
+    database = sqlite3.connect("")  # The name "" opens a temporary file.
     try:
         database.executescript(_TABLES)
         for row in found:
@@ -46,7 +46,7 @@ def together(
 
 
 def _keep(database: sqlite3.Connection, key: str, row: SourceRow, limit: int) -> None:
-    """Store a row. Of a list that is too long only the first rows are kept, enough to report it."""
+    """Store a row. Of a list that is too long only the first rows are kept, which are enough to report it."""
     packed = pack(row.record)
     database.execute(
         "INSERT INTO lists (key, bytes, rows) VALUES (?, ?, 1)"

@@ -11,12 +11,12 @@ from typing import Any
 
 from prefloop.exchange.base import BadRow, Record, Unrepresentable, printable
 
-MAX_DEPTH = 200  # levels of nesting; conversation trees need about 40, Python's parser gives up near 1,000
+MAX_DEPTH = 200  # levels of nesting; conversation trees need about 40, and Python's parser gives up near 1,000
 INT_RANGE = (-(2**63), 2**64 - 1)
 
 
 def parse_json(text: str) -> Any:
-    """One JSON value, with an `Unrepresentable` for each number like NaN.
+    """Return one JSON value, with an `Unrepresentable` for each number like NaN.
 
     Raises BadRow, also for a key that occurs twice.
     """
@@ -29,7 +29,7 @@ def parse_json(text: str) -> Any:
 
 
 def checked(value: Any) -> Any:
-    """The value with an `Unrepresentable` for each text that no database or file can hold.
+    """Return the value with an `Unrepresentable` for each text that no database or file can hold.
 
     Raises BadRow for nesting that is too deep, and for such texts as names.
     """
@@ -94,11 +94,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-ODD = "\x00"  # the name of an `Unrepresentable` in packed records: no other name can hold this character
+ODD = "\x00"  # An `Unrepresentable` has this name in packed records, because no other name can hold this character.
 
 
 def pack(record: Record) -> str:
-    """A record as text that `unpack` turns back into an equal one."""
+    """Return a record as text that `unpack` turns back into an equal one."""
     return json.dumps(record, ensure_ascii=True, default=lambda odd: {ODD: [odd.what, odd.kept]})
 
 

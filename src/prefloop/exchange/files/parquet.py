@@ -23,22 +23,24 @@ from prefloop.exchange.files.tables import Fields, Type
 
 BATCH_ROWS = 256
 BUFFER_BYTES = 1 << 20  # bytes of a column that are read from disk at a time
-GROUP_BYTES = 6_000_000  # bytes of text in one row group, which a reader holds at once (five times as many in Python)
+# One row group has so many bytes of text, which a reader holds at once (five times as many in Python).
+GROUP_BYTES = 6_000_000
 GROUP_ROWS = 10_000
-MARK = {b"prefloop": b"json"}  # mark of our columns whose text is JSON
-# what pyarrow raises for damaged files and for values Python cannot hold
+MARK = {b"prefloop": b"json"}  # This marks our columns whose text is JSON.
+# pyarrow raises these for damaged files and for values Python cannot hold.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError)
 
 
 def parquet_records(path: Path, limit: int) -> Iterator[tuple[int, Record | BadRow]]:
-    """(row number from 1, record) of each row. A row longer than `limit` bytes is bad and is not unpacked.
+    """Yield (row number from 1, record) of each row. A row longer than `limit` bytes is bad and is not unpacked.
 
     Raises DataError if the file is not Parquet.
     """
     try:
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
         texts = [column.path for column in map(file.schema.column, range(len(file.schema))) if is_text(column)]
-        # texts stay references into the page's dictionary, so a row of a million copies is found before it is unpacked
+        # Texts stay references into the page's dictionary, so that a row of a million copies is found before it is
+        # unpacked.
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES, read_dictionary=texts)
     except UNREADABLE as error:
         raise DataError(f"{path} starts like Parquet but cannot be read: {error}. Was it cut short?") from None
@@ -66,14 +68,14 @@ def parquet_records(path: Path, limit: int) -> Iterator[tuple[int, Record | BadR
 
 
 def _lengths(batch: Any, limit: int) -> list[int]:
-    """The approximate size of each row in bytes; all 0 if together they are below the limit of one row."""
+    """Return the approximate size of each row in bytes; all are 0 if together they are below the limit of one row."""
     if sum(_length(column) for column in batch.columns) <= limit:
         return [0] * batch.num_rows
     return [sum(_length(column.slice(row, 1)) for column in batch.columns) for row in range(batch.num_rows)]
 
 
 def _length(array: Any) -> int:
-    """The size of the values in bytes. Each value counts, since each is written at least as `0,`."""
+    """Return the size of the values in bytes. Each value counts, since each is written at least as `0,`."""
     kind = array.type
     if isinstance(array, pa.ExtensionArray):
         return _length(array.storage)
@@ -109,7 +111,7 @@ def _record(
 
 
 def _plain(scalar: Any) -> Any:
-    """A value as in JSON, or an `Unrepresentable`. Nulls inside objects are left out."""
+    """Return a value as in JSON, or an `Unrepresentable`. Nulls inside objects are left out."""
     try:
         return _json(scalar.as_py())
     except UNREADABLE as error:
@@ -126,7 +128,7 @@ def _called(kind: Any, error: Exception) -> str:
 
 
 def _json(value: Any) -> Any:
-    """A Python value as in JSON."""
+    """Return a Python value as it is in JSON."""
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, float):
@@ -161,7 +163,7 @@ _NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def _pairs(value: list[Any]) -> dict[str, Any] | None:
-    """A map, which pyarrow gives as pairs, as an object; None if its keys are not texts."""
+    """Return a map, which pyarrow gives as pairs, as an object; None if its keys are not texts."""
     if not value or not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in value):
         return None
     found = dict(value)
@@ -172,7 +174,7 @@ def _pairs(value: list[Any]) -> dict[str, Any] | None:
 
 
 def _undo(field: Any) -> Callable[[Any], Any]:
-    """How to restore what `write_table` put into a column: JSON text becomes the object it was."""
+    """Return a function that restores what `write_table` put into a column: JSON text becomes the object it was."""
     if (field.metadata or {}).get(b"prefloop") == b"json":
         return lambda value: parse_json(value) if isinstance(value, str) else value
     inner = _undo_type(field.type)
@@ -180,7 +182,9 @@ def _undo(field: Any) -> Callable[[Any], Any]:
 
 
 def _undo_type(kind: Any) -> Callable[[Any], Any] | None:
-    """How to restore values of a type; None if nothing of it was written by us, as in other people's files."""
+    """Return a function that restores values of a type; None if nothing of it was written by us, as in other
+    people's files.
+    """
     if pa.types.is_list(kind):
         element = _undo_type(kind.value_type)
         return None if element is None else lambda values: [element(value) for value in values]
@@ -246,7 +250,10 @@ _PLAIN_TYPES: dict[str, Callable[[], Any]] = {
 
 
 def _fit(value: Any, kind: Type) -> Any:
-    """A value as its column stores it: free-form objects as JSON text, whole numbers of float columns as floats."""
+    """Return a value as its column stores it.
+
+    Free-form objects become JSON text, and whole numbers of float columns become floats.
+    """
     if value is None or kind == "turns":
         return value
     if kind == "json":

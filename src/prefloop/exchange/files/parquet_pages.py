@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-HELD_BYTES = 64_000_000  # bytes of values that are unpacked at a time
-RATIO = 100  # a larger page is plausible if the file itself is that large
-NESTED_VALUES = 32_000_000  # of a column of lists in one row group, since a row may be anywhere in it
-MANY_ROWS = 100_000  # different rows take more than a hundredth of a byte each
-HEADER_BYTES = (1 << 12, 1 << 20)  # most headers are short; with statistics they can be long
+HELD_BYTES = 64_000_000  # So many bytes of values are unpacked at a time.
+RATIO = 100  # A larger page is plausible only if the file itself is that large.
+# A column of lists may have so many values in one row group, since a row may be anywhere in it.
+NESTED_VALUES = 32_000_000
+MANY_ROWS = 100_000  # Different rows take more than a hundredth of a byte each.
+HEADER_BYTES = (1 << 12, 1 << 20)  # Most headers are short; with statistics they can be long.
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to read a row group: `rows` at a time, or not at all and why."""
+    """Says how to read a row group: `rows` at a time, or not at all and why."""
 
     rows: int
     refused: str = ""
@@ -29,7 +30,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Group:
-    """A row group: its number of rows, and where its columns are."""
+    """Holds a row group: its number of rows, and where its columns are."""
 
     rows: int
     chunks: tuple[Chunk, ...]
@@ -37,15 +38,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Where the pages of a column of one row group begin."""
+    """Says where the pages of a column of one row group begin."""
 
     values: int
     data: int
-    dictionary: int = 0  # none
+    dictionary: int = 0  # 0 means that there is none.
 
 
 def groups(file: BinaryIO, columns: int) -> list[Group]:
-    """The row groups, read from the end of the file. pyarrow ends the whole process for some damaged files.
+    """Return the row groups, read from the end of the file, because pyarrow ends the whole process for some damaged
+    files.
 
     Raises ValueError if the metadata makes no sense.
     """
@@ -79,7 +81,7 @@ def _group(found: Any) -> Group:
 
 
 def plan(file: BinaryIO, group: Group, schema: Any, rows: int) -> Plan:
-    """How to read one row group, with at most `rows` rows at a time."""
+    """Return how to read one row group, with at most `rows` rows at a time."""
     row_bytes, packed = 0.0, 0
     for index, chunk in enumerate(group.chunks):
         column = schema.column(index)
@@ -88,7 +90,8 @@ def plan(file: BinaryIO, group: Group, schema: Any, rows: int) -> Plan:
             if page.unpacked > HELD_BYTES and page.unpacked > RATIO * page.packed:
                 return Plan(0, f"column {name!r} has {page.unpacked:,} bytes packed into {page.packed:,}")
             values, packed = values + page.values, packed + page.packed
-            if page.values or not is_text(column):  # the dictionary of a text column is held once, however many rows
+            # The dictionary of a text column is held once, however many rows there are.
+            if page.values or not is_text(column):
                 largest = max(largest, page.unpacked / max(1, page.values))
         if column.max_repetition_level and values > NESTED_VALUES:
             return Plan(0, f"column {name!r} has {values:,} values in {group.rows:,} rows")
@@ -101,7 +104,7 @@ def plan(file: BinaryIO, group: Group, schema: Any, rows: int) -> Plan:
 
 
 def is_text(column: Any) -> bool:
-    """Whether the reader keeps the values of a column as references into the dictionaries of its pages."""
+    """Return whether the reader keeps the values of a column as references into the dictionaries of its pages."""
     return column.physical_type == "BYTE_ARRAY" and column.logical_type.type in ("STRING", "NONE", "ENUM")
 
 
@@ -113,7 +116,7 @@ class _Page:
 
 
 def _pages(file: BinaryIO, chunk: Chunk) -> Iterator[_Page]:
-    """The pages of a column chunk. Raises ValueError if a header makes no sense."""
+    """Yield the pages of a column chunk. Raises ValueError if a header makes no sense."""
     at = chunk.dictionary if 0 < chunk.dictionary < chunk.data else chunk.data
     seen = 0
     while seen < chunk.values:
@@ -130,7 +133,7 @@ def _pages(file: BinaryIO, chunk: Chunk) -> Iterator[_Page]:
 
 
 def _header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
-    """The header at a position, and its length."""
+    """Return the header at a position, and its length."""
     for size in HEADER_BYTES:
         file.seek(at)
         source = io.BytesIO(file.read(size))
@@ -147,7 +150,7 @@ DEEPEST = 16
 
 
 def _struct(source: BinaryIO, depth: int) -> dict[int, Any]:
-    """{field number: value} of a struct. Maps and texts are skipped."""
+    """Return {field number: value} of a struct. Maps and texts are skipped."""
     if depth > DEEPEST:
         raise ValueError("a page header is nested too deep")
     found: dict[int, Any] = {}
@@ -160,7 +163,7 @@ def _struct(source: BinaryIO, depth: int) -> dict[int, Any]:
 
 
 def _value(source: BinaryIO, kind: int, depth: int) -> Any:
-    if kind in (1, 2):  # for true and false the type is the value
+    if kind in (1, 2):  # For true and false the type is the value.
         return kind == 1
     if kind == 3:
         return _byte(source)

@@ -22,20 +22,20 @@ from prefloop.exchange.files.spreadsheet import write_csv
 from prefloop.exchange.files.tables import Columns
 from prefloop.exchange.formats import canonical
 
-SCHEMA = canonical.SCHEMA  # version of the layout of everything written; a reader refuses a newer one
+SCHEMA = canonical.SCHEMA  # The layout of everything written has this version; a reader refuses a newer one.
 
 OutputRow = Mapping[str, Any]
 Rows = Iterable[OutputRow]
-FREE = ("metadata", "sampling", "ratings", "prefloop")  # objects of any shape
+FREE = ("metadata", "sampling", "ratings", "prefloop")  # These columns are objects of any shape.
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written.
+    """Describes a file that was written.
 
     format:  "jsonl", "csv" or "parquet"
     sha256:  the hash of the file on disk, compression included
-    mended:  rows with surrogates, which UTF-8 cannot hold: pairs became their character, single ones U+FFFD
+    mended:  how many rows had surrogates, which UTF-8 cannot hold: pairs became their character, single ones U+FFFD
     schema:  the version of the layout; docs/formats.md describes them
     """
 
@@ -48,7 +48,7 @@ class Written:
 
 
 def format_of(path: Path) -> str:
-    """The format for a file name: JSON lines unless the ending says otherwise."""
+    """Return the format for a file name: JSON lines unless the ending says otherwise."""
     stem = path.name.removesuffix(path.suffix) if path.suffix in (".gz", ".xz") else path.name
     if stem.endswith(".parquet"):
         if stem != path.name:
@@ -77,13 +77,14 @@ def write_rows(path: Path, columns: Columns, rows: Rows) -> Written:
         raise DataError(f"cannot write {path}: {error}. Check the folder's permissions and the space left.") from None
     finally:
         for scrap in (aside, _spool(aside)):
-            with suppress(OSError):  # it is gone after a success, and was never made if the folder is read-only
+            # After a success the file is gone, and it was never made if the folder is read-only.
+            with suppress(OSError):
                 scrap.unlink()
     return Written(count, size, sha256, format, lines.mended)
 
 
 def _settle(path: Path) -> tuple[int, str]:
-    """The size and hash of a file that is on disk and would survive power loss."""
+    """Return the size and hash of a file that is on disk and would survive power loss."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
@@ -93,7 +94,7 @@ def _compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
     if suffix == ".gz":
         return cast(
             IO[bytes], gzip.GzipFile("", "wb", 6, file, 0)
-        )  # without name and time, so that equal rows give equal bytes
+        )  # The header has no name and time, so that equal rows give equal bytes.
     if suffix == ".xz":
         return lzma.open(file, "wb")
     return file
@@ -103,7 +104,7 @@ def _compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
 
 
 class _Lines:
-    """The rows as JSON, one a line. It counts rows whose text had to be mended."""
+    """Yields the rows as JSON, one a line. It counts rows whose text had to be mended."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -120,25 +121,25 @@ class _Lines:
             yield line + b"\n"
 
     def clean(self) -> Iterator[OutputRow]:
-        """The rows themselves, with the same checks and mending."""
+        """Yield the rows themselves, with the same checks and mending."""
         for line in self:
             yield json.loads(line)
 
 
 def mend(text: str) -> str:
-    """The text with each surrogate pair replaced by its character, and each single surrogate by U+FFFD."""
+    """Return the text with each surrogate pair replaced by its character, and each single surrogate by U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _json(row: OutputRow) -> str:
     try:
         return json.dumps(_sorted(row), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:  # ValueError is raised for NaN
+    except (TypeError, ValueError, RecursionError) as error:  # ValueError is raised for NaN.
         raise DataError(f"a record cannot be written as JSON: {error}. Its prompt: {row.get('prompt')!a:.80}") from None
 
 
 def _sorted(value: object, free: bool = False) -> object:
-    """Free-form objects sorted by key, since databases do not keep the order."""
+    """Return free-form objects sorted by key, since databases do not keep the order."""
     if isinstance(value, Mapping):
         names = sorted(value) if free else value
         return {name: _sorted(value[name], free or name in FREE) for name in names}
@@ -167,7 +168,7 @@ def _write_parquet(aside: Path, columns: Columns, lines: Iterable[bytes]) -> int
 
     A column has one type, and only after the last row it is known whether prompts are chats.
     """
-    from prefloop.exchange.files.parquet import write_table  # pyarrow takes a while to load
+    from prefloop.exchange.files.parquet import write_table  # pyarrow takes a while to load.
 
     spool = _spool(aside)
     chats = rich = False

@@ -1,4 +1,4 @@
-"""Reads the JSON objects of a file: lines, arrays or Parquet; plain, gzip, xz or bzip2; one record at a time.
+"""Reads the JSON objects of a file, one at a time: lines, arrays or Parquet; plain, gzip, xz or bzip2.
 
 The kind of a file is recognised by its first bytes, never by its name. A record that is too long, too deep, not JSON or
 not valid text becomes a `RowError`. Only a file that cannot be opened at all is a `DataError`.
@@ -22,17 +22,17 @@ from prefloop.exchange.base import SHOWN_CHARACTERS, BadRow, Record, RowError, p
 from prefloop.exchange.files.cut import PEEK_BYTES, Endless, elements_of, lines_of
 from prefloop.exchange.files.json_values import MAX_DEPTH, checked, parse_json
 
-MAX_FIELDS = 5_000  # each kind is recognised by its name
+MAX_FIELDS = 5_000  # A record may have so many fields; each kind is recognised by its name.
 BOM = b"\xef\xbb\xbf"
 MANY_BAD = 100_000
 
-# a compressed file that ends early or is damaged fails while it is read, not when it is opened
+# A compressed file that ends early or is damaged fails while it is read, not when it is opened.
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One record, its line, and its text."""
+    """Holds one record, its line, and its text."""
 
     line: int
     record: Record
@@ -40,7 +40,10 @@ class SourceRow:
 
 
 def rows(path: Path, max_line_bytes: int) -> Iterator[SourceRow | RowError]:
-    """Every record of a file, in order. Raises DataError at once if the file cannot be opened or holds nothing."""
+    """Yield every record of a file, in order.
+
+    Raises DataError at once if the file cannot be opened or holds nothing.
+    """
     start = _check(path)
     found = (
         _parquet_rows(path, max_line_bytes) if start.startswith(b"PAR1") else _json_rows(path, start, max_line_bytes)
@@ -52,7 +55,7 @@ def rows(path: Path, max_line_bytes: int) -> Iterator[SourceRow | RowError]:
 
 
 def _until_hopeless(found: Iterator[SourceRow | RowError]) -> Iterator[SourceRow | RowError]:
-    """The rows, until too many in succession are not records: a hostile file may have millions."""
+    """Yield the rows, until too many in succession are not records: a hostile file may have millions."""
     bad = 0
     for row in found:
         yield row
@@ -63,7 +66,7 @@ def _until_hopeless(found: Iterator[SourceRow | RowError]) -> Iterator[SourceRow
 
 
 def _check(path: Path) -> bytes:
-    """The first bytes of a regular, readable, non-empty file. Raises DataError for anything else."""
+    """Return the first bytes of a regular, readable, non-empty file. Raises DataError for anything else."""
     try:
         if path.is_dir():
             raise DataError(f"{path} is a folder. Give the files in it, one by one.")
@@ -73,7 +76,7 @@ def _check(path: Path) -> bytes:
             raise DataError(f"{path} is not a regular file. Save the data to a file first.")
         with path.open("rb") as file:
             start = file.read(8)
-    except (OSError, ValueError) as error:  # ValueError is raised for a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError is raised for a NUL in the name.
         raise DataError(
             f"cannot read {printable(str(path), 300)}: {error}. Check the name and its permissions."
         ) from None
@@ -99,7 +102,7 @@ TAR = (257, b"ustar")
 
 
 def _refuse_other(path: Path, start: bytes) -> None:
-    """Raises DataError if the first bytes are those of another kind of file that people take for data."""
+    """Raise DataError if the first bytes are those of another kind of file that people take for data."""
     for mark, what in OTHER.items():
         if start.startswith(mark):
             raise DataError(f"{path} is {what}.")
@@ -137,17 +140,17 @@ def _json_rows(path: Path, start: bytes, limit: int) -> Iterator[SourceRow | Row
 
 
 def _peek(stream: io.BufferedIOBase) -> bytes:
-    """The first bytes of the content. The stream is then at its start, after a byte order mark."""
+    """Return the first bytes of the content. The stream is then at its start, after a byte order mark."""
     try:
         peek = stream.read1(PEEK_BYTES)
     except DAMAGED:
-        peek = b""  # found again, with a line number, when the records are read
+        peek = b""  # The damage is found again, with a line number, when the records are read.
     stream.seek(len(BOM) if peek.startswith(BOM) else 0)
     return peek.removeprefix(BOM)
 
 
 def _is_array(peek: bytes) -> bool:
-    """Whether the content is one JSON array, and not lines of which the first happens to be an array."""
+    """Return whether the content is one JSON array, and not lines of which the first happens to be an array."""
     if not peek.lstrip().startswith(b"["):
         return False
     first, _, rest = peek.lstrip().partition(b"\n")
@@ -176,14 +179,13 @@ def _parse(raw: bytes, limit: int) -> Record:
     if b"\x00" in raw:
         raise BadRow("contains a NUL character")
     if raw.lstrip()[:1] == b"[":
-        raise BadRow(
-            "not a JSON object"
-        )  # whatever it contains, since brackets need much more memory as lists than as text
+        # It is refused before it is parsed, since brackets need much more memory as lists than as text.
+        raise BadRow("not a JSON object")
     try:
         value = parse_json(raw.decode("utf-8").strip())
     except UnicodeDecodeError as error:
         raise BadRow(f"not UTF-8: byte {error.start + 1} is {raw[error.start]:#04x}") from None
-    # the check can only find something if there is an escape or many brackets; most rows have neither
+    # The check can only find something if there is an escape or many brackets; most rows have neither.
     if b"\\u" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         value = checked(value)
     if not isinstance(value, dict):
@@ -196,7 +198,7 @@ def _parse(raw: bytes, limit: int) -> Record:
 
 
 def _parquet_rows(path: Path, limit: int) -> Iterator[SourceRow | RowError]:
-    from prefloop.exchange.files.parquet import parquet_records  # pyarrow takes a while to load
+    from prefloop.exchange.files.parquet import parquet_records  # pyarrow takes a while to load.
 
     for line, found in parquet_records(path, limit):
         if isinstance(found, BadRow):

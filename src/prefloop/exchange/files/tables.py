@@ -1,4 +1,4 @@
-"""The columns of exports, for the formats that must know them beforehand: CSV and Parquet.
+"""Lists the columns of exports, for the formats that must know them beforehand: CSV and Parquet.
 
 A type is one of the names below, a `list[...]` of a type, or a tuple of fields (an object).
 
@@ -23,7 +23,7 @@ Fields = tuple[Field, ...]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one kind of export.
+    """Holds the columns of one kind of export.
 
     said:  columns that hold text or messages; in Parquet all of them have the same type
     twin:  whether chats have a column of their own, `messages`, so that a text differs from a chat of one message
@@ -43,7 +43,9 @@ class Columns:
         return any(isinstance(row.get(name), list) for name in self.said)
 
     def is_rich(self, row: Mapping[str, Any]) -> bool:
-        """Whether a message holds more than role and text, or the row has tools or an answer of several turns."""
+        """Return whether a message holds more than role and text, or the row has tools or an answer of several
+        turns.
+        """
         chats = [row[name] for name in (*self.said, "prompt") if isinstance(row.get(name), list)]
         longer = any("messages" in answer for answer in row.get("completions", ()))
         longer = longer or any(isinstance(row.get(name), list) for name in self._answers)
@@ -54,11 +56,13 @@ class Columns:
         return tuple(name for name, kind in self.parquet if kind == "answer")
 
     def fields(self, chats: bool, rich: bool = False) -> Fields:
-        """The columns of a file with or without chats; with or without messages that hold more than a text."""
+        """Return the columns of a file with or without chats, and with or without messages that hold more than a
+        text.
+        """
         return tuple((name, kind) for name, wide in self.parquet if (kind := _narrowed(wide, chats, rich)) is not None)
 
     def row(self, row: Mapping[str, Any], chats: bool, rich: bool = False) -> dict[str, Any]:
-        """A row as `fields` describes it."""
+        """Return a row as `fields` describes it."""
         found = dict(row)
         if self.twin and isinstance(found["prompt"], list):
             found["messages"] = found.pop("prompt")
@@ -84,7 +88,7 @@ def _is_plain(turn: Mapping[str, Any]) -> bool:
 
 
 def _narrowed(kind: Type, chats: bool, rich: bool) -> Type:
-    """A type as one file has it; None where the file does without the column."""
+    """Return a type as one file has it; None where the file does without the column."""
     if kind == "answer":
         return RICH_TURNS if rich else "text"
     if kind == "said":
@@ -101,7 +105,7 @@ def _narrowed(kind: Type, chats: bool, rich: bool) -> Type:
 
 
 def _in_columns(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """A message whose fields without a column of their own stand together under "prefloop"."""
+    """Return a message whose fields without a column of their own stand together under "prefloop"."""
     own = {
         name: value
         for name, value in turn.items()
@@ -201,7 +205,7 @@ RANKINGS = Columns(
     ),
     twin=True,
 )
-# for spreadsheets: a row for each completion of each ranking (and of each item that nobody has ranked)
+# These are for spreadsheets: each completion of each ranking has a row, and so has each item that nobody has ranked.
 PLACES = Columns(
     (),
     cells=(

@@ -1,1 +1,1 @@
-"""One reader for each file format."""
+"""Holds one reader for each file format."""

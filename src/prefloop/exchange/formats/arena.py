@@ -44,7 +44,10 @@ def uses(record: Record) -> tuple[str, ...]:
 
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
-    """`winner` is model_a, model_b or a tie. For "tie (bothbad)" no answer is acceptable. `turn` is the judged turn."""
+    """Yield items. `winner` is model_a, model_b or a tie; for "tie (bothbad)" no answer is acceptable.
+
+    `turn` is the judged turn.
+    """
     (record,) = records
     tiers, bad = _winner(record)
     ranking = draft(
@@ -65,7 +68,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
 
 
 def _winner(record: Record) -> tuple[list[list[str]], bool]:
-    """The tiers, and whether both answers were called bad."""
+    """Return the tiers, and whether both answers were called bad."""
     if record.get("winner") is None:
         hot = [name for name in ONE_HOT if record.get(name) is not None and judged(record[name], name)]
         if len(hot) != 1:
@@ -103,7 +106,7 @@ def _shown(record: Record) -> tuple[Prompt, list[Completion]]:
 
 
 def _until(turns: tuple[Message, ...], turn: object) -> tuple[Message, ...]:
-    """A conversation up to the judged turn of the assistant. MT-bench judges the first and the second."""
+    """Return a conversation up to the judged turn of the assistant. MT-bench judges the first and the second."""
     ends = [place + 1 for place, message in enumerate(turns) if message.role == "assistant"]
     if isinstance(turn, int) and not isinstance(turn, bool) and 0 < turn < len(ends):
         return turns[: ends[turn - 1]]
@@ -111,7 +114,7 @@ def _until(turns: tuple[Message, ...], turn: object) -> tuple[Message, ...]:
 
 
 def _is_listed(value: object) -> bool:
-    """Whether a text is a JSON list of texts, one for each turn, as in Kaggle's arena files."""
+    """Return whether a text is a JSON list of texts, one for each turn, as in Kaggle's arena files."""
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return False
     try:

@@ -1,10 +1,11 @@
 """Reads Argilla's ranking questions: `to_json` and `to_datasets` of 2.x, the server's own records, and 1.x datasets.
 
 A ranked option is the name of a field ("response-1"), which holds the completion. Numbered fields beside it that were
-not ranked are completions too. Each submitted answer of a person gives one ranking. Drafts, discarded answers,
-suggestions (a model's) and vectors are left out. Everything else that a person answered is kept with their ranking.
+not ranked are completions too. Each submitted answer of a person gives one ranking. Drafts, discarded answers, vectors
+and suggestions, which come from a model, are left out. Everything else that a person answered is kept with their
+ranking.
 
-Beware: the 2.x SDK writes a ranking as its options in order, and loses ties. Other exports keep the ranks.
+Note that the 2.x SDK writes a ranking as its options in order, and loses ties. Other exports keep the ranks.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from prefloop.types import Item, Ranking
 
 RESPONSES = ".responses"
 NOT_FIELDS = ("id", "external_id", "_server_id", "status", "metadata", "fields", "responses", "suggestions", "vectors")
-COUNTED = ("submitted", None)  # a status; some exports have none
+COUNTED = ("submitted", None)  # Answers of this status count; some exports have none.
 NUMBERED = re.compile(r"(.*?)[\s_.-]*(\d+|[a-h])")
 
 
 @dataclass
 class _Person:
-    """The answers of one person: {question: value}."""
+    """Holds the answers of one person: {question: value}."""
 
     at: str | None = None
     answers: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +45,7 @@ def _is_flat(record: Record, name: str) -> bool:
 
 
 def _is_old_column(value: object) -> bool:
-    """Whether a column is a question of a 1.x dataset, which holds every person's answer with its status."""
+    """Return whether a column is a question of a 1.x dataset, which holds every person's answer with its status."""
     first = value[0] if isinstance(value, list) and value else None
     return isinstance(first, dict) and {"user_id", "value", "status"} <= first.keys()
 
@@ -91,15 +92,15 @@ def _people(record: Record) -> dict[str, _Person]:
 
 
 def _answers(record: Record) -> Iterator[tuple[str, str | None, str, Any]]:
-    """(person, when, question, value) of every submitted answer, in any of the layouts."""
+    """Yield (person, when, question, value) of every submitted answer, in any of the layouts."""
     responses = record.get("responses")
-    if isinstance(responses, list):  # records of the server, and of 1.x, have one entry a person
+    if isinstance(responses, list):  # Records of the server, and of 1.x, have one entry a person.
         for entry in responses:
             said = fields.object_of(entry, "an entry of responses")
             if said.get("status") in COUNTED:
                 for question, value in fields.object_of(said.get("values") or {}, "values").items():
                     yield _who(said), _when(said), question, value.get("value") if isinstance(value, dict) else value
-    elif isinstance(responses, dict):  # records of 2.x have one entry a question
+    elif isinstance(responses, dict):  # Records of 2.x have one entry a question.
         for question, entries in responses.items():
             for entry in fields.items_of(entries, f"the responses to {quoted(question)}"):
                 yield from _one(question, entry)
@@ -119,7 +120,7 @@ def _one(question: str, entry: object) -> Iterator[tuple[str, str | None, str, A
 
 
 def _columns(record: Record, name: str) -> Iterator[tuple[str, str | None, str, Any]]:
-    """The columns of 2.x, flattened: three lists of equal length for each question."""
+    """Yield the answers in the flattened columns of 2.x, which are three lists of equal length for each question."""
     values = fields.items_of(record[name] or [], name)
     users = fields.items_of(record.get(f"{name}.users") or [], f"{name}.users")
     statuses = fields.items_of(record.get(f"{name}.status") or [None] * len(values), f"{name}.status")
@@ -142,7 +143,7 @@ def _when(said: Mapping[str, Any]) -> str | None:
 
 
 def _flat_fields(record: Record) -> dict[str, Any]:
-    """The columns that are not about the record, its answers or its suggestions."""
+    """Return the columns that are not about the record, its answers or its suggestions."""
     return {
         name: value
         for name, value in record.items()
@@ -153,7 +154,10 @@ def _flat_fields(record: Record) -> dict[str, Any]:
 
 
 def _ranks(value: object) -> dict[str, float | None] | None:
-    """{option: rank}, where 1 is best; None if a value is not a ranking. Options without a rank stay unranked."""
+    """Return {option: rank}, where 1 is best; None if a value is not a ranking.
+
+    Options without a rank stay unranked.
+    """
     if isinstance(value, dict) and isinstance(value.get("value"), list) and isinstance(value.get("rank"), list):
         if len(value["value"]) != len(value["rank"]):
             raise BadRow(f"a ranking has {len(value['value'])} values but {len(value['rank'])} ranks")
@@ -172,7 +176,7 @@ def _ranks(value: object) -> dict[str, float | None] | None:
 
 
 def _completion_fields(shown: Mapping[str, Any], people: Iterable[_Person]) -> list[str]:
-    """The fields that are ranked and their numbered neighbours, in the order of the record."""
+    """Return the fields that are ranked and their numbered neighbours, in the order of the record."""
     ranked: set[str] = set()
     for person in people:
         for question, value in person.answers.items():
@@ -195,18 +199,20 @@ def _completion_fields(shown: Mapping[str, Any], people: Iterable[_Person]) -> l
 
 
 def _may_be_labels(value: object) -> bool:
-    """Whether a value is a list of plain texts: a ranking in the 2.x SDK, or labels of a multi-label question."""
+    """Return whether a value is a list of plain texts: a ranking in the 2.x SDK, or labels of a multi-label
+    question.
+    """
     return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _stem(name: str) -> str:
-    """ "response" for "response-1", "response_b" or "response2". A name without a number is its own stem."""
+    """Return "response" for "response-1", "response_b" or "response2". A name without a number is its own stem."""
     match = NUMBERED.fullmatch(name)
     return match[1] if match and match[1] and (match[2].isdigit() or name[-2:-1] in "_-. ") else name
 
 
 def _field_of(option: str, shown: Iterable[str]) -> str | None:
-    """The field that an option names, ignoring case, spaces and dashes if there is no exact match."""
+    """Return the field that an option names, ignoring case, spaces and dashes if there is no exact match."""
     names = list(shown)
     if option in names:
         return option
@@ -219,7 +225,7 @@ def _bare(name: str) -> str:
 
 
 def _rankings(who: str, person: _Person, options: Sequence[str]) -> Iterator[Ranking]:
-    """A ranking for each ranking question. Answers to other questions are kept with each."""
+    """Yield a ranking for each ranking question. Answers to other questions are kept with each."""
     ranked: dict[str, dict[str, float]] = {}
     other: dict[str, Any] = {}
     for question, value in person.answers.items():

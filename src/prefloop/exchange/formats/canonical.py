@@ -22,12 +22,12 @@ from prefloop.exchange.turns import TOOLS
 from prefloop.types import Completion, Item, Prompt, Ranking, content_to_json, digest, prompt_id
 
 OWN = "prefloop"
-SCHEMA = 1  # version of the records written; newer ones are refused
+SCHEMA = 1  # Written records have this version; newer ones are refused.
 RECORD = ("id", "prompt", "system", *TOOLS, "completions", "rankings", OWN)
 COMPLETION = ("id", "text", "messages", "model", "policy_version", "token_ids", "logprobs", "sampling", "tokenizer")
 RANKING = ("annotator", "criterion", "tiers", "unacceptable", "none_acceptable", "ratings", "comment", "flags", "shown")
 EVENT = ("duration_s", "created_at", "supersedes", "simulated", OWN)
-BESIDE = ("system", *TOOLS)  # fields of a prompt
+BESIDE = ("system", *TOOLS)  # These are fields of a prompt.
 FINISH_REASONS = ("stop", "length")
 
 
@@ -42,7 +42,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     prompt, used = _asked(record, own)
     if own:
         prompt = _own_prompt(prompt, own)
-    # our own models may give empty answers; in other people's files an empty text is a mistake
+    # Our own models may give empty answers; in other people's files an empty text is a mistake.
     completions = [
         _completion(value, may_be_empty=bool(own))
         for value in fields.items_of(record.get("completions"), "completions")
@@ -67,7 +67,10 @@ COMPLETIONS = tuple(f"completions.{name}" for name in (*COMPLETION, "finish_reas
 
 
 def uses(record: Record) -> Collection[str]:
-    """In a record with rankings, or one written by this program, all other fields are metadata."""
+    """Return the used fields.
+
+    In a record with rankings, or one written by this program, all other fields are metadata.
+    """
     return record.keys() if record.get("rankings") or OWN in record else (*RECORD, "messages", *COMPLETIONS)
 
 
@@ -75,14 +78,14 @@ FORMAT = Format("rankings", "canonical ranking records: prompt, completions, ran
 
 
 def _asked(record: Record, own: Mapping[str, Any]) -> tuple[Prompt, tuple[str, ...]]:
-    """The prompt, and the fields that are not metadata."""
+    """Return the prompt, and the fields that are not metadata."""
     if own and record.get("prompt") is None:
         return fields.prompt_of({name: record.get(name) for name in ("messages", *BESIDE)}), (*RECORD, "messages")
     return fields.prompt_of({name: record.get(name) for name in ("prompt", *BESIDE)}), RECORD
 
 
 def _own(record: Record) -> dict[str, Any]:
-    """The content of "prefloop", with every field in the type it was written with."""
+    """Return the content of "prefloop", with every field in the type it was written with."""
     own = dict(fields.object_of(record.get(OWN) or {}, OWN))
     for name, types in OWN_TYPES.items():
         if name in own and (not isinstance(own[name], types) or isinstance(own[name], bool)):
@@ -135,11 +138,12 @@ def _completion(value: object, may_be_empty: bool) -> Completion:
     if entry.get("sampling") is not None:
         known["sampling"] = fields.object_of(entry["sampling"], "sampling")
     used: tuple[str, ...] = COMPLETION
-    if entry.get("finish_reason") in FINISH_REASONS:  # other reasons ("eos", "tool_calls") stay in the metadata
+    if entry.get("finish_reason") in FINISH_REASONS:  # Other reasons ("eos", "tool_calls") stay in the metadata.
         known["finish_reason"] = entry["finish_reason"]
         used = (*COMPLETION, "finish_reason")
     known["metadata"] = _checked_rest(entry, used)
-    said = entry["text"] if isinstance(entry.get("text"), list) else entry.get("messages")  # a list: spelt-out messages
+    # A list holds spelt-out messages.
+    said = entry["text"] if isinstance(entry.get("text"), list) else entry.get("messages")
     if said is not None:
         made = fields.answer(fields.messages(said, name)[0], local_id, name, **known)
         return replace(made, text=entry["text"]) if isinstance(entry.get("text"), str) else made
@@ -185,7 +189,7 @@ def _ranking(value: object) -> Ranking:
 
 
 def to_record(item: Item) -> dict[str, Any]:
-    """The record that `parse` turns back into an equal item. Fields with default values are left out."""
+    """Return the record that `parse` turns back into an equal item. Fields with default values are left out."""
     prompt = item.prompt
     local = {c.id: c.local_id for c in item.completions}
     derived_prompt_id = prompt_id(prompt.content, prompt.system, prompt.tools)

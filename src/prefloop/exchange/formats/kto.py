@@ -27,11 +27,11 @@ BAD = words(
     " disapprove disapproved invalid \U0001f44e :thumbsdown: \u2717 \u2718 \u274c"
 )
 
-SHADE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # the modifier that colours an emoji
+SHADE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # This is the modifier that colours an emoji.
 
 
 def judged(value: object, name: str) -> bool:
-    """A label as true or false, in any of the forms in which people write one."""
+    """Return a label as true or false, from any of the forms in which people write one."""
     if isinstance(value, bool):
         return value
     said = str(value).strip().casefold().replace(" ", "_") if isinstance(value, str | int | float) else ""

@@ -2,8 +2,8 @@
 
 A Ranker without buckets gives an order. With buckets it gives piles, and only numbered piles have an order ("1 best",
 "2 good"): they become tiers, lowest number first. One pile beside the untouched list ("_") is a partial order. Other
-piles cannot be ranked, and the row's error says so. Cancelled annotations, drafts and predictions are left out. So is
-JSON_MIN, which does not say which control made what.
+piles cannot be ranked, and the row's error says so. Cancelled annotations, drafts and predictions are left out.
+JSON_MIN is left out too, because it does not say which control made what.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prefloop.exchange.build import IMPORTED, build_item, draft
 from prefloop.types import Completion, Item, Ranking
 
 UNSORTED = "_"
-TEXTS = ("body", "html", "text", "title")  # of a list's entry, the first that says something
+TEXTS = ("body", "html", "text", "title")  # The text of a list's entry is the first of these that says something.
 RANKED = ("ranker", "pairwise")
 
 
@@ -68,7 +68,7 @@ def _value(result: Mapping[str, Any]) -> Mapping[str, Any]:
 def _completions(
     data: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Completion], tuple[str, ...]]:
-    """The ranked completions, and the fields of the data that held them."""
+    """Return the ranked completions, and the fields of the data that held them."""
     pair = next((r for r in results if r.get("type") == "pairwise"), None)
     if pair is not None:
         sides = _sides(pair, data)
@@ -97,7 +97,7 @@ def _entry(entry: Mapping[str, Any], name: str) -> Completion:
 
 
 def _sides(pair: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, str]:
-    """The two fields of a pairwise choice: those named by `to_name`, or the only two with similar names."""
+    """Return the two fields of a pairwise choice: those named by `to_name`, or the only two with similar names."""
     named = pair.get("to_name")
     names = named if isinstance(named, list) else [n.strip() for n in str(named or "").split(",")]
     if len(names) == 2 and all(isinstance(n, str) and isinstance(data.get(n), str | list) for n in names):
@@ -147,7 +147,7 @@ def _texts(value: object) -> list[str]:
 
 
 def _who(annotation: Mapping[str, Any]) -> str:
-    """A person's number in Label Studio, and never the e-mail address that some exports hold."""
+    """Return a person's number in Label Studio, and never the e-mail address that some exports hold."""
     by = annotation.get("completed_by")
     if isinstance(by, dict):
         by = by.get("id")
@@ -155,7 +155,7 @@ def _who(annotation: Mapping[str, Any]) -> str:
 
 
 def _tiers(result: Mapping[str, Any], sides: Sequence[str]) -> list[list[str]]:
-    """Tiers, best first; [] if a result is not a ranking."""
+    """Return tiers, best first; [] if a result is not a ranking."""
     if result.get("type") == "pairwise":
         left, right = sides
         orders = {"left": [[left], [right]], "right": [[right], [left]]}
@@ -174,7 +174,7 @@ def _tiers(result: Mapping[str, Any], sides: Sequence[str]) -> list[list[str]]:
 
 
 def _piles(result: Mapping[str, Any]) -> dict[str, list[str]]:
-    """{bucket: ids in order}; without buckets, one entry under the ranker's own name."""
+    """Return {bucket: ids in order}; without buckets, one entry under the ranker's own name."""
     found = _value(result).get("ranker")
     if isinstance(found, list):
         found = {"rank": found}

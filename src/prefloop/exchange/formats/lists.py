@@ -1,8 +1,8 @@
 """Reads lists of answers that published data sets score or rank in their own ways.
 
-UltraFeedback has four answers with four aspects and an overall score, HelpSteer3 two answers with a preference from -3
-to 3, Nectar seven ranked answers, and NeMo `context` and `completions` with ranks. Answers in rows of their own are
-read by `rated`. HelpSteer3's individual votes are left out, and UltraFeedback's critiques are kept as metadata.
+UltraFeedback has four answers with four aspects and an overall score, HelpSteer3 has two answers with a preference from
+-3 to 3, Nectar has seven ranked answers, and NeMo has `context` and `completions` with ranks. Answers in rows of their
+own are read by `rated`. HelpSteer3's individual votes are left out, and UltraFeedback's critiques are kept as metadata.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _objects(record: Record, name: str) -> list[Mapping[str, Any]]:
 
 
 def rankings(scores: Mapping[str, Mapping[str, float]]) -> list[Ranking]:
-    """One ranking for each criterion with at least two scores, from {criterion: {local id: score}}."""
+    """Return one ranking for each criterion with at least two scores, from {criterion: {local id: score}}."""
     return [
         draft(IMPORTED, criterion, by_score(of), ratings={local: {criterion: score} for local, score in of.items()})
         for criterion, of in scores.items()
@@ -44,7 +44,10 @@ def fits_ultrafeedback(record: Record) -> bool:
 
 
 def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
-    """A ranking for each aspect, and one for the overall score. Ratings are text; "N/A" is unranked."""
+    """Yield items with a ranking for each aspect, and one for the overall score.
+
+    Ratings are text; "N/A" is unranked.
+    """
     (record,) = records
     completions: list[Completion] = []
     scores: dict[str, dict[str, float]] = {}
@@ -56,7 +59,7 @@ def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
         for aspect, judged in fields.object_of(entry.get("annotations") or {}, "annotations").items():
             judged = (
                 judged[0] if isinstance(judged, list) and len(judged) == 1 else judged
-            )  # the first edition of the data set
+            )  # This key is that of the first edition of the data set.
             rating = judged.get("Rating") if isinstance(judged, dict) else None
             if isinstance(rating, Unrepresentable):
                 raise BadRow(f"the Rating of {aspect[:40]!r} is {rating.what}")
@@ -75,7 +78,7 @@ def fits_helpsteer3(record: Record) -> bool:
 
 
 def parse_helpsteer3(records: Sequence[Record]) -> Iterable[Item]:
-    """`overall_preference` below 0 prefers response 1, above 0 response 2, and 0 is a tie."""
+    """Yield items. `overall_preference` below 0 prefers response 1, above 0 response 2, and 0 is a tie."""
     (record,) = records
     preference = fields.number(record.get("overall_preference"), "overall_preference")
     tiers = [["c0", "c1"]] if preference == 0 else [["c0"], ["c1"]] if preference < 0 else [["c1"], ["c0"]]
@@ -98,7 +101,7 @@ def fits_nectar(record: Record) -> bool:
 
 
 def parse_nectar(records: Sequence[Record]) -> Iterable[Item]:
-    """Rank 1 is best; equal ranks tie."""
+    """Yield items. Rank 1 is best; equal ranks tie."""
     (record,) = records
     entries = _objects(record, "answers")
     yield build_item(
@@ -117,7 +120,7 @@ def fits_nemo(record: Record) -> bool:
 
 
 def parse_nemo(records: Sequence[Record]) -> Iterable[Item]:
-    """The lowest rank is best; equal ranks tie."""
+    """Yield items. The lowest rank is best; equal ranks tie."""
     (record,) = records
     entries = _objects(record, "completions")
     yield build_item(

@@ -21,7 +21,7 @@ def fits_tree(record: Record) -> bool:
 
 
 def parse_tree(records: Sequence[Record]) -> Iterator[Item | BadRow]:
-    """One item for each group of replies of which at least two have a rank. Lower is better, and equal ranks tie.
+    """Yield one item for each group of replies of which at least two have a rank. Lower is better, and equal ranks tie.
 
     Deleted replies are left out. A reply without a rank stays in the list, unranked.
     """
@@ -77,7 +77,7 @@ def fits_replies(record: Record) -> bool:
 
 
 def parse_replies(records: Sequence[Record]) -> Iterable[Item]:
-    """`prompt`, `responses` and a rank for each; lower is better, equal ranks tie."""
+    """Yield items from `prompt`, `responses` and a rank for each; lower is better, equal ranks tie."""
     (record,) = records
     responses = fields.items_of(record.get("responses"), "responses")
     ranks = fields.items_of(record.get("ranks"), "ranks")
@@ -99,7 +99,7 @@ def parse_replies(records: Sequence[Record]) -> Iterable[Item]:
 
 
 def _turns(text: str) -> Content:
-    """ "Human: ... Assistant: ..." as messages if the turns alternate; any other text as it is."""
+    """Return "Human: ... Assistant: ..." as messages if the turns alternate; any other text as it is."""
     _, *parts = TURN.split(text)
     names, said = parts[::2], parts[1::2]
     expected = ["Assistant" if i % 2 else "Human" for i in range(len(names))]

@@ -30,7 +30,8 @@ USED = (
 )
 ABOUT = re.compile(r"(.*[_.-])?(chosen|rejected)([_.-]|$)", re.IGNORECASE)
 NUMBERED = re.compile(r"[_.-]?\d+$")
-STOPS = frozenset({FieldLook.VERDICT, FieldLook.NUMBERED})  # scores beside a verdict are metadata
+# Scores beside a verdict are metadata, so they do not stop an import.
+STOPS = frozenset({FieldLook.VERDICT, FieldLook.NUMBERED})
 REJECTED = "rejected_response"
 ASSISTANT = "\n\nAssistant:"
 
@@ -44,12 +45,12 @@ def fits(record: Record) -> bool:
 
 
 def _answers_in_chat(record: Record) -> bool:
-    """Whether the chat ends with the chosen answer and the rejected one is beside it, as in ms-swift."""
+    """Return whether the chat ends with the chosen answer and the rejected one is beside it, as in ms-swift."""
     return record.get(REJECTED) is not None and "chosen" not in record
 
 
 def fits_transcripts(record: Record) -> bool:
-    """Whether a record is two whole transcripts as Anthropic publishes them."""
+    """Return whether a record is two whole transcripts as Anthropic publishes them."""
     both = (record.get("chosen"), record.get("rejected"))
     if _has_prompt(record) and not all(_repeats(text, record.get("prompt")) for text in both):
         return False
@@ -57,13 +58,15 @@ def fits_transcripts(record: Record) -> bool:
 
 
 def _last_head(text: str) -> int:
-    """Where the last "Assistant:" ends, after an empty line or on a new line of a transcript; 0 if there is none."""
+    """Return where the last "Assistant:" ends, after an empty line or on a new line of a transcript; 0 if there is
+    none.
+    """
     heads = (ASSISTANT, ASSISTANT[1:]) if text.lstrip().startswith("Human:") else (ASSISTANT,)
     return next((at + len(head) for head in heads if (at := text.rfind(head)) >= 0), 0)
 
 
 def _repeats(text: object, prompt: object) -> bool:
-    """Whether a transcript begins with the prompt that is given beside it."""
+    """Return whether a transcript begins with the prompt that is given beside it."""
     if not isinstance(text, str) or not isinstance(prompt, str) or not text.lstrip().startswith("Human:"):
         return False
     return _bare(text).startswith(_bare(prompt))
@@ -74,7 +77,10 @@ def _bare(text: str) -> str:
 
 
 def uses(record: Record) -> tuple[str, ...]:
-    """`chosen_model` or `rejected-rating` describe the two answers; `rejected_2` would be a third one."""
+    """Return the used fields.
+
+    `chosen_model` or `rejected-rating` describe the two answers, but `rejected_2` would be a third.
+    """
     about = (name for name in record if ABOUT.match(name) and not NUMBERED.search(name))
     return (*USED, *fields.prompt_fields(record), *about)
 
@@ -85,7 +91,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
 
 
 def parse_transcripts(records: Sequence[Record]) -> Iterable[Item]:
-    """The prompt ends with the last "\\n\\nAssistant:" that both transcripts share.
+    """Yield items of two transcripts. The prompt ends with the last "\n\nAssistant:" that both share.
 
     Where they part before the last turn (about 1 pair in 400) the answers hold the turns that follow, as text.
     """
@@ -124,8 +130,8 @@ TRANSCRIPTS = Format(
 
 
 def pair_item(record: Record, prompt: Prompt, chosen: Completion, rejected: Completion) -> Item:
-    """An item with completions c0 (chosen) and c1 (rejected) and one ranking of them."""
-    fields.optional_number(record, "margin")  # kept with the metadata, but it has to be a number
+    """Return an item with completions c0 (chosen) and c1 (rejected) and one ranking of them."""
+    fields.optional_number(record, "margin")  # The margin is kept with the metadata, but it has to be a number.
     scores = [fields.optional_number(record, name) for name in ("score_chosen", "score_rejected")]
     scored = {local: {"score": score} for local, score in zip(("c0", "c1"), scores, strict=True) if score is not None}
     tie = chosen.answer == rejected.answer or (len(scored) == 2 and scores[0] == scores[1])
@@ -161,7 +167,7 @@ def _split(record: Record) -> tuple[Prompt, Completion, Completion]:
 
 
 def _split_text(chosen: str, rejected: str) -> tuple[Prompt, Completion, Completion]:
-    """TRL's rule: the prompt is the common beginning, without a space at its end."""
+    """Split two texts by TRL's rule: the prompt is their common beginning, without a space at its end."""
     end = len(os.path.commonprefix([chosen, rejected]))
     if end and chosen[end - 1] == " ":
         end -= 1
@@ -178,7 +184,7 @@ Turns = tuple[Message, ...]
 
 
 def _split_messages(record: Record, chosen: Turns, rejected: Turns) -> tuple[Prompt, Completion, Completion]:
-    """Message lists hold the answer alone, or the whole conversation with the prompt at its start."""
+    """Split two message lists, which hold the answer alone, or the whole conversation with the prompt at its start."""
     prompt = fields.prompt_of(record) if _has_prompt(record) else None
     if prompt is not None and isinstance(prompt.content, tuple):
         start = len(prompt.content)
@@ -207,7 +213,7 @@ def answering(turns: Turns, name: str) -> Turns:
 
 
 def shared_turns(chosen: Turns, rejected: Turns) -> int:
-    """How many messages both begin with. It stops before a turn of the assistant, so that each has an answer."""
+    """Return how many messages both begin with. It stops before a turn of the assistant, so that each has an answer."""
     longest = min(len(chosen), len(rejected)) - 1
     same = next((i for i in range(longest) if chosen[i] != rejected[i]), longest)
     while same and (chosen[same].role != "assistant" or rejected[same].role != "assistant"):

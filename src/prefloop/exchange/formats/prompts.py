@@ -12,7 +12,7 @@ from prefloop.types import Demonstration, Prompt
 
 
 def _chat(record: Record) -> str | None:
-    """The field with a whole chat that ends with the assistant, if no other field holds the answer."""
+    """Return the field with a whole chat that ends with the assistant, if no other field holds the answer."""
     if fields.answer_name(record) is not None:
         return None
     name = next((name for name in fields.CHATS if record.get(name)), None)
@@ -24,13 +24,13 @@ def _chat(record: Record) -> str | None:
 
 def uses_demonstration(record: Record) -> tuple[str, ...]:
     chat = _chat(record)
-    # UltraChat repeats the first question of `messages` as `prompt`
+    # UltraChat repeats the first question of `messages` as `prompt`.
     asked = fields.prompt_fields({chat: record[chat]}) if chat else fields.prompt_fields(record)
     return (*asked, chat or fields.answer_name(record) or fields.ANSWERS[0], *_repeated(record, chat))
 
 
 def _repeated(record: Record, chat: str | None) -> tuple[str, ...]:
-    """`prompt`, if it repeats what the chat says."""
+    """Return the field `prompt`, if it repeats what the chat says."""
     turns, prompt = record.get(chat or ""), record.get("prompt")
     if not isinstance(turns, list) or not prompt:
         return ()
@@ -52,7 +52,7 @@ def fits_demonstration(record: Record) -> bool:
 
 
 def parse_demonstration(records: Sequence[Record]) -> Iterable[Demonstration]:
-    """A demonstration. In a chat (`messages`) it is the last turn, and the prompt is everything before."""
+    """Yield a demonstration. In a chat (`messages`) it is the last turn, and the prompt is everything before."""
     (record,) = records
     used = uses_demonstration(record)
     chat = _chat(record)
@@ -80,7 +80,7 @@ def parse_prompt(records: Sequence[Record]) -> Iterable[Prompt]:
     (record,) = records
     prompt = fields.prompt_of(record)
     last = "user" if isinstance(prompt.content, str) else prompt.content[-1].role
-    if last not in SPEAKERS and fields.prompt_name(record) in fields.CHATS:  # this field might be the answer
+    if last not in SPEAKERS and fields.prompt_name(record) in fields.CHATS:  # This field might be the answer.
         raise BadRow(
             f"the last message is by {quoted(last)}: rename it to user, or to assistant where it is the answer"
         )

@@ -36,7 +36,7 @@ def uses(record: Record) -> tuple[str, ...]:
 
 
 def prompt_key(record: Record) -> str:
-    """The id of the prompt. Raises BadRow for an unusable row, so that the rest of its list can be used."""
+    """Return the id of the prompt. Raises BadRow for an unusable row, so that the rest of its list can be used."""
     for name in (*ATTRIBUTES, *RATINGS):
         if record.get(name) is not None:
             fields.scored(record[name], name)
@@ -44,7 +44,7 @@ def prompt_key(record: Record) -> str:
 
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
-    """A ranking for each attribute that at least two answers have. Equal scores tie."""
+    """Yield a ranking for each attribute that at least two answers have. Equal scores tie."""
     if len(records) < 2:
         raise BadRow("a ranking needs at least two completions; only one row here has this prompt")
     completions: list[Completion] = []

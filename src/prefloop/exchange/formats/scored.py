@@ -24,7 +24,7 @@ STOPS = frozenset({FieldLook.VERDICT, FieldLook.ANSWER, FieldLook.NUMBERED})
 
 
 def _listed(record: Record) -> tuple[str, list[Any]] | None:
-    """The field with at least two answers, and these answers."""
+    """Return the field with at least two answers, and these answers."""
     for name in ANSWERS:
         value = record.get(name)
         if isinstance(value, list) and len(value) > 1:
@@ -33,7 +33,7 @@ def _listed(record: Record) -> tuple[str, list[Any]] | None:
 
 
 def _scores(record: Record) -> dict[str, list[Any]]:
-    """The scores in each field that has one for every answer, or in every answer itself."""
+    """Return the scores in each field that has one for every answer, or in every answer itself."""
     name, answers = _listed(record) or ("", [])
     if answers and all(isinstance(answer, dict) and _text_name(answer) for answer in answers):
         held = {name: [answer.get(name) for answer in answers] for name in SCORES}
@@ -57,7 +57,7 @@ def uses(record: Record) -> tuple[str, ...]:
 
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
-    """Higher scores are better, and equal ones tie. An answer whose score is null is not ranked."""
+    """Yield items. Higher scores are better, and equal ones tie. An answer whose score is null is not ranked."""
     (record,) = records
     name, answers = _listed(record) or ("responses", [])
     scores = _scores(record)
@@ -84,7 +84,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
 
 
 def _answer(value: Any, local: str, model: object) -> Completion:
-    """An answer: text or messages, or an object with its text and its scores."""
+    """Return an answer from text or messages, or from an object with its text and its scores."""
     name = _text_name(value) if isinstance(value, dict) and not {"role", "from"} & value.keys() else None
     if name is None:
         return replace(fields.completion(value, local, "an answer"), model=model if isinstance(model, str) else None)
@@ -115,7 +115,7 @@ def uses_many(record: Record) -> tuple[str, ...]:
 
 
 def parse_many(records: Sequence[Record]) -> Iterable[Item]:
-    """Each chosen answer is better than each rejected one. Chosen ones tie, and so do rejected ones."""
+    """Yield items. Each chosen answer is better than each rejected one. Chosen ones tie, and so do rejected ones."""
     (record,) = records
     chosen, rejected = (fields.items_of(record.get(name), name) for name in SIDES)
     listed = [(f"c{i}", text) for i, text in enumerate([*chosen, *rejected])]
@@ -143,7 +143,7 @@ def fits_prism(record: Record) -> bool:
 
 
 def parse_prism(records: Sequence[Record]) -> Iterable[Item | BadRow]:
-    """An item for each turn, with the answers of several models, the chosen one, and the score of each.
+    """Yield an item for each turn, with the answers of several models, the chosen one, and the score of each.
 
     The conversation goes on with the chosen answer.
     """

@@ -1,7 +1,7 @@
-"""Two answers side by side and a verdict in a field of its own: how most published comparisons are laid out.
+"""Reads two answers side by side with a verdict in a field of its own, which is how most comparisons are published.
 
-PKU-SafeRLHF, AlpacaFarm, WebGPT, HelpSteer2's preferences, SHP, summarize_from_feedback and OpenAI's preference
-fine-tuning. Arenas are in `arena`.
+It reads PKU-SafeRLHF, AlpacaFarm, WebGPT, HelpSteer2's preferences, SHP, summarize_from_feedback and OpenAI's
+preference fine-tuning. Arenas are in `arena`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _two(
     prompt: Prompt | None = None,
     models: tuple[str, str] | None = None,
 ) -> Item:
-    """An item of two answers, each text or messages; `models` are the fields that say who wrote them."""
+    """Return an item of two answers, each text or messages; `models` are the fields that say who wrote them."""
     said = [fields.completion(record.get(name), f"c{place}", name) for place, name in enumerate(names)]
     return build_item(
         prompt or fields.prompt_of(record),
@@ -70,7 +70,10 @@ def uses_safer(record: Record) -> tuple[str, ...]:
 
 
 def parse_safer(records: Sequence[Record]) -> Iterable[Item]:
-    """`better_response_id` is about helpfulness, `safer_response_id` about harmlessness, which an unsafe one lacks."""
+    """Yield items. `better_response_id` is about helpfulness, `safer_response_id` about harmlessness.
+
+    An unsafe answer lacks harmlessness.
+    """
     (record,) = records
     safe = {f"c{i}": judged(record[name], name) for i, name in enumerate(SAFE) if record.get(name) is not None}
     found = []
@@ -100,7 +103,7 @@ def uses_alpaca_farm(record: Record) -> tuple[str, ...]:
 
 
 def parse_alpaca_farm(records: Sequence[Record]) -> Iterable[Item]:
-    """`preference` 1 prefers output_1, 2 output_2; 0 and 1.5 are ties, and what lies between leans to one side."""
+    """Yield items. `preference` 1 prefers output_1, 2 output_2; 0 and 1.5 are ties, and others lean to one side."""
     (record,) = records
     value = fields.number(record.get("preference"), "preference")
     if value != 0 and not 1 <= value <= 2:
@@ -119,12 +122,12 @@ def fits_webgpt(record: Record) -> bool:
 
 
 def uses_webgpt(record: Record) -> tuple[str, ...]:
-    about = (name for name in record if name.startswith(("tokens_", "quotes_")))  # fields of either answer
+    about = (name for name in record if name.startswith(("tokens_", "quotes_")))  # Either answer has such fields.
     return ("question", *ANSWERS, *SCORES, *fields.prompt_fields(record), *about)
 
 
 def parse_webgpt(records: Sequence[Record]) -> Iterable[Item]:
-    """The answer with the higher score is better; equal scores (both 0) are a tie."""
+    """Yield items. The answer with the higher score is better; equal scores (both 0) are a tie."""
     (record,) = records
     scores = [fields.number(record.get(name), name) for name in SCORES]
     rated = {f"c{place}": {"score": score} for place, score in enumerate(scores)}
@@ -154,7 +157,7 @@ def uses_strength(record: Record) -> tuple[str, ...]:
 
 
 def parse_strength(records: Sequence[Record]) -> Iterable[Item]:
-    """`preference_strength` below 0 prefers response_1, above 0 response_2, and 0 is a tie."""
+    """Yield items. `preference_strength` below 0 prefers response_1, above 0 response_2, and 0 is a tie."""
     (record,) = records
     value = fields.number(record.get("preference_strength"), "preference_strength")
     ranking = draft(IMPORTED, PREFERENCE, _by_number(0, value), metadata={"preference_strength": value})
@@ -175,7 +178,7 @@ def uses_shp(record: Record) -> tuple[str, ...]:
 
 
 def parse_shp(records: Sequence[Record]) -> Iterable[Item]:
-    """`labels` 1 prefers the first, 0 the second. The votes of both are kept as ratings."""
+    """Yield items. `labels` 1 prefers the first answer, 0 the second. The votes of both are kept as ratings."""
     (record,) = records
     first = judged(record.get("labels"), "labels")
     votes = {f"c{i}": fields.optional_number(record, name) for i, name in enumerate(("score_A", "score_B"))}
@@ -197,7 +200,7 @@ def uses_summaries(record: Record) -> tuple[str, ...]:
 
 
 def parse_summaries(records: Sequence[Record]) -> Iterable[Item]:
-    """`choice` is the place of the better summary of a post or article."""
+    """Yield items. `choice` is the place of the better summary of a post or article."""
     (record,) = records
     info = fields.object_of(record.get("info"), "info")
     name = "post" if info.get("post") else "article"
@@ -233,7 +236,7 @@ def uses_openai(record: Record) -> tuple[str, ...]:
 
 
 def parse_openai(records: Sequence[Record]) -> Iterable[Item]:
-    """`input.messages` are the prompt; what else `input` holds is kept with it."""
+    """Yield items. `input.messages` are the prompt; what else `input` holds is kept with it."""
     (record,) = records
     asked = record.get("input")
     given: Mapping[str, Any] = asked if isinstance(asked, dict) else {"messages": asked}
@@ -258,7 +261,7 @@ def uses_stack(record: Record) -> tuple[str, ...]:
 
 
 def parse_stack(records: Sequence[Record]) -> Iterable[Item]:
-    """`response_j` had more votes than `response_k`."""
+    """Yield items. `response_j` had more votes than `response_k`."""
     (record,) = records
     yield _two(record, VOTED, [draft(IMPORTED, PREFERENCE, FIRST)], fields.prompt_fields(record))
 

@@ -15,7 +15,7 @@ from prefloop.exchange.build import ACCEPTABLE, IMPORTED, build_item, draft
 from prefloop.exchange.formats.kto import judged
 from prefloop.types import Completion, Item, Prompt
 
-RIGHT = 0.5  # a label that is a share of rollouts which came out right counts as right from here
+RIGHT = 0.5  # A label may be a share of rollouts that came out right; from here on it counts as right.
 
 
 def fits(record: Record) -> bool:
@@ -38,7 +38,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
 def solution(
     prompt: Prompt, steps: Sequence[str], labels: Sequence[Any], id: str | None, metadata: Mapping[str, Any]
 ) -> Item:
-    """One answer of which each step has a label."""
+    """Return an item with one answer, of which each step has a label."""
     rated = [_label(label) for label in labels]
     if not steps or len(steps) != len(rated):
         raise BadRow(f"{len(steps)} completions and {len(rated)} labels: every step needs one label")
@@ -50,7 +50,7 @@ def solution(
 
 
 def _label(value: object) -> float:
-    """1 for right, 0 for wrong, or a share in between."""
+    """Return 1 for right, 0 for wrong, or a share in between."""
     if isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
     if isinstance(value, float | int | str | bool):
@@ -77,9 +77,10 @@ def fits_prm800k(record: Record) -> bool:
 
 
 def parse_prm800k(records: Sequence[Record]) -> Iterable[Item]:
-    """TRL's conversion of PRM800K: one answer for each alternative that was not continued, and one for the chosen path.
+    """Yield items from TRL's conversion of PRM800K.
 
-    A step is right if it is rated 1, and wrong if 0 or -1. A step that a person wrote is right.
+    Each alternative that was not continued gives one answer, and so does the chosen path. A step is right if it is
+    rated 1, and wrong if 0 or -1. A step that a person wrote is right.
     """
     (record,) = records
     question = fields.object_of(record.get("question"), "question")
@@ -118,7 +119,7 @@ def _path(prompt: Prompt, path: Sequence[tuple[str, bool]], left: Mapping[str, A
 
 # -- Math-Shepherd -----------------------------------------------------------------------------------------------------
 
-TAG = "\u043a\u0438"  # what ends each step of `input`; `label` has + or - in its places
+TAG = "\u043a\u0438"  # Each step of `input` ends with this tag; `label` has + or - in its places.
 FIRST = "Step 1:"
 
 

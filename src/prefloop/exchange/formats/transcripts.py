@@ -7,12 +7,13 @@ import re
 from prefloop.exchange.base import BadRow
 from prefloop.types import Demonstration, Item, Prompt
 
-# at the start of a line only: answers that play the person's part within a turn ("Assistant: Human: Yes") are answers
+# Only the start of a line counts: answers that play the person's part within a turn ("Assistant: Human: Yes") are
+# answers.
 _SPACED, _LINES = re.compile(r"\n\n(Human|Assistant):"), re.compile(r"\n(Human|Assistant):")
 
 
 def whole(result: Prompt | Demonstration | Item) -> None:
-    """Raises BadRow if an answer to a transcript ends with the person's turn."""
+    """Raise BadRow if an answer to a transcript ends with the person's turn."""
     if isinstance(result, Prompt):
         return
     said = [answer.text for answer in result.completions] if isinstance(result, Item) else [result.text]
