@@ -51,6 +51,22 @@ def _exists(dotted: str) -> bool:
     return False
 
 
+NAME_IN_FILE = re.compile(r"`([\w.]+)`\s+(?:in|of)\s+`(src/[\w/]+\.py)`")
+
+
+@pytest.mark.parametrize("path", DOCS, ids=name_of)
+def test_a_name_that_a_document_places_in_a_file_is_in_that_file(path: Path) -> None:
+    placed = NAME_IN_FILE.findall(path.read_text(encoding="utf-8"))
+    wrong = [(name, file) for name, file in placed if not _defines((ROOT / file).read_text(encoding="utf-8"), name)]
+    assert not wrong
+
+
+def _defines(text: str, dotted: str) -> bool:
+    return all(
+        re.search(rf"^ *(?:class|def) {part}\b|^ *{part}\b[^\n]*=", text, re.MULTILINE) for part in dotted.split(".")
+    )
+
+
 def test_there_are_examples() -> None:
     assert EXAMPLES
 
