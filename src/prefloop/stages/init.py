@@ -121,7 +121,7 @@ def render(values: Mapping[str, Any], scratch: bool) -> str:
         known.setdefault(section, {})[name] = (default, meaning)
     document = tomlkit.document()
     document.add(tomlkit.comment("A prefloop project. Lines with # show the default; take the # away to change one."))
-    document.add(tomlkit.comment("Every setting: docs/config.md, or prefloop VERB --help."))
+    document.add(tomlkit.comment("Every setting: docs/config.md, or prefloop COMMAND --help."))
     for section, rows in known.items():
         given = values.get(section, {})
         table = tomlkit.table()
