@@ -119,12 +119,16 @@ checkpoint_every = 4
 
 [align]
 steps = 4
-prompts = 4
 max_tokens = 8
 lr = 0.003
+checkpoint_every = 1
+
+[align.rollout]
+prompts = 4
+
+[align.evaluation]
 eval_every = 2
 eval_prompts = 8
-checkpoint_every = 1
 
 [evaluate]
 prompts = 8

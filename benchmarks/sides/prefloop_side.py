@@ -37,16 +37,20 @@ def settings(work: dict[str, Any]) -> str:
         f'[model]\npath = {json.dumps(work["policy"])}\ndtype = "{work["dtype"]}"\n',
         f"[data]\nheldout = {0 if kind in ONLINE else 0.02}\n",  # the other side learns from every prompt
     ]
-    often = f"eval_every = {FAR}\ncheckpoint_every = {FAR}\n"
+    looking, saving = f"eval_every = {FAR}\n", f"checkpoint_every = {FAR}\n"
+    often = looking + saving
     budget = f"token_budget = {work['token_budget']}\n" if work.get("token_budget") else ""
     if kind in ONLINE:
         lines.append(
-            f'[align]\nalgorithm = "{kind}"\nsteps = {steps}\nprompts = {work["prompts"]}\nk = {work["k"]}\n'
-            f'max_tokens = {work["max_tokens"]}\nminibatches = 1\nlr = 3e-4\nkl_budget = 1e9\nmissing_eos = "off"\n'
-            f"eval_prompts = 2\n{often}{budget}[algorithms.{kind}]\nkl = 0.05\n"
+            f'[align]\nalgorithm = "{kind}"\nsteps = {steps}\nmax_tokens = {work["max_tokens"]}\nlr = 3e-4\n'
+            f"{saving}{budget}"
+            f'[align.rollout]\nprompts = {work["prompts"]}\nk = {work["k"]}\nminibatches = 1\nmissing_eos = "off"\n'
+            f"[align.evaluation]\nkl_budget = 1e9\neval_prompts = 2\n{looking}"
+            f"[algorithms.{kind}]\nkl = 0.05\n"
         )
     if kind == "dpo":
-        lines.append(f'[align]\nalgorithm = "dpo"\nlists = {work["batch"]}\nlr = 1e-4\n{often}{budget}')
+        lines.append(f'[align]\nalgorithm = "dpo"\nlists = {work["batch"]}\nlr = 1e-4\n{saving}{budget}')
+        lines.append(f"[align.evaluation]\n{looking}")
     if kind == "reward":
         lines.append(
             f"[reward]\nepochs = 1\nbatch = {work['batch']}\nlr = 1e-4\nmax_tokens = {work['max_length']}\n"

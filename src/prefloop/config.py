@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prefloop.config_problems import explain, holds_nul, may_be_left_out, problems
+from prefloop.config_problems import explain, holds_nul, may_be_left_out, problems, settings_of
 from prefloop.effects import SCRATCH, refuse_unused
 from prefloop.errors import ConfigError
 
@@ -28,9 +28,15 @@ class Section(BaseModel):
     neutral: ClassVar[tuple[str, ...]] = ()  # These settings change speed, memory or safety, and no result.
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide a stage's outcome: all, with the neutral ones at their defaults."""
-        fields = type(self).model_fields
-        return self.model_dump() | {key: fields[key].default for key in self.neutral}
+        """The settings that decide a stage's outcome, by name: all, with the neutral ones at their defaults.
+
+        Those of a part, as `[align.rollout]`, stand among them: a name is used once in a section and its parts.
+        """
+        found: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = field.default if name in self.neutral else getattr(self, name)
+            found |= value.deciding() if isinstance(value, Section) else {name: value}
+        return found
 
 
 class Project(Section):
@@ -182,49 +188,69 @@ class Reward(Optimiser):
     normalise_prompts: int = Field(128, ge=2, description="prompts sampled to set reward mean 0 and sd 1")
 
 
+class Rollout(Section):
+    """What an online algorithm samples in each step, and how it learns from that batch."""
+
+    prompts: int = Field(32, ge=1, description="prompts a step")
+    k: int = Field(2, ge=1, description="completions a prompt (num_generations in TRL)")
+    temperature: float = Field(1.0, gt=0, description="of sampling, and of the logprobs that are optimised")
+    missing_eos: Literal["subtract", "replace", "off"] = Field("subtract", description="what a cut-off answer costs")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="in units of the normalised reward")
+    epochs: int = Field(1, ge=1, description="passes over one rollout batch")
+    minibatches: int = Field(2, ge=1, description="optimiser steps a pass")
+    staleness: int = Field(
+        0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"
+    )
+
+
+class AlignEvaluation(Section):
+    """How `align` looks at its policy on validation prompts: the looks choose the checkpoint and may end the run."""
+
+    eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
+    eval_prompts: int = Field(64, ge=1, description="held-out prompts of each")
+    kl_budget: float = Field(
+        25.0, gt=0, description="online: nats a sequence from the reference on held-out prompts; then stop"
+    )
+
+
 class Align(Optimiser):
+    """What every algorithm has in common; its parts say how an online one samples, and how the policy is evaluated."""
+
+    offline: ClassVar[dict[str, str]] = {"epochs": "passes", "prompts": "lists"}  # what offline algorithms have instead
+
     algorithm: str = Field("ppo", description="which algorithm; prefloop align --help lists them")
+    steps: int = Field(60, ge=1, description="online: steps, each with a rollout batch of its own")
+    passes: float = Field(1, gt=0, description="offline: passes over the rankings")
+    lists: int = Field(32, ge=1, description="offline: lists a step")
     lr: float | None = Field(None, gt=0, description="of the policy, at its peak; none = by the model's width")
     critic_lr: float | None = Field(None, gt=0, description="none = lr, or by the model's width")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "linear", description='after the warm-up: "cosine", "linear" or "constant"'
     )
     warmup: float = Field(0.0, ge=0, le=1, description="share of steps with a rising learning rate")
-    steps: int = Field(60, ge=1, description="online: rollout batches")
-    prompts: int = Field(32, ge=1, description="online: prompts a step")
-    k: int = Field(2, ge=1, description="online: completions a prompt in each step")
-    epochs: int = Field(1, ge=1, description="online: passes over one rollout batch")
-    minibatches: int = Field(2, ge=1, description="online: optimiser steps a pass")
-    passes: float = Field(1, gt=0, description="offline (dpo): passes over the rankings")
-    lists: int = Field(32, ge=1, description="offline (dpo): lists a step")
-    temperature: float = Field(1.0, gt=0, description="of sampling, and of the logprobs that are optimised")
-    max_tokens: int = Field(128, ge=1, description="longest completion")
-    missing_eos: Literal["subtract", "replace", "off"] = Field("subtract", description="what a cut-off answer costs")
-    missing_eos_penalty: float = Field(1.0, ge=0, description="in units of the normalised reward")
-    ptx: float = Field(0.0, ge=0, description="weight of supervised loss on demonstrations mixed into each step")
-    average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is evaluated and saved")
-    kl_budget: float = Field(
-        25.0, gt=0, description="nats a sequence from the reference on held-out prompts; then stop"
+    max_tokens: int = Field(128, ge=1, description="longest completion, sampled to learn from or to evaluate")
+    ptx: float = Field(
+        0.0, ge=0, description="online: weight of supervised loss on demonstrations mixed into each step"
     )
-    eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
-    eval_prompts: int = Field(64, ge=1, description="held-out prompts of each")
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is evaluated and saved")
     checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints; changes no result")
     frozen_dtype: Literal["float32", "bfloat16"] | None = Field(
         None,
         description="of the reference and the reward models, which are not trained; none = as they are. What that does "
         "to the KL is measured and taken out of it: kl_baseline in docs/metrics.md",
     )
-    staleness: int = Field(
-        0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"
-    )
     reward: str | None = Field(
         None, description='what is optimised: a scorer, a name or "file.py:function"; none = the round\'s reward models'
     )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
+    rollout: Rollout = Field(Rollout(), description="samples of an online algorithm")
+    evaluation: AlignEvaluation = Field(AlignEvaluation(), description="looks at the policy while it learns")
 
     def deciding(self) -> dict[str, Any]:
         """With staleness the checkpoints count too, since no sample is made ahead across a checkpoint."""
-        found = super().deciding() | ({"checkpoint_every": self.checkpoint_every} if self.staleness else {})
+        found = super().deciding()
+        if self.rollout.staleness:
+            found["checkpoint_every"] = self.checkpoint_every
         for new in ("reward", "passes", "lists"):  # runs of versions without these settings are still the same runs
             if found[new] == type(self).model_fields[new].default:
                 del found[new]
@@ -325,7 +351,8 @@ def _for_another(written: Mapping[str, Any], table: Mapping[str, Any]) -> Iterat
         if isinstance(there, dict) and isinstance(now, dict):
             default = Config.model_fields[section].annotation.model_fields[switch].default  # type: ignore[union-attr]
             if there.get(switch, default) != now.get(switch, default):
-                yield from (f"{section}.{key}" for key in there if there[key] == now.get(key))
+                kept = settings_of({section: now}, Config)
+                yield from (k for k, v in settings_of({section: there}, Config).items() if v == kept.get(k))
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
@@ -345,7 +372,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override}: {part} is a value, not a section")
-    if value == "none" and len(parts) == 2 and may_be_left_out(Config, *parts):
+    if value == "none" and may_be_left_out(Config, parts):
         table.pop(parts[-1], None)
     else:
         table[parts[-1]] = value

@@ -5,6 +5,7 @@ Everything here is told the model of all settings (`config.Config`), so that it 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import types
 import typing
@@ -17,6 +18,25 @@ from prefloop.errors import suggest
 
 Model = type[BaseModel]
 
+TRL = {  # what TRL calls the same setting, for those who come from there
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "num_ppo_epochs": "epochs",
+    "num_iterations": "epochs",
+    "num_mini_batches": "minibatches",
+    "num_generations": "k",
+    "max_completion_length": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "response_length": "max_tokens",
+    "max_length": "max_tokens",
+    "max_grad_norm": "clip_norm",
+    "warmup_ratio": "warmup",
+    "lr_scheduler_type": "schedule",
+    "eval_steps": "eval_every",
+    "save_steps": "checkpoint_every",
+}
+
 
 def holds_nul(value: object) -> bool:
     if isinstance(value, str):
@@ -25,54 +45,111 @@ def holds_nul(value: object) -> bool:
     return any(map(holds_nul, inner))
 
 
+def sections(model: Model, section: str = "") -> Iterator[tuple[str, Model]]:
+    """(name, class) of every section, a part after the section that it belongs to: "align", then "align.rollout"."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            key = f"{section}.{name}" if section else name
+            yield key, field.annotation
+            yield from sections(field.annotation, key)
+
+
+def places(model: Model, section: str, name: str) -> list[str]:
+    """The dotted keys of a setting by its name, in a section or one of its parts: align, k -> ["align.rollout.k"]."""
+    known = dict(sections(model))
+    among = [f"{key}.{name}" for key, of in known.items() if key.split(".")[0] == section and name in of.model_fields]
+    return [key for key in among if key not in known]
+
+
+def settings_of(table: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """{dotted key: value} of every setting in a table of settings; a mapping that is a setting stays whole."""
+    known, found = dict(sections(model)), dict[str, Any]()
+
+    def walk(inner: Mapping[str, Any], path: str) -> None:
+        for name, value in inner.items():
+            key = f"{path}.{name}" if path else name
+            if key in known and isinstance(value, Mapping):
+                walk(value, key)
+            else:
+                found[key] = value
+
+    walk(table, "")
+    return found
+
+
+def as_now(table: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """The settings in the manifest of a run, where they stand now: `[align] k` of old runs is in `[align.rollout]`."""
+    known, found = dict(sections(model)), copy.deepcopy(dict(table))
+    for key, value in settings_of(table, model).items():
+        section, _, name = key.partition(".")
+        if section in known and name not in known[section].model_fields and (moved := places(model, section, name)):
+            del found[section][name]
+            found[section].setdefault(moved[0].split(".")[1], {})[name] = value
+    return found
+
+
 def problems(table: Mapping[str, Any], model: Model) -> Iterator[str]:
     """One line for each setting that is "" though it may be left out."""
-    for section, values in table.items():
-        for key, value in values.items() if isinstance(values, Mapping) else ():
-            if value == "" and may_be_left_out(model, section, key):
-                yield f'  {section}.{key} = "" says nothing: leave the line out'
+    for key, value in settings_of(table, model).items():
+        if value == "" and may_be_left_out(model, key.split(".")):
+            yield f'  {key} = "" says nothing: leave the line out'
 
 
-def may_be_left_out(model: Model, section: str, key: str) -> bool:
+def may_be_left_out(model: Model, key: Sequence[str]) -> bool:
     """Whether the setting is none unless somebody sets it."""
-    found = model.model_fields.get(section)
-    fields = getattr(found.annotation, "model_fields", {}) if found else {}
-    return (
-        key in fields and not fields[key].is_required() and fields[key].get_default(call_default_factory=True) is None
-    )
+    found = dict(sections(model)).get(".".join(key[:-1]))
+    field = found.model_fields.get(key[-1]) if found else None
+    return field is not None and not field.is_required() and field.get_default(call_default_factory=True) is None
 
 
 def explain(error: Any, of: Model) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        return f'  unknown key "{key}".{suggest(location[-1], _known_keys(location[:-1], of))}'
+        return f'  unknown key "{key}".{_instead(location, of)}'
     if error["type"] == "literal_error":
         near = difflib.get_close_matches(str(error["input"]), error["ctx"]["expected"].replace("'", "").split(), n=1)
         return f"  {key}: {error['msg']} (got {error['input']!r})" + (f' Did you mean "{near[0]}"?' if near else "")
     return f"  {key}: {error['msg']} (got {error['input']!r})"
 
 
-def _known_keys(section: Sequence[str], of: Model) -> list[str]:
-    model: Any = of
-    for name in section:
-        annotation = model.model_fields[name].annotation
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-        if model is None:
-            return []
-    return list(model.model_fields)
+def _instead(location: Sequence[str], of: Model) -> str:
+    """What to write instead of a key that there is not: where the setting is, by this name, TRL's or one like it."""
+    *inside, name = location
+    known = dict(sections(of))
+    if not inside:
+        near = difflib.get_close_matches(name, list(of.model_fields), n=1, cutoff=0.6)
+        found = [f"[{key}]" for key in known if key.split(".")[1:] == [name]] + [f'"{key}"' for key in near]
+        return f" Did you mean {' or '.join(found)}?" if found else suggest(name, list(of.model_fields))
+    section = ".".join(inside)
+    for called in (name, TRL.get(name, name)):
+        for place in places(of, inside[0], called):
+            offline = getattr(known[inside[0]], "offline", {}).get(called)
+            return (
+                f" Write {called} in [{place.removesuffix(f'.{called}')}], or --set {place}=VALUE."
+                f"{f' Of an offline algorithm it is {offline} in [{inside[0]}].' if offline else ''}"
+            )
+    own = known.get(section)
+    fields = list(own.model_fields) if own else []
+    elsewhere = [
+        key for key, of_part in known.items() if key.startswith(f"{inside[0]}.") for key in of_part.model_fields
+    ]
+    near = difflib.get_close_matches(name, [*fields, *elsewhere], n=1, cutoff=0.6)
+    if near and near[0] not in fields:
+        return f' Did you mean "{places(of, inside[0], near[0])[0]}"?'
+    return suggest(name, fields)
 
 
 def describe(model: Model) -> list[tuple[str, str, str, str]]:
-    """(key, type, default, meaning) of every setting, for docs and help."""
-    rows: list[tuple[str, str, str, str]] = []
-    for section, section_field in model.model_fields.items():
-        annotation = section_field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            for name, field in annotation.model_fields.items():
-                default = field.get_default(call_default_factory=True)
-                rows.append((f"{section}.{name}", _type_name(field.annotation), repr(default), field.description or ""))
-    return rows
+    """(key, type, default, meaning) of every setting, for docs and help. The last part of a key is its name."""
+    known = dict(sections(model))
+    return [
+        (f"{section}.{name}", _type_name(field.annotation), repr(default), field.description or "")
+        for section, fields in known.items()
+        for name, field in fields.model_fields.items()
+        if f"{section}.{name}" not in known
+        for default in [field.get_default(call_default_factory=True)]
+    ]
 
 
 def _type_name(annotation: Any) -> str:

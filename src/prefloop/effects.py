@@ -1,39 +1,36 @@
 """Refuses settings that have no effect, because somebody who sets one expects something of it.
 
 This module finds what can be told from the settings alone, so that `run` reports it before it begins. It does not
-import torch: algorithms are known by name, and tests compare these names with the registry.
+import torch: what it has to know of an algorithm stands in `known_algorithms`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import Any
 
 from prefloop.errors import ConfigError
+from prefloop.known_algorithms import has_critic, is_offline
 
 Config = Any  # prefloop.config.Config, which imports this module
 
-OFFLINE = {
-    "dpo"
-}  # algorithms that learn from rankings and draw no samples; an algorithm that a program registers is added
-WITH_CRITIC = {"ppo"}
-
 _ONLINE_ONLY = {
     "steps": "it goes over the rankings [align] passes times",
-    "prompts": "it learns from lists; [align] lists says how many a step takes",
-    "epochs": "[align] passes says how often it goes over the rankings",
-    "k": "it draws no samples",
-    "minibatches": "each step is one update; [align] lists says how many lists it takes",
-    "missing_eos": "it draws no samples",
-    "missing_eos_penalty": "it draws no samples",
     "ptx": "it mixes in no demonstrations",
-    "kl_budget": "no KL stops it; [algorithms.{name}] beta holds it to the reference",
     "frozen_dtype": "the reference is asked once, and the store keeps what it said for every run",
-    "staleness": "it draws no samples",
     "reward": "it learns from the rankings themselves",
+    "rollout.prompts": "it learns from lists; [align] lists says how many a step takes",
+    "rollout.k": "it draws no samples",
+    "rollout.epochs": "[align] passes says how often it goes over the rankings",
+    "rollout.minibatches": "each step is one update; [align] lists says how many lists it takes",
+    "rollout.missing_eos": "it draws no samples",
+    "rollout.missing_eos_penalty": "it draws no samples",
+    "rollout.staleness": "it draws no samples",
+    "evaluation.kl_budget": "no KL stops it; [algorithms.{name}] beta holds it to the reference",
 }
 # `reward` reads this too, for the samples that it normalises on, so that in the TOML it always has an effect.
-_OF_SAMPLES = ("align.temperature",)
+_OF_SAMPLES = ("align.rollout.temperature",)
 SCRATCH = (
     "text",
     "vocab_size",
@@ -70,25 +67,25 @@ def _sample_and_annotate(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _align(config: Config) -> Iterator[tuple[str, str]]:
-    align = config.align
+    align, rollout = config.align, config.align.rollout
     name = align.algorithm
-    if name in OFFLINE:
+    if is_offline(name):
         for key, why in _ONLINE_ONLY.items():
             yield f"align.{key}", f"{name} does not use it: {why.format(name=name)}"
-    if name not in WITH_CRITIC:
+    if not has_critic(name):
         yield "align.critic_lr", f"{name} has no critic"
-    if name in OFFLINE:
+    if is_offline(name):
         return
-    yield "align.passes", f"{name} draws samples; [align] steps and epochs say how long it learns from them"
-    yield "align.lists", f"{name} draws samples; [align] prompts says how many prompts a step takes"
+    yield "align.passes", f"{name} draws samples; [align] steps and [align.rollout] epochs say how long it learns"
+    yield "align.lists", f"{name} draws samples; [align.rollout] prompts says how many prompts a step takes"
     if align.reward is not None:
         yield "align.reward_weights", f"[align] reward = {align.reward!r} takes the place of the reward models"
-    if align.missing_eos == "off":
-        yield "align.missing_eos_penalty", 'missing_eos = "off"'
-    if align.minibatches > align.prompts:
-        yield "align.minibatches", f"the {align.prompts} prompts of a step cannot be cut into more parts"
-    if 1 in (align.checkpoint_every, align.eval_every):
-        yield "align.staleness", "samples are fresh after each checkpoint and evaluation, which come every step"
+    if rollout.missing_eos == "off":
+        yield "align.rollout.missing_eos_penalty", 'missing_eos = "off"'
+    if rollout.minibatches > rollout.prompts:
+        yield "align.rollout.minibatches", f"the {rollout.prompts} prompts of a step cannot be cut into more parts"
+    if 1 in (align.checkpoint_every, align.evaluation.eval_every):
+        yield "align.rollout.staleness", "samples are fresh after each checkpoint and evaluation, which come every step"
 
 
 def _run(config: Config) -> Iterator[tuple[str, str]]:
@@ -104,10 +101,15 @@ def unused(config: Config) -> dict[str, str]:
 
 
 def _is_set(config: Config, key: str) -> bool:
-    name, field = key.split(".")
-    section = getattr(config, name)
+    section, field = _section(config, key)
     default = type(section).model_fields[field].get_default(call_default_factory=True)
     return field in section.model_fields_set and getattr(section, field) != default
+
+
+def _section(config: Config, key: str) -> tuple[Any, str]:
+    """The section that a dotted key lies in, and its name there."""
+    *path, field = key.split(".")
+    return reduce(getattr, path, config), field
 
 
 def refuse_unused(config: Config, where: str, but: Iterable[str] = ()) -> None:
@@ -120,13 +122,12 @@ def refuse_unused(config: Config, where: str, but: Iterable[str] = ()) -> None:
 
 
 def _shown(config: Config, key: str) -> str:
-    name, field = key.split(".")
-    return repr(getattr(getattr(config, name), field))
+    return repr(getattr(*_section(config, key)))
 
 
 def refuse_for_align(config: Config, overrides: Iterable[str]) -> None:
     """Raise ConfigError for a setting of samples that is given to `prefloop align`, where its algorithm draws none."""
-    if config.align.algorithm not in OFFLINE:
+    if not is_offline(config.align.algorithm):
         return
     asked = {override.partition("=")[0].strip() for override in overrides}
     for key in _OF_SAMPLES:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefloop import effects
-from prefloop.algorithms import registry
+from prefloop import known_algorithms
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -24,7 +23,4 @@ def environment() -> dict[str, str]:
 def registered() -> Iterator[None]:
     """What a test registers is forgotten after it."""
     yield
-    for name in registry._registered:
-        effects.OFFLINE.discard(name)
-        effects.WITH_CRITIC.discard(name)
-    registry._registered.clear()
+    known_algorithms.registered.clear()

@@ -15,6 +15,8 @@ import prefloop
 from prefloop import record
 from prefloop.algorithms.dpo import Dpo
 from prefloop.algorithms.rloo import Rloo
+from prefloop.config import Config
+from prefloop.config_problems import places
 from prefloop.errors import ConfigError, DataError
 
 SHORT = {"steps": 3, "prompts": 4, "k": 2, "max_tokens": 8, "eval_every": 3}
@@ -69,7 +71,7 @@ def test_a_command_and_a_method_make_the_same_run(project: prefloop.Project) -> 
     """What one did, the other finds done."""
     from prefloop.cli.main import run
 
-    sets = [part for key, value in SHORT.items() for part in ("--set", f"align.{key}={value}")]
+    sets = [part for key, value in SHORT.items() for part in ("--set", f"{places(Config, 'align', key)[0]}={value}")]
     assert run(["reward", "-C", str(project.root), "-q"]) == 0
     assert run(["align", "-C", str(project.root), "-q", "--algorithm", "rloo", *sets]) == 0
     assert project.reward().skipped

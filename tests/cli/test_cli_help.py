@@ -62,7 +62,7 @@ def test_every_verb_says_what_it_does_with_an_example(prefloop: Callable, verb: 
 @pytest.mark.parametrize("verb", SECTIONS)
 def test_the_help_of_a_verb_lists_every_key_of_its_section(prefloop: Callable, verb: str) -> None:
     said = prefloop(verb, "--help")
-    keys = [key.split(".")[1] for key, *_ in describe(Config) if key.startswith(f"{SECTIONS[verb]}.")]
+    keys = [key.rpartition(".")[2] for key, *_ in describe(Config) if key.startswith(f"{SECTIONS[verb]}.")]
     assert keys and all(f"{key} = " in said.out for key in keys)
 
 
@@ -76,7 +76,7 @@ def test_every_setting_is_in_the_settings_page() -> None:
     for section in Config.model_fields:
         assert f"## [{section}" in text
     for key, *_ in describe(Config):
-        assert f"| `{key.split('.')[1]}` |" in text
+        assert f"| `{key.rpartition('.')[2]}` |" in text
 
 
 def test_every_exit_code_of_an_error_is_in_the_commands_page() -> None:

@@ -99,7 +99,13 @@ def test_a_new_project_with_prompts_only_goes_round_the_loop(
     """No demonstrations: sft is left out, everything else runs; the second time nothing is left to do."""
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {n} things."}) + "\n" for n in range(30)))
-    small = ("align.steps=2", "align.prompts=4", "align.max_tokens=6", "sample.max_tokens=6", "evaluate.max_tokens=6")
+    small = (
+        "align.steps=2",
+        "align.rollout.prompts=4",
+        "align.max_tokens=6",
+        "sample.max_tokens=6",
+        "evaluate.max_tokens=6",
+    )
     settings = [part for s in (*small, "crowd.scorer=length", "project.threads=1") for part in ("--set", s)]
     root = tmp_path / "new"
     assert prefloop("init", root, "--model", tiny_model, *settings).code == 0

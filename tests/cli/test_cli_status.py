@@ -10,7 +10,7 @@ from pathlib import Path
 from prefloop.config import load_config
 from prefloop.store import ProjectLock, Store, put_address
 
-QUICK = ("--set", "align.steps=1", "--set", "align.eval_every=1")
+QUICK = ("--set", "align.steps=1", "--set", "align.evaluation.eval_every=1")
 
 
 def test_status_follows_the_loop_and_writes_nothing(prefloop: Callable, tiny_project: Path) -> None:

@@ -14,9 +14,10 @@ from torch import Tensor
 from toy_batches import assert_same, dirty, learn, noise, outputs, raw_batch, read_mask, ready, wrap
 
 from prefloop.algorithms import base
-from prefloop.algorithms.registry import ALGORITHMS, kind_of, make, names, options_of
+from prefloop.algorithms.registry import kind_of, make, names, options_of
 from prefloop.batch import LogprobBatch, ReferencedBatch
 from prefloop.errors import ConfigError
+from prefloop.known_algorithms import ALGORITHMS
 
 ALL = names()
 # options that switch on code the defaults leave off

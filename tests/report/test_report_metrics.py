@@ -49,9 +49,11 @@ eval_every = 1
 normalise_prompts = 4
 [align]
 steps = 2
+max_tokens = 6
+[align.rollout]
 prompts = 4
 k = 2
-max_tokens = 6
+[align.evaluation]
 eval_every = 1
 eval_prompts = 4
 [evaluate]

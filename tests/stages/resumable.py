@@ -67,15 +67,17 @@ normalise_prompts = 8
 algorithm = "ppo"
 lr = 3e-3
 steps = 10
-prompts = 4
-k = 2
-epochs = 2
 max_tokens = 10
 ptx = 0.1
 average = 0.9
+checkpoint_every = 3
+[align.rollout]
+prompts = 4
+k = 2
+epochs = 2
+[align.evaluation]
 eval_every = 4
 eval_prompts = 8
-checkpoint_every = 3
 [algorithms.ppo]
 kl_target = 0.5
 kl_horizon = 100.0
@@ -85,8 +87,11 @@ STAGES: dict[str, tuple[Callable[[Project], Any], list[str]]] = {
     "sft": (sft, []),
     "reward": (reward, []),
     "ppo": (align, ["align.lr=1e-2"]),
-    "grpo": (align, ["align.algorithm=grpo", "align.k=3"]),
-    "stale": (align, ["align.algorithm=grpo", "align.k=3", "align.staleness=1", "align.checkpoint_every=4"]),
+    "grpo": (align, ["align.algorithm=grpo", "align.rollout.k=3"]),
+    "stale": (
+        align,
+        ["align.algorithm=grpo", "align.rollout.k=3", "align.rollout.staleness=1", "align.checkpoint_every=4"],
+    ),
     "dpo": (align, ["align.algorithm=dpo", "align.lists=4", "align.passes=4"]),
 }
 

@@ -61,7 +61,7 @@ def killed(base: Path) -> Path:
         (["align.lr=0.002"], "align.lr: 0.003 then, 0.002 now"),
         (["align.passes=13"], "align.passes: 12.0 then, 13.0 now"),
         (["align.lists=5"], "align.lists: 4 then, 5 now"),
-        (["align.eval_every=5"], "align.eval_every: 4 then, 5 now"),
+        (["align.evaluation.eval_every=5"], "align.evaluation.eval_every: 4 then, 5 now"),
         (["align.average=0.5"], "align.average: 0.9 then, 0.5 now"),
         (["project.seed=4"], "project.seed: 3 then, 4 now"),
         (["data.heldout=0.4"], "data.heldout: 0.25 then, 0.4 now"),

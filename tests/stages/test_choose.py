@@ -78,7 +78,7 @@ def aligned(judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With three runs in round 0: one, one by other settings, and one that learns nothing."""
     root = tmp_path_factory.mktemp("aligned") / "project"
     shutil.copytree(judged, root)
-    for overrides in ([], ["align.k=4", "align.prompts=8", "align.lr=0.03"], ["align.lr=1e-9"]):
+    for overrides in ([], ["align.rollout.k=4", "align.rollout.prompts=8", "align.lr=0.03"], ["align.lr=1e-9"]):
         with Project.open(root, overrides, quiet=True) as project:
             align(project)
     return root
@@ -176,8 +176,8 @@ def test_the_report_shows_every_run_of_the_round_in_one_table(project: Project) 
     assert [run["run"] for run in runs] == ["align-001", "align-002", "align-003"]
     assert [run["unchanged"] for run in runs] == [False, False, True]
     assert sum(run["chosen"] for run in runs) == 1
-    assert runs[0]["differs"] == {"align.k": 2, "align.lr": 0.003, "align.prompts": 4}
-    assert runs[1]["differs"]["align.k"] == 4 and runs[2]["differs"]["align.lr"] == 1e-9
+    assert runs[0]["differs"] == {"align.rollout.k": 2, "align.lr": 0.003, "align.rollout.prompts": 4}
+    assert runs[1]["differs"]["align.rollout.k"] == 4 and runs[2]["differs"]["align.lr"] == 1e-9
     assert all(name in page for name in ("align-001", "align-002", "align-003", "no new policy"))
 
 
@@ -241,7 +241,7 @@ def test_a_collapse_is_named_when_it_happens_and_is_never_the_result(judged: Pat
     measured = {"accuracy": 0.51, "low": 0.4, "high": 0.62, "pairs": 40, "prompts": 9}
     learnt = json.loads(place.read_text())
     write_json_atomic(place, learnt | {"heldout": learnt["heldout"] | measured})
-    wild = ["align.lr=3.0", "align.clip_norm=1000.0", "algorithms.ppo.kl=0.0", "align.kl_budget=1e9"]
+    wild = ["align.lr=3.0", "align.clip_norm=1000.0", "algorithms.ppo.kl=0.0", "align.evaluation.kl_budget=1e9"]
     with Project.open(root, wild) as project:
         result = align(project).result
         said = capsys.readouterr().err

@@ -14,8 +14,11 @@ from resumable import WORDS
 
 from prefloop import config as settings
 from prefloop.algorithms.registry import make, names
-from prefloop.effects import OFFLINE, WITH_CRITIC, refuse_for_align
+from prefloop.config_problems import describe, places
+from prefloop.effects import refuse_for_align
 from prefloop.errors import ConfigError
+from prefloop.known_algorithms import ALGORITHMS as KNOWN
+from prefloop.known_algorithms import is_offline
 from prefloop.project.project import Outcome, Project
 from prefloop.stages.align import align, check_options
 from prefloop.stages.sample import sample
@@ -54,10 +57,12 @@ lr = 1e-3
 normalise_prompts = 4
 [align]
 lr = 1e-3
-prompts = 4
 max_tokens = 6
+[align.rollout]
+prompts = 4
 """
-ONLINE = ("steps=2", "k=2", "minibatches=2", "eval_every=2", "eval_prompts=2", "checkpoint_every=2")
+FEW = "evaluation.eval_prompts=2"
+ONLINE = ("steps=2", "rollout.k=2", "rollout.minibatches=2", "evaluation.eval_every=2", FEW, "checkpoint_every=2")
 ALGORITHMS = names("online", "offline")
 CHANGED: dict[str, dict[str, str]] = {  # another value than the default and than the project's
     "align": {
@@ -187,9 +192,17 @@ def made(root: Path, stage: str, overrides: list[str]) -> tuple[bool, str]:
     return outcome.skipped, total.hexdigest()
 
 
+def named(stage: str) -> set[str]:
+    """The settings of a section and its parts; each name is used once in them."""
+    keys = [key for key, *_ in describe(settings.Config) if key.split(".")[0] == stage]
+    found = {key.rpartition(".")[2] for key in keys}
+    assert len(found) == len(keys)
+    return found
+
+
 def check(root: Path, stage: str, key: str, usual: list[str], plain: str) -> None:
     """One setting, changed: another result, or an error that names it; and none where it is said to be neutral."""
-    asked = [*usual, f"{stage}.{key}={CHANGED[stage][key]}"]
+    asked = [*usual, f"{places(settings.Config, stage, key)[0]}={CHANGED[stage][key]}"]
     section = getattr(settings, stage.capitalize())
     if key in section.neutral:
         assert made(root, stage, asked)[0], f"{stage}.{key} is said to change no result"
@@ -206,9 +219,9 @@ def check(root: Path, stage: str, key: str, usual: list[str], plain: str) -> Non
     "algorithm", [pytest.param(a, marks=[pytest.mark.slow] if a in ("grpo", "rloo") else []) for a in ALGORITHMS]
 )
 def test_every_setting_of_align_has_an_effect_or_is_refused(project: Path, algorithm: str) -> None:
-    assert set(CHANGED["align"]) == set(settings.Align.model_fields) - {"algorithm"}
+    assert set(CHANGED["align"]) == named("align") - {"algorithm"}
     usual = [f"align.algorithm={algorithm}"]
-    usual += [f"align.{setting}" for setting in (("eval_prompts=2",) if algorithm in OFFLINE else ONLINE)]
+    usual += [f"align.{setting}" for setting in ((FEW,) if is_offline(algorithm) else ONLINE)]
     _, plain = made(project, "align", usual)
     for key in CHANGED["align"]:
         check(project, "align", key, usual, plain)
@@ -216,16 +229,20 @@ def test_every_setting_of_align_has_an_effect_or_is_refused(project: Path, algor
 
 @pytest.mark.parametrize("stage", ["sft", "sample", pytest.param("reward", marks=pytest.mark.slow)])
 def test_every_setting_of_the_other_stages_has_an_effect_or_is_refused(project: Path, stage: str) -> None:
-    section = getattr(settings, stage.capitalize())
-    assert set(CHANGED[stage]) == set(section.model_fields)
+    assert set(CHANGED[stage]) == named(stage)
     _, plain = made(project, stage, [])
     for key in CHANGED[stage]:
         check(project, stage, key, [], plain)
 
 
-def test_the_names_that_settings_depend_on_are_those_of_the_registry() -> None:
-    assert set(OFFLINE) == set(names("offline"))
-    assert set(WITH_CRITIC) == {name for name in names("online") if "value" in make(name).needs}
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_settings_know_of_an_algorithm_is_true_of_its_class(name: str) -> None:
+    made, known = make(name), KNOWN[name]
+    assert made.name == name
+    assert known.critic == ("critic" in made.trains) == ("value" in getattr(made, "needs", ()))
+    assert (known.kind == "online") == hasattr(made, "credit") and (known.kind == "reward") == (
+        made.trains == ("reward",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,17 +255,17 @@ def test_the_names_that_settings_depend_on_are_those_of_the_registry() -> None:
         ("[annotate]\noverlap_share = 0\noverlap_many = 5", "annotate.overlap_many"),
         ("[annotate]\noverlap_many = 1\noverlap_share = 0.5", "annotate.overlap_share"),
         ("[annotate]\nlease_minutes = 90\nlease_hours = 1", "annotate.lease_hours"),
-        ('[align]\nalgorithm = "dpo"\nkl_budget = 5', "align.kl_budget"),
+        ('[align]\nalgorithm = "dpo"\nevaluation.kl_budget = 5', "align.evaluation.kl_budget"),
         ('[align]\nalgorithm = "dpo"\nreward = "length"', "align.reward"),
-        ('[align]\nalgorithm = "dpo"\nepochs = 3', "align.epochs"),
-        ('[align]\nalgorithm = "dpo"\nprompts = 8', "align.prompts"),
+        ('[align]\nalgorithm = "dpo"\nrollout.epochs = 3', "align.rollout.epochs"),
+        ('[align]\nalgorithm = "dpo"\nrollout.prompts = 8', "align.rollout.prompts"),
         ('[align]\nalgorithm = "grpo"\npasses = 3', "align.passes"),
         ("[align]\nlists = 3", "align.lists"),
         ('[align]\nreward = "length"\nreward_weights = {quality = 1.0}', "align.reward_weights"),
         ('[align]\nalgorithm = "rloo"\ncritic_lr = 0.1', "align.critic_lr"),
-        ('[align]\nmissing_eos = "off"\nmissing_eos_penalty = 3', "align.missing_eos_penalty"),
-        ("[align]\nprompts = 2\nminibatches = 4", "align.minibatches"),
-        ("[align]\nstaleness = 1\neval_every = 1", "align.staleness"),
+        ('[align]\nrollout.missing_eos = "off"\nrollout.missing_eos_penalty = 3', "align.rollout.missing_eos_penalty"),
+        ("[align]\nrollout.prompts = 2\nrollout.minibatches = 4", "align.rollout.minibatches"),
+        ("[align]\nrollout.staleness = 1\nevaluation.eval_every = 1", "align.rollout.staleness"),
         ('[run]\nrounds = 3\nstages = ["sft", "report"]', "run.rounds"),
         ('[run]\nignore = {"a.jsonl" = ["label"]}', "run.ignore"),
     ],
@@ -257,7 +274,7 @@ def test_a_file_with_a_setting_that_nothing_reads_is_refused_by_its_name(asked: 
     with pytest.raises(ConfigError, match=f"{named} = .* would have no effect: "):
         settings.make_config(tomllib.loads(asked))
     section, _, rest = asked.partition("\n")
-    others = [line for line in rest.splitlines() if not line.startswith(named.split(".")[1])]
+    others = [line for line in rest.splitlines() if not line.startswith(named.split(".", 1)[1])]
     settings.make_config(tomllib.loads("\n".join([section, *others])))  # the same without it
 
 
@@ -265,12 +282,12 @@ def test_what_a_file_says_for_its_own_algorithm_stays_where_a_command_takes_anot
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = project.parent / "ppo.toml"
-    file.write_text(TOML + "steps = 7\nptx = 0.5\n")
+    file.write_text(TOML.replace("[align]\n", "[align]\nsteps = 7\nptx = 0.5\n"))
     assert settings.load_config(file, ["align.algorithm=dpo"]).align.ptx == 0.5
-    for overrides in (["align.algorithm=dpo", "align.ptx=0.25"], ["align.algorithm=dpo", "align.k=3"]):
+    for overrides in (["align.algorithm=dpo", "align.ptx=0.25"], ["align.algorithm=dpo", "align.rollout.k=3"]):
         with pytest.raises(ConfigError, match="no effect"):
             settings.load_config(file, overrides)
-    file.write_text(TOML + 'ptx = 0.5\nalgorithm = "dpo"\n')
+    file.write_text(TOML.replace("[align]\n", '[align]\nptx = 0.5\nalgorithm = "dpo"\n'))
     with pytest.raises(ConfigError, match=r"align.ptx = 0.5 would have no effect: dpo"):
         settings.load_config(file)
 
@@ -287,10 +304,14 @@ def test_what_a_file_says_for_its_own_algorithm_stays_where_a_command_takes_anot
 def test_an_option_without_effect_or_misspelt_is_refused_in_any_section(
     options: Mapping[str, Any], message: str
 ) -> None:
-    config = settings.make_config({"align": {"minibatches": 1}, "algorithms": options})
+    config = settings.make_config({"align": {"rollout": {"minibatches": 1}}, "algorithms": options})
     with pytest.raises(ConfigError, match=message):
         check_options(config)
-    check_options(settings.make_config({"align": {"epochs": 2}, "algorithms": {"ppo": {"clip": 0.1, "kl_target": 6}}}))
+    check_options(
+        settings.make_config(
+            {"align": {"rollout": {"epochs": 2}}, "algorithms": {"ppo": {"clip": 0.1, "kl_target": 6}}}
+        )
+    )
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,12 @@ def test_what_the_last_step_was_measured_at_is_the_result(
         return measure(*given)
 
     monkeypatch.setattr(owner, measures, counted)
-    settings = ["sft.eval_every=1000", "reward.eval_every=1000", "align.eval_every=1000", "align.algorithm=dpo"]
+    settings = [
+        "sft.eval_every=1000",
+        "reward.eval_every=1000",
+        "align.evaluation.eval_every=1000",
+        "align.algorithm=dpo",
+    ]
     with Project.open(tmp_path / "project", settings, quiet=True) as project:
         stage(project)
         run = find_run(project.root, name)

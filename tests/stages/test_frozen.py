@@ -60,7 +60,7 @@ def test_the_kl_of_the_first_evaluation_is_zero_to_the_bit_however_many_tokens_i
     """From 256 tokens on, frozen models are read by compiled code, which rounds differently."""
     root = tmp_path / "project"
     build(root, with_reward=True)
-    many = ["align.steps=1", "align.eval_prompts=64", "data.heldout=0.95", "align.max_tokens=40"]
+    many = ["align.steps=1", "align.evaluation.eval_prompts=64", "data.heldout=0.95", "align.max_tokens=40"]
     with Project.open(root, many, quiet=True) as project:
         align(project)
         run = find_run(root, "align")

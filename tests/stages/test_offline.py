@@ -77,8 +77,8 @@ def test_before_anything_is_learnt_half_of_the_pairs_are_in_order(tmp_path: Path
     assert first["examples"] == 4 and last["examples"] == (outcome.result["lists"] % 4 or 4)
 
 
-WILD = ["align.algorithm=dpo", "align.lists=4", "align.passes=2", "align.eval_every=1", "align.clip_norm=1000.0",
-        "align.average=0", "align.schedule=constant"]  # fmt: skip
+WILD = ["align.algorithm=dpo", "align.lists=4", "align.passes=2", "align.evaluation.eval_every=1",
+        "align.clip_norm=1000.0", "align.average=0", "align.schedule=constant"]  # fmt: skip
 
 
 def test_answers_say_which_weights_of_a_run_without_samples_are_kept(tmp_path: Path, capsys: Any) -> None:

@@ -16,10 +16,10 @@ def test_demonstrations_are_learnt_at_temperature_one_whatever_samples_are_drawn
     """Before the first update the supervised loss is the starting policy's: no sampling temperature changes it."""
     root = tmp_path / "project"
     build(root, with_reward=True)
-    once = ["align.steps=1", "align.epochs=1", "align.minibatches=1", "align.ptx=0.5"]
+    once = ["align.steps=1", "align.rollout.epochs=1", "align.rollout.minibatches=1", "align.ptx=0.5"]
     found = {}
     for temperature in (1.0, 0.5):
-        with Project.open(root, [*once, f"align.temperature={temperature}"], quiet=True) as project:
+        with Project.open(root, [*once, f"align.rollout.temperature={temperature}"], quiet=True) as project:
             align(project)
             run = find_run(root, "align")
             assert run is not None

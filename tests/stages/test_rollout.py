@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from prefloop.algorithms.registry import make
-from prefloop.config import Align
+from prefloop.config import Rollout
 from prefloop.engine.base import Engine, Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.engine.scripted import ScriptedEngine
@@ -53,7 +53,7 @@ PROMPTS = [Prompt("the cat"), Prompt("a dog ran"), Prompt("mat")]
 
 def rolled(engine: Engine, tokenization: Tokenization, k: int = 3, name: str = "x", **settings: Any) -> Any:
     encoded = [(p, tokenization.encode_prompt(p)) for p in PROMPTS]
-    return roll_out(engine, tokenization, Length(), encoded, k, Sampling(8), Align(**settings), name, "v1")
+    return roll_out(engine, tokenization, Length(), encoded, k, Sampling(8), Rollout(**settings), name, "v1")
 
 
 def test_every_prompt_has_its_group_and_every_row_its_own_tokens(
@@ -120,7 +120,7 @@ def test_the_same_name_gives_the_same_samples_and_another_name_others(
 def test_a_cut_off_answer_costs_what_the_settings_say(engine: LocalEngine, tokenization: Tokenization) -> None:
     reward, ended = torch.tensor([2.0, 3.0]), torch.tensor([True, False])
     for rule, expected in [("subtract", [2.0, 1.5]), ("replace", [2.0, -1.5]), ("off", [2.0, 3.0])]:
-        assert eos_rule(reward, ended, Align(missing_eos=rule, missing_eos_penalty=1.5)).tolist() == expected
+        assert eos_rule(reward, ended, Rollout(missing_eos=rule, missing_eos_penalty=1.5)).tolist() == expected
     rolls = rolled(engine, tokenization, missing_eos="subtract", missing_eos_penalty=100.0)
     for score, got, stop in zip(rolls.scores.total, rolls.batch.reward, rolls.batch.ended, strict=True):
         assert float(got) == pytest.approx(score if stop else score - 100.0)

@@ -1,4 +1,4 @@
-"""`[align] staleness = 1`: stale samples are corrected with the probabilities they were drawn with."""
+"""`[align.rollout] staleness = 1`: stale samples are corrected with the probabilities they were drawn with."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ def test_the_ratio_is_to_the_policy_that_sampled_even_where_the_sampler_is_not_t
     monkeypatch.setattr(train_policy, "AGREES", -1.0)
     root = tmp_path / "project"
     build(root, with_reward=True)
-    settings = ["align.algorithm=grpo", "align.k=3", "align.steps=4", "align.eval_every=9", "align.lr=1e-2"]
-    settings += ["align.average=0", "align.checkpoint_every=9", "align.staleness=1"]
+    settings = [
+        "align.algorithm=grpo",
+        "align.rollout.k=3",
+        "align.steps=4",
+        "align.evaluation.eval_every=9",
+        "align.lr=1e-2",
+    ]
+    settings += ["align.average=0", "align.checkpoint_every=9", "align.rollout.staleness=1"]
     with Project.open(root, settings, quiet=True) as project:
         align(project)
         run = find_run(root, "align")

@@ -192,10 +192,12 @@ epochs = 1
 normalise_prompts = 4
 [align]
 steps = 1
-prompts = 4
 max_tokens = 6
-eval_prompts = 4
 ptx = 0.1
+[align.rollout]
+prompts = 4
+[align.evaluation]
+eval_prompts = 4
 [annotate]
 criterion = "preference"
 [evaluate]

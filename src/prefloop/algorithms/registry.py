@@ -1,4 +1,4 @@
-"""Algorithms by name, and their options checked. Adding one: its file, a line here, a page in docs/algorithms/.
+"""Algorithms by name, and their options checked. Which there are stands in `prefloop.known_algorithms`.
 
 A program that uses prefloop adds its own with `register`; those are known as long as the process lives.
 """
@@ -12,26 +12,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from prefloop import effects
 from prefloop.errors import ConfigError, suggest
+from prefloop.known_algorithms import ALGORITHMS, Kind, Known, known, registered
 from prefloop.source import source_hash
-
-Kind = Literal["supervised", "reward", "offline", "online"]
-
-ALGORITHMS: dict[str, tuple[Kind, str]] = {
-    "sft": ("supervised", "prefloop.algorithms.sft:Sft"),
-    "bradley_terry": ("reward", "prefloop.algorithms.bradley_terry:BradleyTerry"),
-    "plackett_luce": ("reward", "prefloop.algorithms.plackett_luce:PlackettLuce"),
-    "dpo": ("offline", "prefloop.algorithms.dpo:Dpo"),
-    "ppo": ("online", "prefloop.algorithms.ppo:Ppo"),
-    "grpo": ("online", "prefloop.algorithms.grpo:Grpo"),
-    "rloo": ("online", "prefloop.algorithms.rloo:Rloo"),
-}
 
 FIXED = ("trains", "needs")  # what the engine reads, where a class has them as fields: they are no options
 
 
-_registered: dict[str, tuple[Kind, type]] = {}  # by `register`
 _ASKED: dict[str, tuple[str, ...]] = {
     "online": ("trains", "needs", "min_k", "credit", "weight", "loss", "adapt"),
     "offline": ("trains", "weight", "loss"),
@@ -59,43 +46,40 @@ def register(algorithm: _Class, kind: Literal["online", "offline", "reward"] = "
             f"{algorithm.__qualname__} cannot be registered as {kind}: it has no {', '.join(missing)}. What each is "
             "for stands in prefloop.algorithms.base."
         )
-    _registered[name] = (kind, algorithm)
-    effects.OFFLINE.discard(name)
-    effects.WITH_CRITIC.discard(name)
-    if kind == "offline":
-        effects.OFFLINE.add(name)
-    if "critic" in algorithm.trains:  # type: ignore[attr-defined]
-        effects.WITH_CRITIC.add(name)
+    registered[name] = Known(kind, algorithm, critic="critic" in algorithm.trains)  # type: ignore[attr-defined]
     return algorithm
 
 
 def code_of(name: str) -> dict[str, str]:
     """{"algorithm": hash of its source} of one that was registered, as an input of a run; {} of a built-in one."""
-    return {"algorithm": source_hash(_registered[name][1])} if name in _registered else {}
+    return {"algorithm": source_hash(registered[name].where)} if name in registered else {}
 
 
 def names(*kinds: Kind) -> list[str]:
-    return [name for name, (kind, _) in {**ALGORITHMS, **_registered}.items() if not kinds or kind in kinds]
+    return [name for name, found in {**ALGORITHMS, **registered}.items() if not kinds or found.kind in kinds]
 
 
 def kind_of(name: str, *allowed: Kind) -> Kind:
     """The kind of a named algorithm. Raises ConfigError for an unknown name, or one of a kind not allowed here."""
-    if name not in names(*allowed):
+    found = known(name)
+    if found is None or name not in names(*allowed):
         raise ConfigError(f'There is no algorithm "{name}" here.{suggest(name, names(*allowed))}')
-    return _registered[name][0] if name in _registered else ALGORITHMS[name][0]
+    return found.kind
 
 
-def _class(name: str) -> Any:
-    if name in _registered:
-        return _registered[name][1]
-    module, cls_name = ALGORITHMS[name][1].split(":")
+def class_of(name: str) -> Any:
+    found = known(name)
+    assert found is not None  # `kind_of` was asked before
+    if not isinstance(found.where, str):
+        return found.where
+    module, cls_name = found.where.split(":")
     return getattr(import_module(module), cls_name)
 
 
 def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
     """The algorithm with its options. Raises ConfigError for an unknown option (with the nearest right one)."""
     kind_of(name)
-    cls = _class(name)
+    cls = class_of(name)
     known = [f for f in cls.__dataclass_fields__ if f not in FIXED]
     for key in options or {}:
         if key not in known:

@@ -12,6 +12,7 @@ from prefloop.api.functions import ScoreFunction, as_scorer
 from prefloop.api.rankings import RankedList, as_table, ranked_lists
 from prefloop.api.results import typed
 from prefloop.config import CONFIG_NAME, Config, load_config
+from prefloop.config_problems import places
 from prefloop.effects import refuse_for_align
 from prefloop.project.project import Outcome
 from prefloop.project.project import Project as Core
@@ -198,14 +199,15 @@ class Project:
         """Optimise the policy. algorithm: ppo, grpo, rloo, dpo, or one that `prefloop.register` made known.
 
         reward: a function (prompt, completion) -> number, or an object with `score(prompts, texts)`, that takes the
-        place of the reward models. options: of the algorithm, {"kl": 0.1}; settings: of `[align]`.
+        place of the reward models. options: of the algorithm, {"kl": 0.1}; settings: of `[align]` and its parts,
+        by their names: `steps=20, k=4, eval_every=5`.
         """
         from prefloop.stages.align import align
 
         more = settings | ({"algorithm": algorithm} if algorithm else {})
         name = algorithm or self.config.align.algorithm
         project = self._with("align", more, {f"algorithms.{name}": options or {}}, reward=reward)
-        refuse_for_align(project.config, [*self._overrides, *(f"align.{key}=" for key in more)])
+        refuse_for_align(project.config, [*self._overrides, *(f"{_key('align', key)}=" for key in more)])
         return typed(results.Aligned, align(project, round))
 
     def evaluate(
@@ -320,7 +322,7 @@ class Project:
                 values[key] = scorer.name
         changes = {section: values, **(more or {})}
         overrides = _overrides(
-            {f"{part}.{key}": value for part, keys in changes.items() for key, value in keys.items()}
+            {_key(part, key): value for part, keys in changes.items() for key, value in keys.items()}
         )
         if not overrides:
             return core
@@ -343,6 +345,11 @@ def initialise(
 
     named = None if model is None else str(model)
     return init(Path(folder), named, scratch, [Path(text) for text in texts], _overrides(settings))
+
+
+def _key(section: str, name: str) -> str:
+    """The dotted key of a setting that a call names: k of align is "align.rollout.k"."""
+    return next(iter(places(Config, section, name)), f"{section}.{name}")
 
 
 def _overrides(settings: Settings) -> list[str]:

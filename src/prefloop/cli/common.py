@@ -71,8 +71,8 @@ def settings(sections: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]]]
     rows = describe(Config)
     for wanted in sections:
         for key, kind, default, meaning in rows:
-            section, name = key.split(".")
-            if wanted in (section, key):
+            section, _, name = key.rpartition(".")
+            if wanted in (section, section.split(".")[0], key):
                 found.setdefault(section, []).append((f"{name} = {toml(default_of(default))}", meaning or kind))
     return list(found.items())
 

@@ -81,16 +81,20 @@ checkpoint_every = 100
 [align]
 algorithm = "ppo"
 steps = 14
-prompts = 16
-k = 4
-minibatches = 4
 lr = 3e-4
 critic_lr = 1e-3
 max_tokens = 64
+checkpoint_every = 7
+
+[align.rollout]
+prompts = 16
+k = 4
+minibatches = 4
+
+[align.evaluation]
 kl_budget = 30
 eval_every = 7
 eval_prompts = 48
-checkpoint_every = 7
 
 [algorithms.ppo]
 kl = 0.05

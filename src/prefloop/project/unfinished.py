@@ -7,6 +7,7 @@ both values. Settings that change no result (`Section.neutral`, threads) do not 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from pydantic import ValidationError
 
 from prefloop import record
 from prefloop.config import Config
-from prefloop.effects import OFFLINE
+from prefloop.config_problems import as_now, places
 from prefloop.errors import ConfigError
+from prefloop.known_algorithms import is_offline
 from prefloop.record import Run
 
 # what a stage reads beside its own section; only these stages keep what they did so far
 _ALSO: dict[str, tuple[str, ...]] = {
     "sft": (),
     "sample": (),
-    "reward": ("align.temperature", "align.max_tokens"),  # of the samples that it normalises on
+    "reward": ("align.rollout.temperature", "align.max_tokens"),  # of the samples that it normalises on
     "align": (),
 }
 _RANKINGS = ("reward.criteria", "reward.annotators")  # read by algorithms that learn from rankings
@@ -38,7 +40,7 @@ def refuse_other_settings(root: Path, config: Config, stage: str, fingerprint: s
     if not saved and stage != "sample":  # It has no checkpoint, so nothing would be lost.
         return
     try:
-        then = Config.model_validate(run.manifest["config"])
+        then = Config.model_validate(as_now(run.manifest["config"], Config))
     except ValidationError:  # of another version
         return
     changed = [*_changed(stage, then, config), *_changed_code(stage, config, run.manifest["inputs"], inputs)]
@@ -70,11 +72,11 @@ def _newest(root: Path, config: Config, stage: str, inputs: Mapping[str, Any]) -
 
 def _changed(stage: str, then: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
     before, after = getattr(then, stage).deciding(), getattr(now, stage).deciding()
-    yield from ((f"{stage}.{key}", before[key], after[key]) for key in after if before.get(key) != after[key])
-    also = (*_ALSO[stage], *(_RANKINGS if stage == "align" and now.align.algorithm in OFFLINE else ()), *_ALWAYS)
+    changed = [name for name in after if before.get(name) != after[name]]
+    yield from ((places(Config, stage, name)[0], before[name], after[name]) for name in changed)
+    also = (*_ALSO[stage], *(_RANKINGS if stage == "align" and is_offline(now.align.algorithm) else ()), *_ALWAYS)
     for key in also:
-        section, name = key.split(".")
-        old, new = getattr(getattr(then, section), name), getattr(getattr(now, section), name)
+        old, new = (reduce(getattr, key.split("."), config) for config in (then, now))
         if old != new:
             yield key, old, new
     algorithm = {"align": now.align.algorithm, "reward": now.reward.objective}.get(stage, "")

@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from prefloop.config import Config
+from prefloop.config_problems import as_now
 from prefloop.errors import DataError
 from prefloop.record import Run
 from prefloop.report.runs import align_runs
@@ -115,7 +117,7 @@ def _gather(run: Run) -> dict[str, Any]:
         "versions": manifest.get("versions", {}),
         "git": manifest.get("git"),
         "inputs": manifest["inputs"],
-        "config": _redacted(manifest["config"]),
+        "config": as_now(_redacted(manifest["config"]), Config),
         "result": run.result,
         "metrics": columns(run.metrics()),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prefloop.effects import OFFLINE
+from prefloop.known_algorithms import is_offline
 from prefloop.report.charts import INK, MUTED, SERIES, as_share, bars, chart, label, lines
 from prefloop.report.collect import points
 from prefloop.report.metrics import explain
@@ -37,8 +37,7 @@ HELD_OUT = {"accuracy": "heldout_accuracy", "loss": "heldout_loss"}
 def learning_curves(run: Mapping[str, Any]) -> list[Markup]:
     """Training and held-out curves of what an align run logged; its best step marked."""
     metrics, best = run["metrics"], run["result"].get("best_step")
-    settings = run["config"].get("align", {})
-    budget = None if settings.get("algorithm") in OFFLINE else settings.get("kl_budget")
+    budget = _budget(run)
     made = []
     for name in PANELS:
         metric = explain(name)
@@ -51,6 +50,13 @@ def learning_curves(run: Mapping[str, Any]) -> list[Markup]:
             draw = lines(drawn, metric.title, unit, at=best, limit=limit, share=name in SHARES)
             made.append(chart(f"{run['run']}-{name}", alt, draw))
     return made
+
+
+def _budget(run: Mapping[str, Any]) -> float | None:
+    """The KL that ends a run; none of an offline one, which no KL ends."""
+    settings = run["config"].get("align", {})
+    offline = is_offline(settings.get("algorithm", ""))
+    return None if offline else settings.get("evaluation", {}).get("kl_budget")
 
 
 def _curves(metrics: Mapping[str, Any], name: str) -> dict[str, tuple[list[float], list[float]]]:
@@ -75,7 +81,7 @@ def reward_against_kl(run: Mapping[str, Any]) -> Markup | None:
     if len(steps) < 2:
         return None
     x, y = [math.sqrt(max(0.0, kl[s])) for s in steps], [reward[s] for s in steps]
-    best, budget = run["result"].get("best_step"), run["config"].get("align", {}).get("kl_budget")
+    best, budget = run["result"].get("best_step"), _budget(run)
 
     def draw(axes: Any) -> None:
         axes.plot(x, y, color=SERIES[0], marker="o")

@@ -137,7 +137,9 @@ def _turned(aligned: Mapping[str, Any]) -> list[Row]:
     best = max(range(len(steps)), key=lambda i: reward[i])
     fell, spread = reward[best] - reward[-1], points(aligned["metrics"], "eval_reward_std")[1]
     counted = points(aligned["metrics"], "eval_sequences")[1]
-    prompts = counted[-1] if counted else aligned["config"].get("align", {}).get("eval_prompts", 64)
+    prompts = (
+        counted[-1] if counted else aligned["config"].get("align", {}).get("evaluation", {}).get("eval_prompts", 64)
+    )
     noise = 2 * (spread[-1] if spread else 1.0) / prompts**0.5  # two standard errors of the last evaluation
     look = fell > noise and kl[-1] > kl[best]
     if look:

@@ -173,7 +173,7 @@ METRICS = (
         "staleness",
         "Staleness",
         "updates",
-        "How many updates the policy that sampled is behind the one that learns ([align] staleness).",
+        "How many updates the policy that sampled is behind the one that learns ([align.rollout] staleness).",
         "0 or 1",
         "-",
     ),

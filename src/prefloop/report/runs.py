@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefloop.config import Config
+from prefloop.config_problems import settings_of
 from prefloop.report.text import beyond, compact, number, percent, signed, span
 
 Row = dict[str, Any]
@@ -68,9 +70,8 @@ def align_runs(gathered: Sequence[Mapping[str, Any]], chosen: Mapping[int, str |
 def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run as one flat mapping: [align], the options of its algorithm, the seed, its reward models."""
     config = run["config"]
-    align = dict(config.get("align", {}))
-    name = align.pop("algorithm", "")
-    flat = {f"align.{key}": value for key, value in align.items()}
+    flat = settings_of({"align": config.get("align", {})}, Config)
+    name = flat.pop("align.algorithm", "")
     flat |= {f"algorithms.{name}.{key}": value for key, value in config.get("algorithms", {}).get(name, {}).items()}
     flat["project.seed"] = run["seed"]
     rewards = run["inputs"].get("rewards")

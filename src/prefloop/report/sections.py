@@ -132,10 +132,11 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
         reason = f": {run['reason']}" if run["reason"] else ""
         said.append(f"This run is {run['status']}{reason}. Its curves go as far as it got.")
     if result.get("reward_before") is not None:
-        objective = "reward less the price of unfinished answers" if settings.get("missing_eos") != "off" else "reward"
+        rollout, budget = settings.get("rollout", {}), settings.get("evaluation", {}).get("kl_budget", 0)
+        objective = "reward less the price of unfinished answers" if rollout.get("missing_eos") != "off" else "reward"
         said.append(
             f"{words.algorithm_name(run)} ran {result['steps']:,} steps and kept step {result['best_step']:,}, the "
-            f"best on held-out prompts within the KL budget of {settings.get('kl_budget', 0):g} nats: {objective} "
+            f"best on held-out prompts within the KL budget of {budget:g} nats: {objective} "
             f"{signed(result['reward'])} (before: {signed(result['reward_before'])}), "
             f"KL {number(result['kl'], 1)} nats."
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefloop import record
-from prefloop.effects import OFFLINE
+from prefloop.known_algorithms import is_offline
 from prefloop.project.project import Outcome, Project
 from prefloop.training.rankings import ranked_criteria
 
@@ -88,7 +88,7 @@ def _learn(project: Project) -> str:
 
 def _wants_reward_model(project: Project) -> bool:
     """Whether `align` optimises a reward model, not rankings directly or a scorer of the user's own."""
-    return project.config.align.algorithm not in OFFLINE and project.config.align.reward is None
+    return not is_offline(project.config.align.algorithm) and project.config.align.reward is None
 
 
 def _judge(project: Project, round: int) -> str:
@@ -125,10 +125,10 @@ def _no_new_policy(project: Project, round: int, result: Mapping[str, Any]) -> s
     if result.get("warnings"):  # They say that the reward models cannot tell better from worse.
         return f"{ranked}  (no new policy was made: the reward model cannot tell better from worse)"
     if result.get("collapses") or "budget" in str(result.get("stopped")):
-        price = "beta" if algorithm in OFFLINE else "kl"
+        price = "beta" if is_offline(algorithm) else "kl"
         less = f"a smaller [align] lr or a larger [algorithms.{algorithm}] {price}"
         return f"prefloop align, with {less}  (no new policy was made: it went too far from its start)"
-    other = "" if algorithm in OFFLINE else "prefloop align, with a larger [align] lr or more steps; or: "
+    other = "" if is_offline(algorithm) else "prefloop align, with a larger [align] lr or more steps; or: "
     return f"{other}{ranked}  (no new policy was made: no step was better than the start)"
 
 

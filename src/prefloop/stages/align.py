@@ -36,8 +36,9 @@ def check_options(config: Config) -> None:
     idle = {}
     if not options.get("kl_target"):
         idle["kl_horizon"] = "kl_target = 0 keeps the coefficient of the KL fixed"
-    if settings.epochs * settings.minibatches == 1 and not settings.staleness:
-        why = "each sample is learnt from once ([align] epochs and minibatches are 1), before there is anything to clip"
+    rollout = settings.rollout
+    if rollout.epochs * rollout.minibatches == 1 and not rollout.staleness:
+        why = "each sample is learnt from once ([align.rollout] epochs and minibatches are 1): there is nothing to clip"
         idle |= {"clip": why, "value_clip": why}
     for option in sorted(changed & idle.keys()):
         raise ConfigError(f"[algorithms.{settings.algorithm}] {option} would have no effect: {idle[option]}.")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.config import Align
+from prefloop.config import Rollout
 from prefloop.diagnose.collapse import collapsed, signs, text_figures
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Engine, Sampling
@@ -141,7 +141,7 @@ def _measure(
         with project.progress(2, f"evaluate ({mode})") as bar:
             rolls = {}
             for name, engine in engines.items():
-                rolls[name] = roll_out(engine, tokenization, scorer, prompts, k, sampling, Align(), mode, name)
+                rolls[name] = roll_out(engine, tokenization, scorer, prompts, k, sampling, Rollout(), mode, name)
                 bar.update()
         judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
         result[mode] = _compare(engines, rolls, judged, k, settings.bootstrap, seed)

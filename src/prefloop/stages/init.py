@@ -10,7 +10,7 @@ from typing import Any
 import tomlkit
 
 from prefloop.config import CONFIG_NAME, Config, apply_override, make_config
-from prefloop.config_problems import describe
+from prefloop.config_problems import describe, settings_of
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.folder import check_folder
 from prefloop.project.project import Outcome
@@ -36,7 +36,9 @@ _SHOWN: dict[str, tuple[str, ...]] = {
         "partial",
     ),
     "reward": ("objective", "epochs", "batch", "lr", "max_tokens"),
-    "align": ("algorithm", "steps", "prompts", "k", "lr", "max_tokens", "kl_budget"),
+    "align": ("algorithm", "steps", "lr", "max_tokens"),
+    "align.rollout": ("prompts", "k", "temperature"),
+    "align.evaluation": ("eval_every", "eval_prompts", "kl_budget"),
     "evaluate": ("prompts", "max_tokens", "scorer"),
     "run": ("rounds", "stages", "imports"),
 }
@@ -50,6 +52,8 @@ _ABOUT = {
     "annotate": "what people are asked (prefloop annotate)",
     "reward": "reward models",
     "align": "optimising the policy",
+    "align.rollout": "what an online algorithm samples in each step",
+    "align.evaluation": "looks at the policy while it learns",
     "evaluate": "the aligned policy against the reference",
     "run": "what `prefloop run` does",
 }
@@ -117,13 +121,14 @@ def render(values: Mapping[str, Any], scratch: bool) -> str:
     """The text of prefloop.toml: what is given, and beside it other settings as comments that show their defaults."""
     known: dict[str, dict[str, tuple[str, str]]] = {}
     for key, _, default, meaning in describe(Config):
-        section, name = key.split(".")
+        section, _, name = key.rpartition(".")
         known.setdefault(section, {})[name] = (default, meaning)
     document = tomlkit.document()
     document.add(tomlkit.comment("A prefloop project. Lines with # show the default; take the # away to change one."))
-    document.add(tomlkit.comment("Every setting: docs/config.md, or prefloop COMMAND --help."))
+    document.add(tomlkit.comment("Every setting: docs/config.md, or prefloop VERB --help."))
+    told = settings_of(values, Config)
     for section, rows in known.items():
-        given = values.get(section, {})
+        given = {name: told[f"{section}.{name}"] for name in rows if f"{section}.{name}" in told}
         table = tomlkit.table()
         if section in _ABOUT:
             table.comment(_ABOUT[section])
@@ -135,8 +140,10 @@ def render(values: Mapping[str, Any], scratch: bool) -> str:
             default, meaning = rows[name]
             if name not in given and (scratch or name not in _ONLY_SCRATCH) and default != "None":
                 table.add(tomlkit.comment(f"{name} = {toml(default_of(default))}  # {meaning}"))
-        document.add(tomlkit.nl())
-        document.add(section, table)
+        above, _, part = section.rpartition(".")
+        inside: Any = document[above] if above else document
+        inside.add(tomlkit.nl())
+        inside.add(part, table)
     document.add(tomlkit.nl())
     document.add(tomlkit.comment("[algorithms.ppo]  # options of one algorithm, by its name"))
     document.add(tomlkit.comment("kl = 0.05"))

@@ -97,7 +97,7 @@ def train_offline(project: Project, round: int) -> Outcome:
             engine,
             lambda step: [Term(data.batch(order.at(step)), objective)],
             steps=order.steps,
-            eval_every=settings.eval_every,
+            eval_every=settings.evaluation.eval_every,
             checkpoint_every=settings.checkpoint_every,
             evaluate=keeping.evaluate,
             label=f"align {settings.algorithm}",

@@ -50,10 +50,10 @@ def train_policy(project: Project, round: int) -> Outcome:
     settings, seed = project.config.align, project.config.project.seed
     options = project.config.algorithms.get(settings.algorithm, {})
     algorithm: OnlineAlgorithm = make(settings.algorithm, options)
-    if settings.k < algorithm.min_k:
+    if settings.rollout.k < algorithm.min_k:
         raise ConfigError(
             f"{settings.algorithm} needs at least {algorithm.min_k} completions a prompt to form a baseline; "
-            f'[align] k = {settings.k}. Set k = 4 or more, or use algorithm = "ppo".'
+            f'[align.rollout] k = {settings.rollout.k}. Set k = 4 or more, or use algorithm = "ppo".'
         )
     start, reference = project.policy(round).here(), project.reference().here()
     own = project.scorer(settings.reward) if settings.reward is not None else None
@@ -116,7 +116,7 @@ class _Loop:
         if settings.frozen_dtype and isinstance(scorer, ModelScorer):  # the reference follows, once it is measured
             for judge in scorer.reward_models:
                 judge.model.to(getattr(torch, settings.frozen_dtype))
-        models: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.temperature)}
+        models: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.rollout.temperature)}
         if "value" in algorithm.needs:
             critic, critic_tokenization = self._critic(judges, start)
             if critic_tokenization.fingerprint != self.tokenization.fingerprint:
@@ -125,16 +125,16 @@ class _Loop:
                     'policy. Use [reward] start = "policy", or an algorithm without a critic (rloo, grpo).'
                 )
             models["critic"] = critic
-        per_step = settings.epochs * settings.minibatches
+        per_step = settings.rollout.epochs * settings.rollout.minibatches
         lr: dict[Role, float] = {"policy": rate(project, settings.lr, "policy", model)}
         if "critic" in models:
             lr["critic"] = rate(project, settings.critic_lr or settings.lr, "critic", models["critic"].model)
         training = Training(settings, settings.steps * per_step, lr, settings.average)
         everything: dict[Role, torch.nn.Module] = {
             **models,
-            "reference": Policy(frozen, settings.temperature).requires_grad_(False),
+            "reference": Policy(frozen, settings.rollout.temperature).requires_grad_(False),
         }
-        stale = settings.staleness > 0
+        stale = settings.rollout.staleness > 0
         self.engine = make_engine(everything, self.tokenization, seed, project.device, training, own_sampler=stale)
         self.ahead = Ahead(self._roll_out)
         heldout = project.config.data.heldout
@@ -192,7 +192,7 @@ class _Loop:
                 metrics, seconds = self._step(step)
                 self.done = step + 1
                 last = step + 1 == settings.steps
-                if last or (step + 1) % settings.eval_every == 0:
+                if last or (step + 1) % settings.evaluation.eval_every == 0:
                     metrics |= self._evaluate(step + 1)
                 with span("I/O"):
                     self.run.metric(step + 1, metrics)
@@ -225,11 +225,11 @@ class _Loop:
         logged = describe(rolls, batch) | dict(metrics)
         updates: list[Mapping[str, float]] = []
         rng = np.random.default_rng([self.seed, step])
-        for _ in range(settings.epochs):
+        for _ in range(settings.rollout.epochs):
             # a fresh permutation every inner epoch; a prompt's completions stay together, so that it is read once
-            lists = torch.from_numpy(rng.permutation(len(credited) // settings.k))
-            for part in torch.tensor_split(lists, min(settings.minibatches, len(lists))):
-                index = (part[:, None] * settings.k + torch.arange(settings.k)).flatten()
+            lists = torch.from_numpy(rng.permutation(len(credited) // settings.rollout.k))
+            for part in torch.tensor_split(lists, min(settings.rollout.minibatches, len(lists))):
+                index = (part[:, None] * settings.rollout.k + torch.arange(settings.rollout.k)).flatten()
                 terms = [Term(credited.select(index), self.progress.algorithm)]
                 if self.demonstrations:
                     picked = rng.integers(len(self.demonstrations), size=len(index))
@@ -239,7 +239,7 @@ class _Loop:
         clock.lap("learn")
         self.ahead.wait()
         self.engine.sync()
-        if settings.staleness:
+        if settings.rollout.staleness:
             clock.lap("wait")
             logged["staleness"] = float(behind)
         if behind:
@@ -254,19 +254,27 @@ class _Loop:
     def _roll_out(self, step: int) -> Rollouts:
         name = f"{self.run.name}/{step}"
         sampled_by = f"{self.run.name}/{step - self._is_stale(step)}"
-        prompts, k = self._prompts_at(step), self.settings.k
+        prompts, k = self._prompts_at(step), self.settings.rollout.k
         return roll_out(
-            self.engine, self.tokenization, self.scorer, prompts, k, self.sampling, self.settings, name, sampled_by
+            self.engine,
+            self.tokenization,
+            self.scorer,
+            prompts,
+            k,
+            self.sampling,
+            self.settings.rollout,
+            name,
+            sampled_by,
         )
 
     def _is_stale(self, step: int) -> bool:
         """Whether a step's samples are made one update early. Not across checkpoints, so that resuming is exact."""
-        every = (self.settings.checkpoint_every, self.settings.eval_every)
-        return self.settings.staleness > 0 and step < self.settings.steps and all(step % n for n in every)
+        every = (self.settings.checkpoint_every, self.settings.evaluation.eval_every)
+        return self.settings.rollout.staleness > 0 and step < self.settings.steps and all(step % n for n in every)
 
     def _prompts_at(self, step: int) -> list[Encoded]:
         """The step's prompts: one long sequence of shuffled passes over all of them, a pure function of the step."""
-        n, wanted = len(self.prompts), self.settings.prompts
+        n, wanted = len(self.prompts), self.settings.rollout.prompts
         picked = []
         for place in range(step * wanted, (step + 1) * wanted):
             epoch, index = divmod(place, n)
@@ -294,7 +302,7 @@ class _Loop:
             reward, kl = float(np.mean(looked.rewards)), looked.figures["kl"]
             state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES
             gone = collapsed(*(signs(looked.figures, at["figures"]) for at in (state.reference, state.start)))
-            within = kl <= settings.kl_budget
+            within = kl <= settings.evaluation.kl_budget
             eligible = within and not gone
             if step == 0 or (eligible and reward > state.best_reward):
                 state.best_step, state.best_reward = step, reward if eligible else -math.inf
@@ -306,7 +314,7 @@ class _Loop:
         state.evals.append({"step": step, "reward": reward, "kl": kl, "win_rate": won, "length": length,
                             "ended": ended, "collapsed": gone})  # fmt: skip
         if not within:
-            state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {settings.kl_budget:g}"
+            state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {settings.evaluation.kl_budget:g}"
         self._show(step, looked, reward, kl, gone)
         return {f"eval_{name}": value for name, value in looked.figures.items()} | {"eval_win_rate": won}
 

@@ -107,7 +107,10 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
     if any(gold.values()):
         inputs["gold"] = digest({c: sorted(expected.items()) for c, expected in gold.items()})
     options = project.config.algorithms.get(settings.objective, {})
-    sampling = (project.config.align.temperature, project.config.align.max_tokens)  # of what it is normalised on
+    sampling = (
+        project.config.align.rollout.temperature,
+        project.config.align.max_tokens,
+    )  # of what it is normalised on
     fingerprint = project.fingerprint("reward", settings, inputs | {"options": options, "sampling": sampling})
     if done := project.done("reward", fingerprint):
         return done

@@ -59,8 +59,9 @@ class Validation:
         left_out: LeftOut | None = None,
         temperature: float | None = None,
     ):
-        """temperature: that of the policy's log-probabilities, which answers are sampled at; none = `[align]`'s."""
-        self.settings = settings = project.config.align
+        """temperature: of the policy's log-probabilities and of the answers; none = that of the rollouts."""
+        settings = project.config.align
+        self.settings, self.rollout = settings.evaluation, settings.rollout
         self.tokenization, self.scorer = tokenization, scorer
         judges = reward_tokenizations(scorer) if scorer else []
         held, _ = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))
@@ -69,14 +70,14 @@ class Validation:
             project.say("warning: no held-out prompts; checkpoints are chosen on training prompts")
             held = list(trained_on[:: max(1, len(trained_on) // ENOUGH)])
         fit = fitting(project, tokenization, held, settings.max_tokens, left_out, judges)
-        self.prompts: list[Encoded] = fit[: settings.eval_prompts]
-        self.sampling = Sampling(settings.max_tokens, temperature or settings.temperature)
+        self.prompts: list[Encoded] = fit[: self.settings.eval_prompts]
+        self.sampling = Sampling(settings.max_tokens, temperature or self.rollout.temperature)
 
     def answers(self, engine: Engine, version: str) -> Rollouts:
         """One answer a prompt by the engine's policy, judged."""
         scorer = self.scorer or ZeroScorer()
         return roll_out(
-            engine, self.tokenization, scorer, self.prompts, 1, self.sampling, self.settings, "eval", version
+            engine, self.tokenization, scorer, self.prompts, 1, self.sampling, self.rollout, "eval", version
         )
 
     def look(self, engine: Engine, version: str, reference_shift: float = 0.0) -> Looked:

@@ -66,7 +66,7 @@ def normalisation(project: Project, model: RewardModel, tokenization: Tokenizati
     kept = fitting(project, policy_tokenization, prompts, settings.max_tokens, LeftOut(), [tokenization])
     stride = max(1, len(kept) // project.config.reward.normalise_prompts)
     kept = kept[::stride][: project.config.reward.normalise_prompts]
-    sampling = Sampling(settings.max_tokens, settings.temperature)
+    sampling = Sampling(settings.max_tokens, settings.rollout.temperature)
     with project.progress(2 * len(kept), f"reward {model.criterion}: samples to normalise on"):
         lists, _ = draw_lists(engine, policy_tokenization, kept, 2, sampling, avoid_duplicates=False)
     asked: list[Prompt] = [p for p, _ in kept for _ in range(2)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prefloop.algorithms.base import Need
 from prefloop.batch import LogprobBatch, RolloutBatch, collate
-from prefloop.config import Align
+from prefloop.config import Rollout
 from prefloop.engine.base import Engine, Sampling
 from prefloop.engine.profiling import span
 from prefloop.models.tokenization import Tokenization
@@ -42,7 +42,7 @@ def roll_out(
     prompts: Sequence[Encoded],
     k: int,
     sampling: Sampling,
-    settings: Align,
+    settings: Rollout,
     name: str,
     version: str,
 ) -> Rollouts:
@@ -74,7 +74,7 @@ def roll_out(
     return Rollouts(asked, completions, scores, batch)
 
 
-def eos_rule(reward: Tensor, ended: Tensor, settings: Align) -> Tensor:
+def eos_rule(reward: Tensor, ended: Tensor, settings: Rollout) -> Tensor:
     """What a cut-off answer costs: a penalty less, or a constant instead (detail 7 of PPO); or nothing.
 
     "subtract" is the default: "replace" gives every sample the same reward while a policy has not learnt to stop.

@@ -1,0 +1,47 @@
+"""Which algorithms there are, and what settings have to know of each. Torch is not loaded: `config` reads this.
+
+`algorithms.registry` makes algorithms of these lines; a test compares each line with its class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["supervised", "reward", "offline", "online"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """where: "module:class" of a built-in algorithm, or the class that a program registered."""
+
+    kind: Kind
+    where: str | type
+    critic: bool = False
+
+
+ALGORITHMS: dict[str, Known] = {
+    "sft": Known("supervised", "prefloop.algorithms.sft:Sft"),
+    "bradley_terry": Known("reward", "prefloop.algorithms.bradley_terry:BradleyTerry"),
+    "plackett_luce": Known("reward", "prefloop.algorithms.plackett_luce:PlackettLuce"),
+    "dpo": Known("offline", "prefloop.algorithms.dpo:Dpo"),
+    "ppo": Known("online", "prefloop.algorithms.ppo:Ppo", critic=True),
+    "grpo": Known("online", "prefloop.algorithms.grpo:Grpo"),
+    "rloo": Known("online", "prefloop.algorithms.rloo:Rloo"),
+}
+registered: dict[str, Known] = {}  # those of a program, by `prefloop.register`, as long as the process lives
+
+
+def known(name: str) -> Known | None:
+    return registered.get(name) or ALGORITHMS.get(name)
+
+
+def is_offline(name: str) -> bool:
+    """Whether it learns from rankings and draws no samples."""
+    found = known(name)
+    return found is not None and found.kind == "offline"
+
+
+def has_critic(name: str) -> bool:
+    found = known(name)
+    return found is not None and found.critic
