@@ -28,13 +28,13 @@ Row = Mapping[str, Any]
 def agreement(
     asked: Common, data: Path | None, format: str | None, criterion: str | None, people: int, items: int
 ) -> None:
-    """Say how far people agree, whose order follows what others see, and which items are hard.
+    """Show how far people agree, whose rankings to look at, and which items are hard.
 
-    Reads the rankings and gold items of the store, or any file of rankings; writes nothing. Prints, for each criterion,
-    agreement with its 95 % interval, Kendall's tau and Krippendorff's alpha; for each person the weight in the
-    annotator model, agreement with others, gold met, ties, seconds, the share of earlier shown and longer texts
-    preferred; suspected spammers with the evidence; and the items of most doubt. docs/annotators.md explains each
-    number. With --json, everybody is listed.
+    Reads the rankings and gold items of the store, or a file of rankings, and writes nothing. For each criterion it
+    prints the agreement with its 95 % interval, Kendall's tau and Krippendorff's alpha; for each person the weight in
+    the annotator model and shares that point to careless or biased rankings; the people under suspicion, with the
+    evidence; and the items on which people differ most. docs/annotators.md explains each number. --json lists
+    everybody.
 
     \b
     Example:  prefloop agreement

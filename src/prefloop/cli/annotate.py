@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 )
 @common
 def annotate(asked: Common, host: str, port: int, workers: int, invite: Role | None) -> None:
-    """Open the place where people rank: a server for browsers, over the project's store.
+    """Start the server on which people rank in their browsers.
 
-    Reads items that were sampled or imported and writes people's rankings, as they are given, for reward to train on.
-    On first start it prints a link that makes you the owner; owners invite the others. Ctrl-C stops it; nothing is
-    lost. What people are asked stands in the settings below, and the guidelines in a file beside them.
+    It shows items that were sampled or imported, and writes each ranking into the store, where reward finds it. On the
+    first start it prints a link that makes you the owner; owners invite the others. Ctrl-C stops it, and nothing is
+    lost. The settings below say what people are asked; docs/annotate.md explains them.
 
     \b
     Example:  prefloop annotate

@@ -18,16 +18,16 @@ from prefloop.cli.common import Common, Verb, common, emit, in_project
 @click.option("--trust", is_flag=True, help="With --restore: keep settings that reach outside of the new folder.")
 @common
 def backup(asked: Common, to: Path | None, runs: bool, source: Path | None, trust: bool) -> None:
-    """Back up a project, while people work on it; or restore one.
+    """Back up the project while people work, or restore a backup.
 
-    Writes the folder TO: the store as one file (from SQLite or Postgres), prefloop.toml and the guidelines, and the
-    hash of each. The copy is of one moment, checked and counted before the folder appears. --restore checks it again,
-    and makes a new project folder; nothing that exists is ever overwritten. A backup from one kind of database can be
-    restored to the other: --set project.store=URL is written into the new prefloop.toml. Keep backups as safe as the
-    store: secrets and password hashes are in them.
+    Writes the folder TO with the store as one file (from SQLite or Postgres), prefloop.toml, the guidelines, and the
+    hash of each. The copy shows one moment, and is checked before the folder appears. --restore checks it again and
+    makes a new project folder; nothing is overwritten. A backup of SQLite can be restored to Postgres, and the reverse:
+    --set project.store=URL is written into the new prefloop.toml. Keep backups as safe as the store, because they hold
+    secrets and password hashes.
 
-    A backup of somebody else's is restored inside the new folder only: where its settings name a store, guidelines,
-    webhooks or code elsewhere, restoring stops and names them. --trust keeps them, for backups of your own.
+    A backup by somebody else is restored into the new folder only. If its settings name a store, guidelines, webhooks
+    or code elsewhere, the restore stops and names them. --trust keeps them, for backups of your own.
 
     \b
     Example:  prefloop backup ../backups/monday

@@ -19,11 +19,11 @@ _MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL", "skipped": "-   "}
 def doctor(asked: Common, with_model: bool) -> int:
     """Check the machine, the project and the model.
 
-    Reads everything and changes nothing. On the machine: versions, memory, disk, SQLite. On the project: settings,
-    every row of the store, every run folder. On the model: sampler and learner give equal log-probabilities, the first
-    update starts at ratio 1 and KL 0, splitting a batch changes no gradient, padding is never read, a saved reward
-    model scores the same, and plain transformers agrees. Exit code 1 if anything fails. Outside a project it checks the
-    machine.
+    Reads everything and changes nothing. For the machine it checks versions, memory, disk and SQLite. For the project
+    it checks settings, every row of the store and every run folder. For the model it checks that sampler and learner
+    give equal log-probabilities, that the first update starts at ratio 1 and KL 0, that splitting a batch changes no
+    gradient, that padding is never read, that a saved reward model scores the same, and that plain transformers agrees.
+    The exit code is 1 if a check fails. Outside a project only the machine is checked.
 
     \b
     Example:  prefloop doctor
@@ -52,11 +52,11 @@ def doctor(asked: Common, with_model: bool) -> int:
 @click.command("status", cls=Verb)
 @common
 def status(asked: Common) -> None:
-    """Say where the project stands, what is running, and what comes next.
+    """Show where the project stands, what is running, and what comes next.
 
-    Reads the store, the run folders and the locks; writes nothing, waits for nothing and loads no model, so that it can
-    be asked while a stage or the annotation server is at work. Lists data, rounds with their policies, what people have
-    ranked, the process that holds the project, and runs that stopped half-way. The last line is the next command.
+    Reads the store, the run folders and the locks. It writes nothing, waits for nothing and loads no model, so you can
+    use it while a stage or the server is running. It lists the data, the rounds with their policies, what people have
+    ranked, the process that holds the project, and runs that were interrupted. The last line is the next command.
 
     \b
     Example:  prefloop status

@@ -28,8 +28,9 @@ WHAT = ("policy", "reward", "rankings", "pairs", "kto", "demonstrations", "promp
 def init(asked: Common, folder: Path, model: str | None, scratch: bool, texts: tuple[Path, ...]) -> None:
     """Make a project: a folder with a commented prefloop.toml.
 
-    Checks the model folder from outside (weights as safetensors, tokenizer, config), without loading it. Settings given
-    with --set are written down. An existing prefloop.toml is never overwritten. The folder is taken relative to -C.
+    Checks that the model folder has weights as safetensors, a tokenizer and a config, without loading them. Settings
+    given with --set are written into prefloop.toml. An existing prefloop.toml is never overwritten. DIR is relative to
+    -C.
 
     \b
     Example:  prefloop init support --model ./my-model
@@ -62,12 +63,13 @@ def _formats() -> dict[str, str]:
 def import_(asked: Common, files: tuple[str, ...], format: str | None, ignore: tuple[str, ...]) -> None:
     """Read prompts, demonstrations, rankings or pairs into the store.
 
-    Takes JSON lines, JSON arrays and Parquet, also compressed (gzip, xz, bzip2), and finds out which of the field's
-    formats a file is in. A row that cannot be used is named with its line and the reason; the others are kept. A file
-    is not imported where a field that nobody reads looks like a label, a score or another answer, because its bad
-    answers would be learnt: --as names its format, --ignore goes on. Reading a file twice adds nothing. Prompts are put
-    on the training or the held-out side by hash, for good. FILE may be hf://owner/name or hf://owner/name:split, a data
-    set of the Hugging Face hub: that needs pip install 'prefloop[hub]'.
+    FILE may be JSON lines, a JSON array or Parquet, also compressed (gzip, xz, bzip2); its format is recognised from
+    the first records. A row that can't be used is named with its line and the reason; the others are imported. If a
+    field that the format does not read looks like a label, a score or another answer, nothing is imported, because bad
+    answers could be learned as good ones: name the format with --as, or continue with --ignore. Importing a file twice
+    adds nothing. A hash decides once and for all whether a prompt is for training or held out. FILE may also be
+    hf://owner/name or hf://owner/name:split, a data set of the Hugging Face hub, which needs pip install
+    'prefloop[hub]'.
 
     \b
     Example:  prefloop import prompts.jsonl demonstrations.jsonl.gz
@@ -113,16 +115,17 @@ def export(
     push: str | None,
     overwrite: bool,
 ) -> None:
-    """Write models or data to where you need them.
+    """Write models, rankings or pairs to files.
 
-    policy and reward are Hugging Face folders for plain transformers, with a model card (README.md) of what the
-    store knows; several criteria give one folder each. --push uploads the folder, to a repository that is private
-    where it is new; log in with: hf auth login. Nothing is uploaded without it. rankings keeps everything, edits
-    too (reading it back gives the same items); pairs and kto are what other trainers read, derived from the
-    rankings that count: without those of excluded people and discarded items. demonstrations and prompts are what
-    was imported. The file's name says what it becomes: .jsonl, .parquet, or .csv for spreadsheets, with no cell
-    that could run as a formula; also .jsonl.gz and .jsonl.xz. A file or folder appears whole or not at all, and is
-    never replaced unless you say --overwrite. The SHA-256 of a file is printed.
+    policy and reward are Hugging Face folders for plain transformers, with a model card (README.md); reward makes a
+    folder for each criterion. --push uploads the folder, into a private repository if it is new; log in with: hf auth
+    login. Without --push nothing is uploaded.
+
+    rankings holds everything, edits too, and can be imported again. pairs and kto are for other trainers, and leave out
+    rankings of excluded people and discarded items. demonstrations and prompts are what was imported. The end of the
+    file name decides the type: .jsonl, .jsonl.gz, .jsonl.xz, .parquet, or .csv for spreadsheets, in which no cell can
+    run as a formula. A file or folder appears when it is complete, and replaces another only with --overwrite. The
+    SHA-256 of a file is printed.
 
     \b
     Example:  prefloop export policy --to ./aligned

@@ -25,8 +25,8 @@ from prefloop.cli.common import Common, Verb, common, emit
 def demo(asked: Common, seed: int, out: Path) -> None:
     """See the whole loop work on a built-in scenario, on one CPU, without network.
 
-    A support desk with imperfect demonstrations and simulated people who rank. Writes an ordinary project folder that
-    every other verb works on; started again, it goes on where it stopped.
+    The scenario is a support desk with imperfect demonstrations, and simulated people rank. It writes an ordinary
+    project folder, on which every other command works. Started again, it continues where it stopped.
 
     \b
     Example:  prefloop demo --seed 1 --out /tmp/demo

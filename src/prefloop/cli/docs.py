@@ -28,10 +28,9 @@ def config_page() -> str:
         "",
         _MADE,
         "",
-        "A project is told everything in its `prefloop.toml`. Any key can be changed for one command with",
-        "`--set section.key=value`. An unknown key is an error that suggests the right one. Every run keeps the",
-        "resolved settings in its `manifest.json`; a stage is run again only where a setting or an input of its own",
-        "has changed.",
+        "The settings of a project are in its `prefloop.toml`. `--set section.key=value` changes one for a single",
+        "command. An unknown key is an error that suggests the right one. Each run stores its settings in",
+        "`manifest.json`. A stage runs again only if one of its settings or inputs has changed.",
     ]
     section = ""
     for key, kind, default, meaning in describe(Config):
@@ -45,8 +44,7 @@ def config_page() -> str:
         "",
         "## [algorithms.NAME]",
         "",
-        "Options of one algorithm, by its name. The docstring of each says its usual ranges; `docs/algorithms/` has a",
-        "page each.",
+        "Each algorithm has a section with its own options. The pages in `docs/algorithms/` give their usual ranges.",
         "",
         "| algorithm | used by | options and defaults |",
         "|---|---|---|",
@@ -81,7 +79,7 @@ def commands_page() -> str:
         "",
         *INTRODUCTION.replace("\b\n", "```\n", 1).replace("\n\n`status`", "\n```\n\n`status`", 1).strip().splitlines(),
         "",
-        'With `--json`, standard output is exactly one JSON object, on errors too: `{"error": {"type", "message"}}`.',
+        'With `--json`, a command prints exactly one JSON object, also for an error: `{"error": {"type", "message"}}`.',
         "Progress and notes go to standard error.",
         "",
         "| exit code | meaning |",
@@ -94,17 +92,17 @@ def commands_page() -> str:
 
 
 _CODES = (
-    (0, "done, or done before"),
-    (1, "a full disk, no memory, no permission; `doctor`: a check failed"),
+    (0, "the command did its work, or the work was done before"),
+    (1, "the disk is full, memory ran out, or a permission is missing; `doctor`: a check failed"),
     (2, "a setting or an option is wrong"),
-    (3, "a file or row cannot be used"),
-    (4, "a model cannot be loaded"),
+    (3, "a file or row can't be used"),
+    (4, "a model can't be loaded"),
     (5, "the store is missing, damaged or newer"),
     (6, "another process is working on the project"),
-    (7, "a training run cannot go on; its last checkpoint is kept"),
+    (7, "a training run can't continue; its last checkpoint is kept"),
     (8, "what the stage works on does not exist yet; the message names the command that makes it"),
-    (70, "a bug in prefloop: please report it"),
-    (130, "interrupted; the same command goes on"),
+    (70, "there is a bug in prefloop; please report it"),
+    (130, "the command was interrupted; the same command continues"),
 )
 
 

@@ -19,12 +19,12 @@ from prefloop.cli.common import Common, Verb, VerbGroup, common, emit, in_projec
 def evaluate(ctx: click.Context, asked: Common, round: int | None, run: str | None) -> None:
     """Compare the aligned policy with the reference.
 
-    Reads both policies, the round's reward models and held-out prompts on which nothing was trained or chosen. Writes
-    runs/evaluate-NNN/result.json: win rate and reward gain with 95 % intervals over prompts, the smallest effect that
-    so many prompts could have shown, KL, lengths, variety, what has collapsed, and samples side by side. Of several
-    align runs in a round it takes the one that [run] choose picks, or the one you name. Set [evaluate] scorer for a
-    judge that the policy was not optimised against. To measure any reward model on any file of rankings or pairs
-    instead, use the sub-verb reward.
+    Reads both policies, the round's reward models, and held-out prompts that were not used to train or choose anything.
+    Writes runs/evaluate-NNN/result.json with win rate and reward gain, their 95 % intervals over prompts, the smallest
+    effect that this number of prompts could have shown, KL, lengths, variety, signs of collapse, and samples side by
+    side. If a round has several align runs, it takes the one that [run] choose picks, or the one that you name. Set
+    [evaluate] scorer to add a judge that the policy was not optimised for. The sub-command reward measures any reward
+    model on any file of rankings or pairs.
 
     \b
     Example:  prefloop evaluate --set evaluate.prompts=500
@@ -42,10 +42,10 @@ def evaluate(ctx: click.Context, asked: Common, round: int | None, run: str | No
 @click.option("--as", "format", metavar="FORMAT", help="What the file is, where it cannot be told from the records.")
 @common
 def evaluate_reward(asked: Common, model: str, data: Path, format: str | None) -> None:
-    """Measure any reward model on any rankings or pairs. Needs no project.
+    """Measure any reward model on any rankings or pairs, without a project.
 
-    Prints accuracy by criterion with its 95 % interval over prompts, accuracy by margin, the score gap on ties, and how
-    well preferring the longer answer would have done.
+    Prints the accuracy for each criterion with its 95 % interval over prompts, the accuracy by margin, the score
+    difference on ties, and the accuracy of "the longer answer is better".
 
     \b
     Example:  prefloop evaluate reward --model ./reward --data pairs.jsonl

@@ -16,9 +16,9 @@ _round = click.option("--round", type=click.IntRange(min=0), metavar="N", help="
 def sft(asked: Common, profile: bool, new: bool) -> None:
     """Fine-tune the base model on demonstrations.
 
-    Reads the demonstrations of the store's training prompts; held-out ones only measure. Writes runs/sft-NNN/model, an
-    ordinary Hugging Face folder, which becomes the reference of every round. Leave this out where the model you brought
-    already answers well.
+    Reads the demonstrations of the training prompts; those of held-out prompts are only used to measure. Writes
+    runs/sft-NNN/model, an ordinary Hugging Face folder, which becomes the reference of every round. Leave this out if
+    your model already answers well.
 
     \b
     Example:  prefloop import demonstrations.jsonl
@@ -40,9 +40,9 @@ def sft(asked: Common, profile: bool, new: bool) -> None:
 def sample(asked: Common, round: int | None, new: bool) -> None:
     """Draw K completions of each prompt, to be ranked.
 
-    Reads the store's prompts and the policy at the start of the round: in round 0 the reference, later the policy that
-    align made in the round before. Writes one item a prompt into the store, with token ids, log-probabilities and the
-    policy's version. Completions nearly equal to another of their list are drawn again.
+    Reads the prompts of the store and the policy at the start of the round, which is the reference in round 0 and later
+    the policy that align made in the round before. Writes an item for each prompt into the store, with token ids,
+    log-probabilities and the version of the policy. A completion that nearly equals another of its list is drawn again.
 
     \b
     Example:  prefloop sample --set sample.k=4 --set sample.prompts=500
@@ -60,11 +60,11 @@ def _scorers() -> dict[str, str]:
 @click.command("crowd", cls=Verb, sections=("crowd",), names={"Hidden qualities by name": _scorers})
 @common
 def crowd(asked: Common) -> None:
-    """Let simulated annotators rank what was sampled.
+    """Let simulated annotators rank the sampled lists.
 
-    Reads every sampled item that has no ranking yet, and a hidden true quality that you choose: [crowd] scorer. Writes
-    rankings with ties, noise, careless and biased annotators into the store, all marked as simulated. For rehearsal and
-    experiments: real people rank with prefloop annotate, or their rankings are imported.
+    Reads every sampled item without a ranking, and scores it by a hidden true quality that you choose: [crowd] scorer.
+    Writes rankings with ties and noise, by careful, careless and biased annotators, and marks them as simulated. Use it
+    for trials and experiments. Real people rank with prefloop annotate, or their rankings are imported.
 
     \b
     Example:  prefloop crowd --set crowd.scorer=positive
@@ -93,10 +93,10 @@ def _objectives() -> dict[str, str]:
 def reward(asked: Common, round: int | None, annotators: str | None, profile: bool, new: bool) -> None:
     """Train a reward model for each criterion, from whole rankings.
 
-    Reads all rankings of rounds up to this one, however long the lists and whatever ties they have. Writes
-    runs/reward-NNN/model (AutoModelForSequenceClassification with one label, for plain transformers too) and measures
-    it on held-out prompts: accuracy with its interval, by margin, against length, and calibration. With --annotators
-    weighted, every ranking counts as much as its author's order follows what others see (docs/annotators.md).
+    Reads all rankings up to this round; lists may have any length and any ties. Writes runs/reward-NNN/model, an
+    AutoModelForSequenceClassification with one label that plain transformers can load, and measures it on held-out
+    prompts: accuracy with its interval, by margin, and compared with length, and calibration. With --annotators
+    weighted, a ranking counts more if its author agrees with what others see (docs/annotators.md).
 
     \b
     Example:  prefloop reward --set reward.criteria='["helpful"]'
@@ -110,12 +110,12 @@ def reward(asked: Common, round: int | None, annotators: str | None, profile: bo
 @click.command("prioritise", cls=Verb, sections=("annotate.criterion", "annotate.random_share"))
 @common
 def prioritise(asked: Common) -> None:
-    """Let people rank first what the reward model is unsure of.
+    """Let people rank first the lists that the reward model is unsure of.
 
-    Reads the reward models of the criterion that people rank by, and the lists that nobody has been given yet; writes
-    how informative each would be, and the server hands out the most informative first. At least [annotate]
-    random_share of what people get stays random, for honest evaluation. With several reward models it is their
-    disagreement that counts, with one its own doubt. `run` does this by itself before it waits for people.
+    Reads the reward models of the criterion that people rank by, and the lists that nobody has been given yet. Writes
+    how informative each list would be: with several reward models this is their disagreement, with one its own
+    uncertainty. The server hands out the most informative list first, but at least [annotate] random_share of the items
+    stay random, so that there are rankings for an unbiased evaluation. `run` does this before it waits for people.
 
     \b
     Example:  prefloop sample && prefloop prioritise
@@ -142,10 +142,11 @@ def align(asked: Common, round: int | None, algorithm: str | None, profile: bool
     """Optimise the policy for what people prefer.
 
     Reads the policy at the start of the round, the round's reward models (dpo: the rankings themselves) and the
-    training prompts. Writes runs/align-NNN/model: the best policy by held-out reward within the KL budget that has not
-    collapsed (dpo: the newest that has not); where no step is better than the start, nothing. Of several runs in a
-    round, [run] choose says which is its policy. Stopped at any moment, the same command goes on from the last
-    checkpoint, to the same result. Options of an algorithm are in its own section: --set algorithms.ppo.kl=0.1
+    training prompts. Writes runs/align-NNN/model: the policy with the best held-out reward that is within the KL budget
+    and has not collapsed (dpo: the newest that has not collapsed). If no step is better than the start, it writes no
+    model. If a round has several runs, [run] choose says which of them counts. You may stop it at any moment: the same
+    command continues from the last checkpoint, with the same result. An algorithm has its options in its own section:
+    --set algorithms.ppo.kl=0.1
 
     \b
     Example:  prefloop align --algorithm rloo --set align.rollout.k=4
@@ -159,10 +160,10 @@ def align(asked: Common, round: int | None, algorithm: str | None, profile: bool
 @click.command("report", cls=Verb)
 @common
 def report(asked: Common) -> None:
-    """Write one page with everything that happened.
+    """Write a page with all results.
 
-    Reads runs/ and the store: data, agreement, reward models, training curves, the comparison and samples before and
-    after. Writes report.html, which needs no network, and report.json with the same figures.
+    Reads runs/ and the store. Writes report.html, which needs no network, and report.json with the same figures: data,
+    agreement, reward models, training curves, the comparison with the reference, and samples before and after.
 
     \b
     Example:  prefloop report
@@ -175,12 +176,12 @@ def report(asked: Common) -> None:
 @anew
 @common
 def run(asked: Common, new: bool) -> None:
-    """Go through the whole loop of prefloop.toml.
+    """Run the whole loop; finished stages are skipped.
 
-    Imports the files of [run] imports, then runs the stages of [run] stages, round after round. A stage whose inputs
-    and settings have not changed is skipped, so the same command goes on after an interruption, and repeating it costs
-    nothing. Without demonstrations, sft is left out. With annotate among the stages instead of crowd, it says where
-    people rank, waits until they have, and goes on by itself.
+    Imports the files of [run] imports, then runs the stages of [run] stages, round after round. A stage is skipped if
+    its inputs and settings have not changed, so the same command continues after an interruption, and repeating it does
+    nothing. sft is left out if there are no demonstrations. With annotate instead of crowd among the stages, it says
+    where people rank, waits until they have ranked, and continues.
 
     \b
     Example:  prefloop run --set run.rounds=2

@@ -21,21 +21,24 @@ from prefloop.errors import PrefloopError
 VERBS: dict[str, tuple[str, str]] = {
     "init": ("prefloop.cli.data:init", "Make a project: a folder with a commented prefloop.toml."),
     "import": ("prefloop.cli.data:import_", "Read prompts, demonstrations, rankings or pairs into the store."),
-    "sft": ("prefloop.cli.loop:sft", "Fine-tune the model on demonstrations: the reference of every round."),
+    "sft": ("prefloop.cli.loop:sft", "Fine-tune the model on demonstrations."),
     "sample": ("prefloop.cli.loop:sample", "Draw several completions of each prompt, to be ranked."),
-    "crowd": ("prefloop.cli.loop:crowd", "Let simulated annotators rank what was sampled."),
-    "annotate": ("prefloop.cli.annotate:annotate", "Open the place where people rank: a server for browsers."),
-    "prioritise": ("prefloop.cli.loop:prioritise", "Let people rank first what the reward model is unsure of."),
-    "agreement": ("prefloop.cli.agreement:agreement", "Say how far people agree, and whose rankings to look at."),
+    "crowd": ("prefloop.cli.loop:crowd", "Let simulated annotators rank the sampled lists."),
+    "annotate": ("prefloop.cli.annotate:annotate", "Start the server on which people rank in their browsers."),
+    "prioritise": (
+        "prefloop.cli.loop:prioritise",
+        "Let people rank first the lists that the reward model is unsure of.",
+    ),
+    "agreement": ("prefloop.cli.agreement:agreement", "Show how far people agree, and whose rankings to look at."),
     "reward": ("prefloop.cli.loop:reward", "Train a reward model for each criterion, from whole rankings."),
     "align": ("prefloop.cli.loop:align", "Optimise the policy: PPO, GRPO, RLOO or DPO."),
     "evaluate": ("prefloop.cli.evaluating:evaluate", "Compare the aligned policy with the reference."),
-    "report": ("prefloop.cli.loop:report", "Write one page with everything that happened."),
-    "status": ("prefloop.cli.checking:status", "Say where the project stands, what is running, and what comes next."),
-    "run": ("prefloop.cli.loop:run", "Go through the whole loop; what is done already is skipped."),
-    "remove": ("prefloop.cli.removing:remove", "Take rows out again, and say what learnt from them."),
-    "export": ("prefloop.cli.data:export", "Write models, rankings or pairs to where you need them."),
-    "backup": ("prefloop.cli.backup:backup", "Copy the store while people work; or restore a copy."),
+    "report": ("prefloop.cli.loop:report", "Write a page with all results."),
+    "status": ("prefloop.cli.checking:status", "Show where the project stands, what is running, and what comes next."),
+    "run": ("prefloop.cli.loop:run", "Run the whole loop; finished stages are skipped."),
+    "remove": ("prefloop.cli.removing:remove", "Remove rows, and name the models that learned from them."),
+    "export": ("prefloop.cli.data:export", "Write models, rankings or pairs to files."),
+    "backup": ("prefloop.cli.backup:backup", "Back up the project while people work, or restore a backup."),
     "demo": ("prefloop.cli.demo:demo", "See the whole loop work on a built-in scenario."),
     "doctor": ("prefloop.cli.checking:doctor", "Check the machine, the project and the model."),
 }
@@ -44,20 +47,20 @@ INTRODUCTION = """Align a language model with what people prefer, end to end.
 
 \b
 The loop, in order:
-    init       a project folder
-    import     prompts, and demonstrations if you have them
-    sft        a policy that answers at all            (needs demonstrations)
-    sample     K completions of each prompt
-    annotate   people rank them in their browsers      (or import rankings)
-    crowd      simulated people rank them              (for rehearsal)
-    reward     a model of what they prefer
-    align      a policy that the reward model prefers  (then: sample again, as the next round)
-    evaluate   is it better? On prompts never trained on
-    report     one page with all of it
+    init       makes a project folder
+    import     reads prompts, demonstrations or rankings
+    sft        trains a policy on the demonstrations      (if you have some)
+    sample     draws K completions of each prompt
+    annotate   lets people rank them in their browsers    (or import rankings)
+    crowd      lets simulated people rank them            (to try the loop without people)
+    reward     trains a model of what people prefer
+    align      trains a policy that this model prefers    (then sample again, for the next round)
+    evaluate   compares the policy with the reference, on prompts that nothing was trained on
+    report     writes a page with all results
 
-`status` says where you are. `run` does all of this from prefloop.toml. `demo` shows it in minutes, without any data of
-yours.
-`prefloop VERB --help` says what a verb reads and writes, and lists its settings.
+`status` shows where the project stands. `run` runs the stages that prefloop.toml lists. `demo` shows the loop in
+minutes, on built-in data.
+`prefloop COMMAND --help` says what a command reads and writes, and lists its settings.
 """
 
 
@@ -79,12 +82,12 @@ class LazyGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], VERBS, n=1)
-            hint = f'Did you mean "{near[0]}"?' if near else f"Verbs: {', '.join(VERBS)}."
-            raise click.UsageError(f'there is no verb "{args[0]}". {hint}', ctx)
+            hint = f'Did you mean "{near[0]}"?' if near else f"Commands: {', '.join(VERBS)}."
+            raise click.UsageError(f'there is no command "{args[0]}". {hint}', ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
+        with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
 
 

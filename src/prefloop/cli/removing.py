@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--import", "imports", multiple=True, metavar="NAME", help="All rows of this imported file.")
 @click.option("--refused", is_flag=True, help="All rows that the model's chat template refuses.")
-@click.option("--with-rankings", is_flag=True, help="Also where people have ranked what goes: their rankings go too.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--with-rankings", is_flag=True, help="Also remove rows that people have ranked, with their rankings.")
+@click.option("--dry-run", is_flag=True, help="Only show what would go.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @common
 def remove(
@@ -30,15 +30,16 @@ def remove(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Take rows out of the project again, and say which models learnt from them.
+    """Remove rows, and name the models that learned from them.
 
-    Rows are named by the id of a prompt, a demonstration or an item, by the file they were imported from, or as all
-    that the model's chat template refuses. With a prompt go its answers, their rankings and what was sampled for it;
-    with a demonstration or an item goes its prompt, unless another row asks it too. A row that another file holds as
-    well stays. Rankings that people gave here go only with --with-rankings. Everything is deleted in one transaction,
-    and written to the audit log by number. Models keep what they learnt, and their history says how many rows are
-    gone; train again to be rid of that. Runs, exports and backups hold copies that this does not touch. Importing the
-    file again brings its rows back.
+    You name rows by the id of a prompt, a demonstration or an item, or by the file that they were imported from, or you
+    remove all that the model's chat template refuses. A prompt goes with its answers, their rankings and what was
+    sampled for it. A demonstration or an item goes with its prompt, if no other row uses the prompt. A row that another
+    file holds too stays. Rankings that people gave in this project go only with --with-rankings.
+
+    Everything is deleted in one transaction, and the audit log gets the counts. Models keep what they learned, and
+    their history says how many rows are gone; train again to change that. Copies in runs, exports and backups stay.
+    Importing the file again brings its rows back.
 
     \b
     Example:  prefloop remove --import pairs.jsonl --dry-run

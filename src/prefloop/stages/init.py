@@ -125,7 +125,7 @@ def render(values: Mapping[str, Any], scratch: bool) -> str:
         known.setdefault(section, {})[name] = (default, meaning)
     document = tomlkit.document()
     document.add(tomlkit.comment("A prefloop project. Lines with # show the default; take the # away to change one."))
-    document.add(tomlkit.comment("Every setting: docs/config.md, or prefloop VERB --help."))
+    document.add(tomlkit.comment("Every setting: docs/config.md, or prefloop COMMAND --help."))
     told = settings_of(values, Config)
     for section, rows in known.items():
         given = {name: told[f"{section}.{name}"] for name in rows if f"{section}.{name}" in told}
