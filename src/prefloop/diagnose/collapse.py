@@ -28,9 +28,8 @@ _NO_SPACES = (
     "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _WORD = re.compile(rf"[{_NO_SPACES}]|[^\s{_NO_SPACES}]+")
-_RUN = re.compile(
-    r"(\S{1,8}?)\1{7,}"
-)  # "!!!!!!!!" and "hahahahahahahaha" are no words: they say one thing again and again.
+# "!!!!!!!!" and "hahahahahahahaha" are no words: they say one thing again and again.
+_RUN = re.compile(r"(\S{1,8}?)\1{7,}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""Recognises message lists that were written as text: "[{'role': 'user', ...}]", as spreadsheets and `str()` leave
-them.
+"""Recognises message lists that were written as text: "[{'role': 'user', ...}]", as spreadsheets leave them.
 
 Every record passes here before any reader sees it, so that no format takes such a text for an answer. It reads JSON
 (also encoded twice), Python's notation, and numpy's (`array(...)`, or no commas between the lines). A list that is cut
@@ -57,9 +56,7 @@ def _decoded(value: Any, literal: bool) -> Any:
 
 
 def _columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Return messages of which each field is a list, as `datasets` stores a sequence of objects; None if it is not
-    that.
-    """
+    """Return messages from {field: list}, as `datasets` stores a sequence of objects; None if it is not that."""
     names = next((pair for pair in MESSAGE if all(isinstance(value.get(name), list) for name in pair)), None)
     if names is None or len({len(of) if isinstance(of, list) else -1 for of in value.values()}) > 1:
         return None

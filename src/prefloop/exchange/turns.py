@@ -53,9 +53,8 @@ def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
     left = {**value, **own} if isinstance(own, dict) else value
     left = {key: inner for key, inner in left.items() if key not in (role_key, content_key, OWN) and not _empty(inner)}
     beside = {key: inner for key, inner in left.items() if key in BOOKKEEPING}
-    extra = {
-        key: left[key] for key in sorted(left.keys() - BOOKKEEPING)
-    }  # They are sorted, since columns cannot keep another order.
+    # They are sorted, since columns cannot keep another order.
+    extra = {key: left[key] for key in sorted(left.keys() - BOOKKEEPING)}
     if odd := first_unrepresentable(extra):
         raise BadRow(f"{name} holds {odd.what}")
     content = value.get(content_key)

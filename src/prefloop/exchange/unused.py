@@ -159,9 +159,7 @@ def _is_end(word: str) -> bool:
 
 
 def _alike(left: Mapping[str, Any]) -> list[str]:
-    """Return texts or messages whose names differ only in their ends: reply_x1 and reply_x2, teacher_a and
-    teacher_b.
-    """
+    """Return texts or messages whose names differ only in their ends, such as reply_x1 and reply_x2."""
     stems: dict[tuple[str, ...], list[str]] = {}
     for name, value in left.items():
         parts = split_name(name)

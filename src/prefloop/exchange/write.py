@@ -106,8 +106,9 @@ def _standing(item: Item) -> list[Ranking]:
 
 
 def _said(prompt: Prompt, *answers: Completion) -> tuple[Any, ...]:
-    """Return prompt and answers as trainers expect them: all texts, or all message lists with the system prompt
-    first.
+    """Return prompt and answers as trainers expect them: all texts, or all message lists.
+
+    Message lists begin with the system prompt.
     """
     if isinstance(prompt.content, str) and prompt.system is None and not any(a.messages for a in answers):
         return prompt.content, *(a.text for a in answers)

@@ -1,3 +1,1 @@
-"""Code without SQL or torch that checks, merges, compares and simulates people's rankings, and compares them with
-scores.
-"""
+"""Checks, merges, compares and simulates people's rankings, and compares them with scores, without SQL or torch."""

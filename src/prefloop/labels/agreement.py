@@ -94,8 +94,9 @@ class Estimate:
 
 
 def kendall_tau(items: Sequence[Item], criterion: str, *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Return the mean tau-b of two people on the completions of an item that both placed; `n` counts such pairs of
-    people.
+    """Return the mean tau-b of two people on the completions of an item that both placed.
+
+    `n` counts such pairs of people.
 
     A pair of people of whom one ties everything is left out, because tau-b is undefined for it.
     """
@@ -123,9 +124,8 @@ def pair_alpha(items: Sequence[Item], criterion: str, *, resamples: int = 2000, 
     return Estimate(value, low, high, units)
 
 
-_DISTANCE = (
-    np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2
-)  # This is the squared distance between two people's answers about a pair.
+# This is the squared distance between two people's answers about a pair.
+_DISTANCE = np.subtract.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]) ** 2
 
 
 def _alphas(tables: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -163,9 +163,7 @@ def _taus(people: list[str], signs: NDArray[np.float64]) -> tuple[float, int]:
 
 
 def _coincidences(people: list[str], signs: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return the coincidence table [3,3] of one item, in both orientations, and how many pairs at least two people
-    judged.
-    """
+    """Return the coincidence table [3,3] of one item, in both orientations, and how many pairs two people judged."""
     first = [people.index(name) == k for k, name in enumerate(people)]  # Only the first ranking of each person counts.
     counts = np.stack([(signs[first] == value).sum(axis=0) for value in (-1, 0, 1)], axis=1).astype(np.float64)
     counts = counts[counts.sum(axis=1) > 1]  # [pairs,3]
@@ -179,9 +177,7 @@ def _coincidences(people: list[str], signs: NDArray[np.float64]) -> tuple[NDArra
 def _interval(
     groups: NDArray[np.float64], figure: Callable[[NDArray[np.float64]], NDArray[np.float64]], resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of a figure of summed groups [G, columns]; None for fewer groups than can be drawn
-    from.
-    """
+    """Return the 95 % interval of a figure of summed groups [G, columns]; None if there are too few groups."""
     groups = groups[np.abs(groups).sum(axis=1) > 0]
     if len(groups) < FEWEST_GROUPS:
         return None, None

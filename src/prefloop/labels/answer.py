@@ -58,9 +58,7 @@ class Answer:
 
     @property
     def body(self) -> str:
-        """Return a hash of the answer without its times, so that a retry that measures its time again has the same
-        hash.
-        """
+        """Return a hash of the answer without its times, so that a retry with a new time has the same hash."""
         content = self.to_json()
         del content["duration_s"], content["dwell_s"]
         content["tiers"] = [sorted(tier) for tier in self.tiers]

@@ -51,8 +51,9 @@ def gold_due(taken: int, gold: int, share: float, seed: int, person: str) -> boo
 
 
 def wants_random(taken: int, share: float, seed: int, person: str) -> bool:
-    """Return whether a fresh item comes from the random arm (with probability `share`), not from the most
-    informative ones.
+    """Return whether a fresh item comes from the random arm, which it does with probability `share`.
+
+    Otherwise it is one of the most informative items.
     """
     return draw(seed, "arm", person, taken).random() < share
 

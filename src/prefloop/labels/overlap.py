@@ -72,9 +72,7 @@ def _unique_votes(votes: Votes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _groups(votes: Votes) -> NDArray[np.int64]:
-    """Return [A(+1 for gold)]: the number of the connected part of the graph of people and items that each person is
-    in.
-    """
+    """Return [A(+1 for gold)]: which connected part of the graph of people and items each person is in."""
     person, item = _unique_votes(votes)
     size = len(votes.people) + len(votes.items)
     graph = coo_array((np.ones(len(person)), (person, item + len(votes.people))), shape=(size, size))

@@ -61,9 +61,7 @@ def _check_ids(ids: Sequence[str], known: Sequence[str], where: str) -> None:
 
 
 def current(rankings: Sequence[Ranking]) -> list[Ranking]:
-    """Return the rankings that no other one of them supersedes, in order: an edit replaces the ranking that it
-    edits.
-    """
+    """Return the rankings that no other one supersedes, in order: an edit replaces the ranking that it edits."""
     superseded = {r.supersedes for r in rankings if r.supersedes}
     return [r for r in rankings if r.id not in superseded]
 
@@ -114,8 +112,7 @@ class ChoiceSets:
 
 
 def choice_sets(tiers: Sequence[Sequence[str]], columns: Sequence[str] | None = None) -> ChoiceSets:
-    """Return the choices that tiers, best first, amount to: the expected Plackett-Luce nll over all orders they leave
-    open.
+    """Return the choices whose likelihood is the expected Plackett-Luce nll over all orders that the tiers leave open.
 
     columns: the ids in the order wanted for K; unranked ones are in no choice. None means the ranked ids as listed.
 

@@ -241,8 +241,9 @@ class Objective:
 
 
 def _maximise(objective: Objective, enough: bool) -> Floats:
-    """Run L-BFGS from the vector at which everybody is typical, with every parameter in units of its standard error
-    there.
+    """Run L-BFGS from the vector at which everybody is typical.
+
+    Every parameter is in units of its standard error at that start.
 
     Without enough overlap sigma keeps its published value, because single rankings say nothing about it.
     """

@@ -125,9 +125,7 @@ def _number(keys: Ints) -> Ints:
 
 
 def _expected(votes: Votes, p: Pairs, gold: Mapping[str, Tiers]) -> NDArray[np.int64]:
-    """Return [P]: 1 where the expected answer too has `better` above `worse`, -1 for the other way, 0 where it is
-    silent.
-    """
+    """Return [P]: 1 where the expected answer has the same order, -1 for the opposite order, 0 where it is silent."""
     tier = np.full(len(votes.completions), -1, dtype=np.int64)
     place = {id: k for k, id in enumerate(votes.completions)}
     for tiers in (gold[item] for item in votes.items if item in gold):

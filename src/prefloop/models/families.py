@@ -22,6 +22,7 @@ from prefloop.kernels.attention import Rope
 
 # the kinds of rotary positions whose angles do not depend on the text's length
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
+# What each activation class of torch and transformers computes
 ACTIVATIONS = {
     "SiLU": "silu",
     "SiLUActivation": "silu",
@@ -29,7 +30,7 @@ ACTIVATIONS = {
     "NewGELUActivation": "gelu_tanh",
     "GELUTanh": "gelu_tanh",
     "FastGELUActivation": "gelu_tanh",
-}  # what each activation class of torch and transformers computes
+}
 
 Matrix = tuple[Tensor, Tensor | None]  # weight [out,in], bias [out]
 

@@ -25,11 +25,12 @@ from prefloop.models.packed_forward import last_hidden, predicting_hidden
 from prefloop.models.tokenization import EXTRA_PAD, Tokenization, make_tokenization
 
 NORM_KEY = "prefloop_reward"
+# Names of the head of a sequence classifier, which differ between architectures
 HEADS = (
     "score",
     "classifier",
     "qa_outputs",
-)  # names of the head of a sequence classifier, which differ between architectures
+)
 
 
 class RewardModel(nn.Module):

@@ -1,4 +1,7 @@
-"""The store, the only part of prefloop that speaks SQL. SQLite by default, Postgres by URL. See docs/store.md."""
+"""The store is the only part of prefloop that speaks SQL, with SQLite by default and Postgres by URL.
+
+See docs/store.md.
+"""
 
 from prefloop.store.connections.address import get_address, listens, put_address
 from prefloop.store.connections.lock import ProjectLock, ServerLock

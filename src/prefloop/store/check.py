@@ -30,7 +30,10 @@ _MEMBERS: dict[str, Any] = {"demonstrations": demonstrations, "rankings": rankin
 
 
 def problems(database: Database) -> list[str]:
-    """One sentence for each fault, or [] if there is none. A file that is too damaged to read counts as a fault."""
+    """Return one sentence for each fault, or [] if there is none.
+
+    A file that is too damaged to read counts as a fault.
+    """
     try:
         with database.read() as connection:
             damage = list(_sqlite_damage(connection)) if database.sqlite else []
@@ -53,7 +56,7 @@ def _sqlite_damage(connection: Connection) -> Iterator[str]:
 
 
 def _lost_parents(connection: Connection) -> Iterator[str]:
-    """Rows that refer to missing rows. Another program may have switched foreign keys off."""
+    """Yield faults about rows that refer to missing rows. Another program may have switched foreign keys off."""
     for table in (demonstrations, items, completions):
         lost = select(table.c.id).where(table.c.prompt_id.not_in(select(prompts.c.id)))
         for key in connection.scalars(lost):
@@ -85,9 +88,8 @@ def _bad_snapshots(connection: Connection) -> Iterator[str]:
             yield f"snapshot {row['hash']}: its members do not give its hash; it has {len(ids)} of {row['size']}"
         kind = _MEMBERS[row["kind"]]
         member = snapshot_members.c.member_id
-        gone = exists().where(
-            removals.c.member_id == member
-        )  # rankings that were deleted, or left with a deleted person
+        # These rankings were deleted, or left with a deleted person.
+        gone = exists().where(removals.c.member_id == member)
         lost = (
             select(func.count()).select_from(snapshot_members).where(of_snapshot, ~exists().where(kind.c.id == member))
         )
@@ -96,7 +98,7 @@ def _bad_snapshots(connection: Connection) -> Iterator[str]:
 
 
 def _bad_tasks(connection: Connection) -> Iterator[str]:
-    """Tasks with wrong counts, for which the queue would ask too many or too few people."""
+    """Yield faults about tasks with wrong counts, for which the queue would ask too many or too few people."""
     held = select(leases.c.task, func.count().label("n")).where(leases.c.state == "live").group_by(leases.c.task)
     live = held.subquery()
     query = select(tasks.c.item_id, tasks.c.live, func.coalesce(live.c.n, 0)).outerjoin(
@@ -104,7 +106,7 @@ def _bad_tasks(connection: Connection) -> Iterator[str]:
     )
     for item, counted, there in connection.execute(query.where(tasks.c.live != func.coalesce(live.c.n, 0))):
         yield f"tasks: item {item} counts {counted} people at work on it, but {there} have it"
-    ordinary = and_(tasks.c.gold.is_(None), tasks.c.arm != "gold")  # gold may have been made ordinary again
+    ordinary = and_(tasks.c.gold.is_(None), tasks.c.arm != "gold")  # A gold item may have been made ordinary again.
     full = tasks.c.done + tasks.c.live > tasks.c.wanted
     for item, done, wanted in connection.execute(
         select(tasks.c.item_id, tasks.c.done + tasks.c.live, tasks.c.wanted).where(ordinary, full)

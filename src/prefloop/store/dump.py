@@ -20,7 +20,7 @@ from prefloop.store.connections.database import Database, explain
 from prefloop.store.schema import metadata
 from prefloop.store.store import Store
 
-PAGE = 1000  # rows in memory at once
+PAGE = 1000  # So many rows are in memory at once.
 
 
 def dump(store: Store, to: Path) -> dict[str, int]:
@@ -36,7 +36,7 @@ def dump(store: Store, to: Path) -> dict[str, int]:
 
 
 def inspect(file: Path) -> dict[str, int]:
-    """The number of rows of each table of a copy.
+    """Return the number of rows of each table of a copy.
 
     Raises StoreError if the file is damaged, or if rows refer to rows that do not exist.
     """
@@ -49,7 +49,7 @@ def inspect(file: Path) -> dict[str, int]:
 
 
 def load(file: Path, target: Store) -> dict[str, int]:
-    """Copy a dump into an empty store in one transaction, and return {table: rows}. First brings `file` up to date.
+    """Copy a dump into an empty store in one transaction, and return {table: rows}. First bring `file` up to date.
 
     Raises StoreError if the store is not empty, or has another number of rows afterwards.
     """
@@ -81,10 +81,10 @@ def _listed(counts: dict[str, int]) -> str:
 def _copy_file(database: Database, to: Path) -> dict[str, int]:
     with explain(database.label), closing(_open(Path(database.label))) as source:
         source.execute("BEGIN")
-        counts = _file_counts(source)  # after its first read this connection sees one moment
+        counts = _file_counts(source)  # After its first read this connection sees one moment.
         with closing(sqlite3.connect(to)) as copy:
             source.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")  # a single file that can be moved
+            copy.execute("PRAGMA journal_mode=DELETE")  # The copy is a single file that can be moved.
         source.execute("ROLLBACK")
     return counts
 
@@ -92,15 +92,15 @@ def _copy_file(database: Database, to: Path) -> dict[str, int]:
 def _open(path: Path) -> sqlite3.Connection:
     """Open a store for reading only. A server may be writing to it."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
-    connection.isolation_level = None  # transactions begin explicitly
+    connection.isolation_level = None  # Transactions begin explicitly.
     return connection
 
 
 def _file_counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Rows of the tables that exist; a file of another version has other tables."""
+    """Return the rows of the tables that exist; a file of another version has other tables."""
     listed = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
     names = [name for (name,) in listed if name != "alembic_version" and not name.startswith("sqlite_")]
-    quoted = {name: '"' + name.replace('"', '""') + '"' for name in names}  # the file may come from anybody
+    quoted = {name: '"' + name.replace('"', '""') + '"' for name in names}  # The file may come from anybody.
     return {name: int(connection.execute(f"SELECT count(*) FROM {quoted[name]}").fetchone()[0]) for name in names}
 
 
@@ -125,7 +125,7 @@ def _copy_table(source: Connection, target: Connection, table: Table) -> None:
 
 
 def _pages(source: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
-    """All rows in the order of the primary key, in pages, because drivers fetch a whole result at once."""
+    """Yield all rows in the order of the primary key, in pages, because drivers fetch a whole result at once."""
     key: Sequence[Column[Any]] = list(table.primary_key.columns)
     last: tuple[Any, ...] | None = None
     while True:

@@ -1,4 +1,4 @@
-"""Rankings in the order in which they were written, for programs that fetch what is new."""
+"""Reads rankings in the order in which they were written, for programs that fetch what is new."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefloop.types import Ranking
 
 
 def latest(store: Store) -> int:
-    """The number of the newest ranking; 0 before the first.
+    """Return the number of the newest ranking; 0 before the first.
 
     No lower number appears later: rankings are numbered under the write lock (`Database.in_order`), which is held until
     they are committed.
@@ -21,7 +21,7 @@ def latest(store: Store) -> int:
 
 
 def rankings_since(store: Store, after: int, limit: int) -> list[tuple[int, Ranking]]:
-    """Up to `limit` pairs (number, ranking) with numbers above `after`, in order, superseding ones included."""
+    """Return up to `limit` pairs (number, ranking) with numbers above `after`, in order, superseding ones included."""
     end = latest(store)
     query = select(rankings).where(rankings.c.seq > after, rankings.c.seq <= end).order_by(rankings.c.seq).limit(limit)
     with store.database.read() as connection:

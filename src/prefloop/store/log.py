@@ -12,7 +12,7 @@ from prefloop.store.store import Store
 
 
 def newest(store: Store, limit: int, before: int | None = None) -> list[AuditRow]:
-    """The newest lines first, limited to numbers below `before` if that is given."""
+    """Return the newest lines first, limited to numbers below `before` if that is given."""
     query = select(audit).order_by(audit.c.seq.desc()).limit(limit)
     if before is not None:
         query = query.where(audit.c.seq < before)
@@ -21,7 +21,7 @@ def newest(store: Store, limit: int, before: int | None = None) -> list[AuditRow
 
 
 def latest_line(store: Store) -> int:
-    """The number of the newest line; 0 before the first."""
+    """Return the number of the newest line; 0 before the first."""
     with store.database.read() as connection:
         return connection.scalar(select(func.max(audit.c.seq))) or 0
 

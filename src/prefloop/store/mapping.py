@@ -1,8 +1,8 @@
 """Converts records to database rows and back without loss.
 
 Token ids and logprobs are packed: one letter (a `struct` type: H, I, q for ids; f, d for floats), then the numbers,
-little-endian, in the narrowest type that holds each of them exactly. That is 2 bytes a token id for most tokenizers,
-and 4 a logprob. Everything nested is JSON text.
+little-endian, in the narrowest type that holds each of them exactly. A token id takes 2 bytes for most tokenizers, and
+a logprob takes 4. Everything nested is JSON text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
 
 def dumps(value: object) -> str:
-    """Compact JSON. Raises DataError for values that JSON cannot express."""
+    """Return compact JSON. Raises DataError for values that JSON cannot express."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
@@ -30,7 +30,7 @@ def dumps(value: object) -> str:
 
 
 def pack_ints(values: Sequence[int] | None) -> bytes | None:
-    """Token ids [T] as bytes. Raises DataError for numbers beyond 64 bits."""
+    """Return token ids [T] as bytes. Raises DataError for numbers beyond 64 bits."""
     if values is None:
         return None
     low, high = min(values, default=0), max(values, default=0)
@@ -42,7 +42,7 @@ def pack_ints(values: Sequence[int] | None) -> bytes | None:
 
 
 def pack_floats(values: Sequence[float] | None) -> bytes | None:
-    """Floats [T] as bytes: 4 bytes each if all of them are exact in 32 bits, else 8."""
+    """Return floats [T] as bytes: 4 bytes each if all of them are exact in 32 bits, else 8."""
     if values is None:
         return None
     kind = "f" if all(_is_float32(value) for value in values) else "d"
@@ -50,7 +50,7 @@ def pack_floats(values: Sequence[float] | None) -> bytes | None:
 
 
 def unpack(packed: bytes | None) -> tuple[Any, ...] | None:
-    """The inverse of `pack_ints` and `pack_floats`."""
+    """Return the numbers that `pack_ints` or `pack_floats` packed."""
     if packed is None:
         return None
     kind = chr(packed[0])

@@ -15,22 +15,24 @@ from prefloop.store.schema import HEAD
 if TYPE_CHECKING:
     from alembic.config import Config
 
-_ALEMBIC_IS_GLOBAL = threading.Lock()  # Alembic's `op` and `context` are global
+_ALEMBIC_IS_GLOBAL = threading.Lock()  # Alembic's `op` and `context` are global.
 
 
 def migrate(database: Database, *, create: bool) -> None:
-    """Raises StoreError for a store of a newer prefloop, and for a database that holds something else."""
+    """Bring the store up to date.
+
+    Raises StoreError for a store of a newer prefloop, and for a database that holds something else.
+    """
     with database.read() as connection:
         if _version(connection, database.label) == HEAD:
             return
-    # imported here, because importing Alembic takes longer than opening a store
+    # The import stands here, because importing Alembic takes longer than opening a store.
     from alembic import command
     from alembic.script import ScriptDirectory
 
     with _ALEMBIC_IS_GLOBAL, database.write() as connection:
-        version = _version(
-            connection, database.label
-        )  # checked again, because another process may have migrated meanwhile
+        # The version is checked again, because another process may have migrated meanwhile.
+        version = _version(connection, database.label)
         if version is None and not create:
             raise StoreError(f"{database.label} is an empty database. Make a project with: prefloop init")
         settings = alembic_config()
@@ -45,7 +47,7 @@ def migrate(database: Database, *, create: bool) -> None:
 
 
 def alembic_config() -> Config:
-    """Alembic's settings without an ini file. The migrations are shipped in this package."""
+    """Return Alembic's settings without an ini file. The migrations are shipped in this package."""
     from alembic.config import Config
 
     settings = Config()
@@ -56,7 +58,7 @@ def alembic_config() -> Config:
 
 
 def _version(connection: Connection, label: str) -> str | None:
-    """The version of a store's schema; None for an empty database."""
+    """Return the version of a store's schema; None for an empty database."""
     tables = inspect(connection).get_table_names()
     if "alembic_version" in tables:
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

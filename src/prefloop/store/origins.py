@@ -14,7 +14,10 @@ from prefloop.store.write import chunks
 
 
 def origins(store: Store, ids: Iterable[str]) -> dict[str, str]:
-    """{id: "pairs.jsonl row 8"} of the records whose origin is known. A demonstration or item may bring its prompt."""
+    """Return {id: "pairs.jsonl row 8"} of the records whose origin is known.
+
+    A demonstration or item may bring its prompt.
+    """
     found: dict[str, str] = {}
     with store.database.read() as connection:
         logged = connection.execute(select(imports.c.sha256, imports.c.name).order_by(imports.c.seq))
@@ -30,12 +33,12 @@ def origins(store: Store, ids: Iterable[str]) -> dict[str, str]:
 
 
 def has_origins(store: Store, sha256: str) -> bool:
-    """Whether any record is known to come from this file. Rows of older imports were not numbered."""
+    """Return whether any record is known to come from this file. Rows of older imports were not numbered."""
     with store.database.read() as connection:
         return connection.scalar(select(table.c.row).where(table.c.sha256 == sha256).limit(1)) is not None
 
 
 def _through(of: Table, prompts: list[str]) -> Select[Any]:
-    """Origins of prompts, found through the demonstrations and items that ask them."""
+    """Select the origins of prompts through the demonstrations and items that ask them."""
     joined = select(of.c.prompt_id.label("id"), table.c.sha256, table.c.row)
     return joined.join(table, table.c.record_id == of.c.id).where(of.c.prompt_id.in_(prompts))

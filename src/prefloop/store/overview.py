@@ -1,4 +1,4 @@
-"""Figures for those who run the work: who ranked how much and when, the size of the store, and its last backup."""
+"""Counts for those who run the work: who ranked how much and when, the size of the store, and its last backup."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ _BACKUP = "backup:at"
 
 @dataclass(frozen=True)
 class Pace:
-    """How many items one person ranked lately. days: in each of the last `DAYS` periods of 24 hours, oldest first."""
+    """Says how many items one person ranked lately.
+
+    days: the number in each of the last `DAYS` periods of 24 hours, oldest first
+    """
 
     hour: int
     days: tuple[int, ...]
-    latest: float | None  # the time of the last ranking, in seconds since 1970
+    latest: float | None  # This is the time of the last ranking, in seconds since 1970.
 
     @property
     def today(self) -> int:
-        """Items in the last 24 hours. The server does not know the time zone of the people who look."""
+        """Return the items of the last 24 hours, because the server does not know the time zone of the reader."""
         return self.days[-1]
 
 
 def paces(store: Store, now: float) -> dict[str, Pace]:
-    """The pace of everybody who ranked in the last `DAYS` days."""
+    """Return the pace of everybody who ranked in the last `DAYS` days."""
     edges = [now - DAY_S * (DAYS - n) for n in range(DAYS)]
     days = [func.count().filter(leases.c.given_at >= at, leases.c.given_at < at + DAY_S) for at in edges[:-1]]
     days.append(func.count().filter(leases.c.given_at >= edges[-1]))
@@ -45,7 +48,7 @@ def paces(store: Store, now: float) -> dict[str, Pace]:
 
 
 def lists_by_round(store: Store) -> dict[int, tuple[int, int]]:
-    """{round: (lists, how many of them have any ranking)}, counted by the database."""
+    """Return {round: (lists, how many of them have any ranking)}, counted by the database."""
     any_ranking = exists().where(rankings.c.item_id == items.c.id)
     ranked = func.sum(case((any_ranking, 1), else_=0))
     with store.database.read() as connection:
@@ -54,14 +57,14 @@ def lists_by_round(store: Store) -> dict[int, tuple[int, int]]:
 
 
 def total(found: Mapping[str, Pace]) -> Pace:
-    """The sum over all people."""
+    """Return the sum over all people."""
     columns = zip(*(pace.days for pace in found.values()), strict=True)
     latest = max((pace.latest for pace in found.values() if pace.latest is not None), default=None)
     return Pace(sum(pace.hour for pace in found.values()), tuple(map(sum, columns)) or (0,) * DAYS, latest)
 
 
 def size(store: Store) -> int:
-    """How many bytes the store takes on the disk, including the write-ahead log."""
+    """Return how many bytes the store takes on the disk, including the write-ahead log."""
     if not store.database.sqlite:
         with store.database.read() as connection:
             return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
@@ -76,7 +79,7 @@ def note_backup(store: Store, at: float) -> None:
 
 
 def last_backup(store: Store) -> float | None:
-    """The time of the last `prefloop backup`; None if there was none."""
+    """Return the time of the last `prefloop backup`; None if there was none."""
     with store.database.read() as connection:
         at: float | None = setting(connection, _BACKUP, None)
         return at

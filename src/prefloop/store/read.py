@@ -17,24 +17,24 @@ from prefloop.store.split import threshold
 from prefloop.store.write import chunks
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, Split
 
-CHUNK = 256  # items held in memory at once
+CHUNK = 256  # So many items are in memory at once.
 
 
 def effective() -> ColumnElement[bool]:
-    """The condition of rankings that no other ranking of the same item supersedes."""
+    """Return the condition of rankings that no other ranking of the same item supersedes."""
     newer = rankings.alias("newer")
     return ~exists().where(newer.c.supersedes == rankings.c.id, newer.c.item_id == rankings.c.item_id)
 
 
 def trusted() -> ColumnElement[bool]:
-    """The condition of rankings by people who are not excluded, of items that are not discarded."""
+    """Return the condition of rankings by people who are not excluded, of items that are not discarded."""
     excluded = select(people.c.id).where(people.c.excluded.is_not(None))
     of_task = (tasks.c.item_id == rankings.c.item_id) & (tasks.c.criterion == rankings.c.criterion)
     return and_(rankings.c.annotator.not_in(excluded), ~exists().where(of_task, tasks.c.discarded.is_not(None)))
 
 
 def on_side(split: Split | None, heldout: float) -> ColumnElement[bool]:
-    """`split_of` as an SQL condition."""
+    """Return `split_of` as an SQL condition."""
     if split is None:
         return true()
     by_hash = prompts.c.bucket < threshold(heldout)
@@ -45,7 +45,7 @@ def on_side(split: Split | None, heldout: float) -> ColumnElement[bool]:
 
 @dataclass(frozen=True)
 class ItemQuery:
-    """Which items to read, and which of their rankings."""
+    """Says which items to read, and which of their rankings."""
 
     split: Split | None = None
     heldout: float = 0.1
@@ -69,13 +69,13 @@ class ItemQuery:
         return query
 
     def counted(self) -> ColumnElement[bool]:
-        """The condition of the rankings that are attached to the items."""
+        """Return the condition of the rankings that are attached to the items."""
         found = effective() if self.criterion is None else and_(effective(), rankings.c.criterion == self.criterion)
         return found if self.excluded else and_(found, trusted())
 
 
 def stream_items(database: Database, query: ItemQuery) -> Iterator[Item]:
-    """Items in chunks. Each chunk is one short read, so that a slow consumer never holds up the writer."""
+    """Yield items in chunks. Each chunk is one short read, so that a slow consumer never holds up the writer."""
     after = 0
     while True:
         with database.read() as connection:
@@ -88,7 +88,7 @@ def stream_items(database: Database, query: ItemQuery) -> Iterator[Item]:
 
 
 def assemble(connection: Connection, rows: Sequence[RowMapping], counted: ColumnElement[bool]) -> list[Item]:
-    """Items from item rows, with three more queries however many there are."""
+    """Return items from item rows, with three more queries however many there are."""
     ids = [row["id"] for row in rows]
     asked = prompts_by_id(connection, {row["prompt_id"] for row in rows})
     members: dict[str, list[Completion]] = defaultdict(list)
@@ -148,7 +148,7 @@ def stream_rollouts(database: Database, run_id: str, limit: int | None) -> Itera
 
 
 def read_counts(connection: Connection) -> dict[str, Any]:
-    """Totals for `doctor` and the report. `rankings` counts all events, the other labels only effective ones."""
+    """Return totals for `doctor` and the report. `rankings` counts all events, the other labels only effective ones."""
 
     def count(column: Any, *where: ColumnElement[bool]) -> int:
         return int(connection.execute(select(func.count(column)).where(*where)).scalar_one())

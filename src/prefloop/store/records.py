@@ -1,4 +1,4 @@
-"""Records of the store's own contents: counts, models, imports. Standard library only."""
+"""Defines records of the store's own contents (counts, models, imports), with the standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ModelKind = Literal["policy", "reward"]
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows of each kind were added."""
+    """Says how many rows of each kind were added."""
 
     prompts: int = 0
     demonstrations: int = 0
@@ -31,7 +31,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One trained model. `path` is relative to the project; `snapshot_hash` names exactly what it was trained on.
+    """Describes one trained model.
+
+    `path` is relative to the project; `snapshot_hash` names exactly what it was trained on.
 
     files: {name: SHA-256} of its folder when it was registered; None in rows that are older than this field.
     """
@@ -43,14 +45,14 @@ class ModelRow:
     run_id: str | None = None
     weights_sha256: str | None = None
     snapshot_hash: str | None = None
-    criterion: str | None = None  # reward models only
+    criterion: str | None = None  # Only reward models have one.
     metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
     files: Mapping[str, str] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
 class ImportRow:
-    """One imported file: its format and ignored fields, what it added, and why its first bad rows were rejected."""
+    """Describes one imported file: its format, what it added, and why its first bad rows were rejected."""
 
     name: str
     sha256: str
@@ -59,4 +61,4 @@ class ImportRow:
     rejected: int
     reasons: tuple[str, ...]
     imported_at: str
-    removed: int = 0  # how many of its records have been deleted since
+    removed: int = 0  # It says how many of its records have been deleted since.

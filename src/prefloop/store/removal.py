@@ -46,7 +46,7 @@ Ids = set[str]
 
 @dataclass
 class Removal:
-    """What would be deleted, or was deleted: ids by kind.
+    """Lists what would be deleted, or was deleted: ids by kind.
 
     kept: records of the file that another file holds too
     by_people: rankings that people gave in this project
@@ -61,9 +61,8 @@ class Removal:
     sampled_items: int = 0
     by_people: int = 0
     rollouts: int = 0
-    models: list[tuple[ModelRow, str]] = field(
-        default_factory=list
-    )  # each with the model through which it learnt; "" means directly
+    # Each has the model through which it learnt; "" means directly.
+    models: list[tuple[ModelRow, str]] = field(default_factory=list)
 
     @property
     def ids(self) -> Ids:
@@ -71,7 +70,7 @@ class Removal:
 
 
 def plan(store: Store, ids: Collection[str] = (), files: Collection[str] = ()) -> Removal:
-    """What `remove` would delete. Changes nothing. Raises DataError for an id that is not in the store."""
+    """Return what `remove` would delete. It changes nothing. Raises DataError for an id that is not in the store."""
     with store.database.read() as connection:
         return _plan(connection, ids, files)
 
@@ -79,7 +78,7 @@ def plan(store: Store, ids: Collection[str] = (), files: Collection[str] = ()) -
 def remove(
     store: Store, ids: Collection[str] = (), files: Collection[str] = (), *, with_rankings: bool = False
 ) -> Removal:
-    """Delete records by id, and all records that were read from files given by SHA-256. Returns what was deleted.
+    """Delete records by id, and all records that were read from files given by SHA-256. Return what was deleted.
 
     A prompt is deleted with its answers, and also if only a deleted record asked it. Raises DataError for an unknown
     id, and if people have ranked what would be deleted, unless `with_rankings`.
@@ -88,7 +87,8 @@ def remove(
     with database.work(alone=True) as connection:
         database.in_order(connection)
         if database.sqlite:
-            connection.exec_driver_sql("PRAGMA secure_delete = ON")  # overwrite freed pages, so that no traces stay
+            # SQLite overwrites freed pages, so that no traces stay.
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
         gone = _plan(connection, ids, files)
         if gone.by_people and not with_rankings:
             raise DataError(
@@ -103,7 +103,8 @@ def remove(
         return gone
 
 
-# -- what goes ---------------------------------------------------------------------------------------------------------
+# -- what is deleted
+# ----------------------------------------------------------------------------------------------------
 
 
 def _plan(connection: Connection, ids: Collection[str], files: Collection[str]) -> Removal:
@@ -148,7 +149,7 @@ def _read_from(connection: Connection, files: Collection[str], gone: Removal) ->
 
 
 def _unasked(connection: Connection, candidates: Ids, gone: Removal, files: Ids) -> Ids:
-    """Prompts that no file holds by itself, and that no remaining demonstration or imported item asks."""
+    """Return prompts that no file holds by itself, and that no remaining demonstration or imported item asks."""
     asked: Ids = set()
     for part in chunks(candidates):
         own = select(origins.c.record_id).where(origins.c.record_id.in_(part))
@@ -163,18 +164,18 @@ def _unasked(connection: Connection, candidates: Ids, gone: Removal, files: Ids)
 
 
 def _numbered(connection: Connection) -> bool:
-    """Whether the rows of every imported file are known. Older versions did not record them."""
+    """Return whether the rows of every imported file are known. Older versions did not record them."""
     known = exists().where(origins.c.sha256 == imports.c.sha256)
     return connection.scalar(select(imports.c.seq).where(~known, imports.c.removed == 0).limit(1)) is None
 
 
 def _own(connection: Connection, candidates: Ids, files: Ids) -> Ids:
-    """The prompts that these files hold as such. Others may belong to a file whose rows are not known."""
+    """Return the prompts that these files hold as such. Others may belong to a file whose rows are not known."""
     return _column(connection, origins.c.record_id, origins.c.record_id, candidates, origins.c.sha256.in_(list(files)))
 
 
 def _learnt(connection: Connection, ids: Ids) -> list[tuple[ModelRow, str]]:
-    """Models whose snapshot holds any of these, and models that started from such a model, oldest first."""
+    """Return models whose snapshot holds any of these, and models that started from such a model, oldest first."""
     hashes = _column(connection, snapshot_members.c.snapshot_hash, snapshot_members.c.member_id, ids)
     found: dict[str, tuple[ModelRow, str]] = {}
     for row in connection.execute(select(models).order_by(models.c.seq)).mappings():
@@ -186,7 +187,8 @@ def _learnt(connection: Connection, ids: Ids) -> list[tuple[ModelRow, str]]:
     return list(found.values())
 
 
-# -- taking it out -----------------------------------------------------------------------------------------------------
+# -- deleting it
+# --------------------------------------------------------------------------------------------------------
 
 
 def _remove(connection: Connection, gone: Removal) -> None:

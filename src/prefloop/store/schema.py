@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy Core. `migrations/` builds them; a test holds the two together.
+"""Defines the tables, as SQLAlchemy Core. `migrations/` builds them, and a test compares the two.
 
 `seq` is the order of insertion; every other reference is by the public id, so that joins can be read. JSON is kept as
 text: Postgres's own JSON type refuses some strings that models do produce.
@@ -22,10 +22,10 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0009"  # the newest migration; a test compares it with Alembic's own idea
+HEAD = "0009"  # the newest migration; a test compares it with Alembic's own list
 
 metadata = MetaData()
-_Seq = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
+_Seq = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only.
 
 
 def _seq() -> Column[int]:
@@ -45,8 +45,9 @@ prompts = Table(
     Column("system", Text),
     Column("tools", Text),  # JSON: a list of schemas; null if there are none
     Column("metadata", Text, nullable=False),
-    Column("split", Text),  # as imported; null: `bucket` decides
-    Column("bucket", BigInteger, nullable=False),  # split.bucket(): held out when below heldout * 2**32
+    Column("split", Text),  # as imported; null means that `bucket` decides
+    # split.bucket(): the prompt is held out when it is below heldout * 2**32
+    Column("bucket", BigInteger, nullable=False),
     CheckConstraint("split IN ('train', 'heldout')", name="ck_prompts_split"),
 )
 
@@ -82,14 +83,16 @@ completions = Table(
     _seq(),
     _id(),
     Column("prompt_id", Text, ForeignKey("prompts.id"), nullable=False),
-    Column("item_id", Text, ForeignKey("items.id")),  # null: a rollout of reinforcement learning, never ranked
+    # null for a rollout of reinforcement learning, which is never ranked
+    Column("item_id", Text, ForeignKey("items.id")),
     Column("position", Integer, nullable=False),  # position in the item, or in the rollout batch
     Column("text", Text, nullable=False),
-    Column("messages", Text),  # JSON: the turns of an answer that is more than one plain text; null: it is its text
+    # JSON: the turns of an answer that is more than one plain text; null if it is its text alone
+    Column("messages", Text),
     Column("model", Text),
     Column("policy_version", Text),
-    Column("token_ids", LargeBinary),  # mapping.pack_ints
-    Column("logprobs", LargeBinary),  # mapping.pack_floats; nats
+    Column("token_ids", LargeBinary),  # packed by mapping.pack_ints
+    Column("logprobs", LargeBinary),  # packed by mapping.pack_floats, in nats
     Column("finish_reason", Text),
     Column("sampling", Text),
     Column("tokenizer", Text),
@@ -116,13 +119,13 @@ rankings = Table(
     Column("shown", Text, nullable=False),
     Column("duration_s", Float),
     Column("created_at", Text),
-    Column("supersedes", Text),  # not a foreign key, since a file may list an edit before the edited ranking
+    Column("supersedes", Text),  # It is not a foreign key, since a file may list an edit before the edited ranking.
     Column("simulated", Boolean, nullable=False),
     Column("metadata", Text, nullable=False),
     Column("ordinal", Integer, nullable=False),
     Index("ix_rankings_item_id", "item_id", "criterion"),
     Index("ix_rankings_supersedes", "supersedes"),
-    sqlite_autoincrement=True,  # numbers of deleted rankings are not used again
+    sqlite_autoincrement=True,  # Numbers of deleted rankings are not used again.
 )
 
 imports = Table(
@@ -139,7 +142,7 @@ imports = Table(
     Column("removed", Integer, nullable=False, server_default="0"),  # records deleted since
 )
 
-origins = Table(  # where a record was read; one that several files hold has a row for each
+origins = Table(  # It says where a record was read; one that several files hold has a row for each.
     "origins",
     metadata,
     Column("record_id", Text, primary_key=True),  # the id of a prompt, a demonstration, an item or a ranking
@@ -184,10 +187,10 @@ models = Table(
     CheckConstraint("kind IN ('policy', 'reward')", name="ck_models_kind"),
 )
 
-logprobs = Table(  # log-probability of whole completions, nats
+logprobs = Table(  # The log-probabilities are those of whole completions, in nats.
     "logprobs",
     metadata,
-    Column("model", Text, primary_key=True),  # hash of the weights and of the tokenization
+    Column("model", Text, primary_key=True),  # the hash of the weights and of the tokenization
     Column("completion_id", Text, ForeignKey("completions.id"), primary_key=True),
     Column("total", Float, nullable=False),
 )
@@ -198,14 +201,14 @@ people = Table(
     "people",
     metadata,
     _seq(),
-    _id(),  # random and public: rankings.annotator
-    Column("name", Text),  # null: a deleted person whose rankings are kept
-    Column("login", Text, unique=True),  # the name, folded
+    _id(),  # random and public; it is rankings.annotator
+    Column("name", Text),  # null for a deleted person whose rankings are kept
+    Column("login", Text, unique=True),  # the name, in the form that `login_of` gives it
     Column("password", Text),  # argon2id
     Column("role", Text, nullable=False),
     Column("groups", Text, nullable=False),
-    Column("most", Integer),  # in items; null: the limit of the settings
-    Column("excluded", Text),  # the reason for exclusion; null: the rankings are trained on
+    Column("most", Integer),  # in items; null means the limit of the settings
+    Column("excluded", Text),  # the reason for exclusion; null if the rankings are trained on
     Column("excluded_by", Text),
     Column("disabled", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
@@ -214,7 +217,7 @@ people = Table(
     Column("done", Integer, nullable=False),
     Column("skipped", Integer, nullable=False),
     Column("cursors", Text, nullable=False),  # {tag: tasks.waiting_since before which this person had everything}
-    Column("guidelines", Text),  # hash of the guidelines they have read; null: none yet
+    Column("guidelines", Text),  # hash of the guidelines they have read; null if they have read none yet
     CheckConstraint("role IN ('owner', 'reviewer', 'annotator')", name="ck_people_role"),
 )
 
@@ -226,7 +229,7 @@ invites = Table(
     _id("token_hash"),
     Column("role", Text, nullable=False),
     Column("groups", Text, nullable=False),
-    Column("created_by", Text),  # null: the command line
+    Column("created_by", Text),  # null for the command line
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
 )
@@ -237,8 +240,8 @@ sessions = Table(
     _seq(),
     _id(),
     _id("token_hash"),
-    Column("kind", Text, nullable=False),  # "session": a browser; "api": a program
-    Column("person", Text, ForeignKey("people.id")),  # null: a token made from the command line
+    Column("kind", Text, nullable=False),  # "session" for a browser, "api" for a program
+    Column("person", Text, ForeignKey("people.id")),  # null for a token made from the command line
     Column("label", Text),
     Column("scope", Text),
     Column("created_at", Float, nullable=False),
@@ -261,9 +264,10 @@ tasks = Table(
     Column("shuffle", Float, nullable=False),  # a random number in [0, 1)
     Column("priority", Float, nullable=False),
     Column("judged_by", Text, nullable=False, server_default=""),  # the models that set the priority; "" if none has
-    Column("waiting_since", Float),  # since when a task that was handed out has a free place; null: never handed out
+    # since when a task that was handed out has a free place; null if it was never handed out
+    Column("waiting_since", Float),
     Column("arm", Text),  # how it was first chosen: "random", "priority" or "gold"
-    Column("gold", Text),  # expected tiers of completion ids; null: the item is not gold
+    Column("gold", Text),  # expected tiers of completion ids; null if the item is not gold
     Column("skips", Integer, nullable=False),
     Column("discarded", Text),  # the reason
     Column("discarded_by", Text),
@@ -288,16 +292,16 @@ leases = Table(
     Column("arm", Text, nullable=False),
     Column("number", Integer, nullable=False),  # 1 for the first item of this person
     Column("shown", Text, nullable=False),  # completion ids by display position
-    Column("words", Integer, nullable=False),  # of everything that was shown
+    Column("words", Integer, nullable=False),  # how many words of everything that was shown
     Column("started_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     Column("given_at", Float),  # when it was ranked or skipped
     Column("duration_s", Float),
-    Column("ranking_id", Text),  # the latest
+    Column("ranking_id", Text),  # the latest ranking
     Column("body", Text),  # hash of the latest answer
-    Column("reason", Text),  # of a skip
+    Column("reason", Text),  # the reason of a skip
     Column("marked", Text),  # JSON: flags by completion id, and the comment, set before a skip
-    Column("returned", Text),  # a reviewer's note; null: the item was not returned
+    Column("returned", Text),  # a reviewer's note; null if the item was not returned
     Column("returned_by", Text),
     Column("returned_at", Float),
     Column("reopened", Boolean, nullable=False),  # the next submit supersedes the answer
@@ -330,19 +334,19 @@ submissions = Table(
 
 settings = Table("settings", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
-rules = Table(  # settings of [annotate] that were changed in the browser; the last row of a key counts
+rules = Table(  # These settings of [annotate] were changed in the browser; the last row of a key counts.
     "rules",
     metadata,
     _seq(),
     Column("at", Float, nullable=False),
     Column("who", Text),
     Column("key", Text, nullable=False),
-    Column("value", Text),  # JSON; null: the value of the file again
+    Column("value", Text),  # JSON; null returns to the value of the file
     Column("base", Text, nullable=False),  # JSON: the value of the file at that time
     Index("ix_rules_key", "key", "seq"),
 )
 
-guidelines = Table(  # every text that somebody has read or written
+guidelines = Table(  # Each row is a text that somebody has read or written.
     "guidelines",
     metadata,
     _seq(),
@@ -351,7 +355,7 @@ guidelines = Table(  # every text that somebody has read or written
     Column("at", Float, nullable=False),
 )
 
-audit = Table(  # triggers refuse UPDATE and DELETE
+audit = Table(  # Triggers refuse UPDATE and DELETE.
     "audit",
     metadata,
     _seq(),
@@ -363,6 +367,6 @@ audit = Table(  # triggers refuse UPDATE and DELETE
     Column("after", Text),
 )
 
-removals = Table(  # deleted ids, and rankings of deleted people; snapshots may still name them
+removals = Table(  # These are deleted ids, and rankings of deleted people; snapshots may still name them.
     "removals", metadata, Column("member_id", Text, primary_key=True), Column("removed_at", Float, nullable=False)
 )

@@ -15,24 +15,24 @@ BUCKETS = 2**32
 
 
 def fold(content: Content) -> str:
-    """The text that decides: NFKC, case-folded, with runs of white space as one space."""
+    """Return the text that decides: NFKC, case-folded, with runs of white space as one space."""
     text = content if isinstance(content, str) else " ".join(message.content or "" for message in content)
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def bucket(prompt: Prompt) -> int:
-    """A number in [0, 2**32), evenly spread over distinct prompts."""
+    """Return a number in [0, 2**32), evenly spread over distinct prompts."""
     folded = fold(prompt.content).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(b"split:" + folded).digest()[:4], "big")
 
 
 def threshold(heldout: float) -> int:
-    """The bucket below which prompts are held out."""
+    """Return the bucket below which prompts are held out."""
     return round(heldout * BUCKETS)
 
 
 def split_of(prompt: Prompt, heldout: float) -> Split:
-    """The split that the prompt states, or else that of its hash; `heldout` is a share in [0, 1)."""
+    """Return the split that the prompt states, or else that of its hash; `heldout` is a share in [0, 1)."""
     if prompt.split is not None:
         return prompt.split
     return "heldout" if bucket(prompt) < threshold(heldout) else "train"

@@ -21,19 +21,22 @@ from prefloop.store.schema import imports, items, logprobs, models, snapshot_mem
 from prefloop.store.write import Parsed
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, Snapshot, Split
 
-BATCH_ROWS = 1000  # rows in one write transaction
+BATCH_ROWS = 1000  # One write transaction has so many rows.
 _REASONS_KEPT = 100
 
 
 class Store:
-    """Open with `Store.open`. Safe to use from several threads; one process at a time should write (`ProjectLock`)."""
+    """Gives access to everything a project knows. Open it with `Store.open`.
+
+    Several threads may use it safely; one process at a time should write (`ProjectLock`).
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @property
     def database(self) -> Database:
-        """For `Queue` and `People`, which live in the same tables."""
+        """The database, for `Queue` and `People`, which live in the same tables."""
         return self._database
 
     @classmethod
@@ -59,7 +62,7 @@ class Store:
             raise
         if patience_s is None:
             return cls(database)
-        database.close()  # a migration has no time limit
+        database.close()  # A migration has no time limit.
         return cls(Database(resolved, patience_s))
 
     def close(self) -> None:
@@ -103,7 +106,7 @@ class Store:
             return added
 
     def add_rankings(self, rankings: Iterable[Ranking]) -> int:
-        """Append rankings of known items; returns how many were new. Raises DataError that names the first bad one."""
+        """Append rankings of known items; return how many were new. Raises DataError that names the first bad one."""
         added = 0
         for batch in write.chunks(rankings, BATCH_ROWS):
             with self._database.write() as connection:
@@ -125,7 +128,7 @@ class Store:
                 connection.execute(insert(logprobs), part)
 
     def logprobs(self, model: str, completion_ids: Iterable[str]) -> dict[str, float]:
-        """The log-probabilities that are known, by completion id."""
+        """Return the log-probabilities that are known, by completion id."""
         found: dict[str, float] = {}
         with self._database.read() as connection:
             for ids in write.chunks(completion_ids):
@@ -135,8 +138,8 @@ class Store:
         return found
 
     def add_snapshot(self, snapshot: Snapshot) -> str:
-        """Store what a model is trained on; returns the hash."""
-        key = snapshot.hash  # computed once, since it hashes every id
+        """Store what a model is trained on; return the hash."""
+        key = snapshot.hash  # The hash is computed once, since it hashes every id.
         row = {"hash": key, "kind": snapshot.kind, "size": len(snapshot.ids), "created_at": _now()}
         members = [{"snapshot_hash": key, "member_id": member} for member in snapshot.ids]
         with self._database.write() as connection:
@@ -147,7 +150,7 @@ class Store:
         return key
 
     def add_model(self, model: ModelRow) -> None:
-        """Register a model. The same version again updates the row, but never to other weights: DataError."""
+        """Register a model. The same version again updates the row, but raises DataError for other weights."""
         row = mapping.model_row(model)
         with self._database.write() as connection:
             known = connection.execute(select(models).where(models.c.version == model.version)).mappings().first()
@@ -179,12 +182,15 @@ class Store:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def prompts(self, *, split: Split | None = None, heldout: float = 0.1, limit: int | None = None) -> list[Prompt]:
-        """Prompts in the order in which they were added. `split` selects one side, by `split_of(prompt, heldout)`."""
+        """Return prompts in the order in which they were added.
+
+        `split` selects one side, by `split_of(prompt, heldout)`.
+        """
         with self._database.read() as connection:
             return read.read_prompts(connection, split, heldout, limit)
 
     def demonstrations(self, *, split: Split | None = None, heldout: float = 0.1) -> list[Demonstration]:
-        """Demonstrations in the order in which they were added."""
+        """Return demonstrations in the order in which they were added."""
         with self._database.read() as connection:
             return read.read_demonstrations(connection, split, heldout)
 
@@ -199,18 +205,17 @@ class Store:
         ranked: bool | None = None,
         excluded: bool = False,
     ) -> Iterator[Item]:
-        """Items in the order in which they were added, with completions and effective rankings, 256 in memory at a
-        time.
+        """Yield items in the order in which they were added, with completions and effective rankings.
 
-        A ranking is effective until another of its item supersedes it. `criterion` selects rankings. `ranked` selects
-        items with (True) or without (False) any selected ranking. Rankings by excluded people, and of discarded items,
-        are left out unless `excluded` is true.
+        At most 256 items are in memory at a time. A ranking is effective until another of its item supersedes it.
+        `criterion` selects rankings. `ranked` selects items with (True) or without (False) any selected ranking.
+        Rankings by excluded people, and of discarded items, are left out unless `excluded` is true.
         """
         query = read.ItemQuery(split, heldout, source, round, criterion, ranked, excluded)
         return read.stream_items(self._database, query)
 
     def item_by_ids(self, ids: Iterable[str]) -> list[Item]:
-        """Items in the order of the ids. Raises DataError that names an unknown id."""
+        """Return items in the order of the ids. Raises DataError that names an unknown id."""
         wanted = list(ids)
         with self._database.read() as connection:
             found = read.items_by_id(connection, wanted)
@@ -220,31 +225,35 @@ class Store:
         return [found[key] for key in wanted]
 
     def item(self, id: str) -> Item:
-        """One item. Raises DataError if it does not exist."""
+        """Return one item. Raises DataError if it does not exist."""
         return self.item_by_ids([id])[0]
 
     def latest_round(self, source: str) -> int:
-        """The newest round that has items of a source; 0 if there is none."""
+        """Return the newest round that has items of a source; 0 if there is none."""
         with self._database.read() as connection:
             return connection.scalar(select(func.max(items.c.round)).where(items.c.source == source)) or 0
 
     def rollouts(self, run_id: str, limit: int | None = None) -> Iterator[tuple[Prompt, Completion]]:
-        """What a run sampled while it learned, oldest first."""
+        """Yield what a run sampled while it learned, oldest first."""
         return read.stream_rollouts(self._database, run_id, limit)
 
     def criteria(self) -> dict[str, int]:
-        """The number of effective rankings of each criterion, largest first."""
+        """Return the number of effective rankings of each criterion, largest first."""
         with self._database.read() as connection:
             return read.read_criteria(connection)
 
     def counts(self) -> dict[str, Any]:
-        """Totals: prompts, demonstrations, items, completions, rollouts, rankings, effective, simulated, annotators,
-        and `criteria` as above. `rankings` counts every event; simulated and annotators only effective ones."""
+        """Return totals: prompts, demonstrations, items, completions, rollouts, rankings, annotators and more.
+
+        The keys are "prompts", "demonstrations", "items", "completions", "rollouts", "rankings", "effective",
+        "simulated", "annotators" and "criteria". `rankings` counts every event; simulated and annotators count only
+        effective ones.
+        """
         with self._database.read() as connection:
             return read.read_counts(connection)
 
     def snapshot(self, hash: str) -> Snapshot:
-        """The ids of a snapshot. Raises DataError if there is none."""
+        """Return the ids of a snapshot. Raises DataError if there is none."""
         with self._database.read() as connection:
             kind = connection.scalar(select(snapshots.c.kind).where(snapshots.c.hash == hash))
             members = select(snapshot_members.c.member_id).where(snapshot_members.c.snapshot_hash == hash)
@@ -254,7 +263,7 @@ class Store:
         return Snapshot(kind, tuple(sorted(ids)))
 
     def models(self, kind: ModelKind | None = None, criterion: str | None = None) -> list[ModelRow]:
-        """Registered models, oldest first."""
+        """Return registered models, oldest first."""
         query = select(models).order_by(models.c.seq)
         if kind is not None:
             query = query.where(models.c.kind == kind)
@@ -264,18 +273,18 @@ class Store:
             return [mapping.to_model(row) for row in connection.execute(query).mappings()]
 
     def latest_model(self, kind: ModelKind, criterion: str | None = None) -> ModelRow | None:
-        """The newest of a kind, or None before the first."""
+        """Return the newest of a kind, or None before the first."""
         return next(reversed(self.models(kind, criterion)), None)
 
     def model(self, version: str) -> ModelRow:
-        """The model of a version. Raises DataError that lists the known versions."""
+        """Return the model of a version. Raises DataError that lists the known versions."""
         known = {model.version: model for model in self.models()}
         if version not in known:
             raise DataError(f"there is no model {version!r}. Known: {', '.join(known) or 'none yet'}.")
         return known[version]
 
     def imports(self) -> list[ImportRow]:
-        """The log of files read, oldest first."""
+        """Return the log of files read, oldest first."""
         with self._database.read() as connection:
             return [
                 mapping.to_import(row) for row in connection.execute(select(imports).order_by(imports.c.seq)).mappings()
@@ -284,11 +293,11 @@ class Store:
     # -- health ------------------------------------------------------------------------------------------------------
 
     def check(self) -> list[str]:
-        """One sentence for each fault of the contents; [] if there is none. Reads the whole store."""
+        """Return one sentence for each fault of the contents; [] if there is none. It reads the whole store."""
         return problems(self._database)
 
     def warnings(self) -> list[str]:
-        """Settings and versions of the database that endanger data, one sentence each."""
+        """Return settings and versions of the database that endanger data, one sentence each."""
         return self._database.warnings()
 
 

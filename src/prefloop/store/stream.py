@@ -13,16 +13,16 @@ from prefloop.store.schema import demonstrations, prompts, rankings
 from prefloop.store.store import Store
 from prefloop.types import Demonstration, Item, Prompt
 
-CHUNK = 1000  # prompts or demonstrations held in memory at once
+CHUNK = 1000  # So many prompts or demonstrations are in memory at once.
 
 
 def every_item(store: Store, *, criterion: str | None = None, ranked: bool | None = None) -> Iterator[Item]:
-    """Items with every ranking ever given: superseded ones, those of excluded people, and of discarded items."""
+    """Yield items with every ranking ever given: superseded ones, those of excluded people, and of discarded items."""
     return read.stream_items(store._database, _Every(criterion=criterion, ranked=ranked))
 
 
 def every_prompt(store: Store) -> Iterator[Prompt]:
-    """All prompts in the order in which they were added."""
+    """Yield all prompts in the order in which they were added."""
     after = 0
     while True:
         query = select(prompts).where(prompts.c.seq > after).order_by(prompts.c.seq).limit(CHUNK)
@@ -35,7 +35,7 @@ def every_prompt(store: Store) -> Iterator[Prompt]:
 
 
 def every_demonstration(store: Store) -> Iterator[Demonstration]:
-    """All demonstrations in the order in which they were added."""
+    """Yield all demonstrations in the order in which they were added."""
     after = 0
     while True:
         of_chunk = select(demonstrations).where(demonstrations.c.seq > after)

@@ -26,7 +26,7 @@ RankingContent = tuple[object, ...]
 
 
 def replace_known(connection: Connection, batch: Sequence[Parsed], file: str) -> list[Parsed]:
-    """The batch, with known items in place of those that say the same. `file` is the hash of their file."""
+    """Return the batch, with known items in place of those that say the same. `file` is the hash of their file."""
     listed = [record for record in batch if isinstance(record, Item) and record.rankings]
     known = existing(connection, items.c.id, (item.id for item in listed))
     fresh = [item for item in listed if item.id not in known]
@@ -44,7 +44,7 @@ def replace_known(connection: Connection, batch: Sequence[Parsed], file: str) ->
 
 
 def _candidates(connection: Connection, fresh: Sequence[Item], file: str) -> Iterator[Item]:
-    """Imported items that ask the same and hold the answer that the new item ranks first.
+    """Yield imported items that ask the same and hold the answer that the new item ranks first.
 
     Other rows of the same file are left out, since thousands may share a prompt.
     """
@@ -62,7 +62,7 @@ def _candidates(connection: Connection, fresh: Sequence[Item], file: str) -> Ite
 
 
 def _rows(connection: Connection, ids: Sequence[str], file: str) -> dict[str, int]:
-    """{item id: its row} of items that were read from a file."""
+    """Return {item id: its row} of items that were read from a file."""
     found: dict[str, int] = {}
     for part in chunks(ids):
         query = select(origins.c.record_id, origins.c.row).where(
@@ -77,7 +77,10 @@ def _best(item: Item) -> str | None:
 
 
 def _twin(item: Item, known: Item) -> Item | None:
-    """The known item with those of its rankings that the new one repeats; None if the new one says anything else."""
+    """Return the known item with those of its rankings that the new one repeats.
+
+    It is None if the new one says anything else.
+    """
     differ = item.external_id != known.external_id and None not in (item.external_id, known.external_id)
     if differ and any(ranking.annotator == IMPORTED for ranking in item.rankings):
         return None
@@ -89,7 +92,7 @@ def _twin(item: Item, known: Item) -> Item | None:
 
 
 def _said(item: Item, ranking: Ranking) -> RankingContent:
-    """A ranking expressed by its answers' contents instead of their ids."""
+    """Return a ranking expressed by its answers' contents instead of their ids."""
     answers = {completion.id: digest(completion.answer) for completion in item.completions}
     tiers = tuple(tuple(sorted(answers[id] for id in tier)) for tier in ranking.tiers)
     unacceptable = tuple(sorted(answers[id] for id in ranking.unacceptable))

@@ -20,11 +20,11 @@ from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, ans
 Parsed = Prompt | Demonstration | Item
 T = TypeVar("T")
 
-_IN = 500  # ids in one IN (...): old SQLite builds allow 999 parameters
+_IN = 500  # One IN (...) has so many ids, because old SQLite builds allow 999 parameters.
 
 
 def chunks(values: Iterable[T], size: int = _IN) -> Iterator[list[T]]:
-    """Lists of at most `size` values, in order."""
+    """Yield lists of at most `size` values, in order."""
     held: list[T] = []
     for value in values:
         held.append(value)
@@ -111,7 +111,7 @@ def _answers(item: Item) -> dict[str, object]:
 
 
 def _same_list(item: Item, known: Mapping[str, object]) -> None:
-    """Raises DataError if known completion ids mean other answers now, because labels refer to these ids."""
+    """Raise DataError if known completion ids mean other answers now, because labels refer to these ids."""
     if _answers(item) != known:
         raise DataError(
             f"item {item.id} (record {item.external_id!r}) is already in the store with other completions. "
@@ -131,7 +131,7 @@ def _refuse_taken(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def stored_answers(connection: Connection, item_ids: Iterable[str]) -> dict[str, dict[str, object]]:
-    """{item id: {completion id: its `answer`}} of the items that exist."""
+    """Return {item id: {completion id: its `answer`}} of the items that exist."""
     found: dict[str, dict[str, object]] = {}
     for ids in chunks(item_ids):
         found |= {key: {} for key in connection.scalars(select(items.c.id).where(items.c.id.in_(ids)))}
@@ -142,7 +142,7 @@ def stored_answers(connection: Connection, item_ids: Iterable[str]) -> dict[str,
 
 
 def add_rankings(connection: Connection, events: Sequence[Ranking]) -> int:
-    """Append events on items that exist. Returns how many were new."""
+    """Append events on items that exist. Return how many were new."""
     wanted = dict.fromkeys(ranking.item_id for ranking in events)
     known = stored_answers(connection, wanted)
     for missing in wanted:
@@ -166,7 +166,7 @@ def insert_rankings(connection: Connection, events: Sequence[Ranking], members: 
 
 
 def check_ranking(ranking: Ranking, members: Collection[str]) -> None:
-    """Raises DataError unless every id is one of the item's, and no id is placed twice."""
+    """Raise DataError unless every id is one of the item's, and no id is placed twice."""
     where = f"ranking {ranking.id} by {ranking.annotator!r} on item {ranking.item_id}"
     placed = [key for tier in ranking.tiers for key in tier]
     for name, keys in (("tiers", placed), ("unacceptable", ranking.unacceptable), ("shown", ranking.shown)):
@@ -179,7 +179,7 @@ def check_ranking(ranking: Ranking, members: Collection[str]) -> None:
 
 
 def _refuse_circles(connection: Connection, fresh: Mapping[str, Ranking]) -> None:
-    """Raises DataError for rankings that supersede each other, since both would vanish."""
+    """Raise DataError for rankings that supersede each other, since both would vanish."""
     for start in fresh.values():
         seen, at = {start.id}, start.supersedes
         while at is not None:
@@ -208,7 +208,7 @@ def add_rollouts(connection: Connection, prompt_ids: Sequence[str], sampled: Seq
 
 
 def existing(connection: Connection, column: Column[str], keys: Iterable[str]) -> set[str]:
-    """Which of the keys exist."""
+    """Return which of the keys exist."""
     found: set[str] = set()
     for ids in chunks(keys):
         condition: ColumnElement[bool] = column.in_(ids)
@@ -224,5 +224,5 @@ def _insert_new(connection: Connection, table: Any, column: Column[str], rows: M
 
 
 def _insert(connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    if rows:  # an empty list would insert one row of defaults
+    if rows:  # An empty list would insert one row of defaults.
         connection.execute(insert(table), rows)

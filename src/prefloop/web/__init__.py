@@ -1,1 +1,1 @@
-"""The annotation server: pages where people rank, and an API for programs. It never imports torch."""
+"""The annotation server has pages where people rank, and an API for programs. It never imports torch."""

@@ -1,6 +1,4 @@
-"""Responses that need no store, session or template, for when one of those is missing; and the headers of all
-responses.
-"""
+"""Makes responses without store, session or template, and the headers of all responses."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'self'",
         "frame-ancestors 'none'",
-        # scripts may insert HTML only through one policy of ours, for HTML that the server has cleaned
+        # Scripts may insert HTML only through one policy of ours, for HTML that the server has cleaned.
         "require-trusted-types-for 'script'",
         "trusted-types prefloop",
     )
@@ -62,6 +60,7 @@ _PAGE = """<!doctype html>
 """
 
 
+# These titles are for people's pages; programs read the status.
 TITLES = {
     400: "This request cannot be read",
     401: "You are not signed in",
@@ -73,27 +72,27 @@ TITLES = {
     429: "Too many attempts",
     500: "Something went wrong",
     503: "Not available now",
-}  # titles of pages for people; programs read the status
+}
 
 
 def title(status: int) -> str:
-    """The title of an error page."""
+    """Return the title of an error page."""
     return TITLES.get(status) or HTTPStatus(status).phrase
 
 
 def sentence(message: str) -> str:
-    """A message as a page shows it. Programs and scripts get the message as it is."""
+    """Return a message as a page shows it. Programs and scripts get the message as it is."""
     text = message[:1].upper() + message[1:]
     return text if text.endswith((".", "!", "?", ":")) else f"{text}."
 
 
 def wants_page(path: str, accept: str) -> bool:
-    """Whether the response is shown to a person in a browser. Programs and scripts get JSON."""
+    """Return whether the response is shown to a person in a browser. Programs and scripts get JSON."""
     return not path.startswith("/api/") and "text/html" in accept
 
 
 def plain(status: int, message: str, *, as_page: bool, headers: Mapping[str, str] | None = None) -> Response:
-    """A response with the same words for people and for scripts. A 503 says when to try again."""
+    """Return a response with the same words for people and for scripts. A 503 says when to try again."""
     more = ({"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}) | dict(headers or {})
     if as_page:
         return HTMLResponse(_PAGE.format(title=title(status), message=escape(sentence(message))), status, more)
@@ -101,7 +100,7 @@ def plain(status: int, message: str, *, as_page: bool, headers: Mapping[str, str
 
 
 def on_the_wire(status: int, message: str) -> bytes:
-    """A complete HTTP response that closes the connection, for requests that never reach the application."""
+    """Return a complete HTTP response that closes the connection, for requests that never reach the application."""
     body = json.dumps({"error": message}).encode()
     lines = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
     lines |= HEADERS | {"cache-control": "no-store"}

@@ -1,4 +1,4 @@
-"""Builds the server: from a project to an ASGI application."""
+"""Builds the server, which makes an ASGI application from a project."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ ROUTERS = (routes_rank, routes_account, routes_review, routes_admin, routes_sett
 
 
 def create_app(root: Path, config: Config, store: Store, bound: str = "") -> FastAPI:
-    """The application over an open store. The caller closes the store. bound: the host that the server listens on.
+    """Return the application over an open store. The caller closes the store.
+
+    bound: the host that the server listens on
 
     Raises RuntimeError if a route does not say who may call it.
     """
@@ -74,9 +76,8 @@ def create_app(root: Path, config: Config, store: Store, bound: str = "") -> Fas
     app.state.told_at = -math.inf
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for routes in ROUTERS:
-        app.router.routes.extend(
-            routes.router.routes
-        )  # added directly, because `include_router` may hide them from `classify`
+        # They are added directly, because `include_router` may hide them from `classify`.
+        app.router.routes.extend(routes.router.routes)
     app.add_exception_handler(NotSignedIn, _not_signed_in)
     app.add_exception_handler(Forbidden, _forbidden)
     app.add_exception_handler(PrefloopError, _problem)
@@ -102,7 +103,7 @@ def _wants_page(request: Request) -> bool:
 
 
 def _say(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """The response to an error: a page for people, JSON for scripts, with the same words."""
+    """Return the response to an error: a page for people, JSON for scripts, with the same words."""
     if status >= 500 or not _wants_page(request):
         return plain(status, message, as_page=_wants_page(request), headers=headers)
     answer = page(request, "error.html", status, title=title(status), message=sentence(message))
@@ -111,7 +112,7 @@ def _say(request: Request, status: int, message: str, headers: dict[str, str] | 
 
 
 def _unforeseen(request: Request, error: Exception) -> Response:
-    """The response to an error that no handler below has handled, or that a handler itself raised."""
+    """Return the response to an error that no handler below has handled, or that a handler itself raised."""
     return _away(request, error) if isinstance(error, AWAY_ERRORS) else _bug(request, error)
 
 
@@ -134,18 +135,18 @@ def _forbidden(request: Request, error: Exception) -> Response:
 
 
 def _problem(request: Request, error: Exception) -> Response:
-    """The response to an error that people can put right, with the error's own message."""
+    """Return the response to an error that people can put right, with the error's own message."""
     if isinstance(error, AWAY_ERRORS):
         return _away(request, error)
     for kind, status in STATUS:
         if isinstance(error, kind):
             return _say(request, status, str(error))
-    return _bug(request, error)  # the store is damaged or a setting is wrong; the asker need not know which
+    return _bug(request, error)  # The store is damaged or a setting is wrong; the caller need not know which.
 
 
 STATUS: tuple[tuple[type[PrefloopError], int], ...] = (
     (ForbiddenError, 403),
-    (LeaseError, 404),  # "not yours" and "does not exist" must look the same
+    (LeaseError, 404),  # "not yours" and "does not exist" must look the same.
     (ConflictError, 409),
     (AnswerError, 422),
     (DataError, 422),
@@ -155,7 +156,10 @@ TELL_EVERY_S = 10.0
 
 
 def _away(request: Request, error: Exception) -> Response:
-    """The response 503 while the store is away. The operator sees the reason now and then, not for every request."""
+    """Return the response 503 while the store is away.
+
+    The operator sees the reason now and then, not for every request.
+    """
     state, now = request.app.state, time.monotonic()
     if now - state.told_at >= TELL_EVERY_S:
         state.told_at = now
@@ -164,7 +168,7 @@ def _away(request: Request, error: Exception) -> Response:
 
 
 def _not_valid(request: Request, error: Exception) -> Response:
-    """The response to an invalid request. It says where and why, without the input, which may be a password."""
+    """Return the response to an invalid request. It says where and why, without the input, which may be a password."""
     assert isinstance(error, RequestValidationError)
     found = [f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors()[:5]]
     return _say(request, 422, "; ".join(found))
@@ -180,7 +184,7 @@ _PLAIN = {404: "there is nothing at this address", 405: "this address does not t
 
 
 def _bug(request: Request, error: Exception) -> Response:
-    """The response to a bug. The asker learns nothing.
+    """Return the response to a bug. It tells the caller nothing.
 
     The traceback goes to standard error, without the request and without chained errors, which may quote it.
     """

@@ -20,13 +20,13 @@ from prefloop.web.services import services
 from prefloop.web.views.guidelines import changed_for
 
 HERE = Path(__file__).parent
-Cursor = Annotated[int, Query(ge=0, le=2**63 - 1)]  # the largest row number of a database
+Cursor = Annotated[int, Query(ge=0, le=2**63 - 1)]  # The upper bound is the largest row number of a database.
 THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "prefloop_theme"
 
 
 def make_templates() -> Environment:
-    """The Jinja environment.
+    """Return the Jinja environment.
 
     Filters for untrusted text are `rendered` (Markdown, for block elements) and `visible` (unchanged, for use inside a
     line or `.raw`). `when` and `ago` format seconds since 1970. Everything else is escaped, and an unknown name is an
@@ -44,7 +44,10 @@ def make_templates() -> Environment:
 
 
 def when(at: float) -> Markup:
-    """Seconds since 1970 as a date in UTC that people and programs can read. The server knows no other time zone."""
+    """Return seconds since 1970 as a date in UTC that people and programs can read.
+
+    The server knows no other time zone.
+    """
     moment = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}">{} UTC</time>').format(
         moment.isoformat(timespec="seconds"), moment.strftime("%Y-%m-%d %H:%M")
@@ -52,7 +55,7 @@ def when(at: float) -> Markup:
 
 
 def size(number: float) -> str:
-    """A number of bytes for people."""
+    """Return a number of bytes in words for people."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.3g} {unit}"
@@ -61,7 +64,7 @@ def size(number: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration, roughly: "5 minutes", "3.5 hours", "12 days"."""
+    """Return a duration, roughly: "5 minutes", "3.5 hours", "12 days"."""
     for unit, length, most in (("minute", 60, 90), ("hour", 3600, 36), ("day", 86400, 60), ("week", 604800, 10**9)):
         number = seconds / length
         if number < most:
@@ -71,7 +74,7 @@ def span(seconds: float) -> str:
 
 
 def ago(at: float) -> Markup:
-    """How long ago a moment was, with the moment itself as a title."""
+    """Return how long ago a moment was, with the moment itself as a title."""
     moment = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}" title="{} UTC">{} ago</time>').format(
         moment.isoformat(timespec="seconds"), moment.strftime("%Y-%m-%d %H:%M"), span(max(0.0, time.time() - at))
@@ -79,7 +82,7 @@ def ago(at: float) -> Markup:
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page from a template.
+    """Return a page from a template.
 
     Beside `values` it gets `me` (who is signed in, or None), `guide_changed` (whether the guidelines changed since they
     read them), `project` (its name), `theme` and `path`.
@@ -97,10 +100,10 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
 
 
 def fragment(request: Request, template: str, **values: Any) -> HTMLResponse:
-    """A part of a page that a script asks for. Its template shows nothing about who asks."""
+    """Return a part of a page that a script asks for. Its template shows nothing about who asks."""
     return HTMLResponse(services(request).templates.get_template(template).render(values))
 
 
 def local(path: str) -> str:
-    """A path of this server, or "/". It is never an address of another server (`//host`, `/\\host`)."""
+    """Return a path of this server, or "/". It is never an address of another server (`//host`, `/\\host`)."""
     return path if re.fullmatch(r"/(?![/\\])[!-~]*", path) and "\\" not in path else "/"

@@ -1,4 +1,4 @@
-"""Runs the server: one process over any store, or several over Postgres."""
+"""Runs the server as one process over any store, or as several over Postgres."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from prefloop.web.security.wire import protocol
 from prefloop.web.webhooks import WebhookNotifier, check_addresses
 
 FILL_EVERY_S = 15.0
-PATIENCE_S = 20.0  # seconds to wait for the store; browsers wait about as long for an answer
-_WORKER = "PREFLOOP_ANNOTATE"  # environment variable: where a worker process finds its project
+PATIENCE_S = 20.0  # The server waits so many seconds for the store; browsers wait about as long for an answer.
+_WORKER = "PREFLOOP_ANNOTATE"  # By this environment variable a worker process finds its project.
 
 
 @dataclass(frozen=True)
 class Address:
-    """The server's address, and a one-time link for the owner while there is no owner yet."""
+    """Holds the server's address, and a one-time link for the owner while there is no owner yet."""
 
     url: str
     owner_link: str | None
@@ -55,12 +55,13 @@ def serve(
     """Serve until Ctrl-C or SIGTERM. `ready` is called once, when connections are accepted.
 
     port: 0 takes a free one
+
     Raises ConfigError for an address that is not available, or for several workers over SQLite. Raises BusyError if
     another server uses the SQLite file.
     """
     config = load_config(root / CONFIG_NAME, list(overrides))
     check_addresses(config.annotate.webhooks)
-    Hosts.of(config.annotate)  # so that wrong settings are reported before anything starts
+    Hosts.of(config.annotate)  # Wrong settings are reported here, before anything starts.
     if workers > 1 and make_url(config.project.store).get_backend_name() == "sqlite":
         raise ConfigError(
             f"--workers {workers} needs Postgres: SQLite has one writer. Leave --workers out (one process serves 50 "
@@ -94,11 +95,11 @@ def serve(
                 given = {"root": str(root), "overrides": list(overrides), "bound": host}
                 _run_many(given, listening, _options(config.annotate) | {"workers": workers})
         except KeyboardInterrupt:
-            pass  # the usual way to stop a server; answers in progress have been finished
+            pass  # This is the usual way to stop a server; answers in progress have been finished.
 
 
 def invitation(root: Path, overrides: Sequence[str], role: Role, host: str, port: int) -> str:
-    """A one-time link for a new person. Whoever can open the store may make one."""
+    """Return a one-time link for a new person. Whoever can open the store may make one."""
     config = load_config(root / CONFIG_NAME, list(overrides))
     with Store.open(config.project.store, root, create=False) as store:
         return f"{_url(config.annotate, host, port)}/join/{People(store).invite(None, role)}"
@@ -111,7 +112,7 @@ def _listen(host: str, port: int) -> socket.socket:
             found = stack.enter_context(closing(socket.socket(family, kind, protocol)))
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
-            stack.pop_all()  # the socket stays open
+            stack.pop_all()  # The socket stays open.
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error}. Choose another with --port, or stop what runs there."
@@ -122,14 +123,14 @@ def _listen(host: str, port: int) -> socket.socket:
 def _open(store: str, root: Path) -> Store:
     """Open the store with limited waits.
 
-    The tracebacks of SQLAlchemy's pool are turned off: the line about the database says the same.
+    The tracebacks of SQLAlchemy's pool are turned off, because the line about the database says the same.
     """
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     return Store.open(store, root, patience_s=PATIENCE_S)
 
 
 def _options(settings: Annotate) -> dict[str, Any]:
-    """uvicorn's options. There is no access log, since addresses of invitations are secrets.
+    """Return uvicorn's options. There is no access log, since addresses of invitations are secrets.
 
     Warnings and errors go to standard error. A proxy's statements about its clients are believed only if the settings
     name the proxy.
@@ -179,7 +180,7 @@ def _run_many(given: dict[str, Any], listening: socket.socket, options: dict[str
 
 
 def worker() -> FastAPI:
-    """The application of one of several processes. The project is given by the environment."""
+    """Return the application of one of several processes. The environment names the project."""
     given = json.loads(os.environ[_WORKER])
     root = Path(given["root"])
     config = load_config(root / CONFIG_NAME, given["overrides"])
@@ -220,19 +221,19 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _url(settings: Annotate, host: str, port: int) -> str:
-    """The address that others are told."""
+    """Return the address that others are told."""
     return settings.public_url.rstrip("/") if settings.public_url else f"http://{_shown(host)}:{port}"
 
 
 def _shown(host: str) -> str:
-    """The host in the form in which others can type it."""
+    """Return the host in the form in which others can type it."""
     if host in ("0.0.0.0", "::", ""):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
 
 
 def _changed(queue: Queue) -> list[str]:
-    """The settings of [annotate] in the file that a change in the browser overrides."""
+    """Return the settings of [annotate] in the file that a change in the browser overrides."""
     keys = [key for key, change in queue.rules.changes().items() if change.counts and key in CHANGEABLE]
     if not keys:
         return []

@@ -1,4 +1,4 @@
-"""The objects that routes work with. `create_app` makes them once, and routes find them through the request."""
+"""Holds the objects that routes work with. `create_app` makes them once, and routes find them through the request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefloop.web.views.home import Paces
 
 @dataclass(frozen=True)
 class Services:
-    """The services of one process. Several threads may use all of them."""
+    """Holds the services of one process. Several threads may use all of them."""
 
     root: Path
     config: Config
@@ -35,6 +35,6 @@ class Services:
 
 
 def services(request: Request) -> Services:
-    """The services of the app that serves this request."""
+    """Return the services of the app that serves this request."""
     found: Services = request.app.state.services
     return found

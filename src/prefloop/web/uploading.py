@@ -27,15 +27,19 @@ from prefloop.types import Demonstration, Item, Prompt
 from prefloop.web.services import Services
 
 MOST_BYTES = 8_000_000
-MEMORY_BYTES = 4 << 30  # of address space, of which a reading process takes much more than of memory
+MEMORY_BYTES = 4 << 30  # This limits the address space, of which a reading process takes much more than of memory.
 PROCESSOR_S = 30
-REASONS = 50  # reasons of bad rows that are kept
+REASONS = 50  # So many reasons of bad rows are kept.
 _ONE = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The result of a file. tasks: items that people will now rank; reasons: those of the first bad rows."""
+    """Holds the result of a file.
+
+    tasks:   how many items people will now rank
+    reasons: those of the first bad rows
+    """
 
     format: str
     counts: Counts
@@ -80,7 +84,7 @@ def load(known: Services, name: str, body: bytes, ignore: Collection[str] = ()) 
 
 def _parse(body: bytes, max_line_bytes: int, ignore: tuple[str, ...]) -> _Parsed:
     with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
-        path = Path(folder) / "upload"  # the file name is not used: the content tells the format
+        path = Path(folder) / "upload"  # The file name is not used, because the content tells the format.
         path.write_bytes(body)
         try:
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
@@ -96,7 +100,7 @@ def _read(path: Path, max_line_bytes: int, ignore: tuple[str, ...]) -> _Parsed:
     """Read the file; this runs in the separate process."""
     os.nice(10)
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_S, PROCESSOR_S))
-    with suppress(ValueError, OSError):  # not every system can limit the address space
+    with suppress(ValueError, OSError):  # Not every system can limit the address space.
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     try:
         records, reasons, rejected = list[Prompt | Demonstration | Item](), list[str](), 0

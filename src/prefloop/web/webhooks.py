@@ -28,7 +28,7 @@ HEADER = "Prefloop-Signature"
 
 
 def check_addresses(addresses: Sequence[str]) -> None:
-    """Raises ConfigError unless every address is an http or https URL with a host."""
+    """Raise ConfigError unless every address is an http or https URL with a host."""
     for address in addresses:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -36,7 +36,7 @@ def check_addresses(addresses: Sequence[str]) -> None:
 
 
 def sign(key: str, at: int, body: bytes) -> str:
-    """The signature `t=SECONDS,v1=HEX`: HMAC-SHA256 with the project's key over "SECONDS.BODY".
+    """Return the signature `t=SECONDS,v1=HEX`: HMAC-SHA256 with the project's key over "SECONDS.BODY".
 
     The time protects against replay.
     """
@@ -55,9 +55,8 @@ class WebhookNotifier:
         self._store, self._project, self._every_s = store, project, every_s
         self._key = People(store).secret("webhook")
         self._told = {address: -1 for address in addresses}
-        self._again = {
-            address: (0.0, 0) for address in addresses
-        }  # (earliest time of the next call, failures in a row)
+        # Each value is (earliest time of the next call, failures in a row).
+        self._again = {address: (0.0, 0) for address in addresses}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
@@ -72,11 +71,11 @@ class WebhookNotifier:
         while not self._stop.wait(self._every_s):
             try:
                 self.notify()
-            except PrefloopError as error:  # the database may be away for a moment; people see it on their pages
+            except PrefloopError as error:  # The database may be away for a moment; people see it on their pages.
                 print(f"webhooks: {error}", file=sys.stderr)
 
     def notify(self, clock: Callable[[], float] = time.time) -> int:
-        """Call each address that has not heard of the newest ranking; returns how many answered."""
+        """Call each address that has not heard of the newest ranking; return how many answered."""
         cursor, answered = latest(self._store), 0
         for address, told in self._told.items():
             not_before, failures = self._again[address]
@@ -92,7 +91,7 @@ class WebhookNotifier:
         return answered
 
     def _call(self, address: str, cursor: int, at: int) -> str | None:
-        """Call an address. Returns why it failed, or None."""
+        """Call an address. Return why it failed, or None."""
         body = json.dumps({"event": "rankings", "project": self._project, "cursor": cursor, "at": at}).encode()
         headers = {"Content-Type": "application/json", HEADER: sign(self._key, at, body), "User-Agent": "prefloop"}
         request = urllib.request.Request(address, body, headers, method="POST")
@@ -104,7 +103,7 @@ class WebhookNotifier:
 
 
 def _where(address: str) -> str:
-    """The address without path and user, which may hold a secret."""
+    """Return the address without path and user, which may hold a secret."""
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.hostname}"
 

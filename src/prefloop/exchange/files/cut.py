@@ -98,7 +98,7 @@ def _bounded_depth(depth: int) -> int:
 
 
 def _marks(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int, int]]:
-    """Yield (chunk, position, line, marks so far) of every bracket and comma outside strings, and of every end of a
+    """Yield (chunk, position, line, marks so far) at every bracket and comma outside strings and every end of a
     chunk.
     """
     line, count, in_string, escaped = 1, 0, False, False

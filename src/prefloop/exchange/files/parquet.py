@@ -182,9 +182,7 @@ def _undo(field: Any) -> Callable[[Any], Any]:
 
 
 def _undo_type(kind: Any) -> Callable[[Any], Any] | None:
-    """Return a function that restores values of a type; None if nothing of it was written by us, as in other
-    people's files.
-    """
+    """Return a function that restores values of a type; None if nothing of it was written by this program."""
     if pa.types.is_list(kind):
         element = _undo_type(kind.value_type)
         return None if element is None else lambda values: [element(value) for value in values]

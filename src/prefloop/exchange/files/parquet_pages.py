@@ -46,8 +46,9 @@ class Chunk:
 
 
 def groups(file: BinaryIO, columns: int) -> list[Group]:
-    """Return the row groups, read from the end of the file, because pyarrow ends the whole process for some damaged
-    files.
+    """Return the row groups, read from the end of the file.
+
+    pyarrow would end the whole process for some damaged files.
 
     Raises ValueError if the metadata makes no sense.
     """

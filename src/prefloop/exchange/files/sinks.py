@@ -92,9 +92,8 @@ def _settle(path: Path) -> tuple[int, str]:
 
 def _compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
     if suffix == ".gz":
-        return cast(
-            IO[bytes], gzip.GzipFile("", "wb", 6, file, 0)
-        )  # The header has no name and time, so that equal rows give equal bytes.
+        # The header has no name and time, so that equal rows give equal bytes.
+        return cast(IO[bytes], gzip.GzipFile("", "wb", 6, file, 0))
     if suffix == ".xz":
         return lzma.open(file, "wb")
     return file

@@ -43,9 +43,7 @@ class Columns:
         return any(isinstance(row.get(name), list) for name in self.said)
 
     def is_rich(self, row: Mapping[str, Any]) -> bool:
-        """Return whether a message holds more than role and text, or the row has tools or an answer of several
-        turns.
-        """
+        """Return whether a message holds more than role and text, or the row has tools or turns."""
         chats = [row[name] for name in (*self.said, "prompt") if isinstance(row.get(name), list)]
         longer = any("messages" in answer for answer in row.get("completions", ()))
         longer = longer or any(isinstance(row.get(name), list) for name in self._answers)
@@ -56,7 +54,7 @@ class Columns:
         return tuple(name for name, kind in self.parquet if kind == "answer")
 
     def fields(self, chats: bool, rich: bool = False) -> Fields:
-        """Return the columns of a file with or without chats, and with or without messages that hold more than a
+        """Return the columns of a file with or without chats, and with or without messages that are more than a
         text.
         """
         return tuple((name, kind) for name, wide in self.parquet if (kind := _narrowed(wide, chats, rich)) is not None)

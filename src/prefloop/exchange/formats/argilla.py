@@ -199,9 +199,7 @@ def _completion_fields(shown: Mapping[str, Any], people: Iterable[_Person]) -> l
 
 
 def _may_be_labels(value: object) -> bool:
-    """Return whether a value is a list of plain texts: a ranking in the 2.x SDK, or labels of a multi-label
-    question.
-    """
+    """Return whether a value is a list of plain texts: a ranking of the 2.x SDK, or labels of a question."""
     return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 

@@ -57,9 +57,8 @@ def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
         said = fields.completion(entry.get("response"), local, "response")
         completions.append(replace(said, model=model, metadata={**said.metadata, **kept}))
         for aspect, judged in fields.object_of(entry.get("annotations") or {}, "annotations").items():
-            judged = (
-                judged[0] if isinstance(judged, list) and len(judged) == 1 else judged
-            )  # This key is that of the first edition of the data set.
+            # This key is that of the first edition of the data set.
+            judged = judged[0] if isinstance(judged, list) and len(judged) == 1 else judged
             rating = judged.get("Rating") if isinstance(judged, dict) else None
             if isinstance(rating, Unrepresentable):
                 raise BadRow(f"the Rating of {aspect[:40]!r} is {rating.what}")

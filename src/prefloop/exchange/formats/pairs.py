@@ -58,9 +58,7 @@ def fits_transcripts(record: Record) -> bool:
 
 
 def _last_head(text: str) -> int:
-    """Return where the last "Assistant:" ends, after an empty line or on a new line of a transcript; 0 if there is
-    none.
-    """
+    """Return where the last "Assistant:" ends, after an empty line or at a line's start; 0 if there is none."""
     heads = (ASSISTANT, ASSISTANT[1:]) if text.lstrip().startswith("Human:") else (ASSISTANT,)
     return next((at + len(head) for head in heads if (at := text.rfind(head)) >= 0), 0)
 
@@ -91,7 +89,7 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
 
 
 def parse_transcripts(records: Sequence[Record]) -> Iterable[Item]:
-    """Yield items of two transcripts. The prompt ends with the last "\n\nAssistant:" that both share.
+    """Yield items of two transcripts. The prompt ends with the last "\\n\\nAssistant:" that both share.
 
     Where they part before the last turn (about 1 pair in 400) the answers hold the turns that follow, as text.
     """

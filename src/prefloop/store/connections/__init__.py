@@ -1,1 +1,1 @@
-"""Connections to the database, locks and migrations."""
+"""Holds connections to the database, locks and migrations."""

@@ -19,14 +19,14 @@ def put_address(store: Store, url: str | None) -> None:
 
 
 def get_address(store: Store) -> str | None:
-    """The address that was stored last."""
+    """Return the address that was stored last."""
     with store.database.read() as connection:
         found: str | None = setting(connection, _KEY, None)
         return found
 
 
 def listens(address: str) -> bool:
-    """Whether anything listens there: a server that was killed could not take its address back."""
+    """Return whether anything listens there, because a server that was killed could not take its address back."""
     url = urlsplit(address)
     try:
         port = url.port or (443 if url.scheme == "https" else 80)

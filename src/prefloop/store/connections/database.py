@@ -27,18 +27,19 @@ from prefloop.errors import BusyError, DataError, PrefloopError, StoreError, Una
 from prefloop.store.connections.turns import WriteTurns
 
 BUSY_TIMEOUT_S = 30
+# So many connections are kept open, one for each server thread; and so many more may be opened for a moment.
 CONNECTIONS, SPARE = (
     8,
     8,
-)  # connections kept open, one for each server thread; and how many more may be opened for a moment
-STALE_AFTER_S = 5.0  # an unused Postgres connection is tested after this time, before it is used
-_WRITE_LOCK = 0x70726566  # "pref": the key of Postgres's advisory lock
+)
+STALE_AFTER_S = 5.0  # An unused Postgres connection is tested after this time, before it is used.
+_WRITE_LOCK = 0x70726566  # The key of Postgres's advisory lock spells "pref".
 _ALONE_LOCK = 0x70726567
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 
 class Database:
-    """One writer connection and several readers. `label` names the store in messages, without its password.
+    """Holds one writer connection and several readers. `label` names the store in messages, without its password.
 
     patience_s limits every wait: for other writers of this process, for other processes, for a free connection, and on
     Postgres for each answer of the server. Without it, only waits for SQLite's writers are limited.
@@ -50,7 +51,7 @@ class Database:
         self.sqlite = url.get_backend_name() == "sqlite"
         self.label = str(url.database) if self.sqlite else url.render_as_string(hide_password=True)
         self._writing, self._patience_s = threading.Lock(), patience_s or BUSY_TIMEOUT_S
-        self._file: tuple[int, int] | None = None  # the identity of the file that SQLite has open
+        self._file: tuple[int, int] | None = None  # This is the identity of the file that SQLite has open.
         self._turns = WriteTurns(Path(self.label).resolve()) if self.sqlite else None
         make = _sqlite_engine if self.sqlite else _postgres_engine
         self._writer = make(url, patience_s, write=True)
@@ -59,7 +60,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One write transaction: it commits at the end, or leaves nothing behind."""
+        """Open one write transaction: it commits at the end, or leaves nothing behind."""
         self._look_for_file()
         turn = self._turns.mine(self._patience_s) if self._turns else nullcontext()
         with self._one_at_a_time(), explain(self.label), turn, self._writer.begin() as connection:
@@ -76,7 +77,7 @@ class Database:
             self._writing.release()
 
     def _look_for_file(self) -> None:
-        """Raises UnavailableError if the SQLite file was moved, deleted or replaced, until it is back.
+        """Raise UnavailableError if the SQLite file was moved, deleted or replaced, until it is back.
 
         SQLite would go on with the old file, and what it acknowledges would be lost.
         """
@@ -86,7 +87,7 @@ class Database:
             found = os.stat(self.label)
         except FileNotFoundError:
             if self._file is None:
-                return  # it is made by the first connection
+                return  # The first connection makes the file.
             raise UnavailableError(f"{self.label} was moved or deleted while it was open. Put it back.") from None
         self._file = self._file or (found.st_dev, found.st_ino)
         if self._file != (found.st_dev, found.st_ino):
@@ -96,7 +97,7 @@ class Database:
 
     @contextmanager
     def work(self, *, alone: bool = False) -> Iterator[Connection]:
-        """A write transaction that on Postgres runs beside others. On SQLite it is `write`.
+        """Open a write transaction that on Postgres runs beside others. On SQLite it is `write`.
 
         It must lock the rows it changes in this order: a person, tasks, then `in_order`.
         alone: run no other such transaction at the same time; for changes of several people or many tasks at once
@@ -120,7 +121,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A read transaction. Keep it short, because long readers hold up checkpoints.
+        """Open a read transaction. Keep it short, because long readers hold up checkpoints.
 
         On SQLite it sees one moment. On Postgres each statement sees what is committed by then.
         """
@@ -136,12 +137,11 @@ class Database:
             self._turns.close()
 
     def warnings(self) -> list[str]:
-        """Settings and versions that endanger data; each sentence says what to do."""
+        """Return the settings and versions that endanger data; each sentence says what to do."""
         with self.read() as connection:
             if self.sqlite:
-                connection.exec_driver_sql(
-                    "SELECT 1 FROM sqlite_master"
-                )  # a new connection knows its version only after a query
+                # A new connection knows its version only after a query.
+                connection.exec_driver_sql("SELECT 1 FROM sqlite_master")
                 mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
                 return sqlite_warnings(sqlite3.sqlite_version_info, str(mode))
             settings = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in _POSTGRES_SAFETY}
@@ -180,18 +180,18 @@ def _pool(size: int, patience_s: float | None) -> dict[str, Any]:
 
 
 def _connector(engine: Engine) -> Callable[..., Any]:
-    """The driver's connect function. pg8000's connections prepare statements that are repeated."""
+    """Return the driver's connect function. pg8000's connections prepare statements that are repeated."""
     if engine.dialect.driver != "pg8000":
         return engine.dialect.connect
     from prefloop.store.connections.prepared import (
-        PreparingConnection,  # imported here, where the driver is known to be installed
+        PreparingConnection,  # The import stands here, where the driver is known to be installed.
     )
 
     return PreparingConnection
 
 
 def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: int = 1) -> Engine:
-    """Readers commit by themselves: no BEGIN and ROLLBACK around a single SELECT."""
+    """Return an engine whose readers commit by themselves: no BEGIN and ROLLBACK surround a single SELECT."""
     pool = _pool(size, patience_s)
     if patience_s is not None:
         pool["connect_args"] = {"timeout": patience_s}
@@ -210,16 +210,19 @@ def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: i
 
     @event.listens_for(engine, "checkout")
     def look(connection: Any, record: Any, _proxy: object) -> None:
-        """A server that was restarted has forgotten connections; asking before each use would cost a round trip."""
+        """Test a connection that was unused for a while. A server that was restarted has forgotten its connections.
+
+        A test before each use would cost a round trip.
+        """
         if time.monotonic() - record.info.get("used", math.inf) > STALE_AFTER_S:
             try:
                 engine.dialect.do_ping(connection)
-            except Exception as error:  # whatever error the driver raises, the pool makes a new connection
+            except Exception as error:  # Whatever error the driver raises, the pool makes a new connection.
                 raise DisconnectionError from error
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _record: object, words: Any, options: Any) -> Any:
-        """A server that goes away while one connects is told by the operating system, not by the driver."""
+        """Connect, and translate the errors that the operating system raises if a server goes away meanwhile."""
         try:
             return connected(*words, **options)
         except OSError as error:
@@ -227,7 +230,10 @@ def _postgres_engine(url: URL, patience_s: float | None, *, write: bool, size: i
 
     @event.listens_for(engine, "handle_error")
     def lost(context: Any) -> UnavailableError | None:
-        """The driver's dialect knows few of the ways to lose a server; a lost connection must not be used again."""
+        """Return an error if the connection was lost, because a lost connection must not be used again.
+
+        The driver's dialect knows few of the ways to lose a server.
+        """
         error = context.original_exception
         if isinstance(error, OSError):
             context.is_disconnect = True
@@ -244,14 +250,15 @@ def _sqlite_engine(url: URL, patience_s: float | None, *, write: bool, size: int
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions on its own: on_begin does
+        connection.isolation_level = None  # The driver must not begin transactions on its own: on_begin does.
         pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON") if write else ("query_only=ON",)
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        raw: Any = connection.connection.driver_connection  # sent directly, since SQLAlchemy would prepare for results
+        # It is sent directly, since SQLAlchemy would prepare for results.
+        raw: Any = connection.connection.driver_connection
         raw.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
@@ -282,7 +289,8 @@ def _translate(label: str, reason: str) -> PrefloopError:
     return StoreError(f"{label}: {reason}. Run: prefloop doctor")
 
 
-# a Postgres that is away, starts, stops, is full, or only reads; and drivers' words for a connection that broke
+# Postgres reports these when it is away, starts, stops, is full, or only reads; drivers use them for a broken
+# connection.
 _AWAY = (
     *("57p01", "57p02", "57p03", "53300", "25006", "3d000", "08000", "08003", "08006", "08001", "08004", "08p01"),
     *("can't create a connection", "communication error", "network error", "connection is closed", "timed out"),
@@ -343,7 +351,7 @@ _ADVICE: tuple[tuple[tuple[str, ...], type[PrefloopError], str], ...] = (
 
 
 def sqlite_warnings(version: tuple[int, ...], journal_mode: str) -> list[str]:
-    """What is wrong with this SQLite; [] if nothing is."""
+    """Return what is wrong with this SQLite; [] if nothing is."""
     found = []
     name = ".".join(map(str, version))
     if _wal_reset_bug(version):
@@ -361,7 +369,10 @@ def sqlite_warnings(version: tuple[int, ...], journal_mode: str) -> list[str]:
 
 
 def _wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """Whether the version has the WAL-reset bug: 3.7.0 to 3.51.2, except the mended 3.44.6 and 3.50.7 branches."""
+    """Return whether the version has the WAL-reset bug.
+
+    It is in 3.7.0 to 3.51.2, except the mended branches 3.44.6 and 3.50.7.
+    """
     if not (3, 7, 0) <= version < (3, 51, 3):
         return False
     return not ((3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51))

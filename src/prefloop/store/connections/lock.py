@@ -1,4 +1,4 @@
-"""Locks that end with their process and say who holds them: one worker a project, one server a SQLite file."""
+"""Provides locks that end with their process and say who holds them: one worker a project, one server a SQLite file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LOCK_NAME = ".prefloop.lock"
 
 
 class Holder(NamedTuple):
-    """The process that holds a lock, by the note that it leaves beside the lock's file."""
+    """Describes the process that holds a lock, by the note that it leaves beside the lock's file."""
 
     pid: int
     command: str
 
 
 def holder(path: Path) -> Holder | None:
-    """The last process that wrote its name beside the lock `path`. After a kill the note of a dead process may stay."""
+    """Return the last process that wrote its name beside the lock `path`. The note of a killed process may stay."""
     try:
         note = json.loads(_note(path).read_text(encoding="utf-8"))
         return Holder(int(note["pid"]), str(note["command"]))
@@ -34,7 +34,8 @@ def holder(path: Path) -> Holder | None:
 
 
 def _note(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")  # another file than the lock's own, which taking the lock empties
+    # This is another file than the lock's own, which taking the lock empties.
+    return path.with_name(f"{path.name}.json")
 
 
 class ProcessLock:
@@ -50,7 +51,10 @@ class ProcessLock:
         self._lock = FileLock(path)
 
     def acquire(self) -> Self:
-        """Raises BusyError that names the process that holds the lock; StoreError if the folder is read-only."""
+        """Take the lock.
+
+        Raises BusyError, which names the process that holds the lock, and StoreError if the folder is read-only.
+        """
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -62,9 +66,8 @@ class ProcessLock:
 
     def release(self) -> None:
         if self._lock.is_locked:
-            self._holder.unlink(
-                missing_ok=True
-            )  # before the release, since afterwards the file belongs to the next holder
+            # The note is removed before the release, since afterwards the file belongs to the next holder.
+            self._holder.unlink(missing_ok=True)
             self._lock.release()
 
     def __enter__(self) -> Self:
@@ -77,12 +80,12 @@ class ProcessLock:
 
     def _who(self) -> str:
         found = holder(self._path)
-        # where there is none, the holder has not written its name yet
+        # Where there is none, the holder has not written its name yet.
         return "another process" if found is None else f"process {found.pid} ({found.command})"
 
 
 class ProjectLock(ProcessLock):
-    """`with ProjectLock(root):` around everything that makes runs and models."""
+    """Use `with ProjectLock(root):` around everything that makes runs and models."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(
@@ -93,7 +96,7 @@ class ProjectLock(ProcessLock):
 
 
 class ServerLock(ProcessLock):
-    """`with ServerLock(database):` around a server over a SQLite file, which only one process may serve.
+    """Use `with ServerLock(database):` around a server over a SQLite file, which only one process may serve.
 
     Two servers would count sign-in attempts separately, and each would remove the other's address when it stops.
     """

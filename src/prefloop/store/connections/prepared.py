@@ -1,8 +1,8 @@
-"""Postgres through pg8000 with prepared statements: one trip to the server a statement in place of three.
+"""Runs prepared statements on Postgres through pg8000: each takes one round trip to the server in place of three.
 
 pg8000's DBAPI parses, describes and executes each statement anew, with a wait for the server after each, and scans its
 text for placeholders character by character. Its core can prepare a statement once for each connection; this cursor
-uses that for statements that come again. The first of a transaction takes its BEGIN along, and nothing is
+uses that for statements that come again. The first statement of a transaction takes its BEGIN along, and nothing is
 answered in parts.
 """
 
@@ -21,7 +21,7 @@ from pg8000.exceptions import DatabaseError
 from pg8000.legacy import Connection, Cursor
 
 _BEGIN = "begin transaction"
-MOST = 200  # prepared statements of a connection: the server keeps a plan for each
+MOST = 200  # A connection has so many prepared statements, because the server keeps a plan for each.
 
 
 class PreparingConnection(Connection):  # type: ignore[misc]
@@ -29,8 +29,9 @@ class PreparingConnection(Connection):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.seen: OrderedDict[str, Any] = OrderedDict()  # statement -> prepared (name, columns, converters), or None
-        self._beginning = False  # a BEGIN was written whose answer has not been read
+        # Each statement has its prepared (name, columns, converters), or None.
+        self.seen: OrderedDict[str, Any] = OrderedDict()
+        self._beginning = False  # Whether a BEGIN was written whose answer has not been read.
 
     def begin(self) -> None:
         """Begin a transaction. It goes to the server with the next statement, and is answered before that."""
@@ -38,7 +39,7 @@ class PreparingConnection(Connection):  # type: ignore[misc]
         self._beginning = True
 
     def handle_messages(self, context: Any) -> None:
-        """Read the answer to a statement, behind that to a BEGIN. Both are read before an error of either is raised."""
+        """Read the answer to a statement, after that to a BEGIN. Both are read before an error of either is raised."""
         if not self._beginning:
             super().handle_messages(context)
             return
@@ -53,18 +54,18 @@ class PreparingConnection(Connection):  # type: ignore[misc]
     def execute_named(
         self, name: bytes, params: Sequence[str | None], columns: Any, converters: Any, statement: str
     ) -> Any:
-        """Run a prepared statement: Bind, Execute and Sync as one message to the server, and one answer from it.
+        """Run a prepared statement: Bind, Execute and Sync are one message to the server, with one answer.
 
-        pg8000's own asks for the answer to each of the parts (Flush), which are three packets in place of one. The
-        layout is that of "Message Formats" in Postgres's documentation.
+        pg8000's own method asks for the answer to each of the parts (Flush), so it sends three packets in place of one.
+        The layout is that of "Message Formats" in Postgres's documentation.
         """
         context = Context(columns=columns, input_funcs=converters, statement=statement)
-        parts = [b"\0", name, pack("!HH", 0, len(params))]  # the unnamed portal; all parameters are text
+        parts = [b"\0", name, pack("!HH", 0, len(params))]  # This is the unnamed portal; all parameters are text.
         for value in params:
             sent = None if value is None else value.encode(self._client_encoding)
             parts += [pack("!i", -1)] if sent is None else [pack("!i", len(sent)), sent]
-        self._send_message(BIND, b"".join([*parts, pack("!H", 0)]))  # all columns are text, too
-        self._send_message(EXECUTE, b"\0" + pack("!i", 0))  # all rows
+        self._send_message(BIND, b"".join([*parts, pack("!H", 0)]))  # All columns are text, too.
+        self._send_message(EXECUTE, b"\0" + pack("!i", 0))  # The 0 asks for all rows.
         self._send_message(SYNC, b"")
         _flush(self._sock)
         self.handle_messages(context)
@@ -75,7 +76,7 @@ class PreparingConnection(Connection):  # type: ignore[misc]
 
 
 class PreparingCursor(Cursor):  # type: ignore[misc]
-    """`execute` of pg8000's cursor, but for statements with parameters that this connection has had before."""
+    """Works as pg8000's cursor, except that it prepares statements with parameters when they come again."""
 
     def execute(self, operation: str, args: Any = (), stream: Any = None) -> PreparingCursor:
         connection = self._c
@@ -98,7 +99,7 @@ class PreparingCursor(Cursor):  # type: ignore[misc]
                 connection.begin()
             self._context = connection.execute_named(name, params, columns, converters, statement)
         except Exception:
-            self._forget(statement)  # a plan that no longer fits its tables is prepared again at the next call
+            self._forget(statement)  # A plan that no longer fits its tables is prepared again at the next call.
             raise
         self._row_iter = iter(self._context.rows or ())
         return self
@@ -112,12 +113,12 @@ class PreparingCursor(Cursor):  # type: ignore[misc]
                 self._c.close_prepared_statement(oldest[0])
 
     def _forget(self, statement: str) -> None:
-        """Only here, not at the server: in a transaction that failed it would refuse to close it."""
+        """Forget the statement only here, because in a transaction that failed the server would refuse to close it."""
         self._c.seen.pop(statement, None)
 
 
 @lru_cache(maxsize=1000)
 def _numbered(paramstyle: str, operation: str) -> str:
-    """A statement with $1, $2 in place of %s. The longest texts come once: they are not worth keeping."""
+    """Return a statement with $1, $2 in place of %s. The longest texts come once and are not worth keeping."""
     statement, _ = convert_paramstyle(paramstyle, operation, ())
     return str(statement)

@@ -23,7 +23,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.0005, 0.02
 
 
 class WriteTurns:
-    """An advisory lock on the file `DATABASE-writer`. It dies with its process, and whoever closes last removes it.
+    """An advisory lock on the file `DATABASE-writer`. It dies with its process, and the last process removes the file.
 
     The database file itself is not locked: closing any handle on that would drop SQLite's own locks in this process.
     One thread at a time may use an object; `Database` sees to that.
@@ -37,7 +37,7 @@ class WriteTurns:
     @contextmanager
     def mine(self, timeout_s: float) -> Iterator[None]:
         """Hold the lock. Raises BusyError after the time-out, and StoreError if the file cannot be locked."""
-        if sys.platform == "win32":  # without flock, SQLite's own locks must be enough
+        if sys.platform == "win32":  # Windows has no flock, so SQLite's own locks must be enough.
             yield
             return
         try:
@@ -57,7 +57,7 @@ class WriteTurns:
                 fcntl.flock(handle, fcntl.LOCK_UN)
 
     def _take(self, deadline: float) -> int | None:
-        """The file handle once it holds the lock; None after the deadline."""
+        """Return the file handle once it holds the lock; None after the deadline."""
         pause = FIRST_PAUSE_S
         while True:
             if self._handle is None:
@@ -72,7 +72,7 @@ class WriteTurns:
                 continue
             if self._is_current(self._handle):
                 return self._handle
-            self._forget()  # the file was removed by the previous holder; other processes may have a newer file
+            self._forget()  # The previous holder removed the file; other processes may have a newer file.
 
     def _is_current(self, handle: int) -> bool:
         held = os.fstat(handle)
@@ -84,7 +84,7 @@ class WriteTurns:
 
     def _forget(self) -> None:
         if self._handle is not None:
-            os.close(self._handle)  # this also releases the lock
+            os.close(self._handle)  # This also releases the lock.
             self._handle = None
 
     def close(self) -> None:

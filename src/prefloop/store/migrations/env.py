@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection, and in the transaction, that `store.migrate` hands over."""
+"""Runs the migrations for Alembic, on the connection and in the transaction that `store.migrate` hands over."""
 
 from alembic import context
 

@@ -1,1 +1,1 @@
-"""Accounts, sessions, tokens and roles: who may do what."""
+"""Manages accounts, sessions, tokens and roles: who may do what."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
-_MARK = "\u200e"  # the left-to-right mark, which the table puts around letters that are written from right to left
+_MARK = "\u200e"  # The table puts the left-to-right mark around letters that are written from right to left.
 
 
 def look_alike(one: str, other: str) -> bool:
-    """Whether two names look the same, as written, in small letters, or in capital letters."""
+    """Return whether two names look the same, as written, in small letters, or in capital letters."""
     return not _looks(one).isdisjoint(_looks(other))
 
 
@@ -29,15 +29,16 @@ def _skeleton(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _prototype(letter: str) -> str:
-    """The prototype that replaces a letter; it may be several letters ("rn" for "m").
+    """Return the prototype that replaces a letter; it may be several letters ("rn" for "m").
 
     The table has both directions: a prototype lists all letters that look like it, and each of them lists the
     prototype.
     """
-    from confusable_homoglyphs.confusables import confusables_data  # imported here, because it reads a megabyte
+    # The import stands here, because it reads a megabyte.
+    from confusable_homoglyphs.confusables import confusables_data
 
     alike = {letter}
-    for _ in range(2):  # first to the prototype, then from it to all others
+    for _ in range(2):  # The first pass finds the prototype, and the second finds all others from it.
         alike |= {entry["c"].strip(_MARK) for one in alike for entry in confusables_data.get(one, ())}
     found = min(alike, key=lambda text: (-len(text), text))
     return found if found == letter or len(found) == 1 else "".join(map(_prototype, found))

@@ -25,24 +25,25 @@ from prefloop.store.store import Store
 
 IDLE_S = 12 * 3600.0
 LONGEST_SESSION_S = 14 * 86400.0
-_SEEN_EVERY_S = 60.0  # a session's last sign of life is written at most this often
+_SEEN_EVERY_S = 60.0  # A session's last sign of life is written at most this often.
 _MANAGERS = ("owner", "reviewer")
 
 
 class People:
-    """Accounts of a store. `by` is the id of the person who acts; None is the command line, which may do everything.
+    """Manages the accounts of a store.
 
-    Tokens are 256 random bits. They are given out once, and only their SHA-256 is stored. Passwords are hashed by the
-    caller. Raises ForbiddenError if `by` may not act, if the person does not exist, or if the last owner would go.
+    `by` is the id of the person who acts; None is the command line, which may do everything. Tokens are 256 random
+    bits. They are given out once, and only their SHA-256 is stored. Passwords are hashed by the caller. Raises
+    ForbiddenError if `by` may not act, if the person does not exist, or if the last owner would go.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._database, self._clock = store.database, clock
 
-    # -- coming in ---------------------------------------------------------------------------------------------------
+    # -- invitations ------------------------------------------------------------------------------------------------
 
     def owner_link(self) -> str | None:
-        """A new one-time token for the owner's account, while there is no owner. It replaces an earlier one."""
+        """Return a new one-time token for the owner's account, while there is no owner. It replaces an earlier one."""
         with self._database.work(alone=True) as connection:
             if connection.scalar(select(exists().where(people.c.role == "owner", people.c.name.is_not(None)))):
                 return None
@@ -50,7 +51,7 @@ class People:
             return self._invite(connection, None, "owner", (), 7)
 
     def invite(self, by: str | None, role: Role, groups: Sequence[str] = (), days: float = 7) -> str:
-        """A one-time token. Owners may invite anybody, reviewers may invite annotators."""
+        """Return a one-time token. Owners may invite anybody, and reviewers may invite annotators."""
         if role not in get_args(Role):
             raise DataError(f"there is no role {role!r}. Roles: {', '.join(get_args(Role))}")
         with self._database.work(alone=True) as connection:
@@ -73,7 +74,7 @@ class People:
         return token
 
     def invites(self) -> list[Invite]:
-        """Invitations that are not used, expired or withdrawn."""
+        """Return the invitations that are not used, expired or withdrawn."""
         query = select(invites).where(invites.c.expires_at > self._clock()).order_by(invites.c.seq)
         with self._database.read() as connection:
             return [_invite(row) for row in connection.execute(query).mappings()]
@@ -91,7 +92,7 @@ class People:
             note(connection, self._clock(), by, "withdraw", invite)
 
     def peek(self, token: str) -> Invite | None:
-        """What a token would make of its bearer; None if it is unknown, used or expired."""
+        """Return the invitation of a token; None if it is unknown, used or expired."""
         works = (invites.c.token_hash == rows.token_hash(token)) & (invites.c.expires_at > self._clock())
         with self._database.read() as connection:
             row = connection.execute(select(invites).where(works)).mappings().first()
@@ -123,7 +124,7 @@ class People:
             return rows.to_person(made)
 
     def by_login(self, name: str) -> Account | None:
-        """The account of a name, ignoring case. Disabled accounts are found too (see `person.disabled`)."""
+        """Return the account of a name, ignoring case. Disabled accounts are found too (see `person.disabled`)."""
         try:
             login = rows.login_of(name)
         except DataError:
@@ -145,7 +146,7 @@ class People:
     # -- sessions and tokens -----------------------------------------------------------------------------------------
 
     def open_session(self, person: str, replaces: str | None = None) -> str:
-        """A new token for each login. `replaces` is the previous token, which becomes invalid."""
+        """Return a new token for each login. `replaces` is the previous token, which becomes invalid."""
         with self._database.work() as connection:
             if rows.hold(connection, person)["disabled"]:
                 raise ForbiddenError("this account is disabled. The owner can enable it again.")
@@ -157,7 +158,7 @@ class People:
             return _open(connection, now, "session", person)
 
     def session(self, token: str) -> Person | None:
-        """The person of a session; None after 12 h without a call, after 14 days, or if the person is disabled."""
+        """Return the person of a session; None after 12 h without a call, after 14 days, or if they are disabled."""
         now = self._clock()
         with self._database.read() as connection:
             row = connection.execute(_SESSION, {"token": rows.token_hash(token)}).mappings().first()
@@ -176,14 +177,14 @@ class People:
             connection.execute(delete(sessions).where(_browser(token)))
 
     def browsers(self, person: str) -> int:
-        """In how many browsers a person is signed in."""
+        """Return in how many browsers a person is signed in."""
         now = self._clock()
         live = (sessions.c.seen_at > now - IDLE_S, sessions.c.created_at > now - LONGEST_SESSION_S)
         with self._database.read() as connection:
             return count(connection, sessions, sessions.c.person == person, sessions.c.kind == "session", *live)
 
     def revoke_all(self, by: str | None, person: str) -> int:
-        """End every session and API token of a person; returns how many. Allowed for oneself, or for owners."""
+        """End every session and API token of a person; return how many. Allowed for oneself, or for owners."""
         with self._database.work() as connection:
             if by != person:
                 rows.may(connection, by, "owner")
@@ -193,7 +194,7 @@ class People:
             return ended
 
     def create_token(self, by: str | None, label: str, scope: Scope) -> str:
-        """A token for programs: "read" pulls rankings, "write" may also add items. Owners only."""
+        """Return a new token for programs: "read" pulls rankings, "write" may also add items. Owners only."""
         if scope not in get_args(Scope) or not label.strip() or len(label) > rows.LONGEST_NAME or "\0" in label:
             raise DataError(f"give a token a label of 1 to {rows.LONGEST_NAME} characters, and read or write")
         with self._database.work() as connection:
@@ -204,7 +205,7 @@ class People:
             return token
 
     def api_token(self, token: str) -> ApiToken | None:
-        """What a token allows; None if it is unknown or revoked, or if its owner is no longer an owner."""
+        """Return what a token allows; None if it is unknown or revoked, or if its owner is no longer an owner."""
         now = self._clock()
         with self._database.read() as connection:
             query = _api().where(sessions.c.token_hash == rows.token_hash(token))
@@ -217,7 +218,7 @@ class People:
         return _api_token(row)
 
     def api_tokens(self) -> builtins.list[ApiToken]:
-        """Valid tokens, oldest first."""
+        """Return Valid tokens, oldest first."""
         with self._database.read() as connection:
             return [_api_token(row) for row in connection.execute(_api().order_by(sessions.c.seq)).mappings()]
 
@@ -231,12 +232,12 @@ class People:
     # -- the team ----------------------------------------------------------------------------------------------------
 
     def list(self) -> builtins.list[Person]:
-        """Everybody, oldest first. Deleted people whose rankings were kept have no name."""
+        """Return everybody, oldest first. Deleted people whose rankings were kept have no name."""
         with self._database.read() as connection:
             return [rows.to_person(row) for row in connection.execute(select(people).order_by(people.c.seq)).mappings()]
 
     def person(self, id: str) -> Person:
-        """A person. Raises ForbiddenError if there is none."""
+        """Return a person. Raises ForbiddenError if there is none."""
         with self._database.read() as connection:
             row = connection.execute(select(people).where(people.c.id == id)).mappings().first()
         if row is None:
@@ -302,12 +303,12 @@ class People:
             note(connection, now, by, what, person, before, after)
 
     def models_of(self, person: str) -> builtins.list[ModelRow]:
-        """The models trained on any ranking of this person, oldest first."""
+        """Return the models trained on any ranking of this person, oldest first."""
         with self._database.read() as connection:
             return rows.models_of(connection, person)
 
     def delete(self, by: str | None, person: str, *, keep_rankings: bool) -> builtins.list[ModelRow]:
-        """Delete a person's name, comments, drafts and history; returns the models that learnt from their rankings.
+        """Delete a person's name, comments, drafts and history; return the models that learnt from their rankings.
 
         keep_rankings: keep the rankings under a new random id; otherwise they are deleted and their items opened again
         Owners only. The caller is responsible for copies outside the store (exports, backups).
@@ -315,7 +316,8 @@ class People:
         with self._database.work(alone=True) as connection:
             rows.may(connection, by, "owner")
             if self._database.sqlite:
-                connection.exec_driver_sql("PRAGMA secure_delete = ON")  # overwrite freed pages, so that no traces stay
+                # SQLite overwrites freed pages, so that no traces stay.
+                connection.exec_driver_sql("PRAGMA secure_delete = ON")
             row = rows.hold(connection, person)
             rows.keep_an_owner(connection, row)
             learnt, now = rows.models_of(connection, person), self._clock()
@@ -340,13 +342,13 @@ class People:
             note(connection, self._clock(), who, what, object, before, after)
 
     def audit(self, limit: int = 100, after: int = 0) -> builtins.list[AuditRow]:
-        """Lines with numbers above `after`, oldest first. Nobody can change or delete a line."""
+        """Return lines with numbers above `after`, oldest first. Nobody can change or delete a line."""
         query = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
         with self._database.read() as connection:
             return [to_line(row) for row in connection.execute(query)]
 
     def secret(self, name: str) -> str:
-        """A secret of this project (64 hex digits), made on first use. Webhooks are signed with it."""
+        """Return a secret of this project (64 hex digits), made on first use. Webhooks are signed with it."""
         with self._database.write() as connection:
             known: str | None = setting(connection, f"secret:{name}", None)
             if known is None:
@@ -360,7 +362,7 @@ def _invite(row: Any) -> Invite:
     return Invite(row["id"], row["role"], groups, row["created_by"], row["created_at"], row["expires_at"])
 
 
-_SESSION = (  # needed at every call, so it is made once
+_SESSION = (  # Every call needs this statement, so it is made once.
     select(people, sessions.c.seq.label("at"), sessions.c.created_at.label("since"), sessions.c.seen_at)
     .join(sessions, sessions.c.person == people.c.id)
     .where(sessions.c.token_hash == bindparam("token"), sessions.c.kind == "session")
@@ -386,7 +388,7 @@ def _open(connection: Connection, now: float, kind: str, person: str | None, **v
 
 
 def _api() -> Any:
-    """API tokens of the command line, and of people who are owners and enabled now."""
+    """Select the API tokens of the command line, and of people who are owners and enabled now."""
     by_owner = (people.c.role == "owner") & ~people.c.disabled
     joined = select(sessions).outerjoin(people, people.c.id == sessions.c.person)
     return joined.where(sessions.c.kind == "api", or_(sessions.c.person.is_(None), by_owner))

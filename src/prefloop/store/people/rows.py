@@ -1,4 +1,4 @@
-"""Database rows of people: names, tokens, permissions, and what remains of a deleted person."""
+"""Reads and writes database rows of people: names, tokens, permissions, and what remains of a deleted person."""
 
 from __future__ import annotations
 
@@ -34,27 +34,28 @@ LONGEST_NAME = 64
 
 
 def new_token() -> str:
-    """256 random bits, safe in an address."""
+    """Return 256 random bits that are safe in an address."""
     return secrets.token_urlsafe(32)
 
 
 def token_hash(token: str) -> str:
-    """What is stored of a token. A token has too many bits to be guessed, so a fast hash is enough."""
+    """Return what is stored of a token. A token has too many bits to be guessed, so a fast hash is enough."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def login_of(name: str) -> str:
-    """The login of a name: names that differ only in case, width or white space share one. Raises DataError."""
+    """Return the login of a name: names that differ only in case, width or white space share one. Raises DataError."""
     login = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     if not 1 <= len(login) <= LONGEST_NAME or len(name) > LONGEST_NAME:
         raise DataError(f"a name has 1 to {LONGEST_NAME} characters")
-    if any(unicodedata.category(letter)[0] == "C" for letter in name):  # control, format (bidi), surrogate, unassigned
+    # These are control, format (bidi), surrogate and unassigned characters.
+    if any(unicodedata.category(letter)[0] == "C" for letter in name):
         raise DataError("the name holds invisible characters; leave them out")
     return login
 
 
 def check_groups(groups: Sequence[str]) -> str:
-    """Groups in the form in which they are stored. Raises DataError for unusable ones."""
+    """Return groups in the form in which they are stored. Raises DataError for unusable ones."""
     for group in groups:
         if not group.strip() or len(group) > LONGEST_NAME or "\0" in group:
             raise DataError(f"{group[:80]!r} is no group: give a name of 1 to {LONGEST_NAME} characters")
@@ -78,7 +79,7 @@ def to_person(row: RowMapping) -> Person:
 
 
 def state_of(row: RowMapping) -> dict[str, Any]:
-    """What the audit log hashes. It holds nothing from which a name could be guessed."""
+    """Return what the audit log hashes. It holds nothing from which a name could be guessed."""
     state = {key: row[key] for key in ("role", "groups", "most", "disabled")}
     return state | {"excluded": row["excluded"] is not None}
 
@@ -93,7 +94,7 @@ def new_person(
     password: str | None = None,
     like: RowMapping | None = None,
 ) -> str:
-    """Insert a person; returns the new random id. `like`: a row whose numbers and exclusion to copy."""
+    """Insert a person; return the new random id. `like`: a row whose numbers and exclusion to copy."""
     id = "p-" + secrets.token_hex(6)
     kept = ("excluded", "created_at", "taken", "gold_taken", "done", "skipped")
     row = {
@@ -119,7 +120,7 @@ def new_person(
 
 
 def hold(connection: Connection, id: str) -> RowMapping:
-    """A person's row, locked. Raises ForbiddenError for unknown and deleted people."""
+    """Lock a person's row and return it. Raises ForbiddenError for unknown and deleted people."""
     query = select(people).where(people.c.id == id, people.c.name.is_not(None)).with_for_update(key_share=True)
     row = connection.execute(query).mappings().first()
     if row is None:
@@ -128,7 +129,7 @@ def hold(connection: Connection, id: str) -> RowMapping:
 
 
 def may(connection: Connection, by: str | None, *roles: str) -> None:
-    """Raises ForbiddenError unless `by` is the command line (None) or an enabled person of one of the roles."""
+    """Raise ForbiddenError unless `by` is the command line (None) or an enabled person of one of the roles."""
     if by is None:
         return
     query = select(people.c.role).where(people.c.id == by, ~people.c.disabled, people.c.name.is_not(None))
@@ -137,12 +138,12 @@ def may(connection: Connection, by: str | None, *roles: str) -> None:
 
 
 def owners(connection: Connection) -> int:
-    """How many owners can log in. Callers work alone, so that two cannot resign at once."""
+    """Return how many owners can log in. Callers work alone, so that two cannot resign at once."""
     return count(connection, people, people.c.role == "owner", ~people.c.disabled, people.c.name.is_not(None))
 
 
 def keep_an_owner(connection: Connection, row: RowMapping) -> None:
-    """Raises ForbiddenError if without `row` nobody could manage the team."""
+    """Raise ForbiddenError if without `row` nobody could manage the team."""
     if row["role"] == "owner" and not row["disabled"] and owners(connection) < 2:
         raise ForbiddenError("this is the only owner. Make somebody else an owner first.")
 
@@ -151,7 +152,7 @@ def keep_an_owner(connection: Connection, row: RowMapping) -> None:
 
 
 def models_of(connection: Connection, person: str) -> list[ModelRow]:
-    """Models whose snapshot holds any ranking of this person, superseded ones included."""
+    """Return the models whose snapshot holds any ranking of this person, superseded ones included."""
     theirs = (
         select(snapshot_members.c.snapshot_hash)
         .join(rankings, rankings.c.id == snapshot_members.c.member_id)

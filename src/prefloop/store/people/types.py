@@ -1,4 +1,4 @@
-"""Data types of people. Standard library only."""
+"""Defines the data types of people, with the standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ Scope = Literal["read", "write"]
 
 @dataclass(frozen=True)
 class Person:
-    """A person. `id` is random and public, and is `Ranking.annotator`. `name` is also the login; None once deleted.
+    """Describes a person. `id` is random and public, and is `Ranking.annotator`.
+
+    `name` is also the login; None once deleted.
 
     groups: the tags whose items this person gets beside the untagged ones
     excluded: the reason why the rankings are left out of training; None if they are not
@@ -27,12 +29,12 @@ class Person:
     created_at: float = 0.0
     done: int = 0  # the number of items ranked
     skipped: int = 0
-    guidelines: str | None = None  # hash of the guidelines that this person has read
+    guidelines: str | None = None  # This is the hash of the guidelines that this person has read.
 
 
 @dataclass(frozen=True)
 class Account:
-    """A person with the hash of their password. It is for logging in and never shown."""
+    """Holds a person with the hash of their password. It is for logging in and never shown."""
 
     person: Person
     password_hash: str
@@ -40,7 +42,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Invite:
-    """A valid invitation. Only its bearer knows the token itself."""
+    """Describes a valid invitation. Only its bearer knows the token itself."""
 
     id: str
     role: Role
@@ -52,7 +54,7 @@ class Invite:
 
 @dataclass(frozen=True)
 class ApiToken:
-    """A program's token."""
+    """Describes a program's token."""
 
     id: str
     label: str
@@ -64,11 +66,11 @@ class ApiToken:
 
 @dataclass(frozen=True)
 class AuditRow:
-    """Who did what to what. `before` and `after` are hashes of its state; None if there is none."""
+    """States who did what to what. `before` and `after` are hashes of its state; None if there is none."""
 
     number: int
     at: float
-    who: str | None  # None: the command line
+    who: str | None  # None is the command line.
     what: str
     object: str
     before: str | None

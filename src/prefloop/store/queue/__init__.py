@@ -1,1 +1,1 @@
-"""Handing out items to people and taking their answers."""
+"""Hands out items to people and takes their answers."""

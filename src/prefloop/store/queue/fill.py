@@ -21,7 +21,7 @@ from prefloop.store.read import effective
 from prefloop.store.schema import completions, items, rankings, rules, settings, tasks
 from prefloop.store.write import chunks
 
-_ITEMS = 1000  # in one transaction
+_ITEMS = 1000  # So many items are read in one transaction.
 
 
 def fill(context: QueueContext) -> int:
@@ -36,7 +36,10 @@ def fill(context: QueueContext) -> int:
 
 
 def _fill_some(connection: Connection, context: QueueContext) -> tuple[int, int]:
-    """Items looked at, and tasks made. `fill:<criterion>` in the settings says how far earlier calls came."""
+    """Return how many items were looked at, and how many tasks were made.
+
+    `fill:<criterion>` in the settings says how far earlier calls came.
+    """
     criterion = context.settings.criterion
     at = {"items": 0, "tasks": 0, "unfit": 0} | setting(connection, f"fill:{criterion}", {})
     cards = select(func.count()).where(completions.c.item_id == items.c.id).scalar_subquery()
@@ -52,7 +55,8 @@ def _fill_some(connection: Connection, context: QueueContext) -> tuple[int, int]
     wanted = _overlaps(context, at["tasks"], len(todo))
     if todo:
         made = [_task(context, row, people) for row, people in zip(todo, wanted, strict=True)]
-        connection.execute(insert(tasks).returning(tasks.c.seq), made)  # returning: many rows a statement on Postgres
+        # With `returning`, Postgres inserts many rows in one statement.
+        connection.execute(insert(tasks).returning(tasks.c.seq), made)
     unfit = at["unfit"] + len(rows) - len(fit)
     keep_setting(
         connection,
@@ -104,7 +108,7 @@ def overlap_anew(context: QueueContext) -> None:
 
 
 def _overlap_some(connection: Connection, context: QueueContext, after: int, first: int) -> tuple[int, int]:
-    """The number of the last task looked at, and how many were."""
+    """Return the number of the last task looked at, and how many tasks were looked at."""
     unfinished = tasks.c.phase.in_([Phase.FRESH, Phase.HALF, Phase.FULL]) & (tasks.c.done < tasks.c.wanted)
     here = (tasks.c.criterion == context.settings.criterion) & (tasks.c.seq > after) & unfinished
     held = connection.execute(select(tasks).where(here).order_by(tasks.c.seq).limit(_ITEMS).with_for_update())

@@ -1,10 +1,10 @@
-"""Finds the next item for a person: own open work first, then gold that is due, the oldest half-done task, or a new
-one.
+"""Finds the next item for a person.
 
-Every step is one look into an index, whatever the size of the queue. Finding "the oldest half-done task that this
-person has not had" needs help: for each tag, `people.cursors` keeps a time before which the person has had them all. A
-cursor may overtake a task (two servers' clocks differ, or a task was locked for a moment). Therefore a person who would
-get nothing gets one search without cursors.
+The order is: their own open work, gold that is due, the oldest half-done task, a new task. Every step is one look into
+an index, whatever the size of the queue. Finding "the oldest half-done task that this person has not had" needs help:
+for each tag, `people.cursors` keeps a time before which the person has had them all. A cursor may overtake a task (two
+servers' clocks differ, or a task was locked for a moment). Therefore a person who would get nothing gets one search
+without cursors.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from prefloop.store.queue.rows import (
 from prefloop.store.queue.types import Presentation
 from prefloop.store.schema import leases, tasks
 
-_SWEPT = 200  # the most leases that one call releases; the next call continues
-CLOCKS_APART_S = 60  # how far the clocks of two servers may differ
-_TRIES = 5  # how often somebody else may be faster before the search gives up
+_SWEPT = 200  # One call releases at most so many leases; the next call continues.
+CLOCKS_APART_S = 60  # The clocks of two servers may differ by so many seconds.
+_TRIES = 5  # Somebody else may be faster so often before the search gives up.
 
 
 class _Look:
-    """A query for a task, in two forms: one reads the first row, and one also locks it, skipping locked rows."""
+    """Holds a query for a task, in two forms: one reads the first row, and one also locks it, skipping locked rows."""
 
     def __init__(self, query: Select[Any]) -> None:
         self.see = query.limit(1)
@@ -92,7 +92,7 @@ def next_item(context: QueueContext, person: str, after: str | None) -> Presenta
     """See `Queue.next`."""
     now = context.clock()
     with context.database.read() as connection:
-        if after is None:  # reloading a page writes nothing
+        if after is None:  # Reloading a page writes nothing.
             current = next(iter(_live(connection, context, person)), None)
             if current is not None and current["expires_at"] - now > context.lease_s / 2:
                 able_person(connection, person)
@@ -104,7 +104,7 @@ def next_item(context: QueueContext, person: str, after: str | None) -> Presenta
         return _take(connection, context, lock_person(connection, person), after, now)
 
 
-# -- leases that ran out -----------------------------------------------------------------------------------------------
+# -- expired leases ---------------------------------------------------------------------------------------------------
 
 
 def _run_out(now: float) -> tuple[ColumnElement[bool], ...]:
@@ -112,7 +112,7 @@ def _run_out(now: float) -> tuple[ColumnElement[bool], ...]:
 
 
 def _too_late(context: QueueContext, now: float) -> tuple[ColumnElement[bool], ...]:
-    """Leases that end later than any lease given now could.
+    """Return the condition of leases that end later than any lease given now could.
 
     They exist if the clock was put back, or if the lease time was shortened.
     """
@@ -137,7 +137,7 @@ def sweep(context: QueueContext, now: float) -> None:
                 change_task(connection, task, live=task["live"] - gone, waiting_since=now)
 
 
-# -- whose turn is what ------------------------------------------------------------------------------------------------
+# -- the next task of a person ----------------------------------------------------------------------------------------
 
 
 def _take(
@@ -176,7 +176,7 @@ def _returned(connection: Connection, context: QueueContext, person: str, after:
 def _dropped(
     connection: Connection, context: QueueContext, person: str, after: str | None, now: float
 ) -> StoredRow | None:
-    """This person's expired lease whose place is still free, since their draft belongs to it; else None."""
+    """Return this person's expired lease whose place is still free, since their draft belongs to it; else None."""
     mine = {"person": person, "criterion": context.settings.criterion, "after": after or ""}
     found = connection.execute(_DROPPED, mine).first()
     if found is None:
@@ -239,7 +239,10 @@ class _Finder:
     def _best(
         self, look: _Look, places: Sequence[dict[str, Any]], key: str, *, largest: bool = False
     ) -> RowMapping | None:
-        """The first row of the place whose first row comes first by `key`: one query a tag, so each has its index."""
+        """Return the first row of the place whose first row comes first by `key`.
+
+        Each tag has one query, which uses an index.
+        """
         while places:
             if len(places) == 1:
                 return self._first(look.hold, places[0])
@@ -254,7 +257,7 @@ class _Finder:
         return None
 
     def on_the_circle(self, phase: Phase, looks: tuple[_Look, _Look]) -> RowMapping | None:
-        """A random task: the next one by `tasks.shuffle` after a random point, wrapping around at the end."""
+        """Return a random task: the next one by `tasks.shuffle` after a random point, wrapping around at the end."""
         point = draw(self._context.seed, "point", self._me["id"], self._me["taken"]).random()
         for look in looks:
             places = [self._where(phase, tag, point=point) for tag in self.tags]
@@ -278,7 +281,7 @@ class _Finder:
         return self._best(_WAITING, places, "waiting_since")
 
     def anything(self) -> tuple[RowMapping | None, str]:
-        """The last resort: search without cursors, and wait a moment for tasks that others have locked."""
+        """Search without cursors as a last resort, and wait a moment for tasks that others have locked."""
         for _ in range(_TRIES):
             left = False
             for phase in (Phase.HALF, Phase.FRESH):

@@ -29,13 +29,14 @@ from prefloop.store.store import Store
 from prefloop.types import Json
 
 _COUNTED_EVERY_S = 5.0
-_COUNTED_SHARE = 50  # a count is reused for this many times the time it took
+_COUNTED_SHARE = 50  # A count is reused for this many times the time it took.
 
 
 class Queue:
-    """`Queue(store, config.annotate, seed=config.project.seed)`. Threads may share it; on Postgres also processes.
+    """Make one with `Queue(store, config.annotate, seed=config.project.seed)`.
 
-    `rules` is [annotate] together with what was changed in the browser; every method follows it.
+    Threads may share it, and on Postgres processes may too. `rules` is [annotate] together with what was changed in the
+    browser; every method follows it.
 
     Persons are given by public ids ("p-..."). Every method raises ForbiddenError for a person who does not exist or is
     disabled, LeaseError for a lease that does not exist or belongs to another person, and StoreError and BusyError as
@@ -47,7 +48,8 @@ class Queue:
     ) -> None:
         self._database, self._clock, self._seed = store.database, clock, seed
         self.rules = Rules(store.database, settings, clock)
-        self._open_known: dict[str, tuple[float, float, int]] = {}  # person: (from, until, open + done + skipped)
+        # The values of each person are (from, until, open + done + skipped).
+        self._open_known: dict[str, tuple[float, float, int]] = {}
 
     @property
     def _context(self) -> QueueContext:
@@ -56,7 +58,7 @@ class Queue:
     # -- work --------------------------------------------------------------------------------------------------------
 
     def fill(self) -> int:
-        """Make tasks for items that have none, and return how many. Looks only at items added since the last call.
+        """Make tasks for items that have none, and return how many. It looks only at items added since the last call.
 
         If the overlap was changed in the browser, items that are not ranked yet get the new one here. Items that people
         (not simulated ones) have ranked by this criterion, and items that cannot be shown, get no task.
@@ -65,7 +67,9 @@ class Queue:
         return queue_fill.fill(self._context)
 
     def next(self, person: str, after: str | None = None) -> Presentation | None:
-        """What this person should rank now: their own open lease first, else a new one; None if there is nothing.
+        """Return what this person should rank now: their own open lease first, else a new one.
+
+        It is None if there is nothing.
 
         after: the lease on screen, if the item that follows it is fetched ahead of time
         """
@@ -74,12 +78,15 @@ class Queue:
     def heartbeat(self, person: str, lease: str) -> float:
         """Keep the lease alive and return its new expiry.
 
-        LeaseError if the place is gone; a submit is still accepted.
+        Raises LeaseError if the place is gone; a submit is still accepted.
         """
         return queue_submit.heartbeat(self._context, person, lease)
 
     def draft(self, person: str, lease: str, state: Json) -> None:
-        """Keep the unfinished answer (up to 100 kB of JSON) for `Presentation.draft`. AnswerError if it is larger."""
+        """Keep the unfinished answer (up to 100 kB of JSON) for `Presentation.draft`.
+
+        Raises AnswerError if it is larger.
+        """
         queue_submit.draft(self._context, person, lease, state)
 
     def submit(self, person: str, lease: str, uuid: str, answer: Answer) -> Receipt:
@@ -103,52 +110,53 @@ class Queue:
         return queue_submit.reopen(self._context, person, lease)
 
     def history(self, person: str, limit: int = 10) -> list[Given]:
-        """What this person submitted or skipped, newest first."""
+        """Return what this person submitted or skipped, newest first."""
         return queue_read.history(self._context, person, limit)
 
     def progress(self, person: str) -> Progress:
-        """This person's own numbers."""
+        """Return this person's own numbers."""
         found = queue_read.progress(self._context, person)
         given = found.done + found.skipped
         now, (at, until, known) = self._clock(), self._open_known.get(person, (0.0, 0.0, 0))
         if not at <= now < until:
             began = time.perf_counter()
             known = queue_read.open_to(self._context, person) + given
-            took = time.perf_counter() - began  # tens of milliseconds in a large queue, so not at every answer
+            # Counting takes tens of milliseconds in a large queue, so it is not done at every answer.
+            took = time.perf_counter() - began
             self._open_known[person] = (now, now + max(_COUNTED_EVERY_S, _COUNTED_SHARE * took), known)
         return replace(found, open=max(0, known - given))
 
     def pace(self, person: str) -> float | None:
-        """Items an hour, from the median of the last 50 answers; None before the fifth."""
+        """Return items an hour, from the median of the last 50 answers; None before the fifth."""
         return queue_read.progress(self._context, person).per_hour
 
     def held_elsewhere(self, person: str) -> bool:
-        """Whether somebody holds an item that this person could get if it were released."""
+        """Return whether somebody holds an item that this person could get if it were released."""
         return queue_read.held_elsewhere(self._context, person)
 
     def starts(self, items: Iterable[str]) -> dict[str, str]:
-        """The start of the prompt of each item, by which people recognise items. Unknown ids are left out."""
+        """Return the start of the prompt of each item, by which people recognise items. Unknown ids are left out."""
         return queue_read.starts(self._context, items)
 
-    # -- whole -------------------------------------------------------------------------------------------------------
+    # -- the whole queue --------------------------------------------------------------------------------------------
 
     def quota(self, round: int | None = None) -> Quota:
-        """The progress of the whole queue, or of one round; `prefloop run` waits for `quota().met`."""
+        """Return the progress of the whole queue, or of one round; `prefloop run` waits for `quota().met`."""
         return queue_read.quota(self._context, round)
 
     def set_priorities(self, scores: Mapping[str, float], by: str = "") -> int:
-        """Set {item id: how informative}; higher goes first. Returns how many tasks were found.
+        """Set {item id: how informative}; higher goes first. Return how many tasks were found.
 
         by: the name of the models that scored the items, for `fresh`. Raises DataError for NaN.
         """
         return queue_fill.set_priorities(self._context, scores, by)
 
     def fresh(self, by: str = "") -> list[str]:
-        """Ids of items that nobody has been given yet, oldest first, without those that `by` scored last."""
+        """Return the ids of items that nobody has been given yet, oldest first, without those that `by` scored last."""
         return queue_read.fresh(self._context, by)
 
     def set_tag(self, items: Sequence[str], tag: str) -> int:
-        """Give these items only to people of the group `tag`; "" means everybody. Returns how many tasks were found."""
+        """Give these items only to people of the group `tag`; "" means everybody. Return how many tasks were found."""
         return queue_fill.set_tag(self._context, items, tag)
 
     def set_gold(self, reviewer: str | None, item: str, tiers: Sequence[Sequence[str]] | None) -> None:
@@ -159,37 +167,37 @@ class Queue:
         queue_fill.set_gold(self._context, reviewer, item, tiers)
 
     def golds(self) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
-        """(item id, expected tiers of completion ids) of every gold item."""
+        """Yield (item id, expected tiers of completion ids) of every gold item."""
         return queue_read.golds(self._context)
 
     def skipped_only(self) -> int:
-        """How many items somebody skipped and nobody ranked."""
+        """Return how many items somebody skipped and nobody ranked."""
         return queue_review.skipped_only(self._context)
 
     def settled(self) -> set[str]:
-        """Ids of the items that a reviewer has made gold or discarded."""
+        """Return the ids of the items that a reviewer has made gold or discarded."""
         return queue_read.settled(self._context)
 
     # -- reviewers ---------------------------------------------------------------------------------------------------
 
     def browse(self, kind: Browse = "all", after: int = 0, limit: int = 50) -> list[TaskRow]:
-        """A page of the queue: kind "all", "answered", "skipped", "several", "gold" or "discarded"."""
+        """Return a page of the queue: kind "all", "answered", "skipped", "several", "gold" or "discarded"."""
         return queue_review.browse(self._context, kind, after, limit)
 
     def skip_flags(self) -> dict[str, tuple[str, ...]]:
-        """For each item, the flags that people set before they skipped it. Discarded items are left out."""
+        """Return, for each item, the flags that people set before they skipped it. Discarded items are left out."""
         return queue_review.skip_flags(self._context)
 
     def tallies(self) -> dict[Browse, int]:
-        """How many items each list of `browse` holds."""
+        """Return how many items each list of `browse` holds."""
         return queue_review.tallies(self._context)
 
     def view(self, item: str) -> ItemView:
-        """Everyone's rankings of an item side by side. Raises DataError if there is no such item."""
+        """Return everyone's rankings of an item side by side. Raises DataError if there is no such item."""
         return queue_review.view(self._context, item)
 
     def adjudicate(self, reviewer: str, item: str, uuid: str, answer: Answer) -> Receipt:
-        """The reviewer's own ranking, marked `metadata.adjudication`. Positions are those of `view(item).item`."""
+        """Take the reviewer's own ranking, marked `metadata.adjudication`. Positions are those of `view(item).item`."""
         return queue_review.adjudicate(self._context, reviewer, item, uuid, answer)
 
     def give_back(self, reviewer: str, item: str, person: str, note: str = "") -> None:

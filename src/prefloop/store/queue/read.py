@@ -17,7 +17,7 @@ from prefloop.store.queue.types import Given, Progress, Quota
 from prefloop.store.schema import items, leases, people, prompts, rankings, settings, tasks
 from prefloop.store.write import chunks
 
-_PACED_BY = 50  # latest answers
+_PACED_BY = 50  # The pace is that of so many latest answers.
 _FEWEST = 5
 _RETURNED = select(func.count()).where(leases.c.person == people.c.id, leases.c.returned_at.is_not(None))
 _ME = select(people, _RETURNED.scalar_subquery().label("returned")).where(people.c.id == bindparam("person"))
@@ -35,7 +35,7 @@ _HERE = (
 _FREE = select(func.count()).select_from(tasks).where(*_HERE)
 _HAD = (
     select(
-        func.count().filter(*_HERE),  # items that the person had before or has now
+        func.count().filter(*_HERE),  # These are the items that the person had before or has now.
         func.count().filter(leases.c.state == "live"),
         func.count().filter(
             leases.c.state == "expired", tasks.c.phase.in_([int(Phase.FRESH), int(Phase.HALF), int(Phase.GOLD)])
@@ -83,7 +83,7 @@ def history(context: QueueContext, person: str, limit: int) -> list[Given]:
 
 
 def progress(context: QueueContext, person: str) -> Progress:
-    """See `Queue.progress`, but for `open`, which takes longer to count."""
+    """Return the same as `Queue.progress`, but for `open`, which takes longer to count."""
     with context.database.read() as connection:
         me = able(connection.execute(_ME, {"person": person}).mappings().first(), person)
         rows = connection.execute(_LATEST, {"person": person}).all()
@@ -104,7 +104,7 @@ def progress(context: QueueContext, person: str) -> Progress:
 
 
 def open_to(context: QueueContext, person: str) -> int:
-    """How many items this person can still get (`Progress.open`)."""
+    """Return how many items this person can still get (`Progress.open`)."""
     with context.database.read() as connection:
         me = able_person(connection, person)
         here = {"criterion": context.settings.criterion, "tags": ["", *json.loads(me["groups"])]}
@@ -195,6 +195,6 @@ def settled(context: QueueContext) -> set[str]:
 
 
 def setting(connection: Connection, key: str, default: Any) -> Any:
-    """A stored value of the project, as JSON."""
+    """Return a stored value of the project, as JSON."""
     text = connection.scalar(select(settings.c.value).where(settings.c.key == key))
     return default if text is None else json.loads(text)

@@ -1,4 +1,4 @@
-"""What reviewers see and do: compare rankings, adjudicate, return answers, and discard items."""
+"""Serves reviewers: they compare rankings, adjudicate, return answers, and discard items."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from prefloop.types import digest
 _NARROW: dict[Browse, ColumnElement[bool]] = {
     "all": true(),
     "answered": and_(tasks.c.done > 0, tasks.c.phase != int(Phase.CLOSED)),
-    "given": and_(or_(tasks.c.done > 0, tasks.c.skips > 0), tasks.c.phase != int(Phase.CLOSED)),  # ranked or skipped
+    # These items were ranked or skipped.
+    "given": and_(or_(tasks.c.done > 0, tasks.c.skips > 0), tasks.c.phase != int(Phase.CLOSED)),
     "several": and_(tasks.c.done > 1, tasks.c.phase != int(Phase.CLOSED)),
     "skipped": and_(tasks.c.skips > 0, tasks.c.phase != int(Phase.CLOSED)),
     "gold": tasks.c.phase == int(Phase.GOLD),
@@ -47,7 +48,8 @@ def browse(context: QueueContext, kind: Browse, after: int, limit: int) -> list[
     if kind not in get_args(Browse):
         raise DataError(f"there is no list {kind!r}. Lists: {', '.join(get_args(Browse))}")
     here = (tasks.c.criterion == context.settings.criterion, tasks.c.seq > after, _NARROW[kind])
-    page = select(tasks.c.seq).where(*here).order_by(tasks.c.seq).limit(limit).subquery()  # from an index alone
+    # The page is read from an index alone.
+    page = select(tasks.c.seq).where(*here).order_by(tasks.c.seq).limit(limit).subquery()
     held = select(func.count()).where(leases.c.task == tasks.c.seq, *holding(context.clock()))
     query = (
         select(tasks, prompts.c.content, held.scalar_subquery().label("held"))
@@ -83,7 +85,7 @@ def skip_flags(context: QueueContext) -> dict[str, tuple[str, ...]]:
 
 
 def _flags(connection: Connection, *here: ColumnElement[bool]) -> dict[str, tuple[str, ...]]:
-    """For each item, the flags that were set before a skip."""
+    """Return, for each item, the flags that were set before a skip."""
     query = select(tasks.c.item_id, leases.c.marked).join(leases, leases.c.task == tasks.c.seq)
     marked = query.where(leases.c.marked.is_not(None), *here).order_by(leases.c.seq)
     found: dict[str, tuple[str, ...]] = {}
@@ -94,7 +96,7 @@ def _flags(connection: Connection, *here: ColumnElement[bool]) -> dict[str, tupl
 
 
 def _state(row: StoredRow) -> TaskState:
-    """The state of a task, derived from its counts so that both always agree."""
+    """Return the state of a task, derived from its counts so that both always agree."""
     if row["discarded"] is not None:
         return "discarded"
     if row["gold"] is not None:
@@ -200,7 +202,10 @@ def adjudicate(context: QueueContext, by: str, item: str, uuid: str, answer: Ans
 
 
 def _earlier_word(connection: Connection, task: StoredRow, by: str) -> str | None:
-    """The reviewer's adjudication that is in force, if any. What they ranked as an annotator does not matter here."""
+    """Return the reviewer's adjudication that is in force, if any.
+
+    What they ranked as an annotator does not matter here.
+    """
     mine = select(rankings.c.id, rankings.c.metadata).where(
         rankings.c.item_id == task["item_id"],
         rankings.c.criterion == task["criterion"],

@@ -1,4 +1,4 @@
-"""Database rows of the queue: their states, their locks, and the phase that decides which index finds a task.
+"""Reads and writes database rows of the queue: states, locks, and the phase that decides which index finds a task.
 
 To avoid deadlocks on Postgres, locks are taken in one order: a person, then tasks, then the write lock (`in_order`).
 Leases change only while their task is locked. A heartbeat needs no lock: it is a conditional UPDATE.
@@ -25,7 +25,7 @@ from prefloop.store.queue.types import Presentation
 from prefloop.store.schema import audit, completions, drafts, items, leases, people, prompts, rankings, tasks
 from prefloop.types import Prompt, content_from_json, digest
 
-StoredRow = RowMapping | dict[str, Any]  # a row as read, or as just written
+StoredRow = RowMapping | dict[str, Any]  # This is a row as read, or as just written.
 
 # Statements that every answer needs are made once, since SQLAlchemy is slow at making one and finding it in its cache.
 _PERSON = select(people).where(people.c.id == bindparam("person"))
@@ -57,18 +57,18 @@ _MEMBERS = _ANSWERS.where(completions.c.item_id == bindparam("item")).order_by(c
 
 
 class Phase(IntEnum):
-    """The phase of a task, stored in `tasks.phase`."""
+    """A task has one of these phases, which is stored in `tasks.phase`."""
 
-    FRESH = 0  # never handed out
-    HALF = 1  # handed out before, and a place is free
-    FULL = 2  # every place is held or done
-    GOLD = 3  # everybody gets it once, when gold is due
-    CLOSED = 4  # discarded
+    FRESH = 0  # It was never handed out.
+    HALF = 1  # It was handed out before, and a place is free.
+    FULL = 2  # Every place is held or done.
+    GOLD = 3  # Everybody gets it once, when gold is due.
+    CLOSED = 4  # It was discarded.
 
 
 @dataclass(frozen=True)
 class QueueContext:
-    """What every function of the queue needs: the database, the rules, and the clock."""
+    """Holds what every function of the queue needs: the database, the rules, and the clock."""
 
     database: Database
     settings: Annotate  # the settings in force
@@ -96,7 +96,7 @@ def phase_of(task: StoredRow) -> Phase:
 
 
 def change_task(connection: Connection, task: StoredRow, **changes: Any) -> dict[str, Any]:
-    """Write changes to a locked task, and the phase that follows from them. Returns the new task."""
+    """Write changes to a locked task, and the phase that follows from them. Return the new task."""
     new: dict[str, Any] = {**dict(task), **changes}
     new["phase"] = int(phase_of(new))
     different = {key: value for key, value in new.items() if task[key] != value}
@@ -115,12 +115,15 @@ def change_person(connection: Connection, person: StoredRow, **changes: Any) -> 
 
 
 def holding(now: float) -> tuple[ColumnElement[bool], ...]:
-    """The condition of leases that hold their place. Expired ones count in `tasks.live` until the next sweep."""
+    """Return the condition of leases that hold their place.
+
+    Expired ones count in `tasks.live` until the next sweep.
+    """
     return leases.c.state == "live", leases.c.expires_at > now
 
 
 def has_place(task: StoredRow) -> bool:
-    """Whether one more person may take the task. Gold has room for everybody."""
+    """Return whether one more person may take the task. Gold has room for everybody."""
     return phase_of(task) in (Phase.FRESH, Phase.HALF, Phase.GOLD)
 
 
@@ -128,17 +131,17 @@ def has_place(task: StoredRow) -> bool:
 
 
 def lock_person(connection: Connection, id: str) -> RowMapping:
-    """The person's row, locked, so that two tabs of one person take turns. Raises ForbiddenError."""
+    """Lock the person's row and return it, so that two tabs of one person take turns. Raises ForbiddenError."""
     return able(connection.execute(_HOLD_PERSON, {"person": id}).mappings().first(), id)
 
 
 def able_person(connection: Connection, id: str) -> RowMapping:
-    """The row of somebody who may work, without a lock. Raises ForbiddenError."""
+    """Return the row of somebody who may work, without a lock. Raises ForbiddenError."""
     return able(connection.execute(_PERSON, {"person": id}).mappings().first(), id)
 
 
 def able(row: RowMapping | None, id: str) -> RowMapping:
-    """The row, if this person may work. Raises ForbiddenError."""
+    """Return the row, if this person may work. Raises ForbiddenError."""
     if row is None or row["name"] is None:
         raise ForbiddenError(f"there is nobody with the id {id!r}")
     if row["disabled"]:
@@ -147,7 +150,7 @@ def able(row: RowMapping | None, id: str) -> RowMapping:
 
 
 def reviewer(connection: Connection, id: str | None) -> None:
-    """Raises ForbiddenError unless `id` is an owner or a reviewer, or None for the command line."""
+    """Raise ForbiddenError unless `id` is an owner or a reviewer, or None for the command line."""
     if id is not None and able_person(connection, id)["role"] == "annotator":
         raise ForbiddenError("only reviewers and owners may do that")
 
@@ -160,7 +163,7 @@ def lock_task(connection: Connection, where: ColumnElement[bool]) -> RowMapping 
 
 
 def task_of_item(connection: Connection, context: QueueContext, item: str) -> RowMapping:
-    """The task of an item, locked. Raises DataError if there is none."""
+    """Lock the task of an item and return it. Raises DataError if there is none."""
     here = (tasks.c.item_id == item) & (tasks.c.criterion == context.settings.criterion)
     task = lock_task(connection, here)
     if task is None:
@@ -169,7 +172,7 @@ def task_of_item(connection: Connection, context: QueueContext, item: str) -> Ro
 
 
 def own_lease(connection: Connection, person: str, lease: str) -> RowMapping:
-    """The person's own lease. Raises the same LeaseError for another person's lease as for a missing one."""
+    """Return the person's own lease. Raises the same LeaseError for another person's lease as for a missing one."""
     row = connection.execute(_OWN_LEASE, {"lease": lease, "person": person}).mappings().first()
     if row is None:
         raise LeaseError("there is no such item on your desk. Ask for the next one.")
@@ -177,10 +180,10 @@ def own_lease(connection: Connection, person: str, lease: str) -> RowMapping:
 
 
 def lock_lease(connection: Connection, person: str, lease: str) -> tuple[RowMapping, RowMapping]:
-    """The task and the lease as they are after the task was locked. Raises LeaseError."""
+    """Return the task and the lease as they are after the task was locked. Raises LeaseError."""
     task = connection.execute(_TASK_OF_LEASE, {"lease": lease, "person": person}).mappings().first()
     row = own_lease(connection, person, lease)
-    assert task is not None  # a foreign key guarantees it
+    assert task is not None  # A foreign key guarantees it.
     return task, row
 
 
@@ -188,14 +191,14 @@ def lock_lease(connection: Connection, person: str, lease: str) -> tuple[RowMapp
 
 
 def members(connection: Connection, item: str) -> Sequence[Any]:
-    """(id, text, turns as stored) of each answer of an item, in its own order."""
+    """Return (id, text, turns as stored) of each answer of an item, in its own order."""
     return connection.execute(_MEMBERS, {"item": item}).all()
 
 
 def present(
     connection: Connection, context: QueueContext, lease: StoredRow, answers: Sequence[Any] = ()
 ) -> Presentation:
-    """A lease as its person sees it: letters and texts, and nothing that tells where they came from.
+    """Return a lease as its person sees it: letters and texts, and nothing that tells where they came from.
 
     answers: the item's `members`, if they have been read already
     """
@@ -251,7 +254,7 @@ def note(
 
 
 def iso(at: float) -> str:
-    """Seconds since 1970 in the ISO form that rankings use."""
+    """Return seconds since 1970 in the ISO form that rankings use."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
@@ -260,7 +263,7 @@ def count(connection: Connection, table: Any, *where: ColumnElement[bool]) -> in
 
 
 def excerpt(content: str) -> str:
-    """The `Prompt.start` of a stored prompt."""
+    """Return the `Prompt.start` of a stored prompt."""
     return Prompt(content_from_json(json.loads(content)), id="-").start
 
 

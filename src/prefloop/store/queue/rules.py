@@ -1,4 +1,4 @@
-"""`Rules`: the settings of annotation. They come from the file, with changes made in the browser on top.
+"""Holds the settings of annotation (`Rules`): those of the file, with changes made in the browser on top.
 
 A change counts as long as prefloop.toml (with --set), or the guidelines file, says what it said when the change was
 made. So whoever changes the file later has the last word. Every process that uses the queue sees a change after at most
@@ -26,19 +26,31 @@ from prefloop.store.queue.rows import count, note
 from prefloop.store.schema import guidelines, people, rules
 from prefloop.types import digest
 
+# fmt: skip
 CHANGEABLE = (
-    "attributes", "partial", "none_acceptable", "rationale", "overlap", "overlap_many", "overlap_share", "gold_share",
-    "random_share", "limit", "quota", "lease_minutes", "lease_hours",
-)  # fmt: skip
+    "attributes",
+    "partial",
+    "none_acceptable",
+    "rationale",
+    "overlap",
+    "overlap_many",
+    "overlap_share",
+    "gold_share",
+    "random_share",
+    "limit",
+    "quota",
+    "lease_minutes",
+    "lease_hours",
+)
 OVERLAP = ("overlap", "overlap_many", "overlap_share")
-GUIDELINES = "guidelines"  # its value and base are hashes of texts
+GUIDELINES = "guidelines"  # The value and base of this key are hashes of texts.
 LONGEST_GUIDELINES = 100_000  # characters
 LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change made in the browser.
+    """Describes a change made in the browser.
 
     back:   whether it returns to what the file says
     counts: whether it is not such a return, and the file still says what it said then (`base`)
@@ -56,7 +68,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Guidelines:
-    """The guidelines in force. change: how they came to differ from the file's; None if they are the file's."""
+    """Holds the guidelines in force.
+
+    change: how they came to differ from the file's; None if they are the file's
+    """
 
     text: str
     hash: str
@@ -64,21 +79,27 @@ class Guidelines:
 
 
 class Rules:
-    """`file` is [annotate] as prefloop.toml and --set give it. Safe from several threads."""
+    """Holds the settings in force. Several threads may use it.
+
+    `file` is [annotate] as prefloop.toml and --set give it.
+    """
 
     def __init__(self, database: Database, file: Annotate, clock: Callable[[], float] = time.time) -> None:
         self._database, self.file, self._clock = database, file, clock
         self._lock = threading.Lock()
         self._known: tuple[Annotate, tuple[Change, ...]] | None = None
         self._looked = 0.0
-        self._texts: dict[str, str] = {}  # the text behind a hash never changes
+        self._texts: dict[str, str] = {}  # The text behind a hash never changes.
 
     def current(self, *, look: bool = False) -> Annotate:
-        """What counts now. look: also what was changed by another process within the last second."""
+        """Return what counts now.
+
+        look: whether to include what another process changed within the last second
+        """
         return self._state(look)[0]
 
     def changes(self) -> dict[str, Change]:
-        """{key: its last change}, also of those that count no more because the file was changed later."""
+        """Return {key: its last change}, also of those that count no more because the file was changed later."""
         return {change.key: change for change in self._state(True)[1]}
 
     def _state(self, look: bool) -> tuple[Annotate, tuple[Change, ...]]:
@@ -93,9 +114,9 @@ class Rules:
     # -- settings ----------------------------------------------------------------------------------------------------
 
     def change(self, by: str | None, values: Mapping[str, Any]) -> tuple[str, ...]:
-        """Set some keys for everybody from now on. Returns those that differ now.
+        """Set some keys for everybody from now on. Return those that differ now.
 
-        Owners only. Raises DataError, and changes nothing, where a value is none or a key cannot be changed here.
+        Owners only. Raises DataError, and changes nothing, where a value is not valid or a key cannot be changed here.
         """
         for key in values:
             if key not in CHANGEABLE:
@@ -119,7 +140,7 @@ class Rules:
     # -- guidelines --------------------------------------------------------------------------------------------------
 
     def guidelines(self, on_disk: str, *, look: bool = False) -> Guidelines:
-        """The text that counts, where the file holds `on_disk`."""
+        """Return the text that counts, where the file holds `on_disk`."""
         base = text_hash(on_disk)
         last = next((change for change in self._state(look)[1] if change.key == GUIDELINES), None)
         if last is None or last.back or last.base != base:
@@ -128,7 +149,7 @@ class Rules:
         return Guidelines(on_disk, base, None) if text is None else Guidelines(text, last.value, last)
 
     def text_of(self, hash: str) -> str | None:
-        """A version of the guidelines that somebody has read or written."""
+        """Return a version of the guidelines that somebody has read or written."""
         if hash not in self._texts:
             with self._database.read() as connection:
                 found = connection.scalar(select(guidelines.c.text).where(guidelines.c.hash == hash))
@@ -138,9 +159,9 @@ class Rules:
         return self._texts[hash]
 
     def write_guidelines(self, by: str | None, text: str, on_disk: str, editing: str) -> bool:
-        """Make `text` what everybody is shown; says whether it differs. Owners only.
+        """Make `text` what everybody is shown; return whether it differs. Owners only.
 
-        editing: hash of the text that was being edited; DataError where somebody else has changed it meanwhile.
+        editing: hash of the text that was being edited. Raises DataError where somebody else has changed it meanwhile.
         """
         text = text.replace("\r\n", "\n")
         if not text.strip() or len(text) > LONGEST_GUIDELINES or "\0" in text:
@@ -162,7 +183,7 @@ class Rules:
         return True
 
     def versions(self) -> list[Change]:
-        """Every change of the guidelines in the browser, newest first."""
+        """Return every change of the guidelines in the browser, newest first."""
         with self._database.read() as connection:
             rows = connection.execute(select(rules).where(rules.c.key == GUIDELINES).order_by(rules.c.seq.desc()))
             return [_to_change(row, False) for row in rows.mappings()]
@@ -176,7 +197,7 @@ class Rules:
 
 
 def last_changes(connection: Connection, file: Annotate, before: int | None = None) -> tuple[Change, ...]:
-    """The last change of each key. before: as of before the change of that number."""
+    """Return the last change of each key. before: only changes before the one of that number."""
     newest = select(func.max(rules.c.seq)).group_by(rules.c.key)
     if before is not None:
         newest = newest.where(rules.c.seq < before)
@@ -186,13 +207,13 @@ def last_changes(connection: Connection, file: Annotate, before: int | None = No
 
 
 def in_force_since(connection: Connection, file: Annotate, at: float) -> list[Annotate]:
-    """The settings that were in force at some moment after `at`, newest first, without the current ones."""
+    """Return the settings that were in force at some moment after `at`, newest first, without the current ones."""
     later = connection.scalars(select(rules.c.seq).where(rules.c.at >= at).order_by(rules.c.seq.desc())).all()
     return [applied(file, last_changes(connection, file, before=number)) for number in later]
 
 
 def applied(file: Annotate, changes: Sequence[Change]) -> Annotate:
-    """The file with the changes in force. A change that is no longer valid, after an update, is left out."""
+    """Return the file with the changes in force. A change that is no longer valid, after an update, is left out."""
     over = {change.key: change.value for change in changes if change.counts and change.key in CHANGEABLE}
     try:
         return Annotate.model_validate({**_plain(file), **over}) if over else file
@@ -201,7 +222,7 @@ def applied(file: Annotate, changes: Sequence[Change]) -> Annotate:
 
 
 def text_hash(text: str) -> str:
-    """The identifier of a version of the guidelines."""
+    """Return the identifier of a version of the guidelines."""
     return digest("guidelines", text)
 
 

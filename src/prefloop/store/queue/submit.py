@@ -38,8 +38,8 @@ from prefloop.store.schema import drafts, leases, rankings, submissions
 from prefloop.store.write import check_ranking
 from prefloop.types import Json, digest
 
-EDITABLE = 10  # answers that can still be changed
-LARGEST_DRAFT = 100_000  # characters of JSON
+EDITABLE = 10  # So many answers can still be changed.
+LARGEST_DRAFT = 100_000  # in characters of JSON
 _SETTLED = {"returned": None, "returned_by": None, "returned_at": None}
 _UUID = re.compile(r"[A-Za-z0-9-]{8,64}")
 
@@ -111,7 +111,10 @@ def once(
 
 
 def _second(connection: Connection, lease: StoredRow, answer: Answer) -> Receipt:
-    """Another submit for an answered lease, for example from a second tab. It is accepted if the answer is the same."""
+    """Take another submit for an answered lease, for example from a second tab.
+
+    It is accepted if the answer is the same.
+    """
     if lease["body"] == answer.body:
         return Receipt(lease["id"], "surplus" if lease["surplus"] else "ranked", lease["given_at"], lease["ranking_id"])
     raise ConflictError(
@@ -202,7 +205,7 @@ def skip(context: QueueContext, person: str, lease: str, uuid: str, reason: str,
         if held["state"] == "done":
             if not held["reopened"]:
                 raise ConflictError("you have ranked this already; that answer is kept")
-            change_lease(connection, held, reopened=False, **_SETTLED)  # the answer stands
+            change_lease(connection, held, reopened=False, **_SETTLED)  # The answer stands.
         elif held["state"] != "skipped":
             kept = marks(said, json.loads(held["shown"])) if said else {}
             marked = mapping.dumps(kept) if kept else None
@@ -210,7 +213,7 @@ def skip(context: QueueContext, person: str, lease: str, uuid: str, reason: str,
             freed = {"live": task["live"] - 1, "waiting_since": now} if held["state"] == "live" else {}
             change_task(connection, task, skips=task["skips"] + 1, **freed)
             change_person(connection, me, skipped=me["skipped"] + 1)
-        return Receipt(lease, "skipped", now)  # the draft is kept for an undo of the skip
+        return Receipt(lease, "skipped", now)  # The draft is kept for an undo of the skip.
 
     return once(context, person, uuid, digest("skip", lease, reason, *([said.body] if said else [])), write)
 
@@ -222,7 +225,7 @@ def heartbeat(context: QueueContext, person: str, lease: str) -> float:
         able_person(connection, person)
         held = own_lease(connection, person, lease)
         if held["reopened"]:
-            return now + context.lease_s  # holds no place
+            return now + context.lease_s  # The lease holds no place.
         until: float = min(now + context.lease_s, held["started_at"] + context.cap_s)
         if until <= now:
             raise LeaseError(

@@ -1,4 +1,4 @@
-"""The data types that the queue hands out and takes in. Standard library only.
+"""Defines the data types that the queue hands out and takes in, with the standard library only.
 
 `Presentation`, `Given`, `Progress` and `Receipt` are for annotators, so they hold no item or completion ids, models,
 scores, gold flags or other people's answers. `ItemView` and `Quota` are for reviewers and programs.
@@ -21,7 +21,7 @@ ReceiptKind = Literal["ranked", "revised", "surplus", "skipped", "adjudicated"]
 
 @dataclass(frozen=True)
 class Presentation:
-    """One item as one person sees it. `prompt` carries no metadata; texts[0] is letter A, turns[0] its messages.
+    """Holds one item as one person sees it. `prompt` carries no metadata; texts[0] is letter A, turns[0] its messages.
 
     lease:      a random name of this presentation, used in every later call
     expires_at: seconds since 1970; a heartbeat moves it
@@ -35,7 +35,7 @@ class Presentation:
     expires_at: float
     prompt: Prompt
     texts: tuple[str, ...]
-    turns: tuple[Turns, ...]  # () if an answer is its text alone
+    turns: tuple[Turns, ...]  # It is () if an answer is its text alone.
     criterion: str
     attributes: tuple[str, ...]
     draft: Json | None
@@ -46,10 +46,10 @@ class Presentation:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The acknowledgement of a submit. Every repetition of the submit gets the same one.
+    """Acknowledges a submit. Every repetition of the submit gets the same one.
 
     kind: "surplus" if the item's places were taken by then; annotators are thanked in any case
-    ranking: the id of the ranking written; None for a skip. It is not shown to annotators
+    ranking: the id of the ranking written; None for a skip. It is not shown to annotators.
     """
 
     lease: str
@@ -60,7 +60,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Given:
-    """One line of a person's own history. `answer` is None for a skip; `excerpt` is the start of the prompt."""
+    """Holds one line of a person's own history. `answer` is None for a skip; `excerpt` is the start of the prompt."""
 
     lease: str
     at: float
@@ -73,7 +73,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a person has come.
+    """Says how far a person has come.
 
     open:     items that this person can still get: of their groups, not had before, with a place, within their limit
     stopped:  why `next` gives nothing: "limit", "excluded" or None
@@ -93,7 +93,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Quota:
-    """The state of the queue, counted in rankings.
+    """Holds the state of the queue, counted in rankings.
 
     wanted, done, open: of all tasks that are not discarded
     live:   places that somebody holds at this moment
@@ -114,25 +114,30 @@ class Quota:
 
     @property
     def met(self) -> bool:
-        """Whether the target is reached, so that `prefloop run` goes on."""
+        """Return whether the target is reached, so that `prefloop run` goes on."""
         return self.done >= self.target
 
 
 @dataclass(frozen=True)
 class GivenRanking:
-    """One person's ranking of an item, as a reviewer sees it. `name` is None for imported or anonymous annotators."""
+    """Holds one person's ranking of an item, as a reviewer sees it.
+
+    `name` is None for imported or anonymous annotators.
+    """
 
     ranking: Ranking
     name: str | None
     excluded: bool
     surplus: bool
     adjudication: bool
-    returned: str | None  # the note with which a reviewer asked for it again
+    returned: str | None  # This is the note with which a reviewer asked for it again.
 
 
 @dataclass(frozen=True)
 class Passed:
-    """Somebody who holds or skipped an item. state is "live", "expired" or "skipped"; reason is that of the skip.
+    """Describes somebody who holds or skipped an item. state is "live", "expired" or "skipped".
+
+    reason is that of the skip.
 
     flags, comment: set before the skip; flags by completion id
     """
@@ -148,7 +153,7 @@ class Passed:
 
 @dataclass(frozen=True)
 class ItemView:
-    """Everything about one item, for reviewers. `Queue.adjudicate` refers to the order of `item.completions`."""
+    """Holds everything about one item, for reviewers. `Queue.adjudicate` refers to the order of `item.completions`."""
 
     item: Item
     criterion: str
@@ -160,12 +165,12 @@ class ItemView:
     gold: tuple[tuple[str, ...], ...] | None  # completion ids, best first
     discarded: str | None  # the reason
     priority: float
-    arm: str | None  # how the item was first chosen: "random" or "priority"
+    arm: str | None  # It says how the item was first chosen: "random" or "priority".
 
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One line of a reviewer's list; `number` is the cursor for the next page. `held`: people who have it now.
+    """Holds one line of a reviewer's list; `number` is the cursor for the next page. `held`: people who have it now.
 
     flags: those set by people who then skipped it, one for each time
     state: "ranked" (by as many people as wanted), "being ranked" (somebody holds it), "partly ranked", or "open"

@@ -1,1 +1,1 @@
-"""The routes of the server, by who uses them."""
+"""The routes of the server are sorted by who uses them."""

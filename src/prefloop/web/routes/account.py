@@ -1,4 +1,4 @@
-"""Routes for signing in and out, invitations, and the own password and sessions."""
+"""Holds the routes for signing in and out, for invitations, and for a person's own password and sessions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _address(request: Request) -> str:
 
 @router.get("/", dependencies=OPEN)
 def home(request: Request) -> Response:
-    """The start page: what a person can do and, for owners and reviewers, the state of the project."""
+    """Return the start page: what a person can do and, for owners and reviewers, the state of the project."""
     me = current(request)
     if me is None:
         return _go("/login")
@@ -111,7 +111,7 @@ def theme(theme: Annotated[Literal["auto", "light", "dark"], Form()], back: Text
 
 @router.get("/join/{token}", dependencies=OPEN)
 def join_page(request: Request, token: str) -> Response:
-    """The page of an invitation. Looking at it does not use it up, since link previews do that."""
+    """Return the page of an invitation. Looking at it does not use it up, since link previews do that."""
     return _join(request, token, 200, "", None)
 
 
@@ -135,12 +135,12 @@ def join(request: Request, token: str, name: Text, password: Text, again: Text) 
         person = known.people.accept(token, name.strip(), known.passwords.hash(password, name.strip()))
     except (DataError, ConflictError) as error:
         return _join(request, token, 422, name, str(error))
-    except ForbiddenError:  # somebody else used it a moment ago
+    except ForbiddenError:  # Somebody else used it a moment ago.
         return _join(request, token, 404, name, None)
     return _enter(request, person.id, "/")
 
 
-# -- the own account ---------------------------------------------------------------------------------------------------
+# -- a person's own account ---------------------------------------------------------------------------------------
 
 
 @router.get("/account")

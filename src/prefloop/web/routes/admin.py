@@ -1,4 +1,4 @@
-"""Routes for people, invitations and the audit log. `People` checks again who may do what."""
+"""Holds the routes for people, invitations and the audit log. `People` checks again who may do what."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AUDIT_ROWS = 200
 
 
 def _groups(text: str) -> tuple[str, ...]:
-    """Names separated by commas, as a list."""
+    """Return names separated by commas, as a list."""
     found = dict.fromkeys(name.strip() for name in text.split(",") if name.strip())
     if len(found) > 20 or any(len(name) > 50 for name in found):
         raise DataError("at most 20 groups, with names of at most 50 characters")
@@ -49,7 +49,7 @@ def _people(request: Request, link: str | None = None) -> Response:
 
 @router.post("/people/invite")
 def invite(request: Request, me: Reviewer, role: Annotated[Role, Form()], groups: Text = "") -> Response:
-    """The page with the invitation link. It is shown once, and only its hash is stored."""
+    """Return the page with the invitation link. It is shown once, and only its hash is stored."""
     token = services(request).people.invite(me.id, role, _groups(groups))
     return _people(request, link=f"{services(request).hosts.address(request)}/join/{token}")
 
@@ -151,7 +151,7 @@ def delete(
 
 @router.get("/audit")
 def audit(request: Request, me: Owner, before: Cursor = 0) -> Response:
-    """A page of the log, newest first; `before` is the cursor, 0 for the first page."""
+    """Return a page of the log, newest first; `before` is the cursor, 0 for the first page."""
     known = services(request)
     rows = newest(known.store, AUDIT_ROWS, before or None)
     names = {person.id: person.name or "(deleted)" for person in known.people.list()}
@@ -162,6 +162,6 @@ def audit(request: Request, me: Owner, before: Cursor = 0) -> Response:
 
 
 def _object(text: str, names: Mapping[str, str]) -> tuple[str, str | None]:
-    """(what perhaps is an item, a person or None): the log says "ITEM PERSON" of what was given back."""
+    """Return (a text that may be an item, a person or None): the log says "ITEM PERSON" of what was given back."""
     head, _, last = text.rpartition(" ")
     return (head, last) if head and last in names else (text, None)

@@ -1,4 +1,4 @@
-"""`/api/`: JSON for programs with a token. Add items, fetch rankings since a cursor, see how far people are."""
+"""Serves `/api/`: programs with a token add items, fetch rankings since a cursor, and see the progress, all in JSON."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ EXAMPLE = {
 
 
 class Rejected(BaseModel):
-    """A record that could not be used."""
+    """States why a record could not be used."""
 
     record: int = Field(description="its place in what was sent, from 1")
     reason: str
 
 
 class Added(BaseModel):
-    """What was new. Sending the same records again adds nothing."""
+    """Counts what was new. Sending the same records again adds nothing."""
 
     items: int
     completions: int
@@ -50,7 +50,7 @@ class Added(BaseModel):
 
 
 class RankingOut(BaseModel):
-    """One person's ranking of one item, by completion ids (`<item id>:<local id>`)."""
+    """Holds one person's ranking of one item, by completion ids (`<item id>:<local id>`)."""
 
     number: int = Field(description="rises with every ranking; the cursor of the last one is where to go on")
     id: str
@@ -78,7 +78,7 @@ class RankingsOut(BaseModel):
 
 
 class Problem(BaseModel):
-    """Every answer that is no success."""
+    """Every answer that is no success has this form."""
 
     error: str = Field(description="what happened and what to do")
 
@@ -99,7 +99,7 @@ def add_items(
     token: Writing,
     records: Annotated[list[dict[str, Any]], Body(max_length=MAX_RECORDS, examples=[[EXAMPLE]])],
 ) -> Added:
-    """Canonical ranking records, as `prefloop export rankings` writes them; `rankings` may be missing.
+    """Add canonical ranking records, as `prefloop export rankings` writes them; `rankings` may be missing.
 
     A record that cannot be used is named with the reason; the others are kept. An item is known by its content (and its
     `id`), so that sending it twice adds nothing.
@@ -117,7 +117,7 @@ def add_items(
 
 
 def _parse(records: list[dict[str, Any]], max_line_bytes: int) -> tuple[list[Item], list[Rejected]]:
-    """By way of a file, so that they pass the same checks as any import."""
+    """Parse records by way of a file, so that they pass the same checks as any import."""
     with tempfile.TemporaryDirectory(prefix="prefloop-") as folder:
         path = Path(folder) / "records.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
@@ -133,7 +133,10 @@ def rankings(
     after: Annotated[Cursor, Query(description="the cursor of the last answer; 0 = from the start")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> RankingsOut:
-    """Every ranking once, in the order written. A corrected one comes again as a new one that `supersedes` it."""
+    """Return every ranking once, in the order written.
+
+    A corrected one comes again as a new one that `supersedes` it.
+    """
     known = services(request)
     excluded = {person.id for person in known.people.list() if person.excluded is not None}
     found = rankings_since(known.store, after, limit)
@@ -165,7 +168,7 @@ def _out(number: int, r: Ranking, excluded: bool) -> RankingOut:
 
 @router.get("/items/{item}", summary="One item with its rankings")
 def item(request: Request, token: Reading, item: str) -> dict[str, Any]:
-    """The canonical ranking record."""
+    """Return the canonical ranking record of an item."""
     try:
         return to_record(services(request).store.item(item))
     except DataError:
@@ -196,7 +199,7 @@ def openapi(request: Request) -> Response:
 
 @router.get("/docs", include_in_schema=False, dependencies=[Depends(anyone)])
 def docs(request: Request) -> Response:
-    """The description as a page of ours: the usual viewers load scripts from elsewhere."""
+    """Return the description as a page of ours, because the usual viewers load scripts from elsewhere."""
     return page(request, "api.html", schema=_schema(request.app), example=json.dumps([EXAMPLE], indent=2))
 
 

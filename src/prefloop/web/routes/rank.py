@@ -28,8 +28,8 @@ from prefloop.web.views import guidelines as guidelines_view
 from prefloop.web.views import present
 
 router = APIRouter(route_class=GatedRoute)
-EARLIER = 10  # how many answers undo can reach
-HISTORY = 200  # how many lines a person's history shows
+EARLIER = 10  # Undo can reach so many answers.
+HISTORY = 200  # A person's history shows so many lines.
 Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
 
@@ -49,7 +49,7 @@ class Submit(_Body):
 class Skip(_Body):
     uuid: Uuid
     reason: str = Field(max_length=50)
-    answer: dict[str, Any] | None = None  # the unfinished answer; its flags and comment are kept
+    answer: dict[str, Any] | None = None  # This is the unfinished answer; its flags and comment are kept.
 
 
 class Draft(_Body):
@@ -61,14 +61,17 @@ class Draft(_Body):
 
 @router.get("/rank")
 def rank(request: Request, me: Annotator, again: str = "") -> Response:
-    """The screen without an item; its script asks for one. `again` is the lease of an earlier answer to change."""
+    """Return the screen without an item; its script asks for one.
+
+    `again` is the lease of an earlier answer to change.
+    """
     urls = {"next": "/rank/next", "base": "/rank", "given": "/rank/given", "after": ""}
     earlier = f"/rank/{again}/reopen" if re.fullmatch(r"[\w-]{1,200}", again, re.ASCII) else ""
     return screen(request, me, "rank", urls, open=earlier)
 
 
 def screen(request: Request, me: Person, mode: str, urls: Mapping[str, str], open: str) -> Response:
-    """The ranking screen as the settings of now want it. open: the address of the item that it begins with, or ""."""
+    """Return the ranking screen under the current settings. open: the address of the first item, or ""."""
     known = services(request)
     settings = known.queue.rules.current()
     return page(
@@ -90,7 +93,7 @@ def screen(request: Request, me: Person, mode: str, urls: Mapping[str, str], ope
 
 @router.get("/guidelines")
 def guidelines(request: Request, me: Annotator) -> Response:
-    """The guidelines on a page of their own, with what has changed since this person read them."""
+    """Return the guidelines on a page of their own, with what has changed since this person read them."""
     known = services(request)
     shown = guidelines_view.guidelines(known, look=True)
     before = known.queue.rules.text_of(me.guidelines) if me.guidelines and me.guidelines != shown.hash else None
@@ -113,7 +116,7 @@ def guidelines_read(request: Request, me: Annotator, back: Annotated[str, Form(m
 
 @router.get("/history")
 def history(request: Request, me: Annotator) -> Response:
-    """What this person submitted or skipped, newest first."""
+    """Return what this person submitted or skipped, newest first."""
     queue = services(request).queue
     given = [(one, present.in_words(one.answer) if one.answer else "") for one in queue.history(me.id, HISTORY)]
     return page(request, "history.html", given=given, progress=queue.progress(me.id), most=HISTORY)
@@ -124,16 +127,16 @@ def history(request: Request, me: Annotator) -> Response:
 
 @router.post("/rank/next")
 def next_item(request: Request, me: Annotator, body: Next) -> Response:
-    """The item to rank now, or with `after` the one that follows it."""
+    """Return the item to rank now, or with `after` the one that follows it."""
     known = services(request)
-    if me.guidelines is None:  # the guide is open beside a person's first item
+    if me.guidelines is None:  # The guide is open beside a person's first item.
         known.queue.rules.read(me.id, guidelines_view.guidelines(known))
     return _item(request, known.queue.next(me.id, body.after), me.id, ahead=body.after is not None)
 
 
 @router.post("/rank/given")
 def given(request: Request, me: Annotator) -> JSONResponse:
-    """The last answers that may be changed, newest first, for undo on a fresh page."""
+    """Return the last answers that may be changed, newest first, for undo on a fresh page."""
     earlier = services(request).queue.history(me.id, EARLIER)
     return JSONResponse({"leases": [one.lease for one in earlier if one.editable]})
 
@@ -177,7 +180,10 @@ def heartbeat(request: Request, me: Annotator, lease: str, body: Annotated[dict[
 
 
 def _item(request: Request, shown: Presentation | None, me: str, *, ahead: bool = False) -> Response:
-    """The response with an item. ahead: it is fetched before the previous item is answered, so it has no progress."""
+    """Return the response with an item.
+
+    ahead: whether it is fetched before the previous item is answered; then it has no progress
+    """
     known = services(request)
     progress = known.queue.progress(me) if shown is None or not ahead else None
     if shown is not None:

@@ -1,4 +1,4 @@
-"""Reviewers' routes: the queue, one item with all rankings, and figures about people.
+"""Holds reviewers' routes: the queue, one item with all rankings, and figures about people.
 
 Forms change things by POST and return to their page. The store checks again who may do what.
 """
@@ -39,7 +39,7 @@ def _address(item: str) -> str:
 
 @router.get("/review")
 def review(request: Request, me: Reviewer, kind: review_view.Kind = "all", after: Cursor = 0) -> Response:
-    """A page of the queue; `kind` filters, `after` is the cursor."""
+    """Return a page of the queue; `kind` filters, `after` is the cursor."""
     known = services(request)
     criterion = known.config.annotate.criterion
     found = review_view.listing(known.queue, known.store, criterion, kind, after)
@@ -59,7 +59,7 @@ def review(request: Request, me: Reviewer, kind: review_view.Kind = "all", after
 
 @router.get("/review/items/{item}")
 def item_page(request: Request, me: Reviewer, item: str) -> Response:
-    """Everyone's rankings of an item side by side."""
+    """Return the page with everyone's rankings of an item side by side."""
     view = services(request).queue.view(item)
     opposed, ordered = review_view.opposition([one.ranking for one in view.said])
     return page(
@@ -83,9 +83,9 @@ def item_page(request: Request, me: Reviewer, item: str) -> Response:
 
 @router.get("/review/items/{item}/adjudicate")
 def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
-    """The ranking screen for a reviewer's own ranking of an item."""
+    """Return the ranking screen for a reviewer's own ranking of an item."""
     known = services(request)
-    known.queue.view(item)  # a missing item is reported before the screen is shown
+    known.queue.view(item)  # A missing item is reported before the screen is shown.
     here = _address(item)
     urls = {"next": "", "base": f"{here}/adjudicate", "given": "", "after": here}
     return screen(request, me, "adjudicate", urls, open=f"{here}/task")
@@ -93,7 +93,7 @@ def adjudicate_page(request: Request, me: Reviewer, item: str) -> Response:
 
 @router.post("/review/items/{item}/task")
 def adjudication_task(request: Request, me: Reviewer, item: str) -> Response:
-    """The item for the screen's script, in the order of the item's own page."""
+    """Return the item for the screen's script, in the order of the item's own page."""
     known = services(request)
     task = review_view.adjudication_page(known.queue.view(item), known.queue.rules.current().attributes)
     return page(request, "rank_task.html", task=task, asked=guidelines_view.asked(known))
@@ -156,7 +156,7 @@ def exclude(request: Request, me: Reviewer, item: str, person: Text, reason: Tex
 
 @router.get("/agreement")
 def agreement(request: Request, me: Reviewer, criterion: str = "") -> Response:
-    """What the rankings say about annotators and items, by default by the current criterion."""
+    """Return the page of what the rankings say about annotators and items, by default by the current criterion."""
     known = services(request)
     criteria = {known.config.annotate.criterion: 0} | known.store.criteria()
     wanted = criterion or known.config.annotate.criterion

@@ -1,4 +1,4 @@
-"""The owner's settings: how people are asked, the guidelines, files of items, API tokens, the webhook key.
+"""Holds the owner's settings: how people are asked, the guidelines, files of items, API tokens, the webhook key.
 
 Changes count at once in every process. `Rules` says how they combine with prefloop.toml.
 """
@@ -31,7 +31,7 @@ from prefloop.web.views import guidelines as guidelines_view
 
 router = APIRouter(route_class=GatedRoute)
 Text = Annotated[str, Form(max_length=1000)]
-VERSIONS = 20  # how many versions of the guidelines are shown
+VERSIONS = 20  # So many versions of the guidelines are shown.
 
 
 # -- how people are asked ----------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ VERSIONS = 20  # how many versions of the guidelines are shown
 
 @dataclass(frozen=True)
 class Field:
-    """One setting as a form field.
+    """Describes one setting as a form field.
 
     kind: "check", "choice", "list", "whole" or "number"
     change: the last change in the browser
@@ -102,7 +102,7 @@ def _field(key: str, title: str, now: Annotate, file: Annotate, change: Change |
 
 
 def _hint(description: str) -> Markup:
-    """The setting's description as a form shows it."""
+    """Return the setting's description as a form shows it."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(description.replace("none = ", "empty = "))))
 
 
@@ -115,7 +115,7 @@ def _written(value: object) -> str:
 
 
 def _values(form: FormData) -> dict[str, Any]:
-    """The values of a form in the form of [annotate]. Raises DataError for text that is not a number."""
+    """Return the values of a form in the form of [annotate]. Raises DataError for text that is not a number."""
     found: dict[str, Any] = {}
     for key in CHANGEABLE:
         kind = Annotate.model_fields[key].annotation
@@ -173,7 +173,7 @@ def _change_rules(request: Request, me: str, form: FormData) -> Response:
         changed = known.queue.rules.change(me, _values(form))
     except DataError as error:
         return _settings(request, 422, problem=f"Nothing was changed. {error}")
-    known.queue.fill()  # this gives open items the new overlap
+    known.queue.fill()  # This gives open items the new overlap.
     return _settings(request, done=f"Changed: {', '.join(changed)}." if changed else "Nothing differs from before.")
 
 
@@ -200,7 +200,7 @@ def guidelines_page(request: Request, me: Owner) -> Response:
 def _guidelines(
     request: Request, status: int = 200, text: str | None = None, editing: str = "", **more: str | None
 ) -> Response:
-    """The editor page, with a preview if a text is given."""
+    """Return the editor page, with a preview if a text is given."""
     known = services(request)
     shown = guidelines_view.guidelines(known, look=True)
     edited = shown.text if text is None else text
@@ -222,7 +222,7 @@ def _guidelines(
 
 
 def _versions(request: Request) -> list[tuple[Change, list[guidelines_view.Piece]]]:
-    """The latest changes, newest first, each with its differences."""
+    """Return the latest changes, newest first, each with its differences."""
     rules = services(request).queue.rules
     found = rules.versions()[: VERSIONS + 1]
     after = [rules.text_of(one.base if one.back else one.value) or "" for one in found]
@@ -304,7 +304,7 @@ def add_items(request: Request, me: Owner, file: Annotated[UploadFile, File()], 
 
 @router.post("/settings/tokens")
 def create_token(request: Request, me: Owner, label: Text, scope: Annotated[Scope, Form()]) -> Response:
-    """The page with the token. It is shown once, and only its hash is stored."""
+    """Return the page with the token. It is shown once, and only its hash is stored."""
     label = label.strip()[:64] or "program"
     return _settings(request, token=services(request).people.create_token(me.id, label, scope))
 

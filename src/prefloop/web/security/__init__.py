@@ -1,1 +1,1 @@
-"""Access control, checks of requests, and time limits of connections."""
+"""Controls access, checks requests, and limits how long connections may take."""

@@ -40,15 +40,15 @@ from prefloop.store import ApiToken, Person
 from prefloop.web.services import services
 
 Level = Literal["public", "annotator", "reviewer", "owner", "read", "write"]
-SESSION_S = 14 * 24 * 3600.0  # the cookie's age; the store ends idle sessions earlier
+SESSION_S = 14 * 24 * 3600.0  # The cookie lives so long; the store ends idle sessions earlier.
 
 
 class NotSignedIn(Exception):
-    """Nobody is signed in. A page answers with the way to sign in, everything else with 401."""
+    """Raised where nobody is signed in. A page answers with the way to sign in, everything else with 401."""
 
 
 class Forbidden(Exception):
-    """The role does not allow the request. It is answered with 403 and noted in the audit log."""
+    """Raised where the role does not allow the request. The answer is 403, and the audit log notes it."""
 
     def __init__(self, message: str, who: str | None) -> None:
         super().__init__(message)
@@ -57,19 +57,22 @@ class Forbidden(Exception):
 
 @dataclass(frozen=True)
 class Gate:
-    """A dependency of a route. `check` finds who asks, in a thread, and raises NotSignedIn or Forbidden."""
+    """A gate is a dependency of a route.
+
+    `check` finds who asks, in a thread, and raises NotSignedIn or Forbidden.
+    """
 
     level: Level
     check: Callable[[Request], Person | ApiToken | None]
 
     async def __call__(self, request: Request) -> Asker:
-        """Called by FastAPI in the event loop. It does not ask the store."""
+        """Return who asks, without asking the store. FastAPI calls this in the event loop."""
         return Asker(self, request)
 
 
 @dataclass(frozen=True)
 class Asker:
-    """The sender of a request before the gate has checked them."""
+    """Holds the sender of a request before the gate has checked them."""
 
     gate: Gate
     request: Request
@@ -79,7 +82,7 @@ class Asker:
 
 
 class GatedRoute(APIRoute):
-    """A route whose gate and endpoint run one after the other in the same thread."""
+    """Runs a route's gate and endpoint one after the other in the same thread."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         gates = [inner.call for inner in self.dependant.dependencies if isinstance(inner.call, Gate)]
@@ -90,7 +93,7 @@ class GatedRoute(APIRoute):
             try:
                 return await handle(request)
             except RequestValidationError:
-                for gate in gates:  # a person without access is not told what is wrong with the request
+                for gate in gates:  # A person without access is not told what is wrong with the request.
                     await run_in_threadpool(gate.check, request)
                 raise
 
@@ -125,12 +128,12 @@ def _writing_program(request: Request) -> ApiToken:
 ORDER = ("annotator", "reviewer", "owner")
 _WHO = {"annotator": "people of this project", "reviewer": "reviewers", "owner": "the owner"}
 
-anyone = Gate("public", lambda _request: None)  # open to the world: signing in, and what is shown before
-annotator = Gate("annotator", lambda request: _signed_in(request, "annotator"))  # everybody who is signed in
-reviewer = Gate("reviewer", lambda request: _signed_in(request, "reviewer"))  # a reviewer or the owner
+anyone = Gate("public", lambda _request: None)  # Everybody may sign in, and may see what is shown before that.
+annotator = Gate("annotator", lambda request: _signed_in(request, "annotator"))  # Everybody who is signed in may pass.
+reviewer = Gate("reviewer", lambda request: _signed_in(request, "reviewer"))  # A reviewer or the owner may pass.
 owner = Gate("owner", lambda request: _signed_in(request, "owner"))
-program_reads = Gate("read", _program)  # a program with an API token of any scope
-program_writes = Gate("write", _writing_program)  # a program with an API token of scope "write"
+program_reads = Gate("read", _program)  # A program with an API token of any scope may pass.
+program_writes = Gate("write", _writing_program)  # A program with an API token of scope "write" may pass.
 
 Annotator = Annotated[Person, Depends(annotator)]
 Reviewer = Annotated[Person, Depends(reviewer)]
@@ -140,7 +143,7 @@ Writing = Annotated[ApiToken, Depends(program_writes)]
 
 
 def current(request: Request) -> Person | None:
-    """The person who is signed in, or None; looked up once a request."""
+    """Return the person who is signed in, or None; they are looked up once a request."""
     if not hasattr(request.state, "person"):
         token = request.cookies.get(cookie_name(request))
         request.state.person = services(request).people.session(token) if token else None
@@ -161,12 +164,12 @@ def _signed_in(request: Request, least: Literal["annotator", "reviewer", "owner"
 
 
 def cookie_name(request: Request) -> str:
-    """The name of this request's session cookie."""
+    """Return the name of this request's session cookie."""
     return session_cookie(services(request).root, request.url.scheme == "https")
 
 
 def session_cookie(root: Path, tls: bool) -> str:
-    """The name of the session cookie of a project.
+    """Return the name of the session cookie of a project.
 
     Over TLS the `__Host-` prefix binds it to this host. Cookies ignore ports, so the project distinguishes servers.
     """
@@ -197,7 +200,7 @@ def clear_session(request: Request, response: Response) -> None:
 
 
 def classify(app: FastAPI) -> dict[tuple[str, str], Level]:
-    """{(method, path): who may call it}. Raises RuntimeError that names the first route without a gate."""
+    """Return {(method, path): who may call it}. Raises RuntimeError that names the first route without a gate."""
     found: dict[tuple[str, str], Level] = {}
     for route in app.routes:
         if isinstance(route, Mount) and route.name == "static":
@@ -219,7 +222,7 @@ def classify(app: FastAPI) -> dict[tuple[str, str], Level]:
 
 
 def _gates(dependant: Dependant, depth: int = 0) -> Iterator[tuple[Gate, bool]]:
-    """The gates of a route, each with whether it is a parameter of the endpoint."""
+    """Yield the gates of a route, each with whether it is a parameter of the endpoint."""
     if isinstance(dependant.call, Gate):
         yield dependant.call, depth == 1 and dependant.name is not None
     for inner in dependant.dependencies:

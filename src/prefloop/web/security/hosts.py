@@ -1,4 +1,4 @@
-"""Which host names this server answers to, and the address that its links use.
+"""Says which host names this server answers to, and which address its links use.
 
 A link made from the Host header of a request could lead where an attacker wants. A page of another site whose name is
 made to point to this machine (DNS rebinding) would count as one of ours. Therefore a name must be known.
@@ -23,14 +23,21 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", 
 
 @dataclass(frozen=True)
 class Hosts:
-    """names: in lower case, without port. public: `[annotate] public_url` without a slash at the end, or ""."""
+    """Holds the names of this server.
+
+    names:  in lower case, without port
+    public: `[annotate] public_url` without a slash at the end, or ""
+    """
 
     names: frozenset[str]
     public: str = ""
 
     @classmethod
     def of(cls, settings: Annotate, bound: str = "") -> Hosts:
-        """bound: what the server listens on. Raises ConfigError for settings that name no host or no network."""
+        """Return the names from the settings. Raises ConfigError for settings that name no host or no network.
+
+        bound: what the server listens on
+        """
         public = (settings.public_url or "").rstrip("/")
         parts = urlsplit(public)
         if public and (parts.scheme not in ("http", "https") or not _HOST.fullmatch(parts.netloc) or parts.path):
@@ -54,9 +61,9 @@ class Hosts:
         return cls(frozenset(_name(name) for name in own if name), public)
 
     def refusal(self, scope: Scope, stated: list[str]) -> tuple[int, str] | None:
-        """(status, reason) for a request whose Host is not one of this server's names; None if it is.
+        """Return (status, reason) for a request whose Host is not one of this server's names; None if it is.
 
-        stated: all Host headers. An old client that sends none means the address that it is connected to
+        stated: all Host headers. An old client sends none, and then means the address that it is connected to.
         """
         if not stated:
             return None
@@ -77,21 +84,21 @@ class Hosts:
         return name == here or address is not None and (address.is_loopback or address == _address(here))
 
     def is_public(self, host: str) -> bool:
-        """Whether a Host header is that of `public_url`, including the port."""
+        """Return whether a Host header is that of `public_url`, including the port."""
         return bool(self.public) and host.lower() == urlsplit(self.public).netloc.lower()
 
     def is_ours(self, origin: str, host: str) -> bool:
-        """Whether an origin belongs to this server, which was called as `host`."""
+        """Return whether an origin belongs to this server, which was called as `host`."""
         _, _, named = origin.lower().partition("://")
         return named != "" and named in (host.lower(), self.public.lower().partition("://")[2])
 
     def address(self, request: Request) -> str:
-        """The start of links for others: as configured, or as this request reached the server."""
+        """Return the start of links for others: as configured, or as this request reached the server."""
         return self.public or str(request.base_url).rstrip("/")
 
 
 def _name(host: str) -> str:
-    """A host without port and brackets, in lower case, without a dot at the end."""
+    """Return a host without port and brackets, in lower case, without a dot at the end."""
     found = _HOST.fullmatch(host)
     return (found[1] if found else host).strip("[]").rstrip(".").lower()
 

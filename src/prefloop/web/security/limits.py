@@ -1,4 +1,4 @@
-"""Limits what strangers can do to the server: guessing passwords, and sending deeply nested bodies."""
+"""Limits what strangers can do to the server, such as guessing passwords and sending deeply nested bodies."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from prefloop.errors import DataError
 from prefloop.store.people.rows import login_of
 
 MAX_DEPTH = 32  # levels of nesting in JSON; our own has 5
-MAX_DIGITS = 100  # characters of a number in JSON; Python's floats take 25
-_KEYS = 20_000  # accounts and addresses remembered; the oldest are forgotten first
+MAX_DIGITS = 100  # A number in JSON may have so many characters; Python's floats take 25.
+_KEYS = 20_000  # So many accounts and addresses are remembered; the oldest are forgotten first.
 
 
 class Throttle:
@@ -36,12 +36,11 @@ class Throttle:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._failures: OrderedDict[tuple[str, bytes], tuple[int, float]] = (
-            OrderedDict()
-        )  # (count, time of the last attempt)
+        # Each value is (count, time of the last attempt).
+        self._failures: OrderedDict[tuple[str, bytes], tuple[int, float]] = OrderedDict()
 
     def attempt(self, account: str, address: str) -> float:
-        """Count an attempt before it is made, also if many come at once. Returns seconds to wait; 0 means none."""
+        """Count an attempt before it is made, also if many come at once. Return the seconds to wait; 0 means none."""
         now = self._clock()
         with self._lock:
             waits = [self._wait(key, now) for key in self._keys(account, address)]
@@ -76,7 +75,7 @@ class Throttle:
 
 
 def _login(account: str) -> bytes:
-    """The name as the store looks it up, so that another spelling is the same account."""
+    """Return the name as the store looks it up, so that another spelling is the same account."""
     try:
         return login_of(account).encode()
     except DataError:
@@ -84,7 +83,10 @@ def _login(account: str) -> bytes:
 
 
 def network_of(address: str) -> str:
-    """The network of an address: a /64 of IPv6, since one customer owns it; IPv4 also if it is written as IPv6."""
+    """Return the network of an address: a /64 of IPv6, since one customer owns it.
+
+    An IPv4 address counts also if it is written as IPv6.
+    """
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -95,7 +97,7 @@ def network_of(address: str) -> str:
 
 
 def json_problem(body: bytes) -> str | None:
-    """Why a body is refused before it is parsed as JSON; None if it is accepted.
+    """Return why a body is refused before it is parsed as JSON; None if it is accepted.
 
     Reasons are: nesting too deep, numbers too long or not JSON, a key that occurs twice (parsers differ in which one
     counts), and text that cannot be encoded. Whether it is JSON at all is left to the parser.
@@ -104,7 +106,7 @@ def json_problem(body: bytes) -> str | None:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         return "JSON must be UTF-8"
-    if "\0" in text:  # UTF-16 or 32: a parser would guess the encoding, and its bytes would mean other brackets
+    if "\0" in text:  # In UTF-16 or 32 a parser would guess the encoding, and its bytes would mean other brackets.
         return "JSON must be UTF-8"
     depth = 0
     for bracket in _BRACKET.findall(_STRING.sub("", text)):
@@ -125,7 +127,7 @@ def json_problem(body: bytes) -> str | None:
 
 
 class _Problem(Exception):
-    """A reason to refuse JSON that a parser would accept."""
+    """States a reason to refuse JSON that a parser would accept."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,11 +16,14 @@ from argon2.low_level import ARGON2_VERSION
 
 from prefloop.errors import BusyError, DataError
 
-SHORTEST, LONGEST = 10, 128  # characters
+SHORTEST, LONGEST = 10, 128  # in characters
 
 
 class Passwords:
-    """Hashing takes 64 MiB and much time, so two run at once, a few wait, and the rest get "busy"."""
+    """Hashes and verifies passwords.
+
+    Hashing takes 64 MiB and much time, so two run at once, a few wait, and the rest get "busy".
+    """
 
     def __init__(
         self, hasher: PasswordHasher | None = None, at_once: int = 2, waiting: int = 8, patience_s: float = 10.0
@@ -31,8 +34,9 @@ class Passwords:
         self._patience_s = patience_s
 
     def hash(self, password: str, name: str | None = None) -> str:
-        """The hash of a new password. Raises DataError if it is too short, too long or too simple; BusyError if too
-        many come.
+        """Return the hash of a new password.
+
+        Raises DataError if it is too short, too long or too simple, and BusyError if too many come at once.
         """
         if not SHORTEST <= len(password) <= LONGEST:
             raise DataError(f"a password has {SHORTEST} to {LONGEST} characters; a few words in a row do well")
@@ -42,7 +46,7 @@ class Passwords:
             return self._hasher.hash(_bytes(password))
 
     def verify(self, known: str | None, password: str) -> bool:
-        """Whether the password matches a hash. None (no such account) never matches, after the same work."""
+        """Return whether the password matches a hash. None (no such account) never matches, after the same work."""
         if len(password) > LONGEST:
             return False
         with self._slot():
@@ -52,12 +56,12 @@ class Passwords:
                 return False
 
     def outdated(self, known: str) -> bool:
-        """Whether a hash was made with other parameters than today's."""
+        """Return whether a hash was made with other parameters than today's."""
         return self._hasher.check_needs_rehash(known)
 
     @cached_property
     def _nobodys(self) -> str:
-        """A hash that no password matches, and that takes as long to check as any other.
+        """Return a hash that no password matches, and that takes as long to check as any other.
 
         It is drawn at random and not computed, or the first unknown name would take twice as long.
         """
@@ -84,7 +88,7 @@ _FLOOD = "too many people are signing in at this moment; try again in a few seco
 
 
 def _bytes(password: str) -> bytes:
-    """The password as bytes, in one form however the keyboard composes its accents."""
+    """Return the password as bytes, in one form however the keyboard composes its accents."""
     return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
 
 

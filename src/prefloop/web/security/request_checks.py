@@ -1,4 +1,4 @@
-"""Checks of every request and response: known host names, security headers, no writes from other sites, limited bodies.
+"""Checks every request and response: known host names, security headers, no writes from other sites, limited bodies.
 
 This is plain ASGI around everything else, so that it covers error pages and static files too.
 """
@@ -22,24 +22,24 @@ from prefloop.web.answers import HEADERS, plain, wants_page
 from prefloop.web.security.hosts import Hosts
 from prefloop.web.security.limits import json_problem
 
-PAGE_BYTES = 1_000_000  # the largest form or answer from a browser
-API_BYTES = 8_000_000  # the largest body from a program with a token
-BYTES = {"/settings/items": 8_100_000}  # a file, and the form around it
-ORDINARY_BYTES = 65_536  # larger than usual answers; larger bodies share `HELD_BYTES`
-HELD_BYTES = 64_000_000  # memory for all large bodies, whose senders may not have signed in
+PAGE_BYTES = 1_000_000  # A form or answer from a browser is at most so large.
+API_BYTES = 8_000_000  # The body of a program with a token is at most so large.
+BYTES = {"/settings/items": 8_100_000}  # This holds a file, and the form around it.
+ORDINARY_BYTES = 65_536  # Usual answers are smaller; larger bodies share `HELD_BYTES`.
+HELD_BYTES = 64_000_000  # All large bodies together take so much memory; their senders may not have signed in.
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class RequestChecks:
-    """ASGI middleware. `on_error` answers if the application fails."""
+    """ASGI middleware that checks each request. `on_error` answers if the application fails."""
 
     def __init__(self, app: ASGIApp, on_error: Callable[[Request, Exception], Response], hosts: Hosts) -> None:
         self._app, self._on_error, self._hosts = app, on_error, hosts
-        self._held = 0  # bytes of large bodies that are in memory now
+        self._held = 0  # This counts the bytes of large bodies that are in memory now.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            if scope["type"] == "websocket":  # there are no websockets here
+            if scope["type"] == "websocket":  # This server has no websockets.
                 await send({"type": "websocket.close", "code": 1008})
                 return
             await self._app(scope, receive, send)
@@ -54,17 +54,17 @@ class RequestChecks:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                # pages are private, also in the history of a shared computer
+                # Pages are private, also in the history of a shared computer.
                 headers.setdefault("cache-control", "no-cache" if scope["path"].startswith("/static/") else "no-store")
             await send(message)
 
         try:
             async with self._admit(scope, receive) as admitted:
-                # HEAD is answered like GET; the server leaves the body out (RFC 9110, 9.3.2)
+                # HEAD is answered like GET; the server leaves the body out (RFC 9110, 9.3.2).
                 asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
                 await self._app(asked, admitted, send_with_headers)
         except ClientDisconnect:
-            pass  # an incomplete request needs no answer
+            pass  # An incomplete request needs no answer.
         except Exception as error:  # noqa: BLE001 -- the outermost frame: whatever it is, the asker gets an answer
             answer = await self._answer(Request(scope), error)
             if not started:
@@ -82,7 +82,7 @@ class RequestChecks:
 
     @asynccontextmanager
     async def _admit(self, scope: Scope, receive: Receive) -> AsyncIterator[Receive]:
-        """Check a request and read its body if it writes; yields a `receive` for the application.
+        """Check a request and read its body if it writes; yield a `receive` for the application.
 
         Raises _Refused, and ClientDisconnect if the rest of the body does not come.
         """
@@ -90,7 +90,7 @@ class RequestChecks:
         if refusal := self._hosts.refusal(scope, headers.getlist("host")):
             raise _Refused(*refusal)
         if self._hosts.is_public(headers.get("host", "")):
-            scope["scheme"] = urlsplit(self._hosts.public).scheme  # a proxy in front may not have sent it
+            scope["scheme"] = urlsplit(self._hosts.public).scheme  # A proxy in front may not have sent it.
         if foreign := self._foreign(scope, headers):
             raise _Refused(403, foreign)
         limit = API_BYTES if _is_program(scope, headers) else BYTES.get(scope["path"], PAGE_BYTES)
@@ -109,7 +109,7 @@ class RequestChecks:
             self._held -= sum(held)
 
     async def _body(self, receive: Receive, limit: int, held: list[int]) -> bytes:
-        """The whole body, unless it is longer than the limit. A stated length may be wrong or missing.
+        """Return the whole body, unless it is longer than the limit. A stated length may be wrong or missing.
 
         `held` counts the bytes of large bodies, which share a limited amount of memory.
         """
@@ -132,7 +132,7 @@ class RequestChecks:
                 return b"".join(parts)
 
     def _foreign(self, scope: Scope, headers: Headers) -> str | None:
-        """Why a request that writes does not come from one of our pages; None if it does, or only reads.
+        """Return why a request that writes does not come from one of our pages; None if it does, or only reads.
 
         Browsers say so in Sec-Fetch-Site (all current ones) and in Origin (all, on posts). At /api/ cookies do not
         count, so another site cannot misuse them.
@@ -143,7 +143,7 @@ class RequestChecks:
         if site is not None and site != "same-origin":
             return "this request comes from another site"
         if origin is not None and not self._hosts.is_ours(origin, headers.get("host", "")):
-            # a proxy may change Host, so a browser's Sec-Fetch-Site counts if it sends one
+            # A proxy may change Host, so a browser's Sec-Fetch-Site counts if it sends one.
             return None if site == "same-origin" else "this request comes from another site"
         if site is None and origin is None:
             return "a request that writes must say where it comes from (Origin or Sec-Fetch-Site)"
@@ -156,7 +156,7 @@ class _Refused(Exception):
         self.status, self.headers = status, headers
 
 
-_CLOSE = {"connection": "close"}  # the rest of the body stays unread
+_CLOSE = {"connection": "close"}  # The rest of the body stays unread, so the connection cannot be used again.
 
 
 def _too_large(limit: int) -> _Refused:
@@ -164,7 +164,7 @@ def _too_large(limit: int) -> _Refused:
 
 
 async def _problem_of(body: bytes, content_type: str) -> str | None:
-    """Why a body is refused. Everything that does not call itself a form is checked as JSON."""
+    """Return why a body is refused. Everything that does not call itself a form is checked as JSON."""
     kind, options = parse_options_header(content_type)
     if kind in (b"application/x-www-form-urlencoded", b"multipart/form-data"):
         charset = options.get(b"charset", b"utf-8").lower()

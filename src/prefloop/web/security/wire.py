@@ -1,4 +1,4 @@
-"""The server's side of one connection: time limits for sending and receiving, and what is not a valid request.
+"""Serves one connection: it limits the time for sending and receiving, and refuses what is not a valid request.
 
 It extends uvicorn's protocol with deadlines. uvicorn itself only ends connections that are idle between two requests.
 It keeps a connection forever that sends half of its headers, sends its body a byte at a time, or reads nothing, and it
@@ -21,22 +21,25 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from prefloop.web.answers import on_the_wire
 from prefloop.web.security.limits import network_of
 
-HEADERS_S = 10.0  # seconds from a request's first byte to the end of its headers
-FRESH_S = 30.0  # seconds for a new connection that sends nothing; browsers open some ahead
-BODY_S = 20.0  # seconds for a body, and
-BYTES_PER_S = 1000  # one second more for each of these many bytes,
-LONGEST_BODY_S = 600.0  # up to this many seconds
-STALL_S = 15.0  # in this time a client must have read STALL_S * BYTES_PER_S bytes of the response
+HEADERS_S = 10.0  # the time from a request's first byte to the end of its headers
+FRESH_S = 30.0  # the time for a new connection that sends nothing; browsers open some ahead
+BODY_S = 20.0  # the time for a body of any size
+BYTES_PER_S = 1000  # A body gets one more second for each of these many bytes,
+LONGEST_BODY_S = 600.0  # but no more seconds than this in all.
+STALL_S = 15.0  # In this time a client must have read STALL_S * BYTES_PER_S bytes of the response.
 LOOK_EVERY_S = 1.0
-TOTAL = 500  # connections of one process
+TOTAL = 500  # the connections of one process
 HEADER_BYTES, HEADER_LINES, TARGET_BYTES = 32_768, 100, 8_192
 
 _log = logging.getLogger("prefloop.web.security.wire")
 
 
 def protocol(most: int, proxies: Sequence[str]) -> Any:
-    """The factory of `Connection`s for uvicorn's `http`. most: connections from one address, except `proxies`."""
-    _log.setLevel(logging.ERROR)  # errors of clients are reported to them, not to the operator
+    """Return the factory of `Connection`s for uvicorn's `http`.
+
+    most: how many connections one address may have; `proxies` may have any number
+    """
+    _log.setLevel(logging.ERROR)  # Errors of clients are reported to them, not to the operator.
     return partial(Connection, watch=_Watch(), most=most, proxies=tuple(proxies))
 
 
@@ -67,7 +70,7 @@ class _Watch:
 
 
 class Connection(H11Protocol):
-    """One connection. It either waits for its client or works for it.
+    """Serves one connection, which either waits for its client or works for it.
 
     Connections that wait make room for new ones, the oldest first, so that strangers who hold connections keep nobody
     out.
@@ -78,14 +81,15 @@ class Connection(H11Protocol):
         self.logger = _log
         self.conn: _Requests = _Requests(h11.SERVER, HEADER_BYTES)
         self.ws_protocol_class = None
-        self.limit_concurrency = None  # `_make_room` does this instead
+        self.limit_concurrency = None  # `_make_room` limits the connections instead.
         self._watch, self._most, self._proxies = watch, most, proxies
         self.peer = ""
-        self.since = 0.0  # when the client began its current step
-        self._received = 0  # bytes since then
-        self._left, self._taken_at, self._resumed = 0, 0.0, False  # bytes that wait to be read by the client
+        self.since = 0.0  # the time when the client began its current step
+        self._received = 0  # the bytes since then
+        # Here stand the bytes that wait to be read by the client, and when they were counted.
+        self._left, self._taken_at, self._resumed = 0, 0.0, False
 
-    # -- what the event loop tells ---------------------------------------------------------------------------------
+    # -- events of the event loop ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -128,7 +132,7 @@ class Connection(H11Protocol):
         self.since, self._received = self.loop.time(), 0
 
     def waits(self) -> bool:
-        """Whether it waits for the client to send a request, or to read a response that should have been read by now.
+        """Return whether it waits for the client to send a request, or to read a response that should be read by now.
 
         A client that sends further requests before that, as no browser does, can wait too.
         """
@@ -150,7 +154,10 @@ class Connection(H11Protocol):
             self._end(408, late)
 
     def _late(self, seconds: float) -> str | None:
-        """Why the client's time is used up; None if it is not. A client that never sent anything gets no response."""
+        """Return why the client's time is used up; None if it is not.
+
+        A client that never sent anything gets no response.
+        """
         if self.conn.their_state is h11.IDLE:
             if self.conn.trailing_data[0]:
                 return f"the headers did not come within {HEADERS_S:.0f} s" if seconds > HEADERS_S else None
@@ -162,7 +169,7 @@ class Connection(H11Protocol):
         return None
 
     def _stalled(self, now: float) -> bool:
-        """Whether the client reads the response too slowly or not at all."""
+        """Return whether the client reads the response too slowly or not at all."""
         left = self.transport.get_write_buffer_size()
         if left == 0 or self._resumed or left <= self._left - STALL_S * BYTES_PER_S or self._left == 0:
             self._left, self._taken_at, self._resumed = left, now, False
@@ -173,7 +180,7 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and self.cycle.response_started and self.conn.their_state is not h11.IDLE:
-            self.drop()  # a response to this request has begun, so no other can be sent
+            self.drop()  # A response to this request has begun, so no other can be sent.
             return
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
@@ -182,7 +189,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _make_room(self, proxy: bool) -> bool:
-        """End a waiting connection if there are too many, of this address or in all. Returns whether there was one."""
+        """End a waiting connection if there are too many, of this address or in all. Return whether there was one."""
         known = [one for one in self.connections if isinstance(one, Connection) and one is not self]
         others = [one for one in known if not one.transport.is_closing()]
         mine = [one for one in others if one.peer == self.peer]
@@ -208,16 +215,17 @@ class _Requests(h11.Connection):
             if isinstance(event, h11.Request):
                 _check(event)
         except h11.RemoteProtocolError as error:
+            # The rest of the message quotes the client.
             self.refusal = (
                 error.error_status_hint,
                 str(error).partition(":")[0],
-            )  # the rest of the message quotes the client
+            )
             raise
         return event
 
 
 def _check(request: h11.Request) -> None:
-    """Raises RemoteProtocolError for requests that h11 accepts and this server does not.
+    """Raise RemoteProtocolError for requests that h11 accepts and this server does not.
 
     If a body has two lengths, a proxy and a server may see different ends, and one may take for the next request what
     the other takes for a body.

@@ -1,1 +1,1 @@
-"""What the pages show."""
+"""Computes what the pages show."""

@@ -1,7 +1,7 @@
-"""The figures of agreement. They are counted in a separate process, since a large project takes longer than a page may.
+"""Computes the figures of agreement in a separate process, since a large project takes longer than a page may.
 
-A thread would slow down the people who rank at the same time. The server itself runs without numpy and scipy, which
-the model of annotators needs.
+A thread would slow down the people who rank at the same time. The server itself runs without numpy and scipy, which the
+model of annotators needs.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ from prefloop.web.views.review import ItemSummary, summarise
 if TYPE_CHECKING:
     from prefloop.labels.annotators import AnnotatorReport
 
-FRESH_S = 15.0  # figures younger than this are not counted again
-SHARE = 20  # ... nor before this many times the duration of the last count
-PATIENCE_S = 0.2  # how long a page waits for new figures
+FRESH_S = 15.0  # Figures younger than this are not counted again,
+SHARE = 20  # nor are they before this many times the duration of the last count.
+PATIENCE_S = 0.2  # A page waits so long for new figures.
 
-_Cursor = tuple[
-    int, int
-]  # the newest ranking and the newest line of the audit log, since gold and exclusions change figures too
+# It holds the newest ranking and the newest line of the audit log, since gold and exclusions change figures too.
+_Cursor = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Figures of one criterion, and when they were counted (seconds since 1970).
+    """Holds the figures of one criterion, and when they were counted (seconds since 1970).
 
-    flagged: items that wait for a reviewer because somebody flagged them
-    split:   items that wait for a reviewer because people disagree
+    flagged: how many items wait for a reviewer because somebody flagged them
+    split:   how many items wait for a reviewer because people disagree
     """
 
     report: AnnotatorReport
@@ -49,7 +48,11 @@ class Counted:
 
 @dataclass(frozen=True)
 class LatestFigures:
-    """What can be shown now. counted: None before the first time. counting: whether newer figures are being counted."""
+    """Holds what can be shown now.
+
+    counted:  None before the first time
+    counting: whether newer figures are being counted
+    """
 
     counted: Counted | None
     counting: bool
@@ -57,17 +60,16 @@ class LatestFigures:
 
 @dataclass
 class Figures:
-    """The latest figures of each criterion, one object a server process. Several threads may call `get`."""
+    """Holds the latest figures of each criterion, one object a server process. Several threads may call `get`."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _known: dict[str, tuple[Counted, _Cursor, float]] = field(
-        default_factory=dict
-    )  # ..., earliest time of the next count
+    # The last value is the earliest time of the next count.
+    _known: dict[str, tuple[Counted, _Cursor, float]] = field(default_factory=dict)
     _running: dict[str, threading.Thread] = field(default_factory=dict)
     _failed: dict[str, Exception] = field(default_factory=dict)
 
     def get(self, root: Path, config: Config, store: Store, criterion: str) -> LatestFigures:
-        """The latest figures. New ones are counted in the background if something has changed since.
+        """Return the latest figures. New ones are counted in the background if something has changed since.
 
         Raises an error of the last count, once.
         """
@@ -79,7 +81,7 @@ class Figures:
                 if then == cursor:
                     return LatestFigures(counted, criterion in self._running)
                 if time.monotonic() < not_before and criterion not in self._running:
-                    return LatestFigures(counted, True)  # raised by the next call of `get`
+                    return LatestFigures(counted, True)  # The next call of `get` raises it.
             thread = self._running.get(criterion)
             if thread is None:
                 thread = threading.Thread(target=self._count, args=(root, config, criterion, cursor), daemon=True)
@@ -113,7 +115,7 @@ class Figures:
 
 
 def count(root: Path, config: Config, criterion: str) -> tuple[AnnotatorReport, int, int]:
-    """The report of a project's store, and how many items wait for a review: flagged ones, and disputed ones.
+    """Return the report of a project's store, and how many items wait for a review: flagged ones, and disputed ones.
 
     It runs at low priority.
     """
@@ -127,8 +129,7 @@ def count(root: Path, config: Config, criterion: str) -> tuple[AnnotatorReport, 
         passed = {item: flags for item, flags in queue.skip_flags().items() if item not in settled}
         heard = [summarise(item, criterion, passed.pop(item.id, ())) for item in items if item.id not in settled]
         waiting = [one for one in heard if one.waiting]
-        waiting += [
-            ItemSummary(0, 0, 0, dict.fromkeys(flags, 1), 0, False) for flags in passed.values()
-        ]  # items that nobody ranked
+        # Nobody ranked these items.
+        waiting += [ItemSummary(0, 0, 0, dict.fromkeys(flags, 1), 0, False) for flags in passed.values()]
         flagged = sum(1 for one in waiting if one.flags)
         return annotator_report(items, criterion, golds), flagged, len(waiting) - flagged

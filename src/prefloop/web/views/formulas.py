@@ -1,4 +1,4 @@
-"""Formulas in text written by models: where one begins and ends, and its TeX as MathML.
+"""Finds formulas in text written by models, and typesets their TeX as MathML.
 
 `end_of` follows pandoc's rules (tex_math_dollars, tex_math_single_backslash), so "$5 and $10" is money. `typeset` gives
 MathML only if everything in the source is visible in it. For anything unknown, hidden, coloured or too long it gives
@@ -28,16 +28,17 @@ _ENVIRONMENTS = (
 )
 DISPLAY = re.compile(rf"\$\$|\\\[|\\begin\{{{_ENVIRONMENTS}\}}")
 _CLOSING = {"$$": "$$", "\\[": "\\]"}
-# no space after the first dollar or before the last, no digit after that; an escaped dollar is one of the formula's own
+# No space follows the first dollar, and no space precedes the last one, which no digit follows. An escaped dollar
+# belongs to the formula.
 _DOLLARS = re.compile(rf"\$(?![\s$])(?>(?:\\.|[^$\\]){{1,{LONGEST}}})(?<!\s)\$(?!\d)", re.DOTALL)
 
 # -- where ------------------------------------------------------------------------------------------------------------
 
 
 def end_of(text: str, start: int) -> int | None:
-    """The position where the formula that begins at `start` ends; None if none begins there."""
+    """Return the position where the formula that begins at `start` ends; None if none begins there."""
     end = _end_of(text, start)
-    if end is None or text.count("`", start, end) % 2:  # "$5, and `$HOME`" contains half of a piece of code
+    if end is None or text.count("`", start, end) % 2:  # "$5, and `$HOME`" contains half of a piece of code.
         return None
     return end
 
@@ -48,7 +49,7 @@ def _end_of(text: str, start: int) -> int | None:
         return _closed(text, opening)
     if text.startswith("\\(", start):
         return _found(text, "\\)", start + 2)
-    word_before = start > 0 and text[start - 1].isalnum()  # A$ and US$ are money
+    word_before = start > 0 and text[start - 1].isalnum()  # A$ and US$ are money.
     dollars = None if word_before else _DOLLARS.match(text, start)
     return dollars.end() if dollars else None
 
@@ -58,12 +59,12 @@ def _closed(text: str, opening: re.Match[str]) -> int | None:
 
 
 def closing(opening: str) -> str:
-    """The delimiter that ends a display formula with that opening."""
+    """Return the delimiter that ends a display formula with that opening."""
     return _CLOSING.get(opening) or opening.replace("begin", "end", 1)
 
 
 def _found(text: str, ending: str, start: int) -> int | None:
-    """The end of the first `ending` that is not escaped by a backslash and does not follow at once."""
+    """Return the end of the first `ending` that is not escaped by a backslash and does not follow at once."""
     at = start
     while (at := text.find(ending, at, start + LONGEST)) >= 0:
         backslashes = at - len(text[start:at].rstrip("\\")) - start
@@ -74,13 +75,14 @@ def _found(text: str, ending: str, start: int) -> int | None:
 
 
 def is_display(source: str) -> bool:
-    """Whether a formula stands on lines of its own."""
+    """Return whether a formula stands on lines of its own."""
     return DISPLAY.match(source) is not None
 
 
 # -- typesetting ------------------------------------------------------------------------------------------------------
 
-# MathML elements, and the attributes that each may have with what they may say. The sanitiser holds the same list.
+# These are MathML elements, and the attributes that each may have with their allowed values. The sanitiser holds the
+# same list.
 _VARIANT = {"mathvariant": "normal|italic|bold|bold-italic|monospace|sans-serif"}
 _LENGTH, _TRUTH = r"[0-2]?(?:\.[0-9]{1,3})?em", "true|false"
 ELEMENTS: dict[str, dict[str, str]] = {
@@ -106,16 +108,18 @@ ELEMENTS: dict[str, dict[str, str]] = {
     "menclose": {"notation": "box"},
 }
 _PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
-# Attributes whose loss moves things a little and hides nothing.
+# The loss of these attributes moves things a little and hides nothing.
 _DROPPED = frozenset({"width", "rowspacing", "columnspacing", "minsize", "maxsize", "separator"})
-# Not typeset: macros, whose expansion has no bound; comments and character numbers, which would vanish or change.
+# These are not typeset: macros, whose expansion has no bound; comments and character numbers, which would vanish or
+# change.
 _REFUSED = re.compile(
     r"\\(?:[gex]?def|let|\w*newcommand|newenvironment|DeclareMathOperator|unicode|char|verb|mathchoice)(?![a-zA-Z])"
     rf"|(?<!\\)(?:\\\\)*%|&#|[{INVISIBLE}]"
 )
 _HIDDEN = re.compile(f"[{INVISIBLE}]")
 _GROUPS = re.compile(r"\\left|\\right|\\begin|\\end|\\.|[{}]", re.DOTALL)
-# Environments that the converter doesn't have, or numbers (nobody wrote the numbers), as those that it has.
+# The converter lacks these environments, or numbers them although nobody wrote numbers; each is replaced by one that it
+# has.
 _SAME = {
     "equation": "equation*",
     **dict.fromkeys(("align", "aligned", "eqnarray", "eqnarray*"), "align*"),
@@ -126,7 +130,7 @@ _ENTITY = re.compile(r"&#x([0-9A-Fa-f]{4,6});")
 
 
 def typeset(source: str) -> str | None:
-    """A formula with its delimiters as a <math> element that keeps the source; None if it must stay as it is."""
+    """Return a formula with its delimiters as a <math> element that keeps the source; None if it must stay as it is."""
     if len(source) > LONGEST_TYPESET or _REFUSED.search(source) or _depth(source) > DEEPEST:
         return None
     return _typeset(source)
@@ -137,7 +141,7 @@ def _typeset(source: str) -> str | None:
     tex = _inside(source)
     try:
         row = _converted(tex, source)
-        if any(node.get("linebreak") for node in row.iter("mspace")):  # MathML has line breaks only in tables
+        if any(node.get("linebreak") for node in row.iter("mspace")):  # MathML has line breaks only in tables.
             row = _converted(rf"\begin{{align*}}{tex}\end{{align*}}", source)
         shown: list[str] = []
         html = _element(row, shown)
@@ -153,7 +157,7 @@ def _typeset(source: str) -> str | None:
 
 
 def _inside(source: str) -> str:
-    """The formula without delimiters, in environments that the converter supports."""
+    """Return the formula without delimiters, in environments that the converter supports."""
     width = 0 if source.startswith("\\begin") else 1 if not source.startswith("$$") and source[0] == "$" else 2
     tex = source[width : len(source) - width].strip()
     tex = _NAMED.sub(lambda match: _SAME.get(match[0], match[0]), tex)
@@ -165,7 +169,10 @@ def _converted(tex: str, source: str) -> Element:
 
 
 def _element(node: Element, shown: list[str]) -> str:
-    """The element as HTML; its text is added to `shown`. Raises KeyError or ValueError for anything not allowed."""
+    """Return the element as HTML; its text is added to `shown`.
+
+    Raises KeyError or ValueError for anything not allowed.
+    """
     tag, allowed = node.tag, ELEMENTS[node.tag]
     attributes = dict(node.attrib)
     text = node.text or ""
@@ -173,7 +180,7 @@ def _element(node: Element, shown: list[str]) -> str:
         raise ValueError(f"{tag} with {len(node)} parts")
     upright = _ENTITY.fullmatch(text)
     if node.tag == "mi" and upright and chr(int(upright[1], 16)).isascii():
-        attributes["mathvariant"] = "normal"  # \mathrm{d}: the converter does not mark it
+        attributes["mathvariant"] = "normal"  # The converter does not mark \mathrm{d}.
     text = _ENTITY.sub(lambda match: chr(int(match[1], 16)), text)
     if attributes.get("mathvariant") in _LETTERS:
         text = "".join(map(_LETTERS[attributes.pop("mathvariant")], text))
@@ -194,7 +201,10 @@ def _element(node: Element, shown: list[str]) -> str:
 
 
 def _lettered(style: str) -> Callable[[str], str]:
-    """A letter in a style, such as R as a double-struck R, as a character. Raises KeyError if there is none."""
+    """Return a function that turns a letter into its character in a style, such as R into a double-struck R.
+
+    The function raises KeyError if there is none.
+    """
 
     def letter(plain: str) -> str:
         kind, name = unicodedata.name(plain).replace("LATIN ", "").replace(" LETTER", "").split()
@@ -219,7 +229,7 @@ _KEPT = re.compile(r"[^\W_]|[=<>+]")
 
 
 def _lost(tex: str, shown: str) -> bool:
-    """Whether a letter, a digit or a relation of the source is missing in what is shown."""
+    """Return whether a letter, a digit or a relation of the source is missing in what is shown."""
     wanted = Counter(_KEPT.findall(unicodedata.normalize("NFKC", _COMMANDS.sub(" ", tex))))
     return bool(wanted - Counter(_KEPT.findall(unicodedata.normalize("NFKC", shown))))
 

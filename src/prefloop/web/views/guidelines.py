@@ -1,4 +1,4 @@
-"""The guidelines in force, and what has changed since somebody read them."""
+"""Finds the guidelines in force, and what has changed since somebody read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefloop.web.views import present
 
 
 def on_disk(known: Services) -> str:
-    """The content of the guidelines file, read at each call so that an edit shows at once."""
+    """Return the content of the guidelines file, which is read at each call so that an edit shows at once."""
     try:
         return (known.root / known.config.annotate.guidelines).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -23,30 +23,33 @@ def on_disk(known: Services) -> str:
 
 
 def guidelines(known: Services, *, look: bool = False) -> Guidelines:
-    """The text that people are shown: the file's, or one written later in the browser. look: check for changes now."""
+    """Return the text that people are shown: the file's, or one written later in the browser.
+
+    look: whether to check for changes now
+    """
     return known.queue.rules.guidelines(on_disk(known), look=look)
 
 
 def changed_for(known: Services, me: Person) -> bool:
-    """Whether this person has read an earlier version than the current one."""
+    """Return whether this person has read an earlier version than the current one."""
     return me.guidelines is not None and me.guidelines != guidelines(known).hash
 
 
 def asked(known: Services) -> str:
-    """A hash of what the ranking screen follows. If it changes, the page loads anew."""
+    """Return a hash of what the ranking screen follows. If it changes, the page loads anew."""
     return digest("asked", present.rules(known.queue.rules.current()), guidelines(known).hash)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Lines that stayed ("same"), were removed ("gone") or were added ("new")."""
+    """Holds lines that stayed ("same"), were removed ("gone") or were added ("new")."""
 
     kind: str
     text: str
 
 
 def pieces(before: str, after: str) -> list[Piece]:
-    """The differences between two versions, with one unchanged line around each."""
+    """Return the differences between two versions, with one unchanged line around each."""
     old, new = before.splitlines(), after.splitlines()
     found: list[Piece] = []
     for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(1):

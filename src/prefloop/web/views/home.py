@@ -1,4 +1,4 @@
-"""What home pages show: an owner's and a reviewer's view of the work, and each person's own."""
+"""Computes what home pages show: an owner's and a reviewer's view of the work, and each person's own."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from prefloop.labels.tallies import Counted
     from prefloop.web.services import Services
 
-_KEPT_S = 5.0  # paces are counted at most this often,
-_SHARE = 20  # ... and at most once in this many times the duration of a count
+_KEPT_S = 5.0  # Paces are counted at most this often,
+_SHARE = 20  # and at most once in this many times the duration of a count.
 BACKUP_DUE_S = 7 * 86400.0
-FULL_BYTES = 1 << 30  # free bytes below which there is a warning, as below the store's own size
+FULL_BYTES = 1 << 30  # There is a warning below so many free bytes, and also below the store's own size.
 
 
 @dataclass
 class Paces:
-    """Who ranked how much lately. It is counted only now and then, since the home page reloads by itself."""
+    """Counts who ranked how much lately. It counts only now and then, since the home page reloads by itself."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _until: float = 0.0
@@ -46,7 +46,10 @@ class Paces:
 
 @dataclass(frozen=True)
 class Member:
-    """One person in the owner's table. agreement, gold: (share, pairs), or None if there is nothing to compare."""
+    """Holds one person in the owner's table.
+
+    agreement, gold: (share, pairs), or None if there is nothing to compare
+    """
 
     person: Person
     pace: Pace
@@ -58,7 +61,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Disk:
-    """free: bytes free on the disk of the store, None for another machine. backup: the time of the last one."""
+    """Describes the disk and the backups.
+
+    free:   bytes free on the disk of the store; None for another machine
+    backup: the time of the last one
+    """
 
     free: int | None
     size: int
@@ -68,7 +75,11 @@ class Disk:
 
 @dataclass(frozen=True)
 class Work:
-    """hours: people's time still needed, None before anybody has ranked. days: at the pace of the last 24 hours."""
+    """Says how much work is left.
+
+    hours: people's time still needed; None before anybody has ranked
+    days:  the days it takes at the pace of the last 24 hours
+    """
 
     quota: Quota
     pace: Pace
@@ -77,12 +88,12 @@ class Work:
 
     @property
     def most(self) -> int:
-        """The largest number of one day, for the chart."""
+        """Return the largest number of one day, for the chart."""
         return max(self.pace.days)
 
 
 def work(known: Services, figures: LatestFigures) -> Work:
-    """How far everybody together is, and how long the rest will take."""
+    """Return how far everybody together is, and how long the rest will take."""
     quota, pace = known.queue.quota(), total(known.paces.get(known.store))
     seconds = figures.counted.report.seconds if figures.counted else None
     return Work(
@@ -94,7 +105,7 @@ def work(known: Services, figures: LatestFigures) -> Work:
 
 
 def team(known: Services, figures: LatestFigures) -> list[Member]:
-    """Everybody who ranks or may rank, those who ranked most in the last 24 hours first."""
+    """Return everybody who ranks or may rank, those who ranked most in the last 24 hours first."""
     found = known.paces.get(known.store)
     reports = {one.annotator: one for one in figures.counted.report.people} if figures.counted else {}
     nothing = Pace(0, (0,) * DAYS, None)
@@ -122,7 +133,7 @@ def _share(counted: Counted) -> tuple[float, int] | None:
 
 
 def look(known: Services) -> LatestFigures:
-    """The figures of agreement on the current criterion. Nothing is counted before the first ranking."""
+    """Return the figures of agreement on the current criterion. Nothing is counted before the first ranking."""
     if not latest(known.store):
         return LatestFigures(None, False)
     try:
@@ -133,7 +144,7 @@ def look(known: Services) -> LatestFigures:
 
 
 def waiting(known: Services, figures: LatestFigures) -> Mapping[str, int]:
-    """How many items wait for a reviewer, by reason. Reasons found in rankings are as old as the figures."""
+    """Return how many items wait for a reviewer, by reason. Reasons found in rankings are as old as the figures."""
     found = {"skipped": known.queue.skipped_only()}
     if figures.counted:
         found |= {"flagged": figures.counted.flagged, "split": figures.counted.split}
@@ -141,7 +152,7 @@ def waiting(known: Services, figures: LatestFigures) -> Mapping[str, int]:
 
 
 def disk(known: Services, now: float) -> Disk:
-    """Free space, and the time of the last backup."""
+    """Return the free space, and the time of the last backup."""
     database = known.store.database
     taken, backup = size(known.store), last_backup(known.store)
     free = shutil.disk_usage(known.root).free

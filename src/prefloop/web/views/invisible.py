@@ -1,4 +1,4 @@
-"""What cannot be seen gets a label: zero-width, bidirectional and control characters, blank letters.
+"""Gives a label to what cannot be seen: zero-width, bidirectional and control characters, blank letters.
 
 Nobody ranks a text that differs from what they read. Joiners that change what is seen are left alone.
 """
@@ -12,28 +12,49 @@ from itertools import islice
 
 from prefloop.invisible import INVISIBLE
 
-MAX_LABELS = 1000  # how many invisible characters get a label; further ones get a box
-_LABELS_IN_A_RUN = 12  # invisible characters in a row that are labelled; further ones are counted
+MAX_LABELS = 1000  # So many invisible characters get a label; further ones get a box.
+_LABELS_IN_A_RUN = 12  # So many invisible characters in a row are labelled; further ones are counted.
 
-# Joiners that change what is seen, so that labels would only tear words and emoji apart: between two emoji, between
-# letters of scripts that join (Arabic to Sinhala), and the one that asks for an emoji's colours.
+# These joiners change what is seen, so that labels would only tear words and emoji apart. They stand between two emoji,
+# between letters of scripts that join (Arabic to Sinhala), or ask for an emoji's colours.
 _EMOJI = "\u203c-\u3299\U0001f000-\U0001faff"
 _JOINING = "\u0620-\u0dff"
 _WANTED = (
     f"(?<=[{_EMOJI}])\ufe0f|(?<=[0-9#*])\ufe0f(?=\u20e3)|(?<=[{_EMOJI}\ufe0f])\u200d(?=[{_EMOJI}])"
     f"|(?<=[{_JOINING}])[\u200c\u200d](?=[{_JOINING}])"
 )
+# fmt: skip
 _SHORT = {
-    "\u200b": "ZWSP", "\u200c": "ZWNJ", "\u200d": "ZWJ", "\u200e": "LRM", "\u200f": "RLM", "\u202a": "LRE",
-    "\u202b": "RLE", "\u202c": "PDF", "\u202d": "LRO", "\u202e": "RLO", "\u2060": "WJ", "\u2066": "LRI",
-    "\u2067": "RLI", "\u2068": "FSI", "\u2069": "PDI", "\ufeff": "BOM", "\u00ad": "SHY", "\u061c": "ALM",
-    "\x1b": "ESC", "\x00": "NUL", "\r": "CR",
-}  # fmt: skip
+    "\u200b": "ZWSP",
+    "\u200c": "ZWNJ",
+    "\u200d": "ZWJ",
+    "\u200e": "LRM",
+    "\u200f": "RLM",
+    "\u202a": "LRE",
+    "\u202b": "RLE",
+    "\u202c": "PDF",
+    "\u202d": "LRO",
+    "\u202e": "RLO",
+    "\u2060": "WJ",
+    "\u2066": "LRI",
+    "\u2067": "RLI",
+    "\u2068": "FSI",
+    "\u2069": "PDI",
+    "\ufeff": "BOM",
+    "\u00ad": "SHY",
+    "\u061c": "ALM",
+    "\x1b": "ESC",
+    "\x00": "NUL",
+    "\r": "CR",
+}
 
 
 def label(html: str) -> str:
-    """Labels for invisible characters. They are never inside a tag: attributes hold printable ASCII only."""
-    if _ANY.search(html) is None:  # true for nearly every text
+    """Return HTML in which invisible characters have labels.
+
+    They are never inside a tag: attributes are printable ASCII.
+    """
+    if _ANY.search(html) is None:  # This is true for nearly every text.
         return html
     marked, end = _RUN.subn(_labels, html, count=MAX_LABELS), 0
     if marked[1] < MAX_LABELS:

@@ -1,4 +1,4 @@
-"""Markdown as markdown-it reads it, with rules of our own so that nothing that was written gets lost.
+"""Parses Markdown with markdown-it, with rules of our own so that nothing that was written gets lost.
 
 Nothing inside a formula is markup. A backslash stays visible. Stars inside a word or a product (2*a*b) are stars. A
 table row with more cells than its head keeps them all. The text of each block decides its direction.
@@ -23,16 +23,16 @@ from markdown_it.token import Token
 from prefloop.web.views import formulas
 
 MAX_NESTING = 20  # levels of nested blocks; a deeper text is shown raw
-MOST_LINES = 100  # lines of one formula
-MOST_TYPESET = 20_000  # characters of formulas in one text that are typeset; further ones are shown as TeX
-MATHML = "mathml"  # key in the environment of a rendering: whether formulas are typeset
+MOST_LINES = 100  # A formula may have so many lines.
+MOST_TYPESET = 20_000  # So many characters of formulas in one text are typeset; further ones are shown as TeX.
+MATHML = "mathml"  # This key in the environment of a rendering says whether formulas are typeset.
 
 
 SCHEMES = frozenset({"http", "https", "mailto"})
 
 
 def allowed_link(url: str) -> bool:
-    """Whether a link is absolute, of an allowed scheme, and printable ASCII after markdown-it's encoding."""
+    """Return whether a link is absolute, of an allowed scheme, and printable ASCII after markdown-it's encoding."""
     if not re.fullmatch(r"[!-~]+", url):
         return False
     try:
@@ -44,7 +44,10 @@ def allowed_link(url: str) -> bool:
 
 @lru_cache(maxsize=1)
 def parser() -> MarkdownIt:
-    """A parser for CommonMark and tables, without HTML and without reference definitions, which would not be shown."""
+    """Return a parser for CommonMark and tables, without HTML and without reference definitions.
+
+    Such definitions would not be shown.
+    """
     markdown = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_NESTING})
     markdown.enable("table").disable(["html_block", "html_inline", "reference", "text_join"])
     markdown.validateLink = allowed_link  # type: ignore[method-assign]
@@ -85,7 +88,7 @@ def _line(state: StateBlock, line: int) -> str:
 
 
 def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """Lines that begin with a display formula. None of them is a list, a heading or a table."""
+    """Parse lines that begin with a display formula. None of them is a list, a heading or a table."""
     if state.is_code_block(start) or not formulas.DISPLAY.match(_line(state, start)):
         return False
     if _last_line(state, start, end) is None:
@@ -94,14 +97,14 @@ def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> boo
 
 
 def _paragraph_with_formula(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A paragraph whose first line begins a formula that ends on a later line."""
+    """Parse a paragraph whose first line begins a formula that ends on a later line."""
     if silent or (_last_line(state, start, end) or start) == start:
         return False
     return _paragraph(state, start, end, False)
 
 
 def _last_line(state: StateBlock, start: int, end: int) -> int | None:
-    """The line on which the last formula that begins on line `start` ends; None if there is none."""
+    """Return the line on which the last formula that begins on line `start` ends; None if there is none."""
     text, at, last = _line(state, start), 0, None
     while opening := _OPENINGS.search(text, at):
         at = opening.end()
@@ -111,7 +114,7 @@ def _last_line(state: StateBlock, start: int, end: int) -> int | None:
         if closed is not None:
             at, last = closed, start
             continue
-        alone = not text[at:].strip()  # blank lines are part of it, as inside a fence
+        alone = not text[at:].strip()  # Blank lines are part of it, as inside a fence.
         whole = text[opening.start() :]
         for line in range(start + 1, min(end, start + MOST_LINES)):
             if state.sCount[line] < state.blkIndent or (state.isEmpty(line) and not alone):
@@ -124,7 +127,7 @@ def _last_line(state: StateBlock, start: int, end: int) -> int | None:
 
 
 def _paragraph(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """CommonMark's paragraph, except that lines inside a formula always belong to it."""
+    """Parse CommonMark's paragraph, except that lines inside a formula always belong to it."""
     terminators = state.md.block.ruler.getRules("paragraph")
     outer, state.parentType = state.parentType, "paragraph"
     end = state.lineMax
@@ -133,7 +136,7 @@ def _paragraph(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         if line > inside:
             if state.isEmpty(line):
                 break
-            indented = state.sCount[line] - state.blkIndent > 3 or state.sCount[line] < 0  # these never begin a block
+            indented = state.sCount[line] - state.blkIndent > 3 or state.sCount[line] < 0  # These never begin a block.
             if not indented and any(rule(state, line, end, True) for rule in terminators):
                 break
             inside = _last_line(state, line, end) or line
@@ -164,7 +167,10 @@ _STARS = re.compile(r"(?<=[0-9A-Za-z])\*+(?=[0-9A-Za-z])")
 
 
 def _star(state: StateInline, silent: bool) -> bool:
-    """2*a*b is a product. (Between letters that are not ASCII stars stay markup: Chinese has no spaces.)"""
+    """Keep the stars of 2*a*b, which is a product.
+
+    Stars between letters that are not ASCII stay markup, because Chinese has no spaces.
+    """
     stars = _STARS.match(state.src, state.pos, state.posMax) if state.src[state.pos] == "*" else None
     if not stars:
         return False
@@ -175,14 +181,14 @@ def _star(state: StateInline, silent: bool) -> bool:
 
 
 def _special(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: Any) -> str:
-    """A character that a backslash protected from being markup, with the backslash, since it may be TeX."""
+    """Render a character that a backslash protected from being markup, with the backslash, since it may be TeX."""
     token = tokens[at]
     kept = token.info == "escape" and token.content != token.markup
     return ('<span class="escape">\\</span>' if kept else "") + escape(token.content)
 
 
 def _break(state: StateInline, silent: bool) -> bool:
-    """A backslash at the end of a line: a line break, and visible."""
+    """Parse a backslash at the end of a line: it is a line break, and visible."""
     if not state.src.startswith("\\\n", state.pos):
         return False
     if not silent:
@@ -197,7 +203,7 @@ _PIPES = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)|\\.|[$]|\|")
 
 
 def _cells(row: str) -> list[str]:
-    """The cells of a table row, split at pipes outside of code and formulas that no backslash escapes."""
+    """Return the cells of a table row, split at pipes outside of code and formulas that no backslash escapes."""
     cells, start, at = [], 0, 0
     while match := _PIPES.search(row, at):
         end = formulas.end_of(row, match.start()) if match[0][0] in "$\\" else None
@@ -209,7 +215,10 @@ def _cells(row: str) -> list[str]:
 
 
 def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """GFM's table. Its cells are split again: it takes backslashes away, cuts formulas, and drops cells too many."""
+    """Parse GFM's table, and split its rows again.
+
+    The original parser takes backslashes away, cuts formulas, and drops cells too many.
+    """
     before = len(state.tokens)
     if not gfm_table(state, start, end, silent):
         return False
@@ -234,7 +243,7 @@ _DIRECTED = frozenset(
 
 
 def _direction(state: StateCore) -> None:
-    """Of whole blocks: a browser that looks for a list's direction leaves out what has one of its own inside of it.
+    """Set the direction of whole blocks: for a list, a browser leaves out the parts that have their own direction.
 
     The paragraphs inside take theirs from the style sheet (unicode-bidi: plaintext).
     """
@@ -244,14 +253,14 @@ def _direction(state: StateCore) -> None:
 
 
 def _image(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: Any) -> str:
-    """An image as text. No image is fetched, because its address could carry content of the page elsewhere."""
+    """Render an image as text. No image is fetched, because its address could carry content of the page elsewhere."""
     token = tokens[at]
     said = f"[image: {token.attrs.get('src', '')}] {token.content}".rstrip()
     return escape(said)
 
 
 def _fence(self: RendererHTML, tokens: list[Token], at: int, options: Any, env: Any) -> str:
-    """A code block with the text after its opening fence, which is part of what the model wrote."""
+    """Render a code block with the text after its opening fence, which is part of what the model wrote."""
     token = tokens[at]
     info = f'<span class="info">{escape(token.info.strip())}</span>\n' if token.info.strip() else ""
     return f"<pre><code>{info}{escape(token.content)}</code></pre>\n"

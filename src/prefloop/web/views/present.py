@@ -1,4 +1,4 @@
-"""What the ranking page shows of a presentation: safe text, letters for positions, and words for people.
+"""Prepares what the ranking page shows of a presentation: safe text, letters for positions, and words for people.
 
 Nothing is added to what `Queue` hands out. What is not in `Presentation` cannot reach an annotator.
 """
@@ -34,7 +34,8 @@ SKIP_WORDS = {
     "distressing": "I would rather not read this",
     "other": "Another reason",
 }
-MUCH = "much" in {field.name for field in fields(Answer)}  # whether "much better" is a choice for two answers
+# "Much better" is a choice for two answers only where an answer has a field for it.
+MUCH = "much" in {field.name for field in fields(Answer)}
 KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Tab", "j", "k"), "next and previous answer"),
     (("1…9",), "put the answer in that place, go to the next one without"),
@@ -74,7 +75,10 @@ PAIR_KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
 
 @dataclass(frozen=True)
 class Shown:
-    """A text in two forms: as safe Markdown, and unchanged. `name` is its heading ("A", "User"), `kind` its style."""
+    """Holds a text in two forms: as safe Markdown, and unchanged.
+
+    `name` is its heading ("A", "User"), `kind` its style.
+    """
 
     name: str
     kind: str
@@ -84,7 +88,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class TaskPage:
-    """Everything that `rank_task.html` needs. The JSON texts are for data attributes; Jinja escapes them."""
+    """Holds everything that `rank_task.html` needs. The JSON texts are for data attributes; Jinja escapes them."""
 
     lease: str
     seconds_left: int
@@ -101,7 +105,10 @@ class TaskPage:
 
 
 def task_page(given: Presentation, progress: Progress | None, now: float | None = None) -> TaskPage:
-    """The page of one presentation. now: seconds since 1970, by default the current time."""
+    """Return the page of one presentation.
+
+    now: seconds since 1970, by default the current time
+    """
     now = time.time() if now is None else now
     return TaskPage(
         lease=given.lease,
@@ -120,13 +127,13 @@ def task_page(given: Presentation, progress: Progress | None, now: float | None 
 
 
 def cards(texts: Sequence[str], turns: Sequence[Turns]) -> tuple[Shown, ...]:
-    """Answers by letter: A is texts[0], and turns[0] holds its turns if it has more than its text."""
+    """Return answers by letter: A is texts[0], and turns[0] holds its turns if it has more than its text."""
     pairs = enumerate(zip(texts, turns, strict=True))
     return tuple(Shown(LETTERS[place], "answer", _answer(text, said), raw(text)) for place, (text, said) in pairs)
 
 
 def _answer(text: str, said: Turns) -> Markup:
-    """An answer; one of several turns says who speaks."""
+    """Return an answer as HTML; one of several turns says who speaks."""
     if not said:
         return rendered(text, typeset=True)
     if len(said) == 1 and said[0].role == "assistant":
@@ -136,7 +143,7 @@ def _answer(text: str, said: Turns) -> Markup:
 
 
 def turns(prompt: Prompt) -> tuple[Shown, ...]:
-    """The prompt as turns of a chat, after its tools. A plain prompt, or a chat of one turn, has no names."""
+    """Return the prompt as turns of a chat, after its tools. A plain prompt, or a chat of one turn, has no names."""
     tools = "\n".join(map(tool_text, prompt.tools))
     first = [Shown("Tools", "system", Markup("<pre>{}</pre>").format(raw(tools)), raw(tools))] if tools else []
     system = [Message("system", prompt.system)] if prompt.system else []
@@ -145,7 +152,7 @@ def turns(prompt: Prompt) -> tuple[Shown, ...]:
         return (*first, *map(_turn, system), Shown("", "user", rendered(said, typeset=True), raw(said)))
     named = (*first, *map(_turn, [*system, *said]))
     if len(named) == 1 and said[0] == Message("user", said[0].content):
-        return (replace(named[0], name=""),)  # a chat of one turn is shown like a plain question
+        return (replace(named[0], name=""),)  # A chat of one turn is shown like a plain question.
     return named
 
 
@@ -155,13 +162,13 @@ def _turn(message: Message) -> Shown:
 
 
 def _name(message: Message) -> str:
-    """The name of a speaker: "User", "Tool weather [call_1]"."""
+    """Return the name of a speaker: "User", "Tool weather [call_1]"."""
     said = speaker(message)
     return said[:1].upper() + said[1:]
 
 
 def _message(message: Message) -> Markup:
-    """A message: its text as Markdown; calls and reasoning unchanged, since Markdown would drop some characters."""
+    """Return a message: its text as Markdown, but calls and reasoning unchanged, since Markdown drops characters."""
     before, after = (
         Markup("<pre>{}</pre>").format(raw("\n".join(lines))) if lines else Markup("") for lines in asides(message)
     )
@@ -169,23 +176,23 @@ def _message(message: Message) -> Markup:
 
 
 def words(*texts: str) -> int:
-    """How many words there are to read."""
+    """Return how many words there are to read."""
     return sum(len(text.split()) for text in texts)
 
 
 def plain(content: Content) -> str:
-    """A prompt on one line, for lists."""
+    """Return a prompt on one line, for lists."""
     text = content if isinstance(content, str) else " · ".join(map(message_text, content))
     return " ".join(text.split())
 
 
 def said(answer: Answer) -> dict[str, Any]:
-    """An answer for the screen to start from, without its duration."""
+    """Return an answer for the screen to start from, without its duration."""
     return {key: value for key, value in answer.to_json().items() if key not in ("duration_s", "dwell_s")}
 
 
 def in_words(answer: Answer) -> str:
-    """An answer in words for a person's own history: "B, then A = C; unacceptable: A"."""
+    """Return an answer in words for a person's own history: "B, then A = C; unacceptable: A"."""
     parts = [", then ".join(" = ".join(LETTERS[i] for i in sorted(tier)) for tier in answer.tiers)]
     if answer.unacceptable:
         parts.append("unacceptable: " + ", ".join(LETTERS[i] for i in sorted(answer.unacceptable)))
@@ -195,7 +202,7 @@ def in_words(answer: Answer) -> str:
 
 
 def progress_json(progress: Progress) -> dict[str, Any]:
-    """A person's own numbers for the page's progress bar."""
+    """Return a person's own numbers for the page's progress bar."""
     return {
         "done": progress.done,
         "limit": progress.limit,
@@ -206,7 +213,7 @@ def progress_json(progress: Progress) -> dict[str, Any]:
 
 
 def rules(settings: Annotate) -> str:
-    """What the project allows, for the script. The server checks the same again."""
+    """Return what the project allows, for the script. The server checks the same again."""
     return data(
         {
             "partial": settings.partial,
@@ -219,7 +226,7 @@ def rules(settings: Annotate) -> str:
 
 
 def choices() -> dict[str, Any]:
-    """The dialogs' choices and the key map."""
+    """Return the dialogs' choices and the key map."""
     return {
         "flags": [(flag, FLAG_WORDS[flag]) for flag in FLAGS],
         "skip_reasons": [(reason, SKIP_WORDS[reason]) for reason in SKIP_REASONS],
@@ -231,7 +238,10 @@ def choices() -> dict[str, Any]:
 
 
 def finished(progress: Progress, *, held: bool) -> Mapping[str, str]:
-    """What a person without work is told. held: whether somebody holds an item that could become theirs."""
+    """Return what a person without work is told.
+
+    held: whether somebody holds an item that could become theirs
+    """
     if progress.stopped == "limit":
         return {
             "title": "That was your share: thank you",
@@ -251,5 +261,5 @@ def finished(progress: Progress, *, held: bool) -> Mapping[str, str]:
 
 
 def data(value: object) -> str:
-    """JSON for a data attribute; None is the empty text. Jinja escapes it."""
+    """Return JSON for a data attribute; None is the empty text. Jinja escapes it."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")) if value is not None else ""

@@ -1,4 +1,4 @@
-"""What reviewers' pages show: the queue with its disagreements, and one item with all rankings side by side.
+"""Prepares what reviewers' pages show: the queue with its disagreements, and one item with all rankings side by side.
 
 The store's lists know states and counts. Disagreements and flags are in the rankings, which are read a page at a time,
 so that no list ever loads the whole project.
@@ -31,17 +31,17 @@ KINDS: Mapping[Kind, str] = {
     "gold": "Gold",
     "discarded": "Discarded",
 }
-PAGE = 50  # rows a page
-SCAN = 300  # rows looked at for one page of a list that depends on rankings
+PAGE = 50  # A page has so many rows.
+SCAN = 300  # So many rows are looked at for one page of a list that depends on rankings.
 _CHUNK = 150
 
 
 @dataclass(frozen=True)
 class ItemSummary:
-    """What people said about an item.
+    """Counts what people said about an item.
 
-    ordered: pairs (of answers and of people) that both people put in an order
-    opposed: those of them that the two people ordered in opposite ways
+    ordered: how many pairs (of answers and of people) both people put in an order
+    opposed: how many of them the two people ordered in opposite ways
     flags:   how often anybody set each flag
     """
 
@@ -54,31 +54,34 @@ class ItemSummary:
 
     @property
     def waiting(self) -> bool:
-        """Whether a reviewer should look: it is flagged, or most pairs are opposed, and nobody has decided."""
+        """Return whether a reviewer should look: it is flagged, or most pairs are opposed, and nobody has decided."""
         return not self.adjudicated and (bool(self.flags) or 2 * self.opposed > self.ordered)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the list."""
+    """Holds one line of the list."""
 
     row: TaskRow
     heard: ItemSummary
 
     @property
     def beside(self) -> int:
-        """How many rankings take no place: surplus, or by excluded people."""
+        """Return how many rankings take no place, because they are surplus or by excluded people."""
         return max(0, self.heard.people - self.row.done)
 
     @property
     def waiting(self) -> bool:
-        """Whether the item needs a reviewer. Gold and discarded items do not."""
+        """Return whether the item needs a reviewer. Gold and discarded items do not."""
         return self.heard.waiting and self.row.state not in ("gold", "discarded")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A page of the list. `after` is the cursor of the next page, or None; scanned counts the rows looked at."""
+    """Holds a page of the list.
+
+    `after` is the cursor of the next page, or None; `scanned` counts the rows looked at.
+    """
 
     lines: tuple[Line, ...]
     after: int | None
@@ -86,7 +89,7 @@ class Listing:
 
 
 def listing(queue: Queue, store: Store, criterion: str, kind: Kind, after: int) -> Listing:
-    """A page of the queue, oldest first. It looks through at most `SCAN` rows; `after` continues."""
+    """Return a page of the queue, oldest first. It looks through at most `SCAN` rows; `after` continues."""
     lines: list[Line] = []
     scanned = 0
     within = {"disagreement": "several", "flagged": "given", "waiting": "given"}
@@ -109,12 +112,12 @@ def listing(queue: Queue, store: Store, criterion: str, kind: Kind, after: int) 
 
 
 def _belongs(line: Line, kind: Kind) -> bool:
-    """To one of the lists that only the rankings tell."""
+    """Return whether a line belongs to one of the lists that only the rankings tell."""
     return {"flagged": bool(line.heard.flags), "disagreement": line.heard.opposed > 0, "waiting": line.waiting}[kind]
 
 
 def summarise(item: Item, criterion: str, passed: Sequence[str] = ()) -> ItemSummary:
-    """What the rankings of a criterion say about an item. passed: flags of people who then skipped it."""
+    """Return what the rankings of a criterion say about an item. passed: flags of people who then skipped it."""
     said = [r for r in current(item.rankings) if r.criterion == criterion]
     flags: dict[str, int] = {}
     for flag in itertools.chain(passed, *(r.flags for r in said)):
@@ -125,7 +128,7 @@ def summarise(item: Item, criterion: str, passed: Sequence[str] = ()) -> ItemSum
 
 
 def opposition(said: list[Ranking]) -> tuple[int, int]:
-    """(pairs ordered in opposite ways, pairs that both ordered), over all pairs of people.
+    """Return (pairs ordered in opposite ways, pairs that both ordered), over all pairs of people.
 
     Adjudications do not count, because their authors had seen the others.
     """
@@ -144,7 +147,7 @@ def opposition(said: list[Ranking]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One person's judgement of one answer: its rank ("2", "2=" for a tie, "" if unranked) and its marks."""
+    """Holds one person's judgement of one answer: its rank ("2", "2=" for a tie, "" if unranked) and its marks."""
 
     rank: str
     best: bool
@@ -155,7 +158,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ReviewedRanking:
-    """One person's ranking of the item. `cells` are in the order of the letters."""
+    """Holds one person's ranking of the item. `cells` are in the order of the letters."""
 
     said: GivenRanking
     cells: tuple[Cell, ...]
@@ -164,7 +167,7 @@ class ReviewedRanking:
 
 
 def rows(view: ItemView) -> tuple[ReviewedRanking, ...]:
-    """Everyone's current rankings, oldest first, adjudications last."""
+    """Return everyone's current rankings, oldest first, adjudications last."""
     shown = sorted(view.said, key=lambda one: one.adjudication)
     return tuple(_row(one, view) for one in shown)
 
@@ -189,24 +192,24 @@ def _cell(ranking: Ranking, id: str) -> Cell:
 
 
 def letters(ids: tuple[tuple[str, ...], ...], item: Item) -> str:
-    """Tiers of completion ids as letters of the reviewer's order: "B, then A = C"."""
+    """Return tiers of completion ids as letters of the reviewer's order: "B, then A = C"."""
     letter = letters_of(item)
     return ", then ".join(" = ".join(sorted(letter[id] for id in tier)) for tier in ids)
 
 
 def letters_of(item: Item) -> dict[str, str]:
-    """The letter of each completion id, in the order that reviewers see."""
+    """Return the letter of each completion id, in the order that reviewers see."""
     return {completion.id: LETTERS[n] for n, completion in enumerate(item.completions)}
 
 
 def texts(item: Item) -> tuple[Shown, ...]:
-    """The answers in the order that reviewers see. Models are not named, so that adjudication is blind too."""
+    """Return the answers in the order that reviewers see. Models are not named, so that adjudication is blind too."""
     asked = item.prompt.content
     return cards([c.text for c in item.completions], [shown_turns(asked, c.text, c.messages) for c in item.completions])
 
 
 def adjudication_page(view: ItemView, attributes: tuple[str, ...]) -> TaskPage:
-    """The item on the ranking screen, in the order that `Queue.adjudicate` uses. There is no lease."""
+    """Return the item on the ranking screen, in the order that `Queue.adjudicate` uses. There is no lease."""
     item = view.item
     return TaskPage(
         lease=f"review-{item.id}",

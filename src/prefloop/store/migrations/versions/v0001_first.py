@@ -1,4 +1,4 @@
-"""The first schema. A migration that has been released is never edited: write the next one."""
+"""Makes the first schema. A migration that has been released is never edited: write the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""People, their sessions and invitations; the queue of tasks and leases; the audit log, which only grows."""
+"""Adds people with sessions and invitations, the queue of tasks and leases, and the audit log, which only grows."""
 
 from __future__ import annotations
 
@@ -62,8 +62,11 @@ def upgrade() -> None:
 
 
 def _never_number_a_ranking_twice() -> None:
-    """People can be removed with their rankings now, and programs read on from the highest number they saw."""
-    if op.get_bind().dialect.name == "sqlite":  # Postgres never does
+    """Stop the reuse of ranking numbers, because people can now be removed with their rankings.
+
+    Programs read on from the highest number that they saw.
+    """
+    if op.get_bind().dialect.name == "sqlite":  # Postgres never reuses a number.
         with op.batch_alter_table("rankings", recreate="always", table_kwargs={"sqlite_autoincrement": True}):
             pass
 
@@ -193,7 +196,7 @@ def _audit() -> None:
                 f"CREATE TRIGGER audit_refuses_{verb.lower()} BEFORE {verb} ON audit "
                 "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
             )
-        op.execute(  # INSERT OR REPLACE deletes without the trigger above
+        op.execute(  # INSERT OR REPLACE would delete without the trigger above.
             "CREATE TRIGGER audit_refuses_replace BEFORE INSERT ON audit "
             "WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) "
             "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"

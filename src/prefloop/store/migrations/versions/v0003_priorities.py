@@ -1,4 +1,4 @@
-"""What judged how informative a task is, so that the same models need not judge it again."""
+"""Adds what judged how informative a task is, so that the same models need not judge it again."""
 
 from __future__ import annotations
 

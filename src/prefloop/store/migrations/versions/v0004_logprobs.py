@@ -1,4 +1,4 @@
-"""What a reference model says about completions, so that it need not be asked again."""
+"""Adds the log-probabilities of completions by a reference model, so that it need not compute them again."""
 
 from __future__ import annotations
 

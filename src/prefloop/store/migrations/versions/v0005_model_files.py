@@ -1,6 +1,6 @@
-"""What each file of a registered model was when it was registered, so that a load can tell whether it still is.
+"""Adds the hash of each file of a registered model, so that a load can tell whether the file is still the same.
 
-Null: registered before this migration; such a model cannot be checked.
+Null means that the model was registered before this migration; such a model cannot be checked.
 """
 
 from __future__ import annotations

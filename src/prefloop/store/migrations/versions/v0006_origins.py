@@ -1,4 +1,4 @@
-"""Where records come from, so that errors name file and row, and a file's records can be taken out again."""
+"""Adds where records come from, so that errors name file and row, and a file's records can be taken out again."""
 
 from __future__ import annotations
 

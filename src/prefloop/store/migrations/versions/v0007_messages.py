@@ -1,4 +1,4 @@
-"""What messages hold beside role and text: tools of a prompt, and the turns of an answer that is more than a text.
+"""Adds what messages hold beside role and text: a prompt's tools, and the turns of an answer that is more than a text.
 
 Answers of several turns were kept under `metadata` before; they move to their column, as they are. No id changes.
 """
@@ -22,7 +22,7 @@ def upgrade() -> None:
 
 
 def _move() -> None:
-    """A page at a time: a store may hold millions of answers."""
+    """Move the answers a page at a time, because a store may hold millions of them."""
     rows = sa.table("completions", sa.column("seq"), sa.column("metadata"), sa.column("messages"))
     connection, last = op.get_bind(), 0
     while True:

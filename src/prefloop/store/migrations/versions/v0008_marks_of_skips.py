@@ -1,4 +1,4 @@
-"""What somebody had marked before they skipped an item: flags by answer, and a comment."""
+"""Adds what somebody had marked before they skipped an item: flags by answer, and a comment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people are asked, where it was changed in the browser, and the guidelines that they have read."""
+"""Adds the settings of annotation that were changed in the browser, and the guidelines that people have read."""
 
 from __future__ import annotations
 
