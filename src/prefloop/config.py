@@ -40,9 +40,9 @@ class Section(BaseModel):
 
 
 class Project(Section):
-    name: str = Field("project", description="for people")
-    seed: int = Field(0, ge=0, description="one number that every random choice derives from")
-    store: str = Field("sqlite:///prefloop.db", description="SQLAlchemy URL; SQLite paths are relative to the project")
+    name: str = Field("project", description="the project's name, which pages and reports show")
+    seed: int = Field(0, ge=0, description="the number from which every random choice is derived")
+    store: str = Field("sqlite:///prefloop.db", description="SQLAlchemy URL; an SQLite path is relative to the project")
     threads: int = Field(0, ge=0, description="CPU threads for tensors; 0 = all cores")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu" or "cuda"')
 
@@ -55,25 +55,25 @@ class Model(Section):
         "pretrained", description='"pretrained", or "scratch": a new small Llama with a tokenizer of its own'
     )
     path: str | None = Field(None, description="a Hugging Face folder (relative to the project) or hub id")
-    revision: str | None = Field(None, description="hub revision; pin a commit")
+    revision: str | None = Field(None, description="revision on the hub; a commit is safest")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description='"float32" or "bfloat16" weights; logprobs, losses and the optimiser are float32 in any case',
     )
-    trust_remote_code: bool = Field(False, description="run code shipped inside a model folder: only if you trust it")
-    chat: Literal["auto", "none"] = Field("auto", description='"auto": the chat template, where the model has one')
+    trust_remote_code: bool = Field(False, description="run the code in a model's folder; set it only if you trust it")
+    chat: Literal["auto", "none"] = Field("auto", description='"auto" uses the chat template if there is one')
     # scratch only
-    text: tuple[str, ...] = Field((), description="text files the tokenizer learns from, beside the training data")
-    vocab_size: int = Field(2048, ge=64, description="scratch: tokens of the tokenizer")
-    hidden_size: int = Field(192, ge=8, description="scratch: width")
-    layers: int = Field(6, ge=1, description="scratch: depth")
+    text: tuple[str, ...] = Field((), description="scratch: text files for the tokenizer, beside the training data")
+    vocab_size: int = Field(2048, ge=64, description="scratch: size of the vocabulary")
+    hidden_size: int = Field(192, ge=8, description="scratch: width of the model")
+    layers: int = Field(6, ge=1, description="scratch: number of layers")
     heads: int = Field(6, ge=1, description="scratch: attention heads")
     context: int = Field(512, ge=16, description="scratch: longest sequence in tokens")
 
 
 class Data(Section):
-    heldout: float = Field(0.1, ge=0, lt=1, description="share of prompts kept out of all training, by prompt hash")
-    max_line_bytes: int = Field(8_000_000, ge=1000, description="a longer line of a JSONL file is rejected, unread")
+    heldout: float = Field(0.1, ge=0, lt=1, description="share of prompts kept out of all training, by hash")
+    max_line_bytes: int = Field(8_000_000, ge=1000, description="a longer row of a file is rejected")
 
 
 class Optimiser(Section):
@@ -86,29 +86,31 @@ class Optimiser(Section):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description='after the warm-up: "cosine", "linear" or "constant"'
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
-    clip_norm: float = Field(1.0, gt=0, description="global gradient norm is cut to this")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    clip_norm: float = Field(1.0, gt=0, description="the gradient's global norm is clipped to this")
     token_budget: int = Field(8192, ge=64, description="padded tokens in one forward pass; changes speed, not results")
 
 
 class Sft(Optimiser):
     epochs: float = Field(3, gt=0, description="passes over the demonstrations")
-    batch: int = Field(32, ge=1, description="demonstrations a step")
-    max_tokens: int = Field(512, ge=4, description="longer demonstrations are left out, and counted")
+    batch: int = Field(32, ge=1, description="demonstrations per step")
+    max_tokens: int = Field(512, ge=4, description="longest demonstration; longer ones are left out and counted")
     limit: int | None = Field(None, ge=1, description="use only this many demonstrations")
-    preferred: str | None = Field(None, description="a criterion: the best-ranked imported completions are learnt too")
+    preferred: str | None = Field(
+        None, description="also learn the imported completions that rank best by this criterion"
+    )
     eval_every: int = Field(50, ge=1, description="steps between held-out evaluations")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints; changes no result")
 
 
 class Sample(Section):
     neutral = ("batch",)
-    k: int = Field(4, ge=1, le=64, description="completions a prompt")
-    prompts: int | None = Field(None, ge=1, description="how many prompts; none = all of them")
-    temperature: float = Field(1.0, ge=0, description="0 = greedy")
+    k: int = Field(4, ge=1, le=64, description="completions per prompt")
+    prompts: int | None = Field(None, ge=1, description="number of prompts; none = all")
+    temperature: float = Field(1.0, ge=0, description="sampling temperature; 0 = greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 = off")
     max_tokens: int = Field(128, ge=1, description="longest completion")
-    avoid_duplicates: bool = Field(True, description="resample completions nearly equal to another of their list")
+    avoid_duplicates: bool = Field(True, description="sample near-duplicates in a list again")
     batch: int = Field(128, ge=1, description="rows sampled at once; changes speed, not results")
 
 
@@ -119,85 +121,95 @@ class Crowd(Section):
     criterion: str = Field("quality", description="what the rankings are about")
     annotators: int = Field(20, ge=1, description="simulated people")
     overlap: int = Field(1, ge=1, description="how many annotators rank each item")
-    quality_sd: float = Field(2.4, gt=0, description="sd of the quality gap in logits; 2.4 = 73 % agreement")
-    careful: float = Field(0.70, ge=0, le=1, description="share of people with clear eyes")
-    weak: float = Field(0.20, ge=0, le=1, description="share with half the sensitivity, the same biases")
-    coin: float = Field(0.05, ge=0, le=1, description="share who rank by chance")
-    display_order: float = Field(0.03, ge=0, le=1, description="share who keep the order shown")
-    inverted: float = Field(0.02, ge=0, le=1, description="share who rank upside down")
+    quality_sd: float = Field(2.4, gt=0, description="standard deviation of quality differences, in logits")
+    careful: float = Field(0.70, ge=0, le=1, description="share of people who judge well")
+    weak: float = Field(0.20, ge=0, le=1, description="share of people with half the sensitivity and the same biases")
+    coin: float = Field(0.05, ge=0, le=1, description="share of people who rank by chance")
+    display_order: float = Field(0.03, ge=0, le=1, description="share of people who keep the order shown")
+    inverted: float = Field(0.02, ge=0, le=1, description="share of people who reverse the order")
     length_bias: float = Field(0.5, description="utility per unit of log length")
-    position_bias: float = Field(0.1, description="utility of being shown first, falling as 1/position")
-    tie_threshold: float = Field(0.3, ge=0, description="neighbours closer than this in utility are tied")
+    position_bias: float = Field(0.1, description="utility of being shown first; it falls as 1/position")
+    tie_threshold: float = Field(0.3, ge=0, description="neighbours with closer utilities than this are tied")
 
 
 class Annotate(Section):
     """Settings of how people rank: what they are asked, and who sees what."""
 
     criterion: str = Field("quality", description="what the rankings are about")
-    attributes: tuple[str, ...] = Field((), max_length=2, description="up to two attributes rated 1 to 5 a completion")
-    guidelines: str = Field("guidelines.md", description="Markdown shown beside the task; relative to the project")
-    partial: bool = Field(False, description="completions may stay unplaced")
-    none_acceptable: bool = Field(True, description='"none acceptable" is offered')
-    rationale: Literal["off", "optional", "required"] = Field("optional", description="a comment on each ranking")
-    overlap: int = Field(1, ge=1, description="people an item is ranked by")
-    overlap_many: int = Field(3, ge=1, description="people the items of the overlap sample are ranked by")
-    overlap_share: float = Field(0.2, ge=0, le=1, description="share of items in that sample")
+    attributes: tuple[str, ...] = Field(
+        (), max_length=2, description="up to two attributes, rated 1 to 5 per completion"
+    )
+    guidelines: str = Field("guidelines.md", description="Markdown file shown beside each item")
+    partial: bool = Field(False, description="whether completions may stay unplaced")
+    none_acceptable: bool = Field(True, description='whether "none acceptable" is offered')
+    rationale: Literal["off", "optional", "required"] = Field("optional", description="whether a comment is asked for")
+    overlap: int = Field(1, ge=1, description="people who rank an item")
+    overlap_many: int = Field(3, ge=1, description="people who rank an item of the overlap sample")
+    overlap_share: float = Field(0.2, ge=0, le=1, description="share of items in the overlap sample")
     gold_share: float = Field(
         0.05, ge=0, le=0.5, description="share of a person's items that are gold, if there are any"
     )
-    random_share: float = Field(0.2, ge=0.2, le=1, description="share handed out at random, for honest evaluation")
-    lease_minutes: float = Field(15, gt=0, description="an item is kept for a person this long after a sign of life")
-    lease_hours: float = Field(2, gt=0, description="the longest that signs of life keep a lease")
-    limit: int | None = Field(None, ge=1, description="most items a person may rank; none = no limit")
-    quota: int | None = Field(None, ge=1, description="rankings that `run` waits for a round; none = every open one")
-    webhooks: tuple[str, ...] = Field((), description="addresses told of new rankings, signed; only these are called")
+    random_share: float = Field(
+        0.2, ge=0.2, le=1, description="share of items chosen at random, for unbiased evaluation"
+    )
+    lease_minutes: float = Field(15, gt=0, description="minutes that an item is kept after the last activity")
+    lease_hours: float = Field(2, gt=0, description="hours that activity can keep an item, at most")
+    limit: int | None = Field(None, ge=1, description="the most items that a person may rank; none = no limit")
+    quota: int | None = Field(None, ge=1, description="rankings that `run` waits for in a round; none = all open ones")
+    webhooks: tuple[str, ...] = Field((), description="addresses that get a signed message about new rankings")
     public_url: str | None = Field(
-        None, description='where people reach the server, as "https://rank.example.org": invitations lead there'
+        None,
+        description='where people reach the server, as "https://rank.example.org"; invitations lead there',
     )
     hosts: tuple[str, ...] = Field(
         (), description="host names that the server answers to, beside its own addresses and public_url"
     )
     proxies: tuple[str, ...] = Field(
-        (), description="addresses or networks of proxies whose X-Forwarded-For and -Proto are believed"
+        (), description="addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted"
     )
-    connections: int = Field(200, ge=1, description="most connections from one address, beside proxies, to one process")
+    connections: int = Field(200, ge=1, description="most connections from an address, except proxies, to a process")
 
 
 class Reward(Optimiser):
-    objective: str = Field("plackett_luce", description="which objective; prefloop reward --help lists them")
-    start: str = Field("policy", description='"policy" or any Hugging Face folder or hub id')
-    criteria: tuple[str, ...] = Field((), description="one model for each; none = every criterion in the store")
+    objective: str = Field("plackett_luce", description="the objective; prefloop reward --help lists them")
+    start: str = Field("policy", description='the model to start from: "policy", a Hugging Face folder or a hub id')
+    criteria: tuple[str, ...] = Field((), description="one model for each; none = all criteria in the store")
     epochs: float = Field(2, gt=0, description="passes over the lists")
-    batch: int = Field(16, ge=1, description="lists a step")
-    dropout: float = Field(0.0, ge=0, lt=1, description="in training only")
-    freeze: int = Field(0, ge=0, description="lowest layers, with the embedding, left as they are: for few rankings")
+    batch: int = Field(16, ge=1, description="lists per step")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in training")
+    freeze: int = Field(0, ge=0, description="lowest layers that are not trained, with the embedding")
     max_tokens: int | None = Field(
-        None, ge=4, description="longest prompt + completion, else the prompt loses its beginning; none = the model's"
+        None,
+        ge=4,
+        description="longest prompt and completion; a longer prompt loses its beginning; none = the model's context",
     )
     annotators: Literal["all", "weighted", "majority"] = Field(
-        "all", description="every ranking alike; weighted by estimated reliability; or one majority ranking an item"
+        "all", description="all rankings alike, weighted by estimated reliability, or one majority ranking per item"
     )
-    auxiliary: bool = Field(False, description="learn the other criteria too, with heads that are dropped at the end")
+    auxiliary: bool = Field(False, description="learn the other criteria too, with heads that are removed at the end")
     contrast: dict[str, float] = Field(
         default_factory=dict,
-        description="criterion = weight (0.1 to 0.5) of an answer to a similar prompt, ranked below a list's own",
+        description="criterion = weight (0.1 to 0.5) of an answer to a similar prompt, which ranks below a list's own",
     )
     average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is saved; 0 = last weights")
     eval_every: int = Field(50, ge=1, description="steps between held-out evaluations")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints; changes no result")
-    normalise_prompts: int = Field(128, ge=2, description="prompts sampled to set reward mean 0 and sd 1")
+    normalise_prompts: int = Field(128, ge=2, description="prompts sampled to scale the reward to mean 0 and sd 1")
 
 
 class Rollout(Section):
     """What an online algorithm samples in each step, and how it learns from that batch."""
 
-    prompts: int = Field(32, ge=1, description="prompts a step")
-    k: int = Field(2, ge=1, description="completions a prompt (num_generations in TRL)")
-    temperature: float = Field(1.0, gt=0, description="of sampling, and of the logprobs that are optimised")
-    missing_eos: Literal["subtract", "replace", "off"] = Field("subtract", description="what a cut-off answer costs")
-    missing_eos_penalty: float = Field(1.0, ge=0, description="in units of the normalised reward")
+    prompts: int = Field(32, ge=1, description="prompts per step")
+    k: int = Field(2, ge=1, description="completions per prompt (num_generations in TRL)")
+    temperature: float = Field(1.0, gt=0, description="temperature of sampling, and of the logprobs that are optimised")
+    missing_eos: Literal["subtract", "replace", "off"] = Field(
+        "subtract",
+        description="how a cut-off answer is punished",
+    )
+    missing_eos_penalty: float = Field(1.0, ge=0, description="penalty, in units of the normalised reward")
     epochs: int = Field(1, ge=1, description="passes over one rollout batch")
-    minibatches: int = Field(2, ge=1, description="optimiser steps a pass")
+    minibatches: int = Field(2, ge=1, description="optimiser steps per pass")
     staleness: int = Field(
         0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"
     )
@@ -207,9 +219,11 @@ class AlignEvaluation(Section):
     """How `align` looks at its policy on validation prompts: the looks choose the checkpoint and may end the run."""
 
     eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
-    eval_prompts: int = Field(64, ge=1, description="held-out prompts of each")
+    eval_prompts: int = Field(64, ge=1, description="held-out prompts of each evaluation")
     kl_budget: float = Field(
-        25.0, gt=0, description="online: nats a sequence from the reference on held-out prompts; then stop"
+        25.0,
+        gt=0,
+        description="online: the run stops when the KL on held-out prompts exceeds this, in nats per sequence",
     )
 
 
@@ -218,29 +232,31 @@ class Align(Optimiser):
 
     offline: ClassVar[dict[str, str]] = {"epochs": "passes", "prompts": "lists"}  # what offline algorithms have instead
 
-    algorithm: str = Field("ppo", description="which algorithm; prefloop align --help lists them")
+    algorithm: str = Field("ppo", description="the algorithm; prefloop align --help lists them")
     steps: int = Field(60, ge=1, description="online: steps, each with a rollout batch of its own")
     passes: float = Field(1, gt=0, description="offline: passes over the rankings")
-    lists: int = Field(32, ge=1, description="offline: lists a step")
-    lr: float | None = Field(None, gt=0, description="of the policy, at its peak; none = by the model's width")
-    critic_lr: float | None = Field(None, gt=0, description="none = lr, or by the model's width")
+    lists: int = Field(32, ge=1, description="offline: lists per step")
+    lr: float | None = Field(None, gt=0, description="peak learning rate of the policy; none = by the model's width")
+    critic_lr: float | None = Field(
+        None, gt=0, description="peak rate of the critic; none = lr, or by the model's width"
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "linear", description='after the warm-up: "cosine", "linear" or "constant"'
     )
     warmup: float = Field(0.0, ge=0, le=1, description="share of steps with a rising learning rate")
     max_tokens: int = Field(128, ge=1, description="longest completion, sampled to learn from or to evaluate")
     ptx: float = Field(
-        0.0, ge=0, description="online: weight of supervised loss on demonstrations mixed into each step"
+        0.0, ge=0, description="online: weight of the supervised loss on demonstrations that is added to each step"
     )
     average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is evaluated and saved")
     checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints; changes no result")
     frozen_dtype: Literal["float32", "bfloat16"] | None = Field(
         None,
-        description="of the reference and the reward models, which are not trained; none = as they are. What that does "
-        "to the KL is measured and taken out of it: kl_baseline in docs/metrics.md",
+        description="type of the weights of reference and reward models; none = as they are. "
+        "What rounding adds to the KL is measured and subtracted: kl_baseline in docs/metrics.md",
     )
     reward: str | None = Field(
-        None, description='what is optimised: a scorer, a name or "file.py:function"; none = the round\'s reward models'
+        None, description='the reward: the name of a scorer or "file.py:function"; none = the round\'s reward models'
     )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
     rollout: Rollout = Field(Rollout(), description="samples of an online algorithm")
@@ -258,36 +274,36 @@ class Align(Optimiser):
 
 
 class Evaluate(Section):
-    prompts: int | None = Field(200, ge=1, description="held-out prompts")
-    temperature: float = Field(1.0, gt=0, description="of sampling; greedy is evaluated too")
+    prompts: int | None = Field(200, ge=1, description="number of held-out prompts; none = all")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature; greedy answers are evaluated too")
     max_tokens: int = Field(128, ge=1, description="longest completion")
-    samples: int = Field(8, ge=1, description="answers a prompt by each policy; the interval is over prompts")
+    samples: int = Field(8, ge=1, description="answers per prompt by each policy; the interval is over prompts")
     bootstrap: int = Field(2000, ge=100, description="resamples over prompts for the 95 % interval")
     scorer: str | None = Field(
         None, description='an independent judge beside the reward model: a name or "file.py:function"'
     )
-    show: int = Field(10, ge=0, description="before/after samples in the report")
+    show: int = Field(10, ge=0, description="number of before and after samples in the report")
 
 
 Stage = Literal["sft", "sample", "annotate", "crowd", "reward", "align", "evaluate", "report"]
 
 
 class Run(Section):
-    rounds: int = Field(1, ge=1, description="times round the loop")
+    rounds: int = Field(1, ge=1, description="number of rounds of the loop")
     stages: tuple[Stage, ...] = Field(
         ("sft", "sample", "crowd", "reward", "align", "evaluate", "report"),
-        description="what run does; always in the order of the loop",
+        description="the stages that run runs, always in the order of the loop",
     )
-    imports: tuple[str, ...] = Field((), description="files to import first; relative to the TOML file")
+    imports: tuple[str, ...] = Field((), description="files that are imported first; relative to the TOML file")
     ignore: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
-        description="a file of imports = its fields that mean nothing, as import --ignore says them",
+        description="file of imports = its fields that become metadata, as for import --ignore",
     )
     choose: str = Field(
         "win_rate",
         pattern=r"^(win_rate|reward|newest|align-\d{3,})$",
-        description='which of a round\'s align runs is its policy, measured on validation prompts: "win_rate" over the '
-        'reference, "reward", "newest", or a run by name',
+        description='which align run of a round counts: the one with the best "win_rate" over the reference or '
+        'the best "reward" on validation prompts, the "newest", or a run by name',
     )
 
 
