@@ -78,7 +78,7 @@ def settings_of(table: Mapping[str, Any], model: Model) -> dict[str, Any]:
 
 
 def as_now(table: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """The settings in the manifest of a run, where they stand now: `[align] k` of old runs is in `[align.rollout]`."""
+    """The settings in the manifest of a run, where they stand now: `k` was in `[align]` before it had parts."""
     known, found = dict(sections(model)), copy.deepcopy(dict(table))
     for key, value in settings_of(table, model).items():
         section, _, name = key.partition(".")

@@ -32,6 +32,11 @@ ALGORITHMS: dict[str, Known] = {
 registered: dict[str, Known] = {}  # those of a program, by `prefloop.register`, as long as the process lives
 
 
+def names(*kinds: Kind) -> list[str]:
+    """Those of some kinds, or all."""
+    return [name for name, found in {**ALGORITHMS, **registered}.items() if not kinds or found.kind in kinds]
+
+
 def known(name: str) -> Known | None:
     return registered.get(name) or ALGORITHMS.get(name)
 

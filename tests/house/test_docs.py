@@ -10,6 +10,7 @@ import pytest
 
 from prefloop.algorithms.registry import make, names, options_of
 from prefloop.config import Config, load_config, make_config
+from prefloop.config_problems import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -104,14 +105,34 @@ def test_no_page_describes_an_algorithm_that_is_not_there() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    sections = [(name, field.annotation) for name, field in Config.model_fields.items() if name != "algorithms"]
-    silent = [
-        f"{section}.{key}"
-        for section, model in sections
-        for key, field in model.model_fields.items()
-        if not field.description
-    ]
+    silent = [key for key, _, _, meaning in describe(Config) if not meaning]
     assert not silent, "these keys have no description, which --help and docs/config.md show"
+
+
+CITED = re.compile(r"\[(\w+(?:\.\w+)?)\] `?(\w+)|--set ['\"]?([\w.]+)\.(\w+)=")
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=name_of(p)) for p in DOCS if p.name not in ("log.md", "CHANGELOG.md")]
+)
+def test_a_setting_that_a_document_cites_is_in_that_section(path: Path) -> None:
+    assert misplaced(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_setting_that_a_message_cites_is_in_that_section() -> None:
+    assert [(name_of(path), found) for path in SOURCES if (found := misplaced(path.read_text(encoding="utf-8")))] == []
+
+
+def misplaced(text: str) -> list[str]:
+    """Settings that are cited with a section that they are not in."""
+    keys = {key for key, *_ in describe(Config)}
+    names = {key.rpartition(".")[2] for key in keys}
+    cited = {(a or c, b or d) for a, b, c, d in CITED.findall(text)}
+    sections = {key.split(".")[0] for key in keys}
+    return [
+        f"{s}.{n}" for s, n in sorted(cited) if s.split(".")[0] in sections and n in names and f"{s}.{n}" not in keys
+    ]
 
 
 TEST_POINTER = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -97,6 +98,23 @@ def test_what_changes_no_result_goes_on_to_the_bytes_of_a_run_left_in_peace(base
         one, other = (root / "runs" / "align-001" / name for root in (straight, again))
         assert one.read_bytes() == other.read_bytes(), name
     assert len(registered) == 1
+
+
+def test_a_run_of_before_align_had_parts_goes_on_and_other_settings_are_still_refused(killed: Path) -> None:
+    """Its manifest has all settings of [align] in one section."""
+    root = killed.with_name("older")
+    shutil.copytree(killed, root)
+    path = root / "runs" / "align-001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    section = manifest["config"]["align"]
+    section |= section.pop("rollout") | section.pop("evaluation")
+    path.write_text(json.dumps(manifest))
+    refused = pytest.raises(ConfigError, match=r"\n  align.evaluation.eval_every: 4 then, 5 now\n")
+    with Project.open(root, [*DPO, "align.evaluation.eval_every=5"], quiet=True) as project, refused:
+        align(project)
+    with Project.open(root, DPO, quiet=True) as project:
+        outcome = align(project)
+    assert outcome.run == "align-001" and not outcome.skipped
 
 
 def test_new_begins_another_run_and_the_first_is_not_asked_about_again(killed: Path) -> None:

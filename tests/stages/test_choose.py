@@ -126,6 +126,7 @@ def test_evaluate_and_export_take_the_run_that_is_named(project: Project) -> Non
         assert evaluate(project, run=name).skipped
     made = export(project, "policy", project.root / "named", run="align-001").result["models"][0]
     assert made["version"] == "align-001"
+    assert "| `align.rollout.prompts` | `4` |" in (project.root / "named" / "README.md").read_text()
     with pytest.raises(DataError, match="align-002"):
         evaluate(project, run="align-02")
     with pytest.raises(DataError, match="leave out --round"):

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from prefloop.errors import ConfigError, suggest
 from prefloop.known_algorithms import ALGORITHMS, Kind, Known, known, registered
+from prefloop.known_algorithms import names as names
 from prefloop.source import source_hash
 
 FIXED = ("trains", "needs")  # what the engine reads, where a class has them as fields: they are no options
@@ -53,10 +54,6 @@ def register(algorithm: _Class, kind: Literal["online", "offline", "reward"] = "
 def code_of(name: str) -> dict[str, str]:
     """{"algorithm": hash of its source} of one that was registered, as an input of a run; {} of a built-in one."""
     return {"algorithm": source_hash(registered[name].where)} if name in registered else {}
-
-
-def names(*kinds: Kind) -> list[str]:
-    return [name for name, found in {**ALGORITHMS, **registered}.items() if not kinds or found.kind in kinds]
 
 
 def kind_of(name: str, *allowed: Kind) -> Kind:

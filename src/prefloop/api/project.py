@@ -163,7 +163,9 @@ class Project:
 
         return typed(results.Ranked, crowd(self._with("crowd", settings, scorer=scorer)))
 
-    def annotate_with(self, function: Annotator, name: str | None = None, criterion: str = "") -> results.Ranked:
+    def annotate_with(
+        self, function: Annotator, name: str | None = None, criterion: str | None = None
+    ) -> results.Ranked:
         """Let a function rank every list: (prompt, completions) -> their places, best first, as `[2, [0, 1]]`."""
         from prefloop.stages.annotate_with import annotate_with
 
@@ -196,7 +198,7 @@ class Project:
         options: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> results.Aligned:
-        """Optimise the policy. algorithm: ppo, grpo, rloo, dpo, or one that `prefloop.register` made known.
+        """Optimise the policy. algorithm: one that `prefloop align --help` lists, or `prefloop.register` made known.
 
         reward: a function (prompt, completion) -> number, or an object with `score(prompts, texts)`, that takes the
         place of the reward models. options: of the algorithm, {"kl": 0.1}; settings: of `[align]` and its parts,

@@ -75,7 +75,7 @@ def crowd(asked: Common) -> None:
 
 
 def _objectives() -> dict[str, str]:
-    from prefloop.algorithms.registry import names
+    from prefloop.known_algorithms import names
 
     return {name: f"docs/algorithms/{name}.md" for name in names("reward")}
 
@@ -125,7 +125,7 @@ def prioritise(asked: Common) -> None:
 
 
 def _algorithms() -> dict[str, str]:
-    from prefloop.algorithms.registry import names
+    from prefloop.known_algorithms import names
 
     return {name: "online: learns from its own samples, which reward models score" for name in names("online")} | {
         name: "offline: learns from the rankings themselves" for name in names("offline")
@@ -141,9 +141,9 @@ def _algorithms() -> dict[str, str]:
 def align(asked: Common, round: int | None, algorithm: str | None, profile: bool, new: bool) -> None:
     """Optimise the policy for what people prefer.
 
-    Reads the policy at the start of the round, the round's reward models (dpo: the rankings themselves) and the
+    Reads the policy at the start of the round, the round's reward models (an offline algorithm: the rankings) and the
     training prompts. Writes runs/align-NNN/model: the policy with the best held-out reward that is within the KL budget
-    and has not collapsed (dpo: the newest that has not collapsed). If no step is better than the start, it writes no
+    and has not collapsed (offline: the newest that has not). If no step is better than the start, it writes no
     model. If a round has several runs, [run] choose says which of them counts. You may stop it at any moment: the same
     command continues from the last checkpoint, with the same result. An algorithm has its options in its own section:
     --set algorithms.ppo.kl=0.1

@@ -16,6 +16,9 @@ import click
 import prefloop
 from prefloop.engine.process import set_environment
 from prefloop.errors import PrefloopError
+from prefloop.known_algorithms import names
+
+_ALGORITHMS = ", ".join(name.upper() for name in names("online") + names("offline"))
 
 # verb: (module:command, one line). Written out so that the top help imports none of them.
 VERBS: dict[str, tuple[str, str]] = {
@@ -31,7 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "agreement": ("prefloop.cli.agreement:agreement", "Show how far people agree, and whose rankings to look at."),
     "reward": ("prefloop.cli.loop:reward", "Train a reward model for each criterion, from whole rankings."),
-    "align": ("prefloop.cli.loop:align", "Optimise the policy: PPO, GRPO, RLOO or DPO."),
+    "align": ("prefloop.cli.loop:align", f"Optimise the policy: {_ALGORITHMS}."),
     "evaluate": ("prefloop.cli.evaluating:evaluate", "Compare the aligned policy with the reference."),
     "report": ("prefloop.cli.loop:report", "Write a page with all results."),
     "status": ("prefloop.cli.checking:status", "Show where the project stands, what is running, and what comes next."),

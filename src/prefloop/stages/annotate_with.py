@@ -17,7 +17,9 @@ BATCH = 32  # lists between two writes to the store
 SHOWN = 10
 
 
-def annotate_with(project: Project, function: Annotator, name: str | None = None, criterion: str = "") -> Outcome:
+def annotate_with(
+    project: Project, function: Annotator, name: str | None = None, criterion: str | None = None
+) -> Outcome:
     """Let `function(prompt, completions)` rank every list that it has not ranked yet.
 
     It gives the places of the completions, best first: `[2, 0, 1]`, with ties `[2, [0, 1]]`; what it leaves out stays

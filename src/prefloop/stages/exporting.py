@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefloop import exchange, record
+from prefloop.config import Config
+from prefloop.config_problems import as_now, settings_of
 from prefloop.errors import DataError, ModelError, NothingToDoError, suggest
 from prefloop.exchange import Soft, Written
 from prefloop.project.project import Outcome, Project
@@ -152,7 +154,7 @@ def _card(project: Project, row: ModelRow) -> Card:
     """What the store and the run of a model know."""
     run = record.Run(project.root / record.RUNS / (row.run_id or row.version))
     manifest = run.manifest if (run.path / "manifest.json").is_file() else {}
-    config, stage = manifest.get("config", {}), manifest.get("stage", "")
+    config, stage = as_now(manifest.get("config", {}), Config), manifest.get("stage", "")
     section = config.get(stage, {})
     method = {"sft": "sft", "reward": section.get("objective")}.get(stage) or section.get("algorithm") or row.kind
     options = {f"algorithms.{method}.{k}": v for k, v in config.get("algorithms", {}).get(method, {}).items()}
@@ -167,7 +169,7 @@ def _card(project: Project, row: ModelRow) -> Card:
         base=path if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not (project.root / path).exists() else None,
         dtype=shape.get("dtype") or shape.get("torch_dtype") or "float32",
         ancestors=list(_ancestors(project, row)),
-        settings={f"{stage}.{key}": value for key, value in section.items()} | options,
+        settings=settings_of({stage: section}, Config) | options,
         result=run.result,
         evaluation=_evaluation(project, row),
         versions=manifest.get("versions", {}),
