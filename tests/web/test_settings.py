@@ -68,7 +68,7 @@ def test_a_setting_changed_in_the_browser_counts_at_once_and_is_logged(site: Any
 
 def test_what_a_setting_means_is_said_for_a_form(site: Any) -> None:
     shown = site.browser("Olga").get("/settings").text
-    assert "most items a person may rank; empty = no limit" in shown
+    assert "the most items that a person may rank; empty = no limit" in shown
     assert "rankings that <code>run</code> waits for" in shown and "`" not in shown
 
 
