@@ -9,6 +9,7 @@ The best step was chosen with the help of half of these prompts; the report's ow
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,12 @@ def answers(project: Project, ref: ModelRef, samples: int, temperature: float) -
     model, tokenization = load_policy(project, ref)
     prompts = project.store.prompts(split="heldout", heldout=settings.data.heldout)
     kept = fitting(project, tokenization, prompts, settings.evaluate.max_tokens)
-    engine = make_engine({"policy": Policy(model)}, tokenization, settings.project.seed, device=project.device)
     keys = [derive(0, prompt.id, n) for prompt, _ in kept for n in range(samples)]
-    drawn = engine.generate(
-        [ids for _, ids in kept for _ in range(samples)],
-        keys,
-        Sampling(settings.evaluate.max_tokens, temperature, 1.0, settings.sample.batch),
-    )
+    asked_ids = [ids for _, ids in kept for _ in range(samples)]
+    sampling = Sampling(settings.evaluate.max_tokens, temperature, 1.0, settings.sample.batch)
+    models, seed = {"policy": Policy(model)}, settings.project.seed
+    with closing(make_engine(models, tokenization, seed, device=project.device)) as engine:
+        drawn = engine.generate(asked_ids, keys, sampling)
     asked = [prompt for prompt, _ in kept for _ in range(samples)]
     texts = iter(tokenization.decode(sample.ids, prompt) for prompt, sample in zip(asked, drawn, strict=True))
     return [[(prompt.text, next(texts)) for _ in range(samples)] for prompt, _ in kept]

@@ -25,11 +25,10 @@ import torch
 from prefloop import record
 from prefloop.engine import checkpoint as checkpoints
 from prefloop.project.project import Project
-from prefloop.stages import train_policy
 from prefloop.stages.align import align
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
-from prefloop.training import fit
+from prefloop.training import loop
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
 KILLS = 8
@@ -185,7 +184,7 @@ def _stop(step: int) -> None:
         if at >= step:
             os._exit(9)
 
-    fit.save_checkpoint = train_policy.save_checkpoint = save
+    loop.save_checkpoint = save
 
 
 def _forget(what: str) -> None:
@@ -207,7 +206,7 @@ def _forget(what: str) -> None:
             files[what] = {n: torch.zeros_like(t) for n, t in files[what].items()}
         return checkpoints.Checkpoint(found.step, files, state)
 
-    fit.load_checkpoint = train_policy.load_checkpoint = load
+    loop.load_checkpoint = load
 
 
 def outcome(stage: str, root: Path) -> dict[str, Any]:

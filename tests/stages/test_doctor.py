@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -142,10 +143,10 @@ def test_weights_that_are_nan_fail_every_check_that_reads_them(copied: Path) -> 
 
 @pytest.fixture
 def subject(trained: Path) -> Iterator[invariants._Subject]:
-    with Project.open(trained, quiet=True) as project:
+    with Project.open(trained, quiet=True) as project, ExitStack() as engines:
         row = project.store.latest_model("policy")
         assert row is not None
-        yield invariants._Subject(project, ModelRef(row.version, str(trained / row.path), ""))
+        yield invariants._Subject(project, ModelRef(row.version, str(trained / row.path), ""), engines)
 
 
 def test_a_sampler_that_reports_other_logprobs_is_found(subject: invariants._Subject) -> None:

@@ -18,6 +18,7 @@ from prefloop.project.project import Project
 from prefloop.record import find_run
 from prefloop.stages import sft, train_offline, train_reward
 from prefloop.training.fit import fit
+from prefloop.training.loop import Schedule
 from tiny_models import TINY_MODEL, random_rows
 
 
@@ -81,8 +82,8 @@ def test_a_loop_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_numb
 
         with Project.open(root, quiet=True) as project:
             run = project.begin("sft", "the same", {})
-            every = {"eval_every": 4, "checkpoint_every": 2, "evaluate": evaluate, "label": "x", "carried": carried}
-            last = fit(project, run, engine, terms, steps=6, **every)
+            schedule = Schedule(6, eval_every=4, checkpoint_every=2)
+            last = fit(project, run, engine, terms, schedule, evaluate=evaluate, label="x", carried=carried)
             return last, run.metrics(), carried
 
     straight = trained(tmp_path / "straight")

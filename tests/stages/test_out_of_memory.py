@@ -82,8 +82,8 @@ def die_after_a_checkpoint():
     def save(*args, **more):
         real(*args, **more)
         os._exit(9)
-    from prefloop.training import fit
-    fit.save_checkpoint = save
+    from prefloop.training import loop
+    loop.save_checkpoint = save
 
 def no_more_memory():
     real = Learner.step

@@ -9,14 +9,14 @@ from resumable import build
 
 from prefloop.project.project import Project
 from prefloop.record import find_run
-from prefloop.stages import train_policy
 from prefloop.stages.align import align
+from prefloop.training import keeping
 
 
 def test_the_ratio_is_to_the_policy_that_sampled_even_where_the_sampler_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_policy, "AGREES", -1.0)
+    monkeypatch.setattr(keeping, "AGREES", -1.0)
     root = tmp_path / "project"
     build(root, with_reward=True)
     settings = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,11 @@ class Policy:
         from prefloop.project.project import derive
 
         asked = [as_prompt(prompt) for prompt in prompts]
-        engine = make_engine({"policy": Sampler(self.model)}, self._tokenization, seed, device=self._device)
         ids = [self._tokenization.encode_prompt(prompt) for prompt in asked for _ in range(k)]
         keys = [derive(0, prompt.id, place) for prompt in asked for place in range(k)]
-        drawn = engine.generate(ids, keys, Sampling(max_tokens, temperature, top_p))
+        engine = make_engine({"policy": Sampler(self.model)}, self._tokenization, seed, device=self._device)
+        with closing(engine):
+            drawn = engine.generate(ids, keys, Sampling(max_tokens, temperature, top_p))
         texts = [self._tokenization.decode(sample.ids, asked[n // k]) for n, sample in enumerate(drawn)]
         return [texts[n * k : (n + 1) * k] for n in range(len(asked))]
 

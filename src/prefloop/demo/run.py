@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -243,9 +244,9 @@ def _answers(
     seed: int,
 ) -> list[list[Completion]]:
     """Draw K completions of each prompt."""
-    engine = make_engine({"policy": Policy(model)}, tokenization, seed, device=project.device)
     ids = [tokenization.encode_prompt(p) for p in asked for _ in range(k)]
-    drawn = engine.generate(ids, [derive(0, p.id, j) for p in asked for j in range(k)], sampling)
+    with closing(make_engine({"policy": Policy(model)}, tokenization, seed, device=project.device)) as engine:
+        drawn = engine.generate(ids, [derive(0, p.id, j) for p in asked for j in range(k)], sampling)
     rows = zip((p for p in asked for _ in range(k)), drawn, strict=True)
     flat = [to_completion(tokenization, p, f"demo:{n}", s, "demo", {}) for n, (p, s) in enumerate(rows)]
     return [flat[n * k : (n + 1) * k] for n in range(len(asked))]

@@ -23,7 +23,7 @@ from torch import Tensor
 from prefloop.errors import TrainingError
 
 KEEP = 2
-FORMAT = 2  # of what a checkpoint holds; 1 did not say so
+FORMAT = 3  # of what a checkpoint holds; those before 2 did not say so
 
 
 @dataclass(frozen=True)

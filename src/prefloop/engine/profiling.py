@@ -1,6 +1,7 @@
-"""Where the time of a stage goes: named spans, each with what passes inside it but not inside another one.
+"""Where the time goes. Code names its parts by `span`, and two readers listen to the same spans.
 
-Without `profiling`, a span costs nothing that could be measured.
+`profiling` takes a stage apart: each span has the time that passes inside it but not inside another one. `timed` has
+the outermost spans of one step. Where nobody listens, a span costs nothing that could be measured.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -101,31 +102,38 @@ def profiling() -> Iterator[Profile]:
         _active.reset(token)
 
 
+_timed: ContextVar[Counter[str] | None] = ContextVar("timed", default=None)
+
+
+@contextmanager
+def timed() -> Iterator[Counter[str]]:
+    """The seconds of the outermost spans inside this block, by name. They are there when the block has ended."""
+    seconds: Counter[str] = Counter()
+    token = _timed.set(seconds)
+    try:
+        yield seconds
+    finally:
+        _timed.reset(token)
+
+
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """What is done inside belongs to `name`."""
-    profile = _active.get()
-    if profile is None:
+    """What is done inside belongs to `name`, in the profile and in the timings of a step."""
+    profile, seconds = _active.get(), _timed.get()
+    if profile is None and seconds is None:
         yield
-    else:
-        with profile.span(name):
+        return
+    token, began = _timed.set(None), time.perf_counter()  # spans inside this one are a part of it
+    try:
+        with nullcontext() if profile is None else profile.span(name):
             yield
+    finally:
+        _timed.reset(token)
+        if seconds is not None:
+            seconds[name] += time.perf_counter() - began  # type: ignore[assignment]
 
 
 def next_step() -> None:
     """A step of training ends."""
     if profile := _active.get():
         profile.trace.step()
-
-
-class Clock:
-    """Where the seconds of a step go."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.at = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = now - self.at
-        self.at = now

@@ -69,6 +69,10 @@ class ScriptedEngine(LocalEngine):
     def sync(self) -> None:
         self.calls.append("sync")
 
+    def close(self) -> None:
+        self.calls.append("close")
+        super().close()
+
     def computed_by(self) -> Mapping[str, Any]:
         return {"scoring": dict.fromkeys(self.models, "scripted")}
 

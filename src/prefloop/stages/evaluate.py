@@ -8,6 +8,7 @@ prompts: each counts once, with the mean of its answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -127,29 +128,30 @@ def _measure(
     prompts = fitting(project, tokenization, test[: settings.prompts], settings.max_tokens, left_out, theirs)
     seed = derive(project.config.project.seed, "evaluate")
     before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)
-    engines = {
-        "policy": make_engine({"policy": after, "reference": before}, tokenization, seed, device=project.device),
-        "reference": make_engine({"policy": before, "reference": before}, tokenization, seed, device=project.device),
-    }
-    # a low temperature widens every distance: how far the policy itself is from its reference is read at 1
-    models = make_engine(
-        {"policy": Policy(model), "reference": Policy(frozen)}, tokenization, seed, device=project.device
-    )
     result: dict[str, Any] = {"prompts": len(prompts), "samples_per_prompt": settings.samples, **left_out.to_json()}
-    for mode, temperature, k in (("sampled", settings.temperature, settings.samples), ("greedy", 0.0, 1)):
-        sampling = Sampling(settings.max_tokens, temperature)
-        with project.progress(2, f"evaluate ({mode})") as bar:
-            rolls = {}
-            for name, engine in engines.items():
-                rolls[name] = roll_out(engine, tokenization, scorer, prompts, k, sampling, Rollout(), mode, name)
-                bar.update()
-        judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
-        result[mode] = _compare(engines, rolls, judged, k, settings.bootstrap, seed)
-        if settings.temperature != 1:
-            found = describe(rolls["policy"], add_logprobs(rolls["policy"].batch, models))
-            result[mode]["policy"]["kl_at_1"] = found["kl"]
-        if mode == "sampled":
-            result["samples"] = _shown(prompts, rolls, judged, k, settings.show)
+    with ExitStack() as opened:
+
+        def opens(policy: Policy, reference: Policy) -> Engine:
+            made = make_engine({"policy": policy, "reference": reference}, tokenization, seed, device=project.device)
+            return opened.enter_context(closing(made))
+
+        engines = {"policy": opens(after, before), "reference": opens(before, before)}
+        # a low temperature widens every distance: how far the policy itself is from its reference is read at 1
+        at_1 = opens(Policy(model), Policy(frozen))
+        for mode, temperature, k in (("sampled", settings.temperature, settings.samples), ("greedy", 0.0, 1)):
+            sampling = Sampling(settings.max_tokens, temperature)
+            with project.progress(2, f"evaluate ({mode})") as bar:
+                rolls = {}
+                for name, engine in engines.items():
+                    rolls[name] = roll_out(engine, tokenization, scorer, prompts, k, sampling, Rollout(), mode, name)
+                    bar.update()
+            judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
+            result[mode] = _compare(engines, rolls, judged, k, settings.bootstrap, seed)
+            if settings.temperature != 1:
+                found = describe(rolls["policy"], add_logprobs(rolls["policy"].batch, at_1))
+                result[mode]["policy"]["kl_at_1"] = found["kl"]
+            if mode == "sampled":
+                result["samples"] = _shown(prompts, rolls, judged, k, settings.show)
     sampled = result["sampled"]
     result["collapsed"] = collapsed(signs(sampled["policy"], sampled["reference"]))
     return result

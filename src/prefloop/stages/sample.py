@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampling
@@ -39,14 +40,14 @@ def sample(project: Project, round: int | None = None) -> Outcome:
                 f"sample: this starts round {round}, with the policy that round {round - 1} made ({ref.version})"
             )
         model, tokenization = load_policy(project, ref)
-        engine = make_engine({"policy": Policy(model)}, tokenization, derive(seed, "sample"), device=project.device)
-        run.note("computed_by", engine.computed_by())
         left_out = LeftOut(project)
         kept = fitting(project, tokenization, chosen, settings.max_tokens, left_out)
         known = {item.id for item in project.store.items(source="sample", round=round)}
         todo = [(p, ids) for p, ids in kept if item_id(p, ref.version, fingerprint) not in known]
         drawn = duplicates = ended = tokens = 0
-        with project.progress(len(kept), "sample", len(kept) - len(todo)) as bar:
+        engine = make_engine({"policy": Policy(model)}, tokenization, derive(seed, "sample"), device=project.device)
+        with closing(engine), project.progress(len(kept), "sample", len(kept) - len(todo)) as bar:
+            run.note("computed_by", engine.computed_by())
             for start in range(0, len(todo), CHUNK):
                 part = todo[start : start + CHUNK]
                 lists, dups = draw_lists(

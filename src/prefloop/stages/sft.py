@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from prefloop.algorithms.sft import Sft
@@ -16,6 +17,7 @@ from prefloop.project.project import Outcome, Project, derive, load_policy
 from prefloop.training.demonstrations import encode_demonstrations, heldout_loss, preferred, rows_of
 from prefloop.training.fit import Order, fit
 from prefloop.training.learning_rates import rate
+from prefloop.training.loop import Schedule
 from prefloop.types import Item
 
 EVAL_LIMIT = 256
@@ -75,19 +77,18 @@ def sft(project: Project) -> Outcome:
         policy = Policy(model)
         lr = rate(project, settings.lr, "sft", model)
         training = Training(settings, order.steps, {"policy": lr})
-        engine = make_engine({"policy": policy}, tokenization, seed, project.device, training)
-        held_loss = fit(
-            project,
-            run,
-            engine,
-            lambda step: [Term(rows_of([encoded[i] for i in order.at(step)]), Sft())],
-            steps=order.steps,
-            eval_every=settings.eval_every,
-            checkpoint_every=settings.checkpoint_every,
-            evaluate=lambda step: heldout_loss(engine, held),
-            label="sft",
-        )
-        engine.save("policy", run.path / "model")
+        schedule = Schedule(order.steps, settings.eval_every, settings.checkpoint_every)
+        with closing(make_engine({"policy": policy}, tokenization, seed, project.device, training)) as engine:
+            held_loss = fit(
+                project,
+                run,
+                engine,
+                lambda step: [Term(rows_of([encoded[i] for i in order.at(step)]), Sft())],
+                schedule,
+                evaluate=lambda step: heldout_loss(engine, held),
+                label="sft",
+            )
+            engine.save("policy", run.path / "model")
         result: dict[str, Any] = {
             "steps": order.steps,
             "demonstrations": len(encoded),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -27,9 +28,10 @@ from prefloop.rewards.sequence import encode
 from prefloop.store import Store
 from prefloop.training.annotator_weights import weigh_annotators
 from prefloop.training.fit import Order, fit
-from prefloop.training.keeping import Keeping
+from prefloop.training.keeping import KeepNewest
 from prefloop.training.learning_rates import rate
 from prefloop.training.lengths import Lengths
+from prefloop.training.loop import Schedule
 from prefloop.training.rankings import NO_RANKINGS, gold_of, rankable, ranked_criteria
 from prefloop.types import Item, digest
 
@@ -83,26 +85,25 @@ def train_offline(project: Project, round: int) -> Outcome:
         lr = rate(project, settings.lr, "policy", model)
         training = Training(settings, order.steps, {"policy": lr}, settings.average)
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
-        engine = make_engine(models, tokenization, seed, project.device, training)
         named = digest(reference.weights, tokenization.fingerprint)
         told = "reference" in getattr(objective, "needs", ("reference",))
-        data = _Lists(project.store, named if told else None, engine, tokenization, train, counts)
-        heldout = _Lists(project.store, named if told else None, engine, tokenization, held)
         asking = [item.prompt for item in train]
-        keeping = Keeping(project, run, engine, tokenization, asking, left_out, heldout.accuracy, from_reference)
-        keeping.begin()
-        fit(
-            project,
-            run,
-            engine,
-            lambda step: [Term(data.batch(order.at(step)), objective)],
-            steps=order.steps,
-            eval_every=settings.evaluation.eval_every,
-            checkpoint_every=settings.checkpoint_every,
-            evaluate=keeping.evaluate,
-            label=f"align {settings.algorithm}",
-            carried=keeping.carried,
-        )
+        schedule = Schedule(order.steps, settings.evaluation.eval_every, settings.checkpoint_every)
+        with closing(make_engine(models, tokenization, seed, project.device, training)) as engine:
+            data = _Lists(project.store, named if told else None, engine, tokenization, train, counts)
+            heldout = _Lists(project.store, named if told else None, engine, tokenization, held)
+            keep = KeepNewest(project, run, engine, tokenization, asking, left_out, heldout.accuracy, from_reference)
+            fit(
+                project,
+                run,
+                engine,
+                lambda step: [Term(data.batch(order.at(step)), objective)],
+                schedule,
+                begin=keep.begin,
+                evaluate=keep.evaluate,
+                label=f"align {settings.algorithm}",
+                carried=keep.carried,
+            )
         result: dict[str, Any] = {
             "algorithm": settings.algorithm,
             "round": round,
@@ -111,7 +112,7 @@ def train_offline(project: Project, round: int) -> Outcome:
             "steps": order.steps,
             **left_out.to_json(),
             **lengths.to_json(),
-            **keeping.to_json(),
+            **keep.to_json(),
         }
         if result["best_step"] == 0:  # no new policy: the one that the round started from stays what it is
             result |= {"policy": start.version, "weights": start.weights, "model": None}

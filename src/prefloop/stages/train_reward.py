@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from prefloop.algorithms.registry import code_of, kind_of, make
@@ -28,6 +29,7 @@ from prefloop.training.annotator_weights import WeightedRankings, weigh_annotato
 from prefloop.training.fit import Order, fit
 from prefloop.training.learning_rates import rate
 from prefloop.training.lengths import Lengths
+from prefloop.training.loop import Schedule
 from prefloop.training.ranked_lists import EachCriterion, Lists, gather
 from prefloop.training.rankings import NO_RANKINGS, gold_of, rankable, ranked_criteria
 from prefloop.training.reward_evaluation import heldout_figures
@@ -147,43 +149,42 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         trained = SharedReward(model, others, derive(seed, "reward-heads", criterion)) if others else model
         lr = rate(project, settings.lr, "reward", model.model)
         training = Training(settings, order.steps, {"reward": lr}, settings.average)
-        engine = make_engine({"reward": trained}, tokenization, seed, project.device, training)
+        schedule = Schedule(order.steps, settings.eval_every, settings.checkpoint_every)
         scores: dict[str, float] = {}  # of the held-out completions, by the model as it is
 
         def evaluate(step: int) -> Mapping[str, float]:
             scores.update(score_items(model, tokenization, held, project.device))
             return heldout_figures(pair_accuracy(scores, held, criterion, resamples=0)) if held else {}
 
-        fit(
-            project,
-            run,
-            engine,
-            lambda step: [Term(lists.batch(order.at(step), step), EachCriterion(objective))],
-            steps=order.steps,
-            eval_every=settings.eval_every,
-            checkpoint_every=settings.checkpoint_every,
-            evaluate=evaluate,
-            label=f"reward {criterion}",
-        )
-        with engine.averaged_weights():
-            report = pair_accuracy(scores, held, criterion) if held else None
-            people = weighed[criterion]
-            return _finish(
+        with closing(make_engine({"reward": trained}, tokenization, seed, project.device, training)) as engine:
+            fit(
                 project,
                 run,
                 engine,
-                model,
-                tokenization,
-                train,
-                held,
-                report,
-                round,
-                snapshot,
-                start,
-                len(shown),
-                people,
-                left_out.to_json() | lengths.to_json(),
+                lambda step: [Term(lists.batch(order.at(step), step), EachCriterion(objective))],
+                schedule,
+                evaluate=evaluate,
+                label=f"reward {criterion}",
             )
+            with engine.averaged_weights():
+                report = pair_accuracy(scores, held, criterion) if held else None
+                people = weighed[criterion]
+                return _finish(
+                    project,
+                    run,
+                    engine,
+                    model,
+                    tokenization,
+                    train,
+                    held,
+                    report,
+                    round,
+                    snapshot,
+                    start,
+                    len(shown),
+                    people,
+                    left_out.to_json() | lengths.to_json(),
+                )
 
 
 def _finish(

@@ -1,8 +1,7 @@
-"""The loop every supervised stage shares: steps, evaluation, checkpoints, exact resume."""
+"""Learning from given examples: what `sft`, `reward` and offline `align` share. The loop itself is in `loop.py`."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 import torch
 
 from prefloop.engine.base import Engine, Term
-from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
-from prefloop.engine.profiling import next_step, span
+from prefloop.engine.profiling import span
 from prefloop.project.project import Project, derive
 from prefloop.record import Run
+from prefloop.training.loop import Schedule, evaluated, train
 
 
 @dataclass(frozen=True)
@@ -45,54 +44,57 @@ def fit(
     run: Run,
     engine: Engine,
     terms: Callable[[int], Sequence[Term]],
+    schedule: Schedule,
     *,
-    steps: int,
-    eval_every: int,
-    checkpoint_every: int,
     evaluate: Callable[[int], Mapping[str, float]],
     label: str,
+    begin: Callable[[], None] = lambda: None,
     carried: dict[str, Any] | None = None,
 ) -> Mapping[str, float]:
-    """Train for `steps`, from the newest checkpoint of this run if it has one. Metrics are per optimiser step.
+    """Train on what `terms` gives for each step. Metrics are per optimiser step.
 
     Returns what `evaluate`, which is asked with the averaged weights where there are any, says at the end.
-    carried: what `evaluate` remembers between steps, JSON-able; it goes into every checkpoint and comes from one.
+    begin:   called before the first step of a run, and not where a run is resumed
+    carried: what `begin` and `evaluate` remember between steps, JSON-able; it goes into every checkpoint
     """
-    run.note("computed_by", engine.computed_by())
-    folder = run.path / "checkpoints"
-    start = 0
-    checkpoint = load_checkpoint(folder)
-    if checkpoint is not None:
-        engine.restore(checkpoint.files, checkpoint.state["engine"])
-        start = checkpoint.step
-        if carried is not None:
-            carried.update(checkpoint.state.get("carried", {}))
-    run.rewind(start)
+    task = _Supervised(engine, terms, evaluate, begin, label, project.config.project.seed, carried)
+    train(project, run, engine, task, schedule, label, shown=("loss",))
+    # nothing was evaluated where the run had been killed after its last step
+    return evaluated(engine, task, schedule.steps) if task.found is None else task.found
 
-    def evaluated(step: int) -> Mapping[str, float]:
-        with engine.averaged_weights(), span("evaluation"):
-            return evaluate(step)
 
+@dataclass
+class _Supervised:
+    """See `loop.Task`. found: what the newest evaluation said."""
+
+    engine: Engine
+    terms: Callable[[int], Sequence[Term]]
+    measure: Callable[[int], Mapping[str, float]]
+    prepare: Callable[[], None]
+    label: str
+    seed: int
+    carried: dict[str, Any] | None
     found: Mapping[str, float] | None = None
-    with project.progress(steps, label, start) as bar:
-        for step in range(start, steps):
-            began = time.perf_counter()
-            torch.manual_seed(derive(project.config.project.seed, label, step))  # dropout has no other source
-            asked = terms(step)
-            metrics = {"examples": float(len(asked[0].batch)), **engine.step(*asked)}
-            learnt = time.perf_counter()  # what follows is measuring and saving
-            last = step + 1 == steps
-            if last or (step + 1) % eval_every == 0:
-                found = evaluated(step + 1)
-                metrics |= found
-            with span("I/O"):
-                run.metric(step + 1, metrics)
-                run.timing(step + 1, {"learn": learnt - began})
-                if last or (step + 1) % checkpoint_every == 0:
-                    state = engine.state()
-                    more = {} if carried is None else {"carried": carried}
-                    save_checkpoint(folder, step + 1, state.tensors, {"engine": state.values, **more})
-            next_step()
-            bar.update()
-            bar.set_postfix(loss=f"{metrics['loss']:.3f}")
-    return evaluated(steps) if found is None else found  # none: it was killed after the last step
+    stopped: str = ""
+
+    def begin(self, fresh: bool) -> Mapping[str, float]:
+        if fresh:
+            self.prepare()
+        return {}
+
+    def step(self, step: int) -> Mapping[str, float]:
+        with span("learn"):
+            torch.manual_seed(derive(self.seed, self.label, step))  # dropout has no other source
+            terms = self.terms(step)
+            return {"examples": float(len(terms[0].batch)), **self.engine.step(*terms)}
+
+    def evaluate(self, done: int) -> Mapping[str, float]:
+        self.found = self.measure(done)
+        return self.found
+
+    def state(self) -> dict[str, Any]:
+        return self.carried or {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        if self.carried is not None:
+            self.carried.update(state)

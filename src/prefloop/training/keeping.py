@@ -1,30 +1,129 @@
-"""Which weights of a run that draws no samples are its result: the newest that have not collapsed.
+"""Which weights of a run of `align` are its result. A policy that has collapsed is never kept.
 
-Learning from rankings alone nothing is sampled, so that a policy may come to repeat itself, or go far from its
-reference, while every figure of the rankings looks well. So at each evaluation it answers the validation prompts, as in
-every other run of `align`, and what is seen of its answers is held against the reference's.
+At each evaluation the policy answers the validation prompts, and what is seen of its answers is held against the
+reference's answers and against those from before the first step.
 """
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from prefloop.diagnose.collapse import collapsed, signs
 from prefloop.engine.base import Engine
+from prefloop.engine.checkpoint import publish
+from prefloop.engine.profiling import span
 from prefloop.errors import NothingToDoError
+from prefloop.models.folder import file_hash
 from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project
 from prefloop.record import Run
-from prefloop.training.policy_evaluation import Validation
+from prefloop.training.frozen import round_reference
+from prefloop.training.policy_evaluation import Looked, Validation, wins
+from prefloop.training.progress import Progress
 from prefloop.types import Prompt
 
+AGREES = 1e-4  # nats; float32 gives about 1e-5, bfloat16 about 1e-2
 
-class Keeping:
-    """Looks at the policy at each evaluation, and keeps it in the run's `model/` unless it has collapsed.
 
-    carried: what has been seen and kept so far; it goes into every checkpoint.
+class KeepBest:
+    """Keeps the weights with the highest held-out reward, of those within the KL budget. Over the budget it stops.
+
+    For algorithms that learn from samples. What it remembers is in `progress`.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        run: Run,
+        engine: Engine,
+        validation: Validation,
+        progress: Progress,
+        from_reference: bool,
+    ):
+        """from_reference: the policy starts as the reference."""
+        self.project, self.run, self.engine, self.validation = project, run, engine, validation
+        self.settings, self.progress, self.from_reference = project.config.align, progress, from_reference
+
+    def begin(self, fresh: bool) -> dict[str, float]:
+        """Round the reference to `[align] frozen_dtype`. Where a run begins, measure what that alone adds to the KL."""
+        if not self.settings.frozen_dtype:
+            return {}
+        rows = self.validation.answers(self.engine, f"{self.run.name}/0").batch if fresh else None
+        shift, a_sequence = round_reference(self.engine, self.settings.frozen_dtype, rows)
+        if fresh:
+            self.progress.reference_shift = shift
+        return {"kl_baseline": a_sequence}
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Look at the policy, keep its weights if they are the best so far, and stop if the KL budget is spent."""
+        state = self.progress
+        looked = self.validation.look(self.engine, f"{self.run.name}/{step}", state.reference_shift)
+        if not state.start:
+            self._remember_start(looked)
+        # chosen by what is optimised: the EOS rule counts
+        reward, kl = float(np.mean(looked.rewards)), looked.figures["kl"]
+        state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES
+        gone = collapsed(*(signs(looked.figures, at["figures"]) for at in (state.reference, state.start)))
+        within = kl <= self.settings.evaluation.kl_budget
+        eligible = within and not gone
+        if step == 0 or (eligible and reward > state.best_reward):
+            state.best_step, state.best_reward = step, reward if eligible else -math.inf
+            with span("I/O"):
+                self.engine.save("policy", self.run.path / "best")
+        won = wins(looked.rewards, state.reference["rewards"])
+        length, ended = looked.figures["length"], looked.figures["ended"]
+        state.evals.append({"step": step, "reward": reward, "kl": kl, "win_rate": won, "length": length,
+                            "ended": ended, "collapsed": gone})  # fmt: skip
+        if not within:
+            state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {self.settings.evaluation.kl_budget:g}"
+        text = self.validation.shown(looked, step)
+        self.project.say(f"step {step}: held-out reward {reward:+.3f}, KL {kl:.2f} nats | {text}")
+        _warn(self.project, step, gone)
+        return {f"eval_{name}": value for name, value in looked.figures.items()} | {"eval_win_rate": won}
+
+    def _remember_start(self, looked: Looked) -> None:
+        """What later evaluations are held against: the answers of the first evaluation, and the reference's."""
+        state = self.progress
+        state.start = state.reference = {"figures": looked.figures, "rewards": looked.rewards}
+        if not self.from_reference:
+            looked_at = self.validation.look_at_reference(self.engine)
+            state.reference = {"figures": looked_at.figures, "rewards": looked_at.rewards}
+        runs_on = self.validation.tokenization.runs_on
+        if runs_on and looked.figures["ended"] < 0.5:
+            self.project.say(f"warning: {looked.figures['ended']:.0%} of the answers ended by themselves: {runs_on}")
+
+    def to_json(self) -> dict[str, Any]:
+        """For the run's result: the step that was kept, what was seen of it, and the steps that had collapsed."""
+        state = self.progress
+        at_best = next(e for e in state.evals if e["step"] == state.best_step)
+        return {
+            "best_step": state.best_step,
+            **{name: at_best.get(name) for name in ("reward", "kl", "win_rate", "length", "ended", "collapsed")},
+            "reward_before": state.evals[0]["reward"],
+            "collapses": _collapses(state.evals),
+            "validation": self.validation.to_json(),
+            "stopped": state.stopped or "all steps done",
+        }
+
+    def publish(self) -> str:
+        """Make what was kept the run's model. Returns the hash of its weights."""
+        model = self.run.path / "model"
+        publish(model, lambda tmp: _copy(self.run.path / "best", tmp))
+        return file_hash(model)
+
+
+class KeepNewest:
+    """Keeps the newest weights that have not collapsed, in the run's `model/`.
+
+    For algorithms that learn from rankings alone. Nothing is sampled there, so that a policy may come to repeat itself,
+    or go far from its reference, while every figure of the rankings looks well.
     """
 
     def __init__(
@@ -63,7 +162,6 @@ class Keeping:
         found: dict[str, float] = dict(measured)
         seen: dict[str, Any] = {"step": step, **measured}
         if self.validation is not None:
-            self.engine.sync()
             looked = self.validation.look(self.engine, f"{self.run.name}/{step}")
             figures = looked.figures
             gone = collapsed(*(signs(figures, before) for before in self.carried["before"]))
@@ -73,9 +171,8 @@ class Keeping:
             self.project.say(f"step {step}: {said}KL {figures['kl']:.2f} nats | {text}")
             found |= {f"eval_{name}": value for name, value in figures.items()}
         self.carried["evals"] = [e for e in self.carried["evals"] if e["step"] != step] + [seen]
-        if gone:
-            self.project.say(f"warning: step {step}: the policy has collapsed, and is not kept: {'; '.join(gone)}")
-        else:
+        _warn(self.project, step, gone)
+        if not gone:
             self.engine.save("policy", self.run.path / "model")
             self.carried |= {"best_step": step, "weights": self.engine.weights_hash("policy")}
         return found
@@ -88,8 +185,22 @@ class Keeping:
             **dict.fromkeys(("kl", "length", "ended", "collapsed")),
             **{name: value for name, value in at_best.items() if name != "step"},
             "best_step": best,
-            "collapses": [{"step": e["step"], "signs": e["collapsed"]} for e in evals if e.get("collapsed")],
+            "collapses": _collapses(evals),
             "stopped": "all steps done",
             "weights": self.carried["weights"],
             **({"validation": self.validation.to_json()} if self.validation else {}),
         }
+
+
+def _warn(project: Project, step: int, gone: Sequence[str]) -> None:
+    if gone:
+        project.say(f"warning: step {step}: the policy has collapsed, and is not kept: {'; '.join(gone)}")
+
+
+def _collapses(evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"step": e["step"], "signs": e["collapsed"]} for e in evals if e.get("collapsed")]
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        shutil.copyfile(path, target / path.name)

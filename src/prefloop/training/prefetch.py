@@ -12,31 +12,62 @@ from typing import Generic, TypeVar
 
 import torch
 
+from prefloop.engine.profiling import span
+
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
-    """One thing at a time, made in another thread."""
+class Prefetch(Generic[T]):
+    """Hands out what each step needs, and makes that of the next step in another thread where staleness is allowed.
 
-    def __init__(self, make: Callable[[int], T]):
-        self.make = make
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="ahead")
-        self._pending: tuple[int, Future[T]] | None = None
+        prefetch = Prefetch(roll_out, engine.sync, staleness=1, steps=100, barriers=(10, 20))
+        for step in range(100):
+            rollouts, behind = prefetch.next(step)
+            ...  # the learner may change its weights, and the sampler still has those from before
 
-    def start(self, step: int) -> None:
-        """Begin what `step` will need."""
-        self._pending = (step, self._worker.submit(self._run, step, max(1, torch.get_num_threads() // 2)))
+    make:     makes what a step needs, given the step and whether it is made one update behind
+    sync:     gives the sampler the newest weights
+    barriers: after every so many steps something else looks at the weights or saves them (an evaluation, a checkpoint).
+              Nothing is made ahead across it, so that a run that is resumed there comes to the same samples.
+    """
 
-    def wait(self) -> None:
-        """Until what was begun is there, so that the weights it is made with may change."""
+    def __init__(
+        self,
+        make: Callable[[int, bool], T],
+        sync: Callable[[], None],
+        *,
+        staleness: int,
+        steps: int,
+        barriers: tuple[int, ...],
+    ):
+        self._make, self._sync = make, sync
+        self._staleness, self._steps, self._barriers = staleness, steps, barriers
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._pending: Future[T] | None = None
+
+    def next(self, step: int) -> tuple[T, bool]:
+        """What the step needs, and whether it was made one update behind. Steps are asked for in order."""
+        made, behind = None, self._pending is not None
         if self._pending is not None:
-            self._pending[1].result()
+            with span("wait"):
+                made = self._pending.result()
+            self._pending = None
+        self._sync()
+        if made is None:
+            with span("rollout"):
+                made = self._make(step, False)
+        if self._ahead(step + 1):
+            self._pending = self._worker.submit(self._work, step + 1, max(1, torch.get_num_threads() // 2))
+        return made, behind
 
-    def take(self, step: int) -> T | None:
-        """What was begun for this step, if it was."""
-        pending, self._pending = self._pending, None
-        return pending[1].result() if pending is not None and pending[0] == step else None
+    def _ahead(self, step: int) -> bool:
+        """Whether what a step needs is made during the step before it."""
+        return self._staleness > 0 and step < self._steps and all(step % every for every in self._barriers)
 
-    def _run(self, step: int, threads: int) -> T:
+    def _work(self, step: int, threads: int) -> T:
         torch.set_num_threads(threads)  # of this thread: the learner has the others
-        return self.make(step)
+        return self._make(step, True)
+
+    def close(self) -> None:
+        """Wait for what is being made: it uses models that the caller is about to let go."""
+        self._worker.shutdown()

@@ -48,6 +48,6 @@ class Progress:
         self.best_reward = -math.inf if state["best_reward"] is None else state["best_reward"]
         self.stopped = state["stopped"]
         self.sampler_agrees = state["sampler_agrees"]
-        self.reference_shift = state.get("reference_shift", 0.0)
+        self.reference_shift = state["reference_shift"]
         self.evals = list(state["evals"])
-        self.reference, self.start = state.get("reference", {}), state.get("start", {})
+        self.reference, self.start = state["reference"], state["start"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from contextlib import closing
 
 import torch
 
@@ -56,18 +57,14 @@ def normalisation(project: Project, model: RewardModel, tokenization: Tokenizati
     settings = project.config.align
     ref = project.reference()
     policy, policy_tokenization = load_policy(project, ref)
-    engine = make_engine(
-        {"policy": Policy(policy)},
-        policy_tokenization,
-        derive(project.config.project.seed, "normalise"),
-        device=project.device,
-    )
     prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
     kept = fitting(project, policy_tokenization, prompts, settings.max_tokens, LeftOut(), [tokenization])
     stride = max(1, len(kept) // project.config.reward.normalise_prompts)
     kept = kept[::stride][: project.config.reward.normalise_prompts]
     sampling = Sampling(settings.max_tokens, settings.rollout.temperature)
-    with project.progress(2 * len(kept), f"reward {model.criterion}: samples to normalise on"):
+    seed = derive(project.config.project.seed, "normalise")
+    engine = make_engine({"policy": Policy(policy)}, policy_tokenization, seed, device=project.device)
+    with closing(engine), project.progress(2 * len(kept), f"reward {model.criterion}: samples to normalise on"):
         lists, _ = draw_lists(engine, policy_tokenization, kept, 2, sampling, avoid_duplicates=False)
     asked: list[Prompt] = [p for p, _ in kept for _ in range(2)]
     answers: list[Completion] = [

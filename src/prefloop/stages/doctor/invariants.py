@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from prefloop.batch import PolicyOutput, Rows, collate
 from prefloop.config import Optimiser
 from prefloop.engine import Training
 from prefloop.engine import make as make_engine
-from prefloop.engine.base import Engine, Sampled, Sampling, Term
+from prefloop.engine.base import Sampled, Sampling, Term
 from prefloop.kernels import gpu, native
 from prefloop.models.load import from_pretrained, load_tokenizer
 from prefloop.models.packed import supports_packed
@@ -50,20 +51,20 @@ def invariants(project: Project) -> Iterator[Check]:
         yield Check("model", "skipped", "a new model is made by the first stage that needs it")
         return
     found: list[_Subject] = []
+    with ExitStack() as engines:
 
-    def load() -> Check:
-        found.append(_Subject(project, ref))
-        count = sum(p.numel() for p in found[0].model.parameters())
-        return Check(
-            "model", "ok", f"{ref.version} ({ref.path}): {count:,} parameters, {found[0].tokenization.context} tokens"
-        )
+        def load() -> Check:
+            found.append(_Subject(project, ref, engines))
+            count = sum(p.numel() for p in found[0].model.parameters())
+            context = found[0].tokenization.context
+            return Check("model", "ok", f"{ref.version} ({ref.path}): {count:,} parameters, {context} tokens")
 
-    yield guarded("model", load)
-    if not found:
-        return
-    subject = found[0]
-    for name, look in _POLICY.items():
-        yield guarded(name, lambda look=look, name=name: look(subject, name))  # type: ignore[misc]
+        yield guarded("model", load)
+        if not found:
+            return
+        subject = found[0]
+        for name, look in _POLICY.items():
+            yield guarded(name, lambda look=look, name=name: look(subject, name))  # type: ignore[misc]
     row = project.store.latest_model("reward")
     if row is None:
         yield Check("reward model", "skipped", "none yet: prefloop reward makes one")
@@ -87,29 +88,32 @@ def _policy(project: Project) -> ModelRef | None:
 
 
 class _Subject:
-    """A policy, a few prompts, and what it samples for them."""
+    """A policy, a few prompts, and what it samples for them. `engines` closes the engine."""
 
-    def __init__(self, project: Project, ref: ModelRef):
+    def __init__(self, project: Project, ref: ModelRef, engines: ExitStack):
         self.project = project
         self.model, self.tokenization = load_policy(project, ref)
         self.tolerance = TOLERANCE[project.config.model.dtype]
         self.prompts = _prompts(project, self.tokenization)
-        self.engine = make_engine(
-            {"policy": Policy(self.model), "reference": Policy(copy.deepcopy(self.model))},
-            self.tokenization,
-            derive(project.config.project.seed, "doctor"),
-            device=project.device,
-        )
+        models: dict[Role, torch.nn.Module] = {
+            "policy": Policy(self.model),
+            "reference": Policy(copy.deepcopy(self.model)),
+        }
+        seed = derive(project.config.project.seed, "doctor")
+        made = make_engine(models, self.tokenization, seed, device=project.device)
+        self.engine = engines.enter_context(closing(made))
         asked = [ids for ids in self.prompts for _ in range(SAMPLED_EACH)]
         self.samples: list[Sampled] = self.engine.generate(asked, list(range(len(asked))), Sampling(TOKENS))
         self.rows = collate(
             [[*ids, *s.ids] for ids, s in zip(asked, self.samples, strict=True)], [len(ids) for ids in asked]
         )
 
-    def learning(self, token_budget: int = 8192) -> Engine:
-        """An engine that learns the same policy."""
+    def gradients(self, term: Term, token_budget: int = 8192) -> tuple[Mapping[str, float], Mapping[str, Tensor]]:
+        """The metrics and gradients of an engine that learns the same policy."""
         training = Training(Optimiser(token_budget=token_budget), 1, {"policy": 1.0})
-        return make_engine({"policy": Policy(self.model)}, self.tokenization, 0, self.project.device, training)
+        engine = make_engine({"policy": Policy(self.model)}, self.tokenization, 0, self.project.device, training)
+        with closing(engine):
+            return engine.gradients(term)
 
 
 def _prompts(project: Project, tokenization: Tokenization) -> list[list[int]]:
@@ -203,7 +207,7 @@ def _first_step(s: _Subject, name: str) -> Check:
     old, copied = s.engine.forward("policy", s.rows), s.engine.forward("reference", s.rows)
     kl = float(masked_sum(k1(old, copied), s.rows.action).abs())
     index, seen = torch.arange(0, len(s.rows), 2), _Seen()
-    s.learning().gradients(Term(s.rows.select(index), seen))
+    s.gradients(Term(s.rows.select(index), seen))
     logp = seen.logp
     action = s.rows.select(index).action
     ratio = torch.exp((logp - old[index][:, : logp.shape[1]])[action])
@@ -214,7 +218,7 @@ def _first_step(s: _Subject, name: str) -> Check:
 
 def _splitting(s: _Subject, name: str) -> Check:
     """The same batch whole and one row at a time, through the learner itself."""
-    found = [s.learning(budget).gradients(Term(s.rows, Sft())) for budget in (1_000_000, 64)]
+    found = [s.gradients(Term(s.rows, Sft()), budget) for budget in (1_000_000, 64)]
     (whole, gradient), (parts, summed) = (
         (metrics["loss"], torch.cat([g.flatten() for g in by_name.values()])) for metrics, by_name in found
     )

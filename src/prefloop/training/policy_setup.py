@@ -1,0 +1,140 @@
+"""What a run of online `align` works with: models, engine, prompts, demonstrations, and the prompts that choose."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from prefloop.algorithms.base import OnlineAlgorithm, Role
+from prefloop.engine import Training
+from prefloop.engine import make as make_engine
+from prefloop.engine.base import Engine
+from prefloop.errors import ConfigError
+from prefloop.models.policy import Policy
+from prefloop.models.reward import Critic, new_critic, new_reward_model
+from prefloop.models.tokenization import Tokenization
+from prefloop.project.left_out import LeftOut, fitting
+from prefloop.project.project import ModelRef, Project, derive, load_policy
+from prefloop.rewards.model import ModelScorer, reward_tokenizations
+from prefloop.rewards.rules import RuleScorer
+from prefloop.store import ModelRow
+from prefloop.training.demonstrations import encode_demonstrations
+from prefloop.training.learning_rates import rate
+from prefloop.training.policy_evaluation import Validation
+from prefloop.training.rollout import Encoded
+
+OnlineScorer = ModelScorer | RuleScorer
+
+
+@dataclass(frozen=True)
+class PolicySetup:
+    """Who uses it closes the engine.
+
+    demonstrations: (ids, how many are prompt) of each that is mixed in (`[align] ptx`)
+    from_reference: the policy starts as the reference
+    """
+
+    engine: Engine
+    tokenization: Tokenization
+    scorer: OnlineScorer
+    prompts: Sequence[Encoded]
+    demonstrations: Sequence[tuple[list[int], int]]
+    validation: Validation
+    left_out: LeftOut
+    from_reference: bool
+
+
+def set_up(
+    project: Project,
+    algorithm: OnlineAlgorithm,
+    start: ModelRef,
+    reference: ModelRef,
+    scorer: OnlineScorer,
+    judges: Sequence[ModelRow],
+    seed: int,
+) -> PolicySetup:
+    """Load the models and encode the prompts. Raises ConfigError where settings and models do not fit each other.
+
+    judges: the reward models that `scorer` was made of
+    """
+    settings = project.config.align
+    from_reference = start.path == reference.path
+    model, tokenization = load_policy(project, start)
+    frozen = copy.deepcopy(model) if from_reference else load_policy(project, reference)[0]
+    _cast_judges(scorer, settings.frozen_dtype)
+    learns: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.rollout.temperature)}
+    lr: dict[Role, float] = {}
+    critic = _critic(project, algorithm, start, tokenization, scorer, judges, seed)
+    lr["policy"] = rate(project, settings.lr, "policy", model)
+    if critic is not None:
+        learns["critic"] = critic
+        lr["critic"] = rate(project, settings.critic_lr or settings.lr, "critic", critic.model)
+    left_out, theirs = LeftOut(project), reward_tokenizations(scorer)
+    train = project.store.prompts(split="train", heldout=project.config.data.heldout)
+    prompts = fitting(project, tokenization, train, settings.max_tokens, left_out, theirs)
+    validation = Validation(project, tokenization, scorer, [p for p, _ in prompts], left_out)
+    demonstrations = _demonstrations(project, tokenization, left_out)
+    # the engine comes last, so that nothing can fail between here and its owner
+    models = learns | {"reference": Policy(frozen, settings.rollout.temperature).requires_grad_(False)}
+    per_step = settings.rollout.epochs * settings.rollout.minibatches
+    training = Training(settings, settings.steps * per_step, lr, settings.average)
+    ahead = settings.rollout.staleness > 0
+    engine = make_engine(models, tokenization, seed, project.device, training, own_sampler=ahead)
+    return PolicySetup(
+        engine, tokenization, scorer, prompts, demonstrations, validation, left_out, from_reference
+    )  # fmt: skip
+
+
+def _cast_judges(scorer: OnlineScorer, dtype: str | None) -> None:
+    """Hold the reward models in `[align] frozen_dtype`. The reference follows once what that does is measured."""
+    if dtype and isinstance(scorer, ModelScorer):
+        for judge in scorer.reward_models:
+            judge.model.to(getattr(torch, dtype))
+
+
+def _critic(
+    project: Project,
+    algorithm: OnlineAlgorithm,
+    start: ModelRef,
+    tokenization: Tokenization,
+    scorer: OnlineScorer,
+    judges: Sequence[ModelRow],
+    seed: int,
+) -> Critic | None:
+    """The critic, where the algorithm needs one. It starts as the reward model that counts most.
+
+    Where a function rewards, it starts as the policy with a new head.
+    """
+    if "value" not in algorithm.needs:
+        return None
+    model = project.config.model
+    if isinstance(scorer, ModelScorer):
+        main = max(scorer.reward_models, key=lambda j: abs(j.weight))
+        row = next(m for m in judges if (m.criterion or m.version) == main.name)
+        critic, theirs = new_critic(project.ref(row).intact(), model)
+    else:
+        fresh, theirs = new_reward_model(start.intact(), model, derive(seed, "critic"))
+        critic = Critic(fresh.model, 0.0, 1.0)
+    if theirs.fingerprint != tokenization.fingerprint:
+        raise ConfigError(
+            f"{algorithm.name} starts its critic from the reward model, which has another tokenizer than the policy. "
+            'Use [reward] start = "policy", or an algorithm without a critic (rloo, grpo).'
+        )
+    return critic
+
+
+def _demonstrations(project: Project, tokenization: Tokenization, left_out: LeftOut) -> Sequence[tuple[list[int], int]]:
+    """Training demonstrations that are mixed into each step; none where `[align] ptx` is 0."""
+    if not project.config.align.ptx:
+        return []
+    shown = project.store.demonstrations(split="train", heldout=project.config.data.heldout)
+    shown = left_out.accepted([tokenization], shown, "demonstrations")
+    encoded, long = encode_demonstrations(tokenization, shown, tokenization.context)
+    if long:
+        project.say(f"warning: {long} demonstrations do not fit the model's context and are left out of ptx")
+    if not encoded:
+        raise ConfigError("[align] ptx mixes in demonstrations, but there are none: import some, or set ptx = 0")
+    return encoded

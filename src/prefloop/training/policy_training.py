@@ -1,0 +1,125 @@
+"""The task of online `align`: sample, learn from what was sampled, look at the policy. It knows no algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from prefloop.algorithms.base import OnlineAlgorithm
+from prefloop.algorithms.sft import Sft
+from prefloop.batch import CreditedBatch
+from prefloop.engine.base import Term
+from prefloop.engine.profiling import span
+from prefloop.project.project import Project
+from prefloop.record import Run
+from prefloop.training.demonstrations import rows_of
+from prefloop.training.keeping import KeepBest
+from prefloop.training.policy_setup import PolicySetup
+from prefloop.training.prefetch import Prefetch
+from prefloop.training.progress import Progress
+from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out
+
+
+class PolicyTraining:
+    """See `loop.Task`."""
+
+    def __init__(self, project: Project, run: Run, algorithm: OnlineAlgorithm, setup: PolicySetup, seed: int):
+        self.settings = settings = project.config.align
+        self.store, self.run, self.setup, self.seed = project.store, run, setup, seed
+        self.engine = setup.engine
+        self.progress = Progress(algorithm)
+        self.keep = KeepBest(project, run, setup.engine, setup.validation, self.progress, setup.from_reference)
+        self.prefetch = Prefetch(
+            self._roll_out,
+            setup.engine.sync,
+            staleness=settings.rollout.staleness,
+            steps=settings.steps,
+            barriers=(settings.evaluation.eval_every, settings.checkpoint_every),
+        )
+
+    def close(self) -> None:
+        self.prefetch.close()
+
+    # -- the step ----------------------------------------------------------------------------------------------------
+
+    def step(self, step: int) -> dict[str, float]:
+        """Roll out, credit, learn. Metrics are masked means over the whole rollout batch."""
+        rolls, behind = self.prefetch.next(step)
+        with span("store"):
+            self.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
+        algorithm, trusted = self.progress.algorithm, behind or self.progress.sampler_agrees
+        with span("logprobs"):
+            batch = add_logprobs(rolls.batch, self.engine, algorithm.needs, trusted, self.progress.reference_shift)
+        with span("learn"):
+            credited, credit = algorithm.credit(batch)
+            updates = self._learn(credited, np.random.default_rng([self.seed, step]))
+        metrics = {**describe(rolls, batch), **credit, **self._of_updates(updates, behind)}
+        self.progress.algorithm = algorithm.adapt(metrics)
+        return metrics
+
+    def _roll_out(self, step: int, behind: bool) -> Rollouts:
+        s = self.setup
+        name, version = f"{self.run.name}/{step}", f"{self.run.name}/{step - behind}"
+        how = self.settings.rollout.k, s.validation.sampling, self.settings.rollout
+        return roll_out(s.engine, s.tokenization, s.scorer, self._prompts_at(step), *how, name, version)
+
+    def _prompts_at(self, step: int) -> list[Encoded]:
+        """The step's prompts: one long sequence of shuffled passes over all of them, a pure function of the step."""
+        prompts, wanted = self.setup.prompts, self.settings.rollout.prompts
+        picked = []
+        for place in range(step * wanted, (step + 1) * wanted):
+            epoch, index = divmod(place, len(prompts))
+            picked.append(prompts[int(np.random.default_rng([self.seed, 1, epoch]).permutation(len(prompts))[index])])
+        return picked
+
+    def _learn(self, credited: CreditedBatch, rng: np.random.Generator) -> list[Mapping[str, float]]:
+        """Update the policy on each minibatch of each pass. Returns the metrics of every update."""
+        settings, updates = self.settings.rollout, []
+        for _ in range(settings.epochs):
+            # a fresh permutation every inner epoch; a prompt's completions stay together, so that it is read once
+            lists = torch.from_numpy(rng.permutation(len(credited) // settings.k))
+            for part in torch.tensor_split(lists, min(settings.minibatches, len(lists))):
+                index = (part[:, None] * settings.k + torch.arange(settings.k)).flatten()
+                terms = [Term(credited.select(index), self.progress.algorithm), *self._shown(len(index), rng)]
+                updates.append(self.engine.step(*terms))
+        return updates
+
+    def _shown(self, n: int, rng: np.random.Generator) -> list[Term]:
+        """The supervised loss on as many demonstrations, where there are any (`[align] ptx`)."""
+        if not (shown := self.setup.demonstrations):
+            return []
+        picked = rows_of([shown[i] for i in rng.integers(len(shown), size=n)])
+        return [Term(picked, Sft(), self.settings.ptx, temperature=1.0)]  # nobody sampled them
+
+    def _of_updates(self, updates: Sequence[Mapping[str, float]], behind: bool) -> dict[str, float]:
+        """The means over the step's updates, and what the first one says of the samples."""
+        means = {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
+        stale = {"staleness": float(behind)} if self.settings.rollout.staleness else {}
+        if behind:
+            return {"stale_kl": updates[0]["approx_kl"], **stale, **means}
+        return {"first_ratio": updates[0]["ratio"], **stale, **means}  # exactly 1, or policy and learner disagree
+
+    # -- what the loop asks beside -----------------------------------------------------------------------------------
+
+    @property
+    def stopped(self) -> str:
+        return self.progress.stopped
+
+    def begin(self, fresh: bool) -> dict[str, float]:
+        return self.keep.begin(fresh)
+
+    def evaluate(self, done: int) -> dict[str, float]:
+        return self.keep.evaluate(done)
+
+    def state(self) -> dict[str, Any]:
+        return self.progress.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.progress.restore(state)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the run's result."""
+        return {**self.keep.to_json(), **self.setup.left_out.to_json()}
