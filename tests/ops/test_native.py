@@ -47,7 +47,7 @@ def test_a_struct_that_c_lays_out_otherwise_is_named() -> None:
     """Addresses at other places would be read as numbers, and the process would end or the results be wrong."""
 
     class Longer(ctypes.Structure):
-        _fields_ = [*native.Rows._fields_, ("more", ctypes.c_int64)]
+        _fields_ = [*native.PackedRows._fields_, ("more", ctypes.c_int64)]
 
     class Shorter(ctypes.Structure):
         _fields_ = native.Tokens._fields_[:-1]

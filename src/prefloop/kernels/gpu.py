@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefloop.kernels.plain import is_plain
+from prefloop.kernels.plain import is_plain, plain_only
 
 AVAILABLE = bool(torch.version.cuda or os.environ.get("TRITON_INTERPRET")) and find_spec("triton") is not None
 if AVAILABLE:
@@ -62,6 +62,7 @@ def _gate_back(x, slope, out, width, block: tl.constexpr):  # type: ignore[no-un
     tl.store(out + row * 2 * width + width + at, by * gate * share, mask=here)
 
 
+@plain_only
 def gate(x: Tensor) -> Tensor:
     """silu(gate) * up, of gate and up side by side [N,2H]: [N,H]."""
     x = x.contiguous()
@@ -71,6 +72,7 @@ def gate(x: Tensor) -> Tensor:
     return out
 
 
+@plain_only
 def gate_back(x: Tensor, gradient: Tensor) -> Tensor:
     out = torch.empty_like(x)
     if len(x):
@@ -108,6 +110,7 @@ def _slope(logits, targets, by, log_sum, gradient, words, block: tl.constexpr): 
     tl.store(logits + row * words + at, slope, mask=here)
 
 
+@plain_only
 def logprob(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probability of each target [M] in logits [M,V], and the logarithm of the sum; float32, read once."""
     logp, log_sum = (torch.empty(len(logits), dtype=torch.float32, device=logits.device) for _ in range(2))
@@ -117,6 +120,7 @@ def logprob(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor
     return logp, log_sum
 
 
+@plain_only
 def logprob_back(logits: Tensor, targets: Tensor, temperature: float, log_sum: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of the logits, in their place, from that of the log-probabilities [M]."""
     if len(logits):
@@ -164,6 +168,7 @@ def _draw(  # type: ignore[no-untyped-def]
     tl.store(logp + row, asked - top - tl.log(total.to(tl.float32)))
 
 
+@plain_only
 def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """As `engine.sampler.choose` without top-p: token [N], logp [N]. logits [N,V], u [N] float64."""
     logits, (n, words) = logits.contiguous(), logits.shape
@@ -196,6 +201,7 @@ def _turn(x, cos, sin, out, way, heads, turned, half, block: tl.constexpr):  # t
     tl.store(out + first + half, b * c + a * s, mask=here)
 
 
+@plain_only
 def turn(vectors: Tensor, cos: Tensor, sin: Tensor, turned: int, back: bool = False) -> Tensor:
     """Rotary positions (Su 2021), half-split, for the first `turned` of each token's vectors [M,A,size]; the rest stay.
 
@@ -290,6 +296,7 @@ def _attend(  # type: ignore[no-untyped-def]
     tl.store(into, (read / total[:, None]).to(kind), mask=asking)
 
 
+@plain_only
 def attend(
     vectors: Tensor,
     turns: tuple[Tensor, Tensor],

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import torch
 from torch import Tensor, nn
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def is_plain(x: Tensor) -> bool:
@@ -19,3 +26,25 @@ def refuse_unless_plain(x: Tensor) -> None:
             "address. Give it a plain tensor: x.full_tensor() or x.to_local() of a sharded one, x.to_dense() of a "
             "sparse one."
         )
+
+
+def plain_only(entry: Callable[P, R]) -> Callable[P, R]:
+    """A function that gives its tensors to compiled code: before it does anything, it refuses those that are not plain.
+
+    Tensors may stand in tuples and lists, too.
+    """
+
+    @wraps(entry)
+    def checked(*args: P.args, **named: P.kwargs) -> R:
+        _refuse_in((*args, *named.values()))
+        return entry(*args, **named)
+
+    return checked
+
+
+def _refuse_in(values: Iterable[object]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            refuse_unless_plain(value)
+        elif isinstance(value, tuple | list):
+            _refuse_in(value)
