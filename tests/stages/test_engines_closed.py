@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,4 +82,5 @@ def test_a_stage_that_fails_closes_its_engine_too(
     root = shutil.copytree(built, tmp_path / "project")
     with Project.open(root, [*settings, "project.seed=4"], quiet=True) as project, pytest.raises(Broken):
         stage(project)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
     assert engines and all("close" not in engine.calls[:-1] and engine.calls[-1] == "close" for engine in engines)
