@@ -31,7 +31,8 @@ from prefloop.stages.train_reward import reward
 from prefloop.training import loop
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
-KILLS = 8
+KILLS = 6  # at random moments
+STOPS = (1, 4)  # once the first checkpoint from this step on is saved
 IO = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 TOML = """
 [project]
@@ -252,6 +253,8 @@ def main(stage: str, folder: Path) -> dict[str, Any]:
     seconds, calls = time.perf_counter() - began, int((straight / "calls").read_text())
 
     rng, broken, kills = random.Random(stage), fresh("broken"), 0
+    for step in STOPS:  # for sure from checkpoints, wherever the kills below may fall
+        kills += not forked(lambda step=step: run_stage(stage, broken, stop_at=step))  # type: ignore[misc]
     for n in range(KILLS):
         if n % 2:
             died = not forked(lambda: run_stage(stage, broken), kill_after_s=rng.uniform(0.05, 0.5) * seconds)

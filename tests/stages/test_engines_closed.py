@@ -18,7 +18,8 @@ from prefloop.stages.align import align
 from prefloop.stages.doctor import invariants
 from prefloop.training import policy_setup, reward_scores
 
-ONLINE = ["align.steps=2", "align.rollout.staleness=1", "align.evaluation.eval_every=9", "align.checkpoint_every=9", "align.lr=1e-2"]
+ONLINE = ["align.steps=2", "align.rollout.staleness=1", "align.lr=1e-2"]
+ONLINE += ["align.evaluation.eval_every=9", "align.checkpoint_every=9"]
 DPO = ["align.algorithm=dpo", "align.lists=4", "align.lr=0.01"]  # its last step is its result, better or not
 STAGES: dict[str, tuple[Callable[[Project], Any], list[Any], list[str]]] = {
     "sft": (sft.sft, [sft], []),

@@ -53,7 +53,8 @@ def train_policy(project: Project, round: int) -> Outcome:
             project.say(f"warning: {warning}")
         seed = derive(seed, "align", round)
         setup = set_up(project, algorithm, start, reference, own or make_scorer(project, judges), judges, seed)
-        schedule = Schedule(settings.steps, settings.evaluation.eval_every, settings.checkpoint_every, evaluates_first=True)
+        eval_every = settings.evaluation.eval_every
+        schedule = Schedule(settings.steps, eval_every, settings.checkpoint_every, evaluates_first=True)
         with closing(setup.engine), closing(PolicyTraining(project, run, algorithm, setup, seed)) as task:
             steps = train(project, run, setup.engine, task, schedule, f"align ({algorithm.name})", SHOWN)
         result: dict[str, Any] = {"steps": steps, **task.to_json()}
