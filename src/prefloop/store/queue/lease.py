@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam, exists, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, bindparam, exists, func, insert, select, update
 
 from prefloop.labels.assign import draw, gold_due, shuffled, wants_random
 from prefloop.store import mapping
@@ -98,7 +98,8 @@ def next_item(context: QueueContext, person: str, after: str | None) -> Presenta
                 able_person(connection, person)
                 return present(connection, context, current)
         first, last = connection.execute(_ENDS).one()
-    if first is not None and (first <= now or last > now + context.lease_s + CLOCKS_APART_S):
+    earliest, latest = _bounds(context, now)
+    if first is not None and (first <= earliest or last > latest):
         sweep(context, now)
     with context.database.work() as connection:
         return _take(connection, context, lock_person(connection, person), after, now)
@@ -107,16 +108,13 @@ def next_item(context: QueueContext, person: str, after: str | None) -> Presenta
 # -- expired leases ---------------------------------------------------------------------------------------------------
 
 
-def _run_out(now: float) -> tuple[ColumnElement[bool], ...]:
-    return leases.c.state == "live", leases.c.expires_at <= now
+def _bounds(context: QueueContext, now: float) -> tuple[float, float]:
+    """Return the times between which every live lease should end.
 
-
-def _too_late(context: QueueContext, now: float) -> tuple[ColumnElement[bool], ...]:
-    """Return the condition of leases that end later than any lease given now could.
-
-    They exist if the clock was put back, or if the lease time was shortened.
+    One that ends at the first or before has expired. One that ends after the second ends later than any lease given now
+    could: the clock was put back, or the lease time was shortened.
     """
-    return leases.c.state == "live", leases.c.expires_at > now + context.lease_s + CLOCKS_APART_S
+    return now, now + context.lease_s + CLOCKS_APART_S
 
 
 def sweep(context: QueueContext, now: float) -> None:
@@ -125,13 +123,15 @@ def sweep(context: QueueContext, now: float) -> None:
     A lease that ends too late gets the ordinary time from now on. Ending it at once would give its place to somebody
     else while the person is still at work.
     """
+    earliest, latest = _bounds(context, now)
+    live = leases.c.state == "live"
+    expired, too_late = live & (leases.c.expires_at <= earliest), live & (leases.c.expires_at > latest)
     with context.database.work() as connection:
-        shorter = update(leases).where(*_too_late(context, now)).values(expires_at=now + context.lease_s)
-        connection.execute(shorter)
-        stale = select(tasks).join(leases, leases.c.task == tasks.c.seq).where(*_run_out(now)).limit(_SWEPT)
+        connection.execute(update(leases).where(too_late).values(expires_at=now + context.lease_s))
+        stale = select(tasks).join(leases, leases.c.task == tasks.c.seq).where(expired).limit(_SWEPT)
         held = connection.execute(stale.with_for_update(of=tasks, skip_locked=True)).mappings().all()
         for task in {row["seq"]: row for row in held}.values():
-            mine = update(leases).where(leases.c.task == task["seq"], *_run_out(now)).values(state="expired")
+            mine = update(leases).where(leases.c.task == task["seq"], expired).values(state="expired")
             gone = connection.execute(mine).rowcount
             if gone:
                 change_task(connection, task, live=task["live"] - gone, waiting_since=now)
