@@ -85,7 +85,8 @@ def main() -> None:
             lines = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
             metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     seconds = [sum(v for name, v in line.items() if name != "step") for line in lines]
-    parts = {name: [line[name] for line in lines] for name in lines[0] if name != "step"}
+    names = {name for line in lines for name in line} - {"step"}  # a step waits or rolls out
+    parts = {name: [line.get(name, 0.0) for line in lines] for name in sorted(names)}
     lengths = [line["length"] for line in metrics if "length" in line]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if work["device"] == "cuda":

@@ -1,4 +1,4 @@
-"""Learning from given examples: what `sft`, `reward` and offline `align` share. The loop itself is in `loop.py`."""
+"""`sft`, `reward` and offline `align` learn from given examples by `fit`. The loop itself is in `loop.py`."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ AGREES = 1e-4  # nats; float32 gives about 1e-5, bfloat16 about 1e-2
 class KeepBest:
     """Keeps the weights with the highest held-out reward, of those within the KL budget. Over the budget it stops.
 
-    For algorithms that learn from samples. What it remembers is in `progress`.
+    It is for algorithms that learn from samples. What it remembers is in `progress`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class KeepBest:
         looked = self.validation.look(self.engine, f"{self.run.name}/{step}", state.reference_shift)
         if not state.start:
             self._remember_start(looked)
-        # chosen by what is optimised: the EOS rule counts
+        # What is optimised chooses the step, so that the EOS rule counts.
         reward, kl = float(np.mean(looked.rewards)), looked.figures["kl"]
         state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES
         gone = collapsed(*(signs(looked.figures, at["figures"]) for at in (state.reference, state.start)))
@@ -89,7 +89,7 @@ class KeepBest:
         return {f"eval_{name}": value for name, value in looked.figures.items()} | {"eval_win_rate": won}
 
     def _remember_start(self, looked: Looked) -> None:
-        """What later evaluations are held against: the answers of the first evaluation, and the reference's."""
+        """Remember the answers that later evaluations are compared with: the first evaluation's and the reference's."""
         state = self.progress
         state.start = state.reference = {"figures": looked.figures, "rewards": looked.rewards}
         if not self.from_reference:
@@ -100,7 +100,7 @@ class KeepBest:
             self.project.say(f"warning: {looked.figures['ended']:.0%} of the answers ended by themselves: {runs_on}")
 
     def to_json(self) -> dict[str, Any]:
-        """For the run's result: the step that was kept, what was seen of it, and the steps that had collapsed."""
+        """Return for the run's result the step that was kept, what was seen of it, and the steps that had collapsed."""
         state = self.progress
         at_best = next(e for e in state.evals if e["step"] == state.best_step)
         return {
@@ -122,8 +122,8 @@ class KeepBest:
 class KeepNewest:
     """Keeps the newest weights that have not collapsed, in the run's `model/`.
 
-    For algorithms that learn from rankings alone. Nothing is sampled there, so that a policy may come to repeat itself,
-    or go far from its reference, while every figure of the rankings looks well.
+    It is for algorithms that learn from rankings alone. They sample nothing, so that a policy may come to repeat
+    itself, or go far from its reference, while every figure of the rankings looks well.
     """
 
     def __init__(

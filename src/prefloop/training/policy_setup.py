@@ -1,4 +1,4 @@
-"""What a run of online `align` works with: models, engine, prompts, demonstrations, and the prompts that choose."""
+"""Loads what a run of online `align` works with: models, engine, prompts, demonstrations and validation prompts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OnlineScorer = ModelScorer | RuleScorer
 
 @dataclass(frozen=True)
 class PolicySetup:
-    """Who uses it closes the engine.
+    """Everything that a run of online `align` works with. Whoever asks for it closes the engine.
 
     demonstrations: (ids, how many are prompt) of each that is mixed in (`[align] ptx`)
     from_reference: the policy starts as the reference
@@ -77,7 +77,7 @@ def set_up(
     prompts = fitting(project, tokenization, train, settings.max_tokens, left_out, theirs)
     validation = Validation(project, tokenization, scorer, [p for p, _ in prompts], left_out)
     demonstrations = _demonstrations(project, tokenization, left_out)
-    # the engine comes last, so that nothing can fail between here and its owner
+    # The engine comes last, so that nothing can fail before its owner has it.
     models = learns | {"reference": Policy(frozen, settings.rollout.temperature).requires_grad_(False)}
     per_step = settings.rollout.epochs * settings.rollout.minibatches
     training = Training(settings, settings.steps * per_step, lr, settings.average)
@@ -104,9 +104,9 @@ def _critic(
     judges: Sequence[ModelRow],
     seed: int,
 ) -> Critic | None:
-    """The critic, where the algorithm needs one. It starts as the reward model that counts most.
+    """Return the critic, where the algorithm needs one. It starts as the reward model that counts most.
 
-    Where a function rewards, it starts as the policy with a new head.
+    If a function gives the rewards, it starts as the policy with a new head.
     """
     if "value" not in algorithm.needs:
         return None
@@ -127,7 +127,7 @@ def _critic(
 
 
 def _demonstrations(project: Project, tokenization: Tokenization, left_out: LeftOut) -> Sequence[tuple[list[int], int]]:
-    """Training demonstrations that are mixed into each step; none where `[align] ptx` is 0."""
+    """Return the training demonstrations that are mixed into each step. There are none where `[align] ptx` is 0."""
     if not project.config.align.ptx:
         return []
     shown = project.store.demonstrations(split="train", heldout=project.config.data.heldout)

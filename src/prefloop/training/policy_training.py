@@ -67,7 +67,7 @@ class PolicyTraining:
         return roll_out(s.engine, s.tokenization, s.scorer, self._prompts_at(step), *how, name, version)
 
     def _prompts_at(self, step: int) -> list[Encoded]:
-        """The step's prompts: one long sequence of shuffled passes over all of them, a pure function of the step."""
+        """Return the step's prompts. All steps take them from one long sequence of shuffled passes over the prompts."""
         prompts, wanted = self.setup.prompts, self.settings.rollout.prompts
         picked = []
         for place in range(step * wanted, (step + 1) * wanted):
@@ -79,7 +79,7 @@ class PolicyTraining:
         """Update the policy on each minibatch of each pass. Returns the metrics of every update."""
         settings, updates = self.settings.rollout, []
         for _ in range(settings.epochs):
-            # a fresh permutation every inner epoch; a prompt's completions stay together, so that it is read once
+            # Every inner epoch has a fresh permutation. A prompt's completions stay together, so that it is read once.
             lists = torch.from_numpy(rng.permutation(len(credited) // settings.k))
             for part in torch.tensor_split(lists, min(settings.minibatches, len(lists))):
                 index = (part[:, None] * settings.k + torch.arange(settings.k)).flatten()
@@ -88,21 +88,24 @@ class PolicyTraining:
         return updates
 
     def _shown(self, n: int, rng: np.random.Generator) -> list[Term]:
-        """The supervised loss on as many demonstrations, where there are any (`[align] ptx`)."""
+        """Return the supervised loss on n demonstrations, where there are any (`[align] ptx`)."""
         if not (shown := self.setup.demonstrations):
             return []
         picked = rows_of([shown[i] for i in rng.integers(len(shown), size=n)])
-        return [Term(picked, Sft(), self.settings.ptx, temperature=1.0)]  # nobody sampled them
+        return [Term(picked, Sft(), self.settings.ptx, temperature=1.0)]  # They were not sampled.
 
     def _of_updates(self, updates: Sequence[Mapping[str, float]], behind: bool) -> dict[str, float]:
-        """The means over the step's updates, and what the first one says of the samples."""
+        """Return the means over the step's updates, and what the first update says of the samples.
+
+        With fresh samples the first ratio is exactly 1, or else the sampler and the learner disagree.
+        """
         means = {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
         stale = {"staleness": float(behind)} if self.settings.rollout.staleness else {}
         if behind:
             return {"stale_kl": updates[0]["approx_kl"], **stale, **means}
-        return {"first_ratio": updates[0]["ratio"], **stale, **means}  # exactly 1, or policy and learner disagree
+        return {"first_ratio": updates[0]["ratio"], **stale, **means}
 
-    # -- what the loop asks beside -----------------------------------------------------------------------------------
+    # -- the other methods of a task ---------------------------------------------------------------------------------
 
     @property
     def stopped(self) -> str:
@@ -121,5 +124,5 @@ class PolicyTraining:
         self.progress.restore(state)
 
     def to_json(self) -> dict[str, Any]:
-        """For the run's result."""
+        """Return the part of the run's result that is known here."""
         return {**self.keep.to_json(), **self.setup.left_out.to_json()}
