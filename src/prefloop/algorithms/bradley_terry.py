@@ -1,4 +1,4 @@
-"""Reward model from all K-choose-2 pairs of each ranking, each counting 1 / (K choose 2) (Ouyang 2022, eq. 1).
+"""Trains a reward model on all K-choose-2 pairs of each ranking, each counting 1 / (K choose 2) (Ouyang 2022, eq. 1).
 
 A tie counts half in both directions: it pulls two scores together instead of being dropped.
 """

@@ -1,8 +1,8 @@
 """Direct preference optimisation from whole rankings (Rafailov 2023, eq. 7), ties included.
 
-The implicit reward of a completion is beta * (log p - log p_ref) of its tokens; the loss is Bradley-Terry over all
-pairs of each ranking, 1 / (K choose 2) each, a tie half in both directions (cDPO with epsilon = 0.5). Each completion
-is run once a list, however many pairs it is in. No length normalisation.
+The implicit reward of a completion is beta * (log p - log p_ref) of its tokens. The loss is Bradley-Terry over all
+pairs of each ranking: each pair counts 1 / (K choose 2), and a tie counts half in both directions (cDPO with epsilon =
+0.5). Each completion is run once a list, however many pairs it is in. Lengths are not normalised.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from prefloop.ops.preference import bradley_terry, ordered_pairs
 
 @dataclass(frozen=True)
 class Dpo:
-    """beta: strength of the pull to the reference; usual range 0.05 to 0.5."""
+    """Holds the options of DPO.
+
+    beta: strength of the pull to the reference; usual range 0.05 to 0.5
+    """
 
     beta: float = 0.1
     name = "dpo"

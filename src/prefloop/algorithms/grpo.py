@@ -1,9 +1,10 @@
 """Group-relative policy optimisation: the group of a prompt's completions is the baseline (Shao 2024).
 
-Advantage: (r - mean) / std of the group, one number for all tokens of a sequence; ratio clipped a token; each
-sequence's loss is the mean over its tokens, then the mean over sequences. The KL to the reference is taken out of the
-reward, k1 a sequence, *before* the group is normalised; the paper puts a k3 term in the loss, whose gradient is not
-that of the reverse KL and whose strength then depends on the group's spread (`kl_in = "loss"` does that).
+The advantage is (r - mean) / std of the group, one number for all tokens of a sequence. The ratio of each token is
+clipped. The loss of a sequence is the mean over its tokens, and the loss of a batch is the mean over sequences. The KL
+to the reference is taken out of the reward, as k1 of the sequence, *before* the group is normalised. The paper puts a
+k3 term in the loss, whose gradient is not that of the reverse KL and whose strength then depends on the group's spread
+(`kl_in = "loss"` does that).
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from prefloop.ops.ratio import ratio_metrics
 
 @dataclass(frozen=True)
 class Grpo:
-    """kl: 0.01 to 0.2;  clip: 0.1 to 0.3;  kl_in: "reward" or, as in the paper, "loss"."""
+    """Holds the options of GRPO, each with its usual range.
+
+    kl:    0.01 to 0.2
+    clip:  0.1 to 0.3
+    kl_in: "reward" or, as in the paper, "loss"
+    """
 
     kl: float = 0.05
     clip: float = 0.2

@@ -1,4 +1,4 @@
-"""Reward model from whole rankings: the Plackett-Luce likelihood of the tiers (Plackett 1975).
+"""Trains a reward model on whole rankings by the Plackett-Luce likelihood of the tiers (Plackett 1975).
 
 Ties are the expectation over every order that agrees with the tiers, so a list of two is exactly Bradley-Terry, ties
 included. Each ranking counts one, whatever its length: a longer list says more, and its likelihood has more factors.

@@ -1,8 +1,8 @@
 """Proximal policy optimisation for language models, with a learned critic (Schulman 2017; Ziegler 2019; Ouyang 2022).
 
-Reward of a token: -kl * (old_logp - ref_logp), plus the score at the sequence's last token. Advantages by GAE over
-tokens; ratio and value clipped; everything divided once by the number of tokens of the whole minibatch.
-docs/algorithms/ppo.md lists the thirty details and where each one lives.
+The reward of a token is -kl * (old_logp - ref_logp), plus the score at the sequence's last token. GAE over tokens
+computes the advantages. Ratio and value are clipped, and everything is divided once by the number of tokens of the
+whole minibatch. docs/algorithms/ppo.md lists the thirty details and where each one lives.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prefloop.ops.ratio import ratio_metrics
 
 @dataclass(frozen=True)
 class Ppo:
-    """Options, each with its usual range.
+    """Holds the options of PPO, each with its usual range.
 
     kl:         coefficient of the per-token KL to the reference; 0.01 to 0.2 with a reward of unit variance
     kl_target:  nats a sequence that an adaptive controller steers to (3 to 12); 0 = fixed coefficient

@@ -17,7 +17,7 @@ from prefloop.known_algorithms import ALGORITHMS, Kind, Known, known, registered
 from prefloop.known_algorithms import names as names
 from prefloop.source import source_hash
 
-FIXED = ("trains", "needs")  # what the engine reads, where a class has them as fields: they are no options
+FIXED = ("trains", "needs")  # The engine reads these where a class has them as fields; they are no options.
 
 
 _ASKED: dict[str, tuple[str, ...]] = {
@@ -52,12 +52,17 @@ def register(algorithm: _Class, kind: Literal["online", "offline", "reward"] = "
 
 
 def code_of(name: str) -> dict[str, str]:
-    """{"algorithm": hash of its source} of one that was registered, as an input of a run; {} of a built-in one."""
+    """Return {"algorithm": hash of its source} of one that was registered, as an input of a run; {} of a built-in
+    one.
+    """
     return {"algorithm": source_hash(registered[name].where)} if name in registered else {}
 
 
 def kind_of(name: str, *allowed: Kind) -> Kind:
-    """The kind of a named algorithm. Raises ConfigError for an unknown name, or one of a kind not allowed here."""
+    """Return the kind of a named algorithm.
+
+    Raises ConfigError for an unknown name, or one of a kind not allowed here.
+    """
     found = known(name)
     if found is None or name not in names(*allowed):
         raise ConfigError(f'There is no algorithm "{name}" here.{suggest(name, names(*allowed))}')
@@ -74,7 +79,7 @@ def class_of(name: str) -> Any:
 
 
 def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
-    """The algorithm with its options. Raises ConfigError for an unknown option (with the nearest right one)."""
+    """Return the algorithm with its options. Raises ConfigError for an unknown option (with the nearest right one)."""
     kind_of(name)
     cls = class_of(name)
     known = [f for f in cls.__dataclass_fields__ if f not in FIXED]
@@ -90,5 +95,5 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
 
 
 def options_of(algorithm: Any) -> dict[str, Any]:
-    """An algorithm's options as plain values; `make(name, options_of(a))` equals `a`."""
+    """Return an algorithm's options as plain values; `make(name, options_of(a))` equals `a`."""
     return {f: getattr(algorithm, f) for f in algorithm.__dataclass_fields__ if f not in FIXED}

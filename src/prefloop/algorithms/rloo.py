@@ -1,7 +1,7 @@
-"""REINFORCE leave-one-out: a sequence is one action, its baseline the other completions' mean (Ahmadian 2024).
+"""REINFORCE leave-one-out: a sequence is one action, and its baseline is the other completions' mean (Ahmadian 2024).
 
-Reward: score - kl * sum over tokens of (old_logp - ref_logp). The ratio is that of the whole sequence, clipped as in
-PPO, so that more than one update a batch is possible; on the first update it is plain REINFORCE.
+The reward is score - kl * sum over tokens of (old_logp - ref_logp). The ratio is that of the whole sequence, clipped as
+in PPO, so that more than one update a batch is possible; on the first update it is plain REINFORCE.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from prefloop.ops.ratio import ratio_metrics
 
 @dataclass(frozen=True)
 class Rloo:
-    """kl: 0.01 to 0.2;  clip: 0.1 to 0.3;  whiten_advantages: unit variance over the batch, steadier early on."""
+    """Holds the options of RLOO, each with its usual range.
+
+    kl:   0.01 to 0.2
+    clip: 0.1 to 0.3
+    whiten_advantages: whether advantages get unit variance over the batch, which is steadier early on
+    """
 
     kl: float = 0.05
     clip: float = 0.2

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: cross-entropy on the completion's tokens only, end token included."""
+"""Supervised fine-tuning computes cross-entropy on the completion's tokens only, end token included."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""What `import prefloop` offers: projects, models and functions of your own. The command line goes through it too."""
+"""Holds what `import prefloop` offers: projects, models and functions of your own.
+
+The command line goes through it too.
+"""

@@ -1,4 +1,4 @@
-"""A caller's own Python functions as scorers, and as annotators."""
+"""Turns a caller's own Python functions into scorers and annotators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class BatchScorer(Protocol):
     """Scores many texts in one call, as `load_reward_model` gives one and as a client of a server would."""
 
     def score(self, prompts: Sequence[Any], texts: Sequence[str]) -> Sequence[float]:
-        """One number for each text as an answer to the prompt in the same place; higher is better."""
+        """Return one number for each text as an answer to the prompt in the same place; higher is better."""
         ...
 
 
@@ -23,7 +23,7 @@ ScoreFunction = Callable[[str, str], float] | BatchScorer
 
 
 def as_scorer(function: ScoreFunction, name: str | None = None) -> RuleScorer:
-    """A function (prompt, completion) -> number, or an object with `score(prompts, texts)`, as a scorer.
+    """Return a function (prompt, completion) -> number, or an object with `score(prompts, texts)`, as a scorer.
 
     name: what settings and manifests call it; by default the function's own. Raises ConfigError where it is neither.
     """

@@ -1,4 +1,4 @@
-"""Models on their own, without a project: a policy that answers, a reward model that scores."""
+"""Offers models on their own, without a project: a policy that answers, a reward model that scores."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Asked = str | Sequence[Mapping[str, Any]] | Prompt
 
 
 def as_prompt(asked: Asked) -> Prompt:
-    """A prompt of a text, or of the messages of a chat as transformers' chat templates take them."""
+    """Return the prompt of a text, or of the messages of a chat as transformers' chat templates take them."""
     if isinstance(asked, Prompt):
         return asked
     return Prompt(asked if isinstance(asked, str) else content_from_json([dict(message) for message in asked]))
 
 
 class Policy:
-    """A causal language model. `model` and `tokenizer` are those of transformers."""
+    """A causal language model that answers prompts. `model` and `tokenizer` are those of transformers."""
 
     def __init__(self, model: Any, tokenization: Any, device: str):
         self.model = model.to(device)
@@ -38,7 +38,10 @@ class Policy:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[list[str]]:
-        """k answers to each prompt. The same seed gives the same answers, whatever else is asked beside them."""
+        """Return k answers to each prompt.
+
+        The same seed gives the same answers to a prompt, whatever other prompts are in the call.
+        """
         from prefloop.engine import make as make_engine
         from prefloop.engine.base import Sampling
         from prefloop.models.policy import Policy as Sampler
@@ -55,7 +58,11 @@ class Policy:
 
 
 class RewardScorer:
-    """A reward model. `score` gives normalised rewards: 0 is the mean of the reference policy's answers, 1 one sd."""
+    """A reward model that scores texts.
+
+    `score` gives normalised rewards: 0 is the mean of the reference policy's answers, and 1 is one standard deviation
+    above it.
+    """
 
     def __init__(self, model: Any, tokenization: Any, device: str, source: str):
         from prefloop.models.load import weights_hash
@@ -68,11 +75,11 @@ class RewardScorer:
         self._tokenization, self._device = tokenization, device
 
     def score(self, prompts: Sequence[Asked], texts: Sequence[str]) -> list[float]:
-        """The reward of each text as an answer to the prompt in the same place."""
+        """Return the reward of each text as an answer to the prompt in the same place."""
         return [float(value) for value in self.model.normalise(self._raw(prompts, texts))]
 
     def raw(self, prompts: Sequence[Asked], texts: Sequence[str]) -> list[float]:
-        """Scores before normalisation: what plain transformers computes from the same folder."""
+        """Return scores before normalisation: what plain transformers computes from the same folder."""
         return [float(value) for value in self._raw(prompts, texts)]
 
     def _raw(self, prompts: Sequence[Asked], texts: Sequence[str]) -> Any:
@@ -86,7 +93,9 @@ class RewardScorer:
 
 
 def load_policy(source: str | Path, *, device: str = "auto", **settings: Any) -> Policy:
-    """A Hugging Face folder or hub id as a policy. settings: of `[model]`, such as dtype="bfloat16".
+    """Return a Hugging Face folder or hub id as a policy.
+
+    settings: those of `[model]`, such as dtype="bfloat16"
 
     Raises ModelError where it cannot be loaded.
     """
@@ -98,9 +107,11 @@ def load_policy(source: str | Path, *, device: str = "auto", **settings: Any) ->
 
 
 def load_reward_model(source: str | Path, *, device: str = "auto", **settings: Any) -> RewardScorer:
-    """Any `AutoModelForSequenceClassification` with one label as a scorer: a folder or a hub id.
+    """Return any `AutoModelForSequenceClassification` with one label as a scorer: a folder or a hub id.
 
-    settings: of `[model]`, such as dtype="bfloat16". Raises ModelError where it cannot be loaded.
+    settings: those of `[model]`, such as dtype="bfloat16"
+
+    Raises ModelError where it cannot be loaded.
     """
     from prefloop.engine.process import pick_device
     from prefloop.models.reward import load_reward_model as load

@@ -1,4 +1,4 @@
-"""A project, as programs use it: every step of the loop is a method, and gives a typed result."""
+"""A project as programs use it: every step of the loop is a method, and gives a typed result."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Project:
     def open(cls, folder: str | Path = ".", settings: Settings = (), *, quiet: bool = False, new: bool = False) -> Self:
         """Open a project folder. settings: {"align.steps": 20}, for as long as it is open.
 
-        new: begin another run where one with other settings stopped half-way, which is refused else.
+        new: begin another run where one with other settings stopped half-way, which is refused otherwise
         Raises ConfigError where there is no project, or a setting is wrong.
         """
         overrides = _overrides(settings)
@@ -97,13 +97,13 @@ class Project:
         self._core.say(text)
 
     def next_command(self, after: Outcome) -> str:
-        """The command that comes next in the loop after what was just done; empty where none follows."""
+        """Return the command that comes next in the loop after what was just done; empty where none follows."""
         from prefloop.stages.advice import following
 
         return following(self._core, after)
 
     def status(self) -> Outcome:
-        """What the project holds, what is running, how far people are, and which command comes next."""
+        """Return what the project holds, what is running, how far people are, and which command comes next."""
         from prefloop.stages.status import status
 
         found = status(self._core)
@@ -123,7 +123,7 @@ class Project:
     def import_files(
         self, paths: Sequence[str | Path], format: str | None = None, ignore: Collection[str] = ()
     ) -> results.Imported:
-        """Several files, in turn. Raises DataError at the first that holds nothing usable; earlier ones stay."""
+        """Import several files, in turn. Raises DataError at the first that holds nothing usable; earlier ones stay."""
         from prefloop.stages.importing import import_files
 
         return results.imported(import_files(self._core, paths, format, ignore))
@@ -178,7 +178,7 @@ class Project:
         return prioritise(self._core)
 
     def agreement(self, criterion: str | None = None, hardest: int = 10) -> Outcome:
-        """How far people agree, and whose rankings to look at."""
+        """Return how far people agree, and whose rankings to look at."""
         from prefloop.stages.agreement import agreement
 
         return agreement(self._core, criterion, hardest)
@@ -242,15 +242,15 @@ class Project:
     # -- what there is -----------------------------------------------------------------------------------------------
 
     def rankings(self, criterion: str | None = None, round: int | None = None) -> Iterator[RankedList]:
-        """Every ranking that counts, one at a time, however many there are."""
+        """Yield every ranking that counts, one at a time, however many there are."""
         return ranked_lists(self.store, criterion, round)
 
     def rankings_table(self, criterion: str | None = None, round: int | None = None) -> pyarrow.Table:
-        """The same as an Arrow table; `.to_pandas()` makes a data frame of it where pandas is installed."""
+        """Return the same as an Arrow table; `.to_pandas()` makes a data frame of it where pandas is installed."""
         return as_table(self.rankings(criterion, round))
 
     def policy(self, round: int | None = None) -> Policy:
-        """The newest policy, or that at the start of a round: 0 is the reference."""
+        """Return the newest policy, or that at the start of a round: 0 is the reference."""
         from prefloop.api.models import Policy
         from prefloop.project.project import load_policy
 
@@ -258,7 +258,7 @@ class Project:
         return Policy(*load_policy(self._core, ref), self._core.device)
 
     def reward_model(self, criterion: str | None = None, round: int | None = None) -> RewardScorer:
-        """The newest reward model of a criterion. Raises NothingToDoError where there is none."""
+        """Return the newest reward model of a criterion. Raises NothingToDoError where there is none."""
         from prefloop.api.models import RewardScorer
         from prefloop.errors import DataError, suggest
         from prefloop.project.project import load_registered_reward
@@ -313,7 +313,9 @@ class Project:
         more: Mapping[str, Mapping[str, Any]] | None = None,
         **functions: str | ScoreFunction | None,
     ) -> Core:
-        """The project with other settings of a section. functions: settings that name a scorer, or a function."""
+        """Return the project with other settings of a section. functions: settings that name a scorer, or a
+        function.
+        """
         core, values = self._core, dict(settings)
         for key, function in functions.items():
             if isinstance(function, str):
@@ -355,7 +357,7 @@ def _key(section: str, name: str) -> str:
 
 
 def _overrides(settings: Settings) -> list[str]:
-    """{"align.steps": 20}, or "align.steps=20" as the command line gives it. None leaves a setting as it is."""
+    """Return settings as the command line gives them: "align.steps=20" for {"align.steps": 20}. None is left out."""
     if isinstance(settings, Mapping):
         return [f"{key}={toml(value)}" for key, value in settings.items() if value is not None]
     return list(settings)

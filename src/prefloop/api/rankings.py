@@ -1,4 +1,4 @@
-"""What people said, ranking by ranking: for loops, and as a table."""
+"""Offers people's rankings one by one, for loops, and as a table."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from prefloop.types import Item, Ranking
 if TYPE_CHECKING:
     import pyarrow
 
-CHUNK = 1000  # rankings in memory at a time, as Python objects
+CHUNK = 1000  # So many rankings are in memory at a time, as Python objects.
 
 
 @dataclass(frozen=True)
 class RankedList:
-    """One person's ranking of one list. ranks[i] is the place of completions[i]: 1 is best, equal places tie.
+    """Holds one person's ranking of one list. ranks[i] is the place of completions[i]: 1 is best, equal places tie.
 
-    ranks: none where the person left a completion unplaced. created_at: ISO 8601, none where it is not known.
+    ranks:      None where the person left a completion unplaced
+    created_at: ISO 8601; None where it is not known
     """
 
     item: str
@@ -36,7 +37,7 @@ class RankedList:
 
 
 def ranked_lists(store: Store, criterion: str | None = None, round: int | None = None) -> Iterator[RankedList]:
-    """Every ranking that counts, in the store's order, a few hundred lists in memory at a time."""
+    """Yield every ranking that counts, in the store's order, a few hundred lists in memory at a time."""
     for item in store.items(criterion=criterion, ranked=True, round=round):
         for ranking in item.rankings:
             if criterion in (None, ranking.criterion):
@@ -61,7 +62,7 @@ def _row(item: Item, ranking: Ranking) -> RankedList:
 
 
 def as_table(rows: Iterator[RankedList]) -> pyarrow.Table:
-    """One row a ranking, with the fields of `RankedList` as columns."""
+    """Return one row for each ranking, with the fields of `RankedList` as columns."""
     import pyarrow as pa
 
     kinds = {

@@ -1,4 +1,4 @@
-"""What each step of the loop came to, as frozen types: key figures by name, and all of them in `result`."""
+"""Defines the result of each step of the loop as a frozen type: key figures by name, and all of them in `result`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefloop.project.project import Outcome
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over prompts with its 95 % interval. n: how many prompts."""
+    """Holds a mean over prompts with its 95 % interval. n: how many prompts."""
 
     mean: float
     low: float
@@ -23,7 +23,11 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Imported(Outcome):
-    """What one or several files added to the store. rejected: rows that could not be used; reasons: why, by row."""
+    """Says what one or several files added to the store.
+
+    rejected: how many rows could not be used
+    reasons:  why, by row
+    """
 
     prompts: int
     demonstrations: int
@@ -36,7 +40,7 @@ class Imported(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned(Outcome):
-    """A supervised policy. model: its folder, relative to the project."""
+    """Names a supervised policy. model: its folder, relative to the project."""
 
     steps: int
     demonstrations: int
@@ -46,7 +50,7 @@ class Tuned(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled(Outcome):
-    """Lists of completions in the store, to be ranked. policy: whose they are."""
+    """Says how many lists of completions were sampled, to be ranked. policy: whose they are."""
 
     round: int
     policy: str
@@ -56,7 +60,7 @@ class Sampled(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked(Outcome):
-    """Rankings that simulated people or a function gave. items: how many lists were ranked now."""
+    """Counts rankings that simulated people or a function gave. items: how many lists were ranked now."""
 
     criterion: str
     items: int
@@ -65,7 +69,10 @@ class Ranked(Outcome):
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A reward model of one criterion. accuracy: of held-out pairs; none where nobody ranked held-out prompts."""
+    """Describes a reward model of one criterion.
+
+    accuracy: that on held-out pairs; None where nobody ranked held-out prompts
+    """
 
     criterion: str
     model: str
@@ -76,7 +83,7 @@ class RewardModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Rewarded(Outcome):
-    """Reward models, by criterion."""
+    """Holds reward models, by criterion."""
 
     round: int
     models: Mapping[str, RewardModel]
@@ -84,7 +91,7 @@ class Rewarded(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Aligned(Outcome):
-    """A run of `align`. model: the folder of its policy; none where no step was better than the start."""
+    """Describes a run of `align`. model: the folder of its policy; None where no step was better than the start."""
 
     round: int
     algorithm: str
@@ -97,7 +104,10 @@ class Aligned(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Outcome):
-    """The aligned policy against the reference, on held-out prompts. The intervals are none where both are the same."""
+    """Compares the aligned policy with the reference, on held-out prompts.
+
+    The intervals are None where both are the same.
+    """
 
     round: int
     policy: str
@@ -110,7 +120,7 @@ class Evaluated(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Reported(Outcome):
-    """Where the report is: one page for browsers, and the same figures as JSON."""
+    """Says where the report is: one page for browsers, and the same figures as JSON."""
 
     html: Path
     json: Path
@@ -118,7 +128,11 @@ class Reported(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Exported(Outcome):
-    """to: the folder or file that was written. sha256: of a file of data; none of models."""
+    """Says what was written.
+
+    to:     the folder or file
+    sha256: that of a file of data; None for models
+    """
 
     what: str
     to: Path
@@ -129,7 +143,10 @@ _Typed = TypeVar("_Typed", bound=Outcome)
 
 
 def typed(kind: type[_Typed], outcome: Outcome, **figures: Any) -> _Typed:
-    """An outcome as its own type. Each field is taken from `figures`, or from the result by its name, or is none."""
+    """Return an outcome as its own type.
+
+    Each field is taken from `figures`, or from the result by its name, or is None.
+    """
     ours = {f.name for f in dataclasses.fields(kind)} - {f.name for f in dataclasses.fields(Outcome)}
     values = {name: figures.get(name, outcome.result.get(name)) for name in ours}
     return kind(outcome.stage, outcome.run, outcome.result, outcome.skipped, **values)

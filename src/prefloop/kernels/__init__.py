@@ -1,1 +1,1 @@
-"""What a CPU or GPU computes most: compiled C, Triton, attention, matrix products, each with a twin in plain torch."""
+"""Computes the costly parts of a model: compiled C, Triton, attention, matrix products. Each has a twin in torch."""

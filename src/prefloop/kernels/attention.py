@@ -1,8 +1,9 @@
 """Causal attention of packed tokens, forward and backward, with no padding computed.
 
-Scores are never all there at once: the gradient computes them again, from the logarithm of their sum (Dao 2022).
-On a CPU in float32 by `learning.c`, where answers read their prompt where it stands; on a GPU in low precision by flash
-attention, torch's, for which each answer's prompt is put before it. `can_pack` says where; elsewhere, `packed` pads.
+The scores never exist all at once: the gradient computes them again, from the logarithm of their sum (Dao 2022). On a
+CPU in float32, `learning.c` computes it, and answers read their prompt where it stands. On a GPU in low precision,
+torch's flash attention computes it, for which each answer's prompt is put before it. `can_pack` says where this works;
+elsewhere, `packed` pads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Rope = tuple[Tensor, Tensor]  # cosines and sines of each token [M,1,head_dim/2]
 
 @dataclass(frozen=True)
 class Heads:
-    """How a token's A vectors stand: `query` queries, then `kv` keys, then `kv` values."""
+    """Says how a token's A vectors stand: `query` queries, then `kv` keys, then `kv` values."""
 
     query: int
     kv: int
@@ -35,42 +36,42 @@ class Heads:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the rows of a batch are: made once, for all layers."""
+    """Says where the rows of a batch are. It is made once, for all layers."""
 
     heads: Heads
     lists: int
-    times: int  # rows that go on from each list's prompt
-    start: Tensor  # of each row's tokens [R], prompts first
-    length: Tensor  # [R]
-    place: Tensor  # where it would start, were rows padded as native code pads them [R]
-    room: int  # and where they would end
-    reach: Reach | None = None  # on a GPU
+    times: int  # how many rows continue each list's prompt
+    start: Tensor  # [R] the start of each row's tokens, prompts first
+    length: Tensor  # [R] how many tokens each row has
+    place: Tensor  # [R] where each row would start if rows were padded as native code pads them
+    room: int  # where the last row would end
+    reach: Reach | None = None  # set on a GPU only
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Each row's tokens after those of its prompt, as flash attention wants keys and values."""
+    """Lists each row's tokens after those of its prompt, as flash attention takes keys and values."""
 
-    which: Tensor  # tokens [L]
-    prompts: Tensor  # where each prompt token comes in `which`: for its own row, and for `times` others [P,1+times]
-    answers: Tensor  # where each token of an answer does
-    starts: Tensor  # of rows among the tokens, and among `which`; and their ends [R+1] int32
+    which: Tensor  # [L] indices of tokens
+    prompts: Tensor  # [P,1+times] the places in `which` of each prompt token, for its own row and for `times` others
+    answers: Tensor  # the places in `which` of each token of an answer
+    starts: Tensor  # [R+1] int32 the starts of rows among the tokens (here) and among `which` (below), and their ends
     key_starts: Tensor
     longest: int
     longest_keys: int
 
 
 def can_pack(x: Tensor, size: int, dropout: float = 0.0) -> bool:
-    """Whether `attention` is for numbers as x, in heads of `size`."""
+    """Return whether `attention` can compute with numbers like x, in heads of `size`."""
     if x.is_cuda:
         return not dropout and x.dtype in (torch.bfloat16, torch.float16) and size % 8 == 0 and size <= 256
     return native.fits(x) and size <= native.WIDEST
 
 
 def plan(heads: Heads, prompts: Tensor, answers: Tensor | None = None) -> Plan:
-    """For rows packed one after the other: `prompts` [G] tokens each, then `answers` [N] tokens each.
+    """Plan rows that are packed one after the other: `prompts` [G] tokens each, then `answers` [N] tokens each.
 
-    Each prompt is gone on from by N / G of the answers, which stand together. Some may have no token.
+    Each prompt is continued by N / G of the answers, which stand together. Some rows may have no token.
     """
     length = prompts if answers is None else torch.cat([prompts, answers])
     room = padded(length)
@@ -83,14 +84,14 @@ def plan(heads: Heads, prompts: Tensor, answers: Tensor | None = None) -> Plan:
 def _reach(prompts: Tensor, length: Tensor, times: int) -> Reach:
     device, lists = length.device, len(prompts)
     none, lists_at = torch.zeros_like(prompts), torch.arange(lists, device=device)
-    before = torch.cat([none, prompts.repeat_interleave(times)])  # of each row, tokens of its prompt
+    before = torch.cat([none, prompts.repeat_interleave(times)])  # the number of tokens of each row's prompt
     list_of = torch.cat([lists_at, lists_at.repeat_interleave(times)])
     total = before + length
     start, key_start = length.cumsum(0) - length, total.cumsum(0) - total
-    row = torch.repeat_interleave(total)  # of each key
+    row = torch.repeat_interleave(total)  # the row of each key
     at = torch.arange(len(row), device=device) - key_start[row]
     which = torch.where(at < before[row], start[list_of[row]] + at, start[row] + at - before[row])
-    of = torch.repeat_interleave(prompts)  # the list of each prompt token, and its place there
+    of = torch.repeat_interleave(prompts)  # the list of each prompt token; `within` is its place there
     within = torch.arange(len(of), device=device) - start[of]
     rows = torch.cat([of[:, None], lists + of[:, None] * times + torch.arange(times, device=device)], dim=1)
     answers = (at >= before[row]) & (row >= lists)
@@ -110,7 +111,7 @@ def _reach(prompts: Tensor, length: Tensor, times: int) -> Reach:
 
 
 def attention(vectors: Tensor, rope: Rope, plan: Plan, scaling: float, dropout: float = 0.0) -> Tensor:
-    """What each token reads from its prompt and from its row, up to itself.
+    """Return what each token reads from its prompt and from its row, up to itself.
 
     vectors: [M,A,head_dim] queries, keys and values of the packed tokens; queries and keys are not yet rotated
     rope:    rotary positions (Su 2021), in the half-split layout of Hugging Face
@@ -130,9 +131,10 @@ def _flash(vectors: Tensor, rope: Rope, heads: Heads, reach: Reach, scaling: flo
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, reach: Reach, scaling: float) -> Tensor:
-    """Each row's last query reads all of its keys, the one before all but the last, and so on: [M,query,head_dim].
+    """Return causal attention [M,query,head_dim]: a row's last query reads all of its keys, the one before all but the
+    last.
 
-    torch's `varlen_attn` is this; it came late (2.10), and its arguments have changed since.
+    torch's `varlen_attn` does the same, but it came late (2.10), and its arguments have changed since.
     """
     starts = reach.starts, reach.key_starts, reach.longest, reach.longest_keys
     found: Tensor = torch.ops.aten._flash_attention_forward(q, k, v, *starts, 0.0, True, False, scale=scaling)[0]
@@ -140,7 +142,10 @@ def causal(q: Tensor, k: Tensor, v: Tensor, reach: Reach, scaling: float) -> Ten
 
 
 class _Reached(torch.autograd.Function):
-    """Keys and values [M,*] of `reach.which` [L,*]. What comes back to a prompt is added up in one order every time."""
+    """Selects keys and values [M,*] of `reach.which` [L,*].
+
+    The gradients that come back to a prompt are added up in the same order every time.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, reach: Reach) -> Tensor:

@@ -1,7 +1,7 @@
-"""What stands between matrices on a GPU, one kernel each, by Triton (which comes with torch's builds for CUDA).
+"""Computes what stands between matrices on a GPU, one kernel each, by Triton (which comes with torch's CUDA builds).
 
-Where it is missing, `AVAILABLE` is false and torch does the same in more kernels. With TRITON_INTERPRET=1 the same code
-runs on a CPU, very slowly: so the tests run it everywhere.
+Where Triton is missing, `AVAILABLE` is false and torch does the same in more kernels. With TRITON_INTERPRET=1 the same
+code runs on a CPU, very slowly, so that the tests run it everywhere.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ else:
     triton = tl = None  # type: ignore[assignment]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-BLOCK = 64  # keys that are read at a time
-WIDE = 1024  # numbers a program of the others computes
-WIDEST = 256  # of a head
+BLOCK = 64  # So many keys are read at a time.
+WIDE = 1024  # A program of the other kernels computes so many numbers.
+WIDEST = 256  # A head has at most so many numbers.
 
 
 def fits(x: Tensor) -> bool:
-    """Whether these kernels can compute with it."""
+    """Return whether these kernels can compute with it."""
     return AVAILABLE and x.is_cuda and x.dtype in FLOATS and is_plain(x)
 
 
@@ -64,7 +64,7 @@ def _gate_back(x, slope, out, width, block: tl.constexpr):  # type: ignore[no-un
 
 @plain_only
 def gate(x: Tensor) -> Tensor:
-    """silu(gate) * up, of gate and up side by side [N,2H]: [N,H]."""
+    """Return silu(gate) * up [N,H], of gate and up side by side [N,2H]."""
     x = x.contiguous()
     out = x.new_empty(len(x), x.shape[1] // 2)
     if len(x):
@@ -112,7 +112,9 @@ def _slope(logits, targets, by, log_sum, gradient, words, block: tl.constexpr): 
 
 @plain_only
 def logprob(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target [M] in logits [M,V], and the logarithm of the sum; float32, read once."""
+    """Return the log-probability of each target [M] in logits [M,V], and the logarithm of the sum; float32, read
+    once.
+    """
     logp, log_sum = (torch.empty(len(logits), dtype=torch.float32, device=logits.device) for _ in range(2))
     if len(logits):
         given = logits, targets, 1 / temperature, logp, log_sum, logits.shape[1]
@@ -122,7 +124,7 @@ def logprob(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor
 
 @plain_only
 def logprob_back(logits: Tensor, targets: Tensor, temperature: float, log_sum: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of the logits, in their place, from that of the log-probabilities [M]."""
+    """Write the gradient of the logits in their place, from that of the log-probabilities [M], and return it."""
     if len(logits):
         grid = (len(logits), triton.cdiv(logits.shape[1], WIDE))
         given = logits, targets, 1 / temperature, log_sum, gradient.contiguous(), logits.shape[1]
@@ -156,7 +158,7 @@ def _draw(  # type: ignore[no-untyped-def]
     total = tl.max(ends, 0)
     place = tl.load(u + row) * total
     chosen = tl.sum((ends < place).to(tl.int32), 0)
-    # rounding must not lead to a token of no probability, before the first or after the last that has some
+    # Rounding must not lead to a token of no probability, before the first or after the last that has some.
     rest = tl.maximum(place - tl.sum(tl.where(b < chosen, part, 0.0), 0), 1e-300)
     at = chosen * block + tl.arange(0, block)
     x = tl.load(logits + row * words + at, mask=at < words, other=float("-inf")).to(tl.float32) * by
@@ -170,7 +172,7 @@ def _draw(  # type: ignore[no-untyped-def]
 
 @plain_only
 def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """As `engine.sampler.choose` without top-p: token [N], logp [N]. logits [N,V], u [N] float64."""
+    """Draw as `engine.sampler.choose` does without top-p: token [N], logp [N]. logits [N,V], u [N] float64."""
     logits, (n, words) = logits.contiguous(), logits.shape
     token, logp = u.new_empty(n, dtype=torch.long), u.new_empty(n, dtype=torch.float32)
     if n:
@@ -224,7 +226,9 @@ def turn(vectors: Tensor, cos: Tensor, sin: Tensor, turned: int, back: bool = Fa
 def _fold(  # type: ignore[no-untyped-def]
     top, total, read, ask, keys, values, count, step, scaling, inside, i, block: tl.constexpr
 ):  # fmt: skip
-    """Softmax as it goes (Milakov 2018): highest score, sum of weights and what was read, with `count` more keys."""
+    """Continue a softmax (Milakov 2018) with `count` more keys: the highest score, the sum of weights, and what was
+    read.
+    """
     for start in range(0, count, block):
         j = start + tl.arange(0, block)
         place = j[:, None] * step + i[None]
@@ -256,7 +260,7 @@ def _attend(  # type: ignore[no-untyped-def]
     into = out + row * heads * size + (group * each + h)[:, None] * size + i[None]
     mine, prompt = tl.load(drawn + row), tl.load(count + row)
 
-    # turn the new token's queries and key, and keep its key and value
+    # Rotate the new token's queries and key, and keep its key and value.
     half: tl.constexpr = size // 2
     angle = (prompt + mine) * half + i % half
     c = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
@@ -278,14 +282,14 @@ def _attend(  # type: ignore[no-untyped-def]
     ask = ask + tl.load(ask_at + other[None], mask=asking, other=0.0).to(tl.float32) * s[None]
     ask = ask.to(kind)
 
-    # first the new token, then the prompt, then the row's own earlier ones
+    # The new token is read first, then the prompt, then the row's own earlier tokens.
     top = tl.sum(ask.to(tl.float32) * key.to(tl.float32)[None], 1) * scaling
     total = tl.full([padded_each], 1.0, tl.float32)
     read = tl.zeros([padded_each, padded_size], tl.float32) + value.to(tl.float32)[None]
-    if tl.load(ended + row) != 0:  # nobody reads it
+    if tl.load(ended + row) != 0:  # Nobody reads the result of a row that has ended.
         prompt, mine = prompt * 0, mine * 0
     start, between = tl.load(before + row), tl.load(apart + row)
-    if (groups * size) % 8 == 0:  # so that eight numbers are read at once
+    if (groups * size) % 8 == 0:  # Then eight numbers are read at once.
         start, between = tl.multiple_of(start, 16), tl.multiple_of(between, 8)
     shared_keys = start.to(tl.pointer_type(kind)) + 2 * layer * between + group * size
     shared_values = shared_keys + between

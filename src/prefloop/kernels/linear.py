@@ -1,6 +1,6 @@
-"""`linear` and what stands between matrices, forward and backward.
+"""Computes `linear` and what stands between matrices, forward and backward.
 
-On a CPU in float32 by compiled code, on a GPU by Triton. Elsewhere, and where there is neither, this is torch.
+On a CPU in float32 compiled code computes it, on a GPU Triton. Elsewhere, and where there is neither, torch does.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from prefloop.kernels import gpu, native
 from prefloop.kernels.native import Panels, address
 
-WORTH = 32  # rows, from which on laying a matrix out anew pays
-LARGEST = 1 << 26  # elements, up to which the memory of a copy is worth it
+WORTH = 32  # From so many rows on, laying a matrix out anew pays.
+LARGEST = 1 << 26  # Up to so many elements, a copy is worth its memory.
 
 
 def product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
-    """x [*,in] to [*,out] by a weight [out,in], for `rows` rows in all; without a gradient."""
+    """Return a function from x [*,in] to [*,out] by a weight [out,in], for `rows` rows in all; without a gradient."""
     if not native.fits(weight) or rows < WORTH or weight.numel() > LARGEST:
         return lambda x: F.linear(x, weight, bias)
     panels = Panels(weight, bias)
@@ -28,7 +28,10 @@ def product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
-    """x [N,in] to [N,out], added to `onto` [N,out]; which may be written over where no gradient is wanted."""
+    """Return x [N,in] times the weight, [N,out], added to `onto` [N,out].
+
+    `onto` may be written over where no gradient is wanted.
+    """
     if onto is not None and x.is_cuda and bias is None:
         return torch.addmm(onto, x, weight.t()) if torch.is_grad_enabled() else onto.addmm_(x, weight.t())
     if onto is not None:
@@ -57,7 +60,7 @@ class _Linear(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """x [*,H] divided by its root mean square, times a weight (Zhang 2019)."""
+    """Return x [*,H] divided by its root mean square, times a weight (Zhang 2019)."""
     if not (native.fits(x) and native.fits(weight)):
         return F.rms_norm(x, x.shape[-1:], weight, epsilon)
     found: Tensor = _Norm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
@@ -83,7 +86,7 @@ class _Norm(torch.autograd.Function):
 
 
 def silu_gate(x: Tensor) -> Tensor:
-    """silu(gate) * up, of gate and up side by side [N,2H] (Shazeer 2020): [N,H]."""
+    """Return silu(gate) * up [N,H], of gate and up side by side [N,2H] (Shazeer 2020)."""
     if not (native.fits(x) or gpu.fits(x)):
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
@@ -107,7 +110,8 @@ class _Gate(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if gpu.fits(x):
             return gpu.gate_back(x, gradient)
-        gradient, found = gradient.contiguous(), torch.empty_like(x)  # held: a copy that nobody holds is gone at once
+        # The variable keeps the copy alive, because a copy that nobody holds is freed at once.
+        gradient, found = gradient.contiguous(), torch.empty_like(x)
         native.call("gate_back", address(x), address(gradient), address(found), *gradient.shape)
         return found
 

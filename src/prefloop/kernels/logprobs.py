@@ -1,7 +1,7 @@
-"""Log-probabilities of tokens, without ever holding the full [N, T, V] tensor. The ONE place that shifts by one.
+"""Computes log-probabilities of tokens, without ever holding the full [N, T, V] tensor.
 
-A causal model's hidden state at t-1 predicts the token at t. Everything else in the code lines up with `ids`:
-`logp[n, t]` is the log-probability of `ids[n, t]` given what came before it.
+This is the ONE place that shifts by one: a causal model's hidden state at t-1 predicts the token at t. Everything else
+in the code lines up with `ids`: `logp[n, t]` is the log-probability of `ids[n, t]` given what came before it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 from prefloop.kernels import gpu
 from prefloop.kernels.linear import product
 
-LOGITS = 1 << 21  # how many exist at one time; bounds memory, and keeps them in the processor's cache
-LOGITS_GPU = 1 << 28  # where small pieces would not fill the device
-KEPT = 1 << 24  # probabilities kept for the gradient, if there are no more (64 MB); else they are computed again
+LOGITS = 1 << 21  # So many logits exist at one time, which bounds memory, and keeps them in the processor's cache.
+LOGITS_GPU = 1 << 28  # On a GPU small pieces would not fill the device.
+KEPT = 1 << 24  # So many probabilities are kept for the gradient (64 MB); if there are more, they are computed again.
 
 
 def predicting(action: Tensor) -> Tensor:
-    """Where the states that predict the action tokens sit: action [N,T] -> [N,T], shifted left by one."""
+    """Return where the states that predict the action tokens sit: action [N,T] -> [N,T], shifted left by one."""
     shifted = torch.zeros_like(action)
     shifted[:, :-1] = action[:, 1:]
     return shifted
@@ -34,13 +34,14 @@ def token_logprobs(
     temperature: float = 1.0,
     chunk: int | None = None,
 ) -> Tensor:
-    """Log-probability of each target, in nats.
+    """Return the log-probability of each target, in nats.
 
     hidden:      [M,H]  states that predict the targets
     weight:      [V,H]  output embedding;  bias: [V] or none
     targets:     [M]    token ids
     temperature: logits are divided by it, as they were in sampling (detail 3 of PPO)
-    chunk:       positions whose logits exist at one time, forward and backward; by the vocabulary. No result changes
+    chunk:       how many positions have logits at one time, forward and backward; by default the vocabulary decides. It
+    changes no result
     returns:     [M]; computed in float32 whatever the model's dtype
     """
     chunk = chunk or max(64, (LOGITS_GPU if hidden.is_cuda else LOGITS) // weight.shape[0])
@@ -49,7 +50,7 @@ def token_logprobs(
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """For the gradient, logits are computed a second time, a chunk at a time, unless all their softmax is small."""
+    """Computes the logits a second time for the gradient, a chunk at a time, unless all their softmax is small."""
 
     @staticmethod
     def forward(
@@ -64,9 +65,11 @@ class _TokenLogprobs(torch.autograd.Function):
         head = product(weight, bias, len(hidden))
         fused = gpu.fits(hidden)
         keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT and not fused
-        # one piece: small results of each chunk, between large ones, would keep their memory from being used again
+        # The results are in one piece: small results of each chunk, between large ones, would keep their memory from
+        # being used again.
         found = hidden.new_empty(len(hidden), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
-        held: list[Tensor] = []  # of each chunk: softmax, or where a GPU computes it again, the logarithms of its sums
+        # This is kept of each chunk: the softmax, or where a GPU computes it again, the logarithms of its sums.
+        held: list[Tensor] = []
         for some, asked, into in zip(*(x.split(chunk) for x in (hidden, targets, found)), strict=True):
             if fused:
                 logp, log_sum = gpu.logprob(head(some), asked, temperature)
@@ -83,7 +86,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """d logp / d logits = (one at the target - softmax) / temperature."""
+        """Return the gradient: d logp / d logits = (one at the target - softmax) / temperature."""
         hidden, weight, bias, targets, *held = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         to_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -100,7 +103,7 @@ class _TokenLogprobs(torch.autograd.Function):
             else:
                 scaled = (gradient[at] / ctx.temperature)[:, None]
                 if head is None:
-                    slope = held[number] * -scaled  # what is held may be asked for again
+                    slope = held[number] * -scaled  # Autograd may ask again for what is held.
                 else:
                     slope = _log_softmax(head(hidden[at]), ctx.temperature).exp_().mul_(-scaled)
                 slope.scatter_add_(1, targets[at, None], scaled)
@@ -123,7 +126,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def from_logits(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """The same from logits [M,V]."""
+    """Return the same from logits [M,V]."""
     return _log_softmax(logits, temperature).gather(-1, targets[:, None]).squeeze(-1)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from prefloop.errors import TrainingError
 
-# torch's allocator for the CPU raises a plain RuntimeError
+# torch's allocator for the CPU raises a plain RuntimeError.
 _SIGNS = ("can't allocate memory", "cannot allocate memory", "std::bad_alloc", "out of memory", "not enough memory")
 
 
@@ -17,9 +17,9 @@ _SIGNS = ("can't allocate memory", "cannot allocate memory", "std::bad_alloc", "
 def named_when_full(doing: str, shape: Sequence[int], advice: str) -> Iterator[None]:
     """Turn "out of memory", of a GPU or of the machine, into a TrainingError with the shape of the batch.
 
-    doing:  what was computed, such as "a training step".
-    shape:  of the batch, [rows, tokens].
-    advice: which settings make it smaller.
+    doing:  what was computed, such as "a training step"
+    shape:  that of the batch, [rows, tokens]
+    advice: which settings make it smaller
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""`native.c` and `learning.c` from Python. Where they were not compiled, or do not load, `AVAILABLE` is false.
+"""Calls `native.c` and `learning.c`. Where they were not compiled, or do not load, `AVAILABLE` is false.
 
-Its threads are torch's. All tensors are float32 or int64 on the CPU, and contiguous.
+The threads of the C code are torch's. All tensors are float32 or int64 on the CPU, and contiguous.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from prefloop.kernels.plain import is_plain, refuse_unless_plain
 
-WIDEST = 256  # of a head; these are as in native.c
+WIDEST = 256  # A head has at most so many numbers; this and the next are as in native.c.
 BLOCK, PART = 64, 1024
-READ = (torch.float32, torch.float64, torch.int64)  # the numbers that C functions are given
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh")  # in the order of native.c
+READ = (torch.float32, torch.float64, torch.int64)  # C functions are given these types of numbers.
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh")  # The order is that of native.c.
 
 
 class Matrix(ctypes.Structure):
@@ -79,7 +79,7 @@ FUNCTIONS: dict[str, list[Any]] = {
 }
 
 
-# Structs that C writes too, and the function of the library that says how C lays them out.
+# C writes these structs too; the function of the library says how C lays them out.
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "layout_of_matrix": Matrix,
     "layout_of_layer": LayerStruct,
@@ -90,7 +90,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
 
 
 def other_layout(library: Any, structs: Mapping[str, type[ctypes.Structure]]) -> str | None:
-    """The name of the first struct whose fields C has at other offsets, or in another length; none = all are the same.
+    """Return the first struct whose fields C has at other offsets, or in another length; None if all are the same.
 
     Raises AttributeError where the library does not say.
     """
@@ -98,7 +98,7 @@ def other_layout(library: Any, structs: Mapping[str, type[ctypes.Structure]]) ->
         ask = getattr(library, name)
         ask.restype = POINTER(c_int64)
         said = ask()
-        theirs = list(takewhile(lambda number: number >= 0, (said[n] for n in count())))  # -1 ends it
+        theirs = list(takewhile(lambda number: number >= 0, (said[n] for n in count())))  # The number -1 ends the list.
         mine = [*(getattr(struct, field[0]).offset for field in struct._fields_), ctypes.sizeof(struct)]
         if theirs != mine:
             return struct.__name__
@@ -115,9 +115,10 @@ def _load() -> Any:
                 found.lanes.restype = c_int64
                 for name, arguments in FUNCTIONS.items():
                     getattr(found, name).argtypes, getattr(found, name).restype = arguments, None
-                if other_layout(found, STRUCTS):  # compiled from other sources than these
+                if other_layout(found, STRUCTS):  # The library was compiled from other sources than these.
                     return None
-            except (OSError, AttributeError):  # built for another OpenMP than torch's; left over from an older version
+            # The library was built for another OpenMP than torch's, or is left over from an older version.
+            except (OSError, AttributeError):
                 return None
             return found
     return None
@@ -129,17 +130,17 @@ LANES = int(_library.lanes()) if AVAILABLE else 1
 
 
 def fits(x: Tensor) -> bool:
-    """Whether native code can and may compute with it."""
+    """Return whether native code can and may compute with it."""
     return AVAILABLE and x.device.type == "cpu" and x.dtype == torch.float32 and is_plain(x)
 
 
 def call(name: str, *arguments: float | None) -> None:
-    """A function of the library, by addresses and numbers."""
+    """Call a function of the library with addresses and numbers."""
     getattr(_library, name)(*arguments)
 
 
 def address(x: Tensor | None) -> int | None:
-    """Where its numbers are; whoever uses this keeps the tensor. Raises TypeError for what C would misread."""
+    """Return where its numbers are; the caller keeps the tensor. Raises TypeError for what C would misread."""
     if x is None:
         return None
     refuse_unless_plain(x)
@@ -151,12 +152,12 @@ def address(x: Tensor | None) -> int | None:
 
 
 def padded(length: Any) -> Any:
-    """What an integer, or a tensor of them, is rounded up to where numbers lie in vectors."""
+    """Return what an integer, or a tensor of them, is rounded up to where numbers lie in vectors."""
     return -(-length // LANES) * LANES
 
 
 class Panels:
-    """A matrix [out,in], however it lies, with its bias, laid out for `times`; a copy."""
+    """Holds a copy of a matrix [out,in], however it lies, with its bias, laid out for `times`."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         refuse_unless_plain(weight)
@@ -169,7 +170,7 @@ class Panels:
 
 
 def times(x: Tensor, matrix: Panels) -> Tensor:
-    """x [N,in] to [N,out]."""
+    """Return x [N,in] times the matrix, [N,out]."""
     x = x.contiguous()
     out = x.new_empty(len(x), matrix.out)
     call("multiply", ctypes.addressof(matrix.struct), address(x), address(out), len(x))
@@ -177,12 +178,12 @@ def times(x: Tensor, matrix: Panels) -> Tensor:
 
 
 def forward(body: Body, tokens: Tokens) -> None:
-    """See native.c."""
+    """Compute the body of a model; see native.c."""
     call("forward", ctypes.addressof(body), ctypes.addressof(tokens))
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """As `engine.sampler.choose` without top-p: token [N], logp [N]. logits [N,V], u [N] float64."""
+    """Draw as `engine.sampler.choose` does without top-p: token [N], logp [N]. logits [N,V], u [N] float64."""
     logits, u = logits.contiguous(), u.contiguous()
     n, words = logits.shape
     ids, logp = logits.new_empty(n, dtype=torch.long), logits.new_empty(n)

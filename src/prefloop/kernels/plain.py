@@ -1,4 +1,4 @@
-"""Compiled code reads memory by address. Whether what stands there is the tensor's numbers is decided here."""
+"""Decides whether compiled code, which reads memory by address, finds a tensor's numbers there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether a tensor is torch's own kind. A subclass (sharded, quantised) may keep its numbers elsewhere."""
+    """Return whether a tensor is torch's own kind. A subclass (sharded, quantised) may keep its numbers elsewhere."""
     return type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
 
 

@@ -1,1 +1,1 @@
-"""A project on disk: its settings, its runs, its models, and which of them count."""
+"""Manages a project on disk: its settings, its runs, its models, and which of them count."""

@@ -1,4 +1,4 @@
-"""Warnings about reward models of a project that are not known to tell better from worse. Loads no model."""
+"""Warns about reward models of a project that are not known to tell better from worse. It loads no model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from prefloop.store import ModelRow
 
 
 def chance_warnings(project: Project, models: Sequence[ModelRow]) -> list[str]:
-    """One sentence for each reward model that is not known to tell better from worse: at chance, or never measured."""
+    """Return one sentence for each reward model that is not known to tell better from worse.
+
+    It is at chance, or was never measured.
+    """
     said = []
     for row in models:
         run = record.Run(project.root / record.RUNS / (row.run_id or row.version))

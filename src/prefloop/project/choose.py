@@ -1,4 +1,4 @@
-"""Says which of a round's `align` runs is the round's policy, by what `[run] choose` names.
+"""Says which of a round's `align` runs gives the round's policy, by what `[run] choose` names.
 
 A run is chosen by its figures on the validation prompts, which also chose its checkpoint. `evaluate` measures it on
 other prompts, so that what chooses is not what is reported.
@@ -18,16 +18,17 @@ from prefloop.store import ModelRow
 
 @dataclass(frozen=True)
 class Candidate:
-    """A finished run of `align`. row: the policy it registered, None where its best step was the start.
+    """Describes a finished run of `align`.
 
-    gone: the weights of that policy are no longer there.
+    row:  the policy it registered; None where its best step was the start
+    gone: whether the weights of that policy are no longer there
     """
 
     run: str
     round: int
     row: ModelRow | None
     result: Mapping[str, Any]
-    judged_by: Mapping[str, Any]  # reward models that its figures are by: {criterion: weights}
+    judged_by: Mapping[str, Any]  # Its figures are by these reward models: {criterion: weights}.
     gone: bool = False
 
     @property
@@ -40,13 +41,13 @@ class Candidate:
         return list(self.result.get("collapsed") or ())
 
     def figure(self, name: str) -> float | None:
-        """The "win_rate" or "reward" on validation prompts; None where it was not measured."""
+        """Return the "win_rate" or "reward" on validation prompts; None where it was not measured."""
         value = self.result.get(name)
         return None if value is None else float(value)
 
 
 def candidates(runs: Sequence[Run], rows: Sequence[ModelRow], root: Path) -> list[Candidate]:
-    """Every finished run of `align` in a project folder, oldest first; policies without a run folder before them."""
+    """Return every finished run of `align` in a project folder, oldest first, after policies without a run folder."""
     rows = [row for row in rows if row.version.startswith("align-")]
     by_run, names = {row.run_id: row for row in rows}, {run.name for run in runs}
     lost = [row for row in rows if row.run_id not in names]
@@ -64,11 +65,13 @@ def candidates(runs: Sequence[Run], rows: Sequence[ModelRow], root: Path) -> lis
 
 
 def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> Candidate | None:
-    """The candidate of one round that counts; None where none has a policy of its own.
+    """Return the candidate of one round that counts; None where none has a policy of its own.
 
-    how: "win_rate", "reward", "newest", or a run's name.  judges: the round's reward models as they are now: figures by
-    other ones cannot be compared. Those whose files are there come first, then those that have not collapsed, then
-    those that were measured; where figures are equal, or there are none, the newest.
+    how:    "win_rate", "reward", "newest", or a run's name
+    judges: the round's reward models as they are now, because figures by other ones cannot be compared
+
+    Candidates whose files are there come first, then those that have not collapsed, then those that were measured.
+    Where figures are equal, or there are none, the newest one counts.
     """
     own = [c for c in found if c.row and not c.unchanged]
     named = [c for c in own if c.run == how]
@@ -84,7 +87,9 @@ def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> C
 
 
 def passed_over(found: Sequence[Candidate], round: int, how: str, picked: Candidate | None) -> Iterator[str]:
-    """Which runs do not count though one might expect it, and why; found: of all rounds.
+    """Yield which runs do not count though one might expect it, and why.
+
+    found: the candidates of all rounds
 
     A run that `[run] choose` names counts for its own round; where there is no such run, no round goes by it.
     """

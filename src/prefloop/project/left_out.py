@@ -1,4 +1,4 @@
-"""Rows that a model's chat template refuses are left out of a stage, counted, and named by file and row."""
+"""Leaves rows that a model's chat template refuses out of a stage, counts them, and names them by file and row."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row", Prompt, Demonstration, Item)
 
-NAMED = 10  # in a result; the others are counted
-SHOWN = 3  # on the terminal
+NAMED = 10  # A result names so many; the others are counted.
+SHOWN = 3  # The terminal shows so many.
 
 
 class LeftOut:
-    """The rows that one stage leaves out. They are printed when they are found, and `to_json` goes into the result."""
+    """Holds the rows that one stage leaves out.
+
+    They are printed when they are found, and `to_json` goes into the result.
+    """
 
     def __init__(self, project: Project | None = None):
-        """project: where the rows come from; None where a file was read without a project."""
+        """Take note of where the rows come from.
+
+        project: None where a file was read without a project
+        """
         self.project = project
-        self.reasons: dict[str, str] = {}  # "file row 8: what the template said", by the row's id
+        self.reasons: dict[str, str] = {}  # {row's id: "file row 8: what the template said"}
 
     def accepted(
         self, tokenizations: Sequence[Tokenization], rows: Iterable[Row], what: str, some: bool = True
     ) -> list[Row]:
-        """The rows that the chat templates of all these models take, prompt and answers. `what` they are is for people.
+        """Return the rows that the chat templates of all these models take, prompt and answers.
 
-        some: raise DataError where there are rows, and none is taken.
+        what: what the rows are, for messages to people
+        some: raise DataError where there are rows, and none is taken
         """
         kept: list[Row] = []
         refused: dict[str, tuple[Row, str]] = {}
@@ -79,9 +86,9 @@ class LeftOut:
         return found
 
     def used(self, snapshot: str, refused: Collection[str] | None = None) -> str:
-        """The snapshot without the ids that were refused (by default the rows' own): what was learnt from.
+        """Return the snapshot without the ids that were refused (by default the rows' own): what the model learnt from.
 
-        The same one where nothing of it was left out.
+        It is the same snapshot where nothing of it was left out.
         """
         gone = self.reasons.keys() if refused is None else refused
         if self.project is None or not gone:
@@ -90,7 +97,7 @@ class LeftOut:
         return self.project.snapshot(known.kind, [id for id in known.ids if id not in gone])
 
     def to_json(self) -> dict[str, Any]:
-        """The counts for a result; {} where nothing was left out."""
+        """Return the counts for a result; {} where nothing was left out."""
         if not self.reasons:
             return {}
         return {"refused": len(self.reasons), "refused_rows": list(self.reasons.values())[:NAMED]}
@@ -101,7 +108,7 @@ def _prompt(row: Prompt | Demonstration | Item) -> Prompt:
 
 
 def refusal(tokenization: Tokenization, row: Prompt | Demonstration | Item) -> str | None:
-    """What the chat template says against a prompt or an answer to it; None where it takes them."""
+    """Return what the chat template says against a prompt or an answer to it; None where it takes them."""
     if not tokenization.chat:
         return None
     prompt = _prompt(row)
@@ -123,10 +130,12 @@ def fitting(
     left_out: LeftOut | None = None,
     judges: Iterable[Tokenization] = (),
 ) -> list[tuple[Prompt, list[int]]]:
-    """(prompt, its ids) of those that leave room for an answer; the others are counted and named, not fatal.
+    """Return (prompt, its ids) of those that leave room for an answer; the others are counted and named, not fatal.
 
-    judges: of models that read the prompt too, and whose chat templates may refuse what the policy's takes.
-    left_out: gets those that a template refuses. Raises NothingToDoError where none is left.
+    judges:   tokenizations of models that read the prompt too; their templates may refuse what the policy's takes
+    left_out: gets the prompts that a template refuses
+
+    Raises NothingToDoError where none is left.
     """
     kept, dropped = [], []
     for prompt in (left_out or LeftOut(project)).accepted([tokenization, *judges], prompts, "prompts"):

@@ -9,16 +9,17 @@ from typing import Self
 
 from tqdm import tqdm
 
-EVERY_S = 60.0  # between two lines
+EVERY_S = 60.0  # A line is written so often.
 
 
 class Lines:
     """Stands where a tqdm bar does. A thread writes, so that a step of many minutes gives signs of life, too.
 
-    total: none where it is not known.   start: what an earlier process did, which says nothing about the rate.
+    total: None where it is not known
+    start: what an earlier process did, which says nothing about the rate
     """
 
-    disable = True  # as a bar says of itself where nobody sees it
+    disable = True  # A bar says this of itself where nobody sees it.
 
     def __init__(self, say: Callable[[str], None], total: int | None, label: str, start: int = 0):
         self.say, self.total, self.label, self.start = say, total, label, start
@@ -54,7 +55,7 @@ class Lines:
             self.say(self.line(time.monotonic() - self._began))
 
     def line(self, seconds: float) -> str:
-        """ "align (ppo): 40 of 600, 9.3 s each, 1:26:48 left  (reward 0.312  kl 2.114)"."""
+        """Return "align (ppo): 40 of 600, 9.3 s each, 1:26:48 left  (reward 0.312  kl 2.114)"."""
         done = self.n - self.start
         far = f"{self.label}: {self.n}" + (f" of {self.total}" if self.total is not None else "")
         parts = [far, f"after {_clock(seconds)}"]

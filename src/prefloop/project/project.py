@@ -1,6 +1,6 @@
-"""A project on disk: its prefloop.toml, its store and its runs/, and which model each stage starts from.
+"""Opens a project on disk: its prefloop.toml, its store and its runs/, and which model each stage starts from.
 
-The loop's lineage, by round r (0 is the first):
+The rounds r of the loop (0 is the first) start from these models:
 
     base -> sft ---------------------------------------------> the reference of every round
     sample(r), align(r) start from the policy of round r-1    (round 0: the reference)
@@ -31,7 +31,7 @@ from prefloop.rewards.rules import RuleScorer, make_scorer
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
 from prefloop.types import Snapshot, digest
 
-if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it
+if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it.
     from prefloop.models.tokenization import Tokenization
 
 
@@ -40,9 +40,10 @@ _USUAL_MODEL = Model().deciding()
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model a stage starts from. `weights` identifies the bytes, `version` is for people.
+    """Names a model that a stage starts from. `weights` identifies the bytes, `version` is for people.
 
-    registered: it is in the store; files: the hashes that `intact` compares, of one registered with them.
+    registered: whether it is in the store
+    files:      the hashes that `intact` compares, of one registered with them
     """
 
     version: str
@@ -52,15 +53,17 @@ class ModelRef:
     registered: bool = field(default=False, compare=False, repr=False)
 
     def here(self) -> Self:
-        """Itself, once its weights are known to be there. A stage asks before it begins. Raises ModelError."""
+        """Return itself, once its weights are known to be there. A stage asks before it begins. Raises ModelError."""
         if self.registered and not has_weights(Path(self.path)):
             raise gone(Path(self.path), self.version)
         return self
 
     def intact(self) -> str:
-        """Its folder, once its files are known to be what was registered. Every load of a model goes through this.
+        """Return its folder, once its files are known to be what was registered.
 
-        Raises ModelError naming what changed.
+        Every load of a model goes through this.
+
+        Raises ModelError, which names what changed.
         """
         self.here()
         if self.files is not None:
@@ -70,7 +73,10 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage did. `skipped`: the same inputs had been through it before, and its result was kept."""
+    """Says what a stage did.
+
+    `skipped`: the same inputs had been through it before, and its result was kept.
+    """
 
     stage: str
     run: str | None
@@ -85,18 +91,22 @@ class Project:
     """An open project. `say` and progress bars go to standard error; standard output is for results."""
 
     def __init__(self, root: Path, config: Config, store: Store, quiet: bool = False, new: bool = False):
-        """new: begin another run where one with other settings stopped half-way, which is refused else."""
+        """Hold an open project; `open` is the usual way.
+
+        new: begin another run where one with other settings stopped half-way, which is refused otherwise
+        """
         self.root = root
         self.new = new
-        self._told: set[str] = set()  # of runs that are passed over, each said once
+        self._told: set[str] = set()  # It warned of these runs that are passed over, of each only once.
         self.begun = 0  # the round that `run` is in, which need not sample anything
         self.config = config
         self.store = store
         self.quiet = quiet
-        self.scorers: dict[str, RuleScorer] = {}  # of the program that opened it, by the names that settings give them
+        # The program that opened the project adds these, under the names that settings give them.
+        self.scorers: dict[str, RuleScorer] = {}
 
     def scorer(self, spec: str) -> RuleScorer:
-        """The scorer that a setting names: of the program that opened the project, built in, or "file.py:function"."""
+        """Return the scorer that a setting names: the opening program's own, a built-in one, or "file.py:function"."""
         return self.scorers.get(spec) or make_scorer(spec, self.root)
 
     @cached_property
@@ -110,12 +120,12 @@ class Project:
 
     @cached_property
     def queue(self) -> Queue:
-        """The queue of what people are asked to rank, by the rules of `[annotate]`."""
+        """Return the queue of what people are asked to rank, by the rules of `[annotate]`."""
         return Queue(self.store, self.config.annotate, seed=self.config.project.seed)
 
     @classmethod
     def open(cls, root: Path, overrides: Iterable[str] = (), quiet: bool = False, new: bool = False) -> Self:
-        """Raises ConfigError where there is no project, or its settings are wrong."""
+        """Open a project folder. Raises ConfigError where there is no project, or its settings are wrong."""
         set_environment()
         config = load_config(root / CONFIG_NAME, list(overrides))
         return cls(root, config, Store.open(config.project.store, root), quiet, new)
@@ -129,14 +139,14 @@ class Project:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    # -- talking -----------------------------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
         if not self.quiet:
             tqdm.write(text, file=sys.stderr)
 
     def progress(self, total: int | None, label: str, start: int = 0, lines: bool = True) -> Any:
-        """A bar on a terminal; elsewhere a line a minute, unless the caller writes its own (`lines` False)."""
+        """Return a bar on a terminal; elsewhere a line a minute, unless the caller writes its own (`lines` False)."""
         if lines and not self.quiet and not sys.stderr.isatty():
             return Lines(self.say, total, label, start)
         hide = self.quiet or not sys.stderr.isatty()
@@ -145,17 +155,20 @@ class Project:
     # -- runs --------------------------------------------------------------------------------------------------------
 
     def lock(self) -> ProjectLock:
-        """The lock that lets one process at a time write runs and models. Raises BusyError naming the other process."""
+        """Return the lock that lets one process at a time write runs and models.
+
+        Entering it raises BusyError, which names the other process.
+        """
         return ProjectLock(self.root)
 
     def fingerprint(self, stage: str, settings: Section, inputs: Mapping[str, Any]) -> str:
-        """A hash of all that decides a stage's outcome."""
+        """Return a hash of all that decides a stage's outcome."""
         model = {key: value for key, value in self.config.model.deciding().items() if value != _USUAL_MODEL[key]}
         decides = dict(inputs) | ({"model settings": model} if model else {})
         return digest(stage, self.config.project.seed, self.config.data.heldout, settings.deciding(), decides)
 
     def done(self, stage: str, fingerprint: str) -> Outcome | None:
-        """The outcome of an earlier run of the same stage on the same inputs."""
+        """Return the outcome of an earlier run of the same stage on the same inputs."""
         run = record.find_run(self.root, stage, fingerprint)
         return Outcome(stage, run.name, run.result, skipped=True) if run else None
 
@@ -175,7 +188,7 @@ class Project:
         return run
 
     def snapshot(self, kind: Any, ids: Iterable[str]) -> str:
-        """Remember the ids a model is trained on; returns their hash."""
+        """Remember the ids a model is trained on; return their hash."""
         return self.store.add_snapshot(Snapshot(kind, tuple(sorted(ids))))
 
     def register(
@@ -188,7 +201,7 @@ class Project:
         metrics: Mapping[str, Any],
         criterion: str | None = None,
     ) -> None:
-        """Enter the model that a run left in its `model/` folder, under the run's name."""
+        """Register the model that a run left in its `model/` folder, under the run's name."""
         self.store.add_model(
             ModelRow(
                 version=run.name,
@@ -210,7 +223,7 @@ class Project:
     # -- which model -------------------------------------------------------------------------------------------------
 
     def base(self) -> ModelRef:
-        """The model the user brought, or the one made from scratch on first use."""
+        """Return the model that the user brought, or the one made from scratch on first use."""
         settings = self.config.model
         if settings.init == "scratch":
             folder = self.root / "model"
@@ -237,7 +250,8 @@ class Project:
                 if not path.is_file():
                     raise ConfigError(f"[model] text: {path} does not exist")
                 yield from path.read_text(encoding="utf-8").splitlines()
-            answered, kept_out = False, self.config.data.heldout  # what is held out is never learnt from, not even here
+            # What is held out is never learnt from, not even here.
+            answered, kept_out = False, self.config.data.heldout
             for shown in self.store.demonstrations(split="train", heldout=kept_out):
                 answered = True
                 yield shown.prompt.text
@@ -253,14 +267,14 @@ class Project:
         publish(folder, lambda tmp: make_scratch(tmp, self.config.model, texts(), self.config.project.seed))
 
     def reference(self) -> ModelRef:
-        """The frozen reference of every round: the newest supervised policy, else the base model."""
+        """Return the frozen reference of every round: the newest supervised policy, else the base model."""
         for row in reversed(self.store.models("policy")):
             if row.version.startswith("sft-"):
                 return self.ref(row)
         return self.base()
 
     def policy(self, round: int) -> ModelRef:
-        """The policy at the *start* of a round. Raises NothingToDoError where the round before was not aligned.
+        """Return the policy at the *start* of a round. Raises NothingToDoError where the round before was not aligned.
 
         A round in which no step was better than the start leaves the policy that it started from.
         """
@@ -275,21 +289,26 @@ class Project:
         return self.policy(round - 1)
 
     def aligned(self, round: int) -> ModelRow | None:
-        """The policy of a round: of those that `align` made in it, the one that `[run] choose` picks."""
+        """Return the policy of a round: of those that `align` made in it, the one that `[run] choose` picks."""
         chosen = self.chosen(round)
         return chosen.row if chosen else None
 
     def candidates(self, round: int | None = None) -> list[Candidate]:
-        """Every finished run of `align`, of a round or of all, oldest first."""
+        """Return every finished run of `align`, of a round or of all, oldest first."""
         found = candidates(record.runs(self.root), self.store.models("policy"), self.root)
         return [candidate for candidate in found if round in (None, candidate.round)]
 
     def policy_of(self, candidate: Candidate) -> ModelRef:
-        """The policy that a run of `align` came to; where its best step was the start, what it started from."""
+        """Return the policy that a run of `align` came to; where its best step was the start, the one it started
+        from.
+        """
         return self.ref(candidate.row) if candidate.row and not candidate.unchanged else self.policy(candidate.round)
 
     def chosen(self, round: int) -> Candidate | None:
-        """The run whose policy is the round's. None before `align`, and where no run made a policy of its own."""
+        """Return the run whose policy is the round's.
+
+        None before `align`, and where no run made a policy of its own.
+        """
         judges = {m.criterion or "": m.weights_sha256 for m in self._reward_models(round)}
         picked = choose(self.candidates(round), self.config.run.choose, judges)
         for why in passed_over(self.candidates(), round, self.config.run.choose, picked):
@@ -299,20 +318,22 @@ class Project:
         return picked
 
     def aligned_rounds(self) -> int:
-        """How many rounds have been through `align`."""
+        """Return how many rounds have been through `align`."""
         round = 0
         while self.candidates(round):
             round += 1
         return round
 
     def latest_round(self) -> int:
-        """The newest round that anything was sampled in."""
+        """Return the newest round that anything was sampled in."""
         return self.store.latest_round("sample")
 
     def existing_round(self, asked: int | None, starts: bool = False) -> int:
-        """The round that was asked for; by default the newest. Raises NothingToDoError where there is no such round.
+        """Return the round that was asked for; by default the newest.
 
-        starts: the next one may be begun, too.
+        Raises NothingToDoError where there is no such round.
+
+        starts: whether the next one may be begun, too
         """
         if asked is None:
             return self.latest_round()
@@ -325,7 +346,7 @@ class Project:
         return asked
 
     def reward_models(self, round: int) -> list[ModelRow]:
-        """The newest reward model of each criterion for a round. Raises NothingToDoError where there is none."""
+        """Return the newest reward model of each criterion for a round. Raises NothingToDoError where there is none."""
         newest = self._reward_models(round)
         if not newest:
             raise NothingToDoError(f"there is no reward model for round {round} yet: run prefloop reward first")
@@ -338,26 +359,29 @@ class Project:
         return list({row.criterion or "": row for row in rows}.values())
 
     def ref(self, row: ModelRow) -> ModelRef:
-        """A registered model. Raises ModelError for a path out of the project: the store may come from elsewhere."""
+        """Return a registered model.
+
+        Raises ModelError for a path out of the project, because the store may come from elsewhere.
+        """
         if Path(row.path).is_absolute() or ".." in Path(row.path).parts:
             raise ModelError(f"the store says that {row.version} is at {row.path}, which is outside of the project")
         return ModelRef(row.version, str(self.root / row.path), row.weights_sha256 or "", row.files, True)
 
 
 def derive(seed: int, *names: object) -> int:
-    """A seed for one purpose: 63 bits from the project's seed and names."""
+    """Return a seed for one purpose: 63 bits from the project's seed and names."""
     return int(digest(seed, *names), 16) >> 1
 
 
 def load_policy(project: Project, ref: ModelRef) -> tuple[Any, Tokenization]:
     from prefloop.models.load import load_causal
 
-    assert project.device  # before the first tensor: it sets the number of threads
+    assert project.device  # This comes before the first tensor, since it sets the number of threads.
     return load_causal(ref.intact(), project.config.model)
 
 
 def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Tokenization]:
-    """(reward model, its tokenization). Raises ModelError where its files are not those that were registered."""
+    """Return (reward model, its tokenization). Raises ModelError where its files are not those that were registered."""
     from prefloop.models.reward import load_reward_model
 
     return load_reward_model(project.ref(row).intact(), project.config.model)

@@ -12,12 +12,12 @@ from prefloop.config import apply_override
 
 
 def toml(value: Any) -> str:
-    """A value on one line. TOML has no None, which is shown as (none)."""
+    """Return a value on one line. TOML has no None, which is shown as (none)."""
     return "(none)" if value is None else item(value).as_string()
 
 
 def item(value: Any) -> Any:
-    """A value of a setting as tomlkit writes it: on one line, with a mapping as an inline table."""
+    """Return a value of a setting as tomlkit writes it: on one line, with a mapping as an inline table."""
     if isinstance(value, dict):
         table = tomlkit.inline_table()
         for name, inner in value.items():
@@ -32,7 +32,7 @@ def item(value: Any) -> Any:
 
 
 def with_overrides(text: str, overrides: Iterable[str]) -> str:
-    """A TOML file with `section.key=value` settings changed or added; everything else stays, comments too."""
+    """Return a TOML file with `section.key=value` settings changed or added; everything else stays, comments too."""
     document = tomlkit.parse(text)
     for override in overrides:
         apply_override(document, override)
@@ -40,5 +40,5 @@ def with_overrides(text: str, overrides: Iterable[str]) -> str:
 
 
 def default_of(text: str) -> Any:
-    """The value behind a default as `config_problems.describe` gives it."""
+    """Return the value behind a default as `config_problems.describe` gives it."""
     return ast.literal_eval(text)

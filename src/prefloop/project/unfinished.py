@@ -20,14 +20,14 @@ from prefloop.errors import ConfigError
 from prefloop.known_algorithms import is_offline
 from prefloop.record import Run
 
-# what a stage reads beside its own section; only these stages keep what they did so far
+# A stage reads these beside its own section; only these stages keep what they did so far.
 _ALSO: dict[str, tuple[str, ...]] = {
     "sft": (),
     "sample": (),
-    "reward": ("align.rollout.temperature", "align.max_tokens"),  # of the samples that it normalises on
+    "reward": ("align.rollout.temperature", "align.max_tokens"),  # Normalisation reads these settings of samples.
     "align": (),
 }
-_RANKINGS = ("reward.criteria", "reward.annotators")  # read by algorithms that learn from rankings
+_RANKINGS = ("reward.criteria", "reward.annotators")  # Algorithms that learn from rankings read these.
 _ALWAYS = ("project.seed", "data.heldout", "model.dtype", "model.chat")
 
 
@@ -41,7 +41,7 @@ def refuse_other_settings(root: Path, config: Config, stage: str, fingerprint: s
         return
     try:
         then = Config.model_validate(as_now(run.manifest["config"], Config))
-    except ValidationError:  # of another version
+    except ValidationError:  # The run is of another version.
         return
     changed = [*_changed(stage, then, config), *_changed_code(stage, config, run.manifest["inputs"], inputs)]
     if changed:
@@ -58,7 +58,7 @@ def refuse_other_settings(root: Path, config: Config, stage: str, fingerprint: s
 
 
 def _newest(root: Path, config: Config, stage: str, inputs: Mapping[str, Any]) -> Run | None:
-    """Of the same stage, round and criterion, and for align of the same algorithm."""
+    """Return the newest run of the same stage, round and criterion, and for align of the same algorithm."""
     for run in reversed(record.runs(root)):
         manifest = run.manifest
         same = manifest["stage"] == stage and all(
@@ -89,7 +89,7 @@ def _changed(stage: str, then: Config, now: Config) -> Iterator[tuple[str, Any, 
 def _changed_code(
     stage: str, now: Config, then_inputs: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """The code of the caller's own algorithm and reward, by the hashes that stand in the manifest."""
+    """Yield what changed in the code of the caller's own algorithm and reward, by the hashes in the manifest."""
     if then_inputs.get("algorithm") != inputs.get("algorithm"):
         yield "the code of the algorithm", then_inputs.get("algorithm"), inputs.get("algorithm")
     if stage == "align" and now.align.reward is not None and then_inputs.get("rewards") != inputs.get("rewards"):
