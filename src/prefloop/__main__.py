@@ -1,4 +1,4 @@
-"""`python -m prefloop`."""
+"""Runs the command line as `python -m prefloop`."""
 
 from prefloop.cli.main import main
 

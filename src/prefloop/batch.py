@@ -1,4 +1,4 @@
-"""Lists of token ids become tensors here, and only here.
+"""Turns lists of token ids into tensors; nothing else does.
 
     Rows          ids and masks of N sequences; supervised fine-tuning needs no more
     RankingBatch  R prompts x K completions, with what people said about them: reward models, DPO
@@ -34,13 +34,16 @@ _KINDS: dict[str, tuple[torch.dtype, ...]] = {
 
 
 def _tensor(axes: str, kind: Kind) -> dict[str, str]:
-    """What a field of a batch says about itself. axes: a letter each; a last T is cut to the longest row of a part."""
+    """Return what a field of a batch says about itself.
+
+    axes: a letter for each; a last T is cut to the longest row of a part
+    """
     return {"axes": axes, "kind": kind}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """N right-padded sequences: prompt, then completion.
+    """Holds N right-padded sequences: prompt, then completion.
 
     ids:    [N,T] token ids; padding is undefined and never read
     mask:   [N,T] bool, real tokens
@@ -72,11 +75,11 @@ class Rows:
         return self.mask.flatten(1, -2).sum(-1).amax(1) if self.mask.dim() == 3 else self.mask.sum(-1)
 
     def rows(self) -> Rows:
-        """Itself as plain rows [N,T]: what a model is run on."""
+        """Return itself as plain rows [N,T], on which a model is run."""
         return Rows(self.ids, self.mask, self.action)
 
     def select(self, index: Tensor) -> Self:
-        """The rows `index` [n], trimmed to the longest of them. Right-padded batches only."""
+        """Return the rows `index` [n], trimmed to the longest of them. Only for right-padded batches."""
         keep = int(self.lengths[index].max()) if index.numel() else 0
         cut: dict[str, Any] = {}
         for f in fields(self):
@@ -92,7 +95,7 @@ class Rows:
         return 1
 
     def split_index(self, budget: int) -> list[Tensor]:
-        """Row indices of parts of at most `budget` padded tokens (at least one row each), like lengths together.
+        """Return row indices of parts of at most `budget` padded tokens (at least one row each), like lengths together.
 
         Rows of one list stay together, unless they alone are over the budget.
         """
@@ -109,7 +112,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class ListRows(Rows):
-    """Rows that come `k` at a time from one list: they may share a prompt, which a model then reads once."""
+    """Holds rows that come `k` at a time from one list: they may share a prompt, which a model then reads once."""
 
     k: int
 
@@ -121,13 +124,14 @@ class ListRows(Rows):
         return self
 
     def select(self, index: Tensor) -> Self:
-        """The same, and lists of as many as are left of each; of one if that is uneven."""
+        """Return the selected rows as lists of as many as are left of each list; as lists of one if that is uneven."""
         return replace(super().select(index), k=_together(index // self.k))
 
 
 def _split(lengths: Tensor, wide: int, together: int, budget: int) -> list[Tensor]:
-    """Places in `lengths` [R] of parts of at most `budget` tokens, where each place is of `wide` sequences."""
-    if len(lengths) and int(lengths.max()) * wide * len(lengths) <= budget:  # all at once: as they are
+    """Return places in `lengths` [R] of parts of at most `budget` tokens, where each place is of `wide` sequences."""
+    # All rows fit at once, so they stay as they are.
+    if len(lengths) and int(lengths.max()) * wide * len(lengths) <= budget:
         return [torch.arange(len(lengths), device=lengths.device)]
     longest = lengths.view(-1, together).amax(1)
     order = torch.argsort(longest, descending=True, stable=True)
@@ -143,13 +147,13 @@ def _split(lengths: Tensor, wide: int, together: int, budget: int) -> list[Tenso
 
 
 def as_lists(rows: Rows, group: Tensor) -> Rows:
-    """Lists where the rows of each group [N] stand together, equally many of each; else the rows as they are."""
+    """Return lists where the rows of each group [N] stand together, equally many of each; else the rows as they are."""
     k = _together(group)
     return ListRows(rows.ids, rows.mask, rows.action, k=k) if k > 1 else rows
 
 
 def _together(group: Tensor) -> int:
-    """How many rows of each group [N] stand together, equally many of each; else 1."""
+    """Return how many rows of each group [N] stand together, equally many of each; else 1."""
     k = int((group == group[0]).sum()) if len(group) else 1
     even = len(group) % k == 0 and bool((group.view(-1, k) == group[::k, None]).all())
     return k if even else 1
@@ -157,7 +161,7 @@ def _together(group: Tensor) -> int:
 
 @dataclass(frozen=True)
 class RankingBatch(Rows):
-    """R lists of up to K completions; ids, mask, action are [R,K,T].
+    """Holds R lists of up to K completions; ids, mask, action are [R,K,T].
 
     present:       [R,K] bool, real completions
     wins:          [R,K,K] how much "i beats j" counts; a ranking's pairs sum to its weight (1 / (K choose 2) each)
@@ -178,20 +182,20 @@ class RankingBatch(Rows):
         )
 
     def lists(self, x: Tensor) -> Tensor:
-        """Per-row numbers [R*K] back as lists [R,K]; 0 where there is no completion."""
+        """Return numbers of rows [R*K] as lists [R,K]; 0 where there is no completion."""
         return torch.where(self.present, x.view(self.present.shape), torch.zeros_like(x).view(self.present.shape))
 
 
 @dataclass(frozen=True)
 class ReferencedBatch(RankingBatch):
-    """A RankingBatch with the frozen reference's log-probability of each completion, `ref_total` [R,K] (DPO)."""
+    """Adds the frozen reference's log-probability of each completion, `ref_total` [R,K], to a RankingBatch (DPO)."""
 
     ref_total: Tensor = field(metadata=_tensor("RK", "number"))
 
 
 @dataclass(frozen=True)
 class RolloutBatch(Rows):
-    """N completions as sampled.
+    """Holds N completions as sampled.
 
     sampler_logp: [N,T] by whoever sampled     reward: [N] normalised, at the end of the sequence
     group:        [N] which prompt             ended:  [N] bool, False where the length limit cut it off
@@ -207,13 +211,13 @@ class RolloutBatch(Rows):
         return _together(self.group)
 
     def rows(self) -> Rows:
-        """Plain rows, or lists where the completions of each prompt stand together, equally many of each."""
+        """Return plain rows, or lists where the completions of each prompt stand together, equally many of each."""
         return as_lists(super().rows(), self.group)
 
 
 @dataclass(frozen=True)
 class LogprobBatch(RolloutBatch):
-    """With what the models say before the first update on this batch, all [N,T].
+    """Adds what the models say before the first update on this batch, all [N,T].
 
     `ref_logp` and `value` are there where the algorithm's `needs` names "reference" and "value".
     """
@@ -225,7 +229,7 @@ class LogprobBatch(RolloutBatch):
 
 @dataclass(frozen=True)
 class CreditedBatch(LogprobBatch):
-    """With who deserves what: `advantage` [N,T]; `returns` [N,T] is the critic's target (none without a critic)."""
+    """Adds `advantage` [N,T], and `returns` [N,T], the critic's target (None without a critic)."""
 
     advantage: Tensor = field(metadata=_tensor("NT", "number"))
     returns: Tensor | None = field(metadata=_tensor("NT", "number"))
@@ -233,10 +237,10 @@ class CreditedBatch(LogprobBatch):
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """What a policy (and its critic) says about Rows: per token, 0 outside the action mask.
+    """Holds what a policy (and its critic) says about Rows: per token, 0 outside the action mask.
 
     logp:    [N,T] log-probability of the token, at the sampling temperature, with gradient
-    value:   [N,T] the critic's estimate before the token; none where no critic is trained
+    value:   [N,T] the critic's estimate before the token; None where no critic is trained
     """
 
     logp: Tensor
@@ -245,13 +249,13 @@ class PolicyOutput:
 
 @dataclass(frozen=True)
 class RewardOutput:
-    """A reward model's raw score of each row [N]."""
+    """Holds a reward model's raw score of each row [N]."""
 
     score: Tensor
 
 
 def collate(sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> Rows:
-    """Sequences of ids, and how many of each are prompt, to right-padded Rows."""
+    """Return right-padded Rows from sequences of ids, and from how many ids of each are prompt."""
     width = max((len(s) for s in sequences), default=0)
     ids = torch.zeros(len(sequences), width, dtype=torch.long)
     mask = torch.zeros(len(sequences), width, dtype=torch.bool)
@@ -269,7 +273,7 @@ def collate_rankings(
     rankings: Sequence[Sequence[Ranking]],
     weights: Sequence[Sequence[float]] | None = None,
 ) -> RankingBatch:
-    """Lists of encoded completions and the rankings over them to one RankingBatch.
+    """Return one RankingBatch from lists of encoded completions and the rankings over them.
 
     lists:    [R][K] (token ids, how many of them are prompt)
     ids:      [R][K] completion ids, as the rankings name them
@@ -279,7 +283,7 @@ def collate_rankings(
 
 
 def collate_lists(lists: Sequence[Sequence[tuple[Sequence[int], int]]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ids, mask, action [R,K,T] and present [R,K] of lists of encoded completions."""
+    """Return ids, mask, action [R,K,T] and present [R,K] of lists of encoded completions."""
     count, wide = len(lists), max(len(row) for row in lists)
     flat = collate([s for row in lists for s, _ in row], [p for row in lists for _, p in row])
     present = torch.arange(wide)[None, :] < torch.tensor([len(row) for row in lists])[:, None]
@@ -294,12 +298,12 @@ def collate_judgements(
     rankings: Sequence[Sequence[Ranking]],
     weights: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, Tensor]:
-    """What people said about R lists, as a RankingBatch holds it. Arguments as of `collate_rankings`."""
+    """Return what people said about R lists, as a RankingBatch holds it. Arguments are as of `collate_rankings`."""
     count, wide = len(ids), max(len(row) for row in ids)
-    # numpy, for each list is small, and there are many: torch takes microseconds for every number
+    # This is numpy, because each list is small, and there are many: torch takes microseconds for every number.
     wins, numerator = np.zeros((count, wide, wide), np.float32), np.zeros((count, wide), np.float32)
     weight = np.zeros(count, np.float32)
-    masks: list[list[NDArray[np.bool_]]] = [[] for _ in ids]  # of the choices of each list
+    masks: list[list[NDArray[np.bool_]]] = [[] for _ in ids]  # the masks of the choices of each list
     counts: list[list[NDArray[np.float64]]] = [[] for _ in ids]
     for r, row_ids in enumerate(ids):
         k = len(row_ids)
@@ -331,7 +335,10 @@ def collate_judgements(
 
 @dataclass(frozen=True)
 class _EncodedRanking:
-    """What one ranking of K completions says: wins [K,K]; its choices, mask [D,K] and count [D]; numerator [K]."""
+    """Holds what one ranking of K completions says.
+
+    wins [K,K]; its choices, as mask [D,K] and count [D]; numerator [K]
+    """
 
     wins: NDArray[np.float64]
     mask: NDArray[np.bool_]
@@ -341,7 +348,10 @@ class _EncodedRanking:
 
 @lru_cache(maxsize=1 << 10)
 def _said(tiers: tuple[tuple[int, ...], ...], k: int) -> _EncodedRanking:
-    """tiers: places in the list, best first. Few orders of few completions make up most of what people say."""
+    """Return what a ranking says. tiers: places in the list, best first.
+
+    Results are cached, because few orders of few completions make up most of what people say.
+    """
     named = tuple(tuple(map(str, tier)) for tier in tiers)
     wins = np.zeros((k, k))
     for pair in comparisons(Ranking("", "", "", named)):

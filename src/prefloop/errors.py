@@ -1,4 +1,4 @@
-"""The errors of prefloop. Each message says what happened, where, and what to do about it.
+"""Defines the errors of prefloop. Each message says what happened, where, and what to do about it.
 
 PrefloopError              anything that a user can put right; the command line prints it without a traceback
 ├── ConfigError            prefloop.toml, --set, or options that contradict each other
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 
 class PrefloopError(Exception):
-    """Base class: a problem the user can put right. `exit_code` is what the command line returns."""
+    """Is the base class of problems that the user can put right. `exit_code` is what the command line returns."""
 
     exit_code = 1
 
@@ -91,7 +91,7 @@ class LeaseError(PrefloopError):
 
 
 class ConflictError(PrefloopError):
-    """The same UUID with another body, or a second answer where one stands; the first one stands."""
+    """The same UUID came with another body, or a second answer where one stands; the first one stands."""
 
 
 class ForbiddenError(PrefloopError):
@@ -99,6 +99,6 @@ class ForbiddenError(PrefloopError):
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-    """' Did you mean "x"?' for a near miss, else the list of what exists."""
+    """Return ' Did you mean "x"?' for a near miss, else the list of what exists."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f' Did you mean "{near[0]}"?' if near else f" Known: {', '.join(sorted(known))}."

@@ -1,4 +1,4 @@
-"""Confidence intervals: Wilson's of a share (1927), and the percentile bootstrap over groups (Efron 1979).
+"""Computes confidence intervals: Wilson's of a share (1927), and the percentile bootstrap over groups (Efron 1979).
 
 Values that depend on each other, such as the pairs of one prompt, are one group, and a resample draws whole groups.
 """
@@ -20,7 +20,7 @@ _CELLS = 2_000_000  # This many numbers are drawn at once, which bounds the memo
 
 
 def wilson(hits: float, total: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of hits / total for independent trials; (0, 1) where there are no trials."""
+    """Return Wilson's score interval of hits / total for independent trials; (0, 1) where there are no trials."""
     if total == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + level / 2)
@@ -34,10 +34,12 @@ def wilson(hits: float, total: float, level: float = 0.95) -> tuple[float, float
 def share_interval(
     hits: NDArray[np.float64], totals: NDArray[np.float64], *, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """The interval of hits.sum() / totals.sum() where the trials of a group depend on each other.
+    """Return the interval of hits.sum() / totals.sum() where the trials of a group depend on each other.
 
-    hits, totals: [G] per group. It is the percentile bootstrap over groups, or Wilson's interval where there are fewer
-    than `FEWEST_GROUPS` groups or every trial has the same outcome.
+    hits, totals: [G] for each group
+
+    It is the percentile bootstrap over groups, or Wilson's interval where there are fewer than `FEWEST_GROUPS` groups
+    or every trial has the same outcome.
     """
     hits, totals = hits[totals > 0], totals[totals > 0]
     groups, hit, total = len(totals), float(hits.sum()), float(totals.sum())
@@ -68,17 +70,19 @@ def bootstrap(
 
 
 def percentiles(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """The interval that holds the middle `level` of the values."""
+    """Return the interval that holds the middle `level` of the values."""
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def win_rate(ours: Any, theirs: Any, resamples: int, seed: int) -> dict[str, float]:
-    """How often an answer of ours scores higher than theirs with the same random numbers, a draw counting half.
+    """Return how often an answer of ours scores higher than theirs with the same random numbers; a draw counts half.
 
-    ours, theirs: [N], or [N,k] with k answers a prompt. The 95 % interval is over the N prompts; where the bootstrap
-    says nothing, few prompts or every one alike, it is Wilson's.
+    ours, theirs: [N], or [N,k] with k answers a prompt
+
+    The 95 % interval is over the N prompts. Where the bootstrap says nothing, because there are few prompts or all are
+    alike, it is Wilson's.
     """
     gap = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     wins = ((gap > 0) + 0.5 * (gap == 0)).reshape(len(gap), -1).mean(1)
@@ -89,7 +93,9 @@ def win_rate(ours: Any, theirs: Any, resamples: int, seed: int) -> dict[str, flo
 
 
 def mean_interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
-    """The mean of one value a prompt with its 95 % interval: percentile bootstrap, or Student's t for few prompts.
+    """Return the mean of one value a prompt with its 95 % interval.
+
+    It is the percentile bootstrap, or Student's t for few prompts.
 
     detectable: the effect that four in five such evaluations would have shown, by the spread between prompts. One
     prompt has no spread: its interval is infinite.
@@ -110,7 +116,10 @@ def mean_interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
 
 
 def _interval(values: NDArray[np.float64], low: float, high: float) -> dict[str, float]:
-    """A mean with its interval and the detectable effect, by the standard error between prompts or of the interval."""
+    """Return a mean with its interval and the detectable effect.
+
+    The standard error is that between prompts, or that of the interval.
+    """
     error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
     error = error or (high - low) / (2 * 1.96)
     return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values), "detectable": POWER * error}

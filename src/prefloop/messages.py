@@ -1,8 +1,8 @@
-"""The messages of a chat: their content, their JSON form, and how a person reads them. Standard library only.
+"""Defines the messages of a chat: their content, their JSON form, and how a person reads them.
 
-A message may hold more than its role and its text: tool calls, a tool's name, reasoning. All of it belongs to the
-message, so all of it is compared, hashed, shown, given to the chat template and exported. People, and models without a
-chat template, read a call as `calls weather(city=Oslo)`.
+It uses the standard library only. A message may hold more than its role and its text: tool calls, a tool's name,
+reasoning. All of it belongs to the message, so all of it is compared, hashed, shown, given to the chat template and
+exported. People, and models without a chat template, read a call as `calls weather(city=Oslo)`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 Json = Mapping[str, Any]
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
-WHO = ("name", "tool_call_id")  # these keys describe a message, and a message that has only these is empty
+WHO = ("name", "tool_call_id")  # These keys describe a message, and a message that has only these is empty.
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat, as in the chat templates of Hugging Face models.
+    """Holds one turn of a chat, as in the chat templates of Hugging Face models.
 
     content: its text; None only if the message holds something else, as in `"content": null` beside `tool_calls`
     extra:   everything else (`tool_calls`, `tool_call_id`, `name`, `reasoning_content`, ...), as it was written
@@ -56,7 +56,7 @@ Content = str | Turns
 
 
 def digest(*parts: object) -> str:
-    """The first 16 hex digits of a SHA-256 over canonical JSON. They are the same on every run and machine."""
+    """Return the first 16 hex digits of a SHA-256 over canonical JSON. They are the same on every run and machine."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -66,12 +66,12 @@ def message_to_json(message: Message) -> dict[str, Any]:
 
 
 def content_to_json(content: Content) -> str | list[dict[str, Any]]:
-    """A prompt in JSON form: a string, or a list of `{role, content}` with the other keys of each message."""
+    """Return a prompt in JSON form: a string, or a list of `{role, content}` with the other keys of each message."""
     return content if isinstance(content, str) else [message_to_json(m) for m in content]
 
 
 def content_from_json(value: str | Sequence[Mapping[str, Any]]) -> Content:
-    """The inverse of `content_to_json`."""
+    """Return the content whose JSON form `content_to_json` gave."""
     return value if isinstance(value, str) else to_turns(value)
 
 
@@ -85,33 +85,36 @@ def to_turns(value: Sequence[Mapping[str, Any]]) -> Turns:
 
 
 def content_text(content: Content) -> str:
-    """A prompt or a conversation as plain text, for people and for scorers that read text."""
+    """Return a prompt or a conversation as plain text, for people and for scorers that read text."""
     if isinstance(content, str):
         return content
     return "\n\n".join(f"{speaker(m)}: {message_text(m)}" for m in content)
 
 
 def answer_text(turns: Turns) -> str:
-    """An answer as plain text. If it is a single turn of the assistant, only that turn's own text."""
+    """Return an answer as plain text. If it is a single turn of the assistant, it is only that turn's own text."""
     if len(turns) == 1 and turns[0].role == "assistant" and not turns[0].extra.keys() & set(WHO):
         return message_text(turns[0])
     return content_text(turns)
 
 
 def speaker(message: Message) -> str:
-    """The name of the speaker for people: "user", "user Ann", "tool weather [call_1]"."""
+    """Return the name of the speaker for people: "user", "user Ann", "tool weather [call_1]"."""
     name, answers = (message.extra.get(key) for key in WHO)
     return message.role + (f" {name}" if name else "") + (f" [{answers}]" if answers else "")
 
 
 def message_text(message: Message) -> str:
-    """Everything in a message except its speaker: its text, and a line for each other part."""
+    """Return everything in a message except its speaker: its text, and a line for each other part."""
     before, after = asides(message)
     return "\n".join([*before, *([message.content] if message.content else []), *after])
 
 
 def asides(message: Message) -> tuple[list[str], list[str]]:
-    """The parts of a message other than its text: lines to show before the text (reasoning) and after it (calls)."""
+    """Return the parts of a message other than its text.
+
+    They are lines to show before the text (reasoning) and after it (calls).
+    """
     extra = message.extra
     before = [f"thinks: {_value_text(extra[key])}" for key in REASONING if key in extra]
     after = [f"refuses: {_value_text(extra['refusal'])}"] if "refusal" in extra else []
@@ -122,7 +125,7 @@ def asides(message: Message) -> tuple[list[str], list[str]]:
 
 
 def call_text(call: Json) -> str:
-    """A tool call for people: "weather(city=Oslo, days=3) [call_1]"."""
+    """Return a tool call for people: "weather(city=Oslo, days=3) [call_1]"."""
     function = call.get("function") or call
     given = arguments(function.get("arguments"))
     if isinstance(given, dict):
@@ -133,7 +136,10 @@ def call_text(call: Json) -> str:
 
 
 def arguments(value: object) -> object:
-    """The arguments of a call as an object, decoded from JSON text if needed. Other text is returned as it is."""
+    """Return the arguments of a call as an object, decoded from JSON text if needed.
+
+    Other text is returned as it is.
+    """
     if isinstance(value, str):
         try:
             found = json.loads(value)
@@ -144,7 +150,7 @@ def arguments(value: object) -> object:
 
 
 def tool_text(tool: Json) -> str:
-    """A tool for people: "weather(city, days): How the weather will be"."""
+    """Return a tool for people: "weather(city, days): How the weather will be"."""
     function = tool.get("function") or tool
     schema = function.get("parameters")
     names = schema.get("properties", schema) if isinstance(schema, dict) else {}
@@ -157,7 +163,10 @@ _WORD = re.compile(r"[^\W\d][\w.-]*")
 
 
 def _argument(value: object) -> str:
-    """A text of one word is shown without quotes; other values are shown as JSON, so that "3" and 3 differ."""
+    """Return an argument for people.
+
+    A text of one word has no quotes; other values are JSON, so that "3" and 3 differ.
+    """
     if isinstance(value, str) and _WORD.fullmatch(value) and value not in ("true", "false", "null", "NaN", "Infinity"):
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -175,7 +184,7 @@ ANSWERS_NOW = "Assistant:"
 
 
 def transcript(text: str) -> Turns | None:
-    """The turns of a prompt written as a transcript, as in Anthropic's hh-rlhf; None if it is not one.
+    """Return the turns of a prompt written as a transcript, as in Anthropic's hh-rlhf; None if it is not one.
 
     A transcript begins with "Human:" and ends with "Assistant:". What stands before the last "Assistant:" separates all
     turns: an empty line, a line break, or a space if there is only one question. Therefore "Human:" inside a text does
@@ -189,7 +198,7 @@ def transcript(text: str) -> Turns | None:
 
 
 def transcript_answer(prompt: str, text: str) -> Turns | None:
-    """The turns of an answer to a transcript that goes on with more turns; None if it is one turn."""
+    """Return the turns of an answer to a transcript that goes on with more turns; None if it is one turn."""
     if (before := transcript(prompt)) is None:
         return None
     asked = prompt.rstrip()
@@ -201,22 +210,22 @@ def transcript_answer(prompt: str, text: str) -> Turns | None:
 
 
 def conversation(content: Content) -> Content:
-    """The turns of a prompt that is a chat or a transcript; otherwise its text."""
+    """Return the turns of a prompt that is a chat or a transcript; otherwise its text."""
     return (transcript(content) or content) if isinstance(content, str) else content
 
 
 def shown_turns(asked: Content, text: str, messages: Turns) -> Turns:
-    """The turns of an answer: its messages, or the turns of a transcript in its text; () for a plain text."""
+    """Return the turns of an answer: its messages, or the turns of a transcript in its text; () for a plain text."""
     return messages or ((transcript_answer(asked, text) or ()) if isinstance(asked, str) else ())
 
 
 def _gap(asked: str) -> int:
-    """How many line breaks stand before the last "Assistant:". More than two count as two."""
+    """Return how many line breaks stand before the last "Assistant:". More than two count as two."""
     return min(2, _breaks(asked, len(asked) - len(ANSWERS_NOW)))
 
 
 def _breaks(text: str, at: int) -> int:
-    """How many line breaks are in the white space before a position."""
+    """Return how many line breaks are in the white space before a position."""
     start = at
     while start and text[start - 1].isspace():
         start -= 1
@@ -224,9 +233,10 @@ def _breaks(text: str, at: int) -> int:
 
 
 def _parted(text: str, breaks: int) -> Turns | None:
-    """The turns of a text that begins with a person's turn; None if it has more than two turns but no line breaks.
+    """Return the turns of a text that begins with a person's turn.
 
-    Several turns in a row by one speaker, are joined. Empty turns are dropped.
+    It is None if the text has more than two turns but no line breaks. Several turns in a row by one speaker are joined.
+    Empty turns are dropped.
     breaks: the least number of line breaks before each turn except the first
     """
     start = len(text) - len(text.lstrip())

@@ -1,4 +1,4 @@
-"""Run folders: the settings of a run, its metrics step by step, and its result. Standard library only.
+"""Keeps run folders: the settings of a run, its metrics step by step, and its result, by the standard library only.
 
     runs/reward-001/manifest.json   stage, fingerprint, status, resolved config, versions, seed, inputs
                     metrics.jsonl   one line a step; the same run gives the same bytes, interrupted or not
@@ -30,12 +30,12 @@ import prefloop
 
 RUNS = "runs"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "sqlalchemy", "alembic")
-_NEW = ".new-"  # folders not yet renamed to their number
+_NEW = ".new-"  # These folders are not yet renamed to their number.
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one stage. `resumed` is true if an earlier process began it; then rewind to its last checkpoint."""
+    """Is one run of one stage. `resumed` is true if an earlier process began it; then rewind to its last checkpoint."""
 
     path: Path
     resumed: bool = False
@@ -73,7 +73,7 @@ class Run:
         _append(self.path / "timings.jsonl", {"step": step} | {key: round(seconds[key], 4) for key in sorted(seconds)})
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every complete line of metrics.jsonl, as a dict."""
+        """Return every complete line of metrics.jsonl, as a dict."""
         return list(_lines(self.path / "metrics.jsonl"))
 
     def rewind(self, step: int) -> None:
@@ -121,7 +121,7 @@ def begin_run(
         manifest = run.manifest
         if (manifest["stage"], manifest["fingerprint"]) == (stage, fingerprint) and manifest["status"] != "done":
             again = Run(run.path, resumed=True)
-            for torn in run.path.glob(".*.tmp"):  # files that a killed process was about to rename
+            for torn in run.path.glob(".*.tmp"):  # A killed process was about to rename these files.
                 torn.unlink(missing_ok=True)
             again.rewind(sys.maxsize)
             again._mark(status="running", reason=None, finished_at=None, resumed_at=_now(), command=_command())
@@ -186,14 +186,17 @@ def _alive(pid: int) -> bool:
 
 
 def runs(root: Path) -> list[Run]:
-    """Every run of a project, sorted by stage and number."""
+    """Return every run of a project, sorted by stage and number."""
     folder = root / RUNS
     names = [(*_number(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
     return [Run(path) for stage, number, path in sorted(names) if number and (path / "manifest.json").is_file()]
 
 
 def find_run(root: Path, stage: str, fingerprint: str | None = None, status: str | None = "done") -> Run | None:
-    """The newest run of a stage, or None. `fingerprint` and `status` restrict the search unless they are None."""
+    """Return the newest run of a stage, or None.
+
+    `fingerprint` and `status` restrict the search unless they are None.
+    """
     for run in reversed(runs(root)):
         manifest = run.manifest
         if (
@@ -206,7 +209,10 @@ def find_run(root: Path, stage: str, fingerprint: str | None = None, status: str
 
 
 def _number(name: str) -> tuple[str, int]:
-    """("reward", 7) for "reward-007"; ("", 0) for other names and for folders without a final name (".new-...")."""
+    """Return ("reward", 7) for "reward-007", and ("", 0) for other names.
+
+    Folders without a final name (".new-...") have other names.
+    """
     match = re.fullmatch(r"([^.].*)-(\d{3,})", name)
     return (match[1], int(match[2])) if match else ("", 0)
 
@@ -233,7 +239,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    if os.name == "posix":  # other systems cannot open a folder
+    if os.name == "posix":  # Other systems cannot open a folder.
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -242,7 +248,10 @@ def _sync_folder(path: Path) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of Python, the platform and each package that can change a result. Missing packages are None."""
+    """Return the versions of Python, the platform and each package that can change a result.
+
+    Missing packages are None.
+    """
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -257,7 +266,10 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the repository that holds the folder, with "-dirty" for changed files; None outside of one."""
+    """Return the commit of the repository that holds the folder; None outside of one.
+
+    It ends with "-dirty" for changed files.
+    """
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(describe, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
@@ -267,7 +279,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _plain(value: float) -> float | int | None:
-    """A JSON number from a Python or NumPy number; None for NaN and infinities."""
+    """Return a JSON number from a Python or NumPy number; None for NaN and infinities."""
     if isinstance(value, int):
         return int(value)
     number = float(value)
@@ -297,7 +309,7 @@ def _line(line: Mapping[str, object]) -> str:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a file. A kill during a write may leave the last line torn; it is left out."""
+    """Yield the complete lines of a file. A kill during a write may leave the last line torn; it is left out."""
     if path.exists():
         with open(path, "rb") as file:
             for text in file:

@@ -1,4 +1,4 @@
-"""Which code a caller's own function or class is: a hash of its source, for fingerprints and manifests."""
+"""Identifies the code of a caller's own function or class by a hash of its source, for fingerprints and manifests."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from prefloop.messages import digest
 
-Seen = tuple[int, ...]  # ids of what is being described: a function may hold itself
+Seen = tuple[int, ...]  # These are the ids of what is being described, because a function may hold itself.
 
 
 def source_hash(thing: Any) -> str:
-    """A hash that changes when the code of a function, a class or a callable object changes.
+    """Return a hash that changes when the code of a function, a class or a callable object changes.
 
     It covers the source text, default arguments, what a closure or a `functools.partial` holds and the attributes of an
     object, as far as these are plain values, functions or classes. It does not cover other functions that this one
-    calls: whoever changes those gives the thing an attribute `identity`, a text, which is used instead.
+    calls: whoever changes those gives the object an attribute `identity`, a text, which is used instead.
     """
     if not isinstance(thing, FunctionType | MethodType | functools.partial | type) and not _identity(thing):
         return digest("source", [_described(type(thing)), _described(getattr(thing, "__dict__", {}))])
@@ -31,7 +31,7 @@ def _identity(thing: Any) -> str | None:
 
 
 def _described(thing: Any, seen: Seen = ()) -> Any:
-    """JSON that says what a thing is, alike in every process: no address in memory is in it."""
+    """Return JSON that says what an object is, alike in every process: no address in memory is in it."""
     if thing is None or isinstance(thing, str | bytes | int | float):
         return repr(thing)
     if id(thing) in seen:
@@ -59,7 +59,7 @@ def _described(thing: Any, seen: Seen = ()) -> Any:
 
 
 def _class(cls: type, seen: Seen) -> Any:
-    """Its text; of one typed in a notebook, which has no file, what is defined in it."""
+    """Return the text of a class; of one typed in a notebook, which has no file, what is defined in it."""
     try:
         return inspect.getsource(cls)
     except (OSError, TypeError):
@@ -68,13 +68,13 @@ def _class(cls: type, seen: Seen) -> Any:
 
 
 def _made(name: str, value: Any) -> bool:
-    """Whether Python or `dataclass` put it there."""
+    """Return whether Python or `dataclass` put it there."""
     code = getattr(value, "__code__", None)
     return name.startswith("__") and (code is None or code.co_filename == "<string>")
 
 
 def _cells(function: FunctionType) -> list[tuple[str, Any]]:
-    """What a closure holds; `__class__`, which `super()` makes, is not the author's."""
+    """Return what a closure holds; `__class__`, which `super()` makes, is not the author's."""
     pairs = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return [(name, cell) for name, cell in pairs if name != "__class__"]
 
@@ -82,7 +82,7 @@ def _cells(function: FunctionType) -> list[tuple[str, Any]]:
 def _text(function: FunctionType) -> Any:
     try:
         return inspect.getsource(function)
-    except (OSError, TypeError):  # typed at a prompt: there is no file
+    except (OSError, TypeError):  # A function typed at a prompt has no file.
         return _bytecode(function.__code__)
 
 

@@ -1,7 +1,7 @@
-"""The data types of prefloop. Standard library only; every record is frozen.
+"""Defines the data types of prefloop, by the standard library only. Every record is frozen.
 
-A *prompt* is answered by *completions*. An *item* is one prompt with the list of completions that are shown together.
-A *ranking* is one person's tiers of an item. Comparisons are always derived from rankings and never stored.
+A *prompt* is answered by *completions*. An *item* is one prompt with the list of completions that are shown together. A
+*ranking* is one person's tiers of an item. Comparisons are always derived from rankings and never stored.
 
 Identifiers are hashes of content, so that importing the same file twice adds nothing.
 """
@@ -24,23 +24,24 @@ from prefloop.messages import digest as digest
 
 FinishReason = Literal["stop", "length"]
 Split = Literal["train", "heldout"]
-IMPORTED = "import"  # the annotator of rankings whose file names nobody
+IMPORTED = "import"  # This is the annotator of rankings whose file names nobody.
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked. `content` is a text or the messages of a chat; `id` is a hash of content, system and
-    tools.
+    """Holds what a model is asked.
 
-    tools: JSON schemas of the functions that the model may call, as chat templates take them
+    content: a text or the messages of a chat
+    id:      a hash of content, system and tools
+    tools:   JSON schemas of the functions that the model may call, as chat templates take them
     """
 
     content: Content
     system: str | None = None
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
-    split: Split | None = None  # None: the project's held-out share decides
+    split: Split | None = None  # With None the project's held-out share decides.
     id: str = ""
-    row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
+    row: int | None = field(default=None, hash=False, compare=False)  # It is the row of the file that it was read from.
     tools: tuple[Json, ...] = field(default=(), hash=False)
 
     def __post_init__(self) -> None:
@@ -74,20 +75,20 @@ def prompt_id(content: Content, system: str | None, tools: Sequence[Json] = ()) 
 
 
 def answer_key(text: str, messages: Turns) -> object:
-    """What distinguishes one answer from another: its text, and its messages if they hold more than the text shows."""
+    """Return what distinguishes one answer from another: its text, and its messages if they hold more than it shows."""
     return text if all(m.plain for m in messages) else [text, content_to_json(messages)]
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A completion that somebody wrote as an example. `messages` is as in `Completion`."""
+    """Holds a completion that somebody wrote as an example. `messages` is as in `Completion`."""
 
     prompt: Prompt
     text: str
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
     ordinal: int = 0  # distinguishes equal answers to one prompt
     id: str = ""
-    row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
+    row: int | None = field(default=None, hash=False, compare=False)  # It is the row of the file that it was read from.
     messages: Turns = ()
 
     def __post_init__(self) -> None:
@@ -98,7 +99,9 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer to a prompt. Sampled ones keep their token ids and logprobs, since encoding the text again may differ.
+    """Holds one answer to a prompt.
+
+    Sampled ones keep their token ids and logprobs, since encoding the text again may differ.
 
     logprobs: the sampler's log-probabilities of `token_ids`, in nats
     tokenizer: the fingerprint of the tokenizer that made `token_ids`; only a model with the same one uses the ids
@@ -132,7 +135,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Ranking:
-    """One event: one annotator ranks one item by one criterion. Rankings are only added; an edit supersedes another.
+    """Records one event: one annotator ranks one item by one criterion.
+
+    Rankings are only added; an edit supersedes another.
 
     tiers:           completion ids, best tier first; ids in one tier tie, and ids in no tier were left unranked
     unacceptable:    completion ids that were marked unacceptable
@@ -155,7 +160,7 @@ class Ranking:
     supersedes: str | None = None
     simulated: bool = False
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
-    ordinal: int = 0  # position in its record, which distinguishes equal events
+    ordinal: int = 0  # the position in its record, which distinguishes equal events
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -168,7 +173,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt, the completions shown together, and their rankings.
+    """Holds a prompt, the completions shown together, and their rankings.
 
     external_id: the record's own id in the file it came from; completion ids are "<item id>:<local id>"
     round: the number of the loop's round
@@ -183,12 +188,12 @@ class Item:
     round: int = 0
     source: str = "import"
     metadata: Json = field(default_factory=dict, hash=False, compare=False)
-    row: int | None = field(default=None, hash=False, compare=False)  # of the file it was read from
+    row: int | None = field(default=None, hash=False, compare=False)  # It is the row of the file that it was read from.
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pair derived from a ranking: `better` beats `worse` with probability `p` (1 = strict, 0.5 = tie)."""
+    """Is a pair derived from a ranking: `better` beats `worse` with probability `p` (1 = strict, 0.5 = tie)."""
 
     better: str
     worse: str
@@ -198,7 +203,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a model was trained on: the sorted ids of its data, and their hash."""
+    """Says what a model was trained on: the sorted ids of its data, and their hash."""
 
     kind: Literal["demonstrations", "rankings", "prompts"]
     ids: tuple[str, ...]

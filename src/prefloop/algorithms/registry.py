@@ -1,4 +1,4 @@
-"""Algorithms by name, and their options checked. Which there are stands in `prefloop.known_algorithms`.
+"""Finds algorithms by name, and checks their options. `prefloop.known_algorithms` lists the names.
 
 A program that uses prefloop adds its own with `register`; those are known as long as the process lives.
 """
@@ -52,8 +52,9 @@ def register(algorithm: _Class, kind: Literal["online", "offline", "reward"] = "
 
 
 def code_of(name: str) -> dict[str, str]:
-    """Return {"algorithm": hash of its source} of one that was registered, as an input of a run; {} of a built-in
-    one.
+    """Return {"algorithm": hash of its source} of one that was registered; {} of a built-in one.
+
+    It is an input of a run.
     """
     return {"algorithm": source_hash(registered[name].where)} if name in registered else {}
 

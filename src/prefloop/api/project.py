@@ -313,8 +313,9 @@ class Project:
         more: Mapping[str, Mapping[str, Any]] | None = None,
         **functions: str | ScoreFunction | None,
     ) -> Core:
-        """Return the project with other settings of a section. functions: settings that name a scorer, or a
-        function.
+        """Return the project with other settings of a section.
+
+        functions: settings that name a scorer, or a function
         """
         core, values = self._core, dict(settings)
         for key, function in functions.items():

@@ -1,1 +1,1 @@
-"""The built-in scenario: a support desk bound by a policy, its answers, its true quality."""
+"""Holds the built-in scenario: a support desk bound by a policy, its answers, and their true quality."""

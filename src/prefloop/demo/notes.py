@@ -1,8 +1,9 @@
-"""Notes and codes that a desk files after an answer. They teach the demo's model to read, as a large corpus would.
+"""Writes notes and codes that a desk files after an answer. They teach the demo's model to read, as a corpus would.
 
-A note states what the case is, what the policy says about it, and what was answered; codes say the same of the answer
-in letters, right after it ends and in any order, so that all of it has to be known by then. Facts only, never whether
-an answer was a good one: the model that the demo starts from has read notes and codes; preferences it has not.
+A note states what the case is, what the policy says about it, and what was answered. Codes say the same of the answer
+in letters, right after it ends and in any order, so that the model has to know all of it by then. They state facts
+only, never whether an answer was a good one: the model that the demo starts from has read notes and codes, but no
+preferences.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from prefloop.types import Demonstration, Message, Prompt
 
 REQUEST = "Note:"
 _COUNTS = ("none", "one", "two")
-_CODES: dict[str, Any] = {  # letters for how an answer stands to its case
+_CODES: dict[str, Any] = {  # These letters say how an answer stands to its case.
     "policy": {"same": "A", "other": "B", "both": "C", "none": "D"},
     "problem": {"same": "E", "other": "F", "both": "G", "none": "H"},
     "product": {"same": "I", "other": "J", "both": "K", "none": "L"},
     "promise": "MN",
     "thanks": "OPQR",
-    "words": "STUVWXYZ",  # a letter for each five words
+    "words": "STUVWXYZ",  # Each letter stands for five words.
 }
 
 
 def note(prompt: Prompt, answer: str) -> str:
-    """The note on one answer to a prompt of the scenario."""
+    """Return the note on one answer to a prompt of the scenario."""
     facts, said = read_facts(prompt.text), read_answer(answer)
     side = "in time" if facts.in_time else "too late"
     case = f"{facts.kind} {facts.product}, {facts.n} of {facts.limit}, {side}, {ACTIONS[facts.step].noun}"
@@ -43,7 +44,10 @@ def note(prompt: Prompt, answer: str) -> str:
 
 
 def codes(prompt: Prompt, answer: str, rng: Random, policy_first: float = 0.0) -> str:
-    """One letter a fact, in an order that `rng` draws; the policy's, the hardest to know, comes first in that share."""
+    """Return one letter for each fact, in an order that `rng` draws.
+
+    The policy's letter, the hardest to know, comes first in the share `policy_first`.
+    """
     facts, said = read_facts(prompt.text), read_answer(answer)
     letters = [
         _CODES["policy"][_match(said.offered, facts.step)],
@@ -71,14 +75,14 @@ def _match(said: frozenset[str], true: str) -> str:
 
 
 def notes(n: int, seed: int) -> list[Demonstration]:
-    """n chats: a customer, an imperfect answer, then the request for a note; the note is what is to be learnt."""
+    """Return n chats: a customer, an imperfect answer, then the request for a note, which is what is to be learnt."""
     rng = Random(f"demo notes {seed}")
     answered = ((prompt, demonstration(prompt, rng)) for prompt in prompts(n, seed))
     return [Demonstration(_chat(p, a, Message("user", REQUEST)), note(p, a)) for p, a in answered]
 
 
 def filed(n: int, seed: int, policy_first: float = 0.0) -> list[Demonstration]:
-    """n chats: a customer, an imperfect answer; the codes that follow it are what is to be learnt."""
+    """Return n chats: a customer, an imperfect answer, and the codes that follow it, which are what is to be learnt."""
     rng = Random(f"demo codes {seed}")
     answered = ((prompt, demonstration(prompt, rng)) for prompt in prompts(n, seed))
     return [Demonstration(_chat(p, a), codes(p, a, rng, policy_first)) for p, a in answered]

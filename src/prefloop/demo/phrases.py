@@ -1,7 +1,8 @@
-"""The words of the demo scenario: customers, products, problems, remedies, and how a human agent would put each.
+"""Holds the words of the demo scenario: customers, products, problems, remedies, and how a human agent would put each.
 
-Data only. `{product}` and `{name}` are slots. Clauses start in lower case and carry no full stop, so that they can be
-joined; whole sentences are made in `scenario.py`. `quality.py` reads the patterns below to understand an answer.
+This file is data only. `{product}` and `{name}` are slots. Clauses start in lower case and carry no full stop, so that
+they can be joined; whole sentences are made in `scenario.py`. `quality.py` reads the patterns below to understand an
+answer.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ PRODUCTS = GOODS + SERVICES
 
 @dataclass(frozen=True)
 class Action:
-    """One next step the shop can take.
+    """Describes one next step that the shop can take.
 
-    noun:    how the policy calls it; unique, and none is part of another.
-    offers:  clauses with which an agent offers it.
-    pattern: a regular expression over lower-case text that finds such an offer, in other words too.
+    noun:    how the policy calls it; unique, and none is part of another
+    offers:  clauses with which an agent offers it
+    pattern: a regular expression over lower-case text that finds such an offer, in other words too
     """
 
     noun: str
@@ -39,7 +40,7 @@ class Action:
     pattern: str
 
 
-# In the order in which an answer is searched: what one pattern has claimed, later ones do not see.
+# An answer is searched in this order: what one pattern has claimed, later ones do not see.
 ACTIONS = {
     "paid_repair": Action(
         "paid repair",
@@ -114,14 +115,15 @@ ACTIONS = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of problem.
+    """Describes one kind of problem.
 
-    asks:     what customers write; `{n}` is the number the policy's limit is compared with.
-    clauses:  the problem in an agent's words, with the product; `bare`: without it.
-    pattern:  finds the problem in lower-case text; the kinds' patterns do not overlap.
-    limits, numbers:  what the policy's limit and the customer's number can be. Few, and only one or two numbers lie
-              between the limits: a small model can learn most cases from the number alone, the rest from both.
-    rules:    (step up to the limit, step beyond it); the policy line of a prompt states one of them.
+    asks:     what customers write; `{n}` is the number that the policy's limit is compared with
+    clauses:  the problem in an agent's words, with the product; `bare`: without it
+    pattern:  finds the problem in lower-case text; the kinds' patterns do not overlap
+    limits, numbers:  what the policy's limit and the customer's number can be. They are few, and only one or two
+    numbers
+              lie between the limits: a small model can learn most cases from the number alone, the rest from both.
+    rules:    (step up to the limit, step beyond it); the policy line of a prompt states one of them
     """
 
     asks: tuple[str, ...]
@@ -228,13 +230,14 @@ POLICIES = (
 
 GREETINGS = ("Hi {name}, ", "Hello {name}, ")
 OPENERS = ("I am sorry that ", "I am sorry ", "we are sorry that ", "I understand that ", "I see that ")
-GENERIC = (  # says nothing of the problem
+GENERIC = (  # These sentences say nothing of the problem.
     "I am sorry about this",
     "we are sorry for the trouble",
     "I have read your message",
     "we got your message and understand it",
 )
-ABOUT = ("I am sorry about your {product}", "we got your message about your {product}")  # the product, not the problem
+# These name the product, not the problem.
+ABOUT = ("I am sorry about your {product}", "we got your message about your {product}")
 
 IN_TIME = ("you are within the limit, so ", "as this is within the limit, ")
 TOO_LATE = ("the limit has passed, so ", "as this is over the limit, ")
@@ -245,9 +248,10 @@ VAGUE = (
     "somebody will get back to you",
     "we will see what we can do",
 )
-SECOND = ("you could also ask for {noun}", "or you can have {noun} if you like")  # a second step beside the first
+# These offer a second step beside the first.
+SECOND = ("you could also ask for {noun}", "or you can have {noun} if you like")
 
-PROMISES = (  # what a regulated agent must not say
+PROMISES = (  # A regulated agent must not say these.
     "I promise it will be solved by Friday",
     "you will hear from us by Monday",
     "we guarantee that you will be happy",

@@ -1,8 +1,9 @@
-"""The true quality of an answer in the demo scenario: rules that read the prompt and the answer, nothing else.
+"""Computes the true quality of an answer in the demo scenario, by rules that read only the prompt and the answer.
 
-Five components, then one factor. Hard to hack: a wrong or second step, a forbidden promise, begging and padding all
-cost; manner (safe, brief, polite) counts only in so far as the answer has matter; and word runs nobody would write,
-repetition and cut-off text scale everything down. Not judged: capitals, and whether the order number is repeated.
+Five components are added, then one factor is applied. The scale is hard to hack. A wrong or second step, a forbidden
+promise, begging and padding all cost. Manner (safe, brief, polite) counts only in so far as the answer has matter. Word
+runs that nobody would write, repetition and cut-off text scale everything down. Capitals are not judged, nor is whether
+the order number is repeated.
 
     python -m prefloop.demo.quality      prints the distribution over demonstrations
 """
@@ -22,21 +23,21 @@ from prefloop.demo.scenario import Facts, demonstrations, ideal, prompts, read_f
 from prefloop.types import Prompt
 
 WEIGHTS = {"acknowledge": 0.25, "step": 0.30, "safe": 0.15, "brief": 0.15, "polite": 0.15}
-FULL_BRIEF_WORDS = 25  # brief = 1 up to here
-NOT_BRIEF_WORDS = 36  # brief = 0 from here
+FULL_BRIEF_WORDS = 25  # Up to here, brief is 1.
+NOT_BRIEF_WORDS = 36  # From here on, brief is 0.
 
 
 @dataclass(frozen=True)
 class Quality:
-    """The parts of one answer's quality, each 0 (bad) to 1 (good), and `score`, their sum as weighted by WEIGHTS.
+    """Holds the parts of one answer's quality, each 0 (bad) to 1 (good), and `score`, their sum as weighted by WEIGHTS.
 
-    problem, product:  names the customer's problem and no other; names the product and no other.
-    addressed:         uses no other customer's name.
-    step:              offers the one step that policy and facts call for; less with a second one or a false reason.
-    safe:              promises nothing forbidden.
-    brief:             1 up to 25 words, falling to 0 at 36.
-    polite:            one courtesy: 1; two: a quarter; none, or more: 0.
-    readable:          share of three-word runs that this desk would write, less repetition, less a cut-off end.
+    problem, product:  names the customer's problem and no other; names the product and no other
+    addressed:         uses no other customer's name
+    step:              offers the one step that policy and facts call for; less with a second one or a false reason
+    safe:              promises nothing forbidden
+    brief:             1 up to 25 words, falling to 0 at 36
+    polite:            1 for one courtesy, a quarter for two, 0 for none or more
+    readable:          share of three-word runs that this desk would write, less repetition, less a cut-off end
     """
 
     problem: bool
@@ -54,7 +55,10 @@ class Quality:
 
     @property
     def matter(self) -> float:
-        """How far manner counts: a third for any answer, a third for the right problem, a third for a right step."""
+        """Return how far manner counts.
+
+        Any answer, the right problem and a right step each give a third.
+        """
         return (1 + self.problem + (self.step > 0)) / 3
 
     @property
@@ -65,7 +69,7 @@ class Quality:
 
 
 def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-    """True quality of each text as an answer to its prompt. Known to the configuration as the scorer "demo"."""
+    """Return the true quality of each text as an answer to its prompt. Settings know this scorer as "demo"."""
     return [quality(prompt, text).score for prompt, text in zip(prompts, texts, strict=True)]
 
 
@@ -92,7 +96,7 @@ def _step(facts: Facts, said: Reading) -> float:
     return value * (0.5 if false_reason else 1.0)
 
 
-# --- is it English? ----------------------------------------------------------------------------------------------
+# --- readable English --------------------------------------------------------------------------------------------
 
 
 def _readable(text: str) -> float:
@@ -100,14 +104,17 @@ def _readable(text: str) -> float:
     if not runs:
         return 0.0
     known = sum(run in _known_trigrams() for run in runs) / len(runs)
-    inner = Counter(run for run in runs if run[0] and run[2])  # a run may well recur at a sentence's edge
+    inner = Counter(run for run in runs if run[0] and run[2])  # A run may well recur at a sentence's edge.
     repeated = sum(count - 1 for count in inner.values())
     ends = text.rstrip().endswith((".", "!", "?"))
     return max(0.0, (known - 0.5) / 0.5) * max(0.0, 1 - 0.25 * repeated) * (1.0 if ends else 0.5)
 
 
 def _split(text: str) -> list[list[str]]:
-    """Sentences as lists of tokens; names, products and numbers become their slots, so that any of them will do."""
+    """Return sentences as lists of tokens.
+
+    Names, products and numbers become their slots, so that any of them will do.
+    """
     for name in phrases.NAMES:
         text = re.sub(rf"\b{name}\b", "<name>", text)
     text = re.sub(rf"\b({'|'.join(phrases.PRODUCTS)})\b", "<product>", text.lower())
@@ -117,7 +124,7 @@ def _split(text: str) -> list[list[str]]:
 
 
 def _trigrams(sentence: list[str]) -> Iterator[tuple[str, str, str]]:
-    """The runs of three tokens of a sentence, with "" before the first and after the last token."""
+    """Yield the runs of three tokens of a sentence, with "" before the first and after the last token."""
     padded = ["", *sentence, ""]
     return ((padded[i], padded[i + 1], padded[i + 2]) for i in range(len(padded) - 2))
 
@@ -128,7 +135,7 @@ def _known_trigrams() -> frozenset[tuple[str, str, str]]:
 
 
 def _patterns() -> Iterator[str]:
-    """Every sentence an agent of this desk might write, with one filling of its slots."""
+    """Yield every sentence that an agent of this desk might write, with one filling of its slots."""
     name, product = phrases.NAMES[0], phrases.PRODUCTS[0]
     clauses = [clause for kind in KINDS.values() for clause in (*kind.clauses, *kind.bare)]
     acknowledgements = [opener + clause for opener in phrases.OPENERS for clause in clauses]
@@ -156,7 +163,7 @@ def _patterns() -> Iterator[str]:
 
 
 def statistics(n: int = 5000, seed: int = 0) -> dict[str, float]:
-    """Quality of n demonstrations, the ceiling, and the share of demonstrations in which each component is good."""
+    """Return the quality of n demonstrations, the ceiling, and the share in which each component is good."""
     made = demonstrations(n, seed)
     judged = [quality(d.prompt, d.text) for d in made]
     scores = sorted(q.score for q in judged)

@@ -1,4 +1,4 @@
-"""What an answer of the demo scenario says, read from its text: facts, no judgement. `quality` judges them."""
+"""Reads what an answer of the demo scenario says: facts, and no judgement. `quality` judges them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _WITHIN_LIMIT = re.compile(r"within the limit|in time")
 
 @dataclass(frozen=True)
 class Reading:
-    """One answer's content.
+    """Holds one answer's content.
 
     problems, products, names: the kinds of problem (keys of KINDS), products and customers it names
     offered:    keys of ACTIONS; what is ruled out ("we cannot refund") is no offer
     forbidden:  whether it holds a guarantee, a date, a gift or the like
-    courtesies: thanks, pleases, regards; a second "sorry" is one more
+    courtesies: how many thanks, pleases and regards; a second "sorry" counts as one more
     """
 
     problems: frozenset[str]

@@ -1,4 +1,4 @@
-"""`prefloop demo`: the whole loop on the built-in scenario, and beside it imitation under the same labelling budget.
+"""Runs `prefloop demo`: the loop on the built-in scenario, and beside it imitation under the same labelling budget.
 
     out/             a project like any other: sample -> crowd -> reward -> align -> evaluate
     out/imitation/   a second project: as many *new demonstrations* as the first has ranked lists -> sft
@@ -44,7 +44,7 @@ from prefloop.types import Completion, Prompt
 
 PROMPTS = 2000  # So many prompts of customers there are; some of them are held out.
 ROUNDS = 2
-BUDGET = 500  # lists that the crowd ranks in all rounds together; and demonstrations that imitation gets instead
+BUDGET = 500  # The crowd ranks so many lists in all rounds together, and imitation gets so many demonstrations instead.
 BEST_OF = 8
 SHOWN = 8
 
@@ -129,7 +129,7 @@ lr = 2e-4
 
 
 def demo(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
-    """Run or resume the demo in `out`. Returns the figures that `--json` prints. Raises ConfigError."""
+    """Run or resume the demo in `out`. Return the figures that `--json` prints. Raises ConfigError."""
     began = time.perf_counter()
     make_projects(out, seed)
     with Project.open(out, quiet=quiet) as project, Project.open(out / "imitation", quiet=quiet) as imitation:
@@ -159,7 +159,7 @@ def demo(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
 
 
 def make_projects(out: Path, seed: int) -> None:
-    """The two project folders with model, settings and data; what is already there stays."""
+    """Make the two project folders with model, settings and data; what is already there stays."""
     settings = SETTINGS.format(seed=seed, lists=BUDGET // ROUNDS, rounds=ROUNDS)
     config = out / CONFIG_NAME
     if config.exists() and f"\nseed = {seed}\n" not in config.read_text():
@@ -183,7 +183,7 @@ def make_projects(out: Path, seed: int) -> None:
 
 
 def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
-    """True quality of every system on the held-out prompts that nothing was chosen on."""
+    """Return the true quality of every system on the held-out prompts that nothing was chosen on."""
     heldout = project.store.prompts(split="heldout", heldout=project.config.data.heldout)
     _, asked = validation_and_test(heldout)
     settings = project.config.evaluate
@@ -262,7 +262,7 @@ def _best(project: Project, asked: Sequence[Prompt], drawn: list[list[Completion
 
 
 def _for_prompts(asked: Sequence[Prompt], seed: int) -> list[Any]:
-    """A demonstration for each held-out prompt, for the side-by-side view."""
+    """Return a demonstration for each held-out prompt, for the side-by-side view."""
     import random
 
     from prefloop.demo.scenario import demonstration
@@ -273,7 +273,7 @@ def _for_prompts(asked: Sequence[Prompt], seed: int) -> list[Any]:
 
 
 def _parts(asked: Sequence[Prompt], rows: Sequence[str]) -> dict[str, float]:
-    """The mean of each component of true quality."""
+    """Return the mean of each component of true quality."""
     parts = [quality(p, t) for p, t in zip(asked, rows, strict=True)]
     return {name: float(np.mean([getattr(q, name) for q in parts])) for name in (*WEIGHTS, "readable")}
 

@@ -1,4 +1,4 @@
-"""The demo scenario: customers write to a shop whose agents are bound by a policy; people's answers are never perfect.
+"""Makes the demo scenario: customers write to a shop whose agents are bound by a policy; no human answer is perfect.
 
 A prompt states a problem, one number, and a policy with a limit: the number decides which next step is right. A
 demonstration does one to four of five things well (`COMPONENTS`), never all five, so the best answer has to be *found*
@@ -19,14 +19,15 @@ from prefloop.errors import DataError
 from prefloop.types import Demonstration, Prompt
 
 COMPONENTS = ("acknowledge", "step", "safe", "brief", "polite")
-GOOD_COUNTS = {1: 0.06, 2: 0.38, 3: 0.51, 4: 0.05}  # how many components of a demonstration are good: share
-BRIEF_WORDS = (12, 25)  # a brief answer, from and to
+# {how many components of a demonstration are good: share of demonstrations}
+GOOD_COUNTS = {1: 0.06, 2: 0.38, 3: 0.51, 4: 0.05}
+BRIEF_WORDS = (12, 25)  # a brief answer, from and to so many words
 LONG_WORDS = (33, 40)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a prompt says. `early` and `late` are keys of ACTIONS: the step up to the limit, and beyond it."""
+    """Holds what a prompt says. `early` and `late` are keys of ACTIONS: the step up to the limit, and beyond it."""
 
     kind: str
     name: str
@@ -57,7 +58,7 @@ class Facts:
 
 
 def prompts(n: int, seed: int) -> list[Prompt]:
-    """n distinct prompts, the same for the same seed on every machine. `metadata` holds the facts."""
+    """Return n distinct prompts, the same for the same seed on every machine. `metadata` holds the facts."""
     rng = Random(f"demo prompts {seed}")
     made: dict[str, Prompt] = {}
     while len(made) < n:
@@ -72,7 +73,7 @@ def _draw_facts(rng: Random) -> Facts:
     kind = KINDS[name]
     limit = rng.choice(kind.limits)
     early, late = rng.choice(kind.rules)
-    in_time = rng.random() < 0.5  # both sides of the limit are equally common
+    in_time = rng.random() < 0.5  # Both sides of the limit are equally common.
     n = rng.choice([number for number in kind.numbers if (number <= limit) == in_time])
     return Facts(
         kind=name,
@@ -98,7 +99,10 @@ def _write_prompt(facts: Facts, rng: Random) -> str:
 
 @lru_cache(maxsize=65536)
 def read_facts(text: str) -> Facts:
-    """The facts of a prompt, from its text alone. Raises DataError where the text is not a prompt of this scenario."""
+    """Return the facts of a prompt, from its text alone.
+
+    Raises DataError where the text is not a prompt of this scenario.
+    """
     customer, _, rest = text.partition("\nPolicy:")
     policy = rest.partition("\n")[0]
     kinds = [kind for kind, k in KINDS.items() if re.search(k.pattern, customer.lower())]
@@ -127,7 +131,7 @@ def read_facts(text: str) -> Facts:
 
 
 def find_products(text: str) -> set[str]:
-    """Every product the text names."""
+    """Return every product that the text names."""
     return set(re.findall(_PRODUCT, text.lower()))
 
 
@@ -138,30 +142,30 @@ _PRODUCT = re.compile(rf"\b({'|'.join(phrases.PRODUCTS)})\b")
 
 
 def demonstrations(n: int, seed: int) -> list[Demonstration]:
-    """n prompts, each with one imperfect human-like answer."""
+    """Return n prompts, each with one imperfect human-like answer."""
     rng = Random(f"demo demonstrations {seed}")
     return [Demonstration(prompt, demonstration(prompt, rng)) for prompt in prompts(n, seed)]
 
 
 def demonstration(prompt: Prompt, rng: Random) -> str:
-    """An answer that does some things well and at least one not at all; which ones is chance."""
+    """Return an answer that does some things well and at least one not at all; chance decides which ones."""
     (count,) = rng.choices(list(GOOD_COUNTS), weights=list(GOOD_COUNTS.values()))
     good = rng.sample(COMPONENTS, count)
     return compose(read_facts(prompt.text), good, rng, partial=count < 4)
 
 
 def ideal(prompt: Prompt) -> str:
-    """An answer with all five components: the ceiling of the scale. No demonstration is ever made like this."""
+    """Return an answer with all five components: the ceiling of the scale. No demonstration is ever made like this."""
     return compose(read_facts(prompt.text), COMPONENTS, Random(prompt.text))
 
 
 def compose(facts: Facts, good: Collection[str], rng: Random, partial: bool = True) -> str:
     """Write an answer in which exactly the components in `good` are good.
 
-    partial: the others may be half right (the problem but not the product, the right step and a second one).
+    partial: whether the others may be half right (the problem but not the product, the right step and a second one)
     """
     low, high = BRIEF_WORDS if "brief" in good else LONG_WORDS
-    while True:  # wording is drawn again until the length fits; every combination has wordings that fit
+    while True:  # The wording is drawn again until the length fits; every combination has wordings that fit.
         sentences = _sentences(facts, good, rng, partial)
         if "brief" not in good:
             low = LONG_WORDS[0] if partial else 36
@@ -203,7 +207,8 @@ def _step(facts: Facts, good: bool, safe: bool, rng: Random, partial: bool) -> l
     right = _offer(facts.step, facts.in_time, rng)
     if good:
         return [right]
-    may_offer_other = not safe or facts.other_step != "refund"  # a refund the policy rules out is a forbidden promise
+    # A refund that the policy rules out is a forbidden promise.
+    may_offer_other = not safe or facts.other_step != "refund"
     failure = rng.random()
     if partial and may_offer_other and failure < 0.3:
         noun = with_article(ACTIONS[facts.other_step].noun)
@@ -219,7 +224,7 @@ def _offer(action: str, in_time: bool, rng: Random) -> str:
 
 
 def _courtesy(good: bool, rng: Random, partial: bool) -> tuple[str, str]:
-    """(opening, closing): one of them if good; else neither, or far too much."""
+    """Return (opening, closing): one of them is a courtesy if good; else neither is, or there are far too many."""
     if good:
         return (rng.choice(phrases.THANKS_FIRST), "") if rng.random() < 0.4 else ("", rng.choice(phrases.THANKS_LAST))
     failure = rng.random()
@@ -231,7 +236,7 @@ def _courtesy(good: bool, rng: Random, partial: bool) -> tuple[str, str]:
 
 
 def with_article(noun: str) -> str:
-    """ "a refund", "an exchange", "store credit"."""
+    """Return "a refund", "an exchange", "store credit"."""
     if noun == "store credit":
         return noun
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -1,4 +1,4 @@
-"""How the demo's small language model was made: `python -m prefloop.demo.train --out FOLDER`.
+"""Makes the demo's small language model: `python -m prefloop.demo.train --out FOLDER`.
 
 It uses the ordinary stages to make a tokenizer and a Llama of about a million parameters. The model first learns to
 write answers and case notes, then answers and filing codes (`notes.py`), which teach it to read; near the end the
@@ -19,7 +19,7 @@ from prefloop.project.project import Project
 from prefloop.stages.sft import sft
 from prefloop.types import Demonstration
 
-SEED = 20_000_000  # far from the seeds a demo draws its prompts from
+SEED = 20_000_000  # It is far from the seeds from which a demo draws its prompts.
 SCRATCH = """
 init = "scratch"
 vocab_size = 1024
@@ -47,7 +47,7 @@ checkpoint_every = 500
 
 
 def train(out: Path, count: int, overrides: list[str]) -> dict[str, object]:
-    """Train all four phases, the first on `count` answers and as many notes. Writes the model to `out`."""
+    """Train all four phases, the first on `count` answers and as many notes. Write the model to `out`."""
     some, more = count * 3 // 20, count * 7 // 20
     phases: list[tuple[float, float, Iterable[Demonstration]]] = [
         (1.5, 2e-3, [*demonstrations(count, SEED), *notes(count, SEED + 1)]),

@@ -23,7 +23,8 @@ import numpy as np
 Verdict = Literal["held", "look", "collapsed"]
 Figures = Mapping[str, float]
 
-# Thai to Myanmar, Khmer, kana, Han: scripts written without spaces, where every character counts as a word
+# From Thai to Myanmar, Khmer, kana and Han these scripts are written without spaces, so every character counts as a
+# word.
 _NO_SPACES = (
     "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
@@ -34,7 +35,7 @@ _RUN = re.compile(r"(\S{1,8}?)\1{7,}")
 
 @dataclass(frozen=True)
 class Sign:
-    """One sign. name: the figure's.  said: what happened, to stand in the middle of a sentence."""
+    """Holds one sign. name: that of the figure. said: what happened, to stand in the middle of a sentence."""
 
     name: str
     title: str
@@ -46,12 +47,12 @@ class Sign:
 
 
 def signs(after: Figures, before: Figures) -> list[Sign]:
-    """What a policy's figures (`after`) say beside those of the reference on the same prompts (`before`)."""
+    """Return what a policy's figures (`after`) say beside those of the reference on the same prompts (`before`)."""
     return [sign for rule in _RULES if (sign := rule(after, before))]
 
 
 def collapsed(*found: Sequence[Sign]) -> list[str]:
-    """What has collapsed, each sign once, where there are several comparisons; [] where nothing has."""
+    """Return what has collapsed, each sign once where there are several comparisons; [] where nothing has."""
     return list({s.name: s.said for some in reversed(found) for s in some if s.verdict == "collapsed"}.values())
 
 
@@ -59,7 +60,9 @@ def collapsed(*found: Sequence[Sign]) -> list[str]:
 
 
 def text_figures(draws: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Variety of answers. draws: one answer a prompt in each; a figure is the mean over the draws.
+    """Return figures of the variety of answers.
+
+    draws: one answer a prompt in each; a figure is the mean over the draws
 
     So a figure does not depend on how many answers a prompt has been given, and a policy that is sure of its answer to
     each prompt does not look like one that gives the same answer to all.
@@ -73,24 +76,27 @@ def text_figures(draws: Sequence[Sequence[str]]) -> dict[str, float]:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, split at white space; in scripts without spaces, characters; of a run of one thing, each."""
+    """Return lower-case words, split at white space.
+
+    In scripts without spaces each character is a word, and so is each character of a run of one thing.
+    """
     return _WORD.findall(_RUN.sub(lambda run: f" {run[1]} " * (len(run[0]) // len(run[1])), text.lower()))
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Share of different n-grams among all n-grams of the texts (Li 2016): low means that answers are alike."""
+    """Return the share of different n-grams among all n-grams of the texts (Li 2016); low means alike answers."""
     grams = [gram for text in texts for gram in _grams(text, n)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def repetition(texts: Sequence[str]) -> float:
-    """Share of an answer's word pairs that it had said before (seq-rep-2, Welleck 2019), mean over the texts."""
+    """Return the share of word pairs that an answer had said before (seq-rep-2, Welleck 2019), mean over texts."""
     pairs = [_grams(text, 2) for text in texts]
     return float(np.mean([1 - len(set(some)) / len(some) if some else 0.0 for some in pairs] or [0.0]))
 
 
 def commonest(texts: Sequence[str]) -> float:
-    """Share of the texts that are the most frequent one, case and white space aside."""
+    """Return the share of the texts that are the most frequent one, case and white space aside."""
     return max(Counter(" ".join(words(text)) for text in texts).values(), default=0) / max(1, len(texts))
 
 
@@ -109,7 +115,7 @@ def _verdict(look: bool, gone: bool) -> Verdict:
 
 
 def _variety(after: Figures, before: Figures) -> Sign | None:
-    """Word pairs of all answers together. Answers of single words have none: whether they are one, `_same` says."""
+    """Judge the word pairs of all answers together. Answers of single words have none; `_same` judges those."""
     a, b = after.get("distinct_2"), before.get("distinct_2")
     if a is None or b is None or not b:
         return None
@@ -128,7 +134,7 @@ def _repeats(after: Figures, before: Figures) -> Sign | None:
 
 
 def _same(after: Figures, before: Figures) -> Sign | None:
-    """Whether every prompt gets one answer. A closed question may have few answers, and the reference says how many."""
+    """Judge whether every prompt gets one answer. A closed question may have few answers, as the reference shows."""
     a, b = after.get("commonest"), before.get("commonest")
     if a is None or b is None:
         return None
@@ -158,10 +164,11 @@ def _entropy(after: Figures, before: Figures) -> Sign | None:
 
 
 def _distance(after: Figures, before: Figures) -> Sign | None:
-    """A long answer may be far away by moving a little at every token, so both are asked for.
+    """Judge the distance, of a sequence and of a token, because a long answer moves far by a little at every token.
 
-    Of answers sampled at another temperature it is read at 1: any two distributions are farther apart when cooler.
-    25 a sequence is the default budget, 50 is where over-optimised runs began; 1 a token is twice what is healthy.
+    It is read at temperature 1 where answers were sampled at another one: any two distributions are farther apart when
+    cooler. The default budget is 25 nats a sequence, and over-optimised runs began at 50; 1 nat a token is twice what
+    is healthy.
     """
     kl, length = after.get("kl_at_1", after.get("kl")), after.get("length")
     if kl is None or not length:
@@ -176,7 +183,7 @@ def _distance(after: Figures, before: Figures) -> Sign | None:
 
 
 def _more(high: float, low: float, of_high: Figures, of_low: Figures) -> bool:
-    """Whether one share is larger than another beyond chance (two proportions, 2.5 standard errors)."""
+    """Return whether one share is larger than another beyond chance (two proportions, 2.5 standard errors)."""
     n, m = of_high.get("sequences", 64.0), of_low.get("sequences", 64.0)
     pooled = (n * high + m * low) / (n + m)
     return high - low > 2.5 * math.sqrt(max(pooled * (1 - pooled), 1e-12) * (1 / n + 1 / m))

@@ -9,9 +9,9 @@ ADVICE = "Have more lists ranked, or more prompts held out ([data] heldout), and
 
 
 def at_chance(heldout: Mapping[str, Any] | None, name: str) -> str | None:
-    """The warning about a reward model that is at chance or was never measured; None where it is better than chance.
+    """Return the warning about a reward model that is at chance or was never measured; None for a better one.
 
-    heldout: accuracy, low, high (None: no interval), pairs, prompts; None where it was not measured.
+    heldout: accuracy, low, high (None: no interval), pairs, prompts; None where it was not measured
     """
     if not heldout or heldout["accuracy"] is None:
         return (

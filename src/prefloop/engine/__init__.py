@@ -1,4 +1,4 @@
-"""Everything that knows about devices and processes. `make` is the one way in; `base.Engine` says what it gives.
+"""Knows about devices and processes, alone. `make` is the one way in; `base.Engine` says what it gives.
 
 Nothing is loaded before it is asked for, so that the command line starts without torch.
 """

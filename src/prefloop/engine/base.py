@@ -1,4 +1,4 @@
-"""The seam to hardware: what a stage may ask of an engine, at every scale.
+"""Defines what a stage may ask of an engine, which is the only seam to hardware, at every scale.
 
 `tests/contract/test_engines.py` holds every engine to what is promised here.
 """
@@ -20,7 +20,7 @@ from prefloop.config import Optimiser
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. `top_p` = 1 for training: otherwise ratios are over different supports."""
+    """Says how to sample. `top_p` is 1 for training, because otherwise ratios are over different supports."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -30,7 +30,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One sampled completion: its ids (end token included), their logprobs in nats, and whether it ended by itself."""
+    """Holds one sampled completion.
+
+    It has the ids (end token included), their logprobs in nats, and whether it ended by itself.
+    """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -39,9 +42,9 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Term:
-    """A part of one optimiser step: an objective on a batch, scaled.
+    """Is a part of one optimiser step: an objective on a batch, scaled.
 
-    temperature: of the policy's log-probabilities; none = the policy's own, at which it samples
+    temperature: that of the policy's log-probabilities; None is the policy's own, at which it samples
     """
 
     batch: Rows
@@ -52,7 +55,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Training:
-    """What an engine learns: the models named in `lr`, each at its own learning rate, for so many steps.
+    """Says what an engine learns: the models named in `lr`, each at its own learning rate, for so many steps.
 
     average: how much of the weights' moving average each step keeps; 0 = no average
     """
@@ -64,7 +67,7 @@ class Training:
 
 
 class State(NamedTuple):
-    """All that an engine needs to go on exactly: tensors by file and parameter name, and plain values."""
+    """Holds all that an engine needs to go on exactly: tensors by file and parameter name, and plain values."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     values: Mapping[str, Any]
@@ -72,36 +75,44 @@ class State(NamedTuple):
 
 class Engine(Protocol):
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
-        """One completion a prompt. A sample depends on its key and prompt, not on who shares its batch."""
+        """Return one completion for each prompt.
+
+        A sample depends on its key and prompt, not on who shares its batch.
+        """
         ...
 
     def forward(self, role: Role, batch: Rows, as_learner: bool = False) -> Tensor:
-        """What a model says, without gradient, for batches of any size: policy/reference -> logp [N,T],
-        critic -> value [N,T], reward -> raw score [N]. as_learner: a reference with the policy's weights gives the
-        policy's bits, by the policy's way of computing them."""
+        """Return what a model computes, without gradient, for batches of any size.
+
+        role: "policy" and "reference" give logp [N,T], "critic" gives value [N,T], "reward" gives the raw score [N]
+        as_learner: whether a reference is computed by the policy's way, so that equal weights give the policy's bits
+        """
         ...
 
     def with_policy(self, role: Role) -> Self:
-        """An engine on the same models in which `role` stands for the policy: it answers what that model would.
+        """Return an engine on the same models in which `role` stands for the policy: it answers what that model would.
 
         It does not learn.
         """
         ...
 
     def step(self, *terms: Term) -> Mapping[str, float]:
-        """One optimiser step on the sum of the terms; metrics are means over the whole batch."""
+        """Make one optimiser step on the sum of the terms. Return metrics, which are means over the whole batch."""
         ...
 
     def gradients(self, *terms: Term) -> tuple[Mapping[str, float], Mapping[str, Tensor]]:
-        """What `step` would report, and the gradient it would follow, by role and parameter name. Changes nothing."""
+        """Return what `step` would report, and the gradient it would follow, by role and parameter name.
+
+        Change nothing.
+        """
         ...
 
     def sync(self) -> None:
-        """The sampler gets the learner's weights."""
+        """Give the sampler the learner's weights."""
         ...
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """The models hold their averaged weights inside this block; after it their own, to the bit.
+        """Return a context in which the models hold their averaged weights; after it they hold their own, to the bit.
 
         The sampler follows at the next `sync`. Without an average nothing changes.
         """
@@ -112,20 +123,26 @@ class Engine(Protocol):
         ...
 
     def state(self) -> State:
-        """What a checkpoint keeps. The tensors are those in use: write or copy them before the next step."""
+        """Return what a checkpoint keeps.
+
+        The tensors are those in use: write or copy them before the next step.
+        """
         ...
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> None:
-        """The inverse of `state`. Raises TrainingError where the names are those of other models."""
+        """Take over what `state` returned. Raises TrainingError where the names are those of other models."""
         ...
 
     def computed_by(self) -> Mapping[str, Any]:
-        """Which code computes, for the record of a run: "scoring" (of each role), "learning" and "sampling" are
-        "compiled", "packed" or "transformers", sampling also "cuda graph"; "kernels" names what is below them."""
+        """Return which code computes, for the record of a run.
+
+        "scoring" (of each role), "learning" and "sampling" are "compiled", "packed" or "transformers", and sampling may
+        also be "cuda graph". "kernels" names what is below them.
+        """
         ...
 
     def weights_hash(self, role: Role) -> str:
-        """What identifies the weights that a model holds now."""
+        """Return what identifies the weights that a model holds now."""
         ...
 
     def save(self, role: Role, folder: Path) -> None:

@@ -1,4 +1,6 @@
-"""Checkpoints that survive a kill at any moment: written aside, fsynced, renamed; safetensors, nothing unpickled.
+"""Writes checkpoints that survive a kill at any moment: written aside, fsynced, renamed.
+
+They are safetensors, not pickles.
 
     checkpoints/step-00000040/   policy.safetensors  policy.adam.safetensors ...  state.json (every file's SHA-256)
 
@@ -23,7 +25,7 @@ from torch import Tensor
 from prefloop.errors import TrainingError
 
 KEEP = 2
-FORMAT = 3  # of what a checkpoint holds; those before 2 did not say so
+FORMAT = 3  # A checkpoint states this version of its contents; those before 2 did not.
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
     old = folder.with_name(f".{folder.name}.old")
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove(tmp)
-    if old.exists() and not folder.exists():  # killed between the two renames below
+    if old.exists() and not folder.exists():  # The process was killed between the two renames below.
         old.rename(folder)
     _remove(old)
     tmp.mkdir()
@@ -48,7 +50,7 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
         for path in sorted(tmp.rglob("*")):
             _fsync(path)
         _fsync(tmp)
-    except (OSError, SafetensorError) as error:  # a full disk comes as either
+    except (OSError, SafetensorError) as error:  # A full disk raises either.
         _remove(tmp)
         raise TrainingError(f"{folder} could not be written: {error}. What was saved before is still there.") from error
     if folder.exists():
@@ -76,7 +78,7 @@ def save_checkpoint(root: Path, step: int, files: Mapping[str, Mapping[str, Tens
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As the format wants them: contiguous, none of them sharing memory. Copies only what is not."""
+    """Return tensors as the format wants them: contiguous, and without shared memory. It copies only what is not so."""
     found, seen = {}, set()
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
@@ -87,9 +89,9 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_checkpoint(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose every file is whole; none if there is none. A damaged one is passed over.
+    """Return the newest checkpoint whose every file is undamaged; None if there is none. A damaged one is passed over.
 
-    Raises TrainingError where a whole one was written by a prefloop whose checkpoints hold something else.
+    Raises TrainingError where an undamaged one was written by a prefloop whose checkpoints hold something else.
     """
     for folder in reversed(_steps(root)):
         try:
@@ -102,7 +104,7 @@ def load_checkpoint(root: Path) -> Checkpoint | None:
 
 
 def _load(folder: Path) -> Checkpoint | None:
-    """None where a hash does not fit."""
+    """Return a checkpoint; None where a hash does not fit."""
     body = dict(json.loads((folder / "state.json").read_text()))
     if body.pop("sha256") != _seal(body) or any(_sha256(folder / n) != want for n, want in body["files"].items()):
         return None
@@ -116,7 +118,7 @@ def _load(folder: Path) -> Checkpoint | None:
 
 
 def _seal(body: Mapping[str, Any]) -> str:
-    """A hash over what state.json says: a flipped digit would still be JSON."""
+    """Return a hash over what state.json says, because a flipped digit would still be JSON."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""`make`: models become an engine. Stages call it, and hold what it returns as an `Engine`, nothing below it."""
+"""Makes an engine of models. Stages call `make`, and hold what it returns as an `Engine`, nothing below it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def make(
     training: Training | None = None,
     own_sampler: bool = False,
 ) -> Engine:
-    """An engine on these models, which are moved to `device`.
+    """Return an engine on these models, which are moved to `device`.
 
-    training:    which of them learn, and how; none where the engine only samples and scores
-    own_sampler: samples come from a copy of the policy, which changes only in `sync`, so that sampling and learning
-                 may go on at the same time
+    training:    which of them learn, and how; None where the engine only samples and scores
+    own_sampler: whether samples come from a copy of the policy, which changes only in `sync`, so that sampling and
+                 learning may go on at the same time
     """
     if training is None:
         return LocalEngine(models, tokenization, seed, device=device, own_sampler=own_sampler)

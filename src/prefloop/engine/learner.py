@@ -1,4 +1,4 @@
-"""Forward, loss, backward, optimiser. The only division in the code base is here."""
+"""Runs forward, loss, backward and optimiser. The only division in the code base is here."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from prefloop.engine.base import State, Term
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full
 
-MAX_SKIPS = 5  # steps in a row with a gradient that is not finite, before the run is ended
+MAX_SKIPS = 5  # After so many steps in a row with a gradient that is not finite, the run is ended.
 
 
 class Learner:
     """Trains the models of some roles. All its state is in `state()`: what is not there does not survive a kill.
 
-    Of weights in low precision it trains float32 copies, and the models hold these rounded (Micikevicius 2018): a
-    bfloat16 has eight bits, and most steps are too small to move it.
+    Where weights are in low precision, it trains float32 copies, and the models hold these rounded (Micikevicius 2018):
+    a bfloat16 has eight bits, and most steps are too small to move it.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Learner:
         average: float = 0.0,
         device: str | None = None,
     ):
-        """The models are moved to `device` first, if one is named."""
+        """Prepare the training. The models are moved to `device` first, if one is named."""
         self.models = {role: model.to(device) for role, model in models.items()}
         self.settings = settings
         self.total_steps = total_steps
@@ -47,7 +47,7 @@ class Learner:
         self.weights = {role: {n: _precise(p) for n, p in m.named_parameters()} for role, m in models.items()}
         trained = [(self.weights[role][n], p) for role, m in models.items() for n, p in m.named_parameters()]
         self.rounded = [(weight, parameter) for weight, parameter in trained if weight is not parameter]
-        # eps 1e-5 as in the original PPO code (detail 17)
+        # The original PPO code has eps 1e-5 (detail 17).
         self.optimisers = {
             role: torch.optim.AdamW(
                 weights.values(), lr=self.lr[role], eps=1e-5, weight_decay=settings.weight_decay, fused=True
@@ -59,11 +59,14 @@ class Learner:
             self.averaged = {r: {n: w.detach().clone() for n, w in own.items()} for r, own in self.weights.items()}
 
     def step(self, *terms: Term) -> dict[str, float]:
-        """One optimiser step. Returns means over the whole batch; `skipped` = 1 where the gradient was not finite."""
+        """Make one optimiser step.
+
+        Return means over the whole batch; `skipped` is 1 where the gradient was not finite.
+        """
         return self._backward(terms) | self._update()
 
     def gradients(self, *terms: Term) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """What a step would report, and the gradient it would follow, as "role.parameter". The weights stay."""
+        """Return what a step would report, and the gradient it would follow, as "role.parameter". The weights stay."""
         metrics = self._backward(terms)
         found = {
             f"{role}.{name}": parameter.grad.detach().cpu()
@@ -76,7 +79,7 @@ class Learner:
         return metrics, found
 
     def _backward(self, terms: Sequence[Term]) -> dict[str, float]:
-        """The gradient of the terms is added to the parameters. Returns means over the whole batch."""
+        """Add the gradient of the terms to the parameters. Return means over the whole batch."""
         sums: dict[str, list[Tensor]] = {}
         for term in terms:
             parts = list(term.batch.split(self.settings.token_budget))
@@ -146,14 +149,17 @@ class Learner:
     @torch.no_grad()
     def _average(self) -> None:
         for role, shadow in self.averaged.items():
-            # the warm-up keeps the random first weights from staying in the average
+            # The warm-up keeps the random first weights from staying in the average.
             decay = min(self.average, (1 + self.steps) / (10 + self.steps))
             for name, weight in self.weights[role].items():
                 shadow[name].lerp_(weight, 1 - decay)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """The models hold their averaged weights inside this block, to evaluate and save. No-op without average."""
+        """Hold averaged weights in the models inside this block, to evaluate and save.
+
+        Without an average nothing changes.
+        """
         self._swap()
         try:
             yield
@@ -171,7 +177,7 @@ class Learner:
             self._round()
 
     def state(self) -> State:
-        """Everything needed to go on: tensors by file and parameter name, and plain values."""
+        """Return everything needed to go on: tensors by file and parameter name, and plain values."""
         files: dict[str, dict[str, Tensor]] = {}
         for role, weights in self.weights.items():
             files[role] = {n: w.detach() for n, w in weights.items()}
@@ -184,7 +190,10 @@ class Learner:
 
     @torch.no_grad()
     def restore(self, files: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]) -> None:
-        """The inverse of `state`. Nothing is changed where it raises TrainingError, for names of other models."""
+        """Take over what `state` returned.
+
+        Where it raises TrainingError, for names of other models, nothing is changed.
+        """
         moments = {role: self._moments(role, files.get(f"{role}.adam", {})) for role in self.weights}
         for role, weights in self.weights.items():
             _same_names(f"the {role} model", weights, files.get(role, {}))
@@ -204,7 +213,7 @@ class Learner:
         self._round()
 
     def _moments(self, role: Role, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-        """AdamW's state by the number that torch gives a parameter, from tensors named "parameter.slot"."""
+        """Return AdamW's state by the number that torch gives a parameter, from tensors named "parameter.slot"."""
         number = {name: index for index, name in enumerate(self.weights[role])}
         found: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -228,14 +237,14 @@ def _same_names(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tens
 
 
 def _precise(parameter: nn.Parameter) -> Tensor:
-    """The parameter; a float32 copy of one that learns and is in low precision."""
+    """Return the parameter, or a float32 copy of one that learns and is in low precision."""
     if parameter.dtype not in (torch.bfloat16, torch.float16) or not parameter.requires_grad:
         return parameter
     return parameter.detach().float().requires_grad_()
 
 
 def lr_scale(settings: Optimiser, step: int, total: int) -> float:
-    """The learning rate's factor at a step: linear warm-up, then the schedule down to 0 at `total`."""
+    """Return the learning rate's factor at a step: linear warm-up, then the schedule down to 0 at `total`."""
     warm = round(settings.warmup * total)
     if step < warm:
         return (step + 1) / warm

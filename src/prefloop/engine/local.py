@@ -1,4 +1,4 @@
-"""One process, one device: sampler, forward passes and learner on models held here."""
+"""Runs sampler, forward passes and learner on models held here, in one process on one device."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from prefloop.models.packed_forward import computed_by
 from prefloop.models.save import save_pretrained
 from prefloop.models.tokenization import Tokenization
 
-TOKEN_BUDGET = 8192  # of an engine that does not learn
+TOKEN_BUDGET = 8192  # An engine that does not learn has this budget.
 
 
 class LocalEngine:
-    """See `engine.base.Engine`. `learner` is none where nothing is trained."""
+    """Keeps the promises of `engine.base.Engine`. `learner` is None where nothing is trained."""
 
     def __init__(
         self,
@@ -43,7 +43,10 @@ class LocalEngine:
         device: str = "cpu",
         own_sampler: bool = False,
     ):
-        """own_sampler: samples come from a copy of the policy, which changes only in `sync`."""
+        """Hold the models.
+
+        own_sampler: whether samples come from a copy of the policy, which changes only in `sync`
+        """
         self.models = {role: model.to(device) for role, model in models.items()}
         for model in self.models.values():
             model.eval()
@@ -72,7 +75,7 @@ class LocalEngine:
         rows = batch.rows().to(self.device)
         model = self.models[role]
         result: Tensor | None = None
-        for index in rows.split_index(4 * self.token_budget):  # no gradient: four times the rows fit
+        for index in rows.split_index(4 * self.token_budget):  # Without a gradient four times the rows fit.
             some = rows.select(index)
             with named_when_full(f"scoring by the {role} model", some.ids.shape, "Lower token_budget or max_tokens."):
                 part = _tensor(model(some, **how))
@@ -102,10 +105,10 @@ class LocalEngine:
 
     @contextmanager
     def _learning(self, terms: Sequence[Term]) -> Iterator[tuple[Learner, list[Term]]]:
-        """The learner with its models in training mode, and the terms where the models are."""
+        """Yield the learner with its models in training mode, and the terms where the models are."""
         learner = self._learner()
         for model in learner.models.values():
-            model.train()  # matters only where a reward model trains with dropout
+            model.train()  # This matters only where a reward model trains with dropout.
         try:
             with span("learner"):
                 yield learner, [replace(t, batch=t.batch.to(self.device)) for t in terms]
@@ -133,7 +136,7 @@ class LocalEngine:
         self._learner().restore(tensors, values)
 
     def sync(self) -> None:
-        """The sampler's copy gets the learner's weights. Without a copy they share them."""
+        """Give the sampler's copy the learner's weights. Without a copy they share them."""
         if self.sampled is not None:
             policy: Any = self.models["policy"]
             with torch.no_grad():

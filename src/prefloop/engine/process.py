@@ -1,6 +1,6 @@
-"""Switches that hold for the whole process, each thrown here and nowhere else, when a program asks for it.
+"""Sets switches that hold for the whole process, each here and nowhere else, when a program asks for it.
 
-No import and no constructor of prefloop throws one: whoever embeds it keeps the choice. The command line, and
+No import and no constructor of prefloop sets one: whoever embeds it keeps the choice. The command line, and
 `Project.open` for programs, call `set_environment`; `Project.device` calls `set_up` before anything is computed.
 """
 
@@ -10,11 +10,11 @@ import ctypes
 import os
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, as glibc's malloc.h numbers them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt knows them by the numbers in glibc's malloc.h.
 
 
 def set_environment() -> None:
-    """Environment variables that libraries read while they are loaded: call it before torch is imported.
+    """Set environment variables that libraries read while they are loaded: call it before torch is imported.
 
     A thread of torch's (GNU OpenMP) waits busily for the others before it sleeps. By default it waits milliseconds:
     while another process has one of the cores, the waiting keeps our own threads from theirs.
@@ -32,12 +32,12 @@ def set_up(threads: int, device: str) -> None:
 
     torch.set_num_threads(threads or cores())
     _keep_memory()
-    if device == "cuda":  # cuDNN's attention is planned anew for every shape, and ours all differ
+    if device == "cuda":  # cuDNN's attention is planned anew for every shape, and ours all differ.
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _keep_memory() -> None:
-    """glibc keeps what large tensors free, and gives it to the next, in place of fresh pages that the kernel zeroes."""
+    """Make glibc keep what large tensors free for the next ones, in place of fresh pages that the kernel zeroes."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
@@ -45,7 +45,7 @@ def _keep_memory() -> None:
 
 
 def pick_device(wanted: str) -> str:
-    """ "auto" is CUDA where there is one, else the CPU."""
+    """Return the device: "auto" is CUDA where there is one, else the CPU."""
     import torch
 
     if wanted == "auto":
@@ -54,5 +54,5 @@ def pick_device(wanted: str) -> str:
 
 
 def cores() -> int:
-    """How many cores this process may run on: `taskset` and containers give fewer than the machine has."""
+    """Return how many cores this process may run on: `taskset` and containers give fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Where the time goes. Code names its parts by `span`, and two readers listen to the same spans.
+"""Measures where the time goes. Code names its parts by `span`, and two measurements listen to the same spans.
 
 `profiling` takes a stage apart: each span has the time that passes inside it but not inside another one. `timed` has
 the outermost spans of one step. Where nobody listens, a span costs nothing that could be measured.
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 OTHER = "other"
-TRACED = 2  # steps, after two that warm up
+TRACED = 2  # So many steps are traced, after two that warm up.
 
 
 class Profile:
-    """Seconds and calls by span, and a trace of a few steps (chrome://tracing, perfetto.dev)."""
+    """Holds seconds and calls by span, and a trace of a few steps (chrome://tracing, perfetto.dev)."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -62,7 +62,7 @@ class Profile:
         self._lap()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Largest first."""
+        """Return the spans, largest first."""
         total = sum(self.seconds.values()) or 1.0
         return [
             {"what": name, "seconds": round(s, 3), "share": round(s / total, 4), "calls": self.calls[name]}
@@ -78,7 +78,7 @@ class Profile:
         return "\n".join(lines)
 
     def write(self, folder: Path) -> list[str]:
-        """Returns what was written: profile.json, and trace.json where there were enough steps to trace."""
+        """Return what was written: profile.json, and trace.json where there were enough steps to trace."""
         (folder / "profile.json").write_text(json.dumps(self.rows(), indent=1) + "\n")
         if self.traced is None:
             return ["profile.json"]
@@ -91,7 +91,7 @@ _active: ContextVar[Profile | None] = ContextVar("profile", default=None)
 
 @contextmanager
 def profiling() -> Iterator[Profile]:
-    """Spans inside this block are timed."""
+    """Time the spans inside this block."""
     profile = Profile()
     token = _active.set(profile)
     try:
@@ -107,7 +107,7 @@ _timed: ContextVar[Counter[str] | None] = ContextVar("timed", default=None)
 
 @contextmanager
 def timed() -> Iterator[Counter[str]]:
-    """The seconds of the outermost spans inside this block, by name. They are there when the block has ended."""
+    """Measure the seconds of the outermost spans inside this block, by name; they are there when it has ended."""
     seconds: Counter[str] = Counter()
     token = _timed.set(seconds)
     try:
@@ -118,12 +118,12 @@ def timed() -> Iterator[Counter[str]]:
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """What is done inside belongs to `name`, in the profile and in the timings of a step."""
+    """Count what is done inside for `name`, in the profile and in the timings of a step."""
     profile, seconds = _active.get(), _timed.get()
     if profile is None and seconds is None:
         yield
         return
-    token, began = _timed.set(None), time.perf_counter()  # spans inside this one are a part of it
+    token, began = _timed.set(None), time.perf_counter()  # Spans inside this one are a part of it.
     try:
         with nullcontext() if profile is None else profile.span(name):
             yield
@@ -134,6 +134,6 @@ def span(name: str) -> Iterator[None]:
 
 
 def next_step() -> None:
-    """A step of training ends."""
+    """Note that a step of training ends."""
     if profile := _active.get():
         profile.trace.step()

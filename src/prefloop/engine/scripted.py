@@ -1,4 +1,4 @@
-"""An engine that says what functions tell it to: for tests of stages, which then need no language model.
+"""An engine that says what functions tell it to, for tests of stages, which then need no language model.
 
     engine = ScriptedEngine(answer=lambda prompt, key: Sampled((7, 1), (-0.5, -0.1), True))
     rolls = roll_out(engine, ...)
@@ -26,22 +26,23 @@ from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
 from prefloop.models.load import weights_hash
 
-Answer = Callable[[Sequence[int], int], Sampled]  # of a prompt's ids and a key
-Say = Callable[[Role, Sequence[int]], Sequence[float]]  # of a role and a row's ids: one number a token
+Answer = Callable[[Sequence[int], int], Sampled]  # It gets a prompt's ids and a key.
+# It gets a role and a row's ids, and gives one number for each token.
+Say = Callable[[Role, Sequence[int]], Sequence[float]]
 
 
 def echo(prompt: Sequence[int], key: int) -> Sampled:
-    """The prompt's last token, then one that the key decides; it ends by itself where the key is even."""
+    """Return the prompt's last token, then one that the key decides; it ends by itself where the key is even."""
     return Sampled((prompt[-1], 2 + key % 7), (-0.5, -1.0), key % 2 == 0)
 
 
 def by_token(role: Role, ids: Sequence[int]) -> Sequence[float]:
-    """A log-probability that falls with the token's id; a reward model reads the last of them."""
+    """Return a log-probability that falls with the token's id; a reward model reads the last of them."""
     return [-0.1 - 0.01 * id for id in ids]
 
 
 class ScriptedEngine(LocalEngine):
-    """`calls` holds what it was asked for, in order: "generate", "forward reference", "step" and so on."""
+    """Keeps in `calls` what it was asked for, in order: "generate", "forward reference", "step" and so on."""
 
     def __init__(self, answer: Answer = echo, say: Say = by_token, training: Training | None = None):
         models: dict[Role, nn.Module] = {role: _Scripted(role, say) for role in get_args(Role)}
@@ -49,7 +50,7 @@ class ScriptedEngine(LocalEngine):
         if training is not None:
             learns = {role: models[role] for role in training.lr}
             learner = Learner(learns, training.settings, training.steps, training.lr, training.average)
-        nobody: Any = None  # a tokenization is for saving real models
+        nobody: Any = None  # Only saving real models needs a tokenization.
         super().__init__(models, nobody, 0, learner=learner)
         self.answer = answer
         self.calls: list[str] = []

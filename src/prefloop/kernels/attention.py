@@ -131,10 +131,10 @@ def _flash(vectors: Tensor, rope: Rope, heads: Heads, reach: Reach, scaling: flo
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, reach: Reach, scaling: float) -> Tensor:
-    """Return causal attention [M,query,head_dim]: a row's last query reads all of its keys, the one before all but the
-    last.
+    """Return causal attention [M,query,head_dim].
 
-    torch's `varlen_attn` does the same, but it came late (2.10), and its arguments have changed since.
+    A row's last query reads all of its keys, the one before reads all but the last, and so on. torch's `varlen_attn`
+    does the same, but it came late (2.10), and its arguments have changed since.
     """
     starts = reach.starts, reach.key_starts, reach.longest, reach.longest_keys
     found: Tensor = torch.ops.aten._flash_attention_forward(q, k, v, *starts, 0.0, True, False, scale=scaling)[0]

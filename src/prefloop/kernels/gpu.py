@@ -112,8 +112,9 @@ def _slope(logits, targets, by, log_sum, gradient, words, block: tl.constexpr): 
 
 @plain_only
 def logprob(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each target [M] in logits [M,V], and the logarithm of the sum; float32, read
-    once.
+    """Return the log-probability of each target [M] in logits [M,V], and the logarithm of the sum.
+
+    Both are float32, and the logits are read once.
     """
     logp, log_sum = (torch.empty(len(logits), dtype=torch.float32, device=logits.device) for _ in range(2))
     if len(logits):
@@ -226,8 +227,9 @@ def turn(vectors: Tensor, cos: Tensor, sin: Tensor, turned: int, back: bool = Fa
 def _fold(  # type: ignore[no-untyped-def]
     top, total, read, ask, keys, values, count, step, scaling, inside, i, block: tl.constexpr
 ):  # fmt: skip
-    """Continue a softmax (Milakov 2018) with `count` more keys: the highest score, the sum of weights, and what was
-    read.
+    """Continue a softmax (Milakov 2018) with `count` more keys.
+
+    The state is the highest score, the sum of weights, and what was read.
     """
     for start in range(0, count, block):
         j = start + tl.arange(0, block)

@@ -1,1 +1,1 @@
-"""Hugging Face models as prefloop uses them: tokenization, policy, reward model, critic, and faster forward passes."""
+"""Uses Hugging Face models: tokenization, policy, reward model, critic, and faster forward passes."""

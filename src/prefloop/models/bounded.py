@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 from prefloop.errors import ModelError
 
-LONGEST_S = 20.0  # for one conversation; templates take milliseconds
+LONGEST_S = 20.0  # One conversation may take so long; templates take milliseconds.
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """A context that raises ModelError if its body takes longer than `LONGEST_S` seconds.
+    """Raise ModelError if the body of this context takes longer than `LONGEST_S` seconds.
 
     It works only in the main thread of a POSIX system, where commands run. Elsewhere nothing could interrupt the body.
     """

@@ -20,16 +20,16 @@ from prefloop.types import Prompt
 
 NAME, VALUE = "prefloop_probe", "prefloop_value"
 SPEAKER = {"user": "Human", "prompter": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
-PLAIN_END = "\n\nAssistant:"  # stands before an answer where there is no chat template
+PLAIN_END = "\n\nAssistant:"  # It stands before an answer where there is no chat template.
 
 
 class Unwritten(ValueError):
-    """A chat template would leave out a part of the messages. The text says which part."""
+    """States that a chat template would leave out a part of the messages. The text says which part."""
 
 
 @dataclass(frozen=True)
 class Calls:
-    """How a template expects tool calls: the value of empty content, and whether arguments are JSON text."""
+    """Says how a template expects tool calls: the value of empty content, and whether arguments are JSON text."""
 
     empty: str | None
     as_text: bool
@@ -37,12 +37,12 @@ class Calls:
 
 @dataclass(frozen=True)
 class Chat:
-    """A tokenizer's chat template, and what it was found to support."""
+    """Holds a tokenizer's chat template, and what it was found to support."""
 
     tokenizer: Any
 
     def render(self, turns: Turns, tools: Sequence[Json] = (), generate: bool = True) -> str:
-        """The conversation as text: up to where the answer begins if `generate`, else to its end.
+        """Return the conversation as text: up to where the answer begins if `generate`, else to its end.
 
         Raises Unwritten if a part would be missing, and whatever the template itself raises.
         """
@@ -57,10 +57,10 @@ class Chat:
         return text
 
     def answer(self, prompt: Prompt, turns: Turns) -> str:
-        """The text that the template writes after the prompt if these turns answer it, including the end of the last
-        turn.
+        """Return the text that the template writes after the prompt if these turns answer it.
 
-        Raises Unwritten, also if the template writes the prompt differently once an answer follows.
+        It goes to the end of the last turn. Raises Unwritten, also if the template writes the prompt differently once
+        an answer follows.
         """
         asked = prompt_turns(prompt)
         head = self.render(asked, prompt.tools)
@@ -85,7 +85,7 @@ class Chat:
         given = {"place": VALUE}
         for as_text in (False, True):
             for empty in (None, ""):
-                # some templates accept only ids of nine letters and digits
+                # Some templates accept only ids of nine letters and digits.
                 function = {"name": NAME, "arguments": json.dumps(given) if as_text else given}
                 call = {"id": "prefloop1", "type": "function", "function": function}
                 calling = {"role": "assistant", "content": empty, "tool_calls": [call]}
@@ -109,10 +109,10 @@ class Chat:
             return str(self.tokenizer.apply_chat_template(messages, **more))
 
     def _message(self, turn: Message) -> dict[str, Any]:
-        role = "tool" if turn.role == "function" else turn.role  # OpenAI's older name
+        role = "tool" if turn.role == "function" else turn.role  # This is OpenAI's older name.
         found = {"role": role, "content": turn.content, **turn.extra}
         reasoning = next((turn.extra[key] for key in REASONING if key in turn.extra), None)
-        if reasoning is not None:  # templates differ in what they call it
+        if reasoning is not None:  # Templates differ in what they call it.
             found = dict.fromkeys(REASONING, reasoning) | found
         if not turn.calls:
             return found | ({} if turn.content is not None else {"content": ""})
@@ -135,12 +135,15 @@ class Chat:
 
 
 _PARAMETERS = {"type": "object", "properties": {"place": {"type": "string", "description": "-"}}}
-# what a template prints if it is given another kind of value than it expects
+# A template prints these if it is given another kind of value than it expects.
 _MISREAD = ("{'place'", '\\"place', "None")
 
 
 def _wrapped(value: Json) -> dict[str, Any]:
-    """A call or a tool with its function under the key "function", which templates expect and many files leave out."""
+    """Return a call or a tool with its function under the key "function".
+
+    Templates expect the key, and many files leave it out.
+    """
     if "function" in value:
         return {"type": "function", **value}
     beside = {key: value[key] for key in ("id",) if key in value}
@@ -153,7 +156,7 @@ def _need(text: str, part: object, what: str) -> None:
 
 
 def prompt_turns(prompt: Prompt) -> Turns:
-    """A prompt as chat messages: a text becomes one user message, a transcript becomes its turns."""
+    """Return a prompt as chat messages: a text becomes one user message, a transcript becomes its turns."""
     said = conversation(prompt.content)
     turns = (Message("user", said),) if isinstance(said, str) else said
     return (Message("system", prompt.system), *turns) if prompt.system else turns
@@ -163,7 +166,7 @@ def prompt_turns(prompt: Prompt) -> Turns:
 
 
 def plain_prompt(prompt: Prompt) -> str:
-    """A text prompt unchanged, or a chat as named turns up to where the answer begins. Tools come first."""
+    """Return a text prompt unchanged, or a chat as named turns up to where the answer begins. Tools come first."""
     tools = "\n".join(["Tools:", *map(tool_text, prompt.tools)]) if prompt.tools else ""
     if isinstance(prompt.content, str):
         return "\n\n".join(filter(None, (tools, prompt.system, prompt.content)))
@@ -175,10 +178,10 @@ def plain_turns(turns: Turns) -> str:
 
 
 def plain_lead(asked: str, answer: str) -> str:
-    """The space after "Assistant:" in a transcript; empty if the answer itself starts with white space."""
+    """Return the space after "Assistant:" in a transcript; empty if the answer itself starts with white space."""
     return " " if asked.endswith("Assistant:") and answer[:1].strip() else ""
 
 
 def plain_answer(text: str, turns: Turns) -> str:
-    """An answer as text: `text` itself, or its turns if it has several. The first turn is the assistant's."""
+    """Return an answer as text: `text` itself, or its turns if it has several. The first turn is the assistant's."""
     return plain_turns(turns).removeprefix(f"{PLAIN_END} ") if turns else text

@@ -22,7 +22,7 @@ from prefloop.models.packed import Segment, concatenate, supports_packed
 
 
 def is_compilable(model: PreTrainedModel) -> bool:
-    """Whether this module can compute the model, with the same results."""
+    """Return whether this module can compute the model, with the same results."""
     if not (native.AVAILABLE and supports_packed(model)):
         return False
     family = family_of(model)
@@ -34,7 +34,7 @@ def is_compilable(model: PreTrainedModel) -> bool:
 
 
 class CompiledBody:
-    """The weights of a model's body in the form that the compiled code reads.
+    """Holds the weights of a model's body in the form that the compiled code reads.
 
     A token is a column of an integer table [8,n], whose rows are named by `COLUMNS`. Keys and values lie in regions of
     memory: `own` is the address of the region of the token's row, `at` the token's place there, and `own_capacity` how
@@ -46,14 +46,14 @@ class CompiledBody:
     def __init__(self, model: PreTrainedModel):
         self.family = family_of(model)
         self.head_dim, norm = self.family.head_dim, self.family.norm
-        self.held: list[Any] = []  # keeps alive what the structures point to
-        weights = map(self.family.layer_weights, self.family.layers)  # one at a time, since some are copies
-        first = next(weights)  # all layers have the same form
+        self.held: list[Any] = []  # This keeps alive what the structures point to.
+        weights = map(self.family.layer_weights, self.family.layers)  # They come one at a time, since some are copies.
+        first = next(weights)  # All layers have the same form.
         layers = [self._layer(first), *map(self._layer, weights)]
         self.layers = (native.LayerStruct * len(layers))(*layers)
         hidden, query, inner = self.family.embedding.shape[1], self.layers[0].out.in_, self.layers[0].down.in_
         self.kv_heads = len(first.k_proj[0]) // self.head_dim
-        # numbers a token in each buffer: residual, normalised, qkv, attention, gate and up, activated
+        # so many numbers a token in each buffer: residual, normalised, qkv, attention, gate and up, activated
         self.widths = (hidden, hidden, self.layers[0].qkv.out, query, self.layers[0].gate_up.out, inner)
         self.struct = native.Body(
             len(self.layers),
@@ -92,14 +92,15 @@ class CompiledBody:
         return native.LayerStruct(*(one.struct for one in panels), *held, weights.rope_index)
 
     def region_size(self, capacity: int, kept: bool = True) -> int:
-        """How many floats a region for the keys and values of `capacity` tokens has."""
+        """Return how many floats a region for the keys and values of `capacity` tokens has."""
         return 2 * (len(self.layers) if kept else 1) * self.kv_heads * self.head_dim * padded(capacity)
 
     @torch.no_grad()
     def forward(self, table: Tensor, kept: bool = True) -> Tensor:
-        """The last hidden states [n,H] of the tokens of a table [8,n].
+        """Return the last hidden states [n,H] of the tokens of a table [8,n].
 
-        kept: whether regions keep the keys and values of every layer, or only those of the layer in progress.
+        kept: whether regions keep the keys and values of every layer, or only those of the layer in progress
+
         Raises IndexError for a position beyond the learned position embeddings.
         """
         longest = int(table[1].max()) + 1
@@ -125,7 +126,7 @@ class CompiledBody:
 
 
 def fold_norm(matrix: Matrix, norm: Norm) -> Matrix:
-    """The matrix with the norm's weight and bias multiplied in. What is left of the norm has no parameters."""
+    """Multiply the norm's weight and bias into the matrix. What is left of the norm has no parameters."""
     weight, bias = matrix
     if norm.bias is not None:
         bias = norm.bias @ weight.t() if bias is None else bias + norm.bias @ weight.t()
@@ -136,7 +137,7 @@ def fold_norm(matrix: Matrix, norm: Norm) -> Matrix:
 def forward_compiled(
     model: PreTrainedModel, wanted: Tensor, prompts: Segment, answers: Segment | None = None
 ) -> Tensor:
-    """The same as `packed.forward_packed`, without a gradient."""
+    """Return the same as `packed.forward_packed`, without a gradient."""
     body = CompiledBody(model)
     segments = [prompts] if answers is None else [prompts, answers]
     lengths = torch.cat([segment.mask.sum(-1) for segment in segments])  # tokens of each row

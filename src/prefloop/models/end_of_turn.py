@@ -20,7 +20,7 @@ ASKED, ANSWER, NEXT = "prefloopasks", "prefloopanswers", "prefloopgoeson"
 
 @dataclass(frozen=True)
 class TurnTemplate:
-    """How a template writes an answer: first `lead`, then the answer, then `tail`, then the token `end`.
+    """Says how a template writes an answer: first `lead`, then the answer, then `tail`, then the token `end`.
 
     head:  the text before the first question
     lead:  the text between the end of the prompt and the answer
@@ -56,7 +56,7 @@ def turn_template_of(tokenizer: Any, stops: Collection[int]) -> TurnTemplate:
     after = tried.whole.rpartition(ANSWER)[2]
     confirmed = {*stops, _first(tried.between, tokens)[1]}
     if tried.ignores_generation_prompt and _first(after, tokens)[1] not in confirmed:
-        after = ""  # the template always writes the head of the next answer
+        after = ""  # The template always writes the head of the next answer.
     if not after.strip():
         after = tried.closing(tokens, stops)
     tail, end = _first(after, tokens)
@@ -75,7 +75,7 @@ def turn_template_of(tokenizer: Any, stops: Collection[int]) -> TurnTemplate:
 
 
 class _Rendered:
-    """A made-up conversation as the template writes it: a question, an answer, and if allowed a second question."""
+    """Renders a made-up conversation by the template: a question, an answer, and if allowed a second question."""
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
@@ -87,7 +87,7 @@ class _Rendered:
             raise
         except Exception as error:  # noqa: BLE001 -- a template is a program of somebody else
             self.error = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            with suppress(Exception):  # some want a system prompt
+            with suppress(Exception):  # Some templates want a system prompt.
                 self._ask([{"role": "system", "content": "-"}, *ask])
                 self.error = ""
 
@@ -95,7 +95,7 @@ class _Rendered:
         answered = [*asked, {"role": "assistant", "content": ANSWER}]
         self.asked, self.prompt = self._render(asked), self._render(asked, generate=True)
         self.whole = self._render(answered)
-        with suppress(Exception):  # a template of one question and one answer
+        with suppress(Exception):  # Some templates take only one question and one answer.
             going_on = self._render([*answered, {"role": "user", "content": NEXT}])
             self.between = going_on.partition(ANSWER)[2].partition(NEXT)[0]
 
@@ -113,10 +113,10 @@ class _Rendered:
         return self.whole[len(self.prompt) :].partition(ANSWER)[0]
 
     def closing(self, tokens: dict[str, int], stops: Collection[int]) -> str:
-        """The text that ends an answer only if the conversation goes on; "" if there is none.
+        """Return the text that ends an answer only if the conversation goes on; "" if there is none.
 
-        What stands before the second question is the end of the answer and the head of the question. The head is
-        known from the first question.
+        What stands before the second question is the end of the answer and the head of the question. The head is known
+        from the first question.
         """
         if (found := _first(self.between, tokens))[1] in stops:
             return found[0] + next(name for name, id in tokens.items() if id == found[1])
@@ -127,14 +127,14 @@ class _Rendered:
 
 
 def _tokens(tokenizer: Any) -> dict[str, int]:
-    """{text: id} of the tokens that the tokenizer never splits: special tokens, and those added to the vocabulary."""
+    """Return {text: id} of the tokens that the tokenizer never splits, which are special or added tokens."""
     special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     found = {**tokenizer.get_added_vocab(), **special}
     return {text: int(id) for text, id in found.items() if text.strip()}
 
 
 def _first(text: str, tokens: dict[str, int]) -> tuple[str, int | None]:
-    """The text before the first of these tokens, and the id of that token; the whole text and None if there is none."""
+    """Return the text before the first of these tokens, and the token's id; the whole text and None without any."""
     places = [(place, -len(token), token) for token in tokens if (place := text.find(token)) >= 0]
     if not places:
         return text, None

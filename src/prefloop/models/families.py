@@ -1,4 +1,4 @@
-"""The families of models that prefloop computes itself, each described in one common form.
+"""Describes the families of models that prefloop computes itself, each in one common form.
 
 Such a model has an embedding, a stack of layers and a final norm. A layer consists of a norm, attention, a second norm,
 and an MLP of two matrices (`up_proj`, `down_proj`) or three (with `gate_proj`). Some families also normalise what
@@ -20,9 +20,9 @@ from transformers.pytorch_utils import Conv1D
 
 from prefloop.kernels.attention import Rope
 
-# the kinds of rotary positions whose angles do not depend on the text's length
+# The angles of these kinds of rotary positions do not depend on the text's length.
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
-# What each activation class of torch and transformers computes
+# Each activation class of torch and transformers computes the function named here.
 ACTIVATIONS = {
     "SiLU": "silu",
     "SiLUActivation": "silu",
@@ -37,7 +37,7 @@ Matrix = tuple[Tensor, Tensor | None]  # weight [out,in], bias [out]
 
 @dataclass(frozen=True)
 class Norm:
-    """The parameters of a norm: RMSNorm (Zhang 2019), or LayerNorm (Ba 2016) where it is `centred`."""
+    """Holds the parameters of a norm: RMSNorm (Zhang 2019), or LayerNorm (Ba 2016) where it is `centred`."""
 
     weight: Tensor
     eps: float
@@ -47,7 +47,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The parameters of one layer, in the dtype of the embedding. Gradients flow through them to the model's own."""
+    """Holds the parameters of one layer, in the dtype of the embedding.
+
+    Gradients flow through them to the model's own.
+    """
 
     q_proj: Matrix
     k_proj: Matrix
@@ -59,14 +62,14 @@ class LayerWeights:
     attention_norm: Norm  # applied before attention
     mlp_norm: Norm  # applied before the MLP
     head_dim: int
-    scaling: float  # factor of the products of queries and keys
-    dropout: float = 0.0  # of attention weights
+    scaling: float  # the factor of the products of queries and keys
+    dropout: float = 0.0  # the factor of the products of queries and keys
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     attention_out_norm: Norm | None = None  # applied to what attention adds to the residual
     mlp_out_norm: Norm | None = None  # applied to what the MLP adds to the residual
-    parallel_residual: bool = False  # the MLP reads the layer's input, not the sum of it and attention
-    rope_index: int = 0  # which entry of `Family.rope` this layer uses
+    parallel_residual: bool = False  # whether the MLP reads the layer's input, not the sum of it and attention
+    rope_index: int = 0  # whether the MLP reads the layer's input, not the sum of it and attention
 
     @property
     def activation(self) -> str:
@@ -112,7 +115,7 @@ class Family:
         return head_dim
 
     def layer_weights(self, layer: Any) -> LayerWeights:
-        """The parameters of one of `layers`.
+        """Return the parameters of one of `layers`.
 
         Raises TypeError where a part is not a plain matrix (adapters, quantisation), or the layer has another form.
         """
@@ -139,27 +142,27 @@ class Family:
         )
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """The input of the first layer [M,H] for token ids [M] at positions [M]."""
+        """Return the input of the first layer [M,H] for token ids [M] at positions [M]."""
         x = F.embedding(ids, self.embedding)
         x = x if self.embedding_scale == 1 else x * self.embedding_scale
         return x if self.position_embeddings is None else x + F.embedding(positions, self.position_embeddings)
 
     def rope(self, positions: Tensor) -> list[Rope]:
-        """Cosines and sines [M,1,head_dim/2] for tokens at positions [M]; one pair for each kind of layer."""
+        """Return cosines and sines [M,1,head_dim/2] for tokens at positions [M]; one pair for each kind of layer."""
         return [self._padded_rope(*self.body.rotary_emb(self.embedding, positions[:, None]))]
 
     def _padded_rope(self, cos: Tensor, sin: Tensor) -> Rope:
-        """Cosines and sines for a whole head: the numbers that are not rotated get the angle 0."""
+        """Return cosines and sines for a whole head: the numbers that are not rotated get the angle 0."""
         rotated, rest = cos.shape[-1] // 2, (self.head_dim - cos.shape[-1]) // 2
         cos, sin = cos[..., :rotated].to(self.dtype), sin[..., :rotated].to(self.dtype)
         return F.pad(cos, (0, rest), value=1.0), F.pad(sin, (0, rest))
 
     def _rotary_dim(self) -> int:
-        """How many numbers of a head are rotated. They are the first ones."""
+        """Return how many numbers of a head are rotated. They are the first ones."""
         return 2 * len(self.body.rotary_emb.inv_freq)
 
     def _half_split(self, matrix: Matrix) -> Matrix:
-        """The rows of a query or key matrix in the order that `rotary` expects.
+        """Return the rows of a query or key matrix in the order that `rotary` expects.
 
         `rotary` pairs each number of a head's first half with one of its second half. Where only some numbers are
         rotated, those come first in each half. The order does not change products of queries and keys.
@@ -174,11 +177,11 @@ class Family:
         return weight, None if bias is None else bias.unflatten(0, (-1, head_dim)).index_select(1, order).flatten()
 
     def _matrix(self, linear: Any) -> Matrix:
-        if type(linear) is Conv1D:  # GPT-2 stores its matrices transposed
+        if type(linear) is Conv1D:  # GPT-2 stores its matrices transposed.
             weight = linear.weight.t()
         elif type(linear) is nn.Linear:
             weight = linear.weight
-        else:  # adapters and quantised layers compute something else
+        else:  # Adapters and quantised layers compute something else.
             raise TypeError(f"a {type(linear).__name__} is not a plain matrix")
         return weight.to(self.dtype), None if linear.bias is None else linear.bias.to(self.dtype)
 
@@ -190,7 +193,8 @@ class Family:
 
 
 class Gemma3Family(Family):
-    """Gemma 3 (2025). It also normalises what attention and the MLP return, and stores norm weights minus 1.
+    """Describes Gemma 3 (2025), which also normalises what attention and the MLP return, and stores norm weights minus
+    1.
 
     Its two kinds of layers (local and global) use different rotary positions.
     """
@@ -221,7 +225,10 @@ class Gemma3Family(Family):
 
 
 class GPTNeoXFamily(Family):
-    """GPT-NeoX (Black 2022), for example Pythia. One matrix holds the query, key and value of each head in turn."""
+    """Describes GPT-NeoX (Black 2022), such as Pythia.
+
+    One matrix holds the query, key and value of each head in turn.
+    """
 
     @property
     def norm(self) -> Norm:
@@ -253,7 +260,7 @@ class GPTNeoXFamily(Family):
 
 
 class GPT2Family(Family):
-    """GPT-2 (Radford 2019). It has learned position embeddings and no rotary positions."""
+    """Describes GPT-2 (Radford 2019), which has learned position embeddings and no rotary positions."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__(model)
@@ -268,7 +275,7 @@ class GPT2Family(Family):
         return self._norm(self.body.ln_f)
 
     def rope(self, positions: Tensor) -> list[Rope]:
-        """Cosines of 1 and sines of 0, so that `rotary` changes nothing."""
+        """Return cosines of 1 and sines of 0, so that `rotary` changes nothing."""
         none = torch.zeros(len(positions), 1, self.head_dim // 2, dtype=self.dtype, device=positions.device)
         return [(torch.ones_like(none), none)]
 
@@ -301,19 +308,19 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """The description of a model. Raises KeyError where its class is not in `FAMILIES`."""
+    """Return the description of a model. Raises KeyError where its class is not in `FAMILIES`."""
     return FAMILIES[type(model.base_model).__name__](model)
 
 
 def is_known(model: PreTrainedModel) -> bool:
-    """Whether the model's class and settings are ones that `Family` describes."""
+    """Return whether the model's class and settings are ones that `Family` describes."""
     body: Any = model.base_model
     if type(body).__name__ not in FAMILIES:
         return False
     rope_type = getattr(getattr(body, "rotary_emb", None), "rope_type", "default")
     if not ROPE_TYPES.issuperset(rope_type.values() if isinstance(rope_type, dict) else [rope_type]):
         return False
-    # Llama's dropout of attention is a number, and supported; a dropout module is not
+    # Llama's dropout of attention is a number, and supported; a dropout module is not.
     if any(isinstance(part, nn.Dropout) and part.p for part in body.modules()):
         return False
     kinds = getattr(body.config, "layer_types", None) or ["full_attention"]

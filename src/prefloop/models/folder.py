@@ -1,4 +1,4 @@
-"""Checks of model folders that need no torch: nothing is loaded and nothing is run."""
+"""Checks model folders without torch: nothing is loaded and nothing is run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from prefloop.config import Model
 from prefloop.errors import ConfigError, ModelError
 
-# files from which transformers can make a tokenizer; an entry that starts with a dot is a file name's ending
+# From these files transformers can make a tokenizer; an entry that starts with a dot is a file name's ending.
 _TOKENIZERS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -22,12 +22,12 @@ _TOKENIZERS = (
     ".tiktoken",
 )
 
-# endings of the files that loading a model may read; other files, such as a note, do not matter
+# Loading a model may read files with these endings; other files, such as a note, do not matter.
 _READ = (".safetensors", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """{path relative to the folder: SHA-256} of every file in it."""
+    """Return {path relative to the folder: SHA-256} of every file in it."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -37,7 +37,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def file_hash(folder: Path) -> str:
-    """A hash over the weights, config and tokenizer files of a folder, which identifies the model."""
+    """Return a hash over the weights, config and tokenizer files of a folder, which identifies the model."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json") and path.is_file():
@@ -48,12 +48,12 @@ def file_hash(folder: Path) -> str:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder that prefloop saved a model in still has weights."""
+    """Return whether a folder that prefloop saved a model in still has weights."""
     return any(folder.glob("*.safetensors"))
 
 
 def gone(folder: Path, version: str) -> ModelError:
-    """The error for a registered model whose folder or weights are missing, with advice."""
+    """Return the error for a registered model whose folder or weights are missing, with advice."""
     what = f"what was in {folder}" if folder.is_dir() else str(folder)
     other = ", or take another run of its round ([run] choose, or --run)" if version.startswith("align-") else ""
     return ModelError(
@@ -77,7 +77,7 @@ def check_files(folder: Path, registered: Mapping[str, str], version: str) -> No
 
 
 def check_folder(source: str | Path) -> str:
-    """The source as text, if it can be loaded. A name that is not a folder is taken for a hub id.
+    """Return the source as text, if it can be loaded. A name that is not a folder is taken for a hub id.
 
     Raises ModelError for a folder without config, weights in safetensors, or tokenizer.
     """
@@ -107,7 +107,7 @@ def check_folder(source: str | Path) -> str:
     return str(folder)
 
 
-_SIZES = {  # {setting of [model]: its name in config.json} of a model made from scratch
+_SIZES = {  # These are the sizes of a model made from scratch: {setting of [model]: its name in config.json}.
     "hidden_size": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",

@@ -16,11 +16,11 @@ from prefloop.models.folder import check_folder
 from prefloop.models.tokenization import Tokenization, make_tokenization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # endings of the attributes that hold a rate
+DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # Attributes that hold a rate end like this.
 
 
 def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrainedModel, Tokenization]:  # noqa: B008 -- frozen
-    """A causal language model, with dropout off, and its tokenization. Raises ModelError."""
+    """Return a causal language model, with dropout off, and its tokenization. Raises ModelError."""
     model = from_pretrained(AutoModelForCausalLM, source, settings)
     tokenizer = load_tokenizer(source, settings)
     disable_dropout(model)
@@ -28,12 +28,12 @@ def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrain
 
 
 def from_pretrained(kind: Any, source: str | Path, settings: Model, fresh: tuple[str, ...] = (), **extra: Any) -> Any:
-    """`kind.from_pretrained` from safetensors only. Raises ModelError with the reason in plain words.
+    """Call `kind.from_pretrained` for safetensors only. Raises ModelError with the reason in plain words.
 
     fresh: prefixes of the names of weights that may be missing in the folder; they are initialised at random
     """
     where = check_folder(source)
-    # progress bars and load reports of transformers are turned off; what matters in them becomes an error below
+    # Progress bars and load reports of transformers are turned off; what matters in them becomes an error below.
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -49,7 +49,7 @@ def from_pretrained(kind: Any, source: str | Path, settings: Model, fresh: tuple
     except Exception as error:
         raise ModelError(_advice(str(where), error)) from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(fresh))
-    if missing:  # transformers would go on with random numbers
+    if missing:  # transformers would go on with random numbers.
         raise ModelError(
             f"{source} has no weights for {len(missing)} parts of a {type(model).__name__}, such as {missing[0]}. Is "
             "it another kind of model, or were its weights saved under other names? Save it again with save_pretrained."
@@ -58,7 +58,7 @@ def from_pretrained(kind: Any, source: str | Path, settings: Model, fresh: tuple
 
 
 def load_tokenizer(source: str | Path, settings: Model) -> Any:
-    """The tokenizer of a folder or hub id. Raises ModelError."""
+    """Return the tokenizer of a folder or hub id. Raises ModelError."""
     try:
         return AutoTokenizer.from_pretrained(
             str(source), revision=settings.revision or "main", trust_remote_code=settings.trust_remote_code
@@ -104,7 +104,7 @@ def disable_dropout(model: PreTrainedModel) -> None:
 
 
 def weights_hash(model: torch.nn.Module) -> str:
-    """The first 16 hex digits of a SHA-256 over names, shapes and bytes of all saved parameters and buffers."""
+    """Return the first 16 hex digits of a SHA-256 over names, shapes and bytes of all saved parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

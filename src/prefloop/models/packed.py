@@ -24,7 +24,7 @@ from prefloop.kernels.attention import Heads, Rope, attention, can_pack, plan
 from prefloop.kernels.linear import linear, rms_norm, rotary, silu_gate
 from prefloop.models.families import LayerWeights, Matrix, Norm, family_of, is_known
 
-# the most elements of matrices that are copied to stand together; gate_proj and up_proj of a 0.5B model just fit
+# Copies of matrices that stand together have at most so many elements; gate_proj and up_proj of a 0.5B model just fit.
 FUSE_UP_TO = 9 << 20
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -34,7 +34,7 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class PackedLayer:
-    """One layer that computes on packed tokens [M,H]. Matrices that share an input are fused."""
+    """Computes one layer on packed tokens [M,H]. Matrices that share an input are fused."""
 
     def __init__(self, weights: LayerWeights):
         self.weights = weights
@@ -44,7 +44,7 @@ class PackedLayer:
         self.act_fn = ACTIVATION_FUNCTIONS.get(weights.activation, weights.act_fn)
 
     def qkv(self, x: Tensor) -> Tensor:
-        """Queries, keys and values of tokens x [M,H], before rotary positions: [M,query+2*kv,head_dim]."""
+        """Return queries, keys and values of tokens x [M,H], before rotary positions: [M,query+2*kv,head_dim]."""
         weights, heads = self.weights, self.heads
         found = project(apply_norm(x, weights.attention_norm), self.qkv_proj).view(len(x), -1, weights.head_dim)
         if weights.q_norm is None or weights.k_norm is None:
@@ -53,7 +53,7 @@ class PackedLayer:
         return torch.cat([apply_norm(q, weights.q_norm), apply_norm(k, weights.k_norm), v], dim=1)
 
     def rotated_qkv(self, x: Tensor, rope: Sequence[Rope]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [M,query,head_dim], keys and values [M,kv,head_dim] of tokens x [M,H], after rotary positions.
+        """Return queries [M,query,head_dim], keys and values [M,kv,head_dim] of tokens x [M,H], after rotary positions.
 
         rope: what `Family.rope` returns for the tokens' positions
         """
@@ -63,9 +63,12 @@ class PackedLayer:
         return q, k, v
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The layer's result [M,H] for its input x [M,H] and the weighted values of its heads [M,query*head_dim]."""
+        """Return the layer's result [M,H] for its input x [M,H].
+
+        attended: the weighted values of its heads [M,query*head_dim]
+        """
         weights = self.weights
-        # computed before x changes: `add_projected` may write over it where no gradient is wanted
+        # It is computed before x changes: `add_projected` may write over x where no gradient is wanted.
         up = self._gate_up(x) if weights.parallel_residual else None
         x = add_projected(x, attended, weights.o_proj, weights.attention_out_norm)
         if up is None:
@@ -85,20 +88,20 @@ class PackedLayer:
 
 
 def fuse(matrices: Sequence[Matrix]) -> list[Matrix]:
-    """The matrices as one, where they are small enough for a copy; otherwise as they are."""
+    """Return the matrices as one, where they are small enough for a copy; otherwise as they are."""
     few = sum(weight.numel() for weight, _ in matrices) <= FUSE_UP_TO
     return [concatenate(matrices)] if few and len(matrices) > 1 else list(matrices)
 
 
 def concatenate(matrices: Sequence[Matrix]) -> Matrix:
-    """One matrix whose output is the outputs of all `matrices` side by side."""
+    """Return one matrix whose output is the outputs of all `matrices` side by side."""
     biases = [bias for _, bias in matrices if bias is not None]
     weight = torch.cat([weight for weight, _ in matrices])
     return weight, torch.cat(biases) if len(biases) == len(matrices) else None
 
 
 def project(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
-    """x [M,in] multiplied by each of the matrices; the results stand side by side [M,out]."""
+    """Return x [M,in] multiplied by each of the matrices; the results stand side by side [M,out]."""
     if len(matrices) == 1:
         return linear(x, *matrices[0])
     if x.is_cuda and not torch.is_grad_enabled() and all(bias is None for _, bias in matrices):
@@ -111,12 +114,12 @@ def project(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
 
 
 def add_projected(residual: Tensor, x: Tensor, matrix: Matrix, norm: Norm | None) -> Tensor:
-    """The residual [M,H] plus x [M,in] multiplied by the matrix, normalised first if a norm is given."""
+    """Return the residual [M,H] plus x [M,in] multiplied by the matrix, normalised first if a norm is given."""
     return linear(x, *matrix, onto=residual) if norm is None else residual + apply_norm(linear(x, *matrix), norm)
 
 
 def apply_norm(x: Tensor, norm: Norm) -> Tensor:
-    """x [*,H] normalised in the dtype of the norm's weight, returned in the dtype of x."""
+    """Return x [*,H] normalised in the dtype of the norm's weight, in the dtype of x."""
     if norm.weight.dtype != x.dtype:
         return apply_norm(x.to(norm.weight.dtype), norm).to(x.dtype)
     if norm.centred:
@@ -129,7 +132,7 @@ def apply_norm(x: Tensor, norm: Norm) -> Tensor:
 
 @dataclass(frozen=True)
 class Segment:
-    """Right-padded sequences [N,T]: token ids, which of them are real, and their positions in the text."""
+    """Holds right-padded sequences [N,T]: token ids, which of them are real, and their positions in the text."""
 
     ids: Tensor
     mask: Tensor
@@ -147,7 +150,7 @@ def forward_packed(
     answers: Segment | None = None,
     on_key_values: OnKeyValues | None = None,
 ) -> Tensor:
-    """The last hidden states [n,H] of the tokens `wanted`.
+    """Return the last hidden states [n,H] of the tokens `wanted`.
 
     wanted: indices [n] among the real tokens of all prompts, followed by the real tokens of all answers
     answers: rows that continue the prompts. Each prompt has equally many answers, which stand together
@@ -174,7 +177,7 @@ def forward_packed(
 
 
 def _packed_attention(segments: Sequence[Segment], rope: Sequence[Rope], heads: Heads) -> Attend:
-    """Attention by prefloop's own kernels, on packed tokens."""
+    """Return a function that computes attention by prefloop's own kernels, on packed tokens."""
     made = plan(heads, *(segment.mask.sum(-1) for segment in segments))
     return lambda layer, x: attention(
         layer.qkv(x), rope[layer.weights.rope_index], made, layer.weights.scaling, layer.weights.dropout
@@ -184,7 +187,7 @@ def _packed_attention(segments: Sequence[Segment], rope: Sequence[Rope], heads: 
 def _padded_attention(
     segments: Sequence[Segment], rope: Sequence[Rope], dtype: torch.dtype, on_key_values: OnKeyValues | None
 ) -> Attend:
-    """Attention by torch's kernels, on padded rows."""
+    """Return a function that computes attention by torch's kernels, on padded rows."""
     number = count()
     prompts, answers = segments[0], segments[-1]
     places = [segment.mask.flatten().nonzero().squeeze(1) for segment in segments]
@@ -208,7 +211,7 @@ def _padded_attention(
 
 
 def _answer_mask(prompts: Segment, answers: Segment, dtype: torch.dtype) -> Tensor:
-    """The additive attention mask of answers [N,1,T2,T1+T2]: 0 for their prompt and their own past, -inf elsewhere."""
+    """Return the additive mask of answers [N,1,T2,T1+T2]: 0 for their prompt and their own past, -inf elsewhere."""
     width = answers.ids.shape[1]
     before = torch.zeros(prompts.mask.shape, dtype=dtype, device=prompts.mask.device)
     before = before.masked_fill_(~prompts.mask, -torch.inf)
@@ -218,12 +221,15 @@ def _answer_mask(prompts: Segment, answers: Segment, dtype: torch.dtype) -> Tens
 
 
 def _repeated(x: Tensor, times: int) -> Tensor:
-    """Each row of x [N,*] `times` times. Its gradient is added up in a fixed order, unlike `repeat_interleave`'s."""
+    """Return each row of x [N,*] `times` times.
+
+    Its gradient is added up in a fixed order, unlike that of `repeat_interleave`.
+    """
     return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1)
 
 
 def pad_rows(packed: Tensor, segment: Segment, places: Tensor) -> Tensor:
-    """Packed vectors [M,heads,head_dim] as rows [N,heads,T,head_dim], with zeros in the padding.
+    """Return packed vectors [M,heads,head_dim] as rows [N,heads,T,head_dim], with zeros in the padding.
 
     places: where each packed token stands in the flattened mask of the segment [M]
     """
@@ -233,12 +239,12 @@ def pad_rows(packed: Tensor, segment: Segment, places: Tensor) -> Tensor:
 
 
 def _sdpa(layer: PackedLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of q [N,query,T,head_dim] to k and v [N,kv,T2,head_dim].
+    """Return the attention of q [N,query,T,head_dim] to k and v [N,kv,T2,head_dim].
 
     mask: added to the scores [N,1,T,T2]; None means causal
     """
     grouped = q.shape[1] != k.shape[1]
-    if grouped and mask is not None and q.is_cuda:  # no fused CUDA kernel supports both grouped heads and a mask
+    if grouped and mask is not None and q.is_cuda:  # No fused CUDA kernel supports both grouped heads and a mask.
         k, v = (_repeated(x.flatten(0, 1), q.shape[1] // k.shape[1]).unflatten(0, q.shape[:2]) for x in (k, v))
         grouped = False
     return F.scaled_dot_product_attention(
@@ -259,7 +265,7 @@ _supported: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def supports_packed(model: PreTrainedModel, length: int = 0) -> bool:
-    """Whether this module computes what the model computes. It is tried out once for each model, not only looked up.
+    """Return whether this module computes what the model computes. It is tried out once for each model.
 
     length: tokens of the longest text, which may be too long for a sliding window of the model
     """
@@ -270,7 +276,7 @@ def supports_packed(model: PreTrainedModel, length: int = 0) -> bool:
 
 @torch.no_grad()
 def _agrees(model: PreTrainedModel) -> bool:
-    """Whether the hidden states of a small batch are those of transformers."""
+    """Return whether the hidden states of a small batch are those of transformers."""
     body: Any = model.base_model
     training, device = model.training, model.device
     ids = (torch.arange(12, device=device) % len(body.get_input_embeddings().weight)).view(2, 6)
@@ -286,4 +292,4 @@ def _agrees(model: PreTrainedModel) -> bool:
     difference, scale = (ours - theirs).double(), max(1.0, float(theirs.double().std()))
     if model.dtype == torch.float32:
         return bool(difference.abs().max() <= 1e-4 * scale)
-    return bool(difference.square().mean().sqrt() <= 0.1 * scale)  # both round in every layer
+    return bool(difference.square().mean().sqrt() <= 0.1 * scale)  # Both round in every layer.

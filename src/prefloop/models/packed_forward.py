@@ -1,4 +1,4 @@
-"""The hidden states of a batch where they are needed: at the ends of rows, or before each completion token.
+"""Computes the hidden states of a batch where they are needed: at the ends of rows, or before each completion token.
 
 Several answers to one prompt read the prompt once, and share its keys and values. Results are those of reading every
 row alone, up to rounding. There are four ways, and the first that the model and the rows allow is taken: compiled code
@@ -21,11 +21,11 @@ from prefloop.models.compiled import forward_compiled, is_compilable
 from prefloop.models.packed import Segment, forward_packed, supports_packed
 from prefloop.ops.masked import last_index
 
-COMPILED_FROM = 256  # tokens of a batch from which on copying the weights for compiled code pays
+COMPILED_FROM = 256  # From so many tokens of a batch on, copying the weights for compiled code pays.
 
 
 def last_hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """The hidden state at the last real token of each row [N,H]; rows may be padded left or right.
+    """Return the hidden state at the last real token of each row [N,H]; rows may be padded left or right.
 
     An empty row (an unused place of a short list) gets a finite state without meaning.
     """
@@ -40,7 +40,7 @@ def last_hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
 
 
 def predicting_hidden(model: PreTrainedModel, rows: Rows, as_learner: bool = False) -> Tensor:
-    """The hidden state before each action token [M,H], in row-major order.
+    """Return the hidden state before each action token [M,H], in row-major order.
 
     as_learner: compute a frozen model as one in training is computed, so that equal weights give equal bits
     """
@@ -54,7 +54,10 @@ def predicting_hidden(model: PreTrainedModel, rows: Rows, as_learner: bool = Fal
 
 
 def hidden_states(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """The last hidden states of all tokens [N,T,H], by transformers. Padding is masked; its ids are replaced by 0."""
+    """Return the last hidden states of all tokens [N,T,H], by transformers.
+
+    Padding is masked; its ids are replaced by 0.
+    """
     states: Tensor = model.base_model(
         input_ids=torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
         attention_mask=rows.mask.long(),
@@ -69,7 +72,7 @@ def _right_padded(rows: Rows) -> bool:
 
 
 def _shared_prompts(rows: Rows) -> Tensor | None:
-    """The length of each list's prompt [R], or None if the rows of some list do not share their whole prompt."""
+    """Return the length of each list's prompt [R], or None if the rows of some list do not share their whole prompt."""
     if not isinstance(rows, ListRows) or rows.k < 2 or len(rows) % rows.k:
         return None
     shape = (-1, rows.k, rows.ids.shape[1])
@@ -86,7 +89,7 @@ def _shared_prompts(rows: Rows) -> Tensor | None:
 
 
 def computed_by(model: PreTrainedModel, learns: bool = False) -> str:
-    """What computes a model's forward pass, as far as its rows allow: "compiled", "packed" or "transformers".
+    """Return what computes a model's forward pass, as far as its rows allow: "compiled", "packed" or "transformers".
 
     learns: with gradients, which compiled code does not give
     """
@@ -98,7 +101,7 @@ def computed_by(model: PreTrainedModel, learns: bool = False) -> str:
 def _without_padding(
     model: PreTrainedModel, rows: Rows, cut: Tensor | None, ends: bool, as_learner: bool = False
 ) -> Tensor:
-    """Hidden states at the last token of each row [N,H] (`ends`), or before each action token [M,H].
+    """Return hidden states at the last token of each row [N,H] (`ends`), or before each action token [M,H].
 
     cut: the length of each list's prompt where the rows of a list share it, else None
     """
@@ -113,7 +116,7 @@ def _without_padding(
     prompts, answers = _split(rows, cut)
     counts = answers.mask.sum(-1)
     prompt_ends = (cut.cumsum(0) - 1).repeat_interleave(rows.k)
-    starts = cut.sum() + counts.cumsum(0) - counts  # where each answer starts: after the tokens of all prompts
+    starts = cut.sum() + counts.cumsum(0) - counts  # Each answer starts here, after the tokens of all prompts.
     not_empty = counts > 0
     if ends:
         return forward(model, torch.where(not_empty, starts + counts - 1, prompt_ends), prompts, answers)
@@ -123,7 +126,7 @@ def _without_padding(
 
 
 def _is_frozen(model: PreTrainedModel) -> bool:
-    """Whether the model is not in training.
+    """Return whether the model is not in training.
 
     A policy in training is always computed by the code that trains it, so that the log-probabilities of its samples are
     compared with the learner's own numbers.
@@ -132,7 +135,7 @@ def _is_frozen(model: PreTrainedModel) -> bool:
 
 
 def _split(rows: ListRows, cut: Tensor) -> tuple[Segment, Segment]:
-    """The prompts of all lists, one row each, and the answers of all rows."""
+    """Return the prompts of all lists, one row each, and the answers of all rows."""
     width, device = rows.ids.shape[1], rows.ids.device
     at = torch.arange(int(cut.max()), device=device)[None].expand(len(cut), -1)
     prompts = Segment(rows.ids[:: rows.k, : at.shape[1]], at < cut[:, None], at)
@@ -143,13 +146,16 @@ def _split(rows: ListRows, cut: Tensor) -> tuple[Segment, Segment]:
 
 
 def _forward_in_two_parts(model: Any, rows: Rows, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """By transformers: the hidden state at the prompt's end for each row [N,H], those of the answers [N,A,H], and which
-    tokens of the answers are real [N,A]."""
+    """Compute hidden states by transformers, in two parts.
+
+    returns: the state at the prompt's end for each row [N,H], those of the answers [N,A,H], and which tokens of the
+    answers are real [N,A]
+    """
     assert isinstance(rows, ListRows)
     k, device = rows.k, rows.ids.device
     prompts, answers = _split(rows, cut)
     answer_mask, answer_ids = answers.mask, torch.where(answers.mask, answers.ids, 0)
-    # prompts end in the last column, so that every answer starts in the next one
+    # Prompts end in the last column, so that every answer starts in the next one.
     longest = int(cut.max())
     at = torch.arange(longest, device=device)[None] - (longest - cut)[:, None]
     prompt_mask = at >= 0
@@ -178,7 +184,7 @@ _exact: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def _splits_exactly(model: PreTrainedModel) -> bool:
-    """Whether two parts with a cache give the same states as one pass. It is tried out once for each model."""
+    """Return whether two parts with a cache give the same states as one pass. It is tried out once for each model."""
     if model not in _exact:
         _exact[model] = _try_split(model)
     return _exact[model]

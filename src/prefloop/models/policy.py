@@ -12,7 +12,7 @@ from prefloop.models.packed_forward import predicting_hidden
 
 
 class Policy(nn.Module):
-    """A causal model whose output embedding is computed only where a completion token is predicted."""
+    """Wraps a causal model whose output embedding is computed only where a completion token is predicted."""
 
     def __init__(self, model: PreTrainedModel, temperature: float = 1.0):
         super().__init__()
@@ -21,7 +21,7 @@ class Policy(nn.Module):
         self.linear_head = _head_is_linear(model)
 
     def forward(self, rows: Rows, temperature: float | None = None, as_learner: bool = False) -> PolicyOutput:
-        """Log-probabilities [N,T] of the action tokens; 0 elsewhere.
+        """Return log-probabilities [N,T] of the action tokens; 0 elsewhere.
 
         temperature: replaces the policy's own sampling temperature
         as_learner: compute a frozen model as one in training is computed, which gives the same bits
@@ -47,7 +47,7 @@ class Policy(nn.Module):
 
 @torch.no_grad()
 def _head_is_linear(model: PreTrainedModel) -> bool:
-    """Whether logits are exactly head(body(x)), which is not so if a model scales or caps them. It is tried out.
+    """Return whether logits are exactly head(body(x)), which is not so if a model scales or caps them. It is tried out.
 
     The head's output is replaced by large numbers during the trial, because a cap does not change the small logits of
     an untrained model.
@@ -56,7 +56,8 @@ def _head_is_linear(model: PreTrainedModel) -> bool:
     if not isinstance(head, nn.Linear) or model.base_model is model:
         return False
     ids = torch.arange(4, device=model.device)[None] % head.weight.shape[0]
-    seen: list[tuple[Tensor, Tensor]] = []  # what went into the head, what came out as far as the model can tell
+    # These are what went into the head, and what came out as far as the model can tell.
+    seen: list[tuple[Tensor, Tensor]] = []
 
     def replace(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         large = torch.linspace(-100.0, 100.0, out.numel(), device=out.device).view_as(out).to(out.dtype)

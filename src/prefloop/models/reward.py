@@ -1,7 +1,7 @@
-"""Reward model and critic. Both are an `AutoModelForSequenceClassification(num_labels=1)` that transformers can load.
+"""Defines reward model and critic, each an `AutoModelForSequenceClassification(num_labels=1)` for transformers.
 
-A reward is the raw score at the last real token, shifted and scaled so that samples of the reference policy have mean
-0 and standard deviation 1 (Ziegler 2019; Stiennon 2020). Mean and deviation are kept in the model's config.json under
+A reward is the raw score at the last real token, shifted and scaled so that samples of the reference policy have mean 0
+and standard deviation 1 (Ziegler 2019; Stiennon 2020). Mean and deviation are kept in the model's config.json under
 `prefloop_reward`. The raw score is what plain transformers computes from the same folder.
 """
 
@@ -25,7 +25,7 @@ from prefloop.models.packed_forward import last_hidden, predicting_hidden
 from prefloop.models.tokenization import EXTRA_PAD, Tokenization, make_tokenization
 
 NORM_KEY = "prefloop_reward"
-# Names of the head of a sequence classifier, which differ between architectures
+# The head of a sequence classifier has one of these names, which differ between architectures.
 HEADS = (
     "score",
     "classifier",
@@ -46,14 +46,15 @@ class RewardModel(nn.Module):
         self.mean = float(norm.get("mean", 0.0))
         self.std = float(norm.get("std", 1.0))
         self.criterion = str(norm.get("criterion", ""))
-        self.max_tokens: int | None = norm.get("max_tokens")  # of prompt and answer; None: the model's context
+        # It bounds prompt and answer together; None is the model's context.
+        self.max_tokens: int | None = norm.get("max_tokens")
 
     def forward(self, rows: Rows) -> RewardOutput:
-        """The raw score at the last real token of each row [N]; rows may be padded left or right."""
+        """Return the raw score at the last real token of each row [N]; rows may be padded left or right."""
         return RewardOutput(_scored(score_head(self.model), last_hidden(self.model, rows)).squeeze(-1))
 
     def normalise(self, score: Tensor) -> Tensor:
-        """Raw scores as rewards of mean 0 and standard deviation 1 on samples of the reference."""
+        """Return raw scores as rewards of mean 0 and standard deviation 1 on samples of the reference."""
         return (score - self.mean) / self.std
 
     def set_normalisation(self, mean: float, std: float) -> None:
@@ -72,7 +73,7 @@ class RewardModel(nn.Module):
 
 
 class SharedReward(nn.Module):
-    """A reward model that is trained together with other criteria: one body, and a head for each criterion.
+    """Trains a reward model together with other criteria: one body, and a head for each criterion.
 
     The first head is the model's own. Only `main` is kept in the end; what the other heads taught stays in the body
     (multi-task learning, Caruana 1997).
@@ -94,7 +95,7 @@ class SharedReward(nn.Module):
         return self.main.model
 
     def forward(self, rows: Rows) -> RewardOutput:
-        """Raw scores [N,C] at the last real token of each row, one column for each criterion."""
+        """Return raw scores [N,C] at the last real token of each row, one column for each criterion."""
         last = last_hidden(self.main.model, rows)
         heads = score_head(self.main.model), self.others
         return RewardOutput(torch.cat([_scored(head, last) for head in heads], dim=-1))
@@ -112,19 +113,19 @@ class Critic(nn.Module):
         self.mean, self.std = mean, std
 
     def forward(self, rows: Rows) -> Tensor:
-        """Values [N,T]: at each action token the estimate from the state *before* it, and 0 elsewhere."""
+        """Return values [N,T]: at each action token the estimate from the state *before* it, and 0 elsewhere."""
         states = predicting_hidden(self.model, rows)
         values = (_scored(score_head(self.model), states).squeeze(-1) - self.mean) / self.std
         return scatter(values, rows.action)
 
 
 def _scored(head: nn.Linear, states: Tensor) -> Tensor:
-    """The head's output in float32, since scores of answers to one prompt differ by less than bfloat16 can tell."""
+    """Return the head's output in float32, since answers to one prompt differ by less than bfloat16 can tell."""
     return F.linear(states.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:
-    """The linear head with one output, under any of its names. Raises ModelError if there is none."""
+    """Return the linear head with one output, under any of its names. Raises ModelError if there is none."""
     for name in HEADS:
         head = getattr(model, name, None)
         if isinstance(head, nn.Linear) and head.out_features == 1:
@@ -137,7 +138,7 @@ def score_head(model: PreTrainedModel) -> nn.Linear:
 def new_reward_model(
     source: str | Path, settings: Model, seed: int, dropout: float = 0.0
 ) -> tuple[RewardModel, Tokenization]:
-    """A reward model with the weights of a causal model, and a new head of N(0, 1/(d+1)) and bias 0.
+    """Return a reward model with the weights of a causal model, and a new head of N(0, 1/(d+1)) and bias 0.
 
     The pad token must not be one that ends an answer, because plain transformers finds the last real token by it. If
     the model has no such pad token, one is added.
@@ -200,7 +201,7 @@ def _separate_pad(model: Any, tokenizer: Any, tokenization: Tokenization) -> Non
 
 
 def load_reward_model(source: str | Path, settings: Model = Model()) -> tuple[RewardModel, Tokenization]:  # noqa: B008 -- frozen
-    """A trained reward model, made by prefloop or any other sequence classifier with one label. Raises ModelError."""
+    """Return a trained reward model, of prefloop or any sequence classifier with one label. Raises ModelError."""
     model = from_pretrained(AutoModelForSequenceClassification, source, settings)
     if model.config.num_labels != 1:
         raise ModelError(f"{source} has {model.config.num_labels} labels; a reward model has one (num_labels = 1).")
@@ -212,6 +213,6 @@ def load_reward_model(source: str | Path, settings: Model = Model()) -> tuple[Re
 
 
 def new_critic(source: str | Path, settings: Model) -> tuple[Critic, Tokenization]:
-    """A critic with the weights of the reward model in `source`. Raises ModelError."""
+    """Return a critic with the weights of the reward model in `source`. Raises ModelError."""
     reward, tokenization = load_reward_model(source, settings)
     return Critic(reward.model, reward.mean, reward.std), tokenization

@@ -9,7 +9,7 @@ from prefloop.models.tokenization import Tokenization, name_end
 
 
 def save_pretrained(model: Any, tokenization: Tokenization, folder: Path) -> None:
-    """A Hugging Face folder: config, safetensors, tokenizer, generation config."""
+    """Write a Hugging Face folder: config, safetensors, tokenizer, generation config."""
     name_end(model, tokenization)
     model.save_pretrained(folder)
     tokenization.save(str(folder))

@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with the special tokens of a chat. Raises DataError if there is no text."""
+    """Return a byte-level BPE tokenizer with the special tokens of a chat. Raises DataError if there is no text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -54,7 +54,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def new_model(settings: Model, vocab_size: int, pad_id: int, end_id: int, seed: int) -> LlamaForCausalLM:
-    """A Llama model initialised at random from the seed. Raises ConfigError for sizes that do not fit together."""
+    """Return a Llama model initialised at random from the seed.
+
+    Raises ConfigError for sizes that do not fit together.
+    """
     if settings.hidden_size % settings.heads or (settings.hidden_size // settings.heads) % 2:
         raise ConfigError(
             f"[model] hidden_size = {settings.hidden_size} must be heads = {settings.heads} times an even number."
@@ -78,8 +81,8 @@ def new_model(settings: Model, vocab_size: int, pad_id: int, end_id: int, seed: 
 
 
 def make_scratch(folder: Path, settings: Model, texts: Iterable[str], seed: int) -> None:
-    """Train the tokenizer, initialise the model, write both as an ordinary Hugging Face folder."""
-    transformers.logging.disable_progress_bar()  # a progress bar for one small file would disturb the output
+    """Train the tokenizer, initialise the model, and write both as an ordinary Hugging Face folder."""
+    transformers.logging.disable_progress_bar()  # A progress bar for one small file would disturb the output.
     tokenizer = train_tokenizer(texts, settings.vocab_size)
     model = new_model(settings, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
     model.save_pretrained(folder)

@@ -15,13 +15,13 @@ from prefloop.models.chat import Chat, plain_answer, plain_lead, plain_prompt, p
 from prefloop.models.end_of_turn import TurnTemplate, turn_template_of
 from prefloop.types import Completion, Demonstration, Prompt
 
-EXTRA_PAD = "<|prefloop_pad|>"  # added to reward models whose own pad token ends answers
-CONTEXT = 8  # how many of the prompt's last tokens are decoded together with an answer
+EXTRA_PAD = "<|prefloop_pad|>"  # It is added to reward models whose own pad token ends answers.
+CONTEXT = 8  # So many of the prompt's last tokens are decoded together with an answer.
 
 
 @dataclass(frozen=True)
 class Tokenization:
-    """A tokenizer together with the rules by which one model reads prompts and ends answers.
+    """Holds a tokenizer together with the rules by which one model reads prompts and ends answers.
 
     stop_ids: every id that ends an answer, from generation config, model config, tokenizer and chat template
     end_id:   the id that training appends to a completed answer; None if none is known
@@ -41,10 +41,7 @@ class Tokenization:
 
     @property
     def runs_on(self) -> str:
-        """A warning, with advice, if the chat template ends answers by a text that is several tokens.
-
-        Else an empty string.
-        """
+        """Return a warning, with advice, if the chat template ends answers by a text of several tokens; else ""."""
         text = self.turn.tail.strip()
         if not text or self.turn.end is not None or self.end_id is None:
             return ""
@@ -73,7 +70,7 @@ class Tokenization:
         return hashlib.sha256((text + template).encode()).hexdigest()[:16]
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt, up to where the answer begins.
+        """Return the ids of a prompt, up to where the answer begins.
 
         Raises TemplateError if the template refuses the messages.
         """
@@ -81,7 +78,7 @@ class Tokenization:
 
     @cached_property
     def _read(self) -> Callable[[Prompt], tuple[str, tuple[int, ...]]]:
-        """A cached function from a prompt to its (text, ids): a prompt is encoded again for each of its answers."""
+        """Return a cached function from a prompt to (text, ids), because each of its answers asks for them again."""
 
         def read(prompt: Prompt) -> tuple[str, tuple[int, ...]]:
             text = self.render(prompt) if self.chat else plain_prompt(prompt)
@@ -90,7 +87,7 @@ class Tokenization:
         return lru_cache(maxsize=512)(read)
 
     def render(self, prompt: Prompt) -> str:
-        """The text of a prompt by the chat template, up to where the answer begins. Raises TemplateError."""
+        """Return the text of a prompt by the chat template, up to where the answer begins. Raises TemplateError."""
         try:
             return self._chat.render(prompt_turns(prompt), prompt.tools)
         except Exception as error:
@@ -101,7 +98,7 @@ class Tokenization:
         return Chat(self.tokenizer)
 
     def encode_completion(self, prompt: Prompt, prompt_ids: Sequence[int], text: str, ended: bool = True) -> list[int]:
-        """The ids of an answer given as text, with the end token if the answer `ended` by itself."""
+        """Return the ids of an answer given as text, with the end token if the answer `ended` by itself."""
         lead = self.turn.lead if self.chat else plain_lead(self._read(prompt)[0], text)
         text = f"{lead}{text}{self.turn.tail if ended else ''}"
         ids = self._behind(prompt, prompt_ids, text)
@@ -110,7 +107,7 @@ class Tokenization:
         return [*ids, self.end_id] if ended and self.end_id is not None else ids
 
     def _behind(self, prompt: Prompt, prompt_ids: Sequence[int], text: str) -> list[int] | None:
-        """The ids of a text that follows its prompt; None if encoding both together changes the prompt's ids.
+        """Return the ids of a text that follows its prompt; None if encoding both together changes the prompt's ids.
 
         Both are encoded together because some tokenizers put a space before a text that stands alone.
         """
@@ -118,7 +115,7 @@ class Tokenization:
         return whole[len(prompt_ids) :] if whole[: len(prompt_ids)] == list(prompt_ids) else None
 
     def completion_ids(self, prompt: Prompt, prompt_ids: Sequence[int], completion: Completion) -> list[int]:
-        """The ids that were sampled if this tokenizer made them; otherwise the text is encoded again."""
+        """Return the ids that were sampled if this tokenizer made them; otherwise the text is encoded again."""
         if completion.token_ids is not None and completion.tokenizer == self.fingerprint:
             return list(completion.token_ids)
         return self.answer_ids(prompt, prompt_ids, completion, completion.finish_reason != "length")
@@ -126,10 +123,10 @@ class Tokenization:
     def answer_ids(
         self, prompt: Prompt, prompt_ids: Sequence[int], answer: Completion | Demonstration, ended: bool = True
     ) -> list[int]:
-        """The ids of an answer with its turns, tool calls and reasoning, and with the end token if it `ended` by
-        itself.
+        """Return the ids of an answer with its turns, tool calls and reasoning.
 
-        Raises TemplateError if the chat template cannot write them after the prompt.
+        The end token follows if the answer `ended` by itself. Raises TemplateError if the chat template cannot write
+        the turns after the prompt.
         """
         if not self.chat:
             return self.encode_completion(prompt, prompt_ids, plain_answer(answer.text, answer.messages), ended)
@@ -143,7 +140,7 @@ class Tokenization:
         return [*ids, end] if ended and end is not None else ids
 
     def render_answer(self, prompt: Prompt, answer: Completion | Demonstration) -> str | None:
-        """The text that the chat template writes after the prompt for an answer of turns; None for a plain text.
+        """Return the text that the chat template writes after the prompt for an answer of turns; None for a plain text.
 
         Raises TemplateError.
         """
@@ -154,7 +151,7 @@ class Tokenization:
             raise _refused(f"an answer to prompt {prompt.id}", error) from error
 
     def _until_end(self, text: str, last: Message) -> tuple[str, int | None]:
-        """The template's text up to where its last turn ends, and the token that ends that turn.
+        """Return the template's text up to where its last turn ends, and the token that ends that turn.
 
         Templates often write more after it, such as a line break or the head of the next turn.
         """
@@ -169,10 +166,10 @@ class Tokenization:
         return (text.rstrip() if last.calls else text[:done] + self.turn.tail), self.end_id
 
     def decode(self, ids: Sequence[int], prompt: Prompt | None = None) -> str:
-        """The answer as text, up to the first stop token and without special tokens.
+        """Return the answer as text, up to the first stop token and without special tokens.
 
-        prompt: what it answers. Many tokenizers drop a space at the start of what they decode, and some put one
-        between any two tokens. Only decoding together with the prompt shows which space belongs to the answer.
+        prompt: what it answers. Many tokenizers drop a space at the start of what they decode, and some put one between
+        any two tokens. Only decoding together with the prompt shows which space belongs to the answer.
         """
         for place, token in enumerate(ids):
             if token in self.stop_ids:
@@ -188,19 +185,19 @@ class Tokenization:
         if self.turn.tail.strip():
             text = text.partition(self.turn.tail)[0]
         text = text.removesuffix(self.turn.tail)
-        return text.replace("\x00", "\ufffd")  # an untrained byte-level model may sample NUL, which Postgres refuses
+        return text.replace("\x00", "\ufffd")  # An untrained byte-level model may sample NUL, which Postgres refuses.
 
     @cached_property
     def _lead(self) -> tuple[int, ...]:
-        """The ids of what the template writes before an answer.
+        """Return the ids of what the template writes before an answer.
 
-        None if it is white space, which joins the answer's tokens.
+        It is () if that is white space, which joins the answer's tokens.
         """
         lead = self.turn.lead
         return tuple(self.tokenizer(lead, add_special_tokens=False)["input_ids"]) if lead.strip() else ()
 
     def head_of(self, prompt_ids: Sequence[int]) -> int:
-        """How many ids stand before the prompt's own text: the BOS token, or the head of a chat's first turn."""
+        """Return how many ids stand before the prompt's own text: the BOS token, or the head of a chat's first turn."""
         if self._head and tuple(prompt_ids[: len(self._head)]) == self._head:
             return len(self._head)
         return int(bool(prompt_ids) and prompt_ids[0] == self.tokenizer.bos_token_id)
@@ -210,7 +207,10 @@ class Tokenization:
         return tuple(self.tokenizer(self.turn.head, add_special_tokens=False)["input_ids"]) if self.turn.head else ()
 
     def _seen_behind(self, prompt: Prompt, ids: Sequence[int], alone: str) -> str:
-        """The text of an answer as it follows its prompt; `alone` is the text that its ids give by themselves."""
+        """Return the text of an answer as it follows its prompt.
+
+        alone: the text that its ids give by themselves
+        """
         before = self.encode_prompt(prompt)
         head, whole = self._text(before[-CONTEXT:]), self._text([*before[-CONTEXT:], *ids])
         if not whole.startswith(head) or (seen := whole[len(head) :]) == alone:
@@ -226,34 +226,37 @@ class Tokenization:
         self.tokenizer.save_pretrained(folder)
 
     def _encode(self, text: str) -> list[int]:
-        """The ids of a text from its beginning. A chat template has already written the special tokens."""
+        """Return the ids of a text from its beginning. A chat template has already written the special tokens."""
         ids = list(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
         if self.chat:
             return ids
-        # some tokenizers append their end token to every text, but a prompt must not end
+        # Some tokenizers append their end token to every text, but a prompt must not end.
         while ids and ids[-1] in self.stop_ids and len(ids) > 1:
             ids.pop()
-        if not ids:  # an empty prompt starts a document
+        if not ids:  # An empty prompt starts a document.
             start = self.tokenizer.bos_token_id
             ids = [start if start is not None else (self.end_id or 0)]
         return ids
 
 
 def _refused(what: str, error: Exception) -> PrefloopError:
-    if isinstance(error, ModelError):  # the template itself is unusable, so no prompt can be read
+    if isinstance(error, ModelError):  # The template itself is unusable, so no prompt can be read.
         return error
     why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     return TemplateError(f"the model's chat template refuses {what}: {why}", why)
 
 
 def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
-    """All ids that end an answer according to generation config, model config and tokenizer."""
+    """Return all ids that end an answer according to generation config, model config and tokenizer."""
     sources = (getattr(model, "generation_config", None), model.config, tokenizer)
     return tuple(dict.fromkeys(token for source in sources for token in eos_of(source)))
 
 
 def eos_of(source: Any) -> list[int]:
-    """The values of `eos_token_id` of a config or tokenizer, as a list. Raises ModelError if they are not ids."""
+    """Return the values of `eos_token_id` of a config or tokenizer, as a list.
+
+    Raises ModelError if they are not ids.
+    """
     value = getattr(source, "eos_token_id", None)
     found = [token for token in (value if isinstance(value, list | tuple) else [value]) if token is not None]
     if not all(isinstance(token, int) for token in found):
@@ -262,7 +265,7 @@ def eos_of(source: Any) -> list[int]:
 
 
 def make_tokenization(tokenizer: Any, model: Any, chat: str = "auto") -> Tokenization:
-    """The tokenization of a loaded model. Raises ModelError if tokenizer and embedding do not fit together.
+    """Return the tokenization of a loaded model. Raises ModelError if tokenizer and embedding do not fit together.
 
     The end token is the one that the chat template writes after an answer. If it writes none, it is the tokenizer's
     eos_token, or else that of the generation config or the model's config.

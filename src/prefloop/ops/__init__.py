@@ -1,1 +1,1 @@
-"""Pure functions of tensors. No classes, no state, no model library."""
+"""These are pure functions of tensors, with no classes, no state and no model library."""

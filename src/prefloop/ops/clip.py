@@ -1,4 +1,7 @@
-"""The two clipped losses of PPO (Schulman 2017, eq. 7; value clipping as in Baselines). Per element, not summed."""
+"""Computes the two clipped losses of PPO for each element (Schulman 2017, eq. 7), not summed.
+
+Value clipping is that of OpenAI Baselines.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from torch import Tensor
 
 
 def clipped_policy_loss(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """-min(r A, clip(r, 1-clip, 1+clip) A) with r = exp(logp - old_logp).
+    """Return -min(r A, clip(r, 1-clip, 1+clip) A) with r = exp(logp - old_logp).
 
-    logp, old_logp, advantage: [..];  returns the loss [..] and whether the clip was active [..] bool.
+    logp, old_logp, advantage: [..]
+    returns: the loss [..], and whether the clip was active [..] bool
     """
-    # +-20 nats is beyond any ratio the clip lets through; it keeps exp() finite when a policy has run away
+    # +-20 nats is beyond any ratio that the clip lets through; it keeps exp() finite when a policy has run away.
     ratio = torch.exp((logp - old_logp).clamp(-20.0, 20.0))
     free = -advantage * ratio
     cut = -advantage * ratio.clamp(1.0 - clip, 1.0 + clip)
@@ -19,7 +23,7 @@ def clipped_policy_loss(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip:
 
 
 def clipped_value_loss(value: Tensor, old_value: Tensor, returns: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """Half the larger of the squared errors of `value` and of `value` held within `clip` of `old_value`."""
+    """Return half the larger of the squared errors of `value` and of `value` held within `clip` of `old_value`."""
     near = old_value + (value - old_value).clamp(-clip, clip)
     free = (value - returns) ** 2
     cut = (near - returns) ** 2

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (Schulman 2016, eq. 16) over ragged rows."""
+"""Computes generalised advantage estimation (Schulman 2016, eq. 16) over ragged rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from prefloop.ops.masked import keep
 
 
 def gae(reward: Tensor, value: Tensor, action: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Advantages and returns of every action token.
+    """Return advantages and returns of every action token.
 
-    reward, value: [N,T]  per action token; value[n,t] is the critic's estimate *before* token t was chosen
+    reward, value: [N,T]  for each action token; value[n,t] is the critic's estimate *before* token t was chosen
     action:        [N,T]  bool; each row's action tokens are contiguous
     returns:       advantage [N,T], returns [N,T] = advantage + value; 0 outside the actions
 

@@ -1,4 +1,4 @@
-"""Baselines from the other completions of the same prompt."""
+"""Computes baselines from the other completions of the same prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def group_sums(x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and count of x [N] within each group (group [N]: any integers), given back for each row: [N], [N]."""
+    """Return sum and count of x [N] within each group, given back for each row: [N], [N]. group [N]: any integers."""
     _, index = torch.unique(group, return_inverse=True)
     size = int(index.max()) + 1 if index.numel() else 0
     total = x.new_zeros(size).index_add_(0, index, x)
@@ -16,7 +16,7 @@ def group_sums(x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leave_one_out(reward: Tensor, group: Tensor) -> Tensor:
-    """Reward minus the mean of the group's *other* rewards (RLOO, Ahmadian 2024) = k/(k-1) (r - mean).
+    """Return the reward minus the mean of the group's *other* rewards (RLOO, Ahmadian 2024) = k/(k-1) (r - mean).
 
     A group of one has no baseline: its advantage is 0.
     """
@@ -26,7 +26,10 @@ def leave_one_out(reward: Tensor, group: Tensor) -> Tensor:
 
 
 def group_normalised(reward: Tensor, group: Tensor, eps: float = 1e-4) -> Tensor:
-    """(r - mean) / (std + eps) in each group (GRPO, Shao 2024); std with ddof 1, as torch.std; 0 for a group of one."""
+    """Return (r - mean) / (std + eps) in each group (GRPO, Shao 2024); 0 for a group of one.
+
+    std has ddof 1, as torch.std has.
+    """
     total, count = group_sums(reward, group)
     centred = reward - total / count
     squares, _ = group_sums(centred**2, group)
@@ -35,7 +38,7 @@ def group_normalised(reward: Tensor, group: Tensor, eps: float = 1e-4) -> Tensor
 
 
 def constant_groups(reward: Tensor, group: Tensor) -> Tensor:
-    """Share of rows whose whole group got one and the same reward: these teach nothing."""
+    """Return the share of rows whose whole group got one and the same reward: these teach nothing."""
     total, count = group_sums(reward, group)
     squares, _ = group_sums((reward - total / count) ** 2, group)
     return (squares <= 1e-12 * (1 + reward**2)).float().mean()

@@ -20,15 +20,17 @@ def k2(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 
 def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    # below -20 nats exp(-d) overflows into infinite gradients; such a token says "far away" either way
+    # Below -20 nats exp(-d) overflows into infinite gradients; such a token says "far away" either way.
     d = (logp - ref_logp).clamp(min=-20.0)
     return torch.expm1(-d) + d
 
 
 def adapt_coefficient(coefficient: float, kl: float, target: float, batch: int, horizon: float) -> float:
-    """Proportional controller of the KL coefficient (Ziegler 2019, eq. 3): error clipped to +-0.2.
+    """Return the next KL coefficient of a proportional controller (Ziegler 2019, eq. 3), its error clipped to +-0.2.
 
-    kl, target: nats a sequence.  batch: sequences seen since the last call.  horizon: sequences.
+    kl, target: nats a sequence
+    batch:      sequences seen since the last call
+    horizon:    sequences
     """
     error = min(max(kl / target - 1.0, -0.2), 0.2)
     return coefficient * (1.0 + error * batch / horizon)

@@ -1,4 +1,4 @@
-"""Sums, means and whitening over a mask. What lies outside the mask is never read: it may be NaN."""
+"""Computes sums, means and whitening over a mask. What lies outside the mask is never read: it may be NaN."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 def keep(x: Tensor, mask: Tensor) -> Tensor:
-    """`x` inside the mask, 0 outside. Selects, does not multiply: 0 * nan is nan."""
+    """Return `x` inside the mask, 0 outside. It selects and does not multiply, because 0 * nan is nan."""
     return torch.where(mask, x, torch.zeros_like(x))
 
 
 def masked_sum(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Sum of `x` [..] over `mask` [..] bool; over all, or over one dimension."""
+    """Return the sum of `x` [..] over `mask` [..] bool; over all, or over one dimension."""
     kept = keep(x, mask)
     return kept.sum() if dim is None else kept.sum(dim)
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Mean of `x` over `mask`; 0 where the mask is empty."""
+    """Return the mean of `x` over `mask`; 0 where the mask is empty."""
     count = mask.sum() if dim is None else mask.sum(dim)
     return masked_sum(x, mask, dim) / count.clamp(min=1)
 
@@ -36,13 +36,16 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, eps: float = 1e-8) 
 
 
 def last_index(mask: Tensor) -> Tensor:
-    """Index of the last true element of each row: mask [N,T] -> [N]; -1 for an empty row."""
+    """Return the index of the last true element of each row: mask [N,T] -> [N]; -1 for an empty row."""
     position = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, position, -1).amax(dim=1)
 
 
 def explained_variance(value: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var[returns - value] / Var[returns] over the mask: 1 for a perfect critic, 0 for one that says the mean."""
+    """Return 1 - Var[returns - value] / Var[returns] over the mask.
+
+    It is 1 for a perfect critic, and 0 for one that always says the mean.
+    """
 
     def variance(x: Tensor) -> Tensor:
         return masked_mean((x - masked_mean(x, mask)) ** 2, mask)

@@ -1,4 +1,7 @@
-"""Likelihoods of human preferences over lists of scores. Sums, never means; the engine divides, once."""
+"""Computes likelihoods of human preferences over lists of scores.
+
+They are sums, never means; the engine divides, once.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 
 def bradley_terry(score: Tensor, wins: Tensor) -> Tensor:
-    """Negative log-likelihood of weighted pairs (Bradley & Terry 1952), in nats.
+    """Return the negative log-likelihood of weighted pairs (Bradley & Terry 1952), in nats.
 
     score: [R,K]    only differences matter
     wins:  [R,K,K]  how much "i beats j" counts; a tie counts half in both directions
@@ -19,9 +22,11 @@ def bradley_terry(score: Tensor, wins: Tensor) -> Tensor:
 
 
 def ordered_pairs(score: Tensor, wins: Tensor, tie: float = 1e-4) -> tuple[Tensor, Tensor]:
-    """([] strict pairs that scores [R,K] in nats put in the order of `wins` [R,K,K], [] how many there are).
+    """Return how many strict pairs the scores put in the order of `wins`, and how many strict pairs there are: [], [].
 
-    Scores closer than `tie`, which is what rounding makes of equal ones, are in no order: half right.
+    score: [R,K] in nats;  wins: [R,K,K]
+
+    Scores closer than `tie`, which is what rounding makes of equal ones, are in no order: such a pair counts half.
     """
     gap = score[:, :, None] - score[:, None, :]
     strict = wins > wins.transpose(1, 2)
@@ -30,7 +35,9 @@ def ordered_pairs(score: Tensor, wins: Tensor, tie: float = 1e-4) -> tuple[Tenso
 
 
 def plackett_luce(score: Tensor, choice_mask: Tensor, choice_weight: Tensor, numerator: Tensor) -> Tensor:
-    """Negative log-likelihood of rankings with ties as a sum of weighted choices (Plackett 1975; Luce 1959), in nats.
+    """Return the negative log-likelihood of rankings with ties, in nats (Plackett 1975; Luce 1959).
+
+    It is a sum of weighted choices:
 
     sum_d weight[d] * logsumexp(score of the set d)  -  sum_i numerator[i] * score[i]
 
@@ -43,7 +50,7 @@ def plackett_luce(score: Tensor, choice_mask: Tensor, choice_weight: Tensor, num
     absent = torch.finfo(score.dtype).min
     spread = torch.where(choice_mask, score[:, None, :], torch.full_like(score[:, None, :], absent))
     real = choice_weight > 0
-    # an all-padding row would give logsumexp(min..) and a useless gradient: read a harmless 0 instead
+    # A row that is all padding would give logsumexp(min..) and a useless gradient, so a harmless 0 is read instead.
     spread = torch.where(real[..., None], spread, torch.zeros_like(spread))
     denominators = torch.where(real, choice_weight * torch.logsumexp(spread, -1), torch.zeros_like(choice_weight))
     chosen = torch.where(numerator > 0, numerator * score, torch.zeros_like(score))

@@ -1,4 +1,4 @@
-"""How far a policy has moved from the one that sampled: the figures that every clipped algorithm reports."""
+"""Measures how far a policy has moved from the one that sampled: every clipped algorithm reports these figures."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from prefloop.ops.kl import k3
 from prefloop.ops.masked import masked_sum
 
-LARGEST = 20.0  # nats; a larger ratio than e^20 says no more, and exp() stays finite
+LARGEST = 20.0  # in nats; a larger ratio than e^20 says no more, and exp() stays finite
 
 
 @torch.no_grad()
 def ratio_metrics(
     logp: Tensor, old_logp: Tensor, action: Tensor, log_ratio: Tensor, clipped: Tensor
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Metrics as (sum, weight), which add up over parts of a batch.
+    """Return metrics as (sum, weight), which add up over parts of a batch.
 
     logp, old_logp, action: [N,T]; `approx_kl` is nats a token, from the old policy to the new one
-    log_ratio, clipped:     of what the algorithm clips: [N,T] of tokens, or [N] of sequences
+    log_ratio, clipped:     those of what the algorithm clips: [N,T] of tokens, or [N] of sequences
     """
     counted = action if log_ratio.dim() == 2 else torch.ones_like(clipped)
     tokens, many = action.sum().float(), counted.sum().float()

@@ -346,7 +346,10 @@ class Project:
         return asked
 
     def reward_models(self, round: int) -> list[ModelRow]:
-        """Return the newest reward model of each criterion for a round. Raises NothingToDoError where there is none."""
+        """Return the newest reward model of each criterion for a round.
+
+        Raises NothingToDoError where there is none.
+        """
         newest = self._reward_models(round)
         if not newest:
             raise NothingToDoError(f"there is no reward model for round {round} yet: run prefloop reward first")

@@ -1,1 +1,1 @@
-"""Sampling: one token after the other, for many prompts at once."""
+"""Samples one token after the other, for many prompts at once."""

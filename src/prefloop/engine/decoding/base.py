@@ -1,4 +1,4 @@
-"""What a causal model says about the next token of many texts at once, with their keys and values at hand.
+"""Computes the logits of the next token of many texts at once, with their keys and values at hand.
 
 `Decoder` runs any model through transformers. Three others do the same for models that `models.packed` supports, with a
 prompt's keys and values kept once for all its completions: `compiled` on a CPU in float32 where there was a compiler,
@@ -18,21 +18,21 @@ from transformers import PreTrainedModel
 
 
 class Decoder:
-    """Rows of texts that grow by one token a step. Through transformers, for any causal model."""
+    """Grows rows of texts by one token a step, through transformers, for any causal model."""
 
     computed_by = "transformers"
-    refills = False  # whether rows can be added while others are still growing
-    dense = 0.9  # the share of rows still growing, at or below which the others should leave
-    patience = 1  # steps after which to look who has ended
+    refills = False  # Whether rows can be added while others are still growing.
+    dense = 0.9  # When only this share of the rows is still growing, the others should leave.
+    patience = 1  # After so many steps the caller should look who has ended.
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
-        """At most `rows` rows of at most `max_tokens` tokens each beyond their prompts."""
+        """Make room for at most `rows` rows of at most `max_tokens` tokens each beyond their prompts."""
         self.model: Any = model
         self.max_tokens = max_tokens
         self.width = 0
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
-        """Read each prompt once, for `counts` rows of it in order. Returns logits of their first tokens [N,V]."""
+        """Read each prompt once, for `counts` rows of it in order. Return logits of their first tokens [N,V]."""
         ids, mask = _left_padded(prompts, self.model.device)
         self.width = ids.shape[1]
         self.positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -44,18 +44,18 @@ class Decoder:
         return out[index]
 
     def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
-        """The token each row grows by [N]. Returns logits of the next [N,V]; nobody reads those of `ended` rows."""
+        """Add a token to each row [N]. Return logits of the next [N,V]; nobody reads those of `ended` rows."""
         self.positions = self.positions[:, -1:] + 1
         self.width += 1
         return self._run(tokens[:, None], self.past)
 
     def keep(self, index: Tensor) -> None:
-        """Only the rows `index` [n] go on, in this order."""
+        """Keep only the rows `index` [n], in this order."""
         self.past.batch_select_indices(index)
         self.positions, self.mask = self.positions[index], self.mask[index]
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """The same work, made ready for being done many times."""
+        """Return the same work, made ready for being done many times."""
         return work
 
     def _run(self, ids: Tensor, past: Any = None) -> Tensor:
@@ -73,7 +73,7 @@ class Decoder:
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """ids and mask [G,P], so that every row's next token comes after the last column."""
+    """Return ids and mask [G,P], so that every row's next token comes after the last column."""
     width = max(len(p) for p in prompts)
     ids, mask = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.long)
     for row, prompt in enumerate(prompts):

@@ -1,4 +1,4 @@
-"""Decoding by compiled code (`kernels/native.c`): on a CPU, in float32."""
+"""Decodes by compiled code (`kernels/native.c`), on a CPU in float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefloop.models.compiled import CompiledBody
 
 
 class CompiledDecoder(Decoder):
-    """Decodes by compiled code. It takes a copy of the weights: make a new one when they have changed.
+    """Decodes by compiled code. It takes a copy of the weights, so a changed model needs a new one.
 
     Nothing moves when rows leave: each has a region of its own for its keys and values, and reads its prompt's.
     """
@@ -28,9 +28,9 @@ class CompiledDecoder(Decoder):
         self.model, self.max_tokens = model, max_tokens
         self.body, self.head = CompiledBody(model), native.Panels(head.weight, head.bias)
         self.own = torch.empty(rows, self.body.region_size(max_tokens))
-        # of each row: its last token as `body` wants it; the last position and place there is room for
+        # Each row has its last token as `body` wants it, and the last position and place for which there is room.
         self.table = torch.empty(len(CompiledBody.COLUMNS) + 2, 0, dtype=torch.long)
-        self.prompts: list[Tensor] = []  # of each row, the region of its prompt
+        self.prompts: list[Tensor] = []  # the region of the prompt of each row
 
     def add(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
         regions = [torch.empty(self.body.region_size(len(prompt))) for prompt in prompts]
@@ -46,7 +46,7 @@ class CompiledDecoder(Decoder):
         return logits[which]
 
     def _read(self, prompts: Sequence[Sequence[int]], regions: Sequence[Tensor]) -> Tensor:
-        """Keys and values of prompts, into regions; final states of their last tokens [G,H]."""
+        """Read the keys and values of prompts into regions. Return final states of their last tokens [G,H]."""
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         ends = lengths.cumsum(0)
         which = torch.repeat_interleave(lengths)
@@ -57,7 +57,7 @@ class CompiledDecoder(Decoder):
         return self.body.forward(table)[ends - 1]
 
     def _free(self, count: int) -> Tensor:
-        """Addresses of as many regions that no row has [count]."""
+        """Return addresses [count] of as many regions that no row has."""
         start, size = self.own.data_ptr(), self.own.shape[1] * self.own.element_size()
         taken = set(self.table[3].tolist())
         return torch.tensor([a for n in range(len(self.own)) if (a := start + n * size) not in taken][:count])
@@ -65,7 +65,7 @@ class CompiledDecoder(Decoder):
     def step(self, tokens: Tensor, ended: Tensor | None = None) -> Tensor:
         self.table[0] = tokens
         logits = native.times(self.body.forward(self.table), self.head)
-        last = self.table[1:3]  # rows that ended go on until they leave
+        last = self.table[1:3]  # Rows that ended go on until they leave.
         torch.minimum(last.add_(1), self.table[-2:], out=last)
         return logits
 

@@ -1,4 +1,4 @@
-"""Decoding on a GPU: a step is one CUDA graph, and between matrices there is one kernel each (`kernels/gpu.py`).
+"""Decodes on a GPU: a step is one CUDA graph, and between matrices there is one kernel each (`kernels/gpu.py`).
 
 A step of a small batch is hundreds of short kernels; started one by one from Python they take longer than they compute.
 A graph is recorded once for a number of rows, so rows don't leave one by one: those that have ended keep their places,
@@ -23,7 +23,7 @@ from prefloop.models.packed import PackedLayer, Segment, apply_norm, forward_pac
 
 
 def is_recordable(model: PreTrainedModel) -> bool:
-    """Whether `GraphDecoder` computes what the model does, and can."""
+    """Return whether `GraphDecoder` computes what the model does, and can."""
     if not (gpu.AVAILABLE and supports_packed(model)):
         return False
     family = family_of(model)
@@ -32,7 +32,7 @@ def is_recordable(model: PreTrainedModel) -> bool:
 
 
 class GraphDecoder(Decoder):
-    """Takes a copy of some of the weights: make a new one when they have changed."""
+    """Decodes by CUDA graphs. It takes a copy of some of the weights, so a changed model needs a new one."""
 
     computed_by = "cuda graph"
     refills = True
@@ -45,13 +45,14 @@ class GraphDecoder(Decoder):
         dtype, device = self.family.dtype, head.weight.device
         self.layers = [PackedLayer(self.family.layer_weights(layer)) for layer in self.family.layers]
         self.head = [(head.weight.detach(), head.bias)]
-        # keys and values of rows' own tokens
+        # These are keys and values of rows' own tokens.
         shape = len(self.layers), 2, rows, self.layers[0].heads.kv, max_tokens, self.family.head_dim
         self.own = torch.zeros(shape, dtype=dtype, device=device)
-        # of each row: its place in `own`, how much it has drawn, and of its prompt: where its keys are, how far apart
-        # from its values, how many tokens. Never moved, since graphs read it where it is
+        # Each row has its place in `own`, how much it has drawn, and of its prompt where the keys are, how far they are
+        # from the values, and how many tokens there are. These tensors never move, since graphs read them where they
+        # are.
         self.table = torch.zeros(5, rows, dtype=torch.long, device=device)
-        self.rows: list[tuple[int, Tensor]] = []  # place, and keys and values of the prompt
+        self.rows: list[tuple[int, Tensor]] = []  # the place, and keys and values of the prompt, of each row
         self.rope = self._rope_tables(0)
 
     def _rope_tables(self, positions: int) -> list[Rope]:
@@ -91,7 +92,7 @@ class GraphDecoder(Decoder):
             given = layer.qkv(x), self.rope[layer.weights.rope_index], self.own, number, place, drawn, ended
             x = layer.after_attention(x, gpu.attend(*given, (prompt[0], prompt[1], prompt[2]), layer.weights.scaling))
         drawn += 1
-        drawn.clamp_(max=self.max_tokens - 1)  # rows that ended go on until they leave
+        drawn.clamp_(max=self.max_tokens - 1)  # Rows that ended go on until they leave.
         return project(apply_norm(x, self.family.norm), self.head)
 
     def keep(self, index: Tensor) -> None:
@@ -99,14 +100,14 @@ class GraphDecoder(Decoder):
         self.rows = [self.rows[row] for row in index.tolist()]
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """For work on so many rows: done once, then recorded, from then on replayed."""
+        """Return work that is done once for a number of rows, then recorded, and from then on replayed."""
         if not self.table.is_cuda:
             return work
         graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
 
         def again() -> None:
             shape = len(self.rows), len(self.rope[0][0])
-            if shape not in graphs:  # the first time, kernels are compiled, and libraries make room for themselves
+            if shape not in graphs:  # The first time, kernels are compiled, and libraries make room for themselves.
                 graphs[shape] = None
                 work()
                 return
@@ -119,7 +120,10 @@ class GraphDecoder(Decoder):
 
 
 def _recorded(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """Not by `torch.cuda.graph`, which gives all unused memory back each time. Other threads may go on meanwhile."""
+    """Record work.
+
+    `torch.cuda.graph` would give all unused memory back each time. Other threads may go on meanwhile.
+    """
     graph, stream, current = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):

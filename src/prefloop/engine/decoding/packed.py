@@ -1,4 +1,4 @@
-"""Decoding on packed tokens, by torch: for models that `models.packed` supports, on any device."""
+"""Decodes on packed tokens by torch, for models that `models.packed` supports, on any device."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from prefloop.models.packed import PackedLayer, Segment, apply_norm, forward_pac
 
 
 class PackedDecoder(Decoder):
-    """Decodes on packed tokens. It takes a copy of the weights: make a new one when they have changed.
+    """Decodes on packed tokens. It takes a copy of the weights, so a changed model needs a new one.
 
-    Attention of a row is over two parts: its prompt, read from one place by all rows of the prompt, which stand side by
-    side in a grid for that; and its own tokens.
+    Attention of a row has two parts. One is its prompt, which all rows of the prompt read from one place, and for which
+    they stand side by side in a grid. The other is its own tokens.
     """
 
     computed_by = "packed"
@@ -34,13 +34,13 @@ class PackedDecoder(Decoder):
         device, self.dtype = head.weight.device, self.family.dtype
         self.kv_heads, size = self.layers[0].heads.kv, self.family.head_dim
         shape = (2, rows, self.kv_heads, max_tokens, size)
-        # of each layer, keys and values of rows' own tokens; what is weighted by 0 must be finite
+        # Each layer has keys and values of rows' own tokens; they must be finite even where their weight is 0.
         self.own = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
-        self.prompts: list[tuple[Tensor, Tensor]] = []  # keys, values of each layer [G,head,P,size]
+        self.prompts: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer [G,head,P,size]
         self.hidden = torch.empty(0)  # [G,1,1,P]: -inf where there is no prompt
-        self.prompt = torch.empty(0, dtype=torch.long, device=device)  # which prompt a row is of [N]
-        self.drawn = torch.empty(0, dtype=torch.long, device=device)  # how many own tokens are cached [N]
-        self.length = torch.empty(0, dtype=torch.long, device=device)  # of its prompt [N]
+        self.prompt = torch.empty(0, dtype=torch.long, device=device)  # [N] the prompt of each row
+        self.drawn = torch.empty(0, dtype=torch.long, device=device)  # [N] how many own tokens are cached
+        self.length = torch.empty(0, dtype=torch.long, device=device)  # [N] the length of each row's prompt
         self.longest = 0  # upper bound of `drawn`
         self.even = True  # whether every row has `longest`
         self.next = torch.empty(0, dtype=torch.long, device=device)
@@ -89,13 +89,13 @@ class PackedDecoder(Decoder):
         self._place()
 
     def _place(self) -> None:
-        """Where each row stands in the grid of prompts and the rows of each, G x M, and who stands where."""
+        """Compute where each row stands in the grid G x M of prompts and their rows, and which row stands where."""
         counts = torch.bincount(self.prompt, minlength=len(self.hidden))
         self.most = int(counts.max()) if len(counts) else 0
         order = torch.argsort(self.prompt, stable=True)
         beside = torch.empty_like(order)
         beside[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.prompt[order]]
-        who = order.new_zeros(len(counts), self.most)  # in cells where no row stands: the first, for nobody
+        who = order.new_zeros(len(counts), self.most)  # Cells without a row name the first row, and nobody reads them.
         who[self.prompt, beside] = torch.arange(len(order), device=order.device)
         group = torch.arange(self.kv_heads, device=order.device)
         self.to_grid = (who[:, None] * self.kv_heads + group[:, None]).flatten()
@@ -103,12 +103,12 @@ class PackedDecoder(Decoder):
         self.cut = bool(torch.isinf(self.hidden).any())
 
     def _to_grid(self, x: Tensor) -> Tensor:
-        """Rows [N,kv,r,*] side by side for each prompt [G,kv,M*r,*]."""
+        """Return rows [N,kv,r,*] side by side for each prompt [G,kv,M*r,*]."""
         each = x.reshape(x.shape[0] * self.kv_heads, -1).index_select(0, self.to_grid)
         return each.view(len(self.hidden), self.kv_heads, self.most * x.shape[2], -1)
 
     def _from_grid(self, x: Tensor, r: int) -> Tensor:
-        """From the grid of `_to_grid` back to rows [N,kv,r,*]."""
+        """Return rows [N,kv,r,*] from the grid of `_to_grid`."""
         each = x.reshape(len(self.hidden) * self.kv_heads * self.most, -1).index_select(0, self.from_grid)
         return each.view(-1, self.kv_heads, r, x.shape[-1])
 
@@ -121,16 +121,17 @@ class PackedDecoder(Decoder):
             after = torch.arange(self.longest, device=tokens.device) > self.drawn[:, None]
             row = torch.arange(len(tokens), device=tokens.device)[:, None] * self.kv_heads
             heads = row + torch.arange(self.kv_heads, device=tokens.device)
-            self.next = (heads * self.max_tokens + self.drawn[:, None]).flatten()  # places of the new keys and values
+            # the places of the new keys and values
+            self.next = (heads * self.max_tokens + self.drawn[:, None]).flatten()
             late = torch.zeros_like(after, dtype=self.dtype).masked_fill_(after, -torch.inf)[:, None, None]
         x = self.family.embed(tokens, at)
         for number, layer in enumerate(self.layers):
             x = layer.after_attention(x, self._attend(number, *layer.rotated_qkv(x, rope), layer.weights.scaling, late))
-        self.drawn = (self.drawn + 1).clamp(max=self.max_tokens - 1)  # rows that ended go on until they leave
+        self.drawn = (self.drawn + 1).clamp(max=self.max_tokens - 1)  # Rows that ended go on until they leave.
         return project(apply_norm(x, self.family.norm), self.head)
 
     def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, late: Tensor | None) -> Tensor:
-        """What the new tokens' queries [N,heads,size] read in layer `number`: [N,heads*size]."""
+        """Return what the new tokens' queries [N,heads,size] read in layer `number`: [N,heads*size]."""
         n, longest = len(q), self.longest
         q = (q * scaling).unflatten(1, (k.shape[1], -1))
         keys, values = self.own[number][:, :n]
@@ -156,7 +157,7 @@ class PackedDecoder(Decoder):
 
 
 def _under(old: Tensor, new: Tensor, fill: float = 0.0) -> Tensor:
-    """Two blocks [G,head,P,size] as one, the shorter padded on the left."""
+    """Return two blocks [G,head,P,size] as one, the shorter padded on the left."""
     width = max(old.shape[2], new.shape[2])
     padded = [F.pad(one, (0, 0, width - one.shape[2], 0), value=fill) for one in (old, new)]
     return torch.cat(padded)

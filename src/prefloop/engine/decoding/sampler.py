@@ -1,4 +1,4 @@
-"""Sampling from a causal language model, in process.
+"""Samples from a causal language model, in process.
 
 Randomness is counter-based: the uniform number behind each token is a hash of (seed, key, position). A sample therefore
 depends on its own key, never on who shares its batch (beyond rounding), and nothing has to be saved to resume.
@@ -19,13 +19,13 @@ from prefloop.engine.base import Sampled, Sampling
 from prefloop.engine.decoding.select import decoder_for
 from prefloop.kernels import gpu, native
 
-REFILL = 1 / 8  # once this share of a batch is free, waiting prompts are read into it
+REFILL = 1 / 8  # Once this share of a batch is free, waiting prompts are read into it.
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def uniforms(seed: int, keys: np.ndarray, position: int | np.ndarray) -> np.ndarray:
-    """Numbers in (0, 1), one a key: SplitMix64 (Steele 2014) over seed, key and position. keys: [N] uint64."""
+    """Return numbers in (0, 1), one a key: SplitMix64 (Steele 2014) over seed, key and position. keys: [N] uint64."""
     with np.errstate(over="ignore"):
         x = _mix(np.uint64(seed) * _GOLDEN + keys)
         x = _mix(x + (np.asarray(position).astype(np.uint64) + np.uint64(1)) * _GOLDEN)
@@ -40,7 +40,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def choose(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
-    """Inverse-CDF draw and its log-probability under the processed distribution.
+    """Draw tokens by inverse CDF, and return their log-probability under the processed distribution.
 
     logits: [N,V];  u: [N] in (0,1), float64;  temperature 0 takes the most likely token
     returns: token [N], logp [N] float32
@@ -62,9 +62,10 @@ def choose(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple
 
 
 def _draw(p: Tensor, u: Tensor) -> Tensor:
-    """The token in whose share of the summed probabilities [N,V] the place u [N] lies: first its block, then itself.
+    """Return the token in whose share of the summed probabilities [N,V] the place u [N] lies.
 
-    Only the sums of blocks, and the tokens of one block, are added up in double precision.
+    The block is found first, and then the token in it. Only the sums of blocks, and the tokens of one block, are added
+    up in double precision.
     """
     rows, vocabulary = p.shape
     block = 1 << (vocabulary.bit_length() // 2)
@@ -76,10 +77,10 @@ def _draw(p: Tensor, u: Tensor) -> Tensor:
     chosen = torch.searchsorted(ends, place[:, None]).clamp_(max=ends.shape[1] - 1)
     start = torch.where(chosen > 0, ends.gather(1, (chosen - 1).clamp(min=0)), 0.0)
     inner = blocks[torch.arange(rows, device=p.device), chosen.squeeze(1)].double().cumsum(-1)  # [N,block]
-    # rounding must not lead to a token of no probability, before the first or after the last that has some
+    # Rounding must not lead to a token of no probability, before the first or after the last that has some.
     rest = (place[:, None] - start).clamp(min=torch.finfo(torch.float64).tiny).minimum(inner[:, -1:])
     found = chosen.squeeze(1) * block + torch.searchsorted(inner, rest).squeeze(1)
-    return found.clamp_(max=vocabulary - 1)  # NaN, which whoever reads the log-probability will see
+    return found.clamp_(max=vocabulary - 1)  # If p is NaN, whoever reads the log-probability will see it.
 
 
 def _nucleus(p: Tensor, top_p: float) -> Tensor:
@@ -99,7 +100,7 @@ def generate(
     sampling: Sampling,
     seed: int,
 ) -> list[Sampled]:
-    """One completion for each prompt (repeat a prompt, with other keys, for several).
+    """Return one completion for each prompt (repeat a prompt, with other keys, for several).
 
     At most `sampling.batch` grow at a time. Where the decoder allows it, those that end make room for others at once.
     """
@@ -125,7 +126,7 @@ def generate(
 
 
 class _Board:
-    """What has been drawn so far, and for which rows the decoder is working."""
+    """Holds what has been drawn so far, and for which rows the decoder is working."""
 
     def __init__(
         self,
@@ -139,25 +140,27 @@ class _Board:
         self.sampling, self.seed, self.device = sampling, seed, device
         self.keys = np.array([k & 0xFFFFFFFFFFFFFFFF for k in keys], dtype=np.uint64)
         self.stops = torch.tensor(list(stop_ids) or [-1], device=device)
-        self.wide = sampling.max_tokens + 1  # a last column for what rows draw after their end
+        self.wide = sampling.max_tokens + 1  # The last column is for what rows draw after their end.
         self.ids = torch.zeros(len(keys) * self.wide, dtype=torch.long, device=device)
         self.logp = torch.zeros(len(keys) * self.wide, device=device)
         self.length = torch.zeros(len(keys), dtype=torch.long, device=device)
-        # of the rows at work, in the decoder's order [batch]; they stay where they are in memory, as `record` needs it
+        # These are of the rows at work, in the decoder's order [batch]; they stay where they are in memory, as `record`
+        # needs it.
         self.working = 0
         self.at = torch.zeros(batch, dtype=torch.long, device=device)  # where its next token goes
-        self.last = torch.zeros(batch, dtype=torch.long, device=device)  # token
+        self.last = torch.zeros(batch, dtype=torch.long, device=device)  # its last token
         self.done = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.u = torch.zeros(batch, sampling.max_tokens, dtype=torch.float64, device=device)  # for all their tokens
+        # the uniform numbers of all their tokens
+        self.u = torch.zeros(batch, sampling.max_tokens, dtype=torch.float64, device=device)
 
     def draw(self, logits: Tensor, first: int = 0) -> None:
-        """One more token for every row from `first` on; logits [n,V]."""
+        """Draw one more token for every row from `first` on; logits [n,V]."""
         some = slice(first, self.working)
         at, done = self.at[some], self.done[some]
         time = at % self.wide
         u = self.u[some].gather(1, time[:, None].clamp(max=self.sampling.max_tokens - 1)).squeeze(1)
         token, logp = choose(logits, u, self.sampling.temperature, self.sampling.top_p)
-        self.ids[at], self.logp[at] = token, logp  # rows that have ended stay one place beyond their end
+        self.ids[at], self.logp[at] = token, logp  # Rows that have ended stay one place beyond their end.
         at += ~done
         stopped = token == self.stops if len(self.stops) == 1 else torch.isin(token, self.stops)
         done |= stopped
@@ -165,11 +168,11 @@ class _Board:
         self.last[some] = token
 
     def left(self) -> int:
-        """How many rows have not ended."""
+        """Return how many rows have not ended."""
         return self.working - int(self.done[: self.working].sum())
 
     def join(self, rows: Sequence[int]) -> int:
-        """These come to work; returns the place of the first."""
+        """Let these rows start; return the place of the first."""
         first, some = self.working, np.array(rows)
         self.working += len(rows)
         new = slice(first, self.working)
@@ -180,7 +183,7 @@ class _Board:
         return first
 
     def leave(self, left: int) -> Tensor:
-        """Rows that have ended go, and the last ones take their places. Returns who stands where now."""
+        """Remove rows that have ended; the last ones take their places. Return who stands where now."""
         done = self.done[: self.working]
         gone = done.nonzero().squeeze(1)
         self._note(gone)
@@ -193,7 +196,7 @@ class _Board:
         return index
 
     def _note(self, rows: Tensor) -> None:
-        """How much these places have drawn."""
+        """Note how many tokens these places have drawn."""
         row = (self.at[rows] - 1) // self.wide
         self.length[row] = self.at[rows] - row * self.wide
 
@@ -206,7 +209,7 @@ class _Board:
 
 
 def _by_prompt(prompts: Sequence[Sequence[int]]) -> deque[list[int]]:
-    """The rows of each prompt together, prompts of like length next to each other: less padding."""
+    """Return the rows of each prompt together, with prompts of like length next to each other for less padding."""
     rows: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(tuple(prompt), []).append(row)
@@ -216,7 +219,7 @@ def _by_prompt(prompts: Sequence[Sequence[int]]) -> deque[list[int]]:
 def _next(
     waiting: deque[list[int]], room: int, prompts: Sequence[Sequence[int]]
 ) -> tuple[list[Sequence[int]], list[list[int]]]:
-    """Prompts, and the rows of each, that fit into the room."""
+    """Return prompts, and the rows of each, that fit into the room."""
     rows: list[list[int]] = []
     while waiting and room:
         some = waiting.popleft()

@@ -1,4 +1,4 @@
-"""Which decoder is the fastest for a model."""
+"""Says which decoder is the fastest for a model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prefloop.models.packed import supports_packed
 
 
 def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int, longest: int) -> Decoder:
-    """The fastest that computes what the model computes of texts of up to `longest` tokens."""
+    """Return the fastest decoder that computes what the model computes of texts of up to `longest` tokens."""
     return decoder_class(model, longest)(model, rows, max_tokens)
 
 
 def decoder_class(model: PreTrainedModel, longest: int = 0) -> type[Decoder]:
-    """Which decoder `decoder_for` makes."""
+    """Return the class of the decoder that `decoder_for` makes."""
     if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not supports_packed(model, longest):
         return Decoder
     if is_compilable(model):
