@@ -1,35 +1,35 @@
-/* What training a model needs besides matrix products, in single precision on a processor: attention of packed rows,
- * norms and gates, forward and backward. `kernels/attention.py` and `kernels/linear.py` call it.
+/* Computes what training a model needs besides matrix products, in single precision on a processor: attention of packed
+ * rows, norms and gates, forward and backward. `kernels/attention.py` and `kernels/linear.py` call it.
  *
- * As in native.c: shared out among torch's threads, and nothing depends on how.
+ * As in native.c, torch's threads share the work, and no result depends on how.
  */
 #include "native.h"
 
-/* Rows of packed tokens: `lists` of them, then `times` rows for each that go on from it. A token has `query_heads` queries,
+/* Describes rows of packed tokens: `lists` of them, then `times` rows for each that continue it. A token has `query_heads` queries,
  * then `kv_heads` keys, then `kv_heads` values. */
 typedef struct {
     int64_t tokens, lists, times, query_heads, kv_heads, head_dim;
-    const int64_t *start, *length, *place; /* of each row; place: what stands before it where rows are padded to LANES */
-    const float *cos, *sin;                /* of each token [tokens,head_dim/2] */
-    float scaling, share; /* share: of the weights that are left out */
-    uint32_t seed;        /* by which they are chosen */
+    const int64_t *start, *length, *place; /* They are those of each row; place is what stands before it where rows are padded to LANES. */
+    const float *cos, *sin;                /* [tokens,head_dim/2] for each token */
+    float scaling, share; /* share is that of the weights which are left out. */
+    uint32_t seed;        /* It chooses these weights. */
 } PackedRows;
 
 #define OF(field) offsetof(PackedRows, field)
 static const int64_t rows_layout[] = {OF(tokens), OF(lists), OF(times), OF(query_heads), OF(kv_heads), OF(head_dim), OF(start), OF(length), OF(place), OF(cos), OF(sin), OF(scaling), OF(share), OF(seed), sizeof(PackedRows), -1};
 #undef OF
-const int64_t *layout_of_rows(void) { return rows_layout; } /* as in native.c */
+const int64_t *layout_of_rows(void) { return rows_layout; } /* It is as in native.c. */
 
 INLINE int64_t capacity(const PackedRows *r, int64_t row) { return (r->length[row] + LANES - 1) / LANES * LANES; }
 INLINE int64_t vectors(const PackedRows *r) { return (r->query_heads + 2 * r->kv_heads) * r->head_dim; }
 
-/* Vector number `kind` (0 of keys, 1 of values) of a row's group, transposed: [head_dim,capacity] */
+/* Returns the transposed vectors [head_dim,capacity] of a row's group; kind 0 is keys, and 1 is values. */
 INLINE float *turned_space(const PackedRows *r, float *space, int64_t row, int64_t group, int64_t kind)
 {
     return space + (2 * r->place[row] * r->kv_heads + (2 * group + kind) * capacity(r, row)) * r->head_dim;
 }
 
-/* Queries and keys by their positions, in place; back: the reverse, of gradients. */
+/* Rotates queries and keys by their positions, in place; back: rotates gradients the other way. */
 static void rope_all(const PackedRows *r, float *x, int back)
 {
     const int64_t half = r->head_dim / 2;
@@ -57,7 +57,7 @@ static void transpose(const PackedRows *r, const float *x, float *space, int64_t
             for (int64_t kind = 0; kind < kinds; kind++) {
                 float *to = turned_space(r, space, row, group, kind);
                 const float *from = x + r->start[row] * vectors(r) + (r->query_heads + kind * r->kv_heads + group) * r->head_dim;
-                for (int64_t t = 0; t < r->length[row]; t += LANES) { /* whole cache lines are written */
+                for (int64_t t = 0; t < r->length[row]; t += LANES) { /* Whole cache lines are written. */
                     const int64_t end = t + LANES < r->length[row] ? t + LANES : r->length[row];
                     for (int64_t d = 0; d < r->head_dim; d++)
                         for (int64_t i = t; i < end; i++) to[d * capacity(r, row) + i] = from[i * vectors(r) + d];
@@ -65,7 +65,7 @@ static void transpose(const PackedRows *r, const float *x, float *space, int64_t
             }
 }
 
-/* Queries `number` onwards of a row and group, counted by token, then by head. */
+/* Finds queries `number` onwards of a row and group, counted by token, then by head. */
 typedef struct { int64_t head[QUERIES], count[QUERIES]; const float *q[QUERIES]; } Asking;
 
 INLINE Asking query_heads(const PackedRows *r, const float *x, int64_t row, int64_t group, int64_t number, int queries)
@@ -109,8 +109,8 @@ INLINE void attend_some(const PackedRows *r, const float *x, float *space, int64
     }
 }
 
-/* x [tokens,vectors]: turned in place. What every token reads [tokens,query_heads*head_dim], and the logarithm of its sum of
- * weights [tokens,query_heads]. space: 2 * kv_heads * head_dim numbers for each place. */
+/* Rotates x [tokens,vectors] in place. Writes what every token reads [tokens,query_heads*head_dim], and the logarithm of its sum
+ * of weights [tokens,query_heads]. space has 2 * kv_heads * head_dim numbers for each place. */
 void attention(const PackedRows *r, float *x, float *space, float *read, float *logs)
 {
     const int64_t rows = r->lists * (1 + r->times), each = r->query_heads / r->kv_heads;
@@ -130,7 +130,7 @@ void attention(const PackedRows *r, float *x, float *space, float *read, float *
     }
 }
 
-/* The gradient through what queries of one row read from another row, or from their own (dq: [queries][head_dim] adds up). */
+/* Computes the gradient through what queries of one row read from another row, or from their own (dq [queries][head_dim] adds up). */
 INLINE void back_over(const PackedRows *r, const float *x, float *space, const Asking *a, const int64_t count[], const float *const came[], const float *logs, const float *inner, int64_t row, int64_t group, float dq[QUERIES][WIDEST], float *result, const int queries)
 {
     float weight[QUERIES][KEYS], slope[QUERIES][KEYS];
@@ -205,8 +205,8 @@ INLINE void back_some(const PackedRows *r, const float *x, float *space, int64_t
         for (int64_t d = 0; d < head_dim; d++) result[(a.q[i] - x) + d] = dq[i][d];
 }
 
-/* x: as `attention` left it; gradient [tokens,query_heads*head_dim]; result [tokens,vectors], zeros. One thread does a list and
- * a group: the gradients that a prompt gets from the rows that go on from it are added up in one order. */
+/* x is as `attention` left it; gradient [tokens,query_heads*head_dim]; result [tokens,vectors] begins with zeros. One thread does a
+ * list and a group, so that the gradients that a prompt gets from the rows that continue it are added up in one order. */
 void attention_back(const PackedRows *r, const float *x, float *space, const float *read, const float *logs, const float *gradient, float *result)
 {
     const int64_t each = r->query_heads / r->kv_heads;
@@ -228,7 +228,7 @@ void attention_back(const PackedRows *r, const float *x, float *space, const flo
     }
 }
 
-/* x [n,h] divided by its root mean square, times a weight; by [n]: one over the root */
+/* Divides x [n,h] by its root mean square, and multiplies by a weight; by [n] is one over the root. */
 void norm(const float *x, const float *weight, float eps, float *out, float *by, int64_t n, int64_t h)
 {
 #pragma omp parallel for schedule(static)
@@ -238,7 +238,7 @@ void norm(const float *x, const float *weight, float eps, float *out, float *by,
     }
 }
 
-/* to [n,h], to_weight [h] of zeros */
+/* Writes gradients to [n,h] and to_weight [h], which begins with zeros. */
 void norm_back(const float *x, const float *weight, const float *by, const float *gradient, float *to, float *to_weight, int64_t n, int64_t h)
 {
 #pragma omp parallel
@@ -260,7 +260,7 @@ void norm_back(const float *x, const float *weight, const float *by, const float
     }
 }
 
-/* SiLU of the first half of x [n,2h] times the second */
+/* Multiplies the SiLU of the first half of x [n,2h] by the second half. */
 void gate(const float *x, float *out, int64_t n, int64_t h)
 {
 #pragma omp parallel for schedule(static)

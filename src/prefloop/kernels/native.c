@@ -1,42 +1,42 @@
-/* The forward pass of a body, as `models/families.py` describes it, in single precision on a processor, for tokens that read
- * keys and values kept before, and the drawing of a token. `kernels/native.py` calls it; what it must equal is `models/packed.py`.
+/* Computes the forward pass of a body, as `models/families.py` describes it, in single precision on a processor, for tokens that
+ * read keys and values kept before, and draws a token. `kernels/native.py` calls it, and it must equal `models/packed.py`.
  *
- * Every phase is shared out among OpenMP's threads. Nothing depends on how: each number is added up by one thread. What
- * takes long is given out in small parts, since a core that is shared with others is slower than the rest.
+ * OpenMP's threads share every phase. No result depends on how, because each number is added up by one thread. What takes
+ * long is given out in small parts, since a core that is shared with others is slower than the rest.
  * Matrices come in panels: LANES columns of the transposed weight side by side, row after row, so that a tile of ROWS
- * tokens and LANES results stays in registers. Linked without an OpenMP library: torch's is used, and its threads.
+ * tokens and LANES results stays in registers. It is linked without an OpenMP library, so that torch's is used, and its threads.
  */
 #include "native.h"
 
 typedef struct { const float *panels, *bias; int64_t in, out; } Matrix;
 typedef struct {
     Matrix qkv, out, gate_up, down;
-    const float *q_weight, *k_weight;      /* of the norms of heads, where there are any */
-    const float *out_weight, *down_weight; /* of the norms of what these two make */
-    int64_t rope;                          /* which table of cosines and sines */
+    const float *q_weight, *k_weight;      /* These belong to the norms of heads, where there are any. */
+    const float *out_weight, *down_weight; /* These belong to the norms of what attention and the MLP return. */
+    int64_t rope;                          /* the number of the table of cosines and sines */
 } Layer;
 typedef struct {
     int64_t layers, hidden, query_heads, kv_heads, head_dim;
-    int64_t centred;        /* norms take the mean away */
-    int64_t parallel;       /* the wide matrix reads what came into the layer */
-    int64_t gated, activation; /* it has gates; what becomes of them, or of all: native.py names them */
-    float eps, scale; /* scale: of the embedding */
-    const float *embedding, *position_embeddings, *weight, *bias; /* position_embeddings may be null; the last two are of the last norm */
+    int64_t centred;        /* whether norms take the mean away */
+    int64_t parallel;       /* whether the MLP reads the input of the layer */
+    int64_t gated, activation; /* whether there are gates; the function of the gates, or of all: native.py names it */
+    float eps, scale; /* scale is that of the embedding. */
+    const float *embedding, *position_embeddings, *weight, *bias; /* position_embeddings may be null; the last two belong to the last norm. */
     const Layer *layer;
 } Body;
-/* Tokens [n]. Keys and values lie in regions: of each layer, [kv_heads,head_dim,capacity] keys and [kv_heads,capacity,head_dim]
- * values. A token writes its own into region `own` at place `at`, and reads that region up to itself, and all `count`
+/* Holds tokens [n]. Keys and values lie in regions: each layer has [kv_heads,head_dim,capacity] keys and
+ * [kv_heads,capacity,head_dim] values. A token writes its own into region `own` at place `at`, and reads that region up to itself, and all `count`
  * of region `before`. Where `kept` is 0 a region has room for one layer, and the next one overwrites it. */
 typedef struct {
     int64_t n, kept, positions;
     const int64_t *id, *position, *at, *own, *own_capacity, *before, *before_capacity, *count;
-    const float *cos, *sin; /* of each position [tables,positions,head_dim/2] */
+    const float *cos, *sin; /* [tables,positions,head_dim/2] for each position */
     float *x, *unit, *asked, *read, *gate_up, *between; /* [n,*], the last two [at most PART,*] */
 } Tokens;
 
 int64_t lanes(void) { return LANES; }
 
-/* Where each field of the structs above lies, and how long each struct is. `kernels/native.py` writes them a second time,
+/* These say where each field of the structs above lies, and how long each struct is. `kernels/native.py` writes them a second time,
  * and compares its own numbers with these when it loads the library. */
 #define OF(field) offsetof(Matrix, field)
 static const int64_t matrix_layout[] = {OF(panels), OF(bias), OF(in), OF(out), sizeof(Matrix), -1};
@@ -82,9 +82,9 @@ INLINE void tile(const Matrix *m, const float *x, const float *panel, int64_t de
     }
 }
 
-/* x [n,in] times the matrix, to y [n,out] or added to it; within a parallel region. Of a small matrix a few tokens go
- * through all panels, of a large one all tokens of a part go through a few panels: each comes from memory as a whole
- * once, and the other is in the cache. */
+/* Multiplies x [n,in] by the matrix, and writes the result to y [n,out] or adds it; within a parallel region. In a small matrix
+ * a few tokens go through all panels, and in a large one all tokens of a part go through a few panels: one of the two comes
+ * from memory as a whole once, and the other is in the cache. */
 static void product(const Matrix *m, const float *x, float *y, int64_t n, int add)
 {
     const int large = m->in * m->out > LARGE;
@@ -130,7 +130,7 @@ static void units(const Body *b, const float *x, const float *weight, const floa
     }
 }
 
-/* x += what there is divided by its norm, times a weight */
+/* Adds to x what there is, divided by its norm, times a weight. */
 static void add_units(const Body *b, const float *from, const float *weight, float *x, int64_t n)
 {
     const int64_t h = b->hidden;
@@ -160,7 +160,7 @@ INLINE float *region(const Body *b, const Tokens *t, int64_t start, int64_t capa
     return (float *)start + (2 * layer * t->kept * b->kv_heads + group) * b->head_dim * capacity;
 }
 
-/* Queries and keys turned to their positions; keys and values to where they are read. */
+/* Rotates queries and keys to their positions, and puts keys and values where they are read. */
 static void place(const Body *b, const Layer *l, const Tokens *t, int64_t layer)
 {
     const int64_t head_dim = b->head_dim, half = head_dim / 2;
@@ -181,7 +181,7 @@ static void place(const Body *b, const Layer *l, const Tokens *t, int64_t layer)
     }
 }
 
-/* Queries of one group, numbered by token, then by head; those that read the same region do so together. */
+/* Reads for the queries of one group, numbered by token, then by head; those that read the same region do so together. */
 static void attend(const Body *b, const Tokens *t, int64_t layer)
 {
     const Dropout none = {0};
@@ -218,7 +218,7 @@ static void attend(const Body *b, const Tokens *t, int64_t layer)
         }
 }
 
-/* The error function, within 5e-7 (Abramowitz and Stegun 1964, 7.1.26; theirs is within 1.5e-7, before rounding). */
+/* Computes the error function within 5e-7 (Abramowitz and Stegun 1964, 7.1.26, which is within 1.5e-7 before rounding). */
 INLINE float error(float x)
 {
     const float size = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * size);
@@ -230,7 +230,7 @@ INLINE float curved(float x, int activation)
 {
     if (activation == 0) return x / shut(x);
     if (activation == 1) return 0.5f * x * (1.0f + error(0.70710678f * x));
-    return x / shut(1.59576912f * (x + 0.044715f * x * x * x)); /* half of 1 + tanh(y) is the logistic of 2y */
+    return x / shut(1.59576912f * (x + 0.044715f * x * x * x)); /* Half of 1 + tanh(y) is the logistic of 2y. */
 }
 
 INLINE void curve(const float *x, float *out, int64_t n, int64_t h, int gated, const int activation)
@@ -254,7 +254,7 @@ static void between(const Body *b, const float *x, float *out, int64_t n, int64_
     }
 }
 
-/* The final states of tokens, into t->unit [n,hidden]. */
+/* Writes the final states of tokens into t->unit [n,hidden]. */
 void forward(const Body *b, const Tokens *t)
 {
     const int64_t n = t->n, h = b->hidden;
@@ -287,7 +287,7 @@ void forward(const Body *b, const Tokens *t)
     }
 }
 
-/* A matrix [out,in], whose numbers lie `down` and `across` apart, into panels. */
+/* Copies a matrix [out,in], whose numbers lie `down` and `across` apart, into panels. */
 void pack(const float *w, int64_t down, int64_t across, int64_t out, int64_t in, float *panels)
 {
 #pragma omp parallel for schedule(static)
@@ -297,24 +297,24 @@ void pack(const float *w, int64_t down, int64_t across, int64_t out, int64_t in,
         float *to = panels + p * in * LANES;
         if (lanes < LANES)
             for (int64_t i = 0; i < in * LANES; i++) to[i] = 0;
-        if (lanes == LANES && down == 1) /* as the transpose of a matrix lies: a row of the panel stands together */
+        if (lanes == LANES && down == 1) /* In the transpose of a matrix a row of the panel stands together. */
             for (int64_t k = 0; k < in; k++)
                 for (int64_t lane = 0; lane < LANES; lane++) to[k * LANES + lane] = from[k * across + lane];
         else
-            for (int64_t part = 0; part < in; part += BLOCK) /* few enough to stay in the cache */
+            for (int64_t part = 0; part < in; part += BLOCK) /* These are few enough to stay in the cache. */
                 for (int64_t lane = 0; lane < lanes; lane++)
                     for (int64_t k = part; k < part + BLOCK && k < in; k++) to[k * LANES + lane] = from[lane * down + k * across];
     }
 }
 
-/* x [n,in] times the matrix, to y [n,out] */
+/* Multiplies x [n,in] by the matrix, and writes the result to y [n,out]. */
 void multiply(const Matrix *m, const float *x, float *y, int64_t n)
 {
 #pragma omp parallel
     product(m, x, y, n, 0);
 }
 
-/* The word in whose share of the summed probabilities the place u lies, and its log-probability. sums [n,words/BLOCK] */
+/* Finds the word in whose share of the summed probabilities the place u lies, and its log-probability. sums [n,words/BLOCK] */
 static void draw_row(const float *x, double u, float by, int64_t *id, float *logp, int64_t words, float *sums)
 {
     const int64_t blocks = (words + BLOCK - 1) / BLOCK;
@@ -331,13 +331,13 @@ static void draw_row(const float *x, double u, float by, int64_t *id, float *log
     const double place = u * total;
     int64_t block = 0, found = -1;
     while (block < blocks - 1 && before + sums[block] < place) before += sums[block++];
-    for (int64_t j = block * BLOCK; j < words; j++) { /* rounding must not lead to a word of no probability */
+    for (int64_t j = block * BLOCK; j < words; j++) { /* Rounding must not lead to a word of no probability. */
         const float p = power((x[j] - top) * by);
         before += p;
         if (p > 0) found = j;
         if (p > 0 && before >= place) break;
     }
-    *id = found < 0 ? 0 : found; /* NaN, which whoever reads the log-probability will see */
+    *id = found < 0 ? 0 : found; /* With NaN it is below 0; whoever reads the log-probability will see that. */
     *logp = (x[*id] - top) * by - (float)log(total);
 }
 

@@ -1,4 +1,4 @@
-/* What native.c and learning.c share: vectors, e^x, and what queries read from keys and values. */
+/* native.c and learning.c share this: vectors, e^x, and what queries read from keys and values. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -12,15 +12,15 @@
 #endif
 #define LANES (2 * WIDTH)
 #define ROWS 6
-#define CHUNK (4 * ROWS) /* tokens that one thread takes through PANELS panels at a time */
+#define CHUNK (4 * ROWS) /* One thread takes so many tokens through PANELS panels at a time. */
 #define PANELS 4
-#define LARGE (1 << 19)  /* numbers of a matrix that is better not read for every CHUNK */
-#define DEPTH 2048       /* numbers of a token, and rows of those panels, at a time */
-#define KEYS 128         /* whose weights are held at a time */
-#define QUERIES 4        /* that read the same keys together */
-#define PART 1024        /* tokens that go through the wide matrices at a time; native.py knows it too */
-#define WIDEST 256       /* of a head */
-#define BLOCK 64         /* words whose probabilities are summed up together */
+#define LARGE (1 << 19)  /* A matrix of so many numbers is better not read for every CHUNK. */
+#define DEPTH 2048       /* So many numbers of a token, and rows of those panels, are used at a time. */
+#define KEYS 128         /* The weights of so many keys are held at a time. */
+#define QUERIES 4        /* So many queries read the same keys together. */
+#define PART 1024        /* So many tokens go through the wide matrices at a time; native.py knows the number too. */
+#define WIDEST 256       /* A head has at most so many numbers. */
+#define BLOCK 64         /* The probabilities of so many words are summed up together. */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float Lanes __attribute__((vector_size(4 * WIDTH), aligned(4)));
@@ -33,7 +33,7 @@ INLINE Lanes larger(Lanes a, Lanes b)
     return (Lanes)(((Bits)a & which) | ((Bits)b & ~which));
 }
 
-INLINE float power(float x) /* e^x, x up to 88: Cephes' expf, without its special cases but for very eps ones */
+INLINE float power(float x) /* e^x for x up to 88: this is Cephes' expf, whose special cases are left out but for very small x. */
 {
     const float n = rintf(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -47,7 +47,7 @@ INLINE float power(float x) /* e^x, x up to 88: Cephes' expf, without its specia
     return x < -87.0f ? 0.0f : p * two.f;
 }
 
-INLINE float shut(float x) /* one over the logistic function; e^88 is the last that there is a float for */
+INLINE float shut(float x) /* This is one over the logistic function; e^88 is the largest that a float can hold. */
 {
     return 1.0f + power(x < -87.0f ? 87.0f : -x);
 }
@@ -59,7 +59,7 @@ INLINE float inverse_length(const float *x, int64_t n, float eps)
     return 1.0f / sqrtf(sum / (float)n + eps);
 }
 
-/* Products of queries with some keys [head_dim,wide], `wide` a multiple of LANES: out [queries,some]. */
+/* Computes products of queries with some keys [head_dim,wide], where `wide` is a multiple of LANES: out [queries,some]. */
 INLINE void scores(const float *const q[], const float *keys, int64_t wide, int64_t head_dim, int some, float out[QUERIES][KEYS], const int queries)
 {
     for (int j = 0; j < some; j += LANES) {
@@ -77,8 +77,8 @@ INLINE void scores(const float *const q[], const float *keys, int64_t wide, int6
     }
 }
 
-/* Dropout (Srivastava 2014) of the weight that query number `query` gives to a key: 0, or by how much it counts more.
- * Which of them is a hash (lowbias32, Wellons 2018) of the seed and both numbers, so that the backward pass finds the same. */
+/* Dropout (Srivastava 2014) multiplies the weight that query number `query` gives to a key by 0 or by `by`. A hash
+ * (lowbias32, Wellons 2018) of the seed and both numbers decides, so that the backward pass finds the same. */
 typedef struct { float share, by; uint32_t seed; const int64_t *query; int64_t key; } Dropout;
 
 INLINE uint32_t hashed(uint32_t x)
@@ -96,10 +96,10 @@ INLINE void dropout(const Dropout *drop, int query, int64_t from, int some, floa
     for (int j = 0; j < some; j++) weight[j] *= (int32_t)(hashed(start + (uint32_t)j) >> 8) < below ? 0.0f : drop->by;
 }
 
-typedef struct { float top, sum, read[WIDEST]; } Reading; /* of the keys so far: Milakov and Gimelshein (2018) */
+typedef struct { float top, sum, read[WIDEST]; } Reading; /* This is read of the keys so far: Milakov and Gimelshein (2018). */
 
-/* What queries q read from the first count[i] keys [head_dim,capacity] and values, which are `apart` numbers from each other;
- * added to what they have found. */
+/* Adds what queries q read from the first count[i] keys [head_dim,capacity] and values to what they have found. The values of
+ * two keys are `apart` numbers from each other. */
 INLINE void over(const float *const q[], const int64_t count[], const float *keys, int64_t capacity, const float *values, int64_t apart, int64_t head_dim, Reading found[], const Dropout *drop, const int queries)
 {
     float weight[QUERIES][KEYS];
@@ -111,7 +111,7 @@ INLINE void over(const float *const q[], const int64_t count[], const float *key
         scores(q, keys + from, capacity, head_dim, some, weight, queries);
         for (int i = 0; i < queries; i++) {
             const int own = count[i] <= from ? 0 : count[i] - from < some ? (int)(count[i] - from) : some;
-            const int upto = (own + WIDTH - 1) / WIDTH * WIDTH; /* whole vectors; what is not its own weighs nothing */
+            const int upto = (own + WIDTH - 1) / WIDTH * WIDTH; /* Vectors are whole; numbers beyond its own weigh nothing. */
             for (int j = upto; j < some; j++) weight[i][j] = 0;
             if (!own) continue;
             for (int j = own; j < upto; j++) weight[i][j] = -INFINITY;

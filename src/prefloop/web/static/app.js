@@ -1,4 +1,4 @@
-// What every page shares: colours without a reload, a question before leaving for another site, copying, waiting.
+// Every page shares this: colours without a reload, a question before leaving for another site, copying, waiting.
 "use strict";
 (() => {
   const next = { auto: "dark", dark: "light", light: "auto" };
@@ -80,7 +80,7 @@
         live.replaceWith(document.importNode(fresh, true));
         if (news) document.getElementById("status").textContent = news;
       }
-      if (fresh || request.status === 0 || request.status >= 500) lookAgain(); // signed out: nothing more to see
+      if (fresh || request.status === 0 || request.status >= 500) lookAgain(); // When signed out there is nothing more to see.
     });
     request.send();
   }

@@ -1,4 +1,4 @@
-// The ranking screen. State is in rank_state.js, painting in rank_view.js; here is what happens when.
+// The ranking screen. State is in rank_state.js, and painting is in rank_view.js; this file says what happens when.
 
 import {Clock, unseen} from "./rank_clock.js";
 import {diff} from "./rank_diff.js";
@@ -28,12 +28,12 @@ const clock = new Clock();
 const tabs = new BroadcastChannel(`${keep}tabs`);
 const outbox = new Outbox(`${keep}${ranking ? "outbox" : "review"}`, {told, refused, changed});
 const panels = new Panels(root, keep);
-let task = null; // on the screen
-let next = null; // fetched already
-let held = null; // put aside while an earlier answer is open
+let task = null; // the one on the screen
+let next = null; // the one that is fetched already
+let held = null; // the one put aside while an earlier answer is open
 let given = []; // leases answered here, the latest last
 let earlier = null; // leases answered before this page was opened, the latest first
-let progress = null; // of this person, as last heard; an item that was fetched ahead brings none
+let progress = null; // the last known progress of this person; an item that was fetched ahead brings none
 let draftTimer = 0;
 const reading = followReading(() => task && !document.querySelector("dialog[open]"), (card) => {
   if (card === task.current) return;
@@ -80,7 +80,7 @@ function show(shown, article = shown?.article) {
 
 async function fetchItem(url, body) {
   for (;;) {
-    await outbox.flush(); // the server must know what is answered before it says what comes next
+    await outbox.flush(); // The server must know what is answered before it says what comes next.
     const {status, article} = await askItem(url, body);
     if (article && !sent(article.dataset.lease)) return article;
     if (status === 401) return lost("You are signed out. What you have said is kept.", `/login?next=${location.pathname}`, "Sign in again");
@@ -98,27 +98,27 @@ function lost(words, to, name) {
 
 async function advance() {
   if (held) { [task, held] = [held, null]; show(task); return void prefetch(); }
-  if (next && !sent(next.lease)) { const ready = next; next = null; show(ready); return void prefetch(); } // not awaited
+  if (next && !sent(next.lease)) { const ready = next; next = null; show(ready); return void prefetch(); } // This is not awaited.
   $("#work").setAttribute("aria-busy", "true");
   task = null;
   const article = await fetchItem(host.next, {});
   if (!article) return;
   net("");
-  if (askedAnew(article) && performance.now() > RELOAD_MS) return location.reload(); // with the new rules and guidelines
+  if (askedAnew(article) && performance.now() > RELOAD_MS) return location.reload(); // The page then has the new rules and guidelines.
   show(read(article), article);
   prefetch();
 }
 
-// An owner has changed what is asked since this page was loaded.
+// Whether an owner has changed what is asked since this page was loaded.
 const askedAnew = (article) => article?.dataset.asked && article.dataset.asked !== host.asked;
 
-// One item ahead, and only once the server has all answers: else it would hand out again what is on its way to it.
+// Fetches one item ahead, and only once the server has all answers: else it would hand out again what is on its way to it.
 async function prefetch() {
   if (!ranking || !task || next || held || outbox.waiting().length) return;
   const lease = task.lease;
   const article = (await askItem(host.next, {after: lease})).article;
   const found = askedAnew(article) ? null : read(article);
-  if (task?.lease !== lease || held) return; // too late: advance() asked for it itself, and it may be answered by now
+  if (task?.lease !== lease || held) return; // It is too late: advance() asked for it itself, and it may be answered by now.
   if (found && found.lease !== lease && !sent(found.lease)) next = found;
 }
 
@@ -154,7 +154,7 @@ function submit() {
   view.say("Submitted");
   send("submit", {uuid: uuid(), answer: task.answer()});
   given.push(task.lease);
-  // said once the answer is on its way, so that it stops nobody
+  // This is said once the answer is on its way, so that it stops nobody.
   if (task.hurried(progress?.seconds_per_word)) setTimeout(() => view.say("That was much quicker than usual for you. Undo reopens it.", "stop"), 50);
   tabs.postMessage({answered: task.lease});
   if (ranking) advance();
@@ -303,7 +303,7 @@ const actions = {
   skip: () => ranking && panels.open("skip"),
   "skip-for"(reason) {
     panels.close();
-    send("skip", {uuid: uuid(), reason, answer: task.answer()}); // flags and the comment are kept
+    send("skip", {uuid: uuid(), reason, answer: task.answer()}); // The server keeps flags and the comment.
     given.push(task.lease);
     tabs.postMessage({answered: task.lease});
     advance();
@@ -333,7 +333,7 @@ root.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
   if (!button) return card && paint();
   act(button.dataset.act, ...valuesOf(button.dataset), button);
-  // a mouse leaves the focus on the card, so that keys go on from there; a keyboard stays where it is
+  // A mouse leaves the focus on the card, so that keys go on from there; a keyboard stays where it is.
   if (event.detail && card && task?.article.contains(card) && !document.querySelector("dialog[open]") &&
       document.activeElement === button) view.card(task.current).focus({preventScroll: true});
 });
@@ -356,7 +356,7 @@ addEventListener("keydown", (event) => {
   const found = actionOf(event, {single: panels.single, pair: task?.cards === 2});
   if (!found) return;
   event.preventDefault();
-  if (event.repeat && ["submit", "none", "skip"].includes(found[0])) return; // a held key sends one answer
+  if (event.repeat && ["submit", "none", "skip"].includes(found[0])) return; // A held key sends one answer.
   act(...found);
 });
 

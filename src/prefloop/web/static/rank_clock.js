@@ -1,4 +1,4 @@
-// How long each card was in view, and whether its beginning and its end have been seen. Stands still while the page is
+// Measures how long each card was in view, and whether its beginning and its end have been seen. It stands still while the page is
 // hidden, paused, or nobody has touched anything for a minute.
 
 const IDLE_MS = 60_000;
@@ -54,6 +54,6 @@ export class Clock {
 
 export const noTime = (cards) => ({elapsed: 0, dwell: Array(cards).fill(0), seen: {}});
 
-// The cards whose start or end has never been on the screen.
+// Returns the cards whose start or end has never been on the screen.
 export const unseen = (times) =>
   times.dwell.flatMap((_, card) => (times.seen[`${card}start`] && times.seen[`${card}end`] ? [] : [card]));

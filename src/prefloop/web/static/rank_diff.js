@@ -1,10 +1,10 @@
-// Which words two texts share (Myers 1986, the greedy O(ND) algorithm). No attempt at "semantic" clean-up.
+// Finds which words two texts share (Myers 1986, the greedy O(ND) algorithm). It attempts no "semantic" clean-up.
 
 const EFFORT = 3000; // differing words until the texts count as unrelated: bounds time and memory
 
 const words = (text) => text.match(/\s+|[\p{L}\p{N}\p{M}_]+|[^\s\p{L}\p{N}\p{M}_]/gu) ?? [];
 
-// [[kind, text], ...] with kind "=", "-" (only in a) or "+" (only in b); null where they have too little in common.
+// Returns [[kind, text], ...] with kind "=", "-" (only in a) or "+" (only in b); null where they have too little in common.
 export function diff(a, b) {
   const x = words(a), y = words(b);
   let start = 0;

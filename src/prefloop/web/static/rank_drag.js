@@ -1,6 +1,6 @@
-// Dragging a letter to the rail, by mouse, pen or finger. Everything a drag does, buttons and keys do too.
+// Drags a letter to the rail, by mouse, pen or finger. Everything a drag does, buttons and keys do too.
 
-const SLACK = 6; // pixels until a press counts as a drag
+const SLACK = 6; // A press counts as a drag from so many pixels on.
 
 // drop(card, {slot} or {gap}) is called with numbers.
 export function enableDrag(root, drop) {
@@ -45,7 +45,7 @@ export function enableDrag(root, drop) {
     const over = ghost && target(event);
     end();
     if (!ghost) return;
-    // the click that belongs to a drag means nothing; one after another press (a finger's drag has none) counts
+    // The click that belongs to a drag means nothing; one after another press (a finger's drag has none) counts.
     const listening = new AbortController();
     const {signal} = listening;
     addEventListener("click", (click) => click.stopPropagation(), {capture: true, signal});

@@ -1,4 +1,4 @@
-// Which key does what: from a keyboard event to the name of an action and its value, or null.
+// Says which key does what: it turns a keyboard event into the name of an action and its value, or null.
 
 const LETTERS = {
   j: ["next"], k: ["previous"], x: ["bad"], f: ["flag"], v: ["compare"], m: ["raw"], s: ["skip"], c: ["comment"],
@@ -9,8 +9,8 @@ const PAIR = {ArrowLeft: 0, ArrowRight: 1, ArrowDown: "tie", ArrowUp: "bad"};
 
 export const inText = (node) => Boolean(node?.closest?.("textarea, input, select, [contenteditable]"));
 
-// Letters by what is printed on the key; on keyboards that print no Latin letter there (Greek, Cyrillic, Hebrew and
-// Arabic; a Greek Q prints a semicolon, a Hebrew one a slash), by where the key is.
+// Letters go by what is printed on the key. On keyboards that print no Latin letter there (Greek, Cyrillic, Hebrew and
+// Arabic; a Greek Q prints a semicolon, a Hebrew one a slash), they go by where the key is.
 function letterOf(event) {
   if (/^[a-z]$/i.test(event.key)) return event.key.toLowerCase();
   const other = /^[^\x00-\x7f]+$/.test(event.key) || [";", "/", "'"].includes(event.key);
@@ -19,18 +19,18 @@ function letterOf(event) {
 
 export function digitOf(event) {
   if (/^[0-9]$/.test(event.key)) return event.key;
-  // the unshifted number row of French keyboards prints signs, that of Arabic ones other digits
+  // The unshifted number row of French keyboards prints signs, and that of Arabic ones prints other digits.
   return event.shiftKey || SIGNS[event.key] ? "" : (/^Digit([0-9])$/.exec(event.code)?.[1] ?? "");
 }
 
-// Brackets by where they are, where that key prints something that is not ASCII or waits for a second key (ü, ^).
+// Brackets go by where they are, if that key prints something that is not ASCII or waits for a second key (ü, ^).
 function signOf(event) {
   if (SIGNS[event.key]) return SIGNS[event.key];
   const other = event.key === "Dead" || /^[^\x00-\x7f]$/.test(event.key);
   return other && !event.shiftKey ? {BracketLeft: ["better"], BracketRight: ["worse"]}[event.code] : undefined;
 }
 
-// A key that belongs to an input method: it is composing a word of Chinese, Japanese, Korean ... and Enter takes that.
+// Whether a key belongs to an input method, which composes a word of Chinese, Japanese, Korean ... that Enter takes.
 export const composing = (event) => event.isComposing || event.keyCode === 229;
 
 // single: whether single-character shortcuts are on (WCAG 2.1.4). pair: two cards.
@@ -50,7 +50,7 @@ export function actionOf(event, {single, pair}) {
     if (event.key === "ArrowDown") return ["worse"];
   }
   const sign = signOf(event);
-  if (sign && single) return sign; // before the AltGr test: some keyboards need it for [ and ]
+  if (sign && single) return sign; // This comes before the AltGr test, because some keyboards need AltGr for [ and ].
   if (command || event.altKey) return null;
   const scrolls = event.target.closest?.(".turns, pre[tabindex]");
   if (pair && event.key in PAIR && !scrolls) return ["pair", PAIR[event.key], event.shiftKey];
@@ -68,7 +68,7 @@ function character(event) {
   return event.shiftKey ? null : LETTERS[letter] ?? null;
 }
 
-// The two values of a button's action, from its data.
+// Returns the two values of a button's action, from its data.
 export function valuesOf({act, goto: to, value = to, row}) {
   const plain = act === "pair" ? value.replace("!", "") : value;
   const first = /^-?\d+$/.test(plain ?? "") ? Number(plain) : plain;

@@ -1,8 +1,8 @@
-// Talking to the server: items as documents (parsed by the browser without running anything), the rest as JSON.
+// Talks to the server: items come as documents (parsed by the browser without running anything), the rest as JSON.
 
 const HEARTBEAT_MS = 60_000;
 
-// {status, article}: the part of the answer that is an item, or says that there is none. Status 0: no answer at all.
+// Returns {status, article}: the part of the answer that is an item, or says that there is none. Status 0: no answer at all.
 export function askItem(url, body = {}) {
   return new Promise((resolve) => {
     const request = new XMLHttpRequest();
@@ -20,7 +20,7 @@ export function askItem(url, body = {}) {
   });
 }
 
-// {status, body}; status 0: no answer at all.
+// Returns {status, body}; status 0 means no answer at all.
 export async function post(url, body, options = {}) {
   try {
     const response = await fetch(url, {
@@ -36,7 +36,7 @@ export async function post(url, body, options = {}) {
   }
 }
 
-// A sign of life a minute for each lease in `held()`; `over()` looks whether the time of one has run out.
+// Sends a sign of life a minute for each lease in `held()`; `over()` looks whether the time of one has run out.
 export function stayAlive({held, url, over}) {
   setInterval(async () => {
     for (const one of held()) {
@@ -57,7 +57,7 @@ export function uuid() {
 }
 
 export function remember(key, value) {
-  try { localStorage.setItem(key, JSON.stringify(value)); } catch { /* a private window: forgotten with the page */ }
+  try { localStorage.setItem(key, JSON.stringify(value)); } catch { /* A private window forgets it with the page. */ }
 }
 
 export function recall(key, otherwise) {

@@ -1,4 +1,4 @@
-// Answers on their way: kept in the browser until the server has said it has them, and sent again with the same UUID.
+// Keeps answers on their way in the browser until the server has said it has them, and sends them again with the same UUID.
 // Only lease ids and positions are kept here, never the texts.
 
 const WAITS = [1, 2, 4, 8, 15, 30]; // seconds between tries
@@ -15,7 +15,7 @@ export class Outbox {
   }
 
   keep(entries) {
-    // private windows may refuse storage: then the answers live as long as the page
+    // Private windows may refuse storage: then the answers live as long as the page.
     try {
       localStorage.setItem(this.key, JSON.stringify(entries));
       this.memory = null;
@@ -39,7 +39,7 @@ export class Outbox {
     this.keep(this.waiting().filter((e) => e.body.uuid !== entry.body.uuid));
   }
 
-  // One at a time and in order, so that a correction never overtakes what it corrects. Two tabs may send the same
+  // Sends one at a time and in order, so that a correction never overtakes what it corrects. Two tabs may send the same
   // entry twice: the server answers the second time with the same receipt. Resolves when nothing more can be sent now.
   flush() {
     clearTimeout(this.timer);
@@ -69,7 +69,7 @@ export class Outbox {
       this.told(entry, await response.json().catch(() => ({})));
       return true;
     }
-    // worth another try: overload, a restart, or a session that ended (signing in again in another tab mends it)
+    // These are worth another try: overload, a restart, or a session that ended (signing in again in another tab mends it).
     if (response.status >= 500 || [401, 408, 425, 429].includes(response.status)) {
       this.refused(entry, response.status, "");
       return false;

@@ -1,4 +1,4 @@
-// What lies beside the task: dialogs, the guide, and how texts and keys are switched.
+// Shows what lies beside the task: dialogs, the guide, and how texts and keys are switched.
 
 import {composing, digitOf} from "./rank_keys.js";
 import {recall, remember} from "./rank_net.js";
@@ -81,7 +81,7 @@ export class Panels {
     this.button.setAttribute("aria-expanded", String(open));
   }
 
-  // To a new task too: its buttons are new.
+  // This is done for a new task too, because its buttons are new.
   apply() {
     this.setRaw(this.raw);
     this.setSingle(this.single);

@@ -1,4 +1,4 @@
-// Where things stand: the prompt's beginning and what more of it there is, and on phones the card that is being read.
+// Says where things stand: the prompt's beginning and what more of it there is, and on phones the card that is being read.
 
 // Shows a prompt from its beginning, a chat from its last turn, and says where there is more of it.
 export function watchPrompt(article) {
@@ -7,7 +7,7 @@ export function watchPrompt(article) {
   const start = () => {
     const room = turns.clientHeight, most = turns.scrollHeight - room;
     const above = article.querySelector(".more.above");
-    above.hidden = false; // it lies over the end of the turn before, not over the beginning of the last one
+    above.hidden = false; // It lies over the end of the turn before, not over the beginning of the last one.
     const top = last === turns.firstElementChild ? 0 : last.offsetTop - turns.firstElementChild.offsetTop - above.offsetHeight;
     turns.scrollTop = Math.min(top, most);
   };
@@ -19,7 +19,7 @@ export function watchPrompt(article) {
   start();
   more();
   turns.addEventListener("scroll", more, {passive: true});
-  new ResizeObserver(more).observe(turns); // ends with the element
+  new ResizeObserver(more).observe(turns); // The observer ends with the element.
 }
 
 // What is wider than its card scrolls by keyboard too.

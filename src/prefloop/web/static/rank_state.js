@@ -1,4 +1,4 @@
-// What a person has said about one item so far, as plain values: every change returns a new state, so undo is a stack.
+// Holds what a person has said about one item so far, as plain values: every change returns a new state, so undo is a stack.
 //
 // slots: by card, 0 = unplaced, else 1..K. Slots may have gaps while somebody is working ("this one is third"); what
 // is sent are the occupied slots in order. bad: cards marked unacceptable, which counts as a place of their own.
@@ -20,7 +20,7 @@ export const rankOf = (state, card) => occupied(state.slots).indexOf(state.slots
 export const place = (state, card, slot) => copy(withSlot(state, card, slot), {much: false});
 export const unplace = (state, card) => place(state, card, 0);
 
-// A tier of its own for the card, before the tier that now has the slot `before` (K + 1 = after the last one).
+// Gives the card a tier of its own, before the tier that now has the slot `before` (K + 1 = after the last one).
 export function insert(state, card, before) {
   const others = withSlot(state, card, 0);
   const order = tiers(others);
@@ -31,7 +31,7 @@ export function insert(state, card, before) {
   return copy(state, {slots, much: false});
 }
 
-// One step better (-1) or worse (+1): out of a tie into a tier of its own, from there into a tie with the next tier.
+// Moves one step better (-1) or worse (+1): out of a tie into a tier of its own, from there into a tie with the next tier.
 // Every order can be reached this way. Returns the same object where there is no way to go.
 export function move(state, card, by) {
   const slot = state.slots[card];
@@ -45,7 +45,7 @@ export function move(state, card, by) {
   return next === undefined ? state : place(state, card, next);
 }
 
-// Join the tier above; a card without a place joins the last tier.
+// Joins the tier above; a card without a place joins the last tier.
 export function tie(state, card) {
   const slot = state.slots[card];
   const above = occupied(withSlot(state, card, 0).slots).filter((n) => !slot || n < slot).at(-1);
@@ -68,7 +68,7 @@ export function rate(state, card, attribute, value) {
 export const toggleFlag = (state, card, flag) =>
   copy(state, {flags: {...state.flags, [card]: toggled(state.flags[card] ?? [], flag)}});
 
-// Two cards: which is better (0 or 1), a tie ("tie"), or both bad ("bad").
+// Judges two cards: which is better (0 or 1), a tie ("tie"), or both bad ("bad").
 export function pair(state, what, much, noneOffered) {
   if (what === "bad")
     return noneOffered
@@ -78,7 +78,7 @@ export function pair(state, what, much, noneOffered) {
   return copy(state, {slots, bad: [], none: false, much: what !== "tie" && much});
 }
 
-// Which cards still need a place; empty where the answer is whole. The server checks the same.
+// Returns which cards still need a place; empty where the answer is whole. The server checks the same.
 export function missing(state, partial) {
   const ranked = state.slots.filter(Boolean).length;
   if (state.none && !ranked) return [];
@@ -87,13 +87,13 @@ export function missing(state, partial) {
   return ranked >= 2 || state.bad.length || state.none ? [] : open;
 }
 
-// "place 2, tied with A": where one card is.
+// Says where one card is: "place 2, tied with A".
 export function placeOf(state, card) {
   const tied = tiedWith(state, card).map(letter);
   return state.slots[card] ? `place ${state.slots[card]}${tied.length ? `, tied with ${tied.join(", ")}` : ""}` : "unplaced";
 }
 
-// "1: B, then C and D tied; unacceptable: A", for people who hear the page.
+// Says the order to people who hear the page: "1: B, then C and D tied; unacceptable: A".
 export function said(state) {
   if (state.none && !state.slots.some(Boolean)) return "none acceptable";
   const parts = tiers(state).map((members, i) => `${i + 1}: ${members.map(letter).join(" = ")}`);

@@ -1,10 +1,10 @@
-// One item on the screen: what has been said about it, how to go back, what is sent.
+// Holds one item on the screen: what has been said about it, how to go back, what is sent.
 
 import * as S from "./rank_state.js";
 import {noTime} from "./rank_clock.js";
 import {recall, remember} from "./rank_net.js";
 
-const QUICK = 0.25; // of one's own median
+const QUICK = 0.25; // a share of the person's own median
 
 const parsed = (text) => (text ? JSON.parse(text) : null);
 
@@ -24,7 +24,7 @@ export class Task {
     this.pinned = null;
   }
 
-  // The newer of the two drafts of this lease: the server's (from wherever) and this browser's (perhaps offline).
+  // Returns the newer of the two drafts of this lease: the server's (from wherever) and this browser's (perhaps offline).
   restore(there, here) {
     const mine = here?.lease === this.lease ? here : null;
     const draft = mine && (!there || mine.at >= there.at) ? mine : there;
@@ -53,7 +53,7 @@ export class Task {
     return draft;
   }
 
-  // Much quicker than this person's own median, by the words there were to read.
+  // Whether this was much quicker than the person's own median, by the words there were to read.
   hurried(median) {
     return Boolean(median) && this.times.elapsed / Math.max(this.words, 1) < QUICK * median;
   }

@@ -1,4 +1,4 @@
-// From state to page. Reads nothing but the state; changes classes, text and aria attributes, never markup from strings.
+// Turns state into page. It reads nothing but the state, and changes classes, text and aria attributes, never markup from strings.
 
 import * as S from "./rank_state.js";
 
@@ -31,7 +31,7 @@ export class View {
     this.said.dataset.kind = kind;
   }
 
-  // No item, and none comes by waiting: why, and the way on from here.
+  // Says why there is no item, and none comes by waiting, and the way on from here.
   end(words, to, name) {
     this.ended = true;
     const way = make("p", {}, make("a", {class: "button main", href: to}, name));
@@ -76,7 +76,7 @@ export class View {
     write(card.querySelector(".flagged"), (state.flags[index] ?? []).map((f) => `${f} `).join(""));
   }
 
-  // Built anew each time: at most nine letters in ten boxes. A letter that had the focus gets it back.
+  // The rail is built anew each time: it has at most nine letters in ten boxes. A letter that had the focus gets it back.
   paintRail(state, current) {
     const focused = this.rail.contains(document.activeElement) ? document.activeElement.dataset : null;
     const chip = (index) =>
@@ -129,7 +129,7 @@ export class View {
     bar.value = done;
   }
 
-  // Text of two answers with their differing words marked; marks are elements, so they don't hang on colour alone.
+  // Shows two answers with their differing words marked; marks are elements, so they don't hang on colour alone.
   paintDiff(panel, runs, sides) {
     panel.querySelectorAll(".side").forEach((side, n) => {
       const own = n ? "+" : "-";
