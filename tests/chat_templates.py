@@ -1,5 +1,8 @@
-"""Chat templates of well-known families as test data, written down in the form their models publish, shortened to what
-concerns users, assistants and a system prompt. What is marked "excerpt" leaves out more: tools, reasoning, dates."""
+"""Holds chat templates of well-known families as test data, in the form that their models publish.
+
+They are shortened to what concerns users, assistants and a system prompt. What is marked "excerpt" leaves out more:
+tools, reasoning, dates.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from prefloop.models.scratch import train_tokenizer
 
 TEXTS = ["Say hello to the cat. Hello, cat! Go on. User: Assistant: system user model assistant final\n\n"] * 4
-WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # of Llama 3, nearly
+# These are nearly the words of Llama 3.
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 ALTERNATE = (
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
@@ -20,9 +24,9 @@ ALTERNATE = (
 
 @dataclass(frozen=True)
 class Family:
-    """end, lead, tail: what `turn_template_of` should find; eos: the tokenizer's.
+    """Describes a family. end, lead, tail: what `turn_template_of` should find; eos: the tokenizer's.
 
-    Stops: the generation config's tokens.
+    stops: the generation config's tokens
     """
 
     template: str
@@ -77,7 +81,7 @@ FAMILIES: dict[str, Family] = {
         stops=("<|end_of_text|>", "<|eot_id|>"),
         bos="<|begin_of_text|>",
     ),
-    "Llama 3, the first release": Family(  # always writes the head of the next answer
+    "Llama 3, the first release": Family(  # It always writes the head of the next answer.
         "{% for message in messages %}{% set content = " + _HEADER + " %}{% if loop.index0 == 0 %}"
         "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
         "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}",
@@ -86,7 +90,7 @@ FAMILIES: dict[str, Family] = {
         "<|eot_id|>",
         bos="<|begin_of_text|>",
     ),
-    "Qwen2.5": Family(  # excerpt
+    "Qwen2.5": Family(  # This is an excerpt.
         "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
         "{% endif %}{% for message in messages %}" + _CHATML + "{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
@@ -103,7 +107,7 @@ FAMILIES: dict[str, Family] = {
         "<|im_end|>",
         stops=("<|endoftext|>",),
     ),
-    "Qwen3": Family(  # excerpt: the last answer has a place for thoughts, which is empty
+    "Qwen3": Family(  # This is an excerpt: the last answer has a place for thoughts, which is empty.
         "{% for message in messages %}{% if message['role'] == 'assistant' and loop.last %}"
         "{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' + message['content'] + '<|im_end|>\n' }}"
         "{% else %}" + _CHATML + "{% endif %}{% endfor %}"
@@ -157,7 +161,7 @@ FAMILIES: dict[str, Family] = {
         "</s>",
         bos="<s>",
     ),
-    "DeepSeek": Family(  # excerpt
+    "DeepSeek": Family(  # This is an excerpt.
         "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
         "{{ '<\uff5cUser\uff5c>' + message['content'] }}{% elif message['role'] == 'assistant' %}"
         "{{ '<\uff5cAssistant\uff5c>' + message['content'] + '<\uff5cend\u2581of\u2581sentence\uff5c>' }}"
@@ -179,7 +183,7 @@ FAMILIES: dict[str, Family] = {
         "<|endoftext|>",
         bos="<|startoftext|>",
     ),
-    "Command-R": Family(  # excerpt
+    "Command-R": Family(  # This is an excerpt.
         "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
         "{{ '<|START_OF_TURN_TOKEN|><|USER_TOKEN|>' + message['content'].strip() + '<|END_OF_TURN_TOKEN|>' }}"
         "{% elif message['role'] == 'assistant' %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' + "
@@ -190,7 +194,7 @@ FAMILIES: dict[str, Family] = {
         "<|END_OF_TURN_TOKEN|>",
         bos="<BOS_TOKEN>",
     ),
-    "gpt-oss": Family(  # excerpt: the last message of a conversation returns, earlier ones only end
+    "gpt-oss": Family(  # This is an excerpt: the last message of a conversation returns, and earlier ones only end.
         "{% for message in messages %}{% if message['role'] == 'assistant' %}"
         "{{ '<|start|>assistant<|channel|>final<|message|>' + message['content'] }}"
         "{% if loop.last %}{{ '<|return|>' }}{% else %}{{ '<|end|>' }}{% endif %}"
@@ -202,7 +206,8 @@ FAMILIES: dict[str, Family] = {
         lead="<|channel|>final<|message|>",
         stops=("<|return|>", "<|call|>"),
     ),
-    "GLM-4": Family(  # excerpt: nothing ends an answer but the next speaker's token, which the config stops at
+    # This is an excerpt: nothing ends an answer but the next speaker's token, at which the config stops.
+    "GLM-4": Family(
         "{{ '[gMASK]<sop>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
         ("[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|system|>"),
@@ -223,7 +228,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# templates that people write themselves
+# People write such templates themselves.
 HOME_MADE: dict[str, Family] = {
     "an end between turns only": Family(
         "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"

@@ -1,4 +1,4 @@
-"""Fixtures every test may use."""
+"""Holds the fixtures that every test may use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers side by side compute on one thread each, unless a test says otherwise.
+    """Let workers side by side compute on one thread each, unless a test says otherwise.
 
     Where there is no GPU, kernels for it run on the CPU.
     """
@@ -27,14 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What imports and collection made lives to the end: garbage collection need not look at it again and again."""
+    """Exclude what imports and collection made from garbage collection, because it lives to the end."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    """One browser for all tests of a process: playwright takes no second one beside it."""
+    """Start one browser for all tests of a process, because playwright takes no second one beside it."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: prefloop[test]")
     if CHROMIUM is None:
         pytest.skip("chromium is not installed: these tests look at pages in a real browser")
@@ -46,7 +46,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of public data sets that lies beside the repository on developers' machines."""
+    """Return the folder of public data sets that lies beside the repository on developers' machines."""
     if not (SHARED / "data").is_dir():
         pytest.skip(f"{SHARED / 'data'} is not here: these tests need the public data sets")
     return SHARED / "data"
@@ -54,7 +54,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def stories260k() -> Path:
-    """A real pretrained checkpoint (260 k parameters, Llama architecture)."""
+    """Return a real pretrained checkpoint (260 k parameters, Llama architecture)."""
     folder = SHARED / "models" / "stories260k"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here: this test needs the pretrained checkpoint")
@@ -63,7 +63,7 @@ def stories260k() -> Path:
 
 @pytest.fixture
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The device on which kernels for GPUs run: a GPU, or else the CPU, where Triton interprets them."""
+    """Return the device on which kernels for GPUs run: a GPU, or else the CPU, where Triton interprets them."""
     pytest.importorskip("triton", reason="Triton is not installed: `pip install triton`")
     import torch
 
@@ -138,7 +138,7 @@ bootstrap = 100
 
 
 def make_tiny_project(folder: Path) -> Path:
-    """Settings, and 40 demonstrations in the store; nothing trained yet."""
+    """Make settings, and 40 demonstrations in the store; nothing is trained yet."""
     from prefloop.config import load_config
     from prefloop.store import Store
     from prefloop.types import Demonstration, Prompt
@@ -153,19 +153,19 @@ def make_tiny_project(folder: Path) -> Path:
 
 @pytest.fixture
 def tiny_project(tmp_path: Path) -> Path:
-    """An initialised scratch project of its own for each test."""
+    """Return an initialised scratch project of its own for each test."""
     return make_tiny_project(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def make_tiny() -> Callable[[Path], Path]:
-    """`make_tiny_project`, for fixtures that share one project between tests."""
+    """Return `make_tiny_project`, for fixtures that share one project between tests."""
     return make_tiny_project
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder with a random Llama of 16 dimensions and a tokenizer with a chat template."""
+    """Return a Hugging Face folder with a random Llama of 16 dimensions and a tokenizer with a chat template."""
     import torch
 
     from prefloop.config import Model

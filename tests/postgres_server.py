@@ -1,4 +1,4 @@
-"""A Postgres server that is thrown away, for tests and benchmarks; needs Debian's package `postgresql`, or `initdb`."""
+"""Starts a Postgres server to throw away, for tests and benchmarks; it needs Debian's `postgresql`, or `initdb`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 
 def binaries() -> Path | None:
-    """The folder of the newest `initdb` here; None where Postgres is not installed."""
+    """Return the folder of the newest `initdb` here; None where Postgres is not installed."""
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     found = str(debian[-1]) if debian else shutil.which("initdb")
     return Path(found).parent if found else None
 
 
 class PostgresServer:
-    """A server on a port and in a folder of its own. Postgres refuses to run as root, so root becomes nobody."""
+    """Runs a server on a port and in a folder of its own. Postgres refuses to run as root, so root becomes nobody."""
 
     def __init__(self, *, durable: bool) -> None:
         programs = binaries()
@@ -45,7 +45,7 @@ class PostgresServer:
         self._run("pg_ctl", "start", "-w", "-D", self._data, "-l", log, "-o", self._options)
 
     def stop(self, mode: str = "immediate") -> None:
-        """mode: "immediate" is a crash, "fast" ends every connection in order."""
+        """Stop the server. mode: "immediate" is a crash, "fast" ends every connection in order."""
         self._run("pg_ctl", "stop", "-w", "-m", mode, "-D", self._data)
 
     def remove(self) -> None:
@@ -58,7 +58,7 @@ class PostgresServer:
 
 @contextmanager
 def restartable_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
-    """A running server. durable: commits reach the disk, as in real use."""
+    """Yield a running server. durable: commits reach the disk, as in real use."""
     server = PostgresServer(durable=durable)
     server.start()
     try:
@@ -70,13 +70,13 @@ def restartable_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
 
 @contextmanager
 def postgres_server(*, durable: bool = False) -> Iterator[str]:
-    """The URL of a running server, without a database name."""
+    """Yield the URL of a running server, without a database name."""
     with restartable_postgres(durable=durable) as server:
         yield server.url
 
 
 def fresh_database(server: str) -> str:
-    """The URL of a new, empty database of that server."""
+    """Return the URL of a new, empty database of that server."""
     from sqlalchemy import create_engine
 
     name = f"t{os.urandom(6).hex()}"

@@ -1,6 +1,7 @@
-"""A person at the ranking screen, without the screen: a server process, and the calls that the screen's script makes.
+"""Plays a person at the ranking screen, without the screen: a server process, and the calls of the screen's script.
 
-For tests that kill the server and benchmarks that load it; standard library only, so that fifty of them fit.
+It is for tests that kill the server and for benchmarks that load it, and uses the standard library only, so that fifty
+of them fit.
 """
 
 from __future__ import annotations
@@ -19,28 +20,31 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
-IDLE_S = 20.0  # the server closes connections after 30 s without a call
+IDLE_S = 20.0  # The server closes connections after 30 s without a call.
 TASK = re.compile(r'data-lease="([^"]+)".*?data-cards="(\d+)"', re.DOTALL)
 
 
 class Gone(Exception):
-    """The server did not answer; whether it heard, nobody knows."""
+    """Raised where the server did not answer; nobody knows whether it heard."""
 
 
 class Away(Gone):
-    """The server said that it cannot reach its store, and when to come again."""
+    """Raised where the server said that it cannot reach its store, and when to come again."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What was handed out: its lease, and how many cards."""
+    """Holds what was handed out: its lease, and how many cards."""
 
     lease: str
     cards: int
 
 
 class RankingClient:
-    """`cookie`: "name=token" of a signed-in person. Raises Gone; any other answer than 200 is an AssertionError."""
+    """Calls the server as one person.
+
+    `cookie`: "name=token" of a signed-in person. Raises Gone; any other answer than 200 is an AssertionError.
+    """
 
     def __init__(self, port: int, cookie: str) -> None:
         self._port = port
@@ -49,7 +53,7 @@ class RankingClient:
         self._used = 0.0
 
     def next(self, after: str | None = None) -> Task | None:
-        """The item to rank, or the one after it; None where there is none."""
+        """Return the item to rank, or the one after it; None where there is none."""
         found = TASK.search(self.call("POST", "/rank/next", {"after": after}, accept="text/html"))
         return Task(found[1], int(found[2])) if found else None
 
@@ -57,11 +61,11 @@ class RankingClient:
         self.call("POST", f"/rank/{lease}/draft", {"state": state})
 
     def submit(self, lease: str, uuid: str, tiers: Sequence[Sequence[int]]) -> None:
-        """Returns when the server has acknowledged the answer."""
+        """Submit, and return when the server has acknowledged the answer."""
         self.call("POST", f"/rank/{lease}/submit", {"uuid": uuid, "answer": {"tiers": tiers, "duration_s": 5.0}})
 
     def call(self, method: str, path: str, body: object = None, accept: str = "application/json") -> str:
-        """The body of the answer."""
+        """Return the body of the answer."""
         if self._connection is None or time.monotonic() - self._used > IDLE_S:
             self.close()
             self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
@@ -87,7 +91,7 @@ class RankingClient:
 
 
 class AnnotateServer:
-    """`prefloop annotate` as a process of its own, on one port for as often as it is started."""
+    """Runs `prefloop annotate` as a process of its own, on one port for as often as it is started."""
 
     def __init__(self, root: Path, workers: int = 1) -> None:
         self._command = [sys.executable, "-m", "prefloop.cli.main", "annotate", "--json", "-C", str(root)]
@@ -101,7 +105,7 @@ class AnnotateServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Returns when it takes connections."""
+        """Start, and return when it takes connections."""
         environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
         command = [*self._command, "--port", str(self.port)]
         self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)
@@ -125,11 +129,11 @@ class AnnotateServer:
             connection.close()
 
     def kill(self) -> None:
-        """kill -9, its worker processes too."""
+        """Kill it with -9, and its worker processes too."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """As Ctrl-C does; returns the exit status."""
+        """Stop it as Ctrl-C does; return the exit status."""
         return self._end(signal.SIGINT)
 
     def _end(self, number: int) -> int:

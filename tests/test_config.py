@@ -54,7 +54,7 @@ MOVED = {
 
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, names in MOVED.items() for name in names])
 def test_a_setting_in_its_place_of_old_is_an_error_that_says_where_it_stands_now(part: str, name: str) -> None:
-    """In a file and on the command line."""
+    """It is one in a file and on the command line."""
     table: dict[str, Any] = {}
     apply_override(table, f"align.{name}=3")
     for asked in (table, {"align": {name: 3}}):
@@ -97,8 +97,12 @@ def test_the_settings_of_an_old_run_are_read_where_they_stand_now() -> None:
 def test_the_parts_of_align_decide_as_they_did_when_it_was_one_section() -> None:
     """A run of before is found again: what decides it is the same flat mapping."""
     given = make_config({"align": {"lr": 0.1, "rollout": {"k": 4}, "evaluation": {"eval_every": 3}}}).align.deciding()
+    # fmt: skip
     assert {name: given[name] for name in ("lr", "k", "eval_every", "temperature")} == {
-        "lr": 0.1, "k": 4, "eval_every": 3, "temperature": 1.0
-    }  # fmt: skip
+        "lr": 0.1,
+        "k": 4,
+        "eval_every": 3,
+        "temperature": 1.0,
+    }
     assert not {"rollout", "evaluation", "passes"} & set(given)
     assert digest(Config().align.deciding()) == "a9ab8e8f45a7f9bb"

@@ -1,4 +1,4 @@
-"""Run folders: whole or absent, equal to the byte, resumed where they stopped."""
+"""Run folders are whole or absent, equal to the byte, and resumed where they stopped."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def test_an_interrupted_run_writes_the_same_bytes_as_a_straight_one(tmp_path: Pa
     train(straight, range(1, 11))
     train(begin(tmp_path / "cut"), range(1, 8))
     with open(tmp_path / "cut" / "runs" / "sft-001" / "metrics.jsonl", "a") as file:
-        file.write('{"step": 8, "lo')  # killed in the middle of a line
+        file.write('{"step": 8, "lo')  # It was killed in the middle of a line.
     resumed = begin(tmp_path / "cut")
     assert len(resumed.metrics()) == 7
-    resumed.rewind(5)  # its last checkpoint
+    resumed.rewind(5)  # This is its last checkpoint.
     train(resumed, range(6, 11))
     assert (resumed.path / "metrics.jsonl").read_bytes() == (straight.path / "metrics.jsonl").read_bytes()
     steps = [json.loads(line)["step"] for line in (resumed.path / "timings.jsonl").read_text().splitlines()]
@@ -188,7 +188,7 @@ def test_a_run_killed_at_any_change_of_a_file_is_taken_up_or_begun_again(tmp_pat
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 8  # two folders, three files, each written aside and renamed
+    assert int(done.stdout) >= 8  # There are two folders and three files, each written aside and renamed.
 
 
 def test_two_processes_that_begin_at_once_get_different_numbers(tmp_path: Path) -> None:

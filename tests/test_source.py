@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
 def defined(text: str, name: str = "f", file: str | None = None) -> Any:
-    """A function or class from source; without a file as at Python's prompt."""
+    """Return a function or class from source; without a file it is as at Python's prompt."""
     if file:
         linecache.cache[file] = (len(text), None, text.splitlines(True), file)
     names: dict[str, Any] = {"__name__": "__main__"}

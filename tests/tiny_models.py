@@ -1,4 +1,4 @@
-"""Real transformers models of a few thousand parameters, and folders of them, for tests that need no more."""
+"""Makes real transformers models of a few thousand parameters, and folders of them, for tests that need no more."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ hidden_size = 16
 layers = 1
 heads = 2
 context = 64
-"""  # the head of a prefloop.toml
+"""  # This is the head of a prefloop.toml.
 TEXTS = ["the cat sat on the mat and looked at the dog", "a dog ran to the park, and the cat did not"] * 4
 _LLAMA: dict[str, Any] = {
     "hidden_size": 16,
@@ -53,9 +53,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "n_layer": 2,
         "n_head": 2,
         "n_positions": 64,
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),  # as after loading
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),  # They are 0 as after loading.
     },
-    "GPTNeoX": {  # a quarter of each head is turned
+    "GPTNeoX": {  # A quarter of each head is rotated.
         "hidden_size": 16,
         "intermediate_size": 32,
         "num_hidden_layers": 2,
@@ -89,7 +89,7 @@ def causal(
     sharp: float = 10.0,
     **more: Any,
 ) -> Any:
-    """A randomly initialised model, on its way to an opinion: `sharp` scales its weights, else every token is alike."""
+    """Return a randomly initialised model; `sharp` scales its weights, because otherwise every token is alike."""
     config_class = getattr(transformers, "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config")
     model_class = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")
     ids = {"pad_token_id": pad, "eos_token_id": eos, "bos_token_id": None}
@@ -105,7 +105,7 @@ def causal(
 
 
 def uneven(model: Any) -> Any:
-    """The model with norms and biases that do something; those of a new model are all 1 and 0."""
+    """Return the model with norms and biases that do something; those of a new model are all 1 and 0."""
     draw = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -115,7 +115,7 @@ def uneven(model: Any) -> Any:
 
 
 def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 300 tokens: <|pad|> is 0, <|end|> is 1."""
+    """Return byte-level BPE of 300 tokens: <|pad|> is 0, <|end|> is 1."""
     made = train_tokenizer(TEXTS, 300)
     if not chat:
         made.chat_template = None
@@ -123,7 +123,7 @@ def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
 
 
 def folder(path: Path, kind: str = "Llama", chat: bool = True, pad: bool = True, **more: Any) -> Path:
-    """A Hugging Face folder; `pad` False: the pad token is the end token, as in GPT-2."""
+    """Make a Hugging Face folder; with `pad` False the pad token is the end token, as in GPT-2."""
     made = tokenizer(chat)
     if not pad:
         made.pad_token = made.eos_token
@@ -134,14 +134,14 @@ def folder(path: Path, kind: str = "Llama", chat: bool = True, pad: bool = True,
 
 
 def random_rows(n: int = 6, vocab: int = 40, seed: int = 0, longest: int = 14) -> Rows:
-    """Ragged sequences of at least one prompt and one completion token."""
+    """Return ragged sequences of at least one prompt and one completion token."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(3, longest + 1, n)
     return collate([rng.integers(2, vocab, t).tolist() for t in lengths], [int(rng.integers(1, t)) for t in lengths])
 
 
 def left_padded(rows: Rows, extra: int = 3) -> Rows:
-    """The same sequences with their padding, and some more, on the left."""
+    """Return the same sequences with their padding, and some more, on the left."""
     width = rows.ids.shape[1] + extra
     ids = torch.full((len(rows), width), 7)
     mask, action = torch.zeros(len(rows), width, dtype=torch.bool), torch.zeros(len(rows), width, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""One thread: these tensors are small, and several test runs may share a machine."""
+"""Computes on one thread, because these tensors are small and several test runs may share a machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Every way of optimising a policy ends at the same place: pi* = pi_ref exp(r / beta) / Z on a bandit of four arms.
 
-Real algorithm objects through the real learner. An episode is one token; a batch holds each arm in the share the policy
-gives it (systematic sampling), so that a batch is the expectation and only the optimiser is left to be wrong.
+The tests run real algorithm objects through the real learner. An episode is one token; a batch holds each arm in the
+share that the policy gives it (systematic sampling), so that a batch is the expectation and only the optimiser is left
+to be wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ N, STEPS = 256, 150
 
 
 class Arms(nn.Module):
-    """A policy without context: softmax over four tokens."""
+    """A policy without context, which is a softmax over four tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class Arms(nn.Module):
 
 
 class Baseline(nn.Module):
-    """A critic without context: one number."""
+    """A critic without context, which is one number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class Baseline(nn.Module):
 
 
 def rows_of(arms: Tensor) -> dict[str, Tensor]:
-    """Episodes of a prompt token and an arm."""
+    """Return episodes of a prompt token and an arm."""
     ids = torch.stack([torch.zeros_like(arms), arms], -1)
     action = torch.tensor([False, True]).expand_as(ids).clone()
     return {"ids": ids, "mask": torch.ones_like(action), "action": action}
@@ -118,7 +119,7 @@ def test_without_a_price_on_kl_the_policy_goes_to_the_best_arm() -> None:
 
 
 def test_dpo_with_exact_preferences_converges_to_the_same_optimum() -> None:
-    """Preferences of a Bradley-Terry judge with the rewards as logits: "i beats j" counts sigmoid(r_i - r_j)."""
+    """The judge of Bradley-Terry preferences has the rewards as logits: "i beats j" counts sigmoid(r_i - r_j)."""
     algorithm = make("dpo", {"beta": BETA})
     wins = torch.sigmoid(REWARD[:, None] - REWARD[None, :]) / 6
     wins.fill_diagonal_(0.0)
@@ -141,7 +142,7 @@ def test_dpo_with_exact_preferences_converges_to_the_same_optimum() -> None:
 
 
 def test_the_optimum_is_the_one_the_formula_gives_and_its_value_is_beta_log_z() -> None:
-    """The other tests compare with these numbers: they are checked here, by the formula and by nearby policies."""
+    """The other tests compare with these numbers, so they are checked here, by the formula and by nearby policies."""
     pi = torch.softmax(REWARD.double() / BETA - math.log(4), 0)
     assert pi.tolist() == pytest.approx(OPTIMUM, abs=1e-6)
 

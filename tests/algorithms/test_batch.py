@@ -1,4 +1,6 @@
-"""Lists of ids become tensors and are cut into parts: nothing lost or twice, lists in one piece, little padding."""
+"""Lists of ids become tensors and are cut into parts: nothing is lost or twice there, lists stay whole, padding is
+little.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,10 @@ def test_parts_hold_every_row_once_within_the_budget_and_as_few_as_it_takes(budg
     assert sorted(int(i) for part in parts for i in part.ids[:, 0]) == list(range(1, 31))
     for part in parts:
         assert part.ids.numel() <= budget
-        assert part.ids.shape[1] == int(part.mask.sum(1).max())  # trimmed to its longest
+        assert part.ids.shape[1] == int(part.mask.sum(1).max())  # It is trimmed to its longest row.
     for part, following in zip(parts, parts[1:], strict=False):
-        assert (len(part) + 1) * part.ids.shape[1] > budget  # one more would not have fitted
-        assert following.ids.shape[1] <= part.ids.shape[1]  # like lengths together
+        assert (len(part) + 1) * part.ids.shape[1] > budget  # One more row would not have fitted.
+        assert following.ids.shape[1] <= part.ids.shape[1]  # Rows of like length come together.
     for part in parts:
         for n in range(len(part)):
             source = int(part.ids[n, 0]) - 1
@@ -112,7 +114,8 @@ def test_what_people_said_becomes_wins_and_choices() -> None:
     assert batch.wins[1].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
     assert batch.weight.tolist() == [1.0, 1.0]
     assert batch.wins.sum((1, 2)).tolist() == pytest.approx([1.0, 1.0])
-    assert batch.choice_weight.sum(1).tolist() == pytest.approx([2.0, 1.0])  # one fewer than ranked
+    # There is one choice fewer than ranked completions.
+    assert batch.choice_weight.sum(1).tolist() == pytest.approx([2.0, 1.0])
     assert batch.numerator.sum(1).tolist() == pytest.approx([2.0, 1.0])
     assert not batch.choice_mask[1, :, 2].any()
 

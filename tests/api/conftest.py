@@ -1,4 +1,4 @@
-"""What tests of the Python API share."""
+"""Holds what tests of the Python API share."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """For programs in a process of their own."""
+    """Return the environment for programs in a process of their own."""
     return {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    """What a test registers is forgotten after it."""
+    """Forget what a test registers after it."""
     yield
     known_algorithms.registered.clear()

@@ -24,7 +24,7 @@ def test_the_examples_of_the_page_run_from_top_to_bottom(tmp_path: Path, monkeyp
     names: dict[str, object] = {"__name__": "example"}
     for number, block in enumerate(blocks):
         name = f"<block {number} of api.md>"
-        linecache.cache[name] = (len(block), None, block.splitlines(True), name)  # for inspect.getsource
+        linecache.cache[name] = (len(block), None, block.splitlines(True), name)  # inspect.getsource needs it.
         exec(compile(block, name, "exec", dont_inherit=True), names)
     assert Path("support/report.html").is_file() and Path("aligned/config.json").is_file()
 

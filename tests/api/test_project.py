@@ -1,4 +1,6 @@
-"""`import prefloop`: the loop as methods, functions of one's own in it, and what is refused when they change."""
+"""`import prefloop` offers the loop as methods, takes a user's own functions, and says what it refuses when they
+change.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ SHORT = {"steps": 3, "prompts": 4, "k": 2, "max_tokens": 8, "eval_every": 3}
 
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path], Path]) -> Path:
-    """A tiny project, sampled and ranked by simulated people."""
+    """Return a tiny project, sampled and ranked by simulated people."""
     root = make_tiny(tmp_path_factory.mktemp("api"))
     with prefloop.Project.open(root, quiet=True) as project:
         project.sample()
@@ -68,7 +70,7 @@ def test_every_public_name_is_there_and_in_the_stub_for_type_checkers() -> None:
 
 
 def test_a_command_and_a_method_make_the_same_run(project: prefloop.Project) -> None:
-    """What one did, the other finds done."""
+    """What one of them did, the other finds done."""
     from prefloop.cli.main import run
 
     sets = [part for key, value in SHORT.items() for part in ("--set", f"{places(Config, 'align', key)[0]}={value}")]
@@ -219,7 +221,7 @@ def test_an_annotator_of_ones_own_ranks_each_list_once_and_names_those_it_failed
     mine = list(project.rankings("brevity"))
     assert len(mine) == given.rankings and {row.ranks for row in mine} == {(2, 2, 1)}
     assert all(row.simulated and row.annotator == "judge" for row in mine)
-    assert project.annotate_with(judge, criterion="brevity").items == 11  # those it has not ranked
+    assert project.annotate_with(judge, criterion="brevity").items == 11  # It ranks those that it has not ranked yet.
     judge.identity = "2"  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="has changed since it ranked"):
         project.annotate_with(judge, criterion="brevity")

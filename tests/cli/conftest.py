@@ -1,4 +1,4 @@
-"""The command line as a function: arguments in; exit code, standard output and standard error out."""
+"""Runs the command line as a function: arguments go in; exit code, standard output and standard error come out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Said:
 
     @property
     def json(self) -> dict[str, Any]:
-        """Fails where standard output is anything else than one JSON object."""
+        """Return the result. It fails where standard output is anything else than one JSON object."""
         value = json.loads(self.out)
         assert isinstance(value, dict)
         return value
@@ -33,7 +33,7 @@ class Said:
 
 @pytest.fixture
 def prefloop(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """capfd, not capsys: what native libraries print counts too."""
+    """Return a function that runs a command. capfd, unlike capsys, sees what native libraries print too."""
 
     def call(*argv: object) -> Said:
         capfd.readouterr()
@@ -47,5 +47,5 @@ def prefloop(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """For commands in a process of their own."""
+    """Return the environment for commands in a process of their own."""
     return {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

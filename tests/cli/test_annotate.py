@@ -1,4 +1,6 @@
-"""`prefloop annotate` as a real process: up soon, without torch, one link for the owner, no secret in any log."""
+"""`prefloop annotate` runs as a real process: it is up soon, without torch, with one link for the owner and no
+secret logged.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Settings and a store with three items; no model."""
+    """Return a project with settings and a store of three items, but no model."""
     from prefloop.store import Store
     from prefloop.types import Completion, Item, Prompt
 
@@ -73,7 +75,7 @@ def start(environment: dict[str, str]) -> Iterator[Callable[..., Running]]:
         running.append(process)
         line = process.stdout.readline() if process.stdout else ""
         assert line, process.communicate(timeout=10)[1]
-        cpu = psutil.Process(process.pid).cpu_times()  # unlike the clock, it knows nothing of other programs
+        cpu = psutil.Process(process.pid).cpu_times()  # Unlike the clock, it knows nothing of other programs.
         return Running(process, json.loads(line), cpu.user + cpu.system)
 
     yield go
@@ -89,7 +91,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def ask(url: str, form: dict[str, str] | None = None, cookie: str = "") -> tuple[int, str, Any]:
-    """Status, text and headers; redirects are not followed."""
+    """Return status, text and headers; redirects are not followed."""
     body = urllib.parse.urlencode(form).encode() if form is not None else None
     origin = "/".join(url.split("/")[:3])
     request = urllib.request.Request(url, body, {"Origin": origin, "Cookie": cookie, "Accept": "text/html"})
@@ -176,7 +178,7 @@ def test_a_second_server_on_one_sqlite_file_is_refused_and_the_first_goes_on(
     server = start(project)
     (project / "elsewhere").mkdir()
     (project / "elsewhere" / "prefloop.toml").write_text('[project]\nstore = "sqlite:///../prefloop.db"\n')
-    for root in (project, project / "elsewhere"):  # by whatever way it comes to the file
+    for root in (project, project / "elsewhere"):  # The file is the same by whatever way one comes to it.
         done = prefloop("annotate", "--port", "0", "-C", str(root))
         assert done.code != 0 and f"process {server.process.pid}" in done.err and "already serves" in done.err
     assert ask(f"{server.address}/login")[0] == 200

@@ -1,4 +1,4 @@
-"""backup and export as commands: what they print, and what they refuse."""
+"""The commands backup and export print what they did, and refuse what they should."""
 
 from __future__ import annotations
 

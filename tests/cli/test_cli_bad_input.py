@@ -1,4 +1,4 @@
-"""What people get wrong: every case ends with a message that says what to do, its own exit code, and no traceback."""
+"""Whatever people get wrong ends with a message that says what to do, its own exit code, and no traceback."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_code_inside_a_model_folder_is_never_run_unasked(
 
 
 def test_a_model_without_pad_token_goes_round_the_loop(prefloop: Callable, folder: Path, tiny_project: Path) -> None:
-    """Pad = None, and no token to spare: the reward model gets one of its own."""
+    """The pad token is None, and no token is to spare, so the reward model gets one of its own."""
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("pad_token")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

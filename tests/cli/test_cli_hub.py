@@ -1,4 +1,6 @@
-"""The hub: a model with its card goes up when asked, a data set comes down; here to and from a server of our own."""
+"""A model with its card goes up to the hub when asked, and a data set comes down; here the hub is a server of our
+own.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ ROWS = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n
 
 
 class Hub(ThreadingHTTPServer):
-    """As much of the hub as an upload needs. `files`: what a commit has brought; `private`: how repositories began."""
+    """Answers as much of the hub as an upload needs.
+
+    `files`: what a commit has brought; `private`: how repositories began.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -101,7 +106,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path]
 
 
 def upload(trained: Path, to: Path, environment: dict[str, str], endpoint: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the hub's address is read when its library is loaded."""
+    """Upload in a process of its own, because the hub's address is read when its library is loaded."""
     command = ["export", "policy", "-C", str(trained), "--to", str(to), "--push", "me/model"]
     env = environment | {
         "HF_ENDPOINT": endpoint,
@@ -154,7 +159,7 @@ def test_a_split_of_a_data_set_is_imported_once(
     said = prefloop("import", f"{address}:test", "-C", tiny_project, "--json")
     assert said.code == 0, said.err
     assert said.json["rankings"] == 5 and said.json["file"] == f"{address}:test"
-    assert prefloop("import", address, "-C", tiny_project, "--json").json["rankings"] == 7  # 5 of 12 are there
+    assert prefloop("import", address, "-C", tiny_project, "--json").json["rankings"] == 7  # 5 of 12 are there already.
     assert prefloop("import", address, "-C", tiny_project, "--json").json["skipped"]
     said = prefloop("import", f"{address}:validation", "-C", tiny_project)
     assert said.code == 3 and "could not be loaded" in said.err and "validation" in said.err

@@ -1,4 +1,4 @@
-"""Ctrl-C, a full disk and bugs: the right code and message, and the same command goes on to the same result."""
+"""After Ctrl-C, a full disk or a bug, code and message are right, and the same command goes on to the same result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on_to_the_same_numbers(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,  # a job may ignore it
+        # A job may ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )
     path, deadline = tiny_project / "runs" / "align-001" / "metrics.jsonl", time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:

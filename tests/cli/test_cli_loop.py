@@ -1,4 +1,4 @@
-"""The whole loop by hand and by `run`, on a model that takes seconds."""
+"""The whole loop goes by hand and by `run`, on a model that takes seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_verb_prints_one_json_object_and_the_next_step_works(prefloop: Cal
         assert said.code == 0, said.err
         assert said.json["stage"] == verb and said.json["skipped"] is False
         assert (tiny_project / "runs" / f"{verb}-001" / "result.json").is_file()
-    for verb in LOOP:  # once aligned, the next sample would be of round 1
+    for verb in LOOP:  # Once aligned, the next sample would be of round 1.
         again = prefloop(verb, "-C", tiny_project, "--json", *(("--round", "0") if verb == "sample" else ()))
         assert again.json["skipped"] is True, f"{verb} was done twice"
 
@@ -52,7 +52,7 @@ def test_a_second_round_starts_from_the_first_rounds_policy(prefloop: Callable, 
     assert "this starts round 1, with the policy that round 0 made (align-001)" in said.err
     more = prefloop("sample", "-C", tiny_project, "--round", "1", "--json").json
     assert (more["round"], more["policy"], more["starts_round"]) == (1, "align-001", False)
-    # ... and nothing works on a round that is not there
+    # Nothing works on a round that is not there.
     for verb in ("sample", "reward", "align", "evaluate"):
         refused = prefloop(verb, "-C", tiny_project, "--round", "3")
         assert refused.code == 8 and "round 3" in refused.err and "prefloop align" in refused.err
@@ -69,7 +69,7 @@ def test_align_takes_another_algorithm_for_once(prefloop: Callable, tiny_project
     said = prefloop("align", "-C", tiny_project, "--algorithm", "dpo", "--json")
     assert said.json["algorithm"] == "dpo"
     assert load_config(tiny_project / "prefloop.toml").align.algorithm == "ppo"
-    # no reward model was made: evaluation needs a scorer of the user's own, and says so
+    # No reward model was made, so evaluation needs a scorer of the user's own, and says so.
     alone = prefloop("evaluate", "-C", tiny_project, "--set", "evaluate.scorer=none")
     assert alone.code != 0 and "reward model" in alone.err and "[evaluate] scorer" in alone.err
     judged = prefloop("evaluate", "-C", tiny_project, "--set", "evaluate.scorer=length", "--json").json
@@ -96,7 +96,7 @@ def test_a_reward_model_is_measured_on_a_file_without_any_project(
 def test_a_new_project_with_prompts_only_goes_round_the_loop(
     prefloop: Callable, tiny_model: Path, tmp_path: Path, tiny_project: Path
 ) -> None:
-    """No demonstrations: sft is left out, everything else runs; the second time nothing is left to do."""
+    """Without demonstrations sft is left out, and everything else runs; the second time nothing is left to do."""
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {n} things."}) + "\n" for n in range(30)))
     small = (

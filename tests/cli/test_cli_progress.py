@@ -1,4 +1,4 @@
-"""Signs of life where there is no terminal: plain lines with step, total, rate, and the time that is left."""
+"""Where there is no terminal, plain lines give signs of life: step, total, rate, and the time that is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefloop.project.lines import Lines
 LOOP = {
     "sft": r"sft: \d+ of 8, .*left",
     "sample": r"sample: \d+ of 40",
-    "crowd": None,  # over before the first line, here
+    "crowd": None,  # Here it is over before the first line.
     "reward": r"reward quality: \d+ of \d+, .*left",
     "align": r"align \(ppo\): \d+ of 4, .* left  \(reward -?\d.*kl .*length",
     "evaluate": r"evaluate[^:]*: \d+ of \d+",
@@ -50,7 +50,7 @@ def test_an_import_says_how_many_rows_it_has_read(
     [
         (0, 0, 600, 65, "align: 0 of 600, after 01:05"),
         (0, 40, 600, 372, "align: 40 of 600, 9.3 s each, 1:26:48 left"),
-        (100, 40, 600, 372, "align: 140 of 600, 9.3 s each, 1:11:18 left"),  # the rate of this process
+        (100, 40, 600, 372, "align: 140 of 600, 9.3 s each, 1:11:18 left"),  # The rate is that of this process.
         (0, 400, 600, 100, "align: 400 of 600, 4.0 a second, 00:50 left"),
         (0, 600, 600, 100, "align: 600 of 600, 6.0 a second, 00:00 left"),
         (0, 12000, None, 60, "align: 12000, 200.0 a second"),

@@ -1,4 +1,4 @@
-"""`prefloop status`: where a project stands at each point of the loop, and who is at work on it."""
+"""`prefloop status` says where a project stands at each point of the loop, and who is at work on it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,19 @@ def test_status_follows_the_loop_and_writes_nothing(prefloop: Callable, tiny_pro
     assert prefloop("sample", "-C", tiny_project, "-q").code == 0
     assert prefloop("crowd", "-C", tiny_project, "-q").code == 0
     found = status()
+    # fmt: skip
     assert found["rounds"] == [
-        {"round": 0, "lists": 40, "ranked": 40, "reward_model": False, "align_runs": 0, "policy": None,
-         "evaluated": False, "win_rate": None}
-    ]  # fmt: skip
+        {
+            "round": 0,
+            "lists": 40,
+            "ranked": 40,
+            "reward_model": False,
+            "align_runs": 0,
+            "policy": None,
+            "evaluated": False,
+            "win_rate": None,
+        }
+    ]
     assert found["data"]["simulated"] == 40 and found["next"] == "prefloop reward"
     assert prefloop("align", "-C", tiny_project, "-q", "--set", "align.reward=length", *QUICK).code == 0
     assert status()["rounds"][0]["align_runs"] == 1
@@ -49,5 +58,5 @@ def test_status_names_the_process_at_work_and_the_server_and_neither_once_they_a
     assert running["server"] == address and running["work"]["pid"] == os.getpid()
     assert prefloop("status", "-C", tiny_project, "--json").json["running"] == {"work": None, "server": None}
     note = tiny_project / ".prefloop.lock.json"
-    note.write_text('{"pid": 999999999, "command": "prefloop align"}')  # of a process that was killed
+    note.write_text('{"pid": 999999999, "command": "prefloop align"}')  # The note is of a process that was killed.
     assert "running: nothing" in prefloop("status", "-C", tiny_project).out

@@ -1,4 +1,4 @@
-"""`prefloop run` as a process that waits for people, beside another process in which they rank."""
+"""`prefloop run` waits for people as a process, beside another process in which they rank."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ def waiting_project(tmp_path: Path) -> Path:
 
 
 def waiting(root: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """A run that has said that it waits."""
+    """Return a run that has said that it waits."""
     process = subprocess.Popen(
         [sys.executable, "-m", "prefloop.cli.main", "run", "--json", "-C", str(root)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,  # a job may ignore it
+        # A job may ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )
     assert process.stderr is not None
     said = ""

@@ -1,4 +1,4 @@
-"""Where the contract suites run: every database a store can live in."""
+"""Says where the contract suites run: on every database in which a store can live."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Opener = Callable[[], Store]
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a throw-away server, without a database name."""
+    """Yield the URL of a throw-away server, without a database name."""
     pytest.importorskip("pg8000", reason="pg8000 is not installed: pip install 'prefloop[postgres]'")
     if binaries() is None:
         pytest.skip("no Postgres server here: apt-get install postgresql")
@@ -25,7 +25,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Opens the same fresh store, as often as called."""
+    """Return a function that opens the same fresh store, as often as it is called."""
     if request.param == "sqlite":
         url = "sqlite:///store.db"
     else:
@@ -48,5 +48,5 @@ def store(opener: Opener) -> Store:
 
 @pytest.fixture
 def fresh_postgres(postgres: str) -> str:
-    """The URL of an empty database."""
+    """Return the URL of an empty database."""
     return fresh_database(postgres)

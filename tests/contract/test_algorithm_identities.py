@@ -1,4 +1,6 @@
-"""What follows from the maths of one algorithm or one kind: shifts, signs, where rewards are paid, golden losses."""
+"""Shifts, signs, payments of rewards and golden losses follow from the maths of an algorithm or of a kind of
+algorithms.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def test_a_shift_of_all_scores_of_a_list_leaves_loss_and_gradient_as_they_are(na
         there = algorithm.loss(RewardOutput((score[0].view(batch.present.shape) + shift).flatten()), batch)
     a, b = (torch.autograd.grad(x.total, score[0], retain_graph=True)[0] for x in (here, there))
     read = read_mask(algorithm, batch)
-    assert torch.allclose(a[read], b[read], atol=1e-5)  # the batch's weights are float32
+    assert torch.allclose(a[read], b[read], atol=1e-5)  # The batch's weights are float32.
     assert float(here.total.detach()) == pytest.approx(float(there.total.detach()), rel=1e-5)
 
 
@@ -77,7 +79,9 @@ def test_credit_is_finite_and_zero_outside_the_completion(name: str) -> None:
 
 @pytest.mark.parametrize("name", ONLINE)
 def test_a_higher_reward_makes_its_completion_more_likely(name: str) -> None:
-    """The sign of everything, end to end: step along minus the gradient, look at the log-probabilities."""
+    """The sign of everything is tested end to end: a step goes along minus the gradient, and the log-probabilities
+    move.
+    """
     algorithm, start = make(name, {"kl": 0.0}), annotated()
     with torch.no_grad():
         logp = ToyPolicy(1)(start).logp
@@ -102,7 +106,7 @@ def test_ppo_pays_the_score_at_the_last_token_and_the_kl_at_each() -> None:
     price = torch.where(batch.action, 0.3 * (batch.old_logp - batch.ref_logp), 0.0)
     for n in range(len(batch)):
         places = batch.action[n].nonzero().flatten()
-        for t in places.tolist():  # with lambda 1 and no critic, the advantage is the reward to go
+        for t in places.tolist():  # With lambda 1 and no critic, the advantage is the reward to go.
             assert float(credited.returns[n, t]) == pytest.approx(float(batch.reward[n] - price[n, t:].sum()))
 
 

@@ -1,4 +1,6 @@
-"""Each algorithm against a slow twin: the formulas of its docstring as loops over numbers, metrics included."""
+"""Each algorithm equals a slow twin, which writes the formulas of its docstring as loops over numbers, metrics
+included.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ Row = list[tuple[float, ...]]
 
 
 def tokens(batch: Any, *columns: torch.Tensor) -> list[Row]:
-    """The action tokens of each row: one tuple of numbers a token."""
+    """Return the action tokens of each row: one tuple of numbers a token."""
     return [
         [tuple(float(c[n, t]) for c in columns) for t in batch.action[n].nonzero().flatten().tolist()]
         for n in range(len(batch))
@@ -180,7 +182,7 @@ def test_rloo_loses_as_its_formulas_say() -> None:
     assert measured(loss) == pytest.approx(expected | {"ratio": mean(ratios)}, rel=1e-6)
 
 
-RANKINGS = {  # what people said about two lists of three: a tie, a partial ranking, two people on one list
+RANKINGS = {  # People said this about two lists of three: a tie, a partial ranking, two people on one list.
     0: [(("a",), ("b", "c"))],
     1: [(("c",), ("a",)), (("a",), ("b",), ("c",)), (("a", "b", "c"),)],
 }

@@ -1,4 +1,4 @@
-"""What every algorithm promises: one suite over every name in the registry, through the real `engine.Learner`."""
+"""One suite over every name in the registry says what every algorithm promises, through the real `engine.Learner`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefloop.errors import ConfigError
 from prefloop.known_algorithms import ALGORITHMS
 
 ALL = names()
-# options that switch on code the defaults leave off
+# These options switch on code that the defaults leave off.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *[(name, {}) for name in ALL],
     ("ppo", {"whiten_rewards": True, "gamma": 0.9, "clip": 0.05, "value_clip": 0.05, "kl_target": 6.0}),
@@ -39,7 +39,7 @@ def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_split(name: str, op
     for budget in (64, 150):
         assert len(list(batch.split(budget))) > 1
         parts, part_metrics = learn(algorithm, batch, budget)
-        assert_same(whole, parts, atol=1e-6)  # the learner's weight is a float32
+        assert_same(whole, parts, atol=1e-6)  # The learner's weight is a float32.
         assert part_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
 
 
@@ -65,7 +65,7 @@ def test_the_order_of_the_rows_changes_nothing(name: str, options: dict[str, Any
 
 @every_variant
 def test_the_loss_a_learner_reports_is_the_sum_over_the_weight(name: str, options: dict[str, Any]) -> None:
-    """And a batch twice over has the same mean loss and gradient as once."""
+    """A batch twice over also has the same mean loss and gradient as once."""
     algorithm = make(name, options)
     batch = ready(algorithm, raw_batch(name))
     twice = batch.select(torch.arange(len(batch)).repeat(2))

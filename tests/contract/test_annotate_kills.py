@@ -1,4 +1,4 @@
-"""kill -9 of the server, and of Postgres, while people submit: every acknowledged ranking is there, exactly once.
+"""After kill -9 of the server, or of Postgres, while people submit, every acknowledged ranking is there, exactly once.
 
 PREFLOOP_KILLS says how often; a hundred takes a few minutes.
 """
@@ -36,7 +36,7 @@ ITEMS = 60 * KILLS
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Of an empty store whose commits reach the disk."""
+    """Return the URL of an empty store whose commits reach the disk."""
     if request.param == "sqlite":
         yield "sqlite:///prefloop.db"
         return
@@ -86,7 +86,9 @@ class Worker(threading.Thread):
 
 
 def _busy(workers: list[Worker], more: int) -> None:
-    """Until the server that was just started has acknowledged so many more, so that it dies in the middle of work."""
+    """Wait until the server that was just started has acknowledged so many more, so that it dies in the middle of
+    work.
+    """
     goal, end = sum(len(w.acknowledged) for w in workers) + more, time.monotonic() + 60
     while sum(len(w.acknowledged) for w in workers) < goal:
         assert time.monotonic() < end and not any(w.failure for w in workers), "nobody gets anywhere"
@@ -94,7 +96,7 @@ def _busy(workers: list[Worker], more: int) -> None:
 
 
 def _prepare(url: str, folder: Path) -> list[str]:
-    """A project with items to rank; the cookies of those who will."""
+    """Make a project with items to rank. Return the cookies of those who will rank them."""
     (folder / "prefloop.toml").write_text(f'[project]\nstore = "{url}"\n[annotate]\noverlap_share = 0.3\n')
     with Store.open(url, folder) as store:
         answers = [f"Answer {c}." for c in range(3)]
@@ -116,7 +118,7 @@ def _finish(workers: list[Worker]) -> None:
 
 
 def _check(url: str, folder: Path, workers: list[Worker]) -> None:
-    """Every acknowledged ranking is there as it was given, once, and no other."""
+    """Check that every acknowledged ranking is there as it was given, once, and no other."""
     assert [worker.failure for worker in workers] == [None] * PEOPLE
     acknowledged = {lease: tiers for worker in workers for lease, tiers in worker.acknowledged.items()}
     assert len(acknowledged) >= 3 * KILLS and sum(worker.repeated for worker in workers) >= KILLS
@@ -163,7 +165,7 @@ def test_acknowledged_rankings_survive_kills_of_the_server(url: str, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 20 * KILLS)
 def test_acknowledged_rankings_survive_restarts_of_postgres_and_the_server_connects_again(tmp_path: Path) -> None:
-    """Crashes and orderly stops by turns. Meanwhile people read 503, and pages without the store are there."""
+    """Crashes and orderly stops take turns. Meanwhile people read 503, and pages without the store are there."""
     pytest.importorskip("pg8000", reason="pg8000 is not installed: pip install 'prefloop[postgres]'")
     if binaries() is None:
         pytest.skip("no Postgres server here: apt-get install postgresql")

@@ -1,4 +1,4 @@
-"""Several server processes over one Postgres: one address, one team, every ranking once."""
+"""Several server processes over one Postgres have one address and one team, and keep every ranking once."""
 
 from __future__ import annotations
 

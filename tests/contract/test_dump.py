@@ -1,4 +1,4 @@
-"""A copy of the store: from any database to any, exact, and of one moment while others write."""
+"""A copy of the store goes from any database to any, is exact, and is of one moment while others write."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_dump_goes_back_into_any_database_which_then_goes_on_counting(
         counts = dump(first, tmp_path / "copy.db")
     assert load(tmp_path / "copy.db", store) == counts
     assert contents(store) == before
-    store.add([item(99)])  # fails where the next number is one that is taken
+    store.add([item(99)])  # It fails where the next number is one that is taken.
     assert store.counts()["items"] == 13
     with pytest.raises(StoreError, match="nothing is overwritten"):
         load(tmp_path / "copy.db", store)

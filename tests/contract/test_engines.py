@@ -1,4 +1,4 @@
-"""What every engine promises (`engine.base.Engine`): one suite, held against each engine that is shipped."""
+"""One suite, run against each engine that is shipped, says what every engine promises (`engine.base.Engine`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from tiny_models import causal, random_rows, tokenizer
 
 PROMPTS = [[5, 6], [7, 8, 9], [10], [5, 6], [11, 12, 13, 14]]
 KEYS = [3, 4, 5, 6, 7]
-ROWS, OTHERS = random_rows(n=30, seed=0), random_rows(n=4, seed=1)  # more tokens than the smallest budget takes
+# They have more tokens than the smallest budget takes.
+ROWS, OTHERS = random_rows(n=30, seed=0), random_rows(n=4, seed=1)
 
 
 def training(budget: int) -> Training:
@@ -110,7 +111,7 @@ def test_asking_for_a_gradient_changes_nothing(make_one: Make) -> None:
 def test_an_engine_restored_by_name_goes_on_to_the_same_bytes(make_one: Make) -> None:
     first = learnt(make_one(), range(3))
     saved = kept(first.state())
-    again = learnt(make_one(), range(5, 6))  # what it did before is gone
+    again = learnt(make_one(), range(5, 6))  # What it did before is gone.
     again.restore(*saved)
     assert_same(again.state(), saved)
     names = saved.tensors["policy"].keys()

@@ -40,7 +40,7 @@ def test_answers_of_several_turns_move_out_of_the_metadata_and_importing_again_a
 
 
 def _write_before(connection: Connection, item: Item) -> None:
-    """The item as the program before wrote it: into the tables of then, turns under the metadata."""
+    """Write the item as the program before wrote it: into the tables of then, with turns under the metadata."""
     settings = alembic_config()
     settings.attributes["connection"] = connection
     command.upgrade(settings, "0006")

@@ -1,4 +1,4 @@
-"""Who may come in, who may do what, and what is left when somebody goes; on every database."""
+"""On every database the right people come in, do what they may, and leave behind what they should."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_name_that_looks_like_another_is_refused(people: People, owner: Person
 
 
 def test_names_that_differ_to_the_eye_stand_beside_each_other(people: People, owner: Person) -> None:
-    """Also where one is the other's transcription, has an accent more, or one digit is another."""
+    """This holds also where one is the other's transcription, has an accent more, or one digit is another."""
     for name in (
         "Helga",
         "\u041e\u043b\u044c\u0433\u0430",

@@ -1,4 +1,4 @@
-"""Postgres with prepared statements: the same answers, one statement prepared once, and none left over."""
+"""Postgres with prepared statements gives the same answers, prepares one statement once, and leaves none over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue's rules one by one, on every database: who gets what, and what becomes of what they say."""
+"""The queue keeps its rules one by one, on every database: who gets what, and what becomes of what they say."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def take(queue: Queue, person: str, after: str | None = None) -> Presentation:
 
 
 def named(shown: Presentation) -> str:
-    """The item of a presentation, which only its texts give away here."""
+    """Return the item of a presentation, which only its texts give away here."""
     return shown.texts[0].rsplit(" ", 1)[1]
 
 
@@ -138,10 +138,20 @@ def test_a_presentation_tells_nothing_but_the_texts(queue_of, hire, people: Peop
     queue.set_gold(None, "i1", [["i1:c0"], ["i1:c1"]])
     ann = hire("Ann")
     shown = take(queue, ann)
+    # fmt: skip
     assert {f.name for f in fields(shown)} == {
-        "lease", "expires_at", "prompt", "texts", "turns", "criterion", "attributes", "draft", "answer", "position",
+        "lease",
+        "expires_at",
+        "prompt",
+        "texts",
+        "turns",
+        "criterion",
+        "attributes",
+        "draft",
+        "answer",
+        "position",
         "returned",
-    }  # fmt: skip
+    }
     said = json.dumps(shown, default=vars)
     for word in ("model-", "secret", "origin", ":c0", "gold", "priority", "random", '"i0"', '"i1"', '"i2"'):
         assert word not in said
@@ -167,10 +177,16 @@ def test_the_ranking_names_completions_by_what_was_shown_in_which_order(queue_of
     queue = queue_of(1, attributes=("helpful",))
     ann = hire("Ann")
     shown = take(queue, ann)
+    # fmt: skip
     answer = Answer(
-        ((2,), (0, 1)), unacceptable=(1,), ratings={0: {"helpful": 4}}, flags={1: ("unsafe",)}, comment="so",
-        duration_s=12.5, dwell_s=(1.0, 2.0, 3.0),
-    )  # fmt: skip
+        ((2,), (0, 1)),
+        unacceptable=(1,),
+        ratings={0: {"helpful": 4}},
+        flags={1: ("unsafe",)},
+        comment="so",
+        duration_s=12.5,
+        dwell_s=(1.0, 2.0, 3.0),
+    )
     queue.submit(ann, shown.lease, "uuid-0001", answer)
     ids = [f"i0:c{text[7]}" for text in shown.texts]
     (ranking,) = store.item("i0").rankings
@@ -220,9 +236,9 @@ def test_the_most_informative_goes_first_but_a_fifth_is_random(queue_of, hire, s
     for ranked in store.items(ranked=True):
         by_arm[ranked.rankings[0].metadata["arm"]].append(int(ranked.id[1:]))
     # Keyed by her id, drawn anew each run: five standard deviations, so that one run in a million fails.
-    assert 12 <= len(by_arm["random"]) <= 68  # 40 +- 5.7
+    assert 12 <= len(by_arm["random"]) <= 68  # It is 40 +- 5.7.
     assert min(by_arm["priority"]) >= 400 - 200
-    assert 70 < sum(by_arm["random"]) / len(by_arm["random"]) < 250  # 160 +- 18: the upper ones are soon taken
+    assert 70 < sum(by_arm["random"]) / len(by_arm["random"]) < 250  # It is 160 +- 18: the upper ones are soon taken.
     with pytest.raises(DataError, match="nan"):
         queue.set_priorities({"i1": float("nan")})
 
@@ -238,7 +254,7 @@ def test_gold_comes_once_to_everybody_in_its_share_at_places_that_differ(queue_o
         assert len(done) == len(set(done))
         places.append([n for n, known in enumerate(done[:25]) if known in gold])
         assert 4 <= len(places[-1]) <= 6
-    assert any(one != places[0] for one in places)  # three people by chance alike: once in ten million
+    assert any(one != places[0] for one in places)  # Three people are alike by chance once in ten million.
     assert [name for name, _ in queue.golds()] == gold
     assert queue.quota().gold == 10 and queue.quota().wanted == 90
     with pytest.raises(DataError, match="not one of its completions"):
@@ -263,7 +279,7 @@ def test_limits_hold_for_everybody_and_for_one(queue_of, hire, people: People) -
     assert (queue.progress(ann).stopped, queue.progress(bea).limit) == ("limit", 1)
     people.set_limit(None, bea, 2)
     first = take(queue, bea)
-    assert queue.next(bea, after=first.lease) is None  # the one on the desk counts
+    assert queue.next(bea, after=first.lease) is None  # The one on the desk counts.
 
 
 # -- time
@@ -290,7 +306,7 @@ def test_a_late_answer_counts_where_the_place_is_still_free(queue_of, hire, cloc
     clock.minutes(20)
     assert named(take(queue, bea)) == named(late)
     clock.minutes(20)
-    assert queue.next(bea) is not None  # taken up again by bea
+    assert queue.next(bea) is not None  # Bea has taken it up again.
     clock.minutes(20)
     assert queue.submit(ann, late.lease, "uuid-late", FIRST).kind == "surplus"
     alone = take(queue, ann)
@@ -308,10 +324,10 @@ def test_a_clock_that_jumps_loses_no_answer_and_asks_nobody_beyond_the_quota(
     of_ana, of_bob = take(queue, ana), take(queue, bob)
     clock.minutes(5)
     clock.minutes(60 * hours)
-    if hours < 0:  # nothing ran out, so nothing is free
+    if hours < 0:  # Nothing ran out, so nothing is free.
         assert queue.next(cleo) is None
     assert queue.submit(ana, of_ana.lease, "ana-00001", FIRST).kind == "ranked"
-    clock.minutes(16)  # a lease lasts for 15, whatever the clock did before
+    clock.minutes(16)  # A lease lasts for 15 minutes, whatever the clock did before.
     again = take(queue, cleo)
     assert named(again) == named(of_bob)
     assert queue.submit(cleo, again.lease, "cleo-0001", LAST).kind == "ranked"
@@ -374,7 +390,7 @@ def test_the_same_uuid_and_answer_gets_the_same_receipt_and_another_answer_is_a_
     ann = hire("Ann")
     shown = take(queue, ann)
     receipt = queue.submit(ann, shown.lease, "uuid-0001", FIRST)
-    retried = Answer(FIRST.tiers, duration_s=31.0)  # measured again, same words
+    retried = Answer(FIRST.tiers, duration_s=31.0)  # The time was measured again, and the words are the same.
     assert queue.submit(ann, shown.lease, "uuid-0001", retried) == receipt
     with pytest.raises(ConflictError, match="first one is kept"):
         queue.submit(ann, shown.lease, "uuid-0001", LAST)
@@ -691,7 +707,7 @@ def test_what_somebody_excluded_has_on_the_desk_is_kept_but_counts_for_nothing(q
 
 
 def crowd(queue: Queue, people: list[str], said: list[str]) -> None:
-    """Each person on a thread of their own, until nothing is left; acknowledged rankings go to `said`."""
+    """Let each person rank on a thread of their own until nothing is left; acknowledged rankings go to `said`."""
     failures: list[BaseException] = []
 
     def one(person: str) -> None:
@@ -758,7 +774,7 @@ with Store.open(sys.argv[2], Path(".")) as store:
 
 
 def at_once(url: str, root: Path, people: list[list[str]]) -> list[str]:
-    """One process for each list of people; returns the acknowledged rankings."""
+    """Start one process for each list of people; return the acknowledged rankings."""
     here = str(Path(__file__).parent)
     commands = [[sys.executable, "-c", WORKER, here, url, *some] for some in people]
     working = [

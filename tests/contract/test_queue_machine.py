@@ -1,4 +1,4 @@
-"""Whatever people, reviewers and the clock do, in any order: exact overlap, nobody twice, nothing lost or doubled."""
+"""Whatever people, reviewers and the clock do, in any order, overlap is exact, and nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RULES = Annotate(overlap=1, overlap_many=3, overlap_share=0.4, gold_share=0.3, l
 
 @dataclass
 class Sent:
-    """A submit that was acknowledged."""
+    """Holds a submit that was acknowledged."""
 
     person: str
     lease: str
@@ -47,14 +47,14 @@ class Sent:
 
 @dataclass
 class QueueContext:
-    """What one person has been shown, in order; and what they have given."""
+    """Holds what one person has been shown, in order, and what they have given."""
 
     person: Person
     seen: list[Presentation] = field(default_factory=list)
 
 
 class Crowd(RuleBasedStateMachine):
-    """Driven through the public interface; judged by what lies in the tables."""
+    """Drives the queue through its public interface, and judges it by what lies in the tables."""
 
     store: Store
 
@@ -69,10 +69,10 @@ class Crowd(RuleBasedStateMachine):
         self.queue = Queue(self.store, RULES, self.clock, seed=7)
         self.desks: list[QueueContext] = []
         self.sent: list[Sent] = []
-        self.gone: set[str] = set()  # rankings that left with their people
-        self.given_up: set[str] = set()  # rankings that others are asked for instead
+        self.gone: set[str] = set()  # These rankings left with their people.
+        self.given_up: set[str] = set()  # Others are asked for a ranking instead of these.
         self.adjudicated: set[str] = set()
-        self.gilded: set[str] = set()  # ever gold: those may have been given to more people than are wanted
+        self.gilded: set[str] = set()  # These were ever gold: they may have been given to more people than are wanted.
         self.items = self.sends = 0
         for _ in range(2):
             self.hire()
@@ -162,7 +162,7 @@ class Crowd(RuleBasedStateMachine):
     @precondition(lambda self: any(desk.seen for desk in self.desks))
     @rule(which=st.integers(0, 999), answer=st.sampled_from(ANSWERS))
     def submit(self, which: int, answer: Answer) -> None:
-        """Any presentation of the past: the one on screen, a late one, one answered in another tab."""
+        """Submit any presentation of the past: the one on screen, a late one, one answered in another tab."""
         desk, shown = self.pick(which)
         before, task, uuid = self.lease(shown.lease), self.task_of(shown.lease), self.uuid()
         total = len(self.rows(rankings))
@@ -334,7 +334,7 @@ class Crowd(RuleBasedStateMachine):
 
 
 def _empty(store: Store) -> None:
-    """The tables of the store as new, but for the audit log, which cannot be emptied."""
+    """Make the tables of the store as new, but for the audit log, which cannot be emptied."""
     with store.database.write() as connection:
         for name in (*TABLES.split(", "), "settings"):
             connection.exec_driver_sql(f"DELETE FROM {name}")

@@ -1,4 +1,4 @@
-"""Rows go with all that hangs on them, and nothing else goes; on every database."""
+"""On every database rows go with all that hangs on them, and nothing else goes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking, Sna
 
 
 def listed(n: int, row: int | None = None, source: str = "import") -> Item:
-    """Two answers to question n, ranked by a person of the file."""
+    """Return two answers to question n, ranked by a person of the file."""
     id = f"{source}{n}"
     answers = (Completion(f"{id}:a", f"yes {n}"), Completion(f"{id}:b", f"no {n}"))
     said = () if source == "sample" else (Ranking(id, "w1", "quality", ((f"{id}:a",), (f"{id}:b",))),)
@@ -32,7 +32,7 @@ def shown(n: int, row: int | None = None) -> Demonstration:
 
 
 def put(store: Store, name: str, records: Iterable[Any]) -> str:
-    """As `prefloop import` does it."""
+    """Store records as `prefloop import` does it."""
     file = name.replace(".jsonl", "").ljust(64, "0")
     counts = store.add(records, file=file)
     store.record_import(name, file, "pairs", counts, [])
@@ -106,7 +106,7 @@ def test_a_prompt_that_another_row_asks_stays(store: Store) -> None:
 
 
 def test_prompts_of_files_whose_rows_are_not_known_stay(store: Store) -> None:
-    """Imported by an older version: whoever asks them cannot be told."""
+    """An older version imported them, so that nobody can tell who asks them."""
     store.record_import("old.jsonl", "f" * 64, "prompts", store.add([Prompt("question 1")]), [])
     put(store, "new.jsonl", [shown(1, 1), shown(2, 2)])
     remove(store, [shown(1).id])
@@ -123,7 +123,7 @@ def test_models_that_learnt_from_it_are_named_and_their_history_stays_whole(stor
     gone = remove(store, [shown(1).id])
     assert [(m.version, through) for m, through in gone.models] == [("sft-001", ""), ("reward-001", "sft-001")]
     assert set(store.snapshot(snapshot).ids) == {shown(1).id, shown(2).id} and store.check() == []
-    assert number(store, removals) == 2  # the demonstration and its prompt
+    assert number(store, removals) == 2  # The two are the demonstration and its prompt.
 
 
 def test_an_unknown_id_is_named_and_nothing_goes(store: Store) -> None:

@@ -26,7 +26,7 @@ logprobs = st.none() | st.lists(st.floats(max_value=0, width=32) | floats, max_s
 
 @st.composite
 def whole_items(draw: st.DrawFn) -> Item:
-    key = os.urandom(8).hex()  # never the same item twice, also while hypothesis shrinks
+    key = os.urandom(8).hex()  # Never the same item comes twice, also while hypothesis shrinks.
     completions = tuple(
         Completion(
             f"{key}:c{j}",
@@ -68,7 +68,7 @@ def whole_items(draw: st.DrawFn) -> Item:
 
 
 def _everything(found: Item) -> tuple[object, ...]:
-    """The fields that equality leaves out."""
+    """Return the fields that equality leaves out."""
     return (
         found.prompt.metadata,
         found.metadata,
@@ -82,6 +82,6 @@ def _everything(found: Item) -> tuple[object, ...]:
 def test_an_item_comes_back_equal_in_every_field(store: Store, added: Item) -> None:
     store.add([added])
     found = store.item(added.id)
-    known = next(prompt for prompt in store.prompts() if prompt.id == added.prompt.id)  # its first metadata stays
+    known = next(prompt for prompt in store.prompts() if prompt.id == added.prompt.id)  # Its first metadata stays.
     assert found == added
     assert _everything(found) == _everything(replace(added, prompt=known))

@@ -1,4 +1,4 @@
-"""One suite over every database a store can live in: SQLite always, Postgres where its server is installed."""
+"""One suite runs over every database a store can live in: SQLite always, Postgres where its server is installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def item(name: str = "i1", k: int = 3, prompt: Prompt | None = None, **changes: 
 
 
 def ranking(of: Item, *tiers: str, annotator: str = "ann", criterion: str = "quality", **changes: object) -> Ranking:
-    """ranking(item, "1", "02"): completion 1 first, then 0 and 2 tied."""
+    """Rank completion 1 first, then 0 and 2 tied: ranking(item, "1", "02")."""
     ids = tuple(tuple(f"{of.id}:c{j}" for j in tier) for tier in tiers)
     return Ranking(of.id, annotator, criterion, ids, **changes)  # type: ignore[arg-type]
 
@@ -369,7 +369,7 @@ def test_postgres_text_with_nul_is_explained(fresh_postgres: str, tmp_path: Path
 
 def test_a_database_that_does_not_answer_is_waited_for_no_longer_than_told(fresh_postgres: str, tmp_path: Path) -> None:
     with Store.open(fresh_postgres, tmp_path, patience_s=0.3) as store:
-        for _ in range(2):  # a connection whose answer is still to come is not used again
+        for _ in range(2):  # A connection whose answer is still to come is not used again.
             with pytest.raises(UnavailableError), store.database.read() as connection:
                 connection.execute(text("SELECT pg_sleep(60)"))
         store.add([Prompt("afterwards")])

@@ -21,7 +21,7 @@ FIRST, SECOND = "0" * 64, "1" * 64
 def item(
     *texts: str, id: str | None = None, who: str = IMPORTED, unranked: int = 0, prompt: str = "q", **more: Any
 ) -> Item:
-    """A list of answers, ranked in this order but for the last few."""
+    """Return a list of answers, ranked in this order but for the last few."""
     completions = [Completion(f"c{n}", text) for n, text in enumerate(texts)]
     tiers = [[c.id] for c in completions[: len(texts) - unranked]]
     return build_item(Prompt(prompt), completions, [draft(who, "quality", tiers, **more)], external_id=id)

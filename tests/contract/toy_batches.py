@@ -1,4 +1,4 @@
-"""Small batches with everything that can go wrong in them, and gradients taken through the real learner.
+"""Makes small batches with everything that can go wrong in them, and takes gradients through the real learner.
 
 Plain gradient descent at rate 1 stands in for Adam: after one step, the change of the weights *is* the gradient.
 """
@@ -35,7 +35,7 @@ def noise(shape: tuple[int, ...] | torch.Size, seed: int) -> Tensor:
 
 
 def annotated(n: int = 24, k: int = 4) -> LogprobBatch:
-    """Rollouts of a policy slightly other than the one that learns, so that ratios differ from 1."""
+    """Return rollouts of a policy slightly other than the one that learns, so that ratios differ from 1."""
     rows = sequences(n, seed=5)
     with torch.no_grad():
         old = ToyPolicy(1)(rows).logp + 0.1 * noise(rows.ids.shape, 1)
@@ -55,7 +55,7 @@ def annotated(n: int = 24, k: int = 4) -> LogprobBatch:
 
 
 def lists(count: int = 9) -> ReferencedBatch:
-    """Lists of two to four completions with ties, partial rankings, and several rankings of one list."""
+    """Return lists of two to four completions with ties, partial rankings, and several rankings of one list."""
     rng = np.random.default_rng(11)
     encoded, ids, rankings = [], [], []
     for _ in range(count):
@@ -83,12 +83,12 @@ def raw_batch(name: str) -> Any:
 
 
 def ready(algorithm: Any, batch: Any) -> Any:
-    """With credit, where the algorithm gives it."""
+    """Return the batch with credit, where the algorithm gives it."""
     return algorithm.credit(batch)[0] if hasattr(algorithm, "credit") else batch
 
 
 def dirty(batch: Any, extra: int = 0) -> Any:
-    """The same batch with `extra` columns of padding, garbage ids and NaN wherever nothing may be read."""
+    """Return the same batch with `extra` columns of padding, garbage ids and NaN wherever nothing may be read."""
     rng = np.random.default_rng(3)
     changed: dict[str, Tensor] = {}
     wide = {}
@@ -114,7 +114,7 @@ def models_for(algorithm: Any) -> dict[Any, nn.Module]:
 
 
 def learn(algorithm: Any, batch: Any, token_budget: int = 10**6) -> tuple[dict[str, Tensor], Mapping[str, float]]:
-    """Gradient of every parameter, and the step's metrics, by the engine's own learner."""
+    """Return the gradient of every parameter, and the step's metrics, by the engine's own learner."""
     models = models_for(algorithm)
     settings = Optimiser(lr=1.0, warmup=0.0, schedule="constant", clip_norm=1e12, token_budget=token_budget)
     learner = Learner(models, settings, 10, dict.fromkeys(models, 1.0))

@@ -1,6 +1,7 @@
-"""Models of a few numbers that play policy, critic and reward: real modules, small enough for finite differences.
+"""Models of a few numbers play policy, critic and reward: real modules, small enough for finite differences.
 
-Causal: what they say about a token depends on the tokens before it (and, for the reward, on itself), never on padding.
+They are causal: what they say about a token depends on the tokens before it (and, for the reward, on itself), never on
+padding.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ VOCAB, HIDDEN = 13, 6
 
 
 class _Body(nn.Module):
-    """State after each token: tanh of a running sum of embeddings."""
+    """Computes the state after each token: tanh of a running sum of embeddings."""
 
     def __init__(self, seed: int):
         super().__init__()
@@ -27,7 +28,7 @@ class _Body(nn.Module):
         return torch.tanh(torch.where(rows.mask[..., None], self.embed[ids], 0.0).cumsum(1))
 
     def before(self, rows: Rows) -> Tensor:
-        """State before each token; outside the actions whatever is worst for a reader."""
+        """Return the state before each token; outside the actions it is whatever is worst for a reader."""
         return torch.nn.functional.pad(self.states(rows), (0, 0, 1, 0))[:, :-1]
 
 
@@ -52,5 +53,5 @@ class ToyReward(_Body):
 
 
 def _poisoned(x: Tensor, real: Tensor) -> Tensor:
-    """NaN wherever nothing may be read."""
+    """Put NaN wherever nothing may be read."""
     return torch.where(real, x, torch.full_like(x, torch.nan))

@@ -1,4 +1,4 @@
-"""The demo scenario's prompts and demonstrations: deterministic, consistent, imperfect, varied."""
+"""The demo scenario's prompts and demonstrations are deterministic, consistent, imperfect and varied."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_same_seed_makes_the_same_prompts_and_demonstrations() -> None:
 
 def test_the_generator_has_not_changed_since_its_numbers_were_published() -> None:
     made = digest(*((d.prompt.text, d.text) for d in demonstrations(100, 0)))
-    assert made == "caa5638aa174ff45"  # a change here means: measure docs/demo.md again
+    assert made == "caa5638aa174ff45"  # After a change here, measure docs/demo.md again.
 
 
 def test_more_prompts_of_a_seed_begin_with_the_fewer() -> None:

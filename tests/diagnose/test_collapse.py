@@ -10,12 +10,13 @@ from prefloop.diagnose.collapse import collapsed, commonest, distinct, repetitio
 
 HEALTHY = {"sequences": 64.0, "distinct_2": 0.83, "repetition": 0.02, "commonest": 0.02, "ended": 0.97, "entropy": 1.5,
            "kl": 0.0, "length": 30.0}  # fmt: skip
-# measured: the demo's reference and its policy after two rounds (docs/log.md)
+# These were measured: the demo's reference and its policy after two rounds (docs/log.md).
 DEMO = (
     {"distinct_2": 0.272, "entropy": 0.357, "length": 33.7, "ended": 1.0},
     {"distinct_2": 0.240, "entropy": 0.297, "length": 23.4, "ended": 1.0, "kl": 9.9},
 )
-KINDS: dict[str, tuple[dict[str, float], dict[str, float]]] = {  # sign: (a reason to look, collapsed)
+# Each sign has a reason to look, and what is collapsed.
+KINDS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "distinct_2": ({"distinct_2": 0.55}, {"distinct_2": 0.02}),
     "repetition": ({"repetition": 0.25}, {"repetition": 0.9}),
     "commonest": ({"commonest": 0.4}, {"commonest": 0.98}),
@@ -81,7 +82,7 @@ def test_the_texts_of_a_real_collapse_are_seen_and_those_of_its_start_are_not() 
 
 @pytest.mark.parametrize("unit", ["!", "ha", "的", "be ", "\u00e9", "[x]"])
 def test_one_token_said_again_and_again_is_seen_whatever_it_is_and_however_long(unit: str) -> None:
-    """Also where it has no spaces, so that an answer would be a single word, and each of another length."""
+    """This holds also where it has no spaces, so that an answer would be a single word, and each of another length."""
     rng = random.Random(1)
     vocabulary = [f"w{n}" for n in range(400)]
     before = text_figures([[" ".join(rng.choices(vocabulary, k=20)) for _ in range(48)]]) | {"sequences": 48.0}

@@ -1,4 +1,4 @@
-"""The rules that check restaurant descriptions, against sentences whose answer anyone can see."""
+"""The rules that check restaurant descriptions agree with sentences whose answer anyone can see."""
 
 from __future__ import annotations
 
@@ -107,6 +107,6 @@ def test_people_and_good_systems_pass_most_checks_and_forgetful_systems_do_not(s
         for completion in item.completions:
             by_system.setdefault(str(completion.model), []).append((item.prompt.text, completion.text))
     errors = {name: checker.report(pairs)["error_rate"] for name, pairs in by_system.items()}
-    # systems built on rules say everything; two neural ones are known to leave things out
+    # Systems built on rules say everything; two neural ones are known to leave things out.
     assert errors["forge1"] < 0.02 and errors["tuda"] < 0.02
     assert errors["sheff2"] > 0.2 and errors["chen"] > 0.2

@@ -1,4 +1,4 @@
-"""examples/e2e.toml runs as it stands, from real rankings to a report: here with a model and steps too few to learn."""
+"""examples/e2e.toml runs as it stands, from real rankings to a report, here with too small a model to learn."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_whole_example_runs_on_real_rankings(shared_data: Path, tmp_path: Pa
         models = stages["reward"]["models"]
         assert set(models) == {"quality", "naturalness"}
         assert all(0.3 < m["heldout"]["accuracy"] < 0.9 for m in models.values())
-        # a held-out prompt's rankings taught nothing: the lists add up
+        # A held-out prompt's rankings taught nothing: the lists add up.
         held, total = models["quality"]["heldout_lists"], 1161
         assert models["quality"]["lists"] + held == total
         assert {"judge", "reward_quality", "reward_naturalness"} <= set(stages["evaluate"]["sampled"]["policy"])

@@ -1,4 +1,4 @@
-"""Runs as a program: saves in child processes that die at their N-th call into the file system, for every N.
+"""Runs as a program: it saves in child processes that die at their N-th call into the file system, for every N.
 
     python failpoints.py checkpoint|publish|publish-again FOLDER  ->  one JSON line: {"kills": N, "problems": [...]}
 
@@ -22,7 +22,7 @@ CALLS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtre
 
 
 def die_at(n: int) -> None:
-    """From now on, the n-th call that touches the file system does not return, nor does anything after it."""
+    """Let the n-th call from now on that touches the file system not return, nor do anything after it."""
     left = [n]
 
     def count() -> None:
@@ -41,7 +41,7 @@ def die_at(n: int) -> None:
 
 
 def killed(act: Callable[[], None], n: int) -> bool:
-    """Whether `act` was killed at its n-th call; False where it came to its end first."""
+    """Return whether `act` was killed at its n-th call; False where it came to its end first."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -61,7 +61,7 @@ def save(root: Path, step: int) -> None:
 
 
 def whole(root: Path, allowed: tuple[int, ...]) -> str:
-    """What is wrong with the checkpoint that would be loaded; "" if nothing."""
+    """Return what is wrong with the checkpoint that would be loaded; "" if nothing."""
     found = load_checkpoint(root)
     if found is None:
         return "no checkpoint"
@@ -82,7 +82,7 @@ def checkpoints(root: Path) -> dict[str, object]:
         died = killed(lambda: save(root, 3), n)
         if wrong := whole(root, (2, 3)):
             problems.append(f"killed at call {n}: {wrong}")
-        save(root, 3)  # the next process comes to the same step
+        save(root, 3)  # The next process comes to the same step.
         names = sorted(p.name for p in root.iterdir())
         if whole(root, (3,)) or names != ["step-00000002", "step-00000003"]:
             problems.append(f"killed at call {n}, saved again: {whole(root, (3,))} {names}")
@@ -91,7 +91,7 @@ def checkpoints(root: Path) -> dict[str, object]:
 
 
 def publishing(root: Path, again: bool = False) -> dict[str, object]:
-    """A folder is replaced: until the new one stands, the old one is there (under its own or its aside name)."""
+    """Replace a folder: until the new one stands, the old one is there (under its own name or its aside name)."""
     problems: list[str] = []
     target, n = root / "best", 0
 
@@ -105,7 +105,7 @@ def publishing(root: Path, again: bool = False) -> dict[str, object]:
         n += 1
         shutil.rmtree(root, ignore_errors=True)
         put("old")
-        if again:  # an earlier kill fell between the two renames
+        if again:  # An earlier kill fell between the two renames.
             target.rename(root / ".best.old")
         died = killed(lambda: put("new"), n)
         standing = target if target.exists() else root / ".best.old"

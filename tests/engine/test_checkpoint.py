@@ -154,7 +154,7 @@ def test_a_kill_at_any_call_into_the_file_system_leaves_the_old_or_the_new(tmp_p
 def test_everything_is_on_disk_before_the_name_changes_and_the_name_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a power cut asks for: fsync of each file and of the folder, then the rename, then fsync of the parent."""
+    """A power cut asks for this: fsync of each file and of the folder, then the rename, then fsync of the parent."""
     events: list[tuple[str, str]] = []
     fsync, rename = os.fsync, os.rename
 

@@ -46,7 +46,9 @@ def test_logits_are_those_of_transformers(kind: str, fast: type[Decoder]) -> Non
 @pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_that_come_later_are_read_as_if_alone(kind: str, fast: type[Decoder]) -> None:
-    """Three rows start, one leaves, two come with a longer prompt, all grow on; compared with each row by itself."""
+    """Three rows start, one leaves, two come with a longer prompt, and all grow on; each is compared with its row
+    alone.
+    """
     model = uneven(causal(kind, sharp=10.0))
     decoder = fast(model, 4, 8)
     decoder.add([[5, 6], [7]], [2, 1])
@@ -74,7 +76,7 @@ def slow(model: Any, ids: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("shape", ["heads of 32", "heads of 64, 3 to a group", "heads of 128", "heads of 6"])
 def test_long_texts_and_every_shape_of_heads(shape: str, fast: type[Decoder]) -> None:
-    """Prompts and answers of more keys than are held at one time, in matrices that fill no whole panel."""
+    """Prompts and answers have more keys than are held at one time, in matrices that fill no whole panel."""
     size = int(shape.split()[2].rstrip(","))
     heads = {"num_attention_heads": 6, "num_key_value_heads": 2} if "3 to" in shape else {}
     sizes = {"head_dim": size, "hidden_size": 18, "intermediate_size": 27, "max_position_embeddings": 400}
@@ -108,7 +110,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 @pytest.mark.parametrize("make", FAST)
 @pytest.mark.parametrize("batch", [64, 7])
 def test_samples_are_those_of_the_slow_way(batch: int, make: type[Decoder], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tokens; their log-probabilities within 1e-5."""
+    """The tokens are the same, and their log-probabilities are within 1e-5."""
     model = causal(sharp=14.0)
     prompts, keys = [p for p in PROMPTS for _ in range(30)], list(range(90))
     monkeypatch.setattr(sampler, "decoder_for", lambda *given: make(*given[:3]))
@@ -124,7 +126,7 @@ def test_samples_are_those_of_the_slow_way(batch: int, make: type[Decoder], monk
 
 @pytest.mark.parametrize("fast", FAST)
 def test_those_that_end_make_room_at_once(fast: type[Decoder], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer steps than batch after batch takes, for the same samples."""
+    """It takes fewer steps than batch after batch, for the same samples."""
     model = causal(sharp=14.0)
     steps = {Decoder: 0, fast: 0}
     for kind in steps:

@@ -20,7 +20,7 @@ PROMPTS = [[5, 6, 7, 8, 9], [5], [11, 12, 13]]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("together", [True, False])  # matrices that share an input, as one
+@pytest.mark.parametrize("together", [True, False])  # Matrices that share an input may be one.
 @pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3", "GPTNeoX", "GPT2", "Gemma3"])
 def test_logits_are_those_of_transformers(
     kind: str, together: bool, gpu_kernels: str, monkeypatch: pytest.MonkeyPatch
@@ -69,7 +69,7 @@ def test_rows_that_come_later_are_read_as_if_alone_and_those_that_ended_disturb_
 
 @pytest.mark.parametrize("batch", [15, 4])
 def test_samples_are_those_of_the_slow_way(batch: int, gpu_kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tokens, also of rows that come later; their log-probabilities within 1e-5."""
+    """The tokens are the same, also of rows that come later, and their log-probabilities are within 1e-5."""
     model = causal(sharp=14.0).to(gpu_kernels)
     prompts, keys = [p for p in PROMPTS for _ in range(5)], list(range(15))
     said = []

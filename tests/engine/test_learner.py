@@ -1,4 +1,6 @@
-"""The learner: what a bad gradient may touch, schedules, the weight average, and that its state is all of its state."""
+"""The learner bounds what a bad gradient may touch, follows schedules and averages, and its state is all of its
+state.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ FLAT = Optimiser(lr=1e-2, warmup=0.0, schedule="constant")
 
 @dataclass(frozen=True)
 class Broken(Sft):
-    """Supervised loss times a number that may be no number."""
+    """Multiplies the supervised loss by a number that may be no number."""
 
     factor: float = math.nan
 
@@ -65,7 +67,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(factor: float) -> None:
     metrics = learner.step(Term(rows, Broken(factor=factor)))
     assert metrics["skipped"] == 1.0 and math.isnan(metrics["grad_norm_policy"])
     assert same(before, flat_state(learner))
-    assert learner.steps == 2  # the schedule goes on
+    assert learner.steps == 2  # The schedule goes on.
     assert all(p.grad is None for p in learner.models["policy"].parameters())
     assert learner.step(Term(rows, Sft()))["skipped"] == 0.0
     assert not same(before, flat_state(learner))
@@ -217,7 +219,7 @@ def low_precision(lr: float = 1e-2, average: float = 0.0) -> Learner:
 
 
 def test_steps_too_small_for_a_bfloat16_add_up() -> None:
-    """As in float32: of most steps alone nothing would be left."""
+    """They do as in float32; alone, most steps would leave nothing."""
     lr = 5e-6
     low, exact = low_precision(lr), learner_of(Optimiser(lr=lr))
     with torch.no_grad():
@@ -273,7 +275,7 @@ def test_a_learner_restored_from_its_state_goes_on_bit_for_bit() -> None:
     first = run(learner_of(LONG, 0.9, 8), 0, 3)
     files, plain = copy.deepcopy(first.state())
     second = learner_of(LONG, 0.9, 8)
-    run(second, 5, 6)  # whatever it did before is gone
+    run(second, 5, 6)  # Whatever it did before is gone.
     second.restore(files, plain)
     assert second.skipped_in_a_row == 1
     assert same(flat_state(run(second, 3, 8)), flat_state(straight))
@@ -281,7 +283,7 @@ def test_a_learner_restored_from_its_state_goes_on_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("dropped", ["policy", "exp_avg", "exp_avg_sq", ".step", "policy.average", "steps"])
 def test_each_item_of_the_state_is_needed(dropped: str) -> None:
-    """The negative control of the test above: without any one of them, the outcome is another."""
+    """This is the negative control of the test above: without any one of them, the outcome is another."""
     straight = run(learner_of(LONG, 0.9, 8), 0, 8)
     files, plain = copy.deepcopy(run(learner_of(LONG, 0.9, 8), 0, 3).state())
     blank, blank_plain = run(learner_of(LONG, 0.9, 8), 5, 6).state()
@@ -341,10 +343,10 @@ def test_before_the_first_update_the_kl_is_exactly_zero_and_the_ratio_one() -> N
     for name in ("grpo", "rloo"):
         algorithm = make(name)
         metrics = engine.step(Term(algorithm.credit(batch)[0], algorithm))
-        if name == "grpo":  # the first of the two updates
+        if name == "grpo":  # This is the first of the two updates.
             assert metrics["ratio"] == pytest.approx(1.0, abs=1e-6)
             assert metrics["approx_kl"] < 1e-10 and metrics["clip_fraction"] == 0.0
         else:
             assert metrics["ratio"] != pytest.approx(1.0, abs=1e-4)
     assert not torch.equal(engine.forward("policy", rows), old)
-    assert torch.equal(engine.forward("reference", rows), ref)  # frozen
+    assert torch.equal(engine.forward("reference", rows), ref)  # The reference is frozen.

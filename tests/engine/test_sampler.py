@@ -41,7 +41,7 @@ def test_uniforms_are_uniform_and_a_function_of_seed_key_and_position() -> None:
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.7, 1.0), (1.0, 0.8), (0.7, 0.5)])
 def test_tokens_come_as_often_as_the_model_says(model: Any, temperature: float, top_p: float) -> None:
-    """Chi-square of 4000 first tokens against softmax(logits / T), cut to the nucleus by a slow twin."""
+    """A chi-square test compares 4000 first tokens with softmax(logits / T), cut to the nucleus by a slow twin."""
     n = 4000
     drawn = draw(model, [PROMPTS[0]] * n, Sampling(1, temperature, top_p, batch=1000))
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_tokens_come_as_often_as_the_model_says(model: Any, temperature: float, 
 
 
 def test_each_position_draws_anew() -> None:
-    """Two tokens in a row of a model that finds all 40 alike: jointly uniform, by chi-square over 5 x 5 cells."""
+    """Two tokens in a row of a model that finds all 40 alike are jointly uniform, by chi-square over 5 x 5 cells."""
     drawn = draw(causal(sharp=0.0), [PROMPTS[0]] * 2000, Sampling(2, batch=1000), stops=())
     cells = np.bincount([s.ids[0] // 8 * 5 + s.ids[1] // 8 for s in drawn], minlength=25)
     assert chisquare(cells).pvalue > 0.001
@@ -101,7 +101,7 @@ def test_another_key_or_seed_gives_another_sample(model: Any) -> None:
     one = generate(model, (), [PROMPTS[0]], [1], Sampling(16), 0)[0].ids
     assert one != generate(model, (), [PROMPTS[0]], [2], Sampling(16), 0)[0].ids
     assert one != generate(model, (), [PROMPTS[0]], [1], Sampling(16), 1)[0].ids
-    assert generate(model, (), [PROMPTS[0]], [-5], Sampling(3), 2**62)[0].ids  # any 64-bit key and seed
+    assert generate(model, (), [PROMPTS[0]], [-5], Sampling(3), 2**62)[0].ids  # Any 64-bit key and seed will do.
 
 
 def slow_greedy(model: Any, prompt: list[int], n: int, stops: tuple[int, ...]) -> list[int]:
@@ -133,7 +133,7 @@ def test_a_pretrained_model_says_what_transformers_generate_says(stories260k: Pa
 
 
 def test_the_pretrained_models_published_story_is_reproduced(stories260k: Path) -> None:
-    """Greedy text from an empty prompt, as the model's author printed it."""
+    """The text from an empty prompt is greedy, as the model's author printed it."""
     model = LlamaForCausalLM.from_pretrained(stories260k).eval()
     tokenizer = AutoTokenizer.from_pretrained(stories260k)
     sample = generate(model, (2,), [[tokenizer.bos_token_id]], [0], Sampling(100, temperature=0.0), 0)[0]

@@ -1,4 +1,4 @@
-"""A profile says where the time went: every second once, and none of it lost."""
+"""A profile says where the time went: it holds every second once, and none of it is lost."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_a_long_element_still_costs_only_itself(tmp_path: Path) -> None:
     assert (first, last) == (Prompt("a"), Prompt("b")) and isinstance(error, RowError)
 
 
-MEMORY = 400_000_000  # of address space beyond what the program itself takes
+MEMORY = 400_000_000  # This is the address space beyond what the program itself takes.
 LIMITED = """
 import resource, sys
 import pyarrow.compute, pyarrow.parquet
@@ -99,7 +99,9 @@ def repeated(text: str, times: int) -> pa.DictionaryArray:
 
 
 def bombs() -> dict[str, tuple[pa.Table, list[str]]]:
-    """Tables, and what is read of each; every one would take far more than `MEMORY` if it were unpacked as it is."""
+    """Return tables, and what is read of each; every one would take far more than `MEMORY` if it were unpacked as it
+    is.
+    """
     many = pa.ListArray.from_arrays([0, 1_000_000, 1_000_001], repeated("y" * 100_000, 1_000_001))
     nulls = pa.ListArray.from_arrays([0, 32_100_000], pa.nulls(32_100_000, pa.int8()))
     return {
@@ -148,7 +150,7 @@ def test_a_damaged_end_of_a_parquet_file_does_not_end_the_process(tmp_path: Path
     content = (tmp_path / "a.parquet").read_bytes()
     start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     optional = [at for at in range(start, len(content)) if content[at : at + 3] == b"\x35\x02\x18"]
-    assert optional  # columns that may be null; where they may not, fewer levels are counted than there are
+    assert optional  # These columns may be null; where they may not, fewer levels are counted than there are.
     for at in optional:
         (tmp_path / f"{at}.parquet").write_bytes(content[: at + 1] + b"\0" + content[at + 2 :])
     script = """

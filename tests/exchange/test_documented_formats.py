@@ -1,4 +1,4 @@
-"""docs/formats.md: every format has a page section, and every line shown there is what the page says it is."""
+"""In docs/formats.md every format has a section, and every line shown there is what the page says it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compression, arrays, Parquet: the same records in every wrapping; and what is wrong with a file says what to do."""
+"""Compression, arrays and Parquet give the same records in every wrapping; errors of a file say what to do."""
 
 from __future__ import annotations
 

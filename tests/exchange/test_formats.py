@@ -1,4 +1,4 @@
-"""One small record of each family, and what it says."""
+"""One small record of each family is read, and says what it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers with labels, scores and verdicts, in the words and layouts of the data sets that have them."""
+"""Answers with labels, scores and verdicts are read in the words and layouts of the data sets that have them."""
 
 from __future__ import annotations
 
@@ -66,10 +66,17 @@ def test_llama_factorys_alpaca_layout_has_its_label_read(tmp_path: Path) -> None
 
 
 def test_both_verdicts_on_safety_and_help_are_kept_apart(tmp_path: Path) -> None:
+    # fmt: skip
     row = {
-        **ASKED, "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1,
-        "is_response_0_safe": False, "is_response_1_safe": True, "response_0_severity_level": 2,
-    }  # fmt: skip
+        **ASKED,
+        "response_0": "a",
+        "response_1": "b",
+        "better_response_id": 0,
+        "safer_response_id": 1,
+        "is_response_0_safe": False,
+        "is_response_1_safe": True,
+        "response_0_severity_level": 2,
+    }
     item = one(tmp_path, row)
     assert [r.criterion for r in item.rankings] == ["helpfulness", "harmlessness"]
     assert (tiers(item), tiers(item, 1)) == ([["a"], ["b"]], [["b"], ["a"]])
@@ -100,7 +107,7 @@ def test_webgpts_higher_score_is_better(tmp_path: Path, scores: tuple[float, flo
 
 
 def test_webgpt_and_ultrafeedback_are_read_as_they_are_published(tmp_path: Path) -> None:
-    """With the fields beside the answers that would look like further answers and labels elsewhere."""
+    """They come with the fields beside the answers that would look like further answers and labels elsewhere."""
     asked = {"dataset": "eli5", "id": "i", "full_text": "hello?"}
     tokens, quotes = {"prefix": [1], "completion": [2]}, {"title": ["t"], "extract": ["e"]}
     web = {"question": asked, "quotes_0": quotes, "answer_0": "yes", "tokens_0": tokens, "score_0": 1.0}
@@ -192,10 +199,18 @@ def test_a_judge_of_the_first_turn_did_not_see_the_second(tmp_path: Path) -> Non
 
 
 def test_kaggles_arena_has_its_turns_as_text_and_its_winner_in_three_columns(tmp_path: Path) -> None:
+    # fmt: skip
     row = {
-        "id": 7, "model_a": "m", "model_b": "n", "prompt": '["hello?"]', "response_a": '["a"]', "response_b": '["b"]',
-        "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0,
-    }  # fmt: skip
+        "id": 7,
+        "model_a": "m",
+        "model_b": "n",
+        "prompt": '["hello?"]',
+        "response_a": '["a"]',
+        "response_b": '["b"]',
+        "winner_model_a": 0,
+        "winner_model_b": 1,
+        "winner_tie": 0,
+    }
     item = one(tmp_path, row)
     assert tiers(item) == [["b"], ["a"]] and item.prompt.content == (Message("user", "hello?"),)
     assert tiers(one(tmp_path, {**row, "winner_model_b": 0, "winner_tie": 1})) == [["a", "b"]]

@@ -269,7 +269,7 @@ def test_canonical_records_come_back_as_they_were_to_the_byte(tmp_path: Path, na
     assert again == items and all(isinstance(i, Item) for i in again)
     write_rankings(again, tmp_path / f"again_{name}")
     assert (tmp_path / name).read_bytes() == (tmp_path / f"again_{name}").read_bytes()
-    assert json.dumps(to_record(again[0])) == json.dumps(to_record(items[0]))  # the order of arguments too
+    assert json.dumps(to_record(again[0])) == json.dumps(to_record(items[0]))  # The order of arguments stays too.
 
 
 WRITERS: dict[str, tuple[Callable[..., object], Record]] = {
@@ -342,7 +342,7 @@ def test_a_chat_that_ends_with_a_stranger_is_no_prompt(tmp_path: Path) -> None:
 
 
 def test_messages_whose_fields_are_lists_are_messages(tmp_path: Path) -> None:
-    """As datasets keeps a sequence of objects, and its Parquet files with it."""
+    """`datasets` keeps a sequence of objects so, and its Parquet files do with it."""
     pq.write_table(
         pa.table({"messages": [{"role": ["user", "assistant"], "content": ["hi", "yo"]}]}), tmp_path / "a.parquet"
     )

@@ -62,7 +62,7 @@ def test_replies_in_both_exports_of_open_assistant_become_equal_lists(shared_dat
 
     trees = {said(i) for i in read(shared_data / "oasst/trees.jsonl.gz") if isinstance(i, Item)}
     flat = {said(i) for i in read(shared_data / "oasst/ranked_replies.jsonl.gz") if isinstance(i, Item)}
-    assert len(trees & flat) == 151  # the two files are different samples of one dump
+    assert len(trees & flat) == 151  # The two files are different samples of one dump.
 
 
 def test_equal_judge_scores_are_ties(shared_data: Path) -> None:
@@ -90,7 +90,7 @@ def test_real_items_survive_being_written_and_read(shared_data: Path, tmp_path: 
     assert write_rankings(items, path).rows == len(items)
     again = list(read(path, "rankings"))
     assert again == items
-    some = slice(0, None, 10)  # metadata too, which equality leaves out; asdict is slow
+    some = slice(0, None, 10)  # Equality leaves metadata out, and asdict is slow.
     kept, was = ([asdict(replace(item, row=None)) for item in found[some]] for found in (again, items))
     assert kept == was
 

@@ -1,4 +1,4 @@
-"""CSV that no spreadsheet runs, Parquet that says what JSON says, and what is reported of a file."""
+"""No spreadsheet runs the CSV, Parquet says what JSON says, and what is reported of a file is true."""
 
 from __future__ import annotations
 
@@ -49,11 +49,34 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 # -- formulas ----------------------------------------------------------------------------------------------------------
 
+# fmt: skip
 FORMULAS = [
-    "=1+1", '=HYPERLINK("http://x")', "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1+1",
-    "＋1", "－1", "＠x", "−1+2", "﹢1", " =1", "\u200b=1", "\ufeff=1", "\u202e=1", "\xa0=1", "- a list", "+", "-", "=",
-    "\tx", "\x00=1",
-]  # fmt: skip
+    "=1+1",
+    '=HYPERLINK("http://x")',
+    "+1+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "＝1+1",
+    "＋1",
+    "－1",
+    "＠x",
+    "−1+2",
+    "﹢1",
+    " =1",
+    "\u200b=1",
+    "\ufeff=1",
+    "\u202e=1",
+    "\xa0=1",
+    "- a list",
+    "+",
+    "-",
+    "=",
+    "\tx",
+    "\x00=1",
+]
 
 
 @pytest.mark.parametrize("text", FORMULAS)
@@ -89,10 +112,14 @@ def test_every_text_of_every_export_is_harmless(tmp_path: Path) -> None:
     said = Ranking("i", bad, bad, (("i:c0",), ("i:c1",)), comment=bad, flags=(bad,), created_at=bad, duration_s=-1.5)
     hostile = Item("i", Prompt(bad, bad, {"=k": bad}), made, (said,), external_id=bad, source=bad, round=-3)
     shown = Demonstration(hostile.prompt, bad, {"=k": bad})
+    # fmt: skip
     writers: list[tuple[Any, Any]] = [
-        (write_rankings, [hostile]), (write_pairs, [hostile]), (write_kto, [hostile]),
-        (write_prompts, [hostile.prompt]), (write_demonstrations, [shown]),
-    ]  # fmt: skip
+        (write_rankings, [hostile]),
+        (write_pairs, [hostile]),
+        (write_kto, [hostile]),
+        (write_prompts, [hostile.prompt]),
+        (write_demonstrations, [shown]),
+    ]
     for write, values in writers:
         path = tmp_path / "x.csv"
         assert write(values, path).format == "csv"
@@ -110,9 +137,13 @@ def test_a_spreadsheet_of_rankings_says_who_put_what_where(tmp_path: Path) -> No
     text = gzip.decompress(path.read_bytes()).decode("utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert written.rows == len(rows) == 9
+    # fmt: skip
     assert [(r["annotator"], r["completion"], r["rank"]) for r in rows[:4]] == [
-        ("w0", "c0", "2"), ("w0", "c1", "1"), ("w0", "c2", "2"), ("w1", "c0", "2"),
-    ]  # fmt: skip
+        ("w0", "c0", "2"),
+        ("w0", "c1", "1"),
+        ("w0", "c2", "2"),
+        ("w1", "c0", "2"),
+    ]
     assert (rows[-1]["item_id"], rows[-1]["annotator"], rows[-1]["prompt"]) == ("j", "", "user: hi")
 
 
@@ -191,7 +222,7 @@ def test_half_a_surrogate_pair_is_replaced_and_counted_and_a_whole_one_is_its_ch
     tmp_path: Path, name: str
 ) -> None:
     rows = [item(0), item(1, texts=("\ud83d\ude00 fine", "half \ud800", "\udfff")), item(2)]
-    assert write_rankings(rows, tmp_path / name).mended == (3 if name == "r.csv" else 1)  # rows
+    assert write_rankings(rows, tmp_path / name).mended == (3 if name == "r.csv" else 1)  # These are rows.
     if name == "r.csv":
         texts = [row["text"] for row in rows_of(tmp_path / name)][3:6]
     else:
@@ -270,10 +301,10 @@ def test_memory_does_not_grow_with_the_number_of_rows(
         return (item(n, texts=(text, f"{text}{n}", "C")) for n in range(count))
 
     peaks = []
-    write_rankings(many(10), tmp_path / name)  # imports
+    write_rankings(many(10), tmp_path / name)  # The first call imports.
     for count in (100, 400):
         tracemalloc.start()
         write_rankings(many(count), tmp_path / name)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 1e6, peaks  # 300 more items are 3 MB of text
+    assert peaks[1] < peaks[0] + 1e6, peaks  # 300 more items are 3 MB of text.

@@ -23,7 +23,7 @@ ASKED = Prompt((Message("user", USER["content"]),))
 
 
 def numpys(messages: list[dict[str, str]]) -> str:
-    """As numpy prints an array of objects."""
+    """Return the text that numpy prints for an array of objects."""
     return "[" + "\n ".join(map(repr, messages)) + "]"
 
 

@@ -1,4 +1,4 @@
-"""Rankings made in Argilla and in Label Studio, in each shape these tools write them."""
+"""Rankings made in Argilla and in Label Studio are read in each shape in which these tools write them."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ ODD = st.sampled_from(
 
 
 def places(value: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every part of a record."""
+    """Return the way to every part of a record."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [*([path] if path else []), *(way for key, inner in pairs for way in places(inner, (*path, key)))]
 

@@ -29,7 +29,7 @@ METADATA = st.dictionaries(TEXT, JSON, max_size=3)
 MAYBE = st.none() | TEXT
 
 
-# other names of a role are read as the role's own
+# Other names of a role are read as the role's own.
 ROLE = WORDS.filter(lambda role: role in SPEAKERS or role.casefold() not in SPEAKERS | ROLES.keys())
 
 
@@ -45,7 +45,7 @@ def items(draw: Any) -> Item:
     prompt, external_id = draw(prompts()), draw(st.none() | WORDS)
     texts = draw(st.lists(WORDS, min_size=2, max_size=4))
     item_id = digest("item", prompt.id, external_id, texts)
-    ours = draw(st.booleans())  # an item we sampled: its id is not derived as an imported one's is
+    ours = draw(st.booleans())  # In an item that we sampled, the id is not derived as an imported one's is.
     item_id = digest("sampled", item_id) if ours else item_id
     names = draw(st.lists(WORDS, min_size=len(texts), max_size=len(texts), unique=True))
     completions = tuple(draw(completion(f"{item_id}:{n}", t)) for n, t in zip(names, texts, strict=True))
@@ -126,7 +126,7 @@ def test_prompts_and_demonstrations_survive_being_written_and_read(tmp_path_fact
     path = tmp_path_factory.getbasetemp() / "p.jsonl"
     plain = [Prompt(p.content, p.system, p.metadata) for p, _, _ in wanted]
     assert write_prompts(plain, path).rows == len(wanted)
-    # metadata may be called "rating", which an import only takes for metadata when it is told so
+    # Metadata may be called "rating", which an import only takes for metadata when it is told so.
     told = [f"metadata.{name}" for p, _, metadata in wanted for name in (*p.metadata, *metadata)]
     found = list(read(path, "prompts", ignore=told))
     assert found == plain
@@ -139,7 +139,7 @@ def test_prompts_and_demonstrations_survive_being_written_and_read(tmp_path_fact
 
 
 def said(record: Item | Demonstration) -> dict[str, Any]:
-    """All of a record but the row it was read from."""
+    """Return all of a record but the row it was read from."""
     return {name: value for name, value in asdict(record).items() if name != "row"}
 
 
@@ -272,4 +272,4 @@ def test_a_compressed_export_holds_no_time_and_no_name(tmp_path: Path) -> None:
         write_rankings([item(("a",), ("b",))], tmp_path / name)
     content = (tmp_path / "one.jsonl.gz").read_bytes()
     assert content == (tmp_path / "two.jsonl.gz").read_bytes()
-    assert content[4:8] == bytes(4)  # the time in a gzip header
+    assert content[4:8] == bytes(4)  # This is the time in a gzip header.

@@ -41,7 +41,7 @@ def test_python_names_in_documents_exist(path: Path) -> None:
 
 
 def _exists(dotted: str) -> bool:
-    """A module, or a name that the text of its module defines."""
+    """Return whether it is a module, or a name that the text of its module defines."""
     parts = dotted.split(".")
     for cut in range(len(parts), 0, -1):
         place = ROOT / "src" / Path(*parts[:cut])

@@ -1,4 +1,4 @@
-"""The shape of the code base: who imports whom, how long files are, that each says what it is."""
+"""The code base keeps its shape: who imports whom, how long files are, and that each says what it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "prefloop"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-ALEMBIC = PACKAGE / "store" / "migrations" / "env.py"  # a script: alembic runs it by importing it
+ALEMBIC = PACKAGE / "store" / "migrations" / "env.py"  # This is a script: alembic runs it by importing it.
 LONGEST = 400
 
 
@@ -23,7 +23,7 @@ def name_of(path: Path) -> str:
 
 
 def test_imports_point_down_and_the_other_contracts_hold() -> None:
-    """The contracts of pyproject.toml: layers, data side without torch, no algorithm knows another, blind engine."""
+    """pyproject.toml has the contracts: layers, data side without torch, no algorithm knows another, blind engine."""
     pytest.importorskip("importlinter", reason="import-linter is not installed: pip install 'prefloop[lint]'")
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"]
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
@@ -78,7 +78,7 @@ def test_a_source_file_is_short_and_says_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p != ALEMBIC], ids=name_of)
 def test_no_work_is_done_and_no_randomness_drawn_on_import(path: Path) -> None:
-    """Style rule 4: constants, definitions and imports at module level; nothing that runs."""
+    """Style rule 4 wants constants, definitions and imports at module level, and nothing that runs."""
     allowed = (
         ast.Import,
         ast.ImportFrom,
@@ -89,7 +89,7 @@ def test_no_work_is_done_and_no_randomness_drawn_on_import(path: Path) -> None:
         ast.AnnAssign,
     )
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.If):  # TYPE_CHECKING, __main__
+        if isinstance(node, ast.If):  # These are TYPE_CHECKING and __main__.
             continue
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         assert docstring or isinstance(node, allowed), f"line {node.lineno}"

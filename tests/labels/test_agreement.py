@@ -1,4 +1,4 @@
-"""Agreement of people, on hand-made cases and on the public E2E rankings."""
+"""Agreement of people has the right figures, on hand-made cases and on the public E2E rankings."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_criteria_are_told_apart_and_pooled() -> None:
     by_criterion = agreement_by_criterion(items)
     assert {c: a.share for c, a in by_criterion.items()} == {"q": 1, "style": 0}
     assert pairwise_agreement(items).share == 0.5
-    assert by_criterion["q"].low is not None and by_criterion["q"].low < 0.5  # one pair is no evidence
+    assert by_criterion["q"].low is not None and by_criterion["q"].low < 0.5  # One pair is no evidence.
 
 
 def test_e2e_workers_agree_within_sampling_error_of_the_published_share(shared_data: Path) -> None:
@@ -75,7 +75,7 @@ def test_e2e_workers_agree_within_sampling_error_of_the_published_share(shared_d
         assert found.low is not None and found.high is not None
         assert found.low < published < found.high
         assert found.high - found.low < 0.05
-        assert found.tie_share == pytest.approx(0.5, abs=0.06)  # about half of all pairs are ties
+        assert found.tie_share == pytest.approx(0.5, abs=0.06)  # About half of all pairs are ties.
 
 
 def test_wilson_gives_the_textbook_interval() -> None:
@@ -88,13 +88,14 @@ def test_the_bootstrap_covers_the_truth_about_95_times_in_100_when_pairs_hang_to
     rng = np.random.default_rng(0)
     covered = naive = 0
     for trial in range(200):
-        hits = rng.binomial(10, rng.beta(1.4, 0.6, size=60)).astype(float)  # mean 0.7, strongly clustered
+        # The mean is 0.7, and the groups are strongly clustered.
+        hits = rng.binomial(10, rng.beta(1.4, 0.6, size=60)).astype(float)
         low, high = share_interval(hits, np.full(60, 10.0), resamples=400, seed=trial)
         covered += low <= 0.7 <= high
         low, high = wilson(hits.sum(), 600)
         naive += low <= 0.7 <= high
     assert 180 <= covered <= 200
-    assert naive < 160  # treating the pairs as independent is overconfident
+    assert naive < 160  # Treating the pairs as independent is overconfident.
 
 
 def test_every_group_is_drawn() -> None:

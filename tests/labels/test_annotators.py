@@ -1,4 +1,4 @@
-"""What is counted about people and items, the evidence in words, and that the innocent are left in peace."""
+"""People and items are counted rightly, the evidence is in words, and the innocent are left in peace."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_without_ties_alpha_and_tau_are_twice_agreement_less_one() -> None:
     share = pairwise_agreement(items, QUALITY).share
     assert share is not None
     assert kendall_tau(items, QUALITY).value == pytest.approx(2 * share - 1)
-    assert pair_alpha(items, QUALITY).value == pytest.approx(2 * share - 1, abs=0.005)  # alpha corrects for n
+    assert pair_alpha(items, QUALITY).value == pytest.approx(2 * share - 1, abs=0.005)  # alpha corrects for n.
 
 
 def test_tau_is_what_scipy_says_and_leaves_out_who_ties_everything() -> None:
@@ -103,7 +103,8 @@ def report_of(*items: Item, **gold: list[list[str]]) -> AnnotatorReport:
 def test_a_person_agrees_with_others_on_the_pairs_both_put_in_an_order() -> None:
     report = report_of(letters(one("a", "b", "c"), one("a", "c", "b", who="y"), one("ab", "c", who="z"), of="abc"))
     x = person(report, "x")
-    assert (x.agreement.share, x.agreement.n) == (pytest.approx(4 / 5), 5)  # y: 2 of 3; z: 2 of 2, one tie left out
+    # For y it is 2 of 3; for z it is 2 of 2, with one tie left out.
+    assert (x.agreement.share, x.agreement.n) == (pytest.approx(4 / 5), 5)
     assert person(report, "z").ties == pytest.approx(1 / 3)
     assert report.agreement.share == pytest.approx((2 + 2 + 1) / (3 + 2 + 2))
 
@@ -124,11 +125,12 @@ def test_order_shown_length_gold_and_speed_are_counted() -> None:
     texts = {"a": "one two three", "b": "one", "c": "one two"}
     completions = tuple(Completion(id, text) for id, text in texts.items())
     said = Ranking("i", "x", QUALITY, (("b",), ("a",), ("c",)), shown=("c", "b", "a"), duration_s=14.0)
-    item = Item("i", Prompt("what is it"), completions, (said,))  # 3 + 6 words
+    item = Item("i", Prompt("what is it"), completions, (said,))  # It has 3 + 6 words.
     x = person(annotator_report([item], QUALITY, {"i": [["a"], ["b", "c"]]}), "x")
-    assert (x.earlier_first.share, x.earlier_first.n) == (pytest.approx(1 / 3), 3)  # b before a; not b, a before c
-    assert (x.longer_first.share, x.longer_first.n) == (pytest.approx(1 / 3), 3)  # a over c
-    assert (x.gold.share, x.gold.n) == (pytest.approx(1 / 2), 2)  # a over c, but not over b
+    # b is before a; not b, but a is before c.
+    assert (x.earlier_first.share, x.earlier_first.n) == (pytest.approx(1 / 3), 3)
+    assert (x.longer_first.share, x.longer_first.n) == (pytest.approx(1 / 3), 3)  # It is a over c.
+    assert (x.gold.share, x.gold.n) == (pytest.approx(1 / 2), 2)  # It is a over c, but not over b.
     assert (x.seconds, x.seconds_per_word) == (14.0, pytest.approx(14 / 9))
 
 
@@ -173,7 +175,8 @@ def test_planted_spammers_and_adversaries_are_named_and_nobody_else(mixture: dic
         assert bad and {p.annotator for p in report.suspected} == bad
         for one_person in report.suspected:
             kinds = {e.kind for e in one_person.suspicions}
-            assert all(any(ch.isdigit() for ch in e.text) for e in one_person.suspicions)  # evidence, not a verdict
+            # This is evidence, not a verdict.
+            assert all(any(ch.isdigit() for ch in e.text) for e in one_person.suspicions)
             if "inverted" in one_person.annotator:
                 assert kinds == {"upside down"}
             if "display" in one_person.annotator:
@@ -185,7 +188,7 @@ def test_gold_alone_shows_a_coin_flipper() -> None:
     gold = {}
     for item in items:
         ordered = sorted((c.id for c in item.completions), key=lambda id: -truth[id])
-        gold[item.id] = [[ordered[0]], [ordered[-1]]]  # expected answers are near-certain ones
+        gold[item.id] = [[ordered[0]], [ordered[-1]]]  # Expected answers are near-certain ones.
     report = annotator_report(items, QUALITY, gold)
     kinds = {p.annotator.split("-")[1]: {e.kind for e in p.suspicions} for p in report.people}
     assert "gold" in kinds["coin"] and "gold" not in kinds["careful"]
@@ -199,7 +202,7 @@ def test_who_ties_everything_is_named_where_others_do_not() -> None:
         lazy.append(replace(item, rankings=(*item.rankings, tied)))
     found = person(annotator_report(lazy, QUALITY), "lazy")
     assert [e.kind for e in found.suspicions] == ["ties"]
-    assert not found.reliability.known  # ties in lists say nothing about an order
+    assert not found.reliability.known  # Ties in lists say nothing about an order.
 
 
 # -- real people -------------------------------------------------------------------------------------------------------
@@ -220,7 +223,9 @@ def test_weights_of_real_people_go_with_how_far_others_agree_with_them(shared_da
 
 @pytest.mark.slow
 def test_the_model_meets_the_published_verdict_more_often_than_the_majority(shared_data: Path) -> None:
-    """UKPConvArg1: five votes a pair, and the verdict its authors published, from all votes and their own model."""
+    """UKPConvArg1 has five votes a pair, and the verdict that its authors published, from all votes and their own
+    model.
+    """
     path = shared_data / "ukpconvarg1" / "rankings_train.jsonl.gz"
     items = read_items(path)
     with gzip.open(path, "rt", encoding="utf-8") as lines:

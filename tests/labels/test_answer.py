@@ -1,4 +1,4 @@
-"""Answers by letter: what is refused and why, and that nothing is lost on the way to a ranking and back."""
+"""Answers by letter are refused for the right reasons, and nothing is lost on the way to a ranking and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOOD = Answer(((0,), (1, 2)), ratings={0: {"helpful": 5}}, flags={1: ("pii",)}, 
 
 @st.composite
 def answers(draw: st.DrawFn, count: int = 4) -> Answer:
-    """Anything that `check` takes for four cards, complete or partial."""
+    """Draw anything that `check` takes for four cards, complete or partial."""
     places = draw(st.permutations(range(count)))
     placed = places[: draw(st.integers(2, count))]
     tiers: list[list[int]] = []

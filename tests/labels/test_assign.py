@@ -1,4 +1,4 @@
-"""Who gets what next: exact shares, places nobody can foresee, the same everywhere."""
+"""People get the next items in exact shares, at places that nobody can foresee, and the same everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated annotators: the published agreement table, the biases, the mixture, determinism."""
+"""Simulated annotators have the published agreement, biases and mixture, and are deterministic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ UNBIASED = {"length_bias": 0.0, "position_bias": 0.0, "tie_threshold": 0.0}
 
 
 def world(n: int, k: int = 2, length_sd: float = 0.0, seed: int = 0) -> tuple[list[Item], dict[str, float]]:
-    """n items of k completions: normal quality, independent log-normal lengths (`length_sd` of the log ratio)."""
+    """Return n items of k completions: normal quality, independent log-normal lengths (`length_sd` of the log
+    ratio).
+    """
     rng = np.random.default_rng(seed)
     items, quality = [], {}
     for i in range(n):
@@ -43,7 +45,7 @@ def only(kind: str, **settings: object) -> Crowd:
 
 
 def preferred(items: list[Item], rankings: list[Ranking]) -> tuple[float, float]:
-    """P(prefer the longer), P(prefer the one shown first) over untied pairs."""
+    """Return P(prefer the longer) and P(prefer the one shown first) over untied pairs."""
     length = {c.id: len(c.text) for item in items for c in item.completions}
     longer, first = [], []
     for ranking in rankings:
@@ -99,8 +101,8 @@ def test_a_position_bias_favours_the_first_and_hardly_tells_the_last_two_apart()
         statistics.fmean(o.index(r.shown[i]) < o.index(r.shown[i + 1]) for r, o in zip(rankings, order, strict=True))
         for i in (0, 2)
     )
-    assert first == pytest.approx(0.69, abs=0.04)  # 3 (1 - 1/2) = 1.5 logits
-    assert late == pytest.approx(0.53, abs=0.04)  # 3 (1/3 - 1/4) = 0.25 logits
+    assert first == pytest.approx(0.69, abs=0.04)  # The bias is 3 (1 - 1/2) = 1.5 logits.
+    assert late == pytest.approx(0.53, abs=0.04)  # The bias is 3 (1/3 - 1/4) = 0.25 logits.
 
 
 def test_without_biases_neither_length_nor_place_matters() -> None:
@@ -170,7 +172,7 @@ def test_each_person_and_each_seed_sees_an_order_of_its_own() -> None:
     items, quality = world(100, k=4)
     one = simulate(items, quality, only("careful", annotators=2, overlap=2), 0)
     other_seed = simulate(items, quality, only("careful", annotators=2, overlap=2), 1)
-    assert sum(a.shown == b.shown for a, b in zip(one[::2], one[1::2], strict=True)) < 20  # 1 in 24 by chance
+    assert sum(a.shown == b.shown for a, b in zip(one[::2], one[1::2], strict=True)) < 20  # By chance it is 1 in 24.
     assert sum(a.shown == b.shown for a, b in zip(one, other_seed, strict=True)) < 40
 
 

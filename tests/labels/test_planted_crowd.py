@@ -1,4 +1,4 @@
-"""A crowd with planted spammers and an adversary, known only by the orders they give: who is found, and how often."""
+"""Planted spammers and an adversary, known only by the orders they give, are found in a crowd as often as stated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAKE: dict[str, Callable[[str], Annotator]] = {
 
 
 def planted_crowd(count: int, k: int, seed: int, share: float = 0.3) -> list[Item]:
-    """`count` lists of k with ties, `share` of them by exactly 3 of twelve people and the rest by 1.
+    """Return `count` lists of k with ties, `share` of them by exactly 3 of twelve people and the rest by 1.
 
     Nobody is timed: a spammer who waits before the next click must be found too.
     """
@@ -47,7 +47,12 @@ def planted_crowd(count: int, k: int, seed: int, share: float = 0.3) -> list[Ite
 
 @dataclass(frozen=True)
 class Found:
-    """What came of one crowd. weights: by kind.   missed: planted, unsuspected.   accused: {kind: suspected}."""
+    """Holds what came of one crowd.
+
+    weights: by kind
+    missed:  planted, and not suspected
+    accused: {kind: suspected}
+    """
 
     report: AnnotatorReport
     weights: dict[str, list[float]]
@@ -56,7 +61,9 @@ class Found:
 
     @property
     def in_order(self) -> bool:
-        """Upside down below chance, chance below noisy, noisy below careful, by the mean of each kind."""
+        """Return whether upside down is below chance, chance below noisy, noisy below careful, by the mean of each
+        kind.
+        """
         chance = self.weights["coin"] + self.weights["display"] + self.weights["longest"]
         kinds = (self.weights["inverted"], chance, self.weights["noisy"], self.weights["careful"])
         means = [mean(kind) for kind in kinds]

@@ -1,4 +1,4 @@
-"""The reward-model evaluation, on hand-counted cases, on simulated people and on the public E2E rankings."""
+"""The reward-model evaluation is right on hand-counted cases, on simulated people and on the public E2E rankings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ABC = {"a": "long text", "b": "text", "c": "t"}
 
 
 def test_a_hand_counted_case() -> None:
-    people = item(ABC, [["a"], ["b"], ["c"]], [["a"], ["c"], ["b"]])  # mean ranks 1, 2.5, 2.5
+    people = item(ABC, [["a"], ["b"], ["c"]], [["a"], ["c"], ["b"]])  # The mean ranks are 1, 2.5, 2.5.
     report = pair_accuracy({"i:a": 2.0, "i:b": 3.0, "i:c": 0.0}, [people], "q")
     assert (report.accuracy, report.pairs, report.prompts, report.ties) == (0.5, 2, 1, 1)
     assert (report.tie_gap, report.pair_gap) == (3.0, 1.5)
@@ -56,7 +56,7 @@ def test_right_scores_are_always_right_and_their_negatives_never() -> None:
     right = {f"i{n}:{c}": s for n in range(12) for c, s in (("c", 2.0), ("a", 1.0), ("b", 0.0))}
     report = pair_accuracy(right, items, "q")
     assert (report.accuracy, report.high) == (1, 1)
-    assert report.low is not None and report.low < 0.95  # 12 prompts cannot show perfection
+    assert report.low is not None and report.low < 0.95  # 12 prompts cannot show perfection.
     assert pair_accuracy({id: -s for id, s in right.items()}, items, "q").accuracy == 0
     assert report.longer_wins.share == pytest.approx(1 / 3)
 
@@ -116,7 +116,7 @@ def test_lists_of_one_prompt_are_resampled_together() -> None:
         assert report.low is not None and report.high is not None
         return report.high - report.low
 
-    assert interval(20) > 2 * interval(400)  # 20 prompts whose lists all share one outcome
+    assert interval(20) > 2 * interval(400)  # The lists of each of the 20 prompts all share one outcome.
 
 
 def test_other_criteria_and_superseded_rankings_are_not_read() -> None:

@@ -1,4 +1,4 @@
-"""Tiers to comparisons, choices and consensus; Plackett-Luce against brute force and against choix."""
+"""Tiers become comparisons, choices and consensus; Plackett-Luce agrees with brute force and with choix."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def order_nll(order: Sequence[int], scores: np.ndarray) -> float:
 
 
 def brute_force_nll(tiers: Sequence[Sequence[int]], scores: np.ndarray) -> float:
-    """The mean nll of every order that the tiers leave open."""
+    """Return the mean nll of every order that the tiers leave open."""
     orders = itertools.product(*(itertools.permutations(tier) for tier in tiers))
     return float(np.mean([order_nll([*itertools.chain(*order)], scores) for order in orders]))
 

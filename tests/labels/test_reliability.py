@@ -1,4 +1,4 @@
-"""The annotator model: its gradient, other people's programs on the same data, and planted people found again."""
+"""The annotator model has the right gradient, agrees with other programs, and finds planted people again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def marginal_of(items: Sequence[Item], **gold: Sequence[Sequence[str]]) -> Margi
 
 
 def one_mind(count: int, sigma: float, log_nu: float = -30.0) -> People:
-    """Everybody typical, without position bias."""
+    """Return people who are all typical, without position bias."""
     return People(np.ones(count), np.zeros(count), np.full(count, log_nu), math.log(sigma))
 
 
@@ -59,18 +59,18 @@ def test_the_gradient_is_that_of_the_value(k: int, gold: bool) -> None:
 
 
 def test_a_single_order_says_nothing_about_its_author() -> None:
-    """Whatever beta is, each of K! orders is as likely as another: the marginal must not reward a large one."""
+    """Whatever beta is, each of K! orders is as likely as another, so the marginal must not reward a large one."""
     values = []
     for beta in (0.0, 0.5, 2.0):
         people = People(np.array([beta]), np.zeros(1), np.zeros(1), math.log(1.5))
         values.append(marginal_of([letters(one("a", "b", "c", "d"), of="abcd")]).evaluate(people).value)
     assert values[0] == pytest.approx(-math.log(24), abs=1e-9)
-    assert values == pytest.approx([-math.log(24)] * 3, abs=0.25)  # Laplace is not exact
-    assert values == sorted(values, reverse=True)  # and errs against certainty
+    assert values == pytest.approx([-math.log(24)] * 3, abs=0.25)  # Laplace is not exact,
+    assert values == sorted(values, reverse=True)  # and errs against certainty.
 
 
 def test_laplace_is_near_the_integral() -> None:
-    """Three people on one pair, against Gauss-Hermite in the gap."""
+    """Three people on one pair are compared with Gauss-Hermite in the gap."""
     item = letters(one("a", "b", who="x"), one("a", "b", who="y"), one("ab", who="z"), of="ab")
     people = People(np.array([1.0, 0.6, 1.2]), np.zeros(3), np.full(3, -0.5), math.log(1.5))
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
@@ -89,7 +89,10 @@ def test_laplace_is_near_the_integral() -> None:
 @given(st.integers(0, 10_000), st.integers(2, 5), st.floats(-1, 1.5), st.floats(-1, 1))
 @settings(max_examples=30, deadline=None)
 def test_the_chances_of_all_tiers_of_given_sizes_sum_to_one(seed: int, k: int, beta: float, gamma: float) -> None:
-    """At fixed qualities, over all orders: a likelihood and not only a score. Pairs: ties are outcomes too."""
+    """At fixed qualities they do over all orders, so it is a likelihood and not only a score.
+
+    In pairs, ties are outcomes too.
+    """
     rng = np.random.default_rng(seed)
     ids = "abcde"[:k]
     shown = "".join(rng.permutation(list(ids)))
@@ -100,7 +103,7 @@ def test_the_chances_of_all_tiers_of_given_sizes_sum_to_one(seed: int, k: int, b
         tops = itertools.combinations(ids, size)
         answers = [("".join(top), "".join(sorted(set(ids) - set(top)))) for top in tops]
     sigma, total = 1e-4, 0.0
-    for answer in answers:  # a tiny sigma holds the qualities at 0, so that only position and ties speak
+    for answer in answers:  # A tiny sigma holds the qualities at 0, so that only position and ties speak.
         people = People(np.array([beta]), np.array([gamma]), np.array([0.3]), math.log(sigma))
         value = marginal_of([letters(one(*answer, shown=shown), of=ids)]).evaluate(people).value
         total += math.exp(value)
@@ -139,7 +142,7 @@ def test_without_ties_lists_are_what_choix_says() -> None:
     data = [tuple(int(c) for c in np.argsort(-(true + rng.gumbel(size=6)))[: 2 + n % 5]) for n in range(80)]
     data = [order for order in data if len(order) > 2]
     rankings = [one(*("abcdef"[c] for c in order), who=f"p{n:03}") for n, order in enumerate(data)]
-    # choix takes the ranked ones as everything that was there, as we do with unplaced completions
+    # choix takes the ranked ones as everything that was there, as we do with unplaced completions.
     ours = marginal_of([letters(*rankings, of="abcdef")]).settle(one_mind(len(data), 2.0)).quality
     theirs = choix.opt_rankings(6, data, alpha=1 / 8.0, tol=1e-10)
     assert ours - ours.mean() == pytest.approx(theirs - theirs.mean(), abs=1e-4)
@@ -193,7 +196,7 @@ def test_an_adversary_is_negative_a_coin_about_zero_and_so_is_who_keeps_the_orde
 
 
 def test_planted_weights_are_recovered_in_order_and_within_their_errors() -> None:
-    """200 lists of 4, each by 3 of 12 people upside down to twice as clear-eyed; up to one scale."""
+    """There are 200 lists of 4, each by 3 of 12 people, who are upside down to twice as clear-eyed."""
     betas = np.array([-1.0, -0.4, 0.0, 0.3, 0.6, 0.8, 1.0, 1.1, 1.3, 1.5, 1.7, 2.0])
     taus, misses = [], []
     for seed in range(3):
@@ -211,7 +214,7 @@ def test_the_position_and_the_tie_term_are_recovered() -> None:
         600, 2, 4, position_bias=1.6, length_bias=0.0, careful=1, weak=0, coin=0, display_order=0, inverted=0
     )
     model = fit_reliability(items, QUALITY)
-    # 1.6 (1/1 - 1/2) = 0.8, which is 0.9 in the odds of those pairs that are 0.3 apart and so not tied
+    # 1.6 (1/1 - 1/2) = 0.8, which is 0.9 in the odds of those pairs that are 0.3 apart and so not tied.
     assert model.position is not None and model.position == pytest.approx(0.9, abs=0.2)
     wide = [r.position for r in model.annotators if r.position is not None]
     assert len(wide) == 20 and max(wide) - min(wide) < 1.5
@@ -257,7 +260,7 @@ def test_soft_pairs_are_calibrated_on_the_truth(overlap: int) -> None:
     assert min(said) >= 0.5
     for low, high in ((0.5, 0.65), (0.65, 0.8), (0.8, 1.0)):
         here = [(s, t) for s, t in zip(said, true, strict=True) if low <= s < high]
-        if len(here) < 100:  # one vote is never that sure
+        if len(here) < 100:  # One vote is never that sure.
             continue
         assert np.mean([s for s, _ in here]) == pytest.approx(np.mean([t for _, t in here]), abs=0.04)
 
@@ -306,7 +309,7 @@ def test_no_rankings_at_all_are_an_answer_too() -> None:
 
 
 def ranked(plan: dict[str, list[int]]) -> list[Item]:
-    """Items ranked a over b over c by these people: {name: item numbers}."""
+    """Return items ranked a over b over c by these people: {name: item numbers}."""
     items, _ = blank(1 + max(n for numbers in plan.values() for n in numbers), 3)
     said = [
         Ranking(items[n].id, name, QUALITY, tuple((c.id,) for c in items[n].completions))
@@ -366,7 +369,7 @@ def test_ten_thousand_lists_take_seconds() -> None:
 
 @pytest.mark.slow
 def test_a_reward_model_learns_more_from_weighted_than_from_merged_rankings() -> None:
-    """A linear reward on features: fitted to soft votes, weighted votes and the majority; judged by the truth."""
+    """A linear reward on features is fitted to soft votes, weighted votes and the majority, and judged by the truth."""
     items, _ = blank(500, 4, 9)
     rng = np.random.default_rng(9)
     features = {c.id: rng.normal(size=12) for item in items for c in item.completions}

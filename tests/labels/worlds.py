@@ -1,4 +1,6 @@
-"""Items with a hidden true quality, ranked by a simulated crowd: what the annotator model must find again."""
+"""Makes items with a hidden true quality, ranked by a simulated crowd; the annotator model must find the quality
+again.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ ADVERSARY_MIX: dict[str, Any] = {"careful": 0.55, "weak": 0.2, "coin": 0.1, "dis
 
 
 def blank(items: int, k: int, seed: int = 0) -> tuple[list[Item], dict[str, float]]:
-    """Unranked items, and a standard normal quality of each completion."""
+    """Return unranked items, and a standard normal quality of each completion."""
     rng = np.random.default_rng(seed)
     made, quality = [], {}
     for n in range(items):
@@ -30,7 +32,7 @@ def blank(items: int, k: int, seed: int = 0) -> tuple[list[Item], dict[str, floa
 def crowded(
     items: int, k: int, overlap: int, *, seed: int = 0, annotators: int = 20, **mixture: Any
 ) -> tuple[list[Item], dict[str, float]]:
-    """Items ranked by `labels.crowd`; and the true quality in logits of a careful person."""
+    """Return items ranked by `labels.crowd`, and the true quality in logits of a careful person."""
     made, quality = blank(items, k, seed)
     crowd = Crowd(annotators=annotators, overlap=overlap, **mixture)
     scale = quality_scale(made, quality, crowd.quality_sd)
@@ -40,7 +42,7 @@ def crowded(
 def planted(
     betas: list[float], items: int, k: int, overlap: int, *, gap_sd: float = 2.4, seed: int = 0
 ) -> tuple[list[Item], dict[str, float]]:
-    """Items ranked by people p00, p01, ... of these sensitivities, without other biases."""
+    """Return items ranked by people p00, p01, ... of these sensitivities, without other biases."""
     made, quality = blank(items, k, seed)
     scale = quality_scale(made, quality, gap_sd)
     truth = {id: scale * q for id, q in quality.items()}
@@ -62,7 +64,7 @@ def attach(items: list[Item], rankings: list[Ranking]) -> list[Item]:
 
 
 def one(*tiers: str, who: str = "x", item: str = "i", shown: str = "") -> Ranking:
-    """one("a", "bc"): a above b and c, which tie."""
+    """Return a ranking; one("a", "bc") has a above b and c, which tie."""
     return Ranking(item, who, "quality", tuple(tuple(tier) for tier in tiers), shown=tuple(shown))
 
 

@@ -1,4 +1,4 @@
-"""Messages through chat templates that write tool calls in their own ways, and through none."""
+"""Messages pass through chat templates that write tool calls in their own ways, and through none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefloop.types import Completion, Demonstration, Item, Message, Prompt
 from tiny_models import causal, tokenizer
 
 END = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-# in the style of Qwen 2.5: arguments are an object, content may be null, reasoning is written
+# The style is that of Qwen 2.5: arguments are an object, content may be null, reasoning is written.
 QWEN = (
     "{% if tools %}<|user|>{% for t in tools %}{{ t | tojson + '\\n' }}{% endfor %}{% endif %}"
     "{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>"
@@ -33,19 +33,19 @@ QWEN = (
 )
 _ASSISTANT = "{% elif m.role == 'assistant' %}<|assistant|>{{ m.content }}<|end|>{% else %}<|user|>{{ m.content }}"
 PLAIN = _ASSISTANT + "{% endif %}{% endfor %}" + END
-SIMPLE = "{% for m in messages %}{% if false %}" + PLAIN  # it has never heard of tools
-# in the style of DeepSeek V3: arguments are text that is put behind other text
+SIMPLE = "{% for m in messages %}{% if false %}" + PLAIN  # It has never heard of tools.
+# The style is that of DeepSeek V3: arguments are text that is put behind other text.
 TEXTUAL = (
     "{% for m in messages %}{% if m.tool_calls %}<|assistant|>{% for c in m.tool_calls %}"
     "{{ 'CALL ' + c.function.name + ' ' + c.function.arguments }}{% endfor %}<|end|>" + PLAIN
 )
-# in the style of Mistral's: an id has nine letters; this one has no use for a null content
+# The style is Mistral's: an id has nine letters; this one has no use for a null content.
 MISTRAL = (
     "{% for m in messages %}{% if m.tool_calls %}<|assistant|>{{ '' + m['content'] }}{% for c in m.tool_calls %}"
     "{% if c.id | length != 9 %}{{ raise_exception('ids have nine letters') }}{% endif %}"
     "[CALL]{{ c.function | tojson }}{% endfor %}<|end|>" + PLAIN
 )
-# in the style of Llama 3.1: one call at a time, and its message loses its text
+# The style is that of Llama 3.1: there is one call at a time, and its message loses its text.
 LLAMA = (
     "{% if tools %}<|user|>{{ tools | tojson }}{% endif %}{% for m in messages %}{% if m.tool_calls %}"
     "{% if m.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}"
@@ -71,7 +71,7 @@ def calling(*calls: dict[str, Any], content: str | None = None, **more: Any) -> 
 
 
 def said(tokenization: Tokenization, prompt: Prompt, *turns: Message, ended: bool = True) -> str:
-    """The answer as the model is given it."""
+    """Return the answer as the model is given it."""
     ids = tokenization.answer_ids(
         prompt, tokenization.encode_prompt(prompt), Completion("c", "", messages=turns), ended
     )
@@ -114,7 +114,7 @@ def test_a_call_is_written_as_the_template_writes_it_however_the_file_spells_it(
     tokenization = tokenization_of(template)
     assert said(tokenization, ASK, calling(call(given), content=empty)) == wanted
     bare = Message("assistant", empty, {"function_call": {"name": "weather", "arguments": given}})
-    if template is not MISTRAL:  # which wants an id
+    if template is not MISTRAL:  # Mistral's template wants an id.
         assert said(tokenization, ASK, bare) == wanted
     shown = Demonstration(ASK, "", messages=(calling(call(given), content=empty),))
     assert tokenization.tokenizer.decode(tokenization.answer_ids(ASK, tokenization.encode_prompt(ASK), shown)) == wanted
@@ -289,7 +289,7 @@ def test_a_model_without_a_template_reads_what_was_published(shared_data: Path) 
         ids = tokenization.encode_prompt(item.prompt)
         for name, answer in zip(("chosen", "rejected"), item.completions, strict=True):
             text = tokenization.tokenizer.decode([*ids, *tokenization.completion_ids(item.prompt, ids, answer)])
-            # white space around an answer is not part of it
+            # White space around an answer is not part of it.
             assert text.split() == f"{record[name].strip()}<|end|>".split()
             same += text == f"{record[name]}<|end|>"
     assert same > 100
@@ -305,5 +305,5 @@ def test_a_model_without_a_template_reads_what_was_published(shared_data: Path) 
     "text", ["Human: a" + "\n " * 60_000 + "Assistant:", "Human:" * 20_000 + " Assistant:", "\n" * 90_000]
 )
 def test_a_hostile_text_is_parted_in_no_time(text: str) -> None:
-    Chat(None)  # no template is needed to see how a text is parted
+    Chat(None)  # No template is needed to see how a text is parted.
     assert plain_prompt(Prompt(text)) == text

@@ -73,7 +73,7 @@ def test_a_path_that_is_no_folder_is_not_taken_for_a_hub_id(tmp_path: Path) -> N
 def test_pickled_weights_are_refused_and_never_unpickled(tmp_path: Path) -> None:
     path, canary = folder(tmp_path / "m"), tmp_path / "canary"
     (path / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(canary)))
-    load_causal(path)  # beside safetensors it is ignored
+    load_causal(path)  # It is ignored beside safetensors.
     (path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="only as pickle .pytorch_model.bin.*safetensors first"):
         load_causal(path)

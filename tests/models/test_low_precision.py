@@ -12,7 +12,7 @@ from prefloop.models.policy import Policy
 from prefloop.models.reward import Critic, RewardModel
 from tiny_models import causal
 
-MEAN, MOST, BIAS = 0.02, 0.2, 0.003  # nats a token
+MEAN, MOST, BIAS = 0.02, 0.2, 0.003  # in nats a token
 
 
 def test_a_bfloat16_reference_is_within_the_stated_bound() -> None:

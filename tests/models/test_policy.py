@@ -17,7 +17,7 @@ KINDS = ["Llama", "GPT2", "Gemma2", "Cohere"]
 
 
 def full_logits(model: Any, rows: Rows, temperature: float) -> torch.Tensor:
-    """Each sequence alone, unpadded, through transformers' own forward. Returns logp of the action tokens [M]."""
+    """Run each sequence alone, unpadded, through transformers' own forward. Return logp of the action tokens [M]."""
     out = []
     for n in range(len(rows)):
         ids = rows.ids[n][rows.mask[n]][None]
@@ -57,7 +57,7 @@ def test_the_gradient_is_that_of_the_whole_logits(kind: str) -> None:
     ours = torch.autograd.grad(policy(rows).logp.sum(), parameters)
     theirs = torch.autograd.grad(full_logits(model, rows, 0.8).sum(), parameters)
     for a, b in zip(ours, theirs, strict=True):
-        # rotary angles and soft caps pass through single precision inside transformers
+        # Rotary angles and soft caps pass through single precision inside transformers.
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 

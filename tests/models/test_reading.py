@@ -45,7 +45,7 @@ def transformers_only(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda: monkeypatch.setattr(packed_forward, "supports_packed", lambda *given: False)
 
 
-@pytest.mark.parametrize("together", [True, False])  # matrices that share an input, as one
+@pytest.mark.parametrize("together", [True, False])  # Matrices that share an input may be one.
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(("kind", "without_padding"), WAYS)
 def test_states_and_gradients_are_those_of_reading_each_row_alone(
@@ -145,7 +145,7 @@ def test_frozen_models_are_read_by_compiled_code_and_say_the_same(
 ) -> None:
     model, rows = uneven(causal(kind, sharp=3.0)), list_rows()
     mask, action = rows.mask.clone(), rows.action.clone()
-    mask[4], action[4] = False, False  # an empty place in a list
+    mask[4], action[4] = False, False  # This is an empty place in a list.
     rows = ListRows(rows.ids, mask, action, k=3) if shared else Rows(rows.ids, rows.mask, rows.action)  # type: ignore[assignment]
     used: list[int] = []
     read = compiled.forward_compiled
@@ -160,7 +160,7 @@ def test_frozen_models_are_read_by_compiled_code_and_say_the_same(
             learning = look(model, rows)
             assert not used, "a model that learns is read as it learns"
             frozen = look(model.requires_grad_(False), rows)
-        look(model, rows)  # somebody wants a gradient, if only of something else
+        look(model, rows)  # Somebody wants a gradient, if only of something else.
         assert used == [1] and learning.std() > 1e-2 and torch.isfinite(frozen).all()
         there = rows.mask.any(-1) if look is last_hidden else torch.ones(len(frozen), dtype=torch.bool)
         assert torch.allclose(frozen[there], learning[there], atol=1e-5)

@@ -39,7 +39,9 @@ def made(tmp_path: Path, kind: str = "Llama", pad: bool = True) -> tuple[RewardM
 
 
 def ended_rows(tokenization: Tokenization, n: int = 6) -> Rows:
-    """Sequences that end with the end token, as answers do: neither it nor padding may be taken for the other."""
+    """Return sequences that end with the end token, as answers do: neither it nor padding may be taken for the
+    other.
+    """
     rows = random_rows(n, vocab=200)
     full = [[*rows.ids[i][rows.mask[i]].tolist(), tokenization.end_id] for i in range(n)]
     return collate(full, [1] * n)
@@ -91,7 +93,7 @@ def test_the_pad_token_of_a_reward_model_never_ends_an_answer(tmp_path: Path, ki
     assert padding == model.model.config.pad_token_id and padding not in tokenization.stop_ids
     assert (tokenization.tokenizer.pad_token == EXTRA_PAD) is not pad
     _, policy_tokenization = load_causal(tmp_path / "base")
-    assert tokenization.fingerprint == policy_tokenization.fingerprint  # the added token changes no id
+    assert tokenization.fingerprint == policy_tokenization.fingerprint  # The added token changes no id.
 
 
 def test_normalisation_is_saved_with_the_model_and_survives(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_the_head_starts_small_without_bias_and_from_its_seed(tmp_path: Path) ->
     state = torch.get_rng_state()
     a, b, c = (new_reward_model(base, Model(), seed=s)[0].model.score.weight for s in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
-    assert torch.equal(torch.get_rng_state(), state)  # nobody else's randomness moves
+    assert torch.equal(torch.get_rng_state(), state)  # The randomness of everybody else does not move.
     assert float(a.detach().std()) == pytest.approx(1 / math.sqrt(257), rel=0.15)
 
 

@@ -1,4 +1,4 @@
-"""Text to ids and back on every sort of tokenizer: with and without template, prefix space, several ends, no pad."""
+"""Text becomes ids and text again on every sort of tokenizer: templates, prefix spaces, several ends, no pad."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ def test_without_a_template_text_stays_as_it_is_and_a_chat_becomes_named_turns()
 
 def test_an_empty_prompt_still_has_a_first_token() -> None:
     tokenization = tokenization_of(chat=False)
-    assert tokenization.encode_prompt(Prompt("")) == [tokenization.end_id]  # no BOS: the end token begins a document
+    # There is no BOS, so the end token begins a document.
+    assert tokenization.encode_prompt(Prompt("")) == [tokenization.end_id]
     made = tokenizer(chat=False)
     made.bos_token = "<|user|>"
     assert tokenization_of(made=made).encode_prompt(Prompt("")) == [made.bos_token_id]
@@ -132,7 +133,7 @@ def test_a_begin_token_comes_once_and_never_inside_the_answer() -> None:
     ids = tokenization.encode_prompt(prompt)
     answer = tokenization.encode_completion(prompt, ids, " sat on the mat")
     assert ids[0] == made.bos_token_id and [*ids, *answer].count(made.bos_token_id) == 1
-    # also where prompt and answer cannot be encoded as one text
+    # This holds also where prompt and answer cannot be encoded as one text.
     assert made.bos_token_id not in tokenization.encode_completion(prompt, [9, 9], "sat")
 
 
@@ -209,7 +210,7 @@ def test_sampled_ids_are_kept_where_the_tokenizer_is_the_same_and_encoded_anew_w
     assert tokenization.completion_ids(prompt, ids, foreign) == tokenization.encode_completion(prompt, ids, "sat")
     cut = dataclasses.replace(foreign, finish_reason="length")
     assert tokenization.completion_ids(prompt, ids, cut)[-1] != tokenization.end_id
-    written = Completion("c", "sat")  # imported: somebody's finished answer
+    written = Completion("c", "sat")  # An imported answer is one that somebody finished.
     assert tokenization.completion_ids(prompt, ids, written)[-1] == tokenization.end_id
 
 
@@ -222,7 +223,7 @@ def test_the_fingerprint_survives_saving_and_changes_with_what_changes_ids(tmp_p
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenization_of(made=again).fingerprint == tokenization.fingerprint
     again.padding_side = "left"
-    again("the cat", truncation=True, max_length=2, padding="max_length")  # leaves settings behind in the backend
+    again("the cat", truncation=True, max_length=2, padding="max_length")  # This leaves settings behind in the backend.
     assert tokenization_of(made=again).fingerprint == tokenization.fingerprint
     again.add_special_tokens({"pad_token": EXTRA_PAD})
     assert make_tokenization(again, causal("Llama", len(again))).fingerprint == tokenization.fingerprint

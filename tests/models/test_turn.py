@@ -72,7 +72,7 @@ def test_prompt_and_answer_are_what_the_template_makes_of_the_whole_conversation
         messages = [{"role": "system", "content": system}] if system else []
         messages += [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": text}]
         if not tokenization.tokenizer.get_vocab().keys() & {family.end}:
-            continue  # it writes no end
+            continue  # It writes no end.
         if family is HOME_MADE["an end between turns only"]:
             messages.append({"role": "user", "content": "Go on."})
         whole = tokenization.tokenizer.apply_chat_template(messages, tokenize=False)
@@ -158,7 +158,7 @@ def test_a_saved_model_names_the_end_so_that_plain_generate_stops(tmp_path: Path
 
 
 def sentencepiece(template: str | None = None) -> PreTrainedTokenizerFast:
-    """As Llama 2's: spaces are part of the word behind them, one is put before every text, decoding drops the first."""
+    """Return a tokenizer like Llama 2's: spaces are part of the word behind them, and decoding drops the first one."""
     made = Tokenizer(models.BPE(unk_token="<unk>"))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -172,7 +172,7 @@ def sentencepiece(template: str | None = None) -> PreTrainedTokenizerFast:
 
 
 def words() -> PreTrainedTokenizerFast:
-    """One token a word, and a decoder that puts a space between any two."""
+    """Return a tokenizer with one token a word, and a decoder that puts a space between any two."""
     named = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>", "a", "little", "dog", "named", "Ben"]
     made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(named)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -217,7 +217,7 @@ def test_the_answer_of_a_chat_gains_no_space(name: str) -> None:
     for text in ("named Ben", "Ben"):
         ids = tokenization.encode_completion(prompt, before, text)
         assert tokenization.decode(ids, prompt) == text
-    if name == "Zephyr":  # its prompt ends with a line break: this space was sampled
+    if name == "Zephyr":  # Its prompt ends with a line break, so this space was sampled.
         ids = tokenization.encode_completion(prompt, before, " Ben")
         assert tokenization.decode(ids, prompt) == " Ben"
 
@@ -237,4 +237,4 @@ def test_every_sample_of_a_pretrained_model_is_the_text_that_follows_its_prompt(
         assert tokenization.tokenizer.decode([*before, *ids], skip_special_tokens=True) == prompt.text + text
         same += again == ids
         spaces += text.startswith(" ")
-    assert spaces > 12 and same >= 33  # the others were not sampled as the tokenizer would cut them
+    assert spaces > 12 and same >= 33  # The others were not sampled as the tokenizer would cut them.

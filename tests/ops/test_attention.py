@@ -13,7 +13,7 @@ from prefloop.kernels import native
 from prefloop.kernels.attention import Heads, Rope, attention, plan
 
 pytestmark = pytest.mark.skipif(not native.AVAILABLE, reason="no compiled code here: is there a C compiler?")
-# tokens of each prompt, and of the answers that go on from it
+# These are the tokens of each prompt, and of the answers that continue it.
 SHAPES: dict[str, tuple[list[int], list[int] | None]] = {
     "rows": ([5, 1, 9, 3], None),
     "one row": ([7], None),
@@ -38,7 +38,7 @@ def hashed(x: np.ndarray) -> np.ndarray:
 
 
 def counted(seed: int, query: int, keys: Sequence[int], share: float) -> Tensor:
-    """How much the weight of each key counts with dropout: 0 for a share of them, for the others more."""
+    """Return how much the weight of each key counts with dropout: 0 for a share of them, for the others more."""
     with np.errstate(over="ignore"):
         start = hashed(np.uint32(seed) ^ hashed(np.array([query], dtype=np.uint32)))
         left_out = hashed(start + np.array(keys, dtype=np.uint32)) >> 8 < int(share * (1 << 24))
@@ -54,7 +54,9 @@ def one_by_one(
     share: float = 0,
     seed: int = 0,
 ) -> Tensor:
-    """sees: the tokens that each token reads; share: of them whose weight is left out."""
+    """Compute attention one query at a time. sees: the tokens that each token reads; share: of them whose weight is
+    left out.
+    """
     q, k, v = vectors.split((heads.query, heads.kv, heads.kv), dim=1)
     q, k = turned(q, *rope), turned(k, *rope)
     each = heads.query // heads.kv
@@ -111,7 +113,7 @@ def test_what_is_read_and_its_gradient_are_those_of_one_query_at_a_time(
 def test_dropout_leaves_out_its_share_of_the_weights_of_every_query_and_other_ones_each_time() -> None:
     tokens, size, share = 512, 32, 0.25
     vectors = torch.zeros(tokens, 3, size)
-    vectors[:, 2] = torch.eye(tokens).unflatten(1, (-1, size)).sum(1)  # values: 16 keys count for each number
+    vectors[:, 2] = torch.eye(tokens).unflatten(1, (-1, size)).sum(1)  # In the values 16 keys count for each number.
     rope, made = (
         (torch.ones(tokens, 1, size // 2), torch.zeros(tokens, 1, size // 2)),
         plan(Heads(1, 1), torch.tensor([tokens])),
@@ -122,10 +124,10 @@ def test_dropout_leaves_out_its_share_of_the_weights_of_every_query_and_other_on
         torch.manual_seed(0)
         again = attention(vectors, rope, made, 1.0, share)
     assert torch.equal(first, again) and not torch.equal(first, second)
-    left = first.sum(1) * (1 - share)  # all keys weigh the same: the share of them that counted
+    left = first.sum(1) * (1 - share)  # All keys weigh the same, so this is the share of them that counted.
     many = left[100:]
     assert abs(float(many.mean()) - (1 - share)) < 0.005
-    spread = (share * (1 - share) / torch.arange(101, tokens + 1)).sqrt()  # of so many coins
+    spread = (share * (1 - share) / torch.arange(101, tokens + 1)).sqrt()  # This is the spread of so many coins.
     assert 0.85 < float(((many - (1 - share)) / spread).std()) < 1.15
     apart = torch.corrcoef(torch.stack([left[100:], second.sum(1)[100:]]))[0, 1]
     assert abs(float(apart)) < 0.15

@@ -1,4 +1,4 @@
-"""The clipped losses of PPO on numbers that can be followed by hand."""
+"""The clipped losses of PPO are right on numbers that can be followed by hand."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def t(*values: float) -> torch.Tensor:
     [
         (1.0, 2.0, -2.0, False),
         (1.1, 2.0, -2.2, False),
-        (1.5, 2.0, -2.4, True),  # too good already: held at 1.2
-        (0.5, 2.0, -1.0, False),  # worse than it was: free to come back
-        (0.5, -2.0, 1.6, True),  # already avoided: held at 0.8
+        (1.5, 2.0, -2.4, True),  # It is too good already, so it is held at 1.2.
+        (0.5, 2.0, -1.0, False),  # It is worse than it was, so it is free to come back.
+        (0.5, -2.0, 1.6, True),  # It is avoided already, so it is held at 0.8.
         (1.5, -2.0, 3.0, False),
     ],
 )
@@ -47,9 +47,9 @@ def test_the_first_update_is_plain_policy_gradient() -> None:
 @pytest.mark.parametrize(
     ("value", "loss", "clipped"),
     [
-        (1.1, 0.5 * 0.9**2, False),  # within 0.2 of the old value 1.0, target 2.0
-        (1.5, 0.5 * 0.8**2, True),  # ran ahead: judged as 1.2
-        (0.5, 0.5 * 1.5**2, False),  # judged as 0.8 would be the smaller error: the larger counts
+        (1.1, 0.5 * 0.9**2, False),  # It is within 0.2 of the old value 1.0, and the target is 2.0.
+        (1.5, 0.5 * 0.8**2, True),  # It ran ahead, and is judged as 1.2.
+        (0.5, 0.5 * 1.5**2, False),  # Judged as 0.8 it would have the smaller error, but the larger one counts.
     ],
 )
 def test_the_critic_is_judged_by_the_worse_of_free_and_held_value(value: float, loss: float, clipped: bool) -> None:

@@ -1,4 +1,4 @@
-"""Attention as GPUs compute it: prompts are put before their answers, for flash attention of rows of all lengths."""
+"""Attention as GPUs compute it puts prompts before their answers, for flash attention of rows of all lengths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefloop.kernels.attention import Heads, Plan, Reach, Rope, _reach, attenti
 
 
 def bottom_right(q: Tensor, k: Tensor, v: Tensor, reach: Reach, scaling: float) -> Tensor:
-    """What `causal` asks of flash attention, a row at a time."""
+    """Compute what `causal` asks of flash attention, a row at a time."""
     found = []
     rows = zip(reach.starts[:-1], reach.starts[1:], reach.key_starts[:-1], reach.key_starts[1:], strict=True)
     for start, end, key_start, key_end in rows:
@@ -45,7 +45,7 @@ def packed(times: int, size: int, device: str, dtype: torch.dtype) -> tuple[Tens
 def test_prompts_put_before_their_answers_are_read_as_where_they_stand(
     times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The way of GPUs, with a slow stand-in for flash attention, against compiled code: the same, with gradients."""
+    """The way of GPUs, with a slow stand-in for flash attention, gives the same as compiled code, gradients too."""
     monkeypatch.setattr("prefloop.kernels.attention.causal", bottom_right)
     vectors, rope, made = packed(times, 8, "cpu", torch.float32)
     slope = torch.randn(len(vectors), 32, generator=torch.Generator().manual_seed(1))
@@ -64,7 +64,7 @@ def test_prompts_put_before_their_answers_are_read_as_where_they_stand(
 @pytest.mark.parametrize("times", [0, 1, 2])
 @pytest.mark.parametrize("size", [8, 64, 128])
 def test_flash_attention_reads_what_it_is_asked_to(size: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16 within 0.03, gradients too, of the slow stand-in in float32."""
+    """In bfloat16 it is within 0.03 of the slow stand-in in float32, gradients too."""
     vectors, rope, made = packed(times, size, "cuda", torch.bfloat16)
     slope = torch.randn(len(vectors), 4 * size, generator=torch.Generator().manual_seed(1)).cuda()
     said = []

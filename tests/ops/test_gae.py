@@ -1,4 +1,4 @@
-"""Generalised advantage estimation against a slow twin, by hand, and at the ends of lambda."""
+"""Generalised advantage estimation equals a slow twin, a case by hand, and both ends of lambda."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def row(values: list[float]) -> torch.Tensor:
 
 
 def slow_twin(reward: list[float], value: list[float], gamma: float, lam: float) -> list[float]:
-    """Schulman 2016, eq. 16, as it is written: a discounted sum of temporal differences."""
+    """Compute Schulman 2016, eq. 16, as it is written: a discounted sum of temporal differences."""
     following = [*value[1:], 0.0]
     delta = [r + gamma * n - v for r, n, v in zip(reward, following, value, strict=True)]
     return [sum((gamma * lam) ** k * d for k, d in enumerate(delta[t:])) for t in range(len(delta))]

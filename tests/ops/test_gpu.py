@@ -53,7 +53,9 @@ def test_rotary_positions_and_their_gradient(gpu_kernels: str, monkeypatch: pyte
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_log_probabilities_and_their_gradients(bias: bool, dtype: torch.dtype, bound: float, gpu_kernels: str) -> None:
-    """In chunks of 3 of 7, over a vocabulary of more than one block, at a temperature; against torch in float64."""
+    """Chunks are 3 of 7, the vocabulary has more than one block, and a temperature is set; torch in float64 is the
+    measure.
+    """
     given = [numbers(7, 8), numbers(5000, 8, seed=1), numbers(5000, seed=2) if bias else None]
     targets, slope = torch.tensor([0, 4999, 1, 2, 4096, 3, 17]), numbers(7, seed=3).float()
     rounded = [None if x is None else x.to(dtype) for x in given]
@@ -72,7 +74,9 @@ def test_log_probabilities_and_their_gradients(bias: bool, dtype: torch.dtype, b
 
 @pytest.mark.parametrize("words", [40, 9001])
 def test_tokens_are_drawn_as_torch_draws_them(words: int, gpu_kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same but where rounding decides; also where few tokens have a probability, and at both ends of [0,1)."""
+    """They are the same but where rounding decides; also where few tokens have a probability, and at both ends of
+    [0,1).
+    """
     logits = 3 * numbers(64, words).float().to(gpu_kernels)
     logits[32:, 2:-2] = -torch.inf
     u = torch.rand(64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -82,7 +86,7 @@ def test_tokens_are_drawn_as_torch_draws_them(words: int, gpu_kernels: str, monk
     monkeypatch.setattr(gpu, "fits", lambda x: False)
     slow, slow_logp = choose(logits, u.to(gpu_kernels), 0.7, 1.0)
     same = token == slow
-    assert same[u < 1 - 1e-9].sum() >= 55 and len(token.unique()) > 8  # of 56
+    assert same[u < 1 - 1e-9].sum() >= 55 and len(token.unique()) > 8  # of 56 rows
     assert torch.allclose(logp[same], slow_logp[same], atol=1e-4) and logp.isfinite().all()
 
 
@@ -98,7 +102,7 @@ def test_a_product_is_added_onto_what_is_there(bias: bool, gpu_kernels: str) -> 
 def test_a_step_of_attention(
     groups: int, each: int, size: int, dtype: torch.dtype, bound: float, gpu_kernels: str
 ) -> None:
-    """Rows of two prompts, of all lengths, against torch's own attention; new keys and values are kept."""
+    """Rows of two prompts, of all lengths, agree with torch's own attention; new keys and values are kept."""
     if dtype == torch.bfloat16 and gpu_kernels == "cpu":
         pytest.skip("needs a GPU: Triton's interpreter multiplies matrices of bfloat16 as if they were integers")
     rows, room, layers, layer, tokens = 5, 80, 3, 1, 90

@@ -1,4 +1,4 @@
-"""Baselines from the other completions of a prompt."""
+"""Baselines come from the other completions of a prompt."""
 
 from __future__ import annotations
 

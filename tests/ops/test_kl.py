@@ -1,4 +1,4 @@
-"""The three estimators of KL: their values, expectations and variances, and what their gradients are gradients of."""
+"""The three estimators of KL have the right values, expectations and variances, and gradients of the right things."""
 
 from __future__ import annotations
 

@@ -75,6 +75,6 @@ def test_gates_of_large_numbers_are_shut_or_open() -> None:
     theirs = x.detach().double().requires_grad_()
     ours, wanted = silu_gate(x), F.silu(theirs[:, :1]) * theirs[:, 1:]
     assert torch.allclose(ours.double(), wanted, rtol=2e-5, atol=1e-6)
-    # the gradient of a sum is one number, seen as many: native code needs a copy of it
+    # The gradient of a sum is one number, seen as many, so native code needs a copy of it.
     (to_x,), (to_wanted,) = torch.autograd.grad(ours.sum(), x), torch.autograd.grad(wanted.sum(), theirs)
     assert torch.allclose(to_x.double(), to_wanted, rtol=2e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Log-probabilities in chunks against the whole tensor, and the one shift by one."""
+"""Log-probabilities in chunks equal those of the whole tensor, and one place shifts by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums, means, whitening and explained variance over a mask."""
+"""Sums, means, whitening and explained variance read only what is inside a mask."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_perfect_critic_explains_all_variance_and_one_that_says_the_mean_none(
     assert float(explained_variance(X, X, mask)) == pytest.approx(1.0)
     mean = torch.full_like(X, float(masked_mean(X, mask)))
     assert float(explained_variance(mean, returns, mask)) == pytest.approx(0.0, abs=1e-12)
-    assert float(explained_variance(-X, X, mask)) == pytest.approx(-3.0)  # 1 - Var(2x) / Var(x)
+    assert float(explained_variance(-X, X, mask)) == pytest.approx(-3.0)  # It is 1 - Var(2x) / Var(x).
 
 
 def test_a_constant_error_of_the_critic_is_not_counted_as_unexplained() -> None:

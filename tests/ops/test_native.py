@@ -1,4 +1,4 @@
-"""Compiled products and draws against torch's own, at sizes that fill no panel and no block."""
+"""Compiled products and draws agree with torch's own, at sizes that fill no panel and no block."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_products_are_those_of_torch(rows: int, wide: int, out: int) -> None:
     ("rows", "wide", "out"), [(55, 2048, 205), (55, 2049, 205), (55, 6157, 205), (1100, 1030, 520), (1100, 40, 205)]
 )
 def test_large_products_are_added_up_in_parts_with_their_bias_once(rows: int, wide: int, out: int) -> None:
-    """On both sides of native.c's DEPTH, LARGE and PART; the last panels are few, and not whole."""
+    """The sizes lie on both sides of native.c's DEPTH, LARGE and PART; the last panels are few, and not whole."""
     draw = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((rows, wide), (out, wide), (out,)))
     found = native.times(x, native.Panels(weight, bias))
@@ -62,7 +62,7 @@ def test_a_struct_that_c_lays_out_otherwise_is_named() -> None:
 
 
 def slow(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> tuple[list[int], list[float]]:
-    """By cumulative sums in double precision."""
+    """Draw by cumulative sums in double precision."""
     p = torch.softmax(logits.double() / temperature, -1)
     ids = torch.searchsorted(p.cumsum(-1), u[:, None]).squeeze(1)
     return ids.tolist(), p.gather(1, ids[:, None]).squeeze(1).log().tolist()
@@ -118,7 +118,7 @@ def test_the_sampler_draws_the_same_with_and_without(monkeypatch: pytest.MonkeyP
 
 
 class Elsewhere(torch.Tensor):
-    """As a sharded tensor: a subclass whose numbers need not stand at its address."""
+    """Stands for a sharded tensor: a subclass whose numbers need not stand at its address."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Plackett-Luce and Bradley-Terry: golden values, brute force over orders, choix, and the slow twin in `labels`."""
+"""Plackett-Luce and Bradley-Terry agree with golden values, brute force, choix, and the slow twin in `labels`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ranked(*tiers: tuple[int, ...]) -> Ranking:
 
 
 def batch_of(k: int, *rankings: Ranking) -> RankingBatch:
-    """One list of k completions with these rankings."""
+    """Return one list of k completions with these rankings."""
     return collate_rankings([[([1, 2], 1)] * k], [[f"c{i}" for i in range(k)]], [rankings])
 
 
@@ -64,7 +64,7 @@ def test_plackett_luce_equals_choix_on_full_and_partial_rankings() -> None:
 
 
 def test_the_probability_that_one_comes_before_another_does_not_depend_on_the_rest() -> None:
-    """Luce's choice axiom, by brute force over all 24 orders."""
+    """This is Luce's choice axiom, by brute force over all 24 orders."""
     before = sum(
         math.exp(-float(pl(THETA, order(*p)))) for p in itertools.permutations(range(4)) if p.index(0) < p.index(2)
     )
@@ -79,7 +79,7 @@ def test_sorting_by_scores_with_gumbel_noise_draws_from_plackett_luce() -> None:
     for row in map(tuple, drawn.tolist()):
         found[row] += 1
     chi2 = sum((n - (want := 40_000 * math.exp(-float(pl(THETA, order(*p)))))) ** 2 / want for p, n in found.items())
-    assert chi2 < 55  # 23 degrees of freedom: p > 0.0002
+    assert chi2 < 55  # With 23 degrees of freedom this is p > 0.0002.
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,11 +87,11 @@ def test_sorting_by_scores_with_gumbel_noise_draws_from_plackett_luce() -> None:
 def test_the_loss_equals_its_slow_twin_for_any_tiers(data: st.DataObject) -> None:
     k = data.draw(st.integers(2, 5))
     scores = data.draw(st.lists(st.floats(-5, 5), min_size=k, max_size=k))
-    places = data.draw(st.lists(st.integers(0, 3), min_size=k, max_size=k))  # 3: left unranked
+    places = data.draw(st.lists(st.integers(0, 3), min_size=k, max_size=k))  # Place 3 means left unranked.
     tiers = tuple(tuple(i for i in range(k) if places[i] == t) for t in range(3))
     ranking = ranked(*[t for t in tiers if t])
     slow = choice_sets(ranking.tiers, [f"c{i}" for i in range(k)]).nll(np.array(scores))
-    assert float(pl(scores, ranking)) == pytest.approx(slow, abs=1e-5)  # the batch holds float32 weights
+    assert float(pl(scores, ranking)) == pytest.approx(slow, abs=1e-5)  # The batch holds float32 weights.
 
 
 def test_a_tie_is_the_mean_over_the_orders_it_leaves_open() -> None:
@@ -142,7 +142,7 @@ def test_a_tie_at_equal_scores_has_no_gradient_and_pulls_unequal_scores_together
 
 
 def test_a_batch_holds_each_weighted_ranking_of_lists_of_any_length_once() -> None:
-    """Against the slow twins in `labels`, over random tiers; equal orders of other completions come again and again."""
+    """The slow twins in `labels` have random tiers; equal orders of other completions come again and again."""
     rng = np.random.default_rng(0)
     ids, rankings, weights = [], [], []
     for n in range(40):
@@ -207,11 +207,11 @@ def test_losses_and_gradients_stay_finite_at_hopeless_scores() -> None:
 
 
 def test_a_pair_of_equal_scores_is_half_right_and_a_tie_of_people_is_no_pair() -> None:
-    b = batch_of(3, ranked((0,), (1, 2)))  # two strict pairs, 0 over 1 and 0 over 2
+    b = batch_of(3, ranked((0,), (1, 2)))  # There are two strict pairs, 0 over 1 and 0 over 2.
     for scores, right in (
         ([1.0, 0.0, 5.0], 1.0),
         ([0.0, 0.0, 0.0], 1.0),
-        ([0.0, 3e-5, 1.0], 0.5),  # a difference that rounding makes
+        ([0.0, 3e-5, 1.0], 0.5),  # Rounding makes such a difference.
         ([1.0, 0.0, 0.0], 2.0),
     ):
         found, pairs = ordered_pairs(torch.tensor([scores]), b.wins)

@@ -1,4 +1,4 @@
-"""Figures of how far a policy has moved: each against its definition, number by number."""
+"""Each figure of how far a policy has moved agrees with its definition, number by number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished projects to report on: a real store and real run folders, with results as the stages write them."""
+"""Makes finished projects to report on: a real store and real run folders, with results as the stages write them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make_project(tmp_path: Path) -> Make:
-    """make(stages=..., rounds=1, criterion="quality", answer="Fine.", judge=False, name="project") -> folder."""
+    """Return make(stages=..., rounds=1, criterion="quality", answer="Fine.", judge=False, name="project") -> folder."""
 
     def make(
         stages: Sequence[str] = STAGES,
@@ -89,7 +89,7 @@ def _finish(
 
 
 def _items(n: int, criterion: str, answer: str, ranked: bool) -> list[Item]:
-    """Six lists of three, each ranked by two simulated people; the last pair of each list is a tie."""
+    """Return six lists of three, each ranked by two simulated people; the last pair of each list is a tie."""
     items = []
     for i in range(6):
         id = f"r{n}i{i}"

@@ -1,4 +1,4 @@
-"""The page in a real browser: silent console, no request."""
+"""The page opens in a real browser with a silent console and no request."""
 
 from __future__ import annotations
 
@@ -21,14 +21,30 @@ HOSTILE = (
 
 
 def visit(page: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """(console messages, addresses that the page itself asked for). The browser's own requests have no origin."""
+    """Return (console messages, addresses that the page itself asked for).
+
+    The browser's own requests have no origin.
+    """
     log = folder / "net.json"
+    # fmt: skip
     done = subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--no-first-run", f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", "--enable-logging=stderr",
-         "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--no-first-run",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--log-net-log={log}",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0 and "</html>" in done.stdout, done.stderr[-2000:]
     console = [line for line in done.stderr.splitlines() if ":CONSOLE:" in line]
     events = [e["params"] for e in json.loads(log.read_text())["events"] if isinstance(e.get("params"), dict)]

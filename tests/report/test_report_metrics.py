@@ -1,4 +1,4 @@
-"""Metrics: all that a real loop logs is explained, documented and checked."""
+"""Every metric that a real loop logs is explained, documented and checked."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_metric_of_a_real_loop_is_explained(tmp_path: Path) -> None:
             names = {n for line in record.Run(tmp_path / "runs" / name).metrics() for n in line}
             logged[algorithm] = names - {"step"}
             evaluate(project, 0)
-            report(project)  # of real results, not only of those the tests make up
+            report(project)  # The results are real, not only those that the tests make up.
     logged["rest"] = {n for run in record.runs(tmp_path) for line in run.metrics() for n in line} - {"step"}
     unknown = sorted(n for names in logged.values() for n in names if explain(n) is None)
     assert unknown == []

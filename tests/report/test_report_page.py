@@ -1,4 +1,6 @@
-"""The report page: safe with hostile text, whole at every point of the loop, the same bytes for the same project."""
+"""The report page is safe with hostile text, whole at every point of the loop, and the same bytes for the same
+project.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +25,28 @@ HOSTILE = (
     '</p></style><script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(2)> '
     "\u202egnp.exe\u202c zero\u200bwidth {{ 7*7 }} $x^2$ \x1b[31m \ufffe \u3164 & <b>bold</b> \"'"
 )
+# fmt: skip
 DEMO: dict[str, Any] = {
     "title": "A desk <script>",
     "text": "Both started alike.",
-    "quality": {"demonstrations": 0.5, "demonstrations_p95": 0.8, "demonstrations_best": 0.9, "sft": 0.5,
-                "best_of_n": 0.7, "rlhf": 0.85},
+    "quality": {
+        "demonstrations": 0.5,
+        "demonstrations_p95": 0.8,
+        "demonstrations_best": 0.9,
+        "sft": 0.5,
+        "best_of_n": 0.7,
+        "rlhf": 0.85,
+    },
     "quality_interval": {"rlhf": {"mean": 0.85, "low": 0.8, "high": 0.9, "n": 9}},
     "quality_parts": {"sft": {"step": 0.4, "brief": 0.9}, "rlhf": {"step": 0.8, "brief": 0.9}},
     "per_prompt": {"sft": [0.4, 0.5, 0.6], "rlhf": [0.8, 0.9, 0.85], "demonstration": [0.5, 0.5, 0.5]},
     "win_rate": {"mean": 0.9, "low": 0.8, "high": 0.95, "n": 9},
     "samples": [{"prompt": "Hello", **{k: {"text": HOSTILE, "quality": 0.5} for k in ("sft", "rlhf")}}],
-}  # fmt: skip
+}
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, ids, and the text that a reader sees."""
+    """Holds tags with their attributes, ids, and the text that a reader sees."""
 
     VOID = ("meta", "link", "br", "path", "use")
 
@@ -73,14 +82,14 @@ def draw(root: Path) -> str:
 
 def test_hostile_text_is_shown_and_never_becomes_markup(make_project: Any) -> None:
     root = make_project(answer=HOSTILE, criterion='q" onload="alert(3)<script>', name='"<i>$\\frac{1}{0}$</i>"')
-    quality = {"$\\frac{1}{<b>$\u202e": 0.4, **DEMO["quality"]}  # in a chart: no formula, no markup
+    quality = {"$\\frac{1}{<b>$\u202e": 0.4, **DEMO["quality"]}  # In a chart it is no formula and no markup.
     record.write_json_atomic(root / "demo.json", DEMO | {"quality": quality})
     html = draw(root)
     page = Page(html)
     assert "$\\frac{1}{<b>$⟨U+202E⟩" in page.text
     assert {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "embed", "base", "i"} == set()
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert "<script>alert(1)</script>" in page.text  # as text, it is all there
+    assert "<script>alert(1)</script>" in page.text  # As text, it is all there.
     assert "{{ 7*7 }}" in page.text
     assert "⟨U+202E⟩gnp.exe⟨U+202C⟩ zero⟨U+200B⟩width" in page.text
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b-\u200f\x1b]", html)
@@ -195,7 +204,7 @@ def test_the_newest_finished_run_of_a_round_is_shown(make_project: Any) -> None:
         again = record.begin_run(root, "align", "other", project.config.model_dump(), inputs={"round": 0}, seed=0)
         again.metric(0, {"reward": 9.0})
     draw(root)
-    assert _aligned(root) == ["align-001"]  # the unfinished one does not hide it
+    assert _aligned(root) == ["align-001"]  # The unfinished run does not hide it.
     again.finish(old.result)
     html = draw(root)
     assert _aligned(root) == ["align-002"]
@@ -266,7 +275,7 @@ def test_visible_leaves_ordinary_text_alone_and_can_always_be_encoded() -> None:
 
 
 def test_text_and_lines_stand_out_from_every_ground_in_light_and_dark() -> None:
-    """WCAG 2 AA: 4.5:1 for text, 3:1 for the lines and bars of charts."""
+    """WCAG 2 AA asks for 4.5:1 for text, and 3:1 for the lines and bars of charts."""
     css = (files("prefloop.report") / "page.css").read_text(encoding="utf-8")
     for block in (css.split("@media")[0], css.split("@media")[1]):
         colour = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
@@ -278,7 +287,7 @@ def test_text_and_lines_stand_out_from_every_ground_in_light_and_dark() -> None:
 
 
 def contrast(one: str, other: str) -> float:
-    """Ratio of relative luminances, 1 to 21."""
+    """Return the ratio of relative luminances, 1 to 21."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -14,7 +14,7 @@ from prefloop.report.text import number, percent, seconds, span
 from prefloop.report.words import headline, next_step, verdict
 from prefloop.stages.report import report
 
-_DRAWN: dict[str, Any] = {}  # once for all tests: drawing the page takes a second
+_DRAWN: dict[str, Any] = {}  # The page is drawn once for all tests, because that takes a second.
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_demo_says_both_what_it_is_measured_against(facts: dict[str, Any]) -> 
 
 
 def _evidence(facts: dict[str, Any], **after: float) -> dict[str, Any]:
-    """With some figures of the policy replaced."""
+    """Return the evidence with some figures of the policy replaced."""
     evaluated, aligned, reward = (copy.deepcopy(facts["stages"][s][-1]) for s in ("evaluate", "align", "reward"))
     sampled = evaluated["result"]["sampled"]
     gain = after.pop("judge_gain", 0.3)
@@ -91,7 +91,8 @@ def test_without_any_sign_nothing_is_marked_and_nothing_is_proved(facts: dict[st
 def test_a_held_out_reward_that_falls_within_the_noise_is_not_marked(facts: dict[str, Any]) -> None:
     aligned = facts["stages"]["align"][-1]
     metrics = aligned["metrics"]
-    metrics["eval_reward_std"] = [1.0 if v is not None else None for v in metrics["eval_reward"]]  # noise 2/sqrt(64)
+    # The noise is 2/sqrt(64).
+    metrics["eval_reward_std"] = [1.0 if v is not None else None for v in metrics["eval_reward"]]
     for fall, marked in ((0.2, False), (0.3, True)):
         metrics["eval_reward"] = [0.0, None, 0.5, None, 1.0, None, 1.0, None, 1.0 - fall]
         rows = evidence(facts["stages"]["evaluate"][-1], aligned, None)["rows"]
@@ -183,7 +184,7 @@ def test_the_noise_is_that_of_the_prompts_that_were_used(facts: dict[str, Any]) 
     metrics = aligned["metrics"]
     metrics["eval_reward_std"] = [1.0 if v is not None else None for v in metrics["eval_reward"]]
     metrics["eval_reward"] = [0.0, None, 0.5, None, 1.0, None, 1.0, None, 0.6]
-    for prompts, marked in ((64.0, True), (16.0, False)):  # two standard errors: 0.25 and 0.5
+    for prompts, marked in ((64.0, True), (16.0, False)):  # Two standard errors are 0.25 and 0.5.
         metrics["eval_sequences"] = [prompts if v is not None else None for v in metrics["eval_reward"]]
         rows = evidence(facts["stages"]["evaluate"][-1], aligned, None)["rows"]
         assert next(r["look"] for r in rows if r["signal"] == "Held-out reward while training") is marked

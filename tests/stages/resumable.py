@@ -1,4 +1,4 @@
-"""Runs as a program: one stage of a tiny project, killed over and over, against the same stage left in peace.
+"""Runs as a program: it kills one stage of a tiny project over and over, and runs the same stage left in peace.
 
     python resumable.py STAGE FOLDER  ->  one JSON line with what both runs came to
 
@@ -97,7 +97,7 @@ STAGES: dict[str, tuple[Callable[[Project], Any], list[str]]] = {
 
 
 def build(root: Path, with_reward: bool) -> None:
-    """A project with demonstrations and ranked lists, and, for online algorithms, a reward model."""
+    """Make a project with demonstrations and ranked lists, and, for online algorithms, a reward model."""
     root.mkdir(parents=True)
     (root / "prefloop.toml").write_text(TOML)
     rng = random.Random(5)
@@ -115,13 +115,13 @@ def build(root: Path, with_reward: bool) -> None:
         records.append(Item(f"i{n}", prompt, completions, (Ranking(f"i{n}", "w", "quality", tiers),)))
     with Project.open(root, quiet=True) as project:
         project.store.add(records)
-        project.base()  # makes the model
+        project.base()  # This makes the model.
         if with_reward:
             reward(project)
 
 
 def forked(act: Callable[[], None], kill_after_s: float | None = None) -> bool:
-    """Run in a child; True where it came to its end. Raises where it failed by itself."""
+    """Run in a child; return whether it came to its end. Raises where it failed by itself."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -140,7 +140,7 @@ def forked(act: Callable[[], None], kill_after_s: float | None = None) -> bool:
 
 
 def count_io(at: Callable[[int], None]) -> list[int]:
-    """Call `at(n)` before the n-th call into the file system."""
+    """Let `at(n)` be called before the n-th call into the file system."""
     done = [0]
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -161,9 +161,10 @@ def count_io(at: Callable[[int], None]) -> list[int]:
 
 
 def run_stage(stage: str, root: Path, die_at: int = 0, forget: str = "", stop_at: int = 0) -> None:
-    """In a child: open the project and run the stage.
+    """Open the project and run the stage, in a child.
 
-    die_at: exit at this call into the file system;  stop_at: exit once a checkpoint of this step or later is saved
+    die_at: exit at this call into the file system
+    stop_at: exit once a checkpoint of this step or later is saved
     forget: what is taken out of the checkpoint before it is restored ("file", or "state/key/key")
     """
     calls = count_io(lambda n: os._exit(9) if n == die_at else None)
@@ -211,7 +212,7 @@ def _forget(what: str) -> None:
 
 
 def outcome(stage: str, root: Path) -> dict[str, Any]:
-    """Everything that must not depend on interruptions."""
+    """Return everything that must not depend on interruptions."""
     name = stage if stage in ("sft", "reward") else "align"
     run = record.find_run(root, name)
     assert run is not None, f"{name} is not done"
@@ -232,7 +233,7 @@ def outcome(stage: str, root: Path) -> dict[str, Any]:
 
 
 def told(stage: str, root: Path) -> dict[str, Any]:
-    """`outcome`, found out by a child: this process stays free of databases and threads."""
+    """Return `outcome`, found out by a child: this process stays free of databases and threads."""
     note = root.with_suffix(".json")
     forked(lambda: note.write_text(json.dumps(outcome(stage, root))) and None)
     found: dict[str, Any] = json.loads(note.read_text())

@@ -118,7 +118,7 @@ def test_a_round_goes_from_samples_to_a_report_and_the_next_begins(world: World)
 def test_after_a_run_without_a_new_policy_what_stood_in_its_way_comes_next(
     world: World, result: dict[str, Any], said: str
 ) -> None:
-    """After the report too, which would else send people to evaluate what is not there."""
+    """It comes next after the report too, which would else send people to evaluate what is not there."""
     world.add(*PROMPTS, item(0, "sample", ranked=True), item(1, "sample"))
     world.model("reward-001")
     run = record.begin_run(world.root, "align", "no better", {}, inputs={"round": 0}, seed=0)
@@ -128,7 +128,7 @@ def test_after_a_run_without_a_new_policy_what_stood_in_its_way_comes_next(
         assert said in advice and "prefloop evaluate" not in advice and "no new policy was made" in advice
     world.add(item(1, "sample", ranked=True))
     assert "prefloop sample --round 0" in world.after("align", round=0, best_step=0, warnings=["at chance"])
-    world.model("align-007")  # another run of the round made one
+    world.model("align-007")  # Another run of the round made one.
     assert world.after("align", **run.result).startswith("prefloop evaluate  (this run made no new policy")
 
 

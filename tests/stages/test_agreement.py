@@ -35,7 +35,7 @@ max_tokens = 8
 
 
 def make_items(count: int = 120, k: int = 3, overlap: int = 3, seed: int = 0, **mixture: Any) -> list[Item]:
-    """Items whose quality is a standard normal number, ranked by a crowd with an adversary."""
+    """Return items whose quality is a standard normal number, ranked by a crowd with an adversary."""
     rng = np.random.default_rng(seed)
     items, quality = [], {}
     for n in range(count):
@@ -187,7 +187,7 @@ def test_an_adjudication_is_the_last_word_but_with_all() -> None:
     assert weigh_annotators(items, "quality", "majority", {}).items[0].rankings[0].tiers == verdict.tiers
     assert weigh_annotators(items, "quality", "weighted", {}).items[0].rankings == (verdict,)
     assert len(weigh_annotators(items, "quality", "all", {}).items[0].rankings) == 4
-    # this is too little to know people, but the last word stays the last
+    # This is too little to know people, but the last word stays the last.
     alone = weigh_annotators(items[:1], "quality", "weighted", {})
     assert alone.warning is not None and alone.left_out == 3
     assert alone.items[0].rankings == (verdict,)
@@ -209,4 +209,4 @@ def test_reward_trains_with_each_and_keeps_who_counted_how_much(project: Project
         runs.add(outcome.run)
         if mode == "weighted":
             assert told["annotators"]["enough"] and told["annotators"]["left_out"] > 0
-    assert len(runs) == 3  # each is a run of its own: nothing was skipped as done
+    assert len(runs) == 3  # Each is a run of its own: nothing was skipped as done.

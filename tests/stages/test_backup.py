@@ -1,4 +1,4 @@
-"""Backup and restore of a project: whole or not at all, nothing overwritten, nothing altered believed."""
+"""Backup and restore of a project are whole or not at all, overwrite nothing, and believe nothing that was altered."""
 
 from __future__ import annotations
 
@@ -403,6 +403,6 @@ def test_a_file_larger_than_the_disk_is_not_copied(project: Project, tmp_path: P
     backup(project, tmp_path / "b")
     tampered(tmp_path / "b", **{"files/guidelines.md": b""})
     with (tmp_path / "b" / "files" / "guidelines.md").open("wb") as file:
-        file.truncate(shutil.disk_usage(tmp_path).total + 1)  # sparse: it takes no room where it lies
+        file.truncate(shutil.disk_usage(tmp_path).total + 1)  # The file is sparse: it takes no room where it lies.
     with pytest.raises(DataError, match="larger than what is free"):
         restore(tmp_path / "b", tmp_path / "r")

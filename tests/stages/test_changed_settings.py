@@ -1,4 +1,4 @@
-"""DPO, killed after a checkpoint: the same command goes on to the same bytes, one with other settings is refused."""
+"""After a kill the same DPO command goes on to the same bytes, and one with other settings is refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(base: Path) -> Path:
-    """A copy of the project whose DPO was killed (SIGKILL) once a checkpoint was there."""
+    """Return a copy of the project whose DPO was killed (SIGKILL) once a checkpoint was there."""
     root = base.with_name("killed")
     shutil.copytree(base, root)
     sets = [part for setting in DPO for part in ("--set", setting)]
@@ -140,5 +140,5 @@ def test_a_run_that_kept_nothing_is_not_asked_about(base: Path) -> None:
     root = base.with_name("early")
     shutil.copytree(base, root)
     with Project.open(root, ["sft.epochs=1"], quiet=True) as project:
-        project.begin("sft", "an earlier fingerprint", {})  # stopped before its first checkpoint
+        project.begin("sft", "an earlier fingerprint", {})  # It stopped before its first checkpoint.
         assert sft(project).run == "sft-002"

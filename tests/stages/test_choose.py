@@ -1,4 +1,7 @@
-"""Several runs in a round, a run without a new policy: which one counts, and what is said. A real tiny project."""
+"""Of several runs in a round, or a run without a new policy, the right one counts, and it is said.
+
+The project is real.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def candidate(name: str, judged_by: Any = JUDGES, **result: Any) -> Candidate:
         ("reward", [{"win_rate": 0.7, "reward": 0.1}, {"win_rate": 0.6, "reward": 0.9}], 1),
         ("newest", [{"win_rate": 0.7}, {"win_rate": 0.6}], 1),
         ("run-0", [{"win_rate": 0.6}, {"win_rate": 0.7}], 0),
-        ("run-9", [{"win_rate": 0.7}, {"win_rate": 0.6}], 0),  # a run of another round
+        ("run-9", [{"win_rate": 0.7}, {"win_rate": 0.6}], 0),  # This is a run of another round.
         ("win_rate", [{"win_rate": 0.7}, {"win_rate": 0.7}], 1),
         ("win_rate", [{"win_rate": 0.6}, {"win_rate": 0.9, "best_step": 0}], 0),
         ("win_rate", [{"win_rate": 0.6}, {"win_rate": 0.9, "collapsed": ["variety"]}], 0),
@@ -63,7 +66,7 @@ def test_a_rounds_policy_is_what_the_setting_names_among_those_that_can_be_compa
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path], Path]) -> Path:
-    """A tiny project up to its reward model."""
+    """Return a tiny project up to its reward model."""
     root = make_tiny(tmp_path_factory.mktemp("judged"))
     with Project.open(root, quiet=True) as project:
         sft(project)
@@ -75,7 +78,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path],
 
 @pytest.fixture(scope="module")
 def aligned(judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With three runs in round 0: one, one by other settings, and one that learns nothing."""
+    """Return it with three runs in round 0: one, one by other settings, and one that learns nothing."""
     root = tmp_path_factory.mktemp("aligned") / "project"
     shutil.copytree(judged, root)
     for overrides in ([], ["align.rollout.k=4", "align.rollout.prompts=8", "align.lr=0.03"], ["align.lr=1e-9"]):
@@ -154,13 +157,13 @@ def test_answers_sampled_at_a_low_temperature_are_not_taken_for_a_distance(proje
 
 
 def test_what_chose_a_run_does_not_measure_it(project: Project) -> None:
-    """By the prompts that were in fact used, also where the halves would be others today."""
+    """The prompts are those that were in fact used, also where the halves would be others today."""
     chose = {id for c in project.candidates() for id in c.result["validation"]["prompts"]}
     assert chose and evaluate(project, run="align-001").result["independent"]
     heldout = project.store.prompts(split="heldout", heldout=project.config.data.heldout)
     last = project.root / "runs" / "align-003" / "result.json"
     kept = last.read_text()
-    try:  # as if the last run had been chosen on every held-out prompt
+    try:  # It is as if the last run had been chosen on every held-out prompt.
         write_json_atomic(last, json.loads(kept) | {"validation": {"prompts": [p.id for p in heldout]}})
         result = evaluate(project, run="align-001").result
         assert result["independent"] is False and result["prompts"] > 0
@@ -230,12 +233,12 @@ def test_a_round_that_found_nothing_better_leaves_the_policy_before_it(judged: P
         facts = json.loads((root / "report.json").read_text())
         assert "unchanged" in facts["headline"]["sentence"]
     with Project.open(root, quiet=True) as project:
-        align(project)  # now there is one that is better
+        align(project)  # Now there is one that is better.
         assert project.policy(1).version == "align-002"
 
 
 def test_a_collapse_is_named_when_it_happens_and_is_never_the_result(judged: Path, tmp_path: Path, capsys: Any) -> None:
-    """A learning rate a thousand times too high, no price on distance; and a reward model that knows nothing."""
+    """The learning rate is a thousand times too high, distance has no price, and the reward model knows nothing."""
     root = tmp_path / "project"
     shutil.copytree(judged, root)
     place = root / "runs" / "reward-001" / "result.json"
@@ -267,7 +270,7 @@ def test_a_single_held_out_prompt_is_said_to_have_chosen_what_it_measures(judged
         assert validation_and_test(one) == (one, one)
         align(project)
     with Project.open(root, [f"data.heldout={share}"], quiet=True) as project:
-        align(project)  # chosen on that one prompt
+        align(project)  # It is chosen on that one prompt.
         result = evaluate(project, run="align-001").result
         assert result["independent"] is False and result["prompts"] == 1
         report(project)

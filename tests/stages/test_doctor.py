@@ -35,7 +35,7 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path], Path]) -> Path:
-    """A tiny project that has been through sft, sample, crowd and reward."""
+    """Return a tiny project that has been through sft, sample, crowd and reward."""
     root = make_tiny(tmp_path_factory.mktemp("doctor"))
     for verb in ("sft", "sample", "crowd", "reward"):
         assert run([verb, "-C", str(root), "-q"]) == 0
@@ -132,7 +132,7 @@ def test_weights_that_are_nan_fail_every_check_that_reads_them(copied: Path) -> 
     save_file({k: torch.full_like(v, torch.nan) for k, v in load_file(file).items()}, file, {"format": "pt"})
     with Project.open(copied, quiet=True) as project:
         (row,) = project.store.models("policy")
-        project.store.add_model(dataclasses.replace(row, files=file_hashes(file.parent)))  # training made them so
+        project.store.add_model(dataclasses.replace(row, files=file_hashes(file.parent)))  # Training made them so.
     checks = by_name(doctor(copied))
     for name in ("padding", "sampler and learner", "first update", "batch splitting"):
         assert checks[name].status == "fail", name
@@ -180,7 +180,7 @@ def test_dropout_in_the_policy_is_found(subject: invariants._Subject) -> None:
 def test_a_loss_that_is_divided_per_part_is_found(
     subject: invariants._Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The field's most repeated bug: a mean over each micro-batch instead of one over the whole."""
+    """This is the field's most repeated bug: a mean over each micro-batch instead of one over the whole."""
     assert invariants._splitting(subject, "x").status == "ok"
     right = invariants.Sft.loss
 
@@ -209,7 +209,8 @@ def test_a_reward_model_without_pad_token_is_found(copied: Path) -> None:
     path.write_text(json.dumps(settings))
     with Project.open(copied, quiet=True) as project:
         (row,) = project.store.models("reward")
-        project.store.add_model(dataclasses.replace(row, files=file_hashes(folder)))  # as if it had been saved so
+        # It is as if it had been saved so.
+        project.store.add_model(dataclasses.replace(row, files=file_hashes(folder)))
     assert by_name(doctor(copied))["reward save and load"].status == "fail"
 
 

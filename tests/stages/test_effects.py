@@ -64,7 +64,7 @@ prompts = 4
 FEW = "evaluation.eval_prompts=2"
 ONLINE = ("steps=2", "rollout.k=2", "rollout.minibatches=2", "evaluation.eval_every=2", FEW, "checkpoint_every=2")
 ALGORITHMS = names("online", "offline")
-CHANGED: dict[str, dict[str, str]] = {  # another value than the default and than the project's
+CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default and than the project's.
     "align": {
         "lr": "2e-3",
         "critic_lr": "5e-3",
@@ -148,7 +148,7 @@ STAGES: dict[str, Callable[[Project], Outcome]] = {"sft": sft, "sample": sample,
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Demonstrations, lists ranked by three people and one who guesses, an SFT model, a reward model."""
+    """Return demonstrations, lists ranked by three people and one who guesses, an SFT model, a reward model."""
     root = tmp_path_factory.mktemp("effects")
     (root / "prefloop.toml").write_text(TOML)
     rng = random.Random(5)
@@ -175,10 +175,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(root: Path, stage: str, overrides: list[str]) -> tuple[bool, str]:
-    """Whether a stage was done before, and a hash of all that it makes but times."""
+    """Return whether a stage was done before, and a hash of all that it makes but times."""
     with Project.open(root, overrides, quiet=True) as project:
         if stage == "align":
-            refuse_for_align(project.config, overrides)  # as the command does
+            refuse_for_align(project.config, overrides)  # The command does so too.
         before = {item.id for item in project.store.items(source="sample")}
         outcome = STAGES[stage](project)
         new = [i for i in project.store.items(source="sample") if i.id not in before]
@@ -193,7 +193,7 @@ def made(root: Path, stage: str, overrides: list[str]) -> tuple[bool, str]:
 
 
 def named(stage: str) -> set[str]:
-    """The settings of a section and its parts; each name is used once in them."""
+    """Return the settings of a section and its parts; each name is used once in them."""
     keys = [key for key, *_ in describe(settings.Config) if key.split(".")[0] == stage]
     found = {key.rpartition(".")[2] for key in keys}
     assert len(found) == len(keys)
@@ -201,7 +201,7 @@ def named(stage: str) -> set[str]:
 
 
 def check(root: Path, stage: str, key: str, usual: list[str], plain: str) -> None:
-    """One setting, changed: another result, or an error that names it; and none where it is said to be neutral."""
+    """Change one setting: the result is another, or an error names it; it is the same where the setting is neutral."""
     asked = [*usual, f"{places(settings.Config, stage, key)[0]}={CHANGED[stage][key]}"]
     section = getattr(settings, stage.capitalize())
     if key in section.neutral:
@@ -275,7 +275,7 @@ def test_a_file_with_a_setting_that_nothing_reads_is_refused_by_its_name(asked: 
         settings.make_config(tomllib.loads(asked))
     section, _, rest = asked.partition("\n")
     others = [line for line in rest.splitlines() if not line.startswith(named.split(".", 1)[1])]
-    settings.make_config(tomllib.loads("\n".join([section, *others])))  # the same without it
+    settings.make_config(tomllib.loads("\n".join([section, *others])))  # It is the same without it.
 
 
 def test_what_a_file_says_for_its_own_algorithm_stays_where_a_command_takes_another(

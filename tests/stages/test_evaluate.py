@@ -1,4 +1,4 @@
-"""Win rates and gains: over prompts, honest where these are few, and with what could have been seen."""
+"""Win rates and gains are over prompts, honest where these are few, and say what could have been seen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_smallest_effect_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(3)
     found = 0
     for seed in range(200):
-        values = rng.normal(0.28, 1.0, 100)  # 2.8 standard errors
+        values = rng.normal(0.28, 1.0, 100)  # The mean is 2.8 standard errors.
         interval = mean_interval(values, 200, seed)
         assert interval["detectable"] == pytest.approx(2.8 * values.std(ddof=1) / 10)
         found += interval["low"] > 0
@@ -46,7 +46,8 @@ def test_one_prompt_and_prompts_that_all_came_out_alike_have_an_interval_that_sa
     all_won = win_rate([1.0] * 20, [0.0] * 20, 100, 0)
     assert 0.8 < all_won["low"] < all_won["mean"] == 1.0 and all_won["detectable"] > 0
     few = mean_interval([0.1, 0.2, 0.3], 100, 0)
-    assert few["low"] < -0.04 and few["high"] > 0.44  # Student's t with two degrees of freedom: 4.3 standard errors
+    # Student's t with two degrees of freedom gives 4.3 standard errors.
+    assert few["low"] < -0.04 and few["high"] > 0.44
 
 
 def test_a_draw_counts_half() -> None:

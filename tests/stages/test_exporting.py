@@ -68,7 +68,7 @@ def opened(folder: Path) -> Project:
 
 @pytest.mark.parametrize("name", ["r.jsonl.gz", "r.parquet"])
 def test_an_export_read_into_another_project_gives_the_same_store(project: Project, tmp_path: Path, name: str) -> None:
-    """Edits and what they edit, several people, ties, times, splits, rounds: all of it, in the same order."""
+    """All comes over in the same order: edits and what they edit, several people, ties, times, splits, rounds."""
     first = item(0)
     said = first.rankings[0]
     edit = Ranking(said.item_id, "ann", "helpful", (("i0:c0", "i0:c1"), ("i0:c2",)), supersedes=said.id, ordinal=1)
@@ -301,7 +301,7 @@ def test_the_card_says_what_is_known_and_keeps_people_and_paths_to_itself(tiny_p
 
 
 def test_an_export_keeps_generation_config_chat_template_and_dtype(tiny_model: Path, tmp_path: Path) -> None:
-    """From the model that somebody brought, through training, to the exported folder."""
+    """They go from the model that somebody brought, through training, to the exported folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from prefloop.stages.sft import sft

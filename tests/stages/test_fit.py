@@ -1,4 +1,4 @@
-"""The loop of optimiser steps that `sft`, `reward` and `align --algorithm dpo` share."""
+"""`sft`, `reward` and `align --algorithm dpo` share one loop of optimiser steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from tiny_models import TINY_MODEL, random_rows
     ("name", "stage", "owner", "measures", "times"),
     [
         ("sft", sft.sft, sft, "heldout_loss", 1),
-        ("reward", train_reward.reward, train_reward, "score_items", 2),  # held-out lists, and some it learnt from
+        # These are held-out lists, and some that it learnt from.
+        ("reward", train_reward.reward, train_reward, "score_items", 2),
         ("align", lambda project: train_offline.train_offline(project, 0), train_offline._Lists, "accuracy", 1),
     ],
 )
@@ -63,7 +64,7 @@ def test_what_the_last_step_was_measured_at_is_the_result(
 
 
 def test_a_loop_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_numbers(tmp_path: Path) -> None:
-    """With a scripted engine: what is tried is the loop itself, its checkpoints, evaluations and what they carry."""
+    """The engine is scripted: what is tried is the loop itself, its checkpoints, evaluations and what they carry."""
 
     def trained(root: Path, stop_at: int = 99) -> Any:
         root.mkdir(exist_ok=True)

@@ -41,8 +41,8 @@ def test_what_rounding_did_to_the_reference_is_measured_where_the_policy_has_mov
     build(root, with_reward=True)
     offline = ["align.algorithm=dpo", "align.lists=4", "align.passes=2", "align.lr=0.01"]
     with Project.open(root, offline, quiet=True) as project:
-        align(project, 0)  # its last step is its result, better or not
-        project.begun = 1  # as in `run`, where nothing need be sampled
+        align(project, 0)  # Its last step is its result, better or not.
+        project.begun = 1  # As in `run`, nothing need be sampled.
         reward(project, 1)
     found = {}
     for dtype in ("float32", "bfloat16"):

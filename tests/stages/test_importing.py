@@ -1,4 +1,4 @@
-"""Importing: what a file adds, what is said of bad rows, and that a second time changes nothing."""
+"""Importing says what a file adds and which rows are bad, and a second time changes nothing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_format_said_wins_over_the_one_found(project: Project, tmp_path: Path)
     path = lines(tmp_path / "a.jsonl", {"prompt": "Hi", "completion": "Hello!", "extra": 1})
     assert import_file(project, path).result["format"] == "demonstrations"
     result = import_file(project, path, "prompts").result
-    assert result["format"] == "prompts" and result["prompts"] == 0  # the same prompt
+    assert result["format"] == "prompts" and result["prompts"] == 0  # It is the same prompt.
 
 
 def test_several_files_are_reported_one_by_one(project: Project, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_label_that_nobody_reads_stops_a_file_before_its_first_row_is_written(
 
 
 def test_what_a_file_of_run_holds_that_means_nothing_is_said_in_the_settings(tmp_path: Path) -> None:
-    """For that file alone: another one's labels are labels."""
+    """It is said for that file alone, because another one's labels are labels."""
     plain = {"prompt": "p", "completion": "c"}
     lines(tmp_path / "a.jsonl", plain, plain | {"prompt": "q"}, plain | {"label": 0})
     lines(tmp_path / "b.jsonl", {"prompt": "q", "completion": "c", "label": True})

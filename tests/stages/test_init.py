@@ -1,4 +1,4 @@
-"""A new project's settings file: valid, commented, and true to the defaults."""
+"""A new project's settings file is valid, commented, and true to the defaults."""
 
 from __future__ import annotations
 

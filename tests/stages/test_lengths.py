@@ -1,4 +1,4 @@
-"""What is longer than a model reads: what is cut, what stays, and who is told."""
+"""Where a text is longer than a model reads, the right part is cut, the right part stays, and people are told."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tokenization(model: Path) -> Tokenization:
 
 
 def listed(n: int, *texts: str, tiers: tuple[tuple[int, ...], ...] | None = None) -> Item:
-    """Answers to question n, the first the best."""
+    """Return answers to question n, of which the first is the best."""
     completions = tuple(Completion(f"q{n}:c{k}", text) for k, text in enumerate(texts))
     order = tiers or tuple((k,) for k in range(len(texts)))
     ranking = Ranking(f"q{n}", "ann", "quality", tuple(tuple(f"q{n}:c{k}" for k in tier) for tier in order))

@@ -1,4 +1,4 @@
-"""Learning from rankings directly: what the reference says about a completion is asked once, for all runs."""
+"""DPO learns from rankings directly, and asks the reference about each completion once, for all runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from prefloop.types import digest
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Of whom a forward pass over rankings was asked; those over answers ask for the learner's own way."""
+    """Return of which models a forward pass over rankings was asked; those over answers ask for the learner's own
+    way.
+    """
     roles: list[str] = []
     forward = LocalEngine.forward
 
@@ -82,7 +84,7 @@ WILD = ["align.algorithm=dpo", "align.lists=4", "align.passes=2", "align.evaluat
 
 
 def test_answers_say_which_weights_of_a_run_without_samples_are_kept(tmp_path: Path, capsys: Any) -> None:
-    """The newest that have not collapsed; where all have, the policy stays what it was."""
+    """The newest ones that have not collapsed are kept; where all have, the policy stays what it was."""
     root = tmp_path / "project"
     build(root, with_reward=False)
     with Project.open(root, [*WILD, "align.lr=0.2"]) as project:

@@ -89,8 +89,7 @@ def test_run_does_it_before_people_are_asked(tiny_project: Path, monkeypatch: py
         crowd(project)
         reward(project)
         run(project)
-        monkeypatch.setattr(
-            "prefloop.stages.prioritise.load_registered_reward", None
-        )  # nothing is judged a second time
+        # Nothing is judged a second time.
+        monkeypatch.setattr("prefloop.stages.prioritise.load_registered_reward", None)
         run(project)
     assert seen[0] == 0 < seen[1] == seen[2]

@@ -1,4 +1,4 @@
-"""`[align] ptx`: supervised loss that is mixed into policy optimisation."""
+"""`[align] ptx` mixes supervised loss into policy optimisation."""
 
 from __future__ import annotations
 

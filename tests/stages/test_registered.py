@@ -17,7 +17,7 @@ from prefloop.stages.doctor.doctor import doctor
 
 @pytest.fixture(scope="module")
 def looped(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path], Path]) -> Path:
-    """A tiny project with a supervised policy, a reward model, and a policy that stands for an aligned one."""
+    """Return a tiny project with a supervised policy, a reward model, and a policy that stands for an aligned one."""
     root = make_tiny(tmp_path_factory.mktemp("registered"))
     for verb in ("sft", "sample", "crowd", "reward"):
         assert run([verb, "-C", str(root), "-q"]) == 0
@@ -37,7 +37,7 @@ def copied(looped: Path, tmp_path: Path) -> Path:
 
 
 def flip(path: Path) -> None:
-    """One bit in the middle: among the weights, which stay readable."""
+    """Flip one bit in the middle: it is among the weights, which stay readable."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""`prefloop remove`, as it is typed: what it asks, says, takes out, and what comes back."""
+"""`prefloop remove`, as it is typed, asks, says and takes out the right things, and what should come back does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ epochs = 1
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project on a model with Gemma's template, and a file of eight demonstrations, two with a system prompt."""
+    """Return a project on a model with Gemma's template, and a file of eight demonstrations, two with a system
+    prompt.
+    """
     made = FAMILIES["Gemma"].tokenizer()
     causal("Llama", len(made), eos=made.eos_token_id, max_position_embeddings=128).save_pretrained(tmp_path / "model")
     made.save_pretrained(tmp_path / "model")
@@ -43,7 +45,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any], str]:
-    """(exit code, result, what was said beside it)."""
+    """Return (exit code, result, what was said beside it)."""
     capsys.readouterr()
     code = run([*words, "--json"])
     out = capsys.readouterr()

@@ -28,16 +28,18 @@ def test_kills_change_no_byte_of_weights_metrics_or_result(report: dict[str, Any
     assert report["kills"] >= 3, "a run that was not killed shows nothing"
     straight, broken = report["straight"], report["broken"]
     assert {"metrics.jsonl", "result.json"} <= straight["files"].keys()
-    # where no step was better than the start there is no model, but still what was kept as the best so far
+    # Where no step was better than the start there is no model, but still what was kept as the best so far.
     assert {"model/model.safetensors", "best/model.safetensors"} & straight["files"].keys()
     assert broken["files"] == straight["files"]
     assert broken["registered"] == straight["registered"]
     assert broken["rollouts"] == straight["rollouts"]
-    assert broken["runs"] == straight["runs"] == 1  # taken up, not begun anew
+    assert broken["runs"] == straight["runs"] == 1  # It was taken up, not begun anew.
 
 
 def test_the_first_rollout_is_the_references_own(report: dict[str, Any]) -> None:
-    """Before any update: KL 0, the first ratio 1, and the sampler agrees with the learner, so that it is trusted."""
+    """Before any update the KL is 0, the first ratio is 1, and the sampler agrees with the learner, so it is
+    trusted.
+    """
     metrics = report["straight"]["metrics"]
     if "eval_kl" not in metrics[0]:
         pytest.skip("this stage draws no samples")
@@ -55,6 +57,6 @@ def test_the_first_rollout_is_the_references_own(report: dict[str, Any]) -> None
 
 
 def test_forgetting_any_one_item_of_the_state_does_change_them(report: dict[str, Any]) -> None:
-    """The negative control: the comparison above can fail."""
+    """This is the negative control: the comparison above can fail."""
     for what, found in report["controls"].items():
         assert found["files"]["metrics.jsonl"] != report["straight"]["files"]["metrics.jsonl"], what

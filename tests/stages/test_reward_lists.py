@@ -1,4 +1,4 @@
-"""Lists of several criteria in one pass, and answers lent from other prompts."""
+"""Lists of several criteria go in one pass, and other prompts lend answers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_item(id: str, prompt: Prompt, texts: Sequence[str], criterion: str, ord
 
 
 def make_items() -> list[Item]:
-    """Twelve prompts of three texts each, the same lists by two criteria, shuffled differently."""
+    """Return twelve prompts of three texts each, the same lists by two criteria, shuffled differently."""
     rng = np.random.default_rng(0)
     items = []
     for n in range(12):
@@ -241,7 +241,7 @@ def test_resuming_with_auxiliary_criteria_and_contrast_gives_the_same_bytes(
 
         def score_items(*args: object, **kwargs: object) -> object:
             seen.append(1)
-            if len(seen) == 2:  # in the second evaluation: one checkpoint is written, the steps after it are lost
+            if len(seen) == 2:  # In the second evaluation one checkpoint is written, and the steps after it are lost.
                 raise KeyboardInterrupt
             return real(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""From prompts to a rollout batch: groups, rewards, what a cut-off answer costs, and what is said about it all."""
+"""Prompts become a rollout batch: groups, rewards, the price of a cut-off answer, and what is said about it all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tiny_models import causal, tokenizer
 
 
 class Length:
-    """A scorer: characters."""
+    """Scores by the number of characters."""
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         values = [float(len(c.text)) for c in completions]

@@ -1,4 +1,4 @@
-"""A model made from scratch: what its tokenizer learns from, and settings that come too late."""
+"""A model made from scratch learns its tokenizer from the right texts, and settings that come too late are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEEN = Prompt("mombasa mombasa mombasa", split="train")
 
 
 def words(root: Path, records: list[Prompt] | list[Demonstration] | list[Item]) -> str:
-    """The tokens of the tokenizer that a project with these records makes."""
+    """Return the tokens of the tokenizer that a project with these records makes."""
     root.mkdir()
     (root / CONFIG_NAME).write_text(TINY_MODEL + "[data]\nheldout = 0.3\n")
     with Project.open(root, quiet=True) as project:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the completions that people ranked first."""
+"""Supervised fine-tuning learns from the completions that people ranked first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ batch = 4
 
 
 def ranked(n: int, *orders: tuple[tuple[int, ...], ...], criterion: str = "quality", source: str = "import") -> Item:
-    """Three completions for prompt n, ranked by one person for each order."""
+    """Return three completions for prompt n, ranked by one person for each order."""
     id = f"{source}{criterion}{n}"
     completions = tuple(Completion(f"{id}:c{k}", f"answer {k} to {n}") for k in range(3))
     rankings = tuple(
@@ -56,7 +56,7 @@ def test_completions_that_tie_for_the_first_place_are_all_learnt() -> None:
 def test_a_list_whose_completions_all_tie_has_no_best_answer() -> None:
     assert preferred([ranked(0, ((0, 1, 2),))]) == []
     assert preferred([ranked(0, ((0, 1),))]) == []
-    assert preferred([ranked(0, ((0,), (1,), (2,)), ((2,), (1,), (0,)))]) == []  # two people who say the opposite
+    assert preferred([ranked(0, ((0,), (1,), (2,)), ((2,), (1,), (0,)))]) == []  # Two people say the opposite.
     one = Ranking("i", "w", "quality", (("i:c0",),), unacceptable=("i:c1", "i:c2"))
     item = Item("i", Prompt("q"), tuple(Completion(f"i:c{k}", f"answer {k}") for k in range(3)), (one,))
     assert [d.text for d in preferred([item])] == ["answer 0"]

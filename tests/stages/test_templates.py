@@ -1,4 +1,4 @@
-"""Stages on a model whose chat template ends answers with another token than the tokenizer's eos, as Gemma's does."""
+"""Stages work on a model whose chat template ends answers with another token than the tokenizer's eos, like Gemma's."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def make_project(root: Path, model: Path) -> Project:
 
 
 def test_an_end_that_is_several_tokens_is_said_where_answers_run_on(tmp_path: Path, capsys: Any) -> None:
-    """By the doctor, and by what samples; of an end that is one token nothing is said."""
+    """The doctor says it, and so does what samples; of an end that is one token nothing is said."""
     (tmp_path / "text").mkdir()
     (tmp_path / "token").mkdir()
     for name, family in (("text", HOME_MADE["an end that is text"]), ("token", FAMILIES["Gemma"])):
@@ -151,7 +151,7 @@ def test_the_doctor_says_what_ends_an_answer_and_who_says_otherwise(
 
 
 def chats(n: int, refused: int) -> list[list[dict[str, str]]]:
-    """Questions; the first few hold a system prompt, two user turns or a tool's turn, which Gemma refuses."""
+    """Return questions; the first few hold a system prompt, two user turns or a tool's turn, which Gemma refuses."""
     odd = [
         [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Say hello 0."}],
         [{"role": "user", "content": "Say hello 1."}, {"role": "user", "content": "Go on."}],
@@ -209,7 +209,7 @@ bootstrap = 100
 
 @pytest.fixture(scope="module")
 def looped(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> dict[str, Any]:
-    """Every verb that reads prompts, on files of which three rows are refused: {verb: result, "said": ...}."""
+    """Run every verb that reads prompts, on files of which three rows are refused: {verb: result, "said": ...}."""
     root = tmp_path_factory.mktemp("refused")
     (root / CONFIG_NAME).write_text((SETTINGS + SMALL).replace('path = "model"', f"path = {json.dumps(str(gemma))}"))
     found: dict[str, Any] = {"root": root}

@@ -139,7 +139,7 @@ def test_items_that_come_while_it_waits_are_waited_for(project: Project) -> None
     def more() -> None:
         if days.time < 3:
             project.store.add([item(1)])
-            somebody.queue.fill()  # as the server does
+            somebody.queue.fill()  # The server does so too.
         somebody.rank()
 
     days = Days(more)

@@ -1,4 +1,4 @@
-"""What goes wrong around a database file: damage, full disks, kills, other programs, other versions."""
+"""A database file survives what goes wrong around it: damage, full disks, kills, other programs, other versions."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def test_no_acknowledged_item_is_lost_or_halved_in_25_kills(tmp_path: Path) -> N
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
             first = writer.stdout.readline()
-            time.sleep(0.01 + int.from_bytes(os.urandom(1), "big") / 2550)  # 10 to 110 ms into its work
+            time.sleep(0.01 + int.from_bytes(os.urandom(1), "big") / 2550)  # It is 10 to 110 ms into its work.
             writer.send_signal(signal.SIGKILL)
             said = [first, *writer.stdout.readlines()]
         acknowledged = int(next(line for line in reversed(said) if line.endswith("\n"))) + 1
     with Store.open(URL, tmp_path) as store:
         found = list(store.items())
         assert store.check() == []
-    assert acknowledged <= len(found) <= acknowledged + 1  # the last one may be in without having been acknowledged
+    assert acknowledged <= len(found) <= acknowledged + 1  # The last one may be in without having been acknowledged.
     assert found == [item(n) for n in range(len(found))]
     assert acknowledged > 100
 
@@ -107,7 +107,7 @@ def test_a_migration_killed_at_any_statement_leaves_a_store_that_opens(tmp_path:
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 20  # it did die on the way
+    assert int(done.stdout) > 20  # It did die on the way.
 
 
 # -- migrations
@@ -183,7 +183,7 @@ def test_a_damaged_page_is_reported_with_advice_and_never_read_as_data(tmp_path:
         store.add(item(n, size=500) for n in range(300))
     path = tmp_path / "store.db"
     whole = path.read_bytes()
-    first, last = 100 * 4096, 20 * 4096  # the schema lies within the first 100 pages
+    first, last = 100 * 4096, 20 * 4096  # The schema lies within the first 100 pages.
     path.write_bytes(whole[:first] + b"\xff" * (len(whole) - first - last) + whole[-last:])
     with Store.open(URL, tmp_path) as store:
         assert store.check() != []

@@ -1,4 +1,4 @@
-"""One writer for each project, and a lock that never outlives its process."""
+"""Each project has one writer, and its lock never outlives its process."""
 
 from __future__ import annotations
 

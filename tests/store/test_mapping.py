@@ -1,4 +1,4 @@
-"""Packed lists: exact, and small where the numbers allow it."""
+"""Packed lists are exact, and small where the numbers allow it."""
 
 from __future__ import annotations
 

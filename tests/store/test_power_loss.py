@@ -1,8 +1,8 @@
 """Power is lost at any moment while items are added: what was acknowledged is in the file, and the file is whole.
 
-A real process adds items; a library that is loaded before libc logs each write, truncation, sync and unlink it asks
-for (`io_log.c`). Afterwards the disk is made again as it may have been at any point of that log: what was synced is
-there, and of what was not synced nothing, everything, or any part. (The method of ALICE, Pillai et al., OSDI 2014.)
+A real process adds items; a library that is loaded before libc logs each write, truncation, sync and unlink it asks for
+(`io_log.c`). Afterwards the disk is made again as it may have been at any point of that log: what was synced is there,
+and of what was not synced nothing, everything, or any part is. This is the method of ALICE (Pillai et al., OSDI 2014).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Call:
 
 @dataclass
 class Disk:
-    """What has reached the platter, and what waits in the cache."""
+    """Holds what has reached the platter, and what waits in the cache."""
 
     files: dict[str, bytearray]
     waiting: dict[str, list[Call]] = field(default_factory=dict)
@@ -72,11 +72,13 @@ class Disk:
             self.waiting.setdefault(call.name, []).append(call)
 
     def after_power_loss(self, draw: random.Random) -> dict[str, bytearray]:
-        """Synced files, and of each file's waiting calls none, all, or any of them, the last one perhaps in part."""
+        """Return synced files, and of each file's waiting calls none, all, or any of them, the last one perhaps in
+        part.
+        """
         found = {name: bytearray(content) for name, content in self.files.items()}
         for name, calls in self.waiting.items():
             if draw.random() < 0.5 and name not in found:
-                continue  # a file whose making was not synced
+                continue  # The making of this file was not synced.
             kept = calls if draw.random() < 0.3 else [c for c in calls if draw.random() < draw.choice((0.0, 0.5))]
             if kept and kept[-1].kind == "w" and draw.random() < 0.5:
                 last = kept[-1]
@@ -111,7 +113,7 @@ def logger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logged(logger: Path, root: Path, *more: str) -> tuple[dict[str, bytearray], list[Call]]:
-    """Files before, and what a process that adds items asked for."""
+    """Return the files before, and what a process that adds items asked for."""
     Store.open(URL, root).close()
     before = {"store.db": bytearray((root / "store.db").read_bytes())}
     log = root.with_name(root.name + ".log")
@@ -125,11 +127,11 @@ def logged(logger: Path, root: Path, *more: str) -> tuple[dict[str, bytearray], 
         end = at + 25 + path_length + length
         calls.append(Call(chr(raw[at]), name, offset, raw[end - length : end]))
         at = end
-    return before, [c for c in calls if not c.name.endswith(("-shm", "-writer"))]  # shared memory is not on the disk
+    return before, [c for c in calls if not c.name.endswith(("-shm", "-writer"))]  # Shared memory is not on the disk.
 
 
 def lost_or_broken(before: dict[str, bytearray], calls: list[Call], folder: Path) -> list[str]:
-    """What is wrong after power loss at many points of the log; each acknowledged item must be there, whole."""
+    """Return what is wrong after power loss at many points of the log; each acknowledged item must be there, whole."""
     draw = random.Random(0)
     at_calls = sorted(draw.sample(range(len(calls) + 1), min(STATES, len(calls))))
     disk, acknowledged, done, found = Disk(before), 0, 0, []
@@ -166,7 +168,7 @@ def test_power_loss_at_any_moment_loses_nothing_that_was_acknowledged(logger: Pa
 
 
 def test_this_test_sees_commits_that_were_not_synced(logger: Path, tmp_path: Path) -> None:
-    """The control: a store that does not sync its commits does lose acknowledged items."""
+    """This is the control: a store that does not sync its commits does lose acknowledged items."""
     root = tmp_path / "root"
     root.mkdir()
     before, calls = logged(logger, root, "NORMAL")

@@ -1,4 +1,4 @@
-"""The train/held-out line: a function of text alone, blind to what makes near-duplicates."""
+"""The line between training and held out is a function of text alone, blind to what makes near-duplicates."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BASE = "What is the capital of France?"
     [
         "what is the CAPITAL of france?",
         "  What is\tthe capital\n of France?  ",
-        "What is the capital of\u00a0France?",  # no-break space
-        "Ｗhat is the capital of France?",  # a full-width letter
+        "What is the capital of\u00a0France?",  # It has a no-break space.
+        "Ｗhat is the capital of France?",  # It has a full-width letter.
         (Message("user", BASE),),
     ],
 )
@@ -41,7 +41,7 @@ def test_a_larger_share_keeps_all_that_was_held_out(text: str, one: float, other
 
 def test_the_share_held_out_is_the_share_asked_for() -> None:
     held = sum(split_of(Prompt(f"question {n}"), 0.1) == "heldout" for n in range(20_000))
-    assert abs(held / 20_000 - 0.1) < 0.01  # 4.7 standard deviations
+    assert abs(held / 20_000 - 0.1) < 0.01  # The bound is 4.7 standard deviations.
 
 
 def test_the_line_does_not_move_between_versions() -> None:

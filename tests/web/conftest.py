@@ -1,4 +1,4 @@
-"""A server in memory over a real SQLite store, and browsers and programs that talk to it."""
+"""Runs a server in memory over a real SQLite store, and browsers and programs that talk to it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from prefloop.web.app import create_app
 from prefloop.web.security.passwords import Passwords
 
 PASSWORD = "correct horse battery"
-CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # tests log in often
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # Tests log in often.
 
 
 def an_item(name: str, count: int = 3) -> Item:
-    """Texts that say which model wrote them to nobody."""
+    """Return texts that say to nobody which model wrote them."""
     answers = tuple(Completion(f"{name}:c{i}", f"Answer {i} to {name}.", model=f"secret-{i}") for i in range(count))
     return Item(name, Prompt(f"Question {name}?"), answers)
 
 
 @dataclass
 class Server:
-    """An application and its parts. `browser(role)` is signed in as a fresh person of that role."""
+    """Holds an application and its parts. `browser(role)` is signed in as a fresh person of that role."""
 
     app: FastAPI
     store: Store
@@ -41,7 +41,7 @@ class Server:
     browsers: list[TestClient] = field(default_factory=list)
 
     def join(self, role: Role, name: str) -> str:
-        """The id of a new person, whose password is PASSWORD."""
+        """Return the id of a new person, whose password is PASSWORD."""
         if role == "owner":
             token = self.people.owner_link() or self.people.invite(None, "owner")
         else:
@@ -49,7 +49,10 @@ class Server:
         return self.people.accept(token, name, CHEAP.hash(PASSWORD)).id
 
     def browser(self, name: str | None = None) -> TestClient:
-        """Sends what a browser sends with a post from the same site. With a name: signed in."""
+        """Return a client that sends what a browser sends with a post from the same site.
+
+        With a name, it is signed in.
+        """
         client = TestClient(self.app, follow_redirects=False, headers={"accept": "text/html"})
         client.headers["sec-fetch-site"] = "same-origin"
         self.browsers.append(client)

@@ -1,4 +1,4 @@
-"""Coming in, going out, and what an owner does to people: through the pages."""
+"""People come in and go out, and an owner manages people, through the pages."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_over_tls_the_cookie_is_bound_to_the_host(server: Server) -> None:
 
 
 def test_a_planted_session_is_worth_nothing(server: Server) -> None:
-    """Session fixation: whatever cookie was there before a login is not the one after it."""
+    """In session fixation, whatever cookie was there before a login is not the one after it."""
     server.join("owner", "Olga")
     browser = server.browser("Olga")
     name = next(iter(browser.cookies))

@@ -1,4 +1,4 @@
-"""`/api/` as a program sees it, and webhooks as a receiver does."""
+"""A program uses `/api/` as it is described, and a receiver gets webhooks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who may call what: every route of the application x every kind of caller x things that belong to somebody else.
+"""Every route of the application is called by every kind of caller with things that belong to somebody else.
 
-Made from the route table, so that a new route is tested without a line here, and one that does not say who may call it
-keeps the server from starting.
+The tests are made from the route table, so that a new route is tested without a line here, and one that does not say
+who may call it keeps the server from starting.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ ANSWER = {"tiers": [[0], [1], [2]]}
 
 @dataclass
 class World:
-    """One caller of each kind, and somebody else (`B`) with a lease, an answer and an invitation to be meddled with."""
+    """Holds one caller of each kind, and somebody else (`B`) with a lease, an answer and an invitation to meddle
+    with.
+    """
 
     server: Server
     callers: dict[str, TestClient]
@@ -43,7 +45,7 @@ class World:
     path: Path
 
     def dump(self) -> dict[str, list[tuple[object, ...]]]:
-        """Everything in the store but the audit log, which grows when somebody is refused, and signs of life."""
+        """Return everything in the store but signs of life, and the audit log, which grows when somebody is refused."""
         with sqlite3.connect(self.path) as connection:
             tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             kept = [name for name in tables if name not in ("audit", "sqlite_sequence")]
@@ -90,7 +92,7 @@ def routes(server: Server) -> list[tuple[str, str, str]]:
 
 
 def call(client: TestClient, method: str, path: str, foreign: dict[str, str]) -> tuple[int, str]:
-    """A body that would do something, if it were let through. Returns the status, and where it sends to."""
+    """Send a body that would do something, if it were let through. Return the status, and where it sends to."""
     address = path.format_map(foreign)
     form = {"role": "owner", "groups": "x", "limit": "7", "reason": "because", "rankings": "remove", "name": "Bert"}
     form |= {"text": "Be unfair.", "editing": "x", "act": "save", "overlap": "9"}
@@ -111,7 +113,7 @@ def call(client: TestClient, method: str, path: str, foreign: dict[str, str]) ->
 
 
 def _fields(client: TestClient, path: str) -> set[str]:
-    """Some bodies forbid fields they do not know."""
+    """Return the fields of the form, because some bodies forbid fields they do not know."""
     last = path.rsplit("/", 1)[-1]
     return {"submit": {"uuid", "answer"}, "skip": {"uuid", "reason"}, "draft": {"state"}}.get(last, set())
 
@@ -137,7 +139,7 @@ def test_a_caller_with_the_right_reads_every_page(world: World, role: str) -> No
 
 
 def test_nobody_touches_the_lease_of_another_person(world: World) -> None:
-    """Not even the owner: answers are given in one's own name. A foreign lease looks like one that never was."""
+    """Not even the owner may: answers are given in one's own name. A foreign lease looks like one that never was."""
     before = world.dump()
     checked = 0
     for method, path, _ in routes(world.server):
@@ -199,7 +201,7 @@ def test_a_route_added_behind_the_routers_is_refused_too(make_server: Callable[.
 def test_a_route_of_another_kind_keeps_the_server_from_starting_although_it_names_a_gate(
     make_server: Callable[..., Server],
 ) -> None:
-    """FastAPI's own would call the endpoint with somebody who has not passed."""
+    """FastAPI's own route would call the endpoint with somebody who has not passed."""
     app, router = make_server().app, APIRouter()
     router.add_api_route("/plain", lambda: None, dependencies=[Depends(anyone)])
     app.router.routes.extend(router.routes)

@@ -24,7 +24,7 @@ PATIENCE_S = 0.2
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """One that waits for its store no longer than a moment."""
+    """Yield a server that waits for its store no longer than a moment."""
     config = Config(project=Project(store="sqlite:///store.db"))
     with Store.open(config.project.store, tmp_path, patience_s=PATIENCE_S) as store:
         app = create_app(tmp_path, config, store)
@@ -56,7 +56,7 @@ def replaced(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """As a program does that knows nothing of ours."""
+    """Lock the store as a program does that knows nothing of ours."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -79,7 +79,7 @@ def test_while_the_file_is_away_every_route_says_so_and_afterwards_all_is_as_bef
     with away(tmp_path / "store.db"):  # type: ignore[operator]
         for (method, path), level in server.app.state.routes.items():
             if path in ("/theme", "/api/openapi.json"):
-                continue  # these need no store
+                continue  # These need no store.
             client = program if level in ("read", "write") else browser
             answer = client.request(method, re.sub(r"\{[^}]*\}", "x", path))
             assert whole(answer, 503), (path, answer.text)
@@ -110,7 +110,7 @@ def test_while_another_program_writes_people_read_and_are_told_to_send_again(ser
 
 
 def test_a_full_disk_refuses_what_it_cannot_keep_and_goes_on_when_there_is_room(server: Server) -> None:
-    """SQLite's own limit of pages: the same error as of a disk."""
+    """SQLite's own limit of pages gives the same error as a full disk."""
     browser = server.browser("Olga")
 
     def pages(most: int) -> None:
@@ -118,7 +118,7 @@ def test_a_full_disk_refuses_what_it_cannot_keep_and_goes_on_when_there_is_room(
             connection.exec_driver_sql(f"PRAGMA max_page_count = {most}")
 
     invite = {"role": "annotator", "groups": ",".join(f"group {n} of a long name" for n in range(20))}
-    pages(1)  # as many as there are
+    pages(1)  # There are as many as before.
     acknowledged = 0
     while whole(answer := browser.post("/people/invite", data=invite), 200):
         acknowledged += 1

@@ -17,7 +17,7 @@ UUID = "00000000-0000-4000-8000-{:012d}"
 
 
 def secretive(n: int, count: int = 4) -> Item:
-    """Everything that could leak has a name that can be searched for; only the texts are for annotators."""
+    """Return an item where everything that could leak has a name to search for; only the texts are for annotators."""
     name = f"item-name-{n}"
     answers = tuple(
         Completion(
@@ -54,7 +54,7 @@ def site(make_server: Callable[..., Any]) -> Any:
 
 
 def everything(server: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every answer that an annotator gets in a day: (which, response)."""
+    """Yield every answer that an annotator gets in a day: (which, response)."""
     server.join("annotator", name)
     browser = server.browser(name)
     for path in ("/", "/rank", "/guidelines", "/history", "/account"):
@@ -89,7 +89,7 @@ def everything(server: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def text_of(response: Any) -> str:
-    """Body and headers, without the page's own address."""
+    """Return body and headers, without the page's own address."""
     headers = {k: v for k, v in response.headers.items() if k not in ("content-security-policy", "date")}
     return str(response.text) + json.dumps(headers)
 
@@ -122,7 +122,7 @@ def test_no_answer_to_an_annotator_holds_anything_but_the_texts(site: Any) -> No
 
 
 def test_the_names_of_fields_say_nothing_either(site: Any) -> None:
-    """JSON keys and data attributes are a fixed list: a new one is looked at by a person first."""
+    """JSON keys and data attributes are a fixed list: a person looks at a new one first."""
     attributes, keys = set(), set()
     for _, response in everything(site, "Ada"):
         if "json" in response.headers.get("content-type", ""):
@@ -131,17 +131,59 @@ def test_the_names_of_fields_say_nothing_either(site: Any) -> None:
             attributes |= set(re.findall(r"\b(data-[a-z-]+)=", response.text))
             for data in re.findall(r'data-(?:answer|draft|progress)="([^"]*)"', response.text):
                 keys |= set(_keys(json.loads(data.replace("&#34;", '"')))) if data else set()
+    # fmt: skip
     assert keys == {
-        "seconds", "saved", "progress", "done", "limit", "open", "per_hour", "seconds_per_word", "leases", "error",
-        "tiers", "unacceptable", "none_acceptable", "ratings", "flags", "comment", "lease", "at",
-    }  # fmt: skip
+        "seconds",
+        "saved",
+        "progress",
+        "done",
+        "limit",
+        "open",
+        "per_hour",
+        "seconds_per_word",
+        "leases",
+        "error",
+        "tiers",
+        "unacceptable",
+        "none_acceptable",
+        "ratings",
+        "flags",
+        "comment",
+        "lease",
+        "at",
+    }
+    # fmt: skip
     assert attributes <= {
         "data-asked",
-        "data-act", "data-after", "data-answer", "data-base", "data-card", "data-cards", "data-count", "data-drag",
-        "data-draft", "data-edge", "data-given", "data-lease", "data-mode", "data-needed", "data-next", "data-open",
-        "data-person", "data-position", "data-progress", "data-role", "data-row", "data-rules", "data-seconds",
-        "data-size", "data-theme", "data-theme-form", "data-value", "data-words",
-    }  # fmt: skip
+        "data-act",
+        "data-after",
+        "data-answer",
+        "data-base",
+        "data-card",
+        "data-cards",
+        "data-count",
+        "data-drag",
+        "data-draft",
+        "data-edge",
+        "data-given",
+        "data-lease",
+        "data-mode",
+        "data-needed",
+        "data-next",
+        "data-open",
+        "data-person",
+        "data-position",
+        "data-progress",
+        "data-role",
+        "data-row",
+        "data-rules",
+        "data-seconds",
+        "data-size",
+        "data-theme",
+        "data-theme-form",
+        "data-value",
+        "data-words",
+    }
 
 
 def _keys(value: Any) -> Iterator[str]:
@@ -155,7 +197,7 @@ def _keys(value: Any) -> Iterator[str]:
 
 
 def test_gold_looks_like_any_other_item(site: Any) -> None:
-    """The same page but for texts, lease, position and numbers: structure does not tell."""
+    """The page is the same but for texts, lease, position and numbers, so that structure does not tell."""
     site.join("annotator", "Ada")
     browser = site.browser("Ada")
     golds = {item for item, _ in site.queue.golds()}

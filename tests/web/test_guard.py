@@ -1,4 +1,4 @@
-"""What holds for every request: headers, posts from other sites, sizes, depth, throttles, equal times."""
+"""For every request these hold: headers, no posts from other sites, sizes, depth, throttles, equal times."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_body_without_a_length_is_read_no_further_than_the_limit(server: Serve
     headers = [(b"host", b"h"), (b"origin", b"http://h"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/login", "headers": headers, "query_string": b""}
     scope |= {"scheme": "http", "server": ("h", 80)}
-    with ThreadPoolExecutor(1) as thread:  # this one may have a loop already, of the browser tests
+    with ThreadPoolExecutor(1) as thread:  # This thread may have a loop already, of the browser tests.
         thread.submit(lambda: asyncio.run(server.app(scope, receive, send))).result()  # type: ignore[arg-type]
     assert reads == PAGE_BYTES // 100_000 + 1 and sent[0]["status"] == 413  # type: ignore[index]
 
@@ -238,7 +238,7 @@ def test_brackets_in_texts_are_no_depth_and_the_limit_is_exact() -> None:
     assert json_problem(json.dumps(['"[[[' * 200, "\\" * 9, "NaN"]).encode()) is None
     assert json_problem(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH) is None
     assert json_problem(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
-    assert json_problem(b'"' + b"[" * 100)  # a text that never ends
+    assert json_problem(b'"' + b"[" * 100)  # This text never ends.
     assert json_problem(b'["\\ud83d\\ude00", "\\\\ud800", 18446744073709551616, 1e308]') is None
 
 
@@ -363,7 +363,7 @@ def test_many_guesses_at_once_get_no_head_start() -> None:
 
 
 def test_an_unknown_name_is_as_much_work_as_a_known_one_from_the_first() -> None:
-    """Work, not seconds: the same number of hashes, made with the same parameters."""
+    """Work is counted, not seconds: the same number of hashes is made with the same parameters."""
     work: list[str] = []
 
     class Counted(PasswordHasher):

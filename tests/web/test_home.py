@@ -1,4 +1,4 @@
-"""Where everybody starts: each role's own page, with numbers that are those of the store."""
+"""Everybody starts on their role's own page, with numbers that are those of the store."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def words(page: Any) -> str:
 
 
 def figures(browser: Any) -> str:
-    """The home page once nothing on it is being counted."""
+    """Return the home page once nothing on it is being counted."""
     end = time.monotonic() + 60
     while "being counted" in (found := words(browser.get("/"))).lower():
         assert time.monotonic() < end

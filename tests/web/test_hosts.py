@@ -1,4 +1,4 @@
-"""Which names the server answers to, and where its links lead."""
+"""The server answers to the right names, and its links lead to the right place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands in an address, a form or a body: never a fault of the server. Of every route, known or new."""
+"""Whatever stands in an address, a form or a body of any route, it is never a fault of the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .conftest import Server, an_item
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install 'prefloop[test]'")
 
-LEAVE = {"/logout", "/account/sign-out", "/account/password"}  # they would end the session that the others need
+LEAVE = {"/logout", "/account/sign-out", "/account/password"}  # They would end the session that the others need.
 ODD = (
     *(str(number) for number in (2**31, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, -1, 10**30)),
     *(
@@ -50,7 +50,7 @@ FAST = settings(
 
 @pytest.fixture
 def olga(make_server: Callable[..., Server]) -> tuple[Server, TestClient]:
-    """An owner with work to do, whose client turns a fault of the server into an answer."""
+    """Return an owner with work to do, whose client turns a fault of the server into an answer."""
     server = make_server(attributes=["clear"])
     server.store.add([an_item(name) for name in ("one", "two")])
     server.queue.fill()
@@ -71,7 +71,7 @@ def refused(answer: Any) -> bool:
 
 
 def test_no_address_of_a_page_makes_the_server_fail(olga: tuple[Server, TestClient]) -> None:
-    """Every parameter in a path, and every one in a query, with every odd value."""
+    """Every parameter in a path, and every one in a query, gets every odd value."""
     server, browser = olga
     program = server.program("write", server.people.list()[0].id)
     tried = 0
@@ -168,7 +168,7 @@ def _add_with(number: str, program: TestClient) -> None:
 
 
 def fuzz(operation: Any, client: TestClient, examples: int, look: Callable[[Any, Any], None]) -> int:
-    """How many requests were made up for an operation of OpenAPI; `look` sees each with its answer."""
+    """Return how many requests were made up for an operation of OpenAPI; `look` sees each with its answer."""
     tried = 0
 
     @settings(FAST, max_examples=examples)
@@ -179,7 +179,7 @@ def fuzz(operation: Any, client: TestClient, examples: int, look: Callable[[Any,
         made = case.as_transport_kwargs(base_url="http://testserver")
         sent = {key: value for key, value in made.items() if key not in ("headers", "cookies")}
         if not all(isinstance(file, str | bytes | tuple) for _, file in sent.get("files") or ()):
-            return  # a file that is a number, which no client can send
+            return  # It is a file that is a number, which no client can send.
         look(sent, client.request(**sent))
 
     ask()

@@ -1,4 +1,4 @@
-"""The ranking screen's calls and the reviewers' pages, without a browser: who may, what is refused, what is written."""
+"""Without a browser, the ranking screen's calls and the reviewers' pages refuse and write what they should."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_an_answer_can_be_reopened_and_replaced(make: Any) -> None:
     found = re.search(r'data-answer="([^"]*)"', again.text)
     assert found and json.loads(html.unescape(found.group(1)))["tiers"] == [[0], [1], [2]]
     assert submit(ada, lease, 2, Answer(((2,), (0, 1))).to_json()).status_code == 200
-    assert [len(r.tiers) for r in rankings(server)] == [2]  # of the two events, the effective one
+    assert [len(r.tiers) for r in rankings(server)] == [2]  # Of the two events, this is the effective one.
     assert "C, then A = B" in ada.get("/history").text
 
 
@@ -210,7 +210,9 @@ def test_the_address_to_reopen_is_a_lease_or_nothing(make: Any, again: str) -> N
 
 @pytest.fixture
 def disputed(make: Any) -> Any:
-    """One item that Ada and Ben see the other way round, one that they agree on and Ada flags, 30 that nobody saw."""
+    """Return one item that Ada and Ben see the other way round, one that they agree on and Ada flags, and 30 unseen
+    ones.
+    """
     server = make([an_item("a"), an_item("b"), *(an_item(f"n{i}") for i in range(60))], overlap=2, overlap_many=2)
     for n, who in enumerate(("Ada", "Ben")):
         server.join("annotator", who)
@@ -270,7 +272,7 @@ def test_opposition_counts_pairs_that_two_people_put_in_opposite_orders(disputed
         return Ranking("a", "x", "quality", tiers, **more)
 
     one, other = said(("a",), ("b",), ("c",)), said(("c",), ("a", "b"))
-    assert review_view.opposition([one, other]) == (2, 2)  # a-c and b-c; the tie orders nothing
+    assert review_view.opposition([one, other]) == (2, 2)  # They are a-c and b-c; the tie orders nothing.
     assert review_view.opposition([one, one]) == (0, 3)
     assert review_view.opposition([one]) == (0, 0)
     assert review_view.opposition([one, said(("c",), ("b",), ("a",), metadata={"adjudication": True})]) == (0, 0)
@@ -342,7 +344,7 @@ def test_figures_are_counted_once_for_a_while_and_a_failure_is_told_once(dispute
 
 
 def two_disagree(server: Any, *, flag: str = "") -> None:
-    """Ada and Ben rank everything; on every item but `flag`, which Ada flags, in opposite orders."""
+    """Let Ada and Ben rank everything; on every item but `flag`, which Ada flags, they do it in opposite orders."""
     for who in ("Ada", "Ben"):
         me = server.join("annotator", who)
         while (given := server.queue.next(me)) is not None:

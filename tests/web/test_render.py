@@ -19,14 +19,14 @@ from prefloop.web.views.markdown import SCHEMES
 
 
 class Parsed(HTMLParser):
-    """Every tag with its attributes, and the text between."""
+    """Holds every tag with its attributes, and the text between."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.other: list[str] = []
-        self.feed(str(html))  # a Markup would escape what is added to it
+        self.feed(str(html))  # A Markup would escape what is added to it.
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -53,7 +53,7 @@ ATTRIBUTES |= {"a": {"href", "rel"}, "ol": {"start", "dir"}, "span": {"class", "
 
 
 def assert_safe(html: str) -> Parsed:
-    """Only allowed tags, attributes and schemes; a span is a formula, an escape, or the label of something unseen."""
+    """Check that there are only allowed tags, attributes and schemes; a span is a formula, an escape, or a label."""
     parsed = Parsed(html)
     assert not parsed.other
     for tag, attributes in parsed.tags:
@@ -87,7 +87,8 @@ PAYLOADS = [
     "<style>@import '//evil.example/x.css'; body{background:url(//evil.example/y)}</style>",
     '<p style="background:url(javascript:alert(1));behavior:expression(alert(1))">x</p>',
     "<link rel=stylesheet href=//evil.example/x.css><base href=//evil.example/><meta http-equiv=refresh content=0>",
-    "<a id=status name=cookie href=x><form id=documentElement><input name=attributes></form>",  # DOM clobbering
+    # This is DOM clobbering.
+    "<a id=status name=cookie href=x><form id=documentElement><input name=attributes></form>",
     "<!--<img src='--><img src=x onerror=alert(1)>-->",
     "<![CDATA[<script>alert(1)</script>]]>",
     "<?xml version='1.0'?><x:script xmlns:x='http://www.w3.org/1999/xhtml'>alert(1)</x:script>",
@@ -127,7 +128,7 @@ PAYLOADS = [
     "</p></div></main><script>alert(1)</script>",
     "{{ 7*7 }} {% include '/etc/passwd' %} ${7*7}",
 ]
-# MathML that runs things, fetches things, or is read as something else the second time
+# This MathML runs things, fetches things, or is read as something else the second time.
 MATH_PAYLOADS = [
     "<math><annotation-xml encoding='text/html'><img src=x onerror=alert(1)></annotation-xml></math>",
     "<math><annotation-xml encoding='application/xhtml+xml'><style><img src=x onerror=alert(1)></style></math>",

@@ -37,7 +37,7 @@ def words(page: Any, status: int = 200) -> str:
 
 
 def form(page: Any) -> dict[str, str]:
-    """What a browser would send of the settings form, untouched."""
+    """Return what a browser would send of the settings form, untouched."""
     part = page.text.partition('action="/settings/rules"')[2].partition("</form>")[0]
     found = dict(re.findall(r'<input id="(\w+)" name="\w+" value="([^"]*)"', part))
     found |= {name: "on" for name, rest in re.findall(r'type="checkbox" id="(\w+)"([^>]*)', part) if "checked" in rest}
@@ -85,7 +85,7 @@ def test_what_cannot_be_is_said_and_changes_nothing(site: Any) -> None:
 def test_people_are_told_once_that_the_guidelines_changed_and_see_what(site: Any) -> None:
     olga, ada = site.browser("Olga"), site.browser("Ada")
     notice = "The guidelines have changed."
-    ada.post("/rank/next", json={})  # the guide stood open beside the first item
+    ada.post("/rank/next", json={})  # The guide stood open beside the first item.
     assert notice not in ada.get("/").text
     editing = re.search(r'name="editing" value="(\w+)"', olga.get("/settings/guidelines").text)
     assert editing is not None

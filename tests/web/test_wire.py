@@ -1,4 +1,4 @@
-"""Real sockets: clients that stop half-way, send slowly, read nothing, or send what is no request."""
+"""Over real sockets, clients stop half-way, send slowly, read nothing, or send what is no request."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Live:
         return connection
 
     def ask(self, sent: bytes, source: str = "127.0.0.1") -> str:
-        """All that comes back until the server closes; what is sent should make it do so."""
+        """Return all that comes back until the server closes; what is sent should make it do so."""
         return read_all(self.open(sent, source))
 
     def connections(self) -> int:
@@ -67,12 +67,12 @@ def read_all(connection: socket.socket) -> str:
 
 
 def last(request: bytes) -> bytes:
-    """The same request, after which the server closes."""
+    """Return the same request, after which the server closes."""
     return request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
 
 
 def status(answer: str) -> int:
-    """Of a whole answer that has the security headers, once."""
+    """Return the status of a whole answer that has the security headers, once."""
     head = answer.partition("\r\n\r\n")[0].lower()
     for name, value in HEADERS.items():
         assert head.count(f"\r\n{name}: {value.lower()}") == 1, (name, answer)
@@ -127,7 +127,8 @@ def test_half_sent_requests_leave_room_for_whole_ones(
     live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, held: bytes
 ) -> None:
     for name in ("HEADERS_S", "FRESH_S", "BODY_S"):
-        monkeypatch.setattr(wire, name, 60.0)  # not the deadlines: the bound on how many
+        # This is not about the deadlines, but about the bound on how many connections there are.
+        monkeypatch.setattr(wire, name, 60.0)
     here = live(connections=10)
     for _ in range(40):
         here.open(held)
@@ -214,7 +215,7 @@ def test_a_client_that_reads_nothing_is_not_written_to_forever(live: Callable[..
     connection = here.open()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.settimeout(0.2)
-    with pytest.raises((TimeoutError, ConnectionError)):  # pipelined, until neither side takes any more
+    with pytest.raises((TimeoutError, ConnectionError)):  # Requests are pipelined, until neither side takes any more.
         while True:
             connection.sendall(ASK.replace(b"/login", b"/static/app.css") * 100)
     here.until(lambda: here.connections() == 0)
@@ -228,7 +229,7 @@ def test_a_request_whose_body_breaks_off_is_not_half_done(live: Callable[..., Li
     line = f"POST /people/{anna}/limit HTTP/1.1\r\nCookie: {name}={token}\r\n".encode()
     whole = line + POST.partition(b"\r\n")[2] + FORM
     broken = here.open(whole + b"Content-Length: 10\r\n\r\nlimit=12")
-    time.sleep(0.2)  # so that the half of it is with the application
+    time.sleep(0.2)  # By then the application has the half of it.
     broken.shutdown(socket.SHUT_RDWR)
     here.until(lambda: here.connections() == 0)
     assert status(here.ask(last(whole) + b"Content-Length: 8\r\n\r\nlimit=34")) == 303

@@ -1,4 +1,4 @@
-"""What people do at the screen, in the words of a test."""
+"""Does what people do at the screen, in the words of a test."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ CHAT = (Message("user", "What is the capital of France?"), Message("assistant", 
 
 
 def an_item(name: str, count: int, length: int = 1, chat: bool = False) -> Item:
-    """Answers that begin with their own local ids, so that a test knows what it ranks; c0 is the shortest."""
+    """Return answers that begin with their own local ids, so that a test knows what it ranks; c0 is the shortest."""
     texts = [f"c{i} of {name}. " + SENTENCE * (length + i) for i in range(count)]
     answers = tuple(Completion(f"{name}:c{i}", text, model=f"secret-{i}") for i, text in enumerate(texts))
     return Item(name, Prompt(CHAT if chat else f"Question {name}?", system="Be brief." if chat else None), answers)
 
 
 def local(page: Any) -> list[str]:
-    """The local ids of the answers on the screen, by position."""
+    """Return the local ids of the answers on the screen, by position."""
     return [text[:2] for text in page.locator(".card .rendered").all_inner_texts()]
 
 
 def tiers(ranking: Any) -> list[list[str]]:
-    """Local ids, best first."""
+    """Return local ids, best first."""
     return [sorted(id.split(":")[1] for id in tier) for tier in ranking.tiers]
 
 
 def until(condition: Callable[[], Any], page: Any = None, seconds: float = 20) -> Any:
-    """What `condition` gives as soon as it is true of something. With a page: its routes are answered meanwhile."""
+    """Return what `condition` gives as soon as it is true of something.
+
+    With a page, its routes are answered meanwhile.
+    """
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -44,7 +47,7 @@ def press(page: Any, *keys: str) -> None:
 
 
 def lease(page: Any) -> str:
-    """Which presentation is on the screen; "" for none."""
+    """Return which presentation is on the screen; "" for none."""
     return str(page.evaluate("document.querySelector('#task')?.dataset.lease ?? ''"))
 
 
@@ -67,7 +70,7 @@ def gone(page: Any, before: str, submit: Callable[[], Any]) -> None:
         if lease(page) != before:
             page.wait_for_selector("#task, #done")
             return
-        page.wait_for_timeout(100)  # the text that was shown must have been on the screen
+        page.wait_for_timeout(100)  # The text that was shown must have been on the screen.
     raise AssertionError(f"not submitted: {page.locator('#said').inner_text()}")
 
 

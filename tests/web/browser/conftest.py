@@ -1,4 +1,4 @@
-"""A real server on a real port, and a real Chromium that reports whatever it should not have done."""
+"""Runs a real server on a real port, and a real Chromium that reports whatever it should not have done."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import uvicorn
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'prefloop[test]'")
 
 PASSWORD = "correct horse battery"
-SHOTS = os.environ.get("PREFLOOP_SHOTS")  # a folder: where pictures of the pages go, to be looked at
+SHOTS = os.environ.get("PREFLOOP_SHOTS")  # Pictures of the pages go to this folder, to be looked at.
 
 
 @dataclass
@@ -29,10 +29,11 @@ class Site:
     browser: Any
     trouble: list[str] = field(default_factory=list)
     contexts: list[Any] = field(default_factory=list)
-    leaving: bool = False  # "leave this page? answers are not sent yet" is expected, and said yes to
+    # The question "leave this page? answers are not sent yet" is expected, and answered with yes.
+    leaving: bool = False
 
     def page(self, name: str | None = None, **context: Any) -> Any:
-        """A page of a fresh browser profile; with a name, signed in as that person."""
+        """Return a page of a fresh browser profile; with a name, it is signed in as that person."""
         made = self.browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **context})
         made.set_default_timeout(10_000)
         self.contexts.append(made)
@@ -67,7 +68,7 @@ class Site:
             self.trouble.append(f"request to {request.url}")
 
     def rank(self, name: str, **context: Any) -> Any:
-        """That person on the ranking screen, with an item shown."""
+        """Return that person on the ranking screen, with an item shown."""
         page = self.page(name, **context)
         page.goto(f"{self.url}/rank")
         page.wait_for_selector("#task, #done")
@@ -76,7 +77,9 @@ class Site:
 
 @pytest.fixture
 def make_site(make_server: Callable[..., Any], chromium: Any) -> Iterator[Callable[..., Site]]:
-    """`make_site(items, **annotate)`: a site with an owner "Olga", a reviewer "Rita", annotators "Ada" and "Ben"."""
+    """Yield `make_site(items, **annotate)`: a site with an owner "Olga", a reviewer "Rita", annotators "Ada" and
+    "Ben".
+    """
     from prefloop.web.serve import _options
 
     running: list[tuple[Site, uvicorn.Server, threading.Thread]] = []
@@ -123,7 +126,7 @@ def shot(request: Any) -> Callable[[Any, str], None]:
 
 @pytest.fixture
 def said(make_site: Any) -> Callable[[Site], list[Any]]:
-    """Every effective ranking in the store of a site, oldest first."""
+    """Return every effective ranking in the store of a site, oldest first."""
 
     def read(site: Site) -> list[Any]:
         found = [ranking for item in site.server.store.items() for ranking in item.rankings]

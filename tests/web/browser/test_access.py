@@ -1,4 +1,4 @@
-"""WCAG 2.2 AA as far as a machine can tell: axe on every page, in light and in dark, wide and narrow."""
+"""Every page keeps WCAG 2.2 AA as far as a machine (axe) can tell, in light and in dark, wide and narrow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ PHONE = {"width": 390, "height": 780}
 
 
 def violations(page: Any) -> list[str]:
-    """What axe finds, with the elements. Its script comes in beside the page's policy, as an extension's would."""
-    page.evaluate("Promise.allSettled(document.getAnimations().map((one) => one.finished))")  # colours come to rest
+    """Return what axe finds, with the elements.
+
+    Its script comes in beside the page's policy, as an extension's would.
+    """
+    # The colours come to rest.
+    page.evaluate("Promise.allSettled(document.getAnimations().map((one) => one.finished))")
     found = axe.Axe().run(page, options=RULES).response["violations"]
     return [
         f"{each['id']}: {node['html'][:150]} {node['failureSummary'][:300]}" for each in found for node in each["nodes"]

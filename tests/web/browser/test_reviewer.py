@@ -1,4 +1,4 @@
-"""A reviewer's day in a real browser: look, adjudicate, give back, leave somebody out, discard, make gold."""
+"""A reviewer works for a day in a real browser: look, adjudicate, give back, leave out, discard, make gold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def two_opinions(site: Any) -> list[Any]:
-    """Ada and Ben rank the only item in opposite orders; their pages."""
+    """Let Ada and Ben rank the only item in opposite orders; return their pages."""
     pages = [site.rank("Ada"), site.rank("Ben")]
     for page, keys in zip(pages, ("123", "321"), strict=True):
         order = local(page)
@@ -34,7 +34,7 @@ def test_a_reviewers_day(make_site: Any, said: Any, shot: Any) -> None:
     cells = page.locator(".rankings tbody td.letter").all_inner_texts()
     assert cells == ["1", "2", "3", "3", "2", "1"]
 
-    # adjudicate on the same screen, in the order of the item's page
+    # She adjudicates on the same screen, in the order of the item's page.
     page.click("text=Adjudicate")
     page.wait_for_selector("#task")
     shot(page, "review-adjudicate")
@@ -47,7 +47,7 @@ def test_a_reviewers_day(make_site: Any, said: Any, shot: Any) -> None:
     ranking = until(lambda: [r for r in said(site) if r.metadata.get("adjudication")])[0]
     assert tiers(ranking) == [["c1"], ["c0"], ["c2"]]
 
-    # give it back to Ada, with a note; she gets it first, with what she said
+    # She gives it back to Ada, with a note; Ada gets it first, with what she said.
     row = page.locator("tbody tr", has_text="Ada")
     row.locator("summary").click()
     row.locator("input[name=note]").fill("c0 is wrong, look again")
@@ -72,7 +72,7 @@ def test_a_reviewers_day(make_site: Any, said: Any, shot: Any) -> None:
     shot(page, "agreement")
     page.go_back()
 
-    # leave Ben out, make gold, discard, restore
+    # She leaves Ben out, makes gold, discards, restores.
     page.reload()
     row = page.locator("tbody tr", has_text="Ben")
     row.locator("summary").click()

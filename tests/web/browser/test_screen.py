@@ -1,4 +1,4 @@
-"""The ranking screen when things are not smooth: speed, bad networks, two tabs, long texts, leases that run out."""
+"""The ranking screen works when things are not smooth: speed, bad networks, two tabs, long texts, ended leases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from browsing import an_item, lease, local, next_ready, press, submitted, tiers,
 pytestmark = pytest.mark.slow
 
 FRAME_MS = 50
-# From the key going down to the end of the frame that shows what it did.
+# It measures from the key going down to the end of the frame that shows what it did.
 FRAME = """() => {
   window.shown = new Promise((resolve) => addEventListener("keydown", (event) =>
     requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - event.timeStamp))), {once: true}));
@@ -38,9 +38,10 @@ def test_a_key_is_answered_within_50_ms(make_site: Any, capsys: Any) -> None:
 
     keys = ["3", "1", "=", "5", "[", "]", "x", "k", "2", "u", "m", "m", "j", "7", "Backspace", "9"]
     ninth = int(0.9 * len(keys))
-    for _ in range(10):  # what is slow in each run is ours, not the machine's
+    for _ in range(10):  # What is slow in each run is ours, not the machine's.
         pairs, work = [], 0.0
-        for key in keys:  # by turns with a key that does nothing: the machine's own share at that moment
+        # A key that does nothing takes turns with each, and gives the machine's own share at that moment.
+        for key in keys:
             before = worked()
             spent = milliseconds(key)
             work += (worked() - before) / len(keys)
@@ -55,7 +56,7 @@ def test_a_key_is_answered_within_50_ms(make_site: Any, capsys: Any) -> None:
             f"keys that do nothing, by turns with them: {statistics.median(idle):.0f} and {idle[ninth]:.0f} ms; "
             f"processor time of the page's thread {work:.1f} ms a key"
         )
-    assert work < FRAME_MS  # whatever else the machine does
+    assert work < FRAME_MS  # This holds whatever else the machine does.
     if idle[ninth] > FRAME_MS / 2:
         pytest.skip(f"this machine is too busy to time a frame: a key that does nothing takes {idle[ninth]:.0f} ms")
     assert shown[ninth] < FRAME_MS
@@ -66,7 +67,7 @@ def test_the_next_item_is_there_before_it_is_asked_for(make_site: Any, capsys: A
     page = site.rank("Ada")
     next_ready(page)
     page.context.set_offline(True)
-    submitted(page, "1", "2", "3")  # no network: only what is here already can be shown
+    submitted(page, "1", "2", "3")  # There is no network: only what is here already can be shown.
     assert page.locator("#task").count() == 1
     assert "waiting" in page.inner_text("#net") or "Offline" in page.inner_text("#net")
     page.context.set_offline(False)
@@ -81,9 +82,9 @@ def test_a_next_item_that_comes_too_late_is_not_shown_again_once_answered(make_s
     held: list[Any] = []
     page.route("**/next", lambda route: held.append(route) if len(held) < 2 else route.continue_())
     submitted(page, "1", "2", "3")
-    until(lambda: len(held) == 1, page)  # what comes after b
+    until(lambda: len(held) == 1, page)  # This is what comes after b.
     press(page, "1", "2", "3", "Enter")
-    until(lambda: len(held) == 2, page)  # what comes now
+    until(lambda: len(held) == 2, page)  # This is what comes now.
     for route in held:
         route.continue_()
         page.wait_for_timeout(300)
@@ -106,7 +107,7 @@ def test_an_answer_survives_a_dead_server_and_a_reload_and_is_there_once(make_si
     assert said(site) == []
     page.unroute("**/submit")
 
-    def lose_the_receipt(route: Any) -> None:  # it arrives, and its answer doesn't
+    def lose_the_receipt(route: Any) -> None:  # The answer arrives, but its receipt doesn't.
         sent.append(route.request.post_data_json["uuid"])
         route.fetch()
         route.abort()
@@ -137,7 +138,7 @@ def test_an_answer_is_sent_again_when_the_store_is_back(make_site: Any, said: An
     assert other.inner_text("h1") == "Not available now" and "Try again" in other.inner_text("main")
     shot(other, "away")
     file.with_name("elsewhere").rename(file)
-    until(lambda: statuses[-1] == 200, page)  # the browser hears of it a moment after the store has it
+    until(lambda: statuses[-1] == 200, page)  # The browser hears of it a moment after the store has it.
     assert statuses[0] == 503
     assert [tiers(r) for r in said(site)] == [[[c] for c in order]]
 
@@ -169,12 +170,12 @@ def test_two_tabs_never_answer_the_same_item(make_site: Any, said: Any) -> None:
     two.wait_for_function("old => document.querySelector('#task').dataset.lease !== old", arg=first)
     assert "another tab" in two.inner_text("#said")
     assert len(until(lambda: said(site))) == 1
-    site.trouble.clear()  # the second tab is a new window, which pages themselves may not open
+    site.trouble.clear()  # The second tab is a new window, which pages themselves may not open.
 
 
 def test_an_item_answered_elsewhere_is_said_and_the_first_answer_stands(make_site: Any, said: Any) -> None:
     site = make_site([an_item("a", 3), an_item("b", 3)])
-    one, two = site.rank("Ada"), site.rank("Ada")  # two browsers: they can't tell each other
+    one, two = site.rank("Ada"), site.rank("Ada")  # They have two browsers, which can't tell each other.
     assert lease(one) == lease(two)
     order = local(one)
     next_ready(two)
@@ -217,7 +218,7 @@ def test_nothing_is_sent_before_every_answer_was_seen_to_its_end(make_site: Any,
     press(page, "1", "2", "3", "Enter")
     assert "not seen all of" in page.inner_text("#said")
     assert said(site) == []
-    for _ in range(6):  # each Enter shows what was missed
+    for _ in range(6):  # Each Enter shows what was missed.
         press(page, "Enter")
         page.wait_for_timeout(150)
     page.wait_for_selector("#done")
@@ -256,7 +257,7 @@ def test_single_keys_can_be_switched_off_and_then_tab_reaches_every_button(make_
     press(page, "1", "s", "x")
     assert page.locator(".place").all_inner_texts() == ["unplaced"] * 3
     assert not page.locator("dialog[open]").count()
-    for card in range(3):  # by Tab and Enter alone
+    for card in range(3):  # This is done by Tab and Enter alone.
         page.locator(f"#card-{card}").focus()
         for _ in range(40):
             press(page, "Tab")

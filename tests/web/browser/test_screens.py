@@ -1,4 +1,4 @@
-"""How the ranking screen is laid out: wide, narrow, zoomed, on a phone; what opens by itself, what lies over what."""
+"""The ranking screen is laid out well, wide, narrow, zoomed and on a phone; the right things open and lie on top."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from prefloop.types import Completion, Item, Message, Prompt
 pytestmark = pytest.mark.slow
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-ZOOMED = {"viewport": {"width": 640, "height": 400}, "device_scale_factor": 2}  # 1280 x 800 at 200 %
-READABLE = 340  # pixels of a card
+ZOOMED = {"viewport": {"width": 640, "height": 400}, "device_scale_factor": 2}  # This is 1280 x 800 at 200 %.
+READABLE = 340  # A card has at least so many pixels.
 SMALL = """() => [...document.querySelectorAll("button, nav a, .who a, summary")].flatMap((node) => {
   const {width, height} = node.getBoundingClientRect();
   const small = node.checkVisibility() && width && Math.min(width, height) < 44;
@@ -45,7 +45,7 @@ def test_the_guide_opens_once_and_is_closed_afterwards(make_site: Any) -> None:
 
 
 def test_cards_are_never_squeezed(make_site: Any) -> None:
-    """Three beside each other only where each stays readable, beside an open guide too."""
+    """Three stand beside each other only where each stays readable, beside an open guide too."""
     site = make_site([an_item("a", 3)])
     page = site.rank("Ada")
     for width, guide, columns in (

@@ -1,4 +1,4 @@
-"""The scripts that have no page: what a state is, what a key means, what two texts share. Run in the browser itself."""
+"""The scripts without a page are right about states, keys and shared words. They run in the browser itself."""
 
 from __future__ import annotations
 
@@ -66,9 +66,12 @@ def test_whatever_is_pressed_the_state_stays_a_ranking(page: Any) -> None:
             assert sorted(placed) == [card for card in range(cards) if state["slots"][card]], step
             assert all(tiers) and all(0 <= slot <= cards for slot in state["slots"]), step
             assert [next((n + 1 for n, t in enumerate(tiers) if card in t), 0) for card in range(cards)] == ranks
-            assert missing == ([] if state["none"] and not placed else [
-                card for card in range(cards) if card not in placed and card not in state["bad"]
-            ])  # fmt: skip
+            # fmt: skip
+            assert missing == (
+                []
+                if state["none"] and not placed
+                else [card for card in range(cards) if card not in placed and card not in state["bad"]]
+            )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_keys_mean_the_same_on_other_keyboards(page: Any) -> None:
         ({"key": "X", "code": "KeyX", "shiftKey": True}, on, None),
         ({"key": "s", "code": "KeyS", "ctrlKey": True}, off, ["draft"]),
         ({"key": "z", "code": "KeyZ", "metaKey": True}, off, ["undo"]),
-        ({"key": "c", "code": "KeyC", "ctrlKey": True}, on, None),  # copying is the browser's
+        ({"key": "c", "code": "KeyC", "ctrlKey": True}, on, None),  # Copying belongs to the browser.
         ({"key": "3", "code": "Digit3"}, off, None),
         ({"key": "s", "code": "KeyS"}, off, None),
         ({"key": "=", "code": "Equal"}, off, None),
@@ -140,7 +143,7 @@ def test_keys_mean_the_same_on_other_keyboards(page: Any) -> None:
         ({"key": "ArrowLeft", "code": "ArrowLeft"}, on, None),
         ({"key": "Tab", "code": "Tab"}, on, None),
         ({"key": "σ", "code": "KeyS"}, on, ["skip"]),  # Greek
-        ({"key": ";", "code": "KeyQ"}, on, ["rate", 1, 0]),  # Greek: a letter's place that prints a sign
+        ({"key": ";", "code": "KeyQ"}, on, ["rate", 1, 0]),  # On a Greek keyboard a letter's place prints a sign.
         ({"key": "ς", "code": "KeyW"}, on, ["rate", 2, 0]),
         ({"key": "/", "code": "KeyQ"}, on, ["rate", 1, 0]),  # Hebrew
         ({"key": "/", "code": "Slash"}, on, None),
@@ -156,7 +159,7 @@ def test_keys_mean_the_same_on_other_keyboards(page: Any) -> None:
         ({"key": "m", "code": "Semicolon"}, on, ["raw"]),
         ({"key": ",", "code": "KeyM"}, on, None),
         ({"key": "+", "code": "Equal", "shiftKey": True}, on, None),
-        # an input method is composing: what Enter and the letters do is the word's
+        # An input method is composing: what Enter and the letters do belongs to the word.
         ({"key": "Enter", "code": "Enter", "isComposing": True}, on, None),
         ({"key": "Process", "code": "KeyS", "keyCode": 229}, on, None),
         ({"key": "Enter", "code": "Enter", "ctrlKey": True, "keyCode": 229}, on, None),

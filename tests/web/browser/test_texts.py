@@ -1,4 +1,4 @@
-"""Texts in any script and with formulas, as a browser lays them out."""
+"""A browser lays out texts in any script and with formulas as it should."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 ARABIC = "مرحبا بالعالم\n\n- بند\n- English\n\n> اقتباس\n\n| عمود | b |\n|-|-|\n| س | d |\n\n```\nx = 1  # تعليق\n```"
 HEBREW = "שלום עולם, Hello.\n\nEnglish paragraph.\n\n$x$ הוא משתנה"
 FORMULAS = r"Money: $5 and $10. $\frac{a_1}{b*c*d}$ and \[ \sum_{i=1}^n x_i \] and $\unknown{x}$"
-# Which way each element's one line runs: from where it begins.
+# It says which way each element's one line runs: from where it begins.
 SIDES = """(selector) => [...document.querySelectorAll(selector)].map((node) => {
   const range = document.createRange();
   range.selectNodeContents(node);
@@ -31,7 +31,7 @@ def page(make_site: Any) -> Any:
 
 
 def card(page: Any, text: str) -> str:
-    """The selector of the card with that text: the order is another one each time."""
+    """Return the selector of the card with that text, because the order is another one each time."""
     return f"#{page.locator('.card', has_text=text).first.get_attribute('id')}"
 
 
