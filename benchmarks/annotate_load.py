@@ -1,17 +1,18 @@
-"""Load on the annotation server: a crowd in a process of its own against one server, over SQLite and over Postgres.
+"""Loads the annotation server: a crowd in a process of its own works against one server, over SQLite and over Postgres.
 
     python benchmarks/annotate_load.py                       # 50 people, 10,000 rankings, both databases
     python benchmarks/annotate_load.py --items 100000 --completions 10 --rankings 2000 --pages
 
 Each person does what the screen's script does: fetches the next item ahead, thinks, keeps a draft, submits; one answer
 in fifty is sent twice. `--think` is the mean of the (exponential) seconds between showing and submitting; 0 asks how
-much the server takes. Afterwards the store is read: every acknowledged ranking once, no item with more than it wanted.
+much the server takes. Afterwards the store is read: it must hold every acknowledged ranking once, and no item with more
+than it wanted.
 
 Times are the client's, in milliseconds, on the machine that also runs all clients, so the crowd is one process that
 speaks HTTP over plain sockets and parses next to nothing. What the machine's noise touches less is printed too: the
 processor time that the server's processes took for one whole ranking (next, draft, submit), and the crowd's beside it.
-The server's is taken, with the rate, while everybody works: from the first tenth of the rankings to the last.
-Prints a table; `--json FILE` too.
+The server's is taken, with the rate, while everybody works: from the first tenth of the rankings to the last. It prints
+a table; `--json FILE` writes the figures too.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ from prefloop.types import Completion, Item, Prompt  # noqa: E402
 from prefloop.web.security.access import session_cookie  # noqa: E402
 from ranking_client import IDLE_S, TASK, AnnotateServer, RankingClient, Task  # noqa: E402
 
-SETTINGS = {"overlap_many": 3, "overlap_share": 0.3, "gold_share": 0.0}  # 30 % of items by exactly 3, the rest by 1
+# 30 % of the items are ranked by exactly 3, the rest by 1.
+SETTINGS = {"overlap_many": 3, "overlap_share": 0.3, "gold_share": 0.0}
 SENT_TWICE = 0.02
 LISTS = ("all", "answered", "several", "disagreement", "flagged", "skipped", "gold", "discarded")
 PAGES = (
@@ -61,14 +63,14 @@ T = TypeVar("T")
 
 @dataclass
 class Times:
-    """Milliseconds of one person's requests, and what the server acknowledged: (lease, tiers)."""
+    """Holds milliseconds of one person's requests, and what the server acknowledged: (lease, tiers)."""
 
     ms: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     acknowledged: list[tuple[str, list[list[int]]]] = field(default_factory=list)
 
 
 class Caller:
-    """One person's connection: requests written by hand, of the answers only status and length are parsed."""
+    """Holds one person's connection. Requests are written by hand; of the answers only status and length are parsed."""
 
     def __init__(self, port: int, cookie: str) -> None:
         self._port = port
@@ -99,7 +101,7 @@ class Caller:
 
 
 async def rank_for_a_while(caller: Caller, seed: int, think: float, left: list[int], done: Any) -> Times:
-    """One person: until nothing is left to do, or `left` rankings have been given by all. Counts them in `done`."""
+    """Rank as one person until nothing is left to do, or all have given `left` rankings. Count them in `done`."""
     draw, times = random.Random(seed), Times()
 
     async def timed(kind: str, call: Awaitable[T]) -> T:
@@ -130,7 +132,7 @@ async def rank_for_a_while(caller: Caller, seed: int, think: float, left: list[i
 
 
 def crowd(port: int, cookies: Sequence[str], think: float, rankings: int, done: Any, out: Any) -> None:
-    """All people, in this process."""
+    """Run all people in this process."""
 
     async def all_of_them() -> list[Times]:
         left = [rankings]
@@ -203,7 +205,7 @@ def one_run(url: str, root: Path, asked: argparse.Namespace, workers: int) -> di
 
 
 def _processor_s(pid: int) -> float:
-    """Seconds of processor time of a process and its children until now, in the kernel too."""
+    """Return the seconds of processor time of a process and its children until now, in the kernel too."""
     process = psutil.Process(pid)
     return sum(sum(p.cpu_times()[:2]) for p in (process, *process.children(recursive=True)))
 
@@ -214,7 +216,7 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def _pages(port: int, cookie: str, repeats: int = 5) -> dict[str, float]:
-    """The slowest of some calls of every page, as the owner; the first counts like the others."""
+    """Return the slowest of some calls of every page, as the owner; the first counts like the others."""
     client, found = RankingClient(port, cookie), {}
     for path in PAGES:
         times = []
@@ -229,7 +231,7 @@ def _pages(port: int, cookie: str, repeats: int = 5) -> dict[str, float]:
 def verify(
     store: Store, settings: Annotate, told: Sequence[tuple[str, list[list[int]]]], asked: argparse.Namespace
 ) -> str:
-    """What the store holds against what people were told. Raises AssertionError; returns it in words."""
+    """Compare what the store holds with what people were told. Raises AssertionError; returns the result in words."""
     said = {r.id: r for item in store.items(ranked=True) for r in item.rankings}
     assert len(said) == len(told) == len({lease for lease, _ in told}), f"{len(said)} kept, {len(told)} acknowledged"
     assert len({(r.item_id, r.annotator) for r in said.values()}) == len(said), "somebody got an item twice"

@@ -1,4 +1,5 @@
-"""On a GPU: sampling and training beside `generate`, and beside the device's bandwidth and matrix limits, in one run.
+"""Measures sampling and training on a GPU beside `generate`, and beside the device's bandwidth and matrix limits, in
+one run.
 
     python benchmarks/gpu.py --size 0.5B            # a random Llama of half a billion parameters in bfloat16
     python benchmarks/gpu.py --size 5.4M --device cpu --dtype float32      # whether the script works
@@ -37,7 +38,7 @@ PROMPT = 128  # tokens
 
 
 def timed(work: Callable[[], Any], device: str, times: int = 5) -> float:
-    """Median seconds, after a warm-up."""
+    """Return the median seconds, after a warm-up."""
     found = []
     for turn in range(times + 1):
         if device == "cuda":
@@ -52,7 +53,7 @@ def timed(work: Callable[[], Any], device: str, times: int = 5) -> float:
 
 
 def limits(device: str, dtype: torch.dtype, size: int) -> tuple[float, float]:
-    """Bytes a second of a copy, read and written; operations a second of a square product."""
+    """Return bytes a second of a copy, read and written, and operations a second of a square product."""
     x = torch.randn(size, size, device=device).to(dtype)
     into = torch.empty_like(x)
     copied = 2 * x.numel() * x.element_size() / timed(lambda: into.copy_(x), device)
@@ -76,7 +77,7 @@ def main() -> None:
     config = model.config
     words = config.vocab_size
     weights = sum(p.numel() for p in model.parameters())
-    if not config.tie_word_embeddings:  # looked up, not multiplied
+    if not config.tie_word_embeddings:  # Embeddings are looked up, not multiplied.
         weights -= model.get_input_embeddings().weight.numel()
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim  # keys and values
     held = asked.prompts * (PROMPT + asked.k * asked.max_tokens / 2) * token  # on average

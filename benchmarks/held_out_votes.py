@@ -1,11 +1,11 @@
-"""How well left-out votes are predicted: by the majority, by a model of alike people, and by the annotator model.
+"""Measures how well left-out votes are predicted: by the majority, by a model of alike people, by the annotator model.
 
     python benchmarks/held_out_votes.py rankings.jsonl.gz --criterion quality
 
-Each fold leaves out another person's vote on every item that two ranked at least. Scored are the untied pairs of the
-votes left out: a tie in a list is taken as given by the model, so it predicts none. Where items are pairs, the three
-outcomes are scored too. With --spoil, people who gave that share of the rankings are replaced by coins and by
-people who rank upside down, half of each; scored are the votes of the others.
+Each fold leaves out another person's vote on every item that two ranked at least. The untied pairs of the votes left
+out are scored: a tie in a list is taken as given by the model, so it predicts none. Where items are pairs, the three
+outcomes are scored too. With --spoil, people who gave that share of the rankings are replaced by coin-flippers and by
+people who rank upside down, half of each, and the votes of the others are scored.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ from prefloop.labels.votes import collect
 from prefloop.types import Item, Ranking
 
 Floats = NDArray[np.float64]
-PSEUDO_COUNTS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # added to each side of a majority; the best in hindsight is taken
+# They are added to each side of a majority; the best in hindsight is taken.
+PSEUDO_COUNTS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 RESAMPLES = 2000
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 
 
 @dataclass(frozen=True)
 class Vote:
-    """One pair of a ranking that was left out. `tie`: then `better` is only the first of the two."""
+    """Holds one pair of a ranking that was left out. `tie`: then `better` is only the first of the two."""
 
     item: int
     who: str
@@ -59,7 +60,9 @@ class Vote:
 
 @dataclass(frozen=True)
 class Guess:
-    """[V] of each vote: chance of `better` given an order, and of a tie; right: 1, or a half where nothing is said."""
+    """Holds [V] numbers of each vote: the chances of `better` given an order and of a tie; `right` is 1, or 0.5 for
+    no opinion.
+    """
 
     win: Floats
     tie: Floats
@@ -67,7 +70,7 @@ class Guess:
 
 
 def split(items: Sequence[Item], criterion: str, fold: int, seed: int) -> tuple[list[Item], list[Vote]]:
-    """The items without one vote each, and those votes' pairs. Items are shuffled alike for every fold."""
+    """Return the items without one vote each, and those votes' pairs. Items are shuffled alike for every fold."""
     kept, left = [], []
     for n, item in enumerate(items):
         said = [r for r in independent(item.rankings) if r.criterion == criterion]
@@ -84,7 +87,7 @@ def votes_of(item: int, ranking: Ranking) -> list[Vote]:
 
 
 def by_majority(items: Sequence[Item], votes: Sequence[Vote], pseudo: float) -> Guess:
-    """Shares of the votes that are left, a tie being half a vote for each, with pseudo counts."""
+    """Return the shares of the votes that are left, with pseudo counts; a tie is half a vote for each."""
     counts: Counter[tuple[str, str]] = Counter()
     ties: Counter[frozenset[str]] = Counter()
     for n, item in enumerate(items):
@@ -109,7 +112,10 @@ def _pairs(votes: Sequence[Vote], turned: bool = False) -> list[tuple[str, str]]
 
 
 def by_model(table: PairTable, votes: Sequence[Vote], weight: Floats, weight_se: Floats, log_nu: Floats) -> Guess:
-    """What readers of these weights and readiness to tie (all [V]) say, averaged over gap and weight, both normal."""
+    """Return the prediction for annotators of these weights and readiness to tie (all [V]).
+
+    It is averaged over gap and weight, both normal.
+    """
     names = table.completions
     known: dict[tuple[str, str], tuple[float, float]] = {}
     for b, w, gap, sd in zip(table.better.tolist(), table.worse.tolist(), table.gap, table.gap_se, strict=True):
@@ -129,7 +135,7 @@ def by_model(table: PairTable, votes: Sequence[Vote], weight: Floats, weight_se:
 
 
 def alike(items: Sequence[Item], criterion: str) -> tuple[PairTable, float]:
-    """The same likelihood with everybody's weight 1, no position bias and one nu; sigma and nu are fitted."""
+    """Fit the same likelihood with everybody's weight 1, no position bias and one nu; sigma and nu are fitted."""
     votes = collect(items, criterion)
     marginal, count = Marginal(votes), len(votes.people)
 
@@ -148,7 +154,7 @@ def alike(items: Sequence[Item], criterion: str) -> tuple[PairTable, float]:
 
 
 def guesses(items: Sequence[Item], votes: Sequence[Vote], criterion: str) -> dict[str, Guess]:
-    """What each predictor, having seen `items`, says of the votes."""
+    """Return what each predictor, having seen `items`, says of the votes."""
     said = {f"majority +{pseudo}": by_majority(items, votes, pseudo) for pseudo in PSEUDO_COUNTS}
     one = np.ones(len(votes))
     table, log_nu = alike(items, criterion)
@@ -165,7 +171,9 @@ def guesses(items: Sequence[Item], votes: Sequence[Vote], criterion: str) -> dic
 
 
 def spoil(items: Sequence[Item], criterion: str, share: float, seed: int) -> tuple[list[Item], dict[str, str]]:
-    """People who gave `share` of the rankings made coins and upside-down by turns; {their name: which}."""
+    """Make people who gave `share` of the rankings coin-flippers and upside-down by turns; return {their name:
+    which}.
+    """
     rng = np.random.default_rng(seed)
     given = Counter(r.annotator for item in items for r in item.rankings if r.criterion == criterion)
     spoiled: dict[str, str] = {}
@@ -186,7 +194,7 @@ def spoil(items: Sequence[Item], criterion: str, share: float, seed: int) -> tup
 
 
 def scores(guess: Guess, votes: Sequence[Vote], outcomes: bool) -> Floats:
-    """[V,3] right, log loss of the order, log loss of the outcome (0 where not asked for)."""
+    """Return [V,3]: right, log loss of the order, log loss of the outcome (0 where not asked for)."""
     tie = np.array([v.tie for v in votes])
     win, drawn = np.clip(guess.win, 1e-9, 1), np.clip(guess.tie, 1e-9, 1 - 1e-9)
     of_three = -np.where(tie, np.log(drawn), np.log1p(-drawn) + np.log(win)) if outcomes else np.zeros(len(votes))
@@ -194,7 +202,10 @@ def scores(guess: Guess, votes: Sequence[Vote], outcomes: bool) -> Floats:
 
 
 def report(name: str, sums: Mapping[str, Floats], weight: Floats) -> None:
-    """sums: {predictor: [items, 3]}.   weight: [items, 3] how many each is of. Bootstrap over items."""
+    """Print the figures, with a bootstrap over items.
+
+    sums: {predictor: [items, 3]};  weight: [items, 3] how many each is of
+    """
     rng = np.random.default_rng(0)
     times = rng.multinomial(len(weight), np.full(len(weight), 1 / len(weight)), size=RESAMPLES)
     drawn = {who: (times @ rows) / np.maximum(times @ weight, 1) for who, rows in sums.items()}

@@ -1,8 +1,8 @@
-"""How long `import prefloop` takes, and what it loads: each time in a fresh process, with the files in the page cache.
+"""Measures how long `import prefloop` takes, and what it loads, in fresh processes with the files in the page cache.
 
     python benchmarks/import_time.py
 
-Prints JSON: the median and the best of 20 imports in milliseconds, the same with the class of a project, and whether
+It prints JSON: the median and the best of 20 imports in milliseconds, the same with the class of a project, and whether
 torch was loaded.
 """
 

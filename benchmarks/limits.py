@@ -1,4 +1,4 @@
-"""How much of the machine's matrix limit sampling and training reach, all measured by turns in one run.
+"""Measures how much of the machine's matrix limit sampling and training reach, all by turns in one run.
 
     python benchmarks/limits.py                     # random Llamas of 5.4 M and 27 M parameters
     python benchmarks/limits.py --threads 1 --json limits.json
@@ -39,7 +39,7 @@ SHAPES = {"5.4 M": (256, 4), "27 M": (512, 8)}  # width, layers
 
 
 def limit() -> float:
-    """Operations a second."""
+    """Return operations a second."""
     x, weight = torch.randn(4096, 1024), torch.randn(1024, 1024)
     ready = product(weight, None, len(x))
     ways: list[Callable[[], Any]] = [lambda: torch.nn.functional.linear(x, weight), lambda: ready(x)]
@@ -73,7 +73,7 @@ def one(name: str, width: int, layers: int, asked: argparse.Namespace) -> dict[s
         sampling = sampled / timed(lambda seed=turn: sampler.generate(model, (), rows, range(len(rows)), how, seed))
         training = trained / timed(lambda: learner.step(Term(batch, Sft())))
         best = max(best, limit())
-        if turn:  # the first warms up
+        if turn:  # The first turn warms up.
             limits.append(best)
             shares["sampling"].append(sampling / best)
             shares["training"].append(training / best)

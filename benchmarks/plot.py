@@ -41,7 +41,7 @@ NAMES = {
 
 
 def rows(folder: Path) -> dict[str, tuple[float, float, float]]:
-    """Ratio, least and most of each work."""
+    """Return ratio, least and most of each work."""
     found: dict[str, tuple[float, float, float]] = {}
     for path in sorted(folder.glob("*.json")):
         for row in json.loads(path.read_text()).get("rows", []):

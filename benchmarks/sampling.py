@@ -1,10 +1,11 @@
-"""Sampling: prefloop's sampler against transformers' `generate` and its continuous batching, same weights.
+"""Compares prefloop's sampler with transformers' `generate` and its continuous batching, on the same weights.
 
     python benchmarks/sampling.py                   # the demo model (natural lengths), a random Llama (fixed)
     python benchmarks/sampling.py --model DIR --prompts FILE    # a Hugging Face folder, a file as for import
 
-K completions of each prompt at temperature 1. All run in this process, A B C A B C, after a warm-up of each; medians
-over the rounds with least and most, and the ratios of tokens a second. Tokens are those up to and with the end token.
+K completions of each prompt are drawn at temperature 1. All samplers run in this process, A B C A B C, after a warm-up
+of each. It prints medians over the rounds with least and most, and the ratios of tokens a second. Tokens are those up
+to and with the end token.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ DEMO = Path(__file__).resolve().parents[1] / "src" / "prefloop" / "demo" / "mode
 
 
 def ours(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k: int, limit: int, seed: int) -> int:
-    """Tokens drawn."""
+    """Return how many tokens prefloop drew."""
     rows = [ids for ids in prompts for _ in range(k)]
     drawn = sampler.generate(model, stop, rows, range(len(rows)), Sampling(limit, batch=len(rows)), seed)
     return sum(len(one.ids) for one in drawn)
 
 
 def theirs(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k: int, limit: int, seed: int) -> int:
-    """The same with `generate`: prompts padded on the left, K sequences of each."""
+    """Return the same for `generate`: prompts are padded on the left, with K sequences of each."""
     torch.manual_seed(seed)
     longest = max(map(len, prompts))
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -72,12 +73,12 @@ def theirs(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k:
         )
     answers = out[:, longest:].cpu()
     ended = torch.isin(answers, torch.tensor(list(stop), dtype=torch.long))
-    before = (ended.cumsum(1) - ended.long()) == 0  # up to and with the first end token
+    before = (ended.cumsum(1) - ended.long()) == 0  # They go up to and with the first end token.
     return int(before.sum())
 
 
 def continuous(model: Any, stop: Sequence[int], prompts: Sequence[Sequence[int]], k: int, limit: int, seed: int) -> int:
-    """The same with `generate_batch`, where rows that end leave the batch."""
+    """Return the same for `generate_batch`, where rows that end leave the batch."""
     torch.manual_seed(seed)
     drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": limit}
     how = GenerationConfig(**drawing, eos_token_id=list(stop) or -1, pad_token_id=0)
@@ -98,7 +99,7 @@ def compare(
         for side, sample in sides:
             before = time.perf_counter()
             tokens = sample(model, stop, prompts, k, limit, turn)
-            if turn:  # the first warms up
+            if turn:  # The first turn warms up.
                 speed[side].append(tokens / (time.perf_counter() - before))
     row: dict[str, Any] = {"work": name, "completions": len(prompts) * k, "max_tokens": limit}
     for side, values in speed.items():
@@ -112,7 +113,7 @@ def compare(
     return row
 
 
-# the last two are as large, and as wide in every part, as Qwen2.5's models of these names
+# The last two are as large, and as wide in every part, as Qwen2.5's models of these names.
 SIZES: dict[str, dict[str, Any]] = {
     "5.4M": {},
     "0.5B": {"vocabulary": 151_936, "width": 896, "layers": 24, "heads": 14, "groups": 2, "inner": 4864, "tied": True},
@@ -132,7 +133,7 @@ def random_llama(
     inner: int = 0,
     tied: bool = False,
 ) -> Any:
-    """5.4 M parameters by default."""
+    """Return a random Llama, of 5.4 M parameters by default."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -151,7 +152,7 @@ def random_llama(
 
 
 SHAPE = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "max_position_embeddings": 1024}
-# with 4,096 words 4.0, 5.3 and 4.5 M parameters
+# With 4,096 words they have 4.0, 5.3 and 4.5 M parameters.
 FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "Gemma 3": (
         Gemma3TextConfig,
@@ -169,7 +170,7 @@ FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def random_other(vocabulary: int, pad: int | None, end: int | None, *, family: str) -> Any:
-    """A model of another family, about as large as the smallest Llama."""
+    """Return a model of another family, about as large as the smallest Llama."""
     kind, shape = FAMILIES[family]
     ends = {"pad_token_id": pad, "eos_token_id": end, "bos_token_id": None}
     torch.manual_seed(0)

@@ -57,7 +57,7 @@ EACH = 4  # completions and rankings of an item
 
 
 def point(shape: Mapping[str, int], rounds: int, threads: int) -> dict[str, Any]:
-    """Sampling and a training step on what was sampled, in this process."""
+    """Measure sampling, and a training step on what was sampled, in this process."""
     import torch
     from sampling import random_llama
 
@@ -85,7 +85,7 @@ def point(shape: Mapping[str, int], rounds: int, threads: int) -> dict[str, Any]
         between = time.perf_counter()
         flat = collate([[*p, *s.ids] for p, s in zip(rows, drawn, strict=True)], [PROMPT] * len(rows))
         learner.step(Term(as_lists(flat, group), Sft()))
-        if turn:  # the first warms up
+        if turn:  # The first turn warms up.
             seconds["sampling"].append(between - before)
             seconds["training"].append(time.perf_counter() - between)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -93,13 +93,13 @@ def point(shape: Mapping[str, int], rounds: int, threads: int) -> dict[str, Any]
 
 
 def matrices(shape: Mapping[str, int]) -> tuple[int, int]:
-    """Parameters of the layers, and of one embedding."""
+    """Return the parameters of the layers, and of one embedding."""
     width = shape["width"]
     return shape["layers"] * (4 * width**2 + 3 * width * (width * 43 // 16)), shape["vocabulary"] * width
 
 
 def work(shape: Mapping[str, int]) -> dict[str, float]:
-    """Operations of sampling and training; bytes of memory, and those that sampling must read."""
+    """Return operations of sampling and training, bytes of memory, and bytes that sampling must read."""
     layers, embedding = matrices(shape)
     n, length = shape["batch"] * shape["k"], shape["length"]
     tokens = n * length + shape["batch"] * PROMPT
@@ -129,7 +129,7 @@ def listed(number: int) -> Item:
 
 
 def stored(counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Seconds of what a project asks of its store, as it grows."""
+    """Return the seconds of what a project asks of its store, as it grows."""
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, Store.open("sqlite:///grow.db", Path(folder)) as store:
         have, adding = 0, 0.0
@@ -151,7 +151,9 @@ def stored(counts: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def startup(rounds: int) -> dict[str, float]:
-    """Seconds to `prefloop --help`, and from the command to the end of a tiny model's first training step."""
+    """Return the seconds of `prefloop --help`, and from the command to the end of a tiny model's first training
+    step.
+    """
     prefloop = [sys.executable, "-m", "prefloop"]
     env_src = str(Path(__file__).resolve().parents[1] / "src")
     run: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "env": {"PYTHONPATH": env_src, "PATH": ""}}
@@ -182,7 +184,7 @@ def startup(rounds: int) -> dict[str, float]:
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Least squares of the logarithms."""
+    """Return the slope by least squares of the logarithms."""
     logs = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True)]
     mean_x, mean_y = (statistics.fmean(values) for values in zip(*logs, strict=True))
     return sum((a - mean_x) * (b - mean_y) for a, b in logs) / sum((a - mean_x) ** 2 for a, _ in logs)
@@ -243,7 +245,7 @@ def measure(axis: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def draw(found: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
-    """A panel for each axis, both scales logarithmic, with the slope of the work beside the last points."""
+    """Draw a panel for each axis, both scales logarithmic, with the slope of the work beside the last points."""
     from matplotlib.figure import Figure
 
     axes = {axis: rows for axis, rows in found.items() if "axis" in rows[0]}

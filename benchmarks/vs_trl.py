@@ -48,7 +48,7 @@ from prefloop.types import Demonstration, Item, Prompt
 
 HERE = Path(__file__).resolve().parent
 GENERAL, LAST_WITH_PPO = "1.16.0", "1.12.0"
-RANDOM = ("families", "memory", "large")  # what needs no project
+RANDOM = ("families", "memory", "large")  # These need no project.
 Work = dict[str, Any]
 
 
@@ -56,7 +56,7 @@ Work = dict[str, Any]
 
 
 def online(folder: Path, tokenization: Tokenization, prompts: list[Prompt], work: Work) -> Work:
-    """As many prompts as the steps need: both sides go through the same. To import, and in the chat template."""
+    """Return as many prompts as the steps need, to import and in the chat template: both sides go through the same."""
     prompts = prompts[: work["prompts"] * work["steps"]]
     exchange.write_prompts(prompts, folder / "data.jsonl")
     (folder / "peer.json").write_text(
@@ -66,9 +66,10 @@ def online(folder: Path, tokenization: Tokenization, prompts: list[Prompt], work
 
 
 def pairs(item: Item, tokenization: Tokenization) -> Iterator[dict[str, str]]:
-    """Every two completions that somebody told apart, once for each order, as TRL reads them.
+    """Yield every two completions that somebody told apart, once for each order, as TRL reads them.
 
-    Once, however many people said so: repeating them would only cost the other side time. TRL appends the end token.
+    They come once, however many people said so: repeating them would only cost the other side time. TRL appends the end
+    token.
     """
     texts = {c.id: c for c in item.completions}
     prompt = tokenization.tokenizer.decode(tokenization.encode_prompt(item.prompt))
@@ -84,7 +85,10 @@ def pairs(item: Item, tokenization: Tokenization) -> Iterator[dict[str, str]]:
 
 
 def ranked(folder: Path, tokenization: Tokenization, items: Iterable[Item], work: Work, lists: int) -> Work:
-    """The first lists that somebody put in an order. Our step takes `batch` of them, theirs the pairs of as many."""
+    """Return the first lists that somebody put in an order.
+
+    Our step takes `batch` of them, theirs the pairs of as many.
+    """
     kept: list[Item] = []
     rows: list[dict[str, str]] = []
     for item in items:
@@ -112,7 +116,7 @@ def demonstrated(folder: Path, tokenization: Tokenization, shown: list[Demonstra
 def random_models(
     folder: Path, vocabulary: int = 4096, make: Callable[..., Any] = random_llama, **shape: Any
 ) -> tuple[Path, Path, list[Prompt]]:
-    """A random model (a Llama of 5.4 M) and a reward model on it, with a tokenizer of this repository's texts."""
+    """Return a random model (a Llama of 5.4 M), a reward model on it, and a tokenizer of this repository's texts."""
     texts = [path.read_text() for path in sorted((HERE.parent / "docs").rglob("*.md"))]
     tokenizer = train_tokenizer(texts, min(vocabulary, 4096))
     model = make(vocabulary, tokenizer.pad_token_id, tokenizer.eos_token_id, **shape)
@@ -128,7 +132,7 @@ def random_models(
 
 
 def peer(folder: Path, version: str) -> Path:
-    """The interpreter of an environment with this TRL."""
+    """Return the interpreter of an environment with this TRL."""
     home = folder.resolve() / f"trl-{version}"
     if not (home / "bin" / "python").exists():
         print(f"making {home}: some minutes", file=sys.stderr)
@@ -189,7 +193,7 @@ def show(row: dict[str, Any]) -> None:
 
 
 def on_random_models(asked: argparse.Namespace, folder: Path, work: Work, alone: Work) -> Iterator[dict[str, Any]]:
-    """GRPO, and PPO but where memory is measured."""
+    """Yield GRPO, and PPO but where memory is measured."""
     kinds: dict[str, dict[str, Any]] = {
         "families": {f"random {family}": {"make": random_other, "family": family} for family in FAMILIES},
         "memory": {f"{words:,} words, T = 512": {"vocabulary": words} for words in (32_000, 151_936)},
@@ -223,7 +227,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
         "dtype": asked.dtype,
         "token_budget": asked.token_budget,
     }
-    alone: Work = {"k": 1, "prompts": asked.completions}  # no completion shares its prompt
+    alone: Work = {"k": 1, "prompts": asked.completions}  # No completion shares its prompt.
     if what in RANDOM:
         yield from on_random_models(asked, folder, work, alone)
         return
@@ -237,7 +241,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
             fixed = work | {"policy": str(policy), "reward": str(reward), "max_tokens": 64}
             version = LAST_WITH_PPO if what == "ppo" else GENERAL
             kinds: dict[str, Work] = {"GRPO": {"kind": "grpo"}, "RLOO": {"kind": "rloo"}}
-            if what == "ppo":  # whose trainer knows no lists: a prompt's completions are as many rows of its data
+            if what == "ppo":  # Its trainer knows no lists: a prompt's completions are as many rows of its data.
                 kinds = {f"PPO, K = {asked.k}": {"kind": "ppo"}, "PPO, K = 1": alone | {"kind": "ppo"}}
             for name, more in kinds.items():
                 given = online(folder, tokenization, prompts, work | more)
@@ -280,7 +284,7 @@ def main() -> None:
         parser.error("name a project that has been through sft and reward: --project DIR (make demo makes one)")
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        for row in measure(asked, Path(temporary)):  # written as they come: a later one may run out of memory
+        for row in measure(asked, Path(temporary)):  # They are written as they come: a later one may run out of memory.
             rows.append(row)
             if asked.json:
                 found = {"command": sys.argv, "threads": asked.threads, "rows": rows}

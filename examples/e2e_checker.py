@@ -1,4 +1,4 @@
-"""An independent check of restaurant descriptions: is what the prompt asks for in the text? Rules, nothing learnt.
+"""Checks restaurant descriptions independently: is what the prompt asks for in the text? It uses rules, nothing learnt.
 
 A prompt lists attributes, `name[The Mill], food[English], familyFriendly[no]`. Each one is found in the text ("ok"),
 not found ("missing"), or the text says something else ("contradicted"). Nobody trained on these rules, so they show
@@ -7,9 +7,9 @@ whether a policy that pleases its reward model still says what it was asked to s
     prefloop.toml:  [evaluate] scorer = "e2e_checker.py:score"
     by hand:        python e2e_checker.py PROMPTS_AND_TEXTS.jsonl      (records with "prompt" and "completion")
 
-Left out, on purpose: fluency, repetition, and the difference between wordings people use for one another (a rating of
-"1 out of 5" and a low one, "less than £20" and cheap). Rules of this kind are wrong on some texts; they are as wrong
-before training as after it.
+Three things are left out on purpose: fluency, repetition, and the difference between wordings that people use for one
+another (a rating of "1 out of 5" and a low one, "less than £20" and cheap). Rules of this kind are wrong on some texts;
+they are as wrong before training as after it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 OK, MISSING, CONTRADICTED = "ok", "missing", "contradicted"
 
-# one kind of thing, the words that mean it
+# These words each mean one kind of thing.
 EAT_TYPES = {
     "restaurant": r"restaurants?|eatery|diner|bistro",
     "pub": r"pubs?|bar|tavern|inn",
@@ -86,7 +86,8 @@ RATINGS = {
 }
 _FAMILY = r"(?:famil(?:y|ies)|kids?|child(?:ren)?(?:s)?)"
 _NOT = r"(?:not|no|non|never|nt|isnt|doesnt|dont|arent|wont|cannot|without|unsuitable|unfriendly|un|inappropriate)"
-# "not (a) family friendly", "kids are not welcome", "adults only"; a full stop or "but" ends the reach of a "not"
+# "not (a) family friendly", "kids are not welcome" and "adults only" say no; a full stop or "but" ends the reach of a
+# "not".
 NEGATED = (
     rf"{_NOT}(?: \w+){{0,5}}? {_FAMILY}"
     rf"|{_FAMILY}(?: friendly)?(?: (?:is|are|should|will|would|be|venue|no))*? {_NOT}|adults?(?: only)?"
@@ -95,18 +96,20 @@ _STOPS = re.compile(r"[.!?;]|\bbut\b|\bhowever\b")
 
 
 def score(prompt: str, completion: str) -> float:
-    """The share of the prompt's attributes that the text gives as asked, 0 to 1; 1 for a prompt without attributes."""
+    """Return the share of the prompt's attributes that the text gives as asked, 0 to 1; 1 for a prompt without
+    attributes.
+    """
     found = check(prompt, completion)
     return sum(v == OK for v in found.values()) / len(found) if found else 1.0
 
 
 def attributes(prompt: str) -> dict[str, str]:
-    """`name[The Mill], food[English]` as {"name": "The Mill", "food": "English"}."""
+    """Return `name[The Mill], food[English]` as {"name": "The Mill", "food": "English"}."""
     return {key.strip(): value.strip() for key, value in re.findall(r"([A-Za-z][A-Za-z ]*)\[([^\]]*)\]", prompt)}
 
 
 def check(prompt: str, completion: str) -> dict[str, str]:
-    """What became of each attribute of the prompt: "ok", "missing" or "contradicted"."""
+    """Return what became of each attribute of the prompt: "ok", "missing" or "contradicted"."""
     asked = attributes(prompt)
     said = stated(prompt, completion)
     result = {}
@@ -119,12 +122,12 @@ def check(prompt: str, completion: str) -> dict[str, str]:
 
 
 def unasked(prompt: str, completion: str) -> set[str]:
-    """Attributes that the text states and the prompt does not: made up, though it contradicts nothing."""
+    """Return attributes that the text states and the prompt does not: made up, though it contradicts nothing."""
     return {key for key, values in stated(prompt, completion).items() if values and key not in attributes(prompt)}
 
 
 def stated(prompt: str, completion: str) -> dict[str, set[str]]:
-    """What the text says about each attribute, in the classes of `_meaning`.
+    """Return what the text says about each attribute, in the classes of `_meaning`.
 
     Proper names are looked for first and taken out, so that "near Raja Indian Cuisine" says nothing about the food.
     """
@@ -161,7 +164,7 @@ def _kinds(words: str, kinds: Mapping[str, str]) -> set[str]:
 
 
 def _meaning(key: str, value: str) -> str:
-    """The class a value belongs to, in the form that `stated` gives."""
+    """Return the class a value belongs to, in the form that `stated` gives."""
     if key == "priceRange":
         return PRICE_CLASS.get(value, value)
     if key == "customer rating":
@@ -171,18 +174,21 @@ def _meaning(key: str, value: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Lower case; no accents, pounds or apostrophes; hyphens as spaces: "family - friendly" is "family friendly"."""
+    """Return the text in lower case, without accents, pounds or apostrophes, and with hyphens as spaces.
+
+    So "family - friendly" is "family friendly".
+    """
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).lower()
     text = re.sub(r"(?<=\d)\.0\b", "", text)
     return " ".join(re.sub(r"[^\w.!?;,: ]", " ", text.replace("'", "").replace("’", "")).split())
 
 
 def report(pairs: Iterable[tuple[str, str]]) -> dict[str, object]:
-    """Counts over (prompt, completion) pairs.
+    """Return counts over (prompt, completion) pairs.
 
     error_rate:   share of all attributes that are missing or contradicted
     perfect:      share of texts with every attribute as asked
-    unasked:      made-up attributes per text
+    unasked:      made-up attributes for each text
     attributes:   {attribute: {"ok": n, "missing": n, "contradicted": n}}
     """
     by_key: dict[str, Counter[str]] = {}

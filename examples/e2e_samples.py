@@ -1,4 +1,4 @@
-"""What the checker says of many samples for every held-out prompt, before and after training.
+"""Prints what the checker says of many samples for every held-out prompt, before and after training.
 
     python examples/e2e_samples.py PROJECT [--samples 8] [--temperature 1]
 
@@ -24,7 +24,7 @@ from prefloop.project.project import ModelRef, Project, derive, load_policy
 
 
 def answers(project: Project, ref: ModelRef, samples: int, temperature: float) -> list[list[tuple[str, str]]]:
-    """[prompts][samples] of (prompt, text), with the same random numbers for every model."""
+    """Return [prompts][samples] of (prompt, text), with the same random numbers for every model."""
     settings = project.config
     model, tokenization = load_policy(project, ref)
     prompts = project.store.prompts(split="heldout", heldout=settings.data.heldout)

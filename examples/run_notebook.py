@@ -17,15 +17,15 @@ from nbclient import NotebookClient
 
 
 def execute(path: Path, seconds: int = 900) -> Any:
-    """The notebook with the outputs of this run."""
+    """Return the notebook with the outputs of this run."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(
             notebook, timeout=seconds, kernel_name="python3", resources={"metadata": {"path": folder}}
         ).execute()
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # when each cell ran
-        if "outputs" in cell:  # warnings name places on this machine
+        cell.metadata.pop("execution", None)  # It holds when each cell ran.
+        if "outputs" in cell:  # Warnings name places on this machine.
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return notebook

@@ -1,4 +1,4 @@
-"""The pictures of the README, from a finished demo: the screen on which people rank, and the report.
+"""Takes the pictures of the README from a finished demo: the screen on which people rank, and the report.
 
     prefloop demo --seed 0 --out demo
     python examples/screenshots.py demo docs/images
@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-COLOURS = 64  # of a palette: a picture of text stays small
+COLOURS = 64  # A palette of so many colours keeps a picture of text small.
 PASSWORD = "correct horse battery"
 
 
@@ -39,7 +39,7 @@ def main(demo: Path, out: Path) -> None:
 
 
 def ranking(page: Any, project: Path, file: Path) -> None:
-    """The owner joins, opens the first list and places three of its four answers, two of them equal."""
+    """Let the owner join, open the first list and place three of its four answers, two of them equal."""
     command = [sys.executable, "-m", "prefloop", "annotate", "-C", str(project), "--port", "0", "--json"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -53,7 +53,7 @@ def ranking(page: Any, project: Path, file: Path) -> None:
         page.wait_for_url(lambda url: "/join/" not in url)
         page.goto(f"{told['address']}/rank")
         page.wait_for_selector("#task")
-        for key in ("1", "2", "2"):  # the place of the answer that has the focus; the next one gets it
+        for key in ("1", "2", "2"):  # Each key is the place of the answer that has the focus; the next one gets it.
             page.keyboard.press(key)
             page.wait_for_timeout(400)
         save(page, file)

@@ -94,7 +94,7 @@ def ppo(work: dict[str, Any], texts: list[str], clock: Clock, out: str) -> None:
     generated = ppo_trainer.batch_generation
 
     def counted(*args: Any, **more: Any) -> Any:
-        """As it is; notes the mean length, which this trainer does not say."""
+        """Run it as it is; note the mean length, which this trainer does not say."""
         answers, logits = generated(*args, **more)
         done = (answers[:, args[1].shape[1] :] == tokenizer.eos_token_id).long().cumsum(1)
         clock.lengths.append(float(((done == 0).sum(1) + (done[:, -1] > 0)).float().mean()))

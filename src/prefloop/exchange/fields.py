@@ -148,7 +148,7 @@ def prompt_of(record: Record) -> Prompt:
     """Return the prompt of a record, under any of the usual names, and the tools that may be called."""
     _refuse_media(record)
     tools = tools_of(record)
-    system = next((said for name in SYSTEM_NAMES if (said := optional_text(record, name)) is not None), None)
+    system = next((value for name in SYSTEM_NAMES if (value := optional_text(record, name)) is not None), None)
     name = prompt_name(record)
     if name is None:
         raise BadRow("no prompt")
@@ -190,11 +190,11 @@ def named_prompt(record: Record) -> tuple[Prompt, tuple[str, ...]]:
     if not usual and len(candidates) != 1:
         raise BadRow(f"cannot tell which of {quoted(sorted(candidates))} is the prompt: call it prompt")
     name = usual[0] if usual else candidates[0]
-    said = filled[system] if system else None
+    system_text = filled[system] if system else None
     used = (name, system) if system else (name,)
     if isinstance(filled[name], str):
-        return Prompt(text(filled[name], name), said), used
-    return Prompt(messages(filled[name], name)[0], said), used
+        return Prompt(text(filled[name], name), system_text), used
+    return Prompt(messages(filled[name], name)[0], system_text), used
 
 
 def _alpaca(record: Record) -> Content:
@@ -202,16 +202,16 @@ def _alpaca(record: Record) -> Content:
 
     `history` is [[question, answer], ...].
     """
-    asked = text(record["instruction"], "instruction")
+    question = text(record["instruction"], "instruction")
     if more := optional_text(record, "input") or optional_text(record, "context"):
-        asked = f"{asked}\n{more}"
+        question = f"{question}\n{more}"
     turns: list[Message] = []
     for turn in items_of(record.get("history") or [], "history"):
         if len(items_of(turn, "a turn of history")) != 2:
             raise BadRow("a turn of history must be a pair: what was asked, what was answered")
         turns += [Message("user", text(turn[0], "a question in history"))]
         turns += [Message("assistant", text(turn[1], "an answer in history"))]
-    return (*turns, Message("user", asked)) if turns else asked
+    return (*turns, Message("user", question)) if turns else question
 
 
 def answer(turns: Sequence[Message], local_id: str, name: str, **known: Any) -> Completion:

@@ -31,7 +31,7 @@ from prefloop.exchange.formats import (
     sides,
     stepwise,
 )
-from prefloop.exchange.formats.transcripts import whole
+from prefloop.exchange.formats.transcripts import check_transcript
 from prefloop.exchange.stringified import with_parsed_messages
 from prefloop.exchange.values import representable
 from prefloop.types import Demonstration, Item, Prompt, answer_key, digest
@@ -141,8 +141,8 @@ def _chosen(path: Path, format: str | None, limit: int, ignore: Collection[str])
     """Return the format of a file. With `--as prompts`, answers in the file are left out."""
     if format is None:
         return _named(sniff(path, max_line_bytes=limit, ignore=ignore))
-    said = _named(format)
-    return replace(said, stops=said.stops - {FieldLook.ANSWER})
+    chosen = _named(format)
+    return replace(chosen, stops=chosen.stops - {FieldLook.ANSWER})
 
 
 def _rows(path: Path, limit: int) -> Iterator[SourceRow | RowError]:
@@ -210,9 +210,9 @@ def _parsed(
                 if isinstance(result, BadRow):
                     yield RowError(first.line, str(result), first.text)
                     continue
-                whole(result)
-                told = representable(replace(_keeping(result, kept), row=first.line))
-                yield _numbered(told, seen) if isinstance(told, Demonstration) else told
+                check_transcript(result)
+                record = representable(replace(_keeping(result, kept), row=first.line))
+                yield _numbered(record, seen) if isinstance(record, Demonstration) else record
         except BadRow as error:
             yield RowError(first.line, str(error), first.text)
 

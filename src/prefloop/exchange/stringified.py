@@ -68,17 +68,17 @@ def messages_in(text: str) -> str | list[Any]:
 
     Raises BadRow if they cannot be read completely.
     """
-    bare = text.strip()
-    if _QUOTED.match(bare[:64]):
-        said = _unquoted(bare)
-        inner = text if said is None else messages_in(said)
+    stripped = text.strip()
+    if _QUOTED.match(stripped[:64]):
+        unquoted = _unquoted(stripped)
+        inner = text if unquoted is None else messages_in(unquoted)
         return inner if isinstance(inner, list) else text
-    if not any(f"{quote}{name}{quote}" in bare for name, _ in MESSAGE for quote in "'\""):
+    if not any(f"{quote}{name}{quote}" in stripped for name, _ in MESSAGE for quote in "'\""):
         return text
-    if not bare.endswith(("]", "}", ")")) and not _START.match(bare[:200]):
+    if not stripped.endswith(("]", "}", ")")) and not _START.match(stripped[:200]):
         return text
     for read in (_json, _python):
-        found = read(bare)
+        found = read(stripped)
         found = [found] if isinstance(found, dict) else found
         if isinstance(found, list) and found and all(_is_message(entry) for entry in found):
             return found
@@ -126,9 +126,9 @@ def _python(text: str) -> Any:
             raise BadRow(f"a list of messages written as a Python text has more than {MAX_PARTS:,} parts")
     source = "".join(parts)
     # In numpy's notation a line break is never inside quotes.
-    for tried in (source, re.sub(r"\}\s*\n\s*\{", "}, {", source)):
+    for candidate in (source, re.sub(r"\}\s*\n\s*\{", "}, {", source)):
         try:
-            return _plain(ast.literal_eval(tried))
+            return _plain(ast.literal_eval(candidate))
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             continue
     if _START.match(text[:200]) and sum(map(parts.count, "[({")) > sum(map(parts.count, "])}")):

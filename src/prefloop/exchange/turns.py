@@ -64,10 +64,10 @@ def message(value: object, name: str) -> tuple[Message, dict[str, Any]]:
         extra["tool_calls"] = _calls(extra["tool_calls"], name)
     if "function_call" in extra:
         (extra["function_call"],) = _calls([_parsed(extra["function_call"], f"the function_call of {name}")], name)
-    said = _content(content, f"the {content_key} of {name}")
+    content = _content(content, f"the {content_key} of {name}")
     named = role.casefold()
-    found = Message(ROLES.get(named, named if named in SPEAKERS else role), said, extra)
-    if said is None and found.silent:
+    found = Message(ROLES.get(named, named if named in SPEAKERS else role), content, extra)
+    if content is None and found.silent:
         raise BadRow(f"the {content_key} of {name} must be text, not null")
     return found, beside
 

@@ -119,16 +119,21 @@ def _look(name: str, value: object, record: Record, used: Collection[str]) -> Fi
     parts = split_name(name)
     if not parts:
         return None
-    said = isinstance(value, str | list | dict)
+    is_text = isinstance(value, str | list | dict)
     if (
-        said
+        is_text
         and (parts[-1] in ANSWERS or parts[0] in SPEAKERS or parts == ("answers",))
         and not _repeats(value, record, used)
     ):
         return FieldLook.ANSWER
-    if said and len(parts) > 1 and _is_end(parts[-1]) and NUMBERED.intersection(parts) | VERDICTS.intersection(parts):
+    if (
+        is_text
+        and len(parts) > 1
+        and _is_end(parts[-1])
+        and NUMBERED.intersection(parts) | VERDICTS.intersection(parts)
+    ):
         return FieldLook.NUMBERED
-    if VERDICTS.intersection(parts) or (said and OPPOSITES.intersection(parts) and OPPOSED.issuperset(parts)):
+    if VERDICTS.intersection(parts) or (is_text and OPPOSITES.intersection(parts) and OPPOSED.issuperset(parts)):
         return FieldLook.VERDICT
     if SCORES.intersection(parts):
         return FieldLook.SCORE

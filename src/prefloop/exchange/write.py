@@ -194,14 +194,14 @@ def _place_rows(item: Item) -> Iterator[dict[str, Any]]:
     }
     for ranking in item.rankings or (None,):
         for completion in item.completions:
-            said = {} if ranking is None else _event(ranking) | _place(ranking, completion)
+            event = {} if ranking is None else _event(ranking) | _place(ranking, completion)
             yield {
                 **about,
                 "completion": completion.local_id,
                 "text": completion.text,
                 "model": completion.model,
                 "policy_version": completion.policy_version,
-                **said,
+                **event,
             }
 
 

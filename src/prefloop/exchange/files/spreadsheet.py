@@ -44,10 +44,10 @@ def write_csv(out: IO[bytes], columns: Columns, rows: Iterable[Mapping[str, Any]
 
 def _asked(row: Mapping[str, Any]) -> object:
     """Return the prompt, after the tools that may be called if there are any."""
-    asked = row.get("prompt")
+    prompt = row.get("prompt")
     if not row.get("tools"):
-        return asked
-    return Prompt(asked if isinstance(asked, str) else to_turns(asked or []), tools=tuple(row["tools"])).text
+        return prompt
+    return Prompt(prompt if isinstance(prompt, str) else to_turns(prompt or []), tools=tuple(row["tools"])).text
 
 
 def cell(value: object) -> str | int | float:

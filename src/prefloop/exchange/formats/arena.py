@@ -57,10 +57,10 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
         unacceptable=("c0", "c1") if bad else (),
         none_acceptable=bad,
     )
-    prompt, said = _shown(record)
+    prompt, completions = _shown(record)
     yield build_item(
         prompt,
-        written(record, said, MODELS),
+        written(record, completions, MODELS),
         [ranking],
         external_id=fields.optional_name(record, "id") or fields.optional_name(record, "question_id"),
         metadata=fields.rest(record, uses(record)),
@@ -74,15 +74,15 @@ def _winner(record: Record) -> tuple[list[list[str]], bool]:
         if len(hot) != 1:
             raise BadRow(f"exactly one of {', '.join(ONE_HOT)} must be 1, not {len(hot)}")
         return {ONE_HOT[0]: FIRST, ONE_HOT[1]: SECOND, ONE_HOT[2]: TIE}[hot[0]], False
-    said = str(record["winner"]).strip().casefold()
+    winner = str(record["winner"]).strip().casefold()
     named = [str(record.get(name)).strip().casefold() for name in MODELS]
-    if said not in WINNERS and named.count(said) == 1:
-        return (FIRST, SECOND)[named.index(said)], False
-    if said not in WINNERS:
+    if winner not in WINNERS and named.count(winner) == 1:
+        return (FIRST, SECOND)[named.index(winner)], False
+    if winner not in WINNERS:
         raise BadRow(
             f"winner must be model_a, model_b, the name of one, tie or tie (bothbad), not {quoted(record['winner'])}"
         )
-    return WINNERS[said], "bad" in said
+    return WINNERS[winner], "bad" in winner
 
 
 def _shown(record: Record) -> tuple[Prompt, list[Completion]]:
@@ -98,10 +98,10 @@ def _shown(record: Record) -> tuple[Prompt, list[Completion]]:
     start = pairs.shared_turns(*turns)
     if not start:
         raise BadRow("the two conversations share no beginning that could be the prompt")
-    asked = Prompt(turns[0][:start], fields.optional_text(record, "system"), tools=tools_of(record))
-    return asked, [
-        fields.answer(pairs.answering(said[start:], name), f"c{i}", name)
-        for i, (name, said) in enumerate(zip(names, turns, strict=True))
+    prompt = Prompt(turns[0][:start], fields.optional_text(record, "system"), tools=tools_of(record))
+    return prompt, [
+        fields.answer(pairs.answering(conversation[start:], name), f"c{i}", name)
+        for i, (name, conversation) in enumerate(zip(names, turns, strict=True))
     ]
 
 
@@ -124,12 +124,12 @@ def _is_listed(value: object) -> bool:
     return isinstance(found, list) and bool(found) and all(isinstance(text, str | None) for text in found)
 
 
-def _interleaved(asked: Sequence[str | None], said: Sequence[str | None], name: str) -> tuple[Message, ...]:
-    if len(asked) != len(said):
-        raise BadRow(f"prompt has {len(asked)} turns and {name} {len(said)}")
+def _interleaved(questions: Sequence[str | None], answers: Sequence[str | None], name: str) -> tuple[Message, ...]:
+    if len(questions) != len(answers):
+        raise BadRow(f"prompt has {len(questions)} turns and {name} {len(answers)}")
     return tuple(
         Message(role, fields.text(text, f"a turn of {field}"))
-        for pair in zip(asked, said, strict=True)
+        for pair in zip(questions, answers, strict=True)
         for role, field, text in (("user", "prompt", pair[0]), ("assistant", name, pair[1]))
     )
 

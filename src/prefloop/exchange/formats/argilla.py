@@ -96,10 +96,15 @@ def _answers(record: Record) -> Iterator[tuple[str, str | None, str, Any]]:
     responses = record.get("responses")
     if isinstance(responses, list):  # Records of the server, and of 1.x, have one entry a person.
         for entry in responses:
-            said = fields.object_of(entry, "an entry of responses")
-            if said.get("status") in COUNTED:
-                for question, value in fields.object_of(said.get("values") or {}, "values").items():
-                    yield _who(said), _when(said), question, value.get("value") if isinstance(value, dict) else value
+            response = fields.object_of(entry, "an entry of responses")
+            if response.get("status") in COUNTED:
+                for question, value in fields.object_of(response.get("values") or {}, "values").items():
+                    yield (
+                        _who(response),
+                        _when(response),
+                        question,
+                        value.get("value") if isinstance(value, dict) else value,
+                    )
     elif isinstance(responses, dict):  # Records of 2.x have one entry a question.
         for question, entries in responses.items():
             for entry in fields.items_of(entries, f"the responses to {quoted(question)}"):
@@ -114,9 +119,9 @@ def _answers(record: Record) -> Iterator[tuple[str, str | None, str, Any]]:
 
 
 def _one(question: str, entry: object) -> Iterator[tuple[str, str | None, str, Any]]:
-    said = fields.object_of(entry, f"a response to {quoted(question)}")
-    if said.get("status") in COUNTED:
-        yield _who(said), _when(said), question, said.get("value")
+    response = fields.object_of(entry, f"a response to {quoted(question)}")
+    if response.get("status") in COUNTED:
+        yield _who(response), _when(response), question, response.get("value")
 
 
 def _columns(record: Record, name: str) -> Iterator[tuple[str, str | None, str, Any]]:
@@ -131,12 +136,12 @@ def _columns(record: Record, name: str) -> Iterator[tuple[str, str | None, str, 
             yield user if isinstance(user, str) and user else IMPORTED, None, name.removesuffix(RESPONSES), value
 
 
-def _who(said: Mapping[str, Any]) -> str:
-    return fields.optional_name(said, "user_id") or IMPORTED
+def _who(response: Mapping[str, Any]) -> str:
+    return fields.optional_name(response, "user_id") or IMPORTED
 
 
-def _when(said: Mapping[str, Any]) -> str | None:
-    return fields.optional_text(said, "updated_at") or fields.optional_text(said, "inserted_at")
+def _when(response: Mapping[str, Any]) -> str | None:
+    return fields.optional_text(response, "updated_at") or fields.optional_text(response, "inserted_at")
 
 
 # -- what is ranked ----------------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ FINISH_REASONS = ("stop", "length")
 
 
 def fits(record: Record) -> bool:
-    asked = "prompt" in record or (OWN in record and "messages" in record)
-    return asked and isinstance(record.get("completions"), list) and "labels" not in record
+    has_prompt = "prompt" in record or (OWN in record and "messages" in record)
+    return has_prompt and isinstance(record.get("completions"), list) and "labels" not in record
 
 
 def parse(records: Sequence[Record]) -> Iterable[Item]:
@@ -143,9 +143,9 @@ def _completion(value: object, may_be_empty: bool) -> Completion:
         used = (*COMPLETION, "finish_reason")
     known["metadata"] = _checked_rest(entry, used)
     # A list holds spelt-out messages.
-    said = entry["text"] if isinstance(entry.get("text"), list) else entry.get("messages")
-    if said is not None:
-        made = fields.answer(fields.messages(said, name)[0], local_id, name, **known)
+    turns = entry["text"] if isinstance(entry.get("text"), list) else entry.get("messages")
+    if turns is not None:
+        made = fields.answer(fields.messages(turns, name)[0], local_id, name, **known)
         return replace(made, text=entry["text"]) if isinstance(entry.get("text"), str) else made
     if may_be_empty and isinstance(entry.get("text"), str):
         return Completion(local_id, entry["text"], **known)

@@ -34,10 +34,10 @@ def judged(value: object, name: str) -> bool:
     """Return a label as true or false, from any of the forms in which people write one."""
     if isinstance(value, bool):
         return value
-    said = str(value).strip().casefold().replace(" ", "_") if isinstance(value, str | int | float) else ""
-    said = SHADE.sub("", said)
-    if said in GOOD or said in BAD:
-        return said in GOOD
+    label = str(value).strip().casefold().replace(" ", "_") if isinstance(value, str | int | float) else ""
+    label = SHADE.sub("", label)
+    if label in GOOD or label in BAD:
+        return label in GOOD
     raise BadRow(f"{name} must say true or false (or 1 or 0, yes or no, good or bad), not {quoted(value)}")
 
 
@@ -64,8 +64,8 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     if answered:
         completion = fields.completion(record[answered], "c0", answered)
     else:
-        asked, turn = fields.split_answer(prompt.content, "a conversation with a label")
-        prompt = replace(prompt, content=asked, id="")
+        question, turn = fields.split_answer(prompt.content, "a conversation with a label")
+        prompt = replace(prompt, content=question, id="")
         completion = fields.answer((turn,), "c0", "the answer")
     ranking = draft(
         fields.optional_name(record, "annotator") or IMPORTED,

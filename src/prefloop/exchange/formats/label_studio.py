@@ -92,8 +92,8 @@ def _entry(entry: Mapping[str, Any], name: str) -> Completion:
         raise BadRow(f"an entry of {name[:40]!r} has no text: give it a body or a title")
     left = {n: v for n, v in entry.items() if n not in ("id", key, "model") and v not in (None, "")}
     model = entry.get("model") if isinstance(entry.get("model"), str) else None
-    said = fields.completion(entry[key], str(entry["id"]), key)
-    return replace(said, model=model, metadata={**said.metadata, **left})
+    completion = fields.completion(entry[key], str(entry["id"]), key)
+    return replace(completion, model=model, metadata={**completion.metadata, **left})
 
 
 def _sides(pair: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, str]:

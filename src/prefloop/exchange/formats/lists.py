@@ -54,8 +54,8 @@ def parse_ultrafeedback(records: Sequence[Record]) -> Iterable[Item]:
     for i, entry in enumerate(_objects(record, "completions")):
         local, model = f"c{i}", fields.optional_text(entry, "model")
         kept = fields.rest(entry, ("response", "model"))
-        said = fields.completion(entry.get("response"), local, "response")
-        completions.append(replace(said, model=model, metadata={**said.metadata, **kept}))
+        completion = fields.completion(entry.get("response"), local, "response")
+        completions.append(replace(completion, model=model, metadata={**completion.metadata, **kept}))
         for aspect, judged in fields.object_of(entry.get("annotations") or {}, "annotations").items():
             # This key is that of the first edition of the data set.
             judged = judged[0] if isinstance(judged, list) and len(judged) == 1 else judged

@@ -30,13 +30,13 @@ def parse_tree(records: Sequence[Record]) -> Iterator[Item | BadRow]:
     pending: list[tuple[Mapping[str, Any], tuple[Message, ...]]] = [(root, ())]
     while pending:
         node, before = pending.pop()
-        said, _ = fields.message({"from": node.get("role"), "value": node.get("text")}, "a message of the tree")
-        path = (*before, said)
+        message, _ = fields.message({"from": node.get("role"), "value": node.get("text")}, "a message of the tree")
+        path = (*before, message)
         replies = [fields.object_of(r, "a reply") for r in fields.items_of(node.get("replies") or [], "replies")]
         replies = [r for r in replies if r.get("deleted") is not True]
         pending += [(reply, path) for reply in reversed(replies)]
         ranked = {f"c{i}": reply["rank"] for i, reply in enumerate(replies) if reply.get("rank") is not None}
-        if said.role == "user" and len(ranked) > 1:
+        if message.role == "user" and len(ranked) > 1:
             try:
                 yield _group(record, node, path, replies, ranked)
             except BadRow as error:
@@ -101,11 +101,11 @@ def parse_replies(records: Sequence[Record]) -> Iterable[Item]:
 def _turns(text: str) -> Content:
     """Return "Human: ... Assistant: ..." as messages if the turns alternate; any other text as it is."""
     _, *parts = TURN.split(text)
-    names, said = parts[::2], parts[1::2]
+    names, texts = parts[::2], parts[1::2]
     expected = ["Assistant" if i % 2 else "Human" for i in range(len(names))]
-    if not text.startswith("Human: ") or names != expected or not len(names) % 2 or not all(s.strip() for s in said):
+    if not text.startswith("Human: ") or names != expected or not len(names) % 2 or not all(s.strip() for s in texts):
         return text
-    return tuple(Message("user" if n == "Human" else "assistant", s) for n, s in zip(names, said, strict=True))
+    return tuple(Message("user" if n == "Human" else "assistant", s) for n, s in zip(names, texts, strict=True))
 
 
 TREES = Format(

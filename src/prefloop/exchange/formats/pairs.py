@@ -151,10 +151,14 @@ def pair_item(record: Record, prompt: Prompt, chosen: Completion, rejected: Comp
 
 def _split(record: Record) -> tuple[Prompt, Completion, Completion]:
     if _answers_in_chat(record):
-        whole = fields.prompt_of(record)
-        asked, turn = fields.split_answer(whole.content, f"a conversation with a {REJECTED}")
-        said = fields.completion(record[REJECTED], "c1", REJECTED)
-        return replace(whole, content=asked, id=""), fields.answer((turn,), "c0", "the last message"), said
+        conversation = fields.prompt_of(record)
+        question, turn = fields.split_answer(conversation.content, f"a conversation with a {REJECTED}")
+        other = fields.completion(record[REJECTED], "c1", REJECTED)
+        return (
+            replace(conversation, content=question, id=""),
+            fields.answer((turn,), "c0", "the last message"),
+            other,
+        )
     chosen, rejected = record.get("chosen"), record.get("rejected")
     if isinstance(chosen, list) and isinstance(rejected, list):
         return _split_messages(record, fields.messages(chosen, "chosen")[0], fields.messages(rejected, "rejected")[0])
@@ -193,8 +197,8 @@ def _split_messages(record: Record, chosen: Turns, rejected: Turns) -> tuple[Pro
         if prompt is not None and start and prompt.content not in [m.content for m in chosen[:start]]:
             raise BadRow("prompt is not part of the conversation that chosen and rejected share")
         if start:
-            said = fields.optional_text(record, "system")
-            prompt = Prompt(chosen[:start], said, tools=tools_of(record))
+            system = fields.optional_text(record, "system")
+            prompt = Prompt(chosen[:start], system, tools=tools_of(record))
     if prompt is None:
         raise BadRow("no prompt, and chosen and rejected share no messages that could be one")
     return (

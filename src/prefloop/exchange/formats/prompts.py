@@ -25,8 +25,8 @@ def _chat(record: Record) -> str | None:
 def uses_demonstration(record: Record) -> tuple[str, ...]:
     chat = _chat(record)
     # UltraChat repeats the first question of `messages` as `prompt`.
-    asked = fields.prompt_fields({chat: record[chat]}) if chat else fields.prompt_fields(record)
-    return (*asked, chat or fields.answer_name(record) or fields.ANSWERS[0], *_repeated(record, chat))
+    used = fields.prompt_fields({chat: record[chat]}) if chat else fields.prompt_fields(record)
+    return (*used, chat or fields.answer_name(record) or fields.ANSWERS[0], *_repeated(record, chat))
 
 
 def _repeated(record: Record, chat: str | None) -> tuple[str, ...]:
@@ -34,13 +34,15 @@ def _repeated(record: Record, chat: str | None) -> tuple[str, ...]:
     turns, prompt = record.get(chat or ""), record.get("prompt")
     if not isinstance(turns, list) or not prompt:
         return ()
-    said = turns[: len(prompt)] == prompt if isinstance(prompt, list) else any(_says(turn, prompt) for turn in turns)
-    return ("prompt",) if said else ()
+    repeated = (
+        turns[: len(prompt)] == prompt if isinstance(prompt, list) else any(_says(turn, prompt) for turn in turns)
+    )
+    return ("prompt",) if repeated else ()
 
 
 def _says(turn: object, text: object) -> bool:
-    said = [turn.get(name) for name in ("content", "value")] if isinstance(turn, dict) else []
-    return isinstance(text, str) and any(isinstance(s, str) and s.strip() == text.strip() for s in said)
+    texts = [turn.get(name) for name in ("content", "value")] if isinstance(turn, dict) else []
+    return isinstance(text, str) and any(isinstance(s, str) and s.strip() == text.strip() for s in texts)
 
 
 def fits_demonstration(record: Record) -> bool:
@@ -64,9 +66,9 @@ def parse_demonstration(records: Sequence[Record]) -> Iterable[Demonstration]:
         shown = fields.completion(record.get(name), "c0", name)
     else:
         beside = {name: record.get(name) for name in (*fields.SYSTEM_NAMES, *TOOLS, *MEDIA_FIELDS)}
-        whole = fields.prompt_of({chat: record[chat], **beside})
-        asked, turn = fields.split_answer(whole.content, chat)
-        prompt = replace(whole, content=asked, id="")
+        conversation = fields.prompt_of({chat: record[chat], **beside})
+        question, turn = fields.split_answer(conversation.content, chat)
+        prompt = replace(conversation, content=question, id="")
         shown = fields.answer((turn,), "c0", "the last message")
     left = fields.rest(record, used)
     yield Demonstration(prompt, shown.text, {**left, **shown.metadata}, messages=shown.messages)

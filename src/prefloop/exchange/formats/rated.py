@@ -51,9 +51,9 @@ def parse(records: Sequence[Record]) -> Iterable[Item]:
     scores: dict[str, dict[str, float]] = {}
     for place, record in enumerate(records):
         local = f"c{place}"
-        prompt, said = _split(record)
-        left = {**prompt.metadata, **fields.rest(record, uses(record)), **said.metadata}
-        completions.append(replace(said, id=local, metadata=left))
+        prompt, answer = _split(record)
+        left = {**prompt.metadata, **fields.rest(record, uses(record)), **answer.metadata}
+        completions.append(replace(answer, id=local, metadata=left))
         for name in (*ATTRIBUTES, *RATINGS):
             if record.get(name) is not None:
                 scores.setdefault(name, {})[local] = fields.scored(record[name], name)
@@ -65,8 +65,8 @@ def _split(record: Record) -> tuple[Prompt, Completion]:
     answered = fields.answer_name(record)
     if answered is not None:
         return prompt, fields.completion(record[answered], "c0", answered)
-    asked, turn = fields.split_answer(prompt.content, "a conversation with a rating")
-    return replace(prompt, content=asked, id=""), fields.answer((turn,), "c0", "the last message")
+    question, turn = fields.split_answer(prompt.content, "a conversation with a rating")
+    return replace(prompt, content=question, id=""), fields.answer((turn,), "c0", "the last message")
 
 
 HELPSTEER = Format(

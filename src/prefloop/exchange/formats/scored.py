@@ -148,7 +148,7 @@ def parse_prism(records: Sequence[Record]) -> Iterable[Item | BadRow]:
     The conversation goes on with the chosen answer.
     """
     (record,) = records
-    said: list[Message] = []
+    turns: list[Message] = []
     answers: list[Mapping[str, Any]] = []
     for place, value in enumerate([*fields.items_of(record.get(HISTORY), HISTORY), None]):
         turn = {} if value is None else fields.object_of(value, f"a turn of {HISTORY}")
@@ -160,16 +160,16 @@ def parse_prism(records: Sequence[Record]) -> Iterable[Item | BadRow]:
             if len(chosen) != 1:
                 raise BadRow(f"before turn {place + 1} of {HISTORY}, {len(chosen)} answers were chosen, not one")
             if len(answers) > 1:
-                yield _turn(record, tuple(said), answers)
-            said.append(Message("assistant", fields.text(chosen[0].get("content"), "a chosen answer")))
+                yield _turn(record, tuple(turns), answers)
+            turns.append(Message("assistant", fields.text(chosen[0].get("content"), "a chosen answer")))
             answers = []
         if value is not None:
             if turn.get("role") != "user":
                 raise BadRow(f"a turn of {HISTORY} is by {quoted(turn.get('role'))}, not by user or model")
-            said.append(Message("user", fields.text(turn.get("content"), "what a person asked")))
+            turns.append(Message("user", fields.text(turn.get("content"), "what a person asked")))
 
 
-def _turn(record: Record, asked: tuple[Message, ...], answers: Sequence[Mapping[str, Any]]) -> Item:
+def _turn(record: Record, turns: tuple[Message, ...], answers: Sequence[Mapping[str, Any]]) -> Item:
     user = fields.optional_name(record, "user_id") or IMPORTED
     ids = [f"c{place}" for place in range(len(answers))]
     best = [local for local, answer in zip(ids, answers, strict=True) if answer["if_chosen"] is True]
@@ -184,13 +184,13 @@ def _turn(record: Record, asked: tuple[Message, ...], answers: Sequence[Mapping[
         found.append(draft(user, "score", by_score(scores), ratings=ratings))
     conversation = fields.optional_name(record, "conversation_id")
     return build_item(
-        Prompt(asked),
+        Prompt(turns),
         [
             Completion(local, fields.text(a.get("content"), "an answer"), fields.optional_text(a, "model_name"))
             for local, a in zip(ids, answers, strict=True)
         ],
         found,
-        external_id=conversation and f"{conversation}:{sum(m.role == 'user' for m in asked)}",
+        external_id=conversation and f"{conversation}:{sum(m.role == 'user' for m in turns)}",
         metadata=fields.rest(record, (HISTORY, "user_id")),
     )
 

@@ -30,19 +30,19 @@ def _two(
     models: tuple[str, str] | None = None,
 ) -> Item:
     """Return an item of two answers, each text or messages; `models` are the fields that say who wrote them."""
-    said = [fields.completion(record.get(name), f"c{place}", name) for place, name in enumerate(names)]
+    answers = [fields.completion(record.get(name), f"c{place}", name) for place, name in enumerate(names)]
     return build_item(
         prompt or fields.prompt_of(record),
-        written(record, said, models) if models else said,
+        written(record, answers, models) if models else answers,
         rankings,
         external_id=fields.optional_name(record, "id"),
         metadata=fields.rest(record, {"id", *used, *names, *(models or ())}),
     )
 
 
-def written(record: Record, said: Sequence[Completion], models: tuple[str, str]) -> list[Completion]:
+def written(record: Record, answers: Sequence[Completion], models: tuple[str, str]) -> list[Completion]:
     who = [fields.optional_text(record, name) for name in models]
-    return [replace(c, model=w) for c, w in zip(said, who, strict=True)]
+    return [replace(c, model=w) for c, w in zip(answers, who, strict=True)]
 
 
 def annotator(record: Record, name: str = "annotator") -> str:
@@ -131,11 +131,11 @@ def parse_webgpt(records: Sequence[Record]) -> Iterable[Item]:
     (record,) = records
     scores = [fields.number(record.get(name), name) for name in SCORES]
     rated = {f"c{place}": {"score": score} for place, score in enumerate(scores)}
-    asked = record.get("question")
+    question = record.get("question")
     prompt, about = None, {}
-    if isinstance(asked, dict):
-        prompt = Prompt(fields.text(asked.get("full_text"), "question.full_text"))
-        about = {name: value for name, value in asked.items() if name != "full_text" and value is not None}
+    if isinstance(question, dict):
+        prompt = Prompt(fields.text(question.get("full_text"), "question.full_text"))
+        about = {name: value for name, value in question.items() if name != "full_text" and value is not None}
     left = {**record, "question_fields": about} if about else record
     ranking = draft(IMPORTED, PREFERENCE, _by_number(*scores), ratings=rated)
     used = ("question", *SCORES, *fields.prompt_fields(record))
@@ -152,8 +152,8 @@ def fits_strength(record: Record) -> bool:
 
 
 def uses_strength(record: Record) -> tuple[str, ...]:
-    told = (name for name in record if name.startswith("preference_") or "_preferences" in name)
-    return (*fields.prompt_fields(record), *STRENGTH, "preference_strength", *told)
+    verdicts = (name for name in record if name.startswith("preference_") or "_preferences" in name)
+    return (*fields.prompt_fields(record), *STRENGTH, "preference_strength", *verdicts)
 
 
 def parse_strength(records: Sequence[Record]) -> Iterable[Item]:
@@ -238,8 +238,8 @@ def uses_openai(record: Record) -> tuple[str, ...]:
 def parse_openai(records: Sequence[Record]) -> Iterable[Item]:
     """Yield items. `input.messages` are the prompt; what else `input` holds is kept with it."""
     (record,) = records
-    asked = record.get("input")
-    given: Mapping[str, Any] = asked if isinstance(asked, dict) else {"messages": asked}
+    source = record.get("input")
+    given: Mapping[str, Any] = source if isinstance(source, dict) else {"messages": source}
     content = given.get("messages")
     prompt = fields.prompt_of({"prompt": content, **{name: given.get(name) for name in TOOLS}})
     more = {name: value for name, value in given.items() if name not in ("messages", *TOOLS) and value is not None}

@@ -130,9 +130,9 @@ def fits_shepherd(record: Record) -> bool:
 
 def parse_shepherd(records: Sequence[Record]) -> Iterable[Item]:
     (record,) = records
-    asked, _, said = fields.text(record.get("input"), "input").partition(FIRST)
-    steps = (FIRST + said).split(TAG)
-    left, labels = fields.text(record.get("label"), "label").removeprefix(asked), []
+    question, _, rest = fields.text(record.get("input"), "input").partition(FIRST)
+    steps = (FIRST + rest).split(TAG)
+    left, labels = fields.text(record.get("label"), "label").removeprefix(question), []
     for step in steps[:-1]:
         sign = left.removeprefix(step)[:1]
         if not left.startswith(step) or sign not in ("+", "-"):
@@ -140,7 +140,9 @@ def parse_shepherd(records: Sequence[Record]) -> Iterable[Item]:
         labels.append(sign)
         left = left[len(step) + 1 :]
     metadata = fields.rest(record, ("input", "label"))
-    yield solution(Prompt(fields.text(asked.strip(), "input")), [s.strip() for s in steps[:-1]], labels, None, metadata)
+    yield solution(
+        Prompt(fields.text(question.strip(), "input")), [s.strip() for s in steps[:-1]], labels, None, metadata
+    )
 
 
 PRM800K = Format(

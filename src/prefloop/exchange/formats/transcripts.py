@@ -12,22 +12,22 @@ from prefloop.types import Demonstration, Item, Prompt
 _SPACED, _LINES = re.compile(r"\n\n(Human|Assistant):"), re.compile(r"\n(Human|Assistant):")
 
 
-def whole(result: Prompt | Demonstration | Item) -> None:
+def check_transcript(result: Prompt | Demonstration | Item) -> None:
     """Raise BadRow if an answer to a transcript ends with the person's turn."""
     if isinstance(result, Prompt):
         return
-    said = [answer.text for answer in result.completions] if isinstance(result, Item) else [result.text]
-    for place, text in enumerate(said, start=1):
+    answers = [answer.text for answer in result.completions] if isinstance(result, Item) else [result.text]
+    for place, text in enumerate(answers, start=1):
         if _ends_with_person(result.prompt, text):
-            of = f"answer {place}" if len(said) > 1 else "the answer"
+            of = f"answer {place}" if len(answers) > 1 else "the answer"
             raise BadRow(f"{of} ends with the person's turn (Human:), so it cannot be told what was answered")
 
 
 def _ends_with_person(prompt: Prompt, text: str) -> bool:
-    asked = prompt.content
-    if not isinstance(asked, str) or "Human:" not in text:
+    content = prompt.content
+    if not isinstance(content, str) or "Human:" not in text:
         return False
-    if not asked.lstrip().startswith("Human:") or not asked.rstrip().endswith("Assistant:"):
+    if not content.lstrip().startswith("Human:") or not content.rstrip().endswith("Assistant:"):
         return False
-    heads = (_SPACED if asked.rstrip().endswith("\n\nAssistant:") else _LINES).findall(text)
+    heads = (_SPACED if content.rstrip().endswith("\n\nAssistant:") else _LINES).findall(text)
     return bool(heads) and heads[-1] == "Human"
