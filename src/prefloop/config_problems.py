@@ -46,7 +46,9 @@ def holds_nul(value: object) -> bool:
 
 
 def sections(model: Model, section: str = "") -> Iterator[tuple[str, Model]]:
-    """(name, class) of every section, a part after the section that it belongs to: "align", then "align.rollout"."""
+    """Yield (name, class) of every section, a part after the section that it belongs to: "align", then
+    "align.rollout".
+    """
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             key = f"{section}.{name}" if section else name
@@ -55,14 +57,16 @@ def sections(model: Model, section: str = "") -> Iterator[tuple[str, Model]]:
 
 
 def places(model: Model, section: str, name: str) -> list[str]:
-    """The dotted keys of a setting by its name, in a section or one of its parts: align, k -> ["align.rollout.k"]."""
+    """Return the dotted keys of a setting by its name, in a section or one of its parts: align, k ->
+    ["align.rollout.k"].
+    """
     known = dict(sections(model))
     among = [f"{key}.{name}" for key, of in known.items() if key.split(".")[0] == section and name in of.model_fields]
     return [key for key in among if key not in known]
 
 
 def settings_of(table: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """{dotted key: value} of every setting in a table of settings; a mapping that is a setting stays whole."""
+    """Return {dotted key: value} of every setting in a table of settings; a mapping that is a setting stays whole."""
     known, found = dict(sections(model)), dict[str, Any]()
 
     def walk(inner: Mapping[str, Any], path: str) -> None:
@@ -78,7 +82,7 @@ def settings_of(table: Mapping[str, Any], model: Model) -> dict[str, Any]:
 
 
 def as_now(table: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """The settings in the manifest of a run, where they stand now: `k` was in `[align]` before it had parts."""
+    """Return the settings in the manifest of a run, where they stand now: `k` was in `[align]` before it had parts."""
     known, found = dict(sections(model)), copy.deepcopy(dict(table))
     for key, value in settings_of(table, model).items():
         section, _, name = key.partition(".")
@@ -96,7 +100,7 @@ def problems(table: Mapping[str, Any], model: Model) -> Iterator[str]:
 
 
 def may_be_left_out(model: Model, key: Sequence[str]) -> bool:
-    """Whether the setting is none unless somebody sets it."""
+    """Return whether the setting is none unless somebody sets it."""
     found = dict(sections(model)).get(".".join(key[:-1]))
     field = found.model_fields.get(key[-1]) if found else None
     return field is not None and not field.is_required() and field.get_default(call_default_factory=True) is None
@@ -114,7 +118,9 @@ def explain(error: Any, of: Model) -> str:
 
 
 def _instead(location: Sequence[str], of: Model) -> str:
-    """What to write instead of a key that there is not: where the setting is, by this name, TRL's or one like it."""
+    """Return what to write instead of a key that there is not: where the setting is, by this name, TRL's or one like
+    it.
+    """
     *inside, name = location
     known = dict(sections(of))
     if not inside:
@@ -141,7 +147,7 @@ def _instead(location: Sequence[str], of: Model) -> str:
 
 
 def describe(model: Model) -> list[tuple[str, str, str, str]]:
-    """(key, type, default, meaning) of every setting, for docs and help. The last part of a key is its name."""
+    """Return (key, type, default, meaning) of every setting, for docs and help. The last part of a key is its name."""
     known = dict(sections(model))
     return [
         (f"{section}.{name}", _type_name(field.annotation), repr(default), field.description or "")

@@ -43,7 +43,7 @@ _EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
 
 
 def idle(config: Config) -> dict[str, str]:
-    """The settings without effect as {"section.key": why nothing reads it}."""
+    """Return the settings without effect as {"section.key": why nothing reads it}."""
     return dict([*_model(config), *_sample_and_annotate(config), *_align(config), *_run(config)])
 
 
@@ -107,7 +107,7 @@ def _is_set(config: Config, key: str) -> bool:
 
 
 def _section(config: Config, key: str) -> tuple[Any, str]:
-    """The section that a dotted key lies in, and its name there."""
+    """Return the section that a dotted key lies in, and its name there."""
     *path, field = key.split(".")
     return reduce(getattr, path, config), field
 

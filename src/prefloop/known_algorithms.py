@@ -1,4 +1,4 @@
-"""Which algorithms there are, and what settings have to know of each. Torch is not loaded: `config` reads this.
+"""Lists which algorithms there are, and what settings have to know of each. Torch is not loaded: `config` reads this.
 
 `algorithms.registry` makes algorithms of these lines; a test compares each line with its class.
 """
@@ -13,7 +13,7 @@ Kind = Literal["supervised", "reward", "offline", "online"]
 
 @dataclass(frozen=True)
 class Known:
-    """where: "module:class" of a built-in algorithm, or the class that a program registered."""
+    """Describes an algorithm. where: "module:class" of a built-in one, or the class that a program registered."""
 
     kind: Kind
     where: str | type
@@ -29,7 +29,8 @@ ALGORITHMS: dict[str, Known] = {
     "grpo": Known("online", "prefloop.algorithms.grpo:Grpo"),
     "rloo": Known("online", "prefloop.algorithms.rloo:Rloo"),
 }
-registered: dict[str, Known] = {}  # those of a program, by `prefloop.register`, as long as the process lives
+# A program adds these by `prefloop.register`; they are known as long as the process lives.
+registered: dict[str, Known] = {}
 
 
 def names(*kinds: Kind) -> list[str]:
@@ -42,7 +43,7 @@ def known(name: str) -> Known | None:
 
 
 def is_offline(name: str) -> bool:
-    """Whether it learns from rankings and draws no samples."""
+    """Return whether it learns from rankings and draws no samples."""
     found = known(name)
     return found is not None and found.kind == "offline"
 

@@ -37,7 +37,7 @@ class Card:
 
 
 def model_card(card: Card) -> str:
-    """The text of README.md."""
+    """Return the text of README.md."""
     from huggingface_hub import ModelCardData
 
     reward = card.kind == "reward"

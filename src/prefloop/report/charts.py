@@ -77,7 +77,7 @@ def _style(name: str) -> Iterator[None]:
 
 
 def _inline(svg: str, alt: str) -> str:
-    """An SVG document as an element of a page: no ids that repeat, no namespaces, colours as variables."""
+    """Return an SVG document as an element of a page: no ids that repeat, no namespaces, colours as variables."""
     body = svg[svg.index("<svg") :].strip()
     view = re.search(r'viewBox="[^"]*"', body)
     assert view

@@ -10,7 +10,7 @@ Check = Callable[[Sequence[float]], str | None]
 
 
 def late(values: Sequence[float]) -> float:
-    """The mean of the last quarter, which says where the run ended without the noise of one step."""
+    """Return the mean of the last quarter, which says where the run ended without the noise of one step."""
     tail = values[-max(1, len(values) // 4) :]
     return sum(tail) / len(tail)
 

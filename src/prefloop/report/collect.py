@@ -124,8 +124,9 @@ def _gather(run: Run) -> dict[str, Any]:
 
 
 def _newest(runs: Sequence[dict[str, Any]], stage: str, wanted: Set[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """The run of each round that counts, else the newest finished one; where none has finished, the newest that at
-    least logged something."""
+    """Return the run of each round that counts, else the newest finished one; where none has finished, the newest
+    that at least logged something.
+    """
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def counts(run: Mapping[str, Any]) -> bool:
@@ -142,25 +143,25 @@ def _newest(runs: Sequence[dict[str, Any]], stage: str, wanted: Set[tuple[str, A
 
 
 def last(facts: Mapping[str, Any], stage: str) -> Mapping[str, Any] | None:
-    """The run of a stage in its newest round."""
+    """Return the run of a stage in its newest round."""
     runs = facts["stages"].get(stage)
     return runs[-1] if runs else None
 
 
 def of_round(facts: Mapping[str, Any], stage: str, round: int) -> Mapping[str, Any] | None:
-    """The run of a stage in one round."""
+    """Return the run of a stage in one round."""
     return next((run for run in facts["stages"].get(stage, ()) if run["round"] == round), None)
 
 
 def columns(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Lines of metrics.jsonl as columns of equal length; None where a step did not log a metric."""
+    """Return lines of metrics.jsonl as columns of equal length; None where a step did not log a metric."""
     rows = list(lines)
     names = sorted({name for row in rows for name in row} - {"step"})
     return {"step": [row["step"] for row in rows], **{name: [row.get(name) for row in rows] for name in names}}
 
 
 def points(metrics: Mapping[str, Sequence[Any]], name: str) -> tuple[list[float], list[float]]:
-    """(steps, values) of a metric where it is a number."""
+    """Return (steps, values) of a metric where it is a number."""
     pairs = [(s, v) for s, v in zip(metrics["step"], metrics.get(name, ()), strict=False) if v is not None]
     return [float(s) for s, _ in pairs], [float(v) for _, v in pairs]
 

@@ -35,7 +35,7 @@ HELD_OUT = {"accuracy": "heldout_accuracy", "loss": "heldout_loss"}
 
 
 def learning_curves(run: Mapping[str, Any]) -> list[Markup]:
-    """Training and held-out curves of what an align run logged; its best step marked."""
+    """Return training and held-out curves of what an align run logged; its best step marked."""
     metrics, best = run["metrics"], run["result"].get("best_step")
     budget = _budget(run)
     made = []
@@ -53,7 +53,7 @@ def learning_curves(run: Mapping[str, Any]) -> list[Markup]:
 
 
 def _budget(run: Mapping[str, Any]) -> float | None:
-    """The KL that ends a run; none of an offline one, which no KL ends."""
+    """Return the KL that ends a run; none of an offline one, which no KL ends."""
     settings = run["config"].get("align", {})
     offline = is_offline(settings.get("algorithm", ""))
     return None if offline else settings.get("evaluation", {}).get("kl_budget")
@@ -71,7 +71,10 @@ def _first_last(name: str, xy: tuple[Sequence[float], Sequence[float]]) -> str:
 
 
 def reward_against_kl(run: Mapping[str, Any]) -> Markup | None:
-    """Held-out reward by the distance moved. Healthy optimisation is near a straight line in sqrt(KL) (Bai 2022)."""
+    """Return held-out reward by the distance moved.
+
+    Healthy optimisation is near a straight line in sqrt(KL) (Bai 2022).
+    """
     metrics = run["metrics"]
     reward, kl = (
         dict(zip(*points(metrics, "eval_reward"), strict=True)),
@@ -109,7 +112,7 @@ def reward_against_kl(run: Mapping[str, Any]) -> Markup | None:
 
 
 def supervised_curve(run: Mapping[str, Any]) -> Markup | None:
-    """The chart of the loss on training and held-out demonstrations."""
+    """Return the chart of the loss on training and held-out demonstrations."""
     drawn = {"training": points(run["metrics"], "loss"), "held-out": points(run["metrics"], "heldout_loss")}
     drawn = {key: xy for key, xy in drawn.items() if xy[0]}
     if not drawn:
@@ -119,7 +122,7 @@ def supervised_curve(run: Mapping[str, Any]) -> Markup | None:
 
 
 def reward_model_figures(run: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> list[Markup]:
-    """Accuracy beside what it should beat, by margin, calibration, and the curve."""
+    """Return accuracy beside what it should beat, by margin, calibration, and the curve."""
     report = run["result"].get("heldout")
     made = []
     if report and report["accuracy"] is not None:
@@ -209,7 +212,7 @@ def system_name(key: str) -> str:
 
 
 def demo_figures(demo: Mapping[str, Any]) -> list[Markup]:
-    """The charts of true quality: by system, by its parts, and its spread over prompts."""
+    """Return the charts of true quality: by system, by its parts, and its spread over prompts."""
     quality = {k: v for k, v in demo.get("quality", {}).items() if isinstance(v, (int, float))}
     top = quality.pop("demonstrations_p95", None)
     made = []

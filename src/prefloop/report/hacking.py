@@ -45,7 +45,9 @@ def evidence_of(facts: Mapping[str, Any]) -> Row | None:
 
 
 def evidence(evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None, reward: Mapping[str, Any] | None) -> Row:
-    """{rows, summary}: a row has signal, before, after, reading, look (True: worth a look, None: cannot tell)."""
+    """Return {rows, summary}: a row has signal, before, after, reading, look (True: worth a look, None: cannot
+    tell).
+    """
     sampled = evaluated["result"]["sampled"]
     before, after = sampled["reference"], sampled["policy"]
     rows = [_gain("Reward, by the model that was optimised", sampled["reward_gain"], before["reward"], after["reward"])]
@@ -79,7 +81,7 @@ def _row(signal: str, before: str, after: str, reading: str, look: bool | None) 
 
 
 def _sign(sign: Sign) -> Row:
-    """The row of one sign of collapse."""
+    """Return the row of one sign of collapse."""
     form = _FORMS.get(sign.name, percent)
     reading = _HELD[sign.name] if sign.verdict == "held" else _LOOK[sign.name]
     if sign.verdict == "collapsed":

@@ -344,7 +344,7 @@ _PREFIXES = tuple(metric for metric in METRICS if metric.name.endswith("*"))
 
 
 def explain(name: str) -> Metric | None:
-    """The metric of a logged name; "eval_" is the same figure on held-out prompts. None: unknown."""
+    """Return the metric of a logged name; "eval_" is the same figure on held-out prompts. None: unknown."""
     bare = name.removeprefix("eval_")
     if bare in _EXACT:
         return _EXACT[bare]
@@ -352,7 +352,8 @@ def explain(name: str) -> Metric | None:
 
 
 def flag(name: str, values: Sequence[float], examples: Sequence[float | None] = ()) -> str | None:
-    """What is unusual about a metric's finite values, in order of step; None where nothing is, or nothing is known.
+    """Return what is unusual about a metric's finite values, in order of step; None where nothing is, or nothing is
+    known.
 
     examples: how many each step learned from, where that is known. An epoch's last step may have a handful, and a
     gradient as noisy: it is compared with no others.

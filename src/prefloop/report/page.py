@@ -30,7 +30,10 @@ TITLES = {
 
 
 def render(facts: Mapping[str, Any]) -> str:
-    """report.html of what `collect` gathered. The same facts give the same text; it can always be written as UTF-8."""
+    """Return report.html of what `collect` gathered.
+
+    The same facts give the same text; it can always be written as UTF-8.
+    """
     evaluated = last(facts, "evaluate")
     parts: dict[str, Any] = {
         "demo": sections.demo(facts["demo"]) if facts["demo"] else None,
@@ -62,7 +65,7 @@ def render(facts: Mapping[str, Any]) -> str:
 
 
 def as_json(facts: Mapping[str, Any]) -> str:
-    """The text of report.json, with finite numbers and the keys in the order in which they were gathered."""
+    """Return the text of report.json, with finite numbers and the keys in the order in which they were gathered."""
     return json.dumps(facts, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 

@@ -68,7 +68,10 @@ def align_runs(gathered: Sequence[Mapping[str, Any]], chosen: Mapping[int, str |
 
 
 def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run as one flat mapping: [align], the options of its algorithm, the seed, its reward models."""
+    """Return what decides a run as one flat mapping:
+
+    [align], the options of its algorithm, the seed, its reward models.
+    """
     config = run["config"]
     flat = settings_of({"align": config.get("align", {})}, Config)
     name = flat.pop("align.algorithm", "")
@@ -79,7 +82,7 @@ def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The rows of rounds that have several runs, as text; [] where every round has one."""
+    """Return the rows of rounds that have several runs, as text; [] where every round has one."""
     crowded = {row["round"] for row in rows if sum(other["round"] == row["round"] for other in rows) > 1}
     return [_text(row) for row in rows if row["round"] in crowded]
 

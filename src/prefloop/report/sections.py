@@ -40,7 +40,7 @@ NO_CHANGE = "–"
 
 
 def loop_steps(facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The boxes of the picture, in the order of the loop; only those that hold something."""
+    """Return the boxes of the picture, in the order of the loop; only those that hold something."""
     counts, prompts = facts["store"]["counts"], facts["store"]["prompts"]
     steps = []
     if counts.get("prompts"):
@@ -187,7 +187,7 @@ def _what_chose(result: Mapping[str, Any]) -> list[str]:
 
 
 def rewards(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The reward models of the newest round first and open, older rounds folded."""
+    """Return the reward models of the newest round first and open, older rounds folded."""
     runs: Sequence[Mapping[str, Any]] = facts["stages"].get("reward", ())
     newest = max((run["round"] for run in runs), default=0)
     shown = []
@@ -210,7 +210,7 @@ def rewards(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def sft(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The supervised stage."""
+    """Return the supervised stage."""
     result = run["result"]
     said = [f"Run {run['run']} is {run['status']}."] if not result else []
     if result:
@@ -303,7 +303,7 @@ def demo(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def why(quality: Mapping[str, Any]) -> str:
-    """What preferences buy over imitation under the same labelling budget, in the figures' own words."""
+    """Return what preferences buy over imitation under the same labelling budget, in the figures' own words."""
     said = (
         "Imitation learns to answer as the people who wrote demonstrations do, good and bad parts alike, so their mean "
         "is about what it can reach. Choosing is easier than writing: people can tell a better answer even where they "

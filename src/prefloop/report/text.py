@@ -34,7 +34,7 @@ def _show(c: str) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure with fixed decimals; – where there is none. Very small and very large ones get an exponent."""
+    """Return a figure with fixed decimals; – where there is none. Very small and very large ones get an exponent."""
     if value is None or not math.isfinite(value):
         return "–"
     if value and (abs(value) < 0.5 * 10**-digits or abs(value) >= 1e6):
@@ -82,7 +82,7 @@ def beyond(interval: Mapping[str, Any], middle: float) -> int | None:
 
 
 def seconds(value: float | None) -> str:
-    """A duration: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    """Return a duration: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
     if value is None:
         return "–"
     if value < 10:
@@ -96,5 +96,5 @@ def seconds(value: float | None) -> str:
 
 
 def without_password(text: str) -> str:
-    """A URL such as [project] store without its user and password."""
+    """Return a URL such as [project] store without its user and password."""
     return re.sub(r"(\w+://)[^/@\s]*@", r"\1…@", text)

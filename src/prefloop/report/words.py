@@ -20,7 +20,7 @@ NEXT = (  # (stage, what its absence means, the command)
 
 
 def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
-    """What is missing first, and the command that makes it; None where the loop is complete."""
+    """Return what is missing first, and the command that makes it; None where the loop is complete."""
     counts = facts["store"]["counts"]
     if not counts.get("prompts") and not counts.get("items"):
         return {
@@ -51,7 +51,7 @@ def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def simulated(facts: Mapping[str, Any]) -> str:
-    """The banner wherever rankings are simulated; "" where people made all of them."""
+    """Return the banner wherever rankings are simulated; "" where people made all of them."""
     counts = facts["store"]["counts"]
     made = counts.get("simulated", 0)
     if not made:
@@ -82,7 +82,7 @@ def algorithm_name(run: Mapping[str, Any] | None) -> str:
 
 
 def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """{sentence, verdict, tiles}: a tile is (label, figure, note)."""
+    """Return {sentence, verdict, tiles}: a tile is (label, figure, note)."""
     evaluated, aligned = last(facts, "evaluate"), last(facts, "align")
     reward, counts = last(facts, "reward"), facts["store"]["counts"]
     if evaluated and not (unchanged(aligned) and aligned and aligned["round"] > evaluated["round"]):
@@ -116,7 +116,7 @@ def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unchanged(aligned: Mapping[str, Any] | None) -> bool:
-    """Whether a run of `align` kept its start: it made no policy."""
+    """Return whether a run of `align` kept its start: it made no policy."""
     return bool(aligned) and aligned is not None and aligned["result"].get("best_step") == 0
 
 
@@ -184,7 +184,7 @@ def _evaluated(
 
 
 def _doubts(facts: Mapping[str, Any], result: Mapping[str, Any], looks: list[str], judged: bool) -> str:
-    """What to know before a verdict is believed; "" where there is nothing."""
+    """Return what to know before a verdict is believed; "" where there is nothing."""
     said = ""
     if result.get("independent") is False:
         said += " It is not independent: the same prompts chose the policy, so it looks better than it is."
@@ -198,7 +198,7 @@ def _doubts(facts: Mapping[str, Any], result: Mapping[str, Any], looks: list[str
 
 
 def _at_a_distance(win: Mapping[str, float], said: str) -> str:
-    """What is won by the reward model's own judgement, far from the answers that it has learnt from."""
+    """Return what is won by the reward model's own judgement, far from the answers that it has learnt from."""
     if beyond(win, 0.5) != 1:
         return said
     return (
@@ -209,7 +209,7 @@ def _at_a_distance(win: Mapping[str, float], said: str) -> str:
 
 
 def verdict(win: Mapping[str, float]) -> str:
-    """What a win rate's interval allows to say, and what so many prompts could have shown."""
+    """Return what a win rate's interval allows to say, and what so many prompts could have shown."""
     sure, interval = beyond(win, 0.5), span(dict(win))
     if sure is None:
         return f"Too few prompts to tell: {win['n']}, with an interval of {interval or 'any width'}. Hold more out."
@@ -237,7 +237,7 @@ def _reward_tile(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def reward_model(run: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> list[str]:
-    """A reward model's report in sentences."""
+    """Return a reward model's report in sentences."""
     report = run["result"].get("heldout")
     if not report or report["accuracy"] is None:
         return ["No held-out prompt has a ranked pair, so this reward model has not been measured."]

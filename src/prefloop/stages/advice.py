@@ -16,7 +16,7 @@ AGAIN = "prefloop sample  (the next round), or: prefloop export policy --to FOLD
 
 
 def following(project: Project, outcome: Outcome) -> str:
-    """The next command after a stage, or "" where none follows from it."""
+    """Return the next command after a stage, or "" where none follows from it."""
     stage, result = outcome.stage, outcome.result
     if stage in ("import", "sft", "sample", "reward", "remove", "agreement", "status"):
         new = (result.get("files") or [result]) if stage == "import" else []
@@ -40,7 +40,7 @@ def following(project: Project, outcome: Outcome) -> str:
 
 
 def _missing(project: Project) -> str:
-    """The command for the first thing that the loop lacks in its current round."""
+    """Return the command for the first thing that the loop lacks in its current round."""
     counts, round = project.store.counts(), project.aligned_rounds()
     if not counts["prompts"] and not counts["items"]:
         return IMPORT
@@ -58,13 +58,16 @@ def _missing(project: Project) -> str:
 
 
 def _wants_sft(project: Project) -> bool:
-    """Whether there are demonstrations, and neither a model nor a sample has been made yet."""
+    """Return whether there are demonstrations, and neither a model nor a sample has been made yet."""
     begun = bool(project.store.models()) or next(project.store.items(source="sample"), None) is not None
     return not begun and bool(project.store.demonstrations(split="train", heldout=project.config.data.heldout))
 
 
 def _ranked(project: Project, round: int) -> bool:
-    """Whether a round has rankings to learn from: of its samples, or of imported lists where nothing was sampled."""
+    """Return whether a round has rankings to learn from.
+
+    They are of its samples, or of imported lists where nothing was sampled.
+    """
     source = "sample" if next(project.store.items(source="sample", round=round), None) else None
     found = (
         next(project.store.items(criterion=c, ranked=True, source=source, round=round), None)
@@ -82,17 +85,17 @@ def _has_reward_model(project: Project, round: int) -> bool:
 
 
 def _learn(project: Project) -> str:
-    """The command that learns from new rankings."""
+    """Return the command that learns from new rankings."""
     return "prefloop reward" if _wants_reward_model(project) else "prefloop align"
 
 
 def _wants_reward_model(project: Project) -> bool:
-    """Whether `align` optimises a reward model, not rankings directly or a scorer of the user's own."""
+    """Return whether `align` optimises a reward model, not rankings directly or a scorer of the user's own."""
     return not is_offline(project.config.align.algorithm) and project.config.align.reward is None
 
 
 def _judge(project: Project, round: int) -> str:
-    """The command after a round was aligned: `evaluate`, or what must come before it."""
+    """Return the command after a round was aligned: `evaluate`, or what must come before it."""
     heldout = project.config.data.heldout
     if not project.store.prompts(split="heldout", heldout=heldout):
         return f"{IMPORT}: to evaluate takes held-out prompts, and there are none"
@@ -102,7 +105,7 @@ def _judge(project: Project, round: int) -> str:
 
 
 def _after_align(project: Project, outcome: Outcome) -> str:
-    """The command after `align`, for a run that made a policy and for one that made none."""
+    """Return the command after `align`, for a run that made a policy and for one that made none."""
     round, chosen = int(outcome.result["round"]), project.chosen(int(outcome.result["round"]))
     nothing = outcome.result.get("best_step") == 0
     if nothing and chosen is None:
@@ -116,7 +119,7 @@ def _after_align(project: Project, outcome: Outcome) -> str:
 
 
 def _no_new_policy(project: Project, round: int, result: Mapping[str, Any]) -> str:
-    """The command that may lead to a better step: more rankings, or an optimiser that goes less far."""
+    """Return the command that may lead to a better step: more rankings, or an optimiser that goes less far."""
     algorithm = str(result.get("algorithm") or project.config.align.algorithm)
     if _to_rank(project, round):
         ranked = "prefloop annotate, for more rankings to learn from"

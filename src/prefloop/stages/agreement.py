@@ -1,4 +1,4 @@
-"""`prefloop agreement`: what the rankings of a project, or of any file, say about people and items."""
+"""Runs `prefloop agreement`: it says what the rankings of a project, or of any file, tell about people and items."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def agreement(project: Project, criterion: str | None = None, hardest: int = HAR
 def agreement_file(
     data: Path, format: str | None = None, criterion: str | None = None, hardest: int = HARDEST
 ) -> Outcome:
-    """The same for a file of rankings, without a project. Raises DataError, or NothingToDoError without rankings."""
+    """Report on a file of rankings, without a project. Raises DataError, or NothingToDoError without rankings."""
     rows, rejected = read_items(exchange.read(data, format))
     read: dict[str, Item] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""`prefloop align`: starts the loop that the kind of the algorithm needs, online or offline."""
+"""Runs `prefloop align`, which starts the loop that the kind of the algorithm needs, online or offline."""
 
 from __future__ import annotations
 
@@ -45,11 +45,17 @@ def check_options(config: Config) -> None:
 
 
 def standing(project: Project, round: int) -> dict[str, Any]:
-    """How a round's runs compare on validation prompts, and which is its policy. No run keeps this."""
+    """Return how a round's runs compare on validation prompts, and which is its policy. No run keeps this."""
     chosen = project.chosen(round)
+    # fmt: skip
     runs = [
-        {"run": c.run, "chosen": chosen is not None and c.run == chosen.run, "unchanged": c.unchanged,
-         "collapsed": c.collapsed, **{name: c.result.get(name) for name in ("algorithm", "win_rate", "reward", "kl")}}
+        {
+            "run": c.run,
+            "chosen": chosen is not None and c.run == chosen.run,
+            "unchanged": c.unchanged,
+            "collapsed": c.collapsed,
+            **{name: c.result.get(name) for name in ("algorithm", "win_rate", "reward", "kl")},
+        }
         for c in project.candidates(round)
-    ]  # fmt: skip
+    ]
     return {"chosen": chosen.run if chosen else None, "choose": project.config.run.choose, "runs": runs}

@@ -1,4 +1,4 @@
-"""The stage of `prefloop run` that waits while people rank. It loads no model.
+"""Waits in `prefloop run` while people rank. It loads no model.
 
 Nothing is held while it waits, neither the project nor a transaction: the server, imports and other commands go on.
 What people gave is in the store: an interrupted wait loses nothing, and the same command takes it up where it stands.
@@ -26,7 +26,7 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8300"
 
 @dataclass(frozen=True)
 class Clock:
-    """The time in seconds, which tests replace. `now` never goes back."""
+    """Gives the time in seconds, which tests replace. `now` never goes back."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -70,7 +70,7 @@ def _nothing(round: int, quota: Quota, criterion: str) -> str:
 
 
 def _ranked(project: Project, round: int) -> bool:
-    """Whether people had ranked the round before it could be queued, as when their rankings were imported."""
+    """Return whether people had ranked the round before it could be queued, as when their rankings were imported."""
     criterion = project.config.annotate.criterion
     items = project.store.items(round=round, criterion=criterion, ranked=True)
     return any(not ranking.simulated for item in items for ranking in item.rankings)
@@ -126,5 +126,5 @@ def _wait(project: Project, round: int, queue: Queue, quota: Quota, clock: Clock
 
 
 def _step(quota: Quota) -> int:
-    """How many tenths of the quota are done."""
+    """Return how many tenths of the quota are done."""
     return STEPS if quota.met else quota.done * STEPS // max(1, quota.target)

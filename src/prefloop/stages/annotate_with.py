@@ -1,4 +1,7 @@
-"""A program's own function ranks lists, as an annotator beside people: a language model as a judge, a set of rules."""
+"""Lets a program's own function rank lists, as an annotator beside people.
+
+Such a function may be a language model as a judge, or a set of rules.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from prefloop.types import Item, Ranking
 Tiers = Sequence[int | Sequence[int]]
 Annotator = Callable[[str, Sequence[str]], Tiers | None]
 
-BATCH = 32  # lists between two writes to the store
+BATCH = 32  # So many lists come between two writes to the store.
 SHOWN = 10
 
 
@@ -77,7 +80,7 @@ def _check_same(items: Sequence[Item], name: str, code: str) -> None:
 
 
 def _tiers(item: Item, places: Tiers | None) -> tuple[tuple[str, ...], ...]:
-    """Completion ids, best first. Raises DataError for a place that is not there or is named twice."""
+    """Return completion ids, best first. Raises DataError for a place that is not there or is named twice."""
     if places is None:
         return ()
     tiers = [tuple(place) if isinstance(place, Sequence) else (place,) for place in places]

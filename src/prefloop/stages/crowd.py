@@ -1,4 +1,4 @@
-"""`prefloop crowd`: simulated annotators rank what was sampled. Every ranking is marked as simulated."""
+"""Runs `prefloop crowd`: simulated annotators rank what was sampled. Every ranking is marked as simulated."""
 
 from __future__ import annotations
 

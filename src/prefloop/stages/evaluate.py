@@ -1,8 +1,8 @@
-"""`prefloop evaluate`: compares the aligned policy with the reference on held-out prompts that chose nothing.
+"""Runs `prefloop evaluate`, which compares the aligned policy with the reference on held-out prompts.
 
-Both policies answer each prompt several times with the same random numbers, and answer j of one is compared with answer
-j of the other. That removes noise which both share. Another evaluation would have other prompts, so intervals are over
-prompts: each counts once, with the mean of its answers.
+Nothing was chosen on these prompts. Both policies answer each prompt several times with the same random numbers, and
+answer j of one is compared with answer j of the other. That removes noise which both share. Another evaluation would
+have other prompts, so intervals are over prompts: each counts once, with the mean of its answers.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
 
 
 def _policy(project: Project, round: int | None, run: str | None) -> tuple[int, ModelRef]:
-    """The round and the policy that are asked for. A run that made no new policy stands for its start."""
+    """Return the round and the policy that are asked for. A run that made no new policy stands for its start."""
     if run is not None:
         found = {c.run: c for c in project.candidates()}
         if run not in found:
@@ -91,7 +91,10 @@ def _policy(project: Project, round: int | None, run: str | None) -> tuple[int, 
 
 
 def _test_prompts(project: Project) -> tuple[list[Prompt], bool]:
-    """The held-out prompts that chose no run, and True. Where there are none: all held-out prompts, and False."""
+    """Return the held-out prompts that chose no run, and True.
+
+    Where there are none: all held-out prompts, and False.
+    """
     _, test = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))
     if not test:
         raise NothingToDoError("there are no held-out prompts: import more prompts, or raise [data] heldout")
@@ -101,7 +104,7 @@ def _test_prompts(project: Project) -> tuple[list[Prompt], bool]:
 
 
 def _judges(project: Project, round: int, judge: RuleScorer | None) -> list[ModelRow]:
-    """The reward models of a round. There may be none after DPO, if an independent scorer is set."""
+    """Return the reward models of a round. There may be none after DPO, if an independent scorer is set."""
     try:
         return project.reward_models(round)
     except NothingToDoError as error:
@@ -136,7 +139,7 @@ def _measure(
             return opened.enter_context(closing(made))
 
         engines = {"policy": opens(after, before), "reference": opens(before, before)}
-        # a low temperature widens every distance: how far the policy itself is from its reference is read at 1
+        # A low temperature widens every distance, so how far the policy itself is from its reference is read at 1.
         at_1 = opens(Policy(model), Policy(frozen))
         for mode, temperature, k in (("sampled", settings.temperature, settings.samples), ("greedy", 0.0, 1)):
             sampling = Sampling(settings.max_tokens, temperature)
@@ -165,7 +168,10 @@ def _compare(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The figures of each policy, and how often one beats the other. k: answers a prompt, which are neighbours."""
+    """Return the figures of each policy, and how often one beats the other.
+
+    k: how many answers a prompt has; they are neighbours
+    """
     out: dict[str, Any] = {}
     for name, engine in engines.items():
         r = rolls[name]
@@ -195,7 +201,7 @@ def _correlation(a: Sequence[float], b: Sequence[float]) -> float:
 def _shown(
     prompts: Sequence[Encoded], rolls: dict[str, Rollouts], judged: dict[str, Sequence[float]], k: int, show: int
 ) -> list[dict[str, Any]]:
-    """The first answers of both policies side by side, for prompts that are evenly spread over all."""
+    """Return the first answers of both policies side by side, for prompts that are evenly spread over all."""
     stride = max(1, len(prompts) // max(1, show))
     shown = []
     for n in list(range(0, len(prompts), stride))[:show]:

@@ -1,4 +1,7 @@
-"""`prefloop evaluate reward`: how well any reward model orders the rankings of any file. Needs no project."""
+"""Measures how well any reward model orders the rankings of any file (`prefloop evaluate reward`).
+
+It needs no project.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from prefloop.training.rankings import read_items
 
 
 def evaluate_reward(model: str, data: Path, format: str | None = None) -> Outcome:
-    """Accuracy of a reward model by criterion. Raises ModelError, DataError, or NothingToDoError without any pair."""
+    """Return the accuracy of a reward model by criterion.
+
+    Raises ModelError, DataError, or NothingToDoError without any pair.
+    """
     records = exchange.read(data, format)  # A wrong file is an error before a model is looked for.
     check_folder(model)
     _check_registered(Path(model))
@@ -29,7 +35,7 @@ def evaluate_reward(model: str, data: Path, format: str | None = None) -> Outcom
 
 
 def _check_registered(folder: Path) -> None:
-    """A model that lies in a project and is registered there must be what was registered. Raises ModelError."""
+    """Raise ModelError if a model that is registered in a project is not what was registered."""
     folder = folder.resolve()
     root = next((above for above in folder.parents if (above / CONFIG_NAME).is_file()), None)
     if root is None:
@@ -38,7 +44,7 @@ def _check_registered(folder: Path) -> None:
         config = load_config(root / CONFIG_NAME)
         store = Store.open(config.project.store, root, create=False)
     except (ConfigError, StoreError):
-        return  # this verb needs no project: one that cannot be opened has nothing to compare with
+        return  # This verb needs no project: one that cannot be opened has nothing to compare with.
     with Project(root, config, store, quiet=True) as project:
         for row in project.store.models("reward"):
             if (root / row.path).resolve() == folder:

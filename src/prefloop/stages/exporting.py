@@ -1,4 +1,6 @@
-"""`prefloop export`: models and data to where they are needed; whole or not at all. Loads no model.
+"""Runs `prefloop export`, which writes models and data to where they are needed, whole or not at all.
+
+It loads no model.
 
 Data streams: however large the store, a few hundred items are in memory at a time. Only `probability="model"` reads all
 rankings of a criterion at once, because the annotator model is one fit.
@@ -77,7 +79,7 @@ def export(
 
 
 def _policy(project: Project, round: int | None, run: str | None) -> ModelRow:
-    """The policy of a run, the aligned policy of a round, or the newest policy there is."""
+    """Return the policy of a run, the aligned policy of a round, or the newest policy there is."""
     rows = {row.version: row for row in project.store.models("policy")}
     if run is not None:
         found = {c.run: c for c in project.candidates()}
@@ -101,14 +103,14 @@ def _policy(project: Project, round: int | None, run: str | None) -> ModelRow:
         round = int(newest.metrics.get("round") or 0)
     if not project.candidates(round):
         raise NothingToDoError(f"round {round} has no aligned policy yet: run prefloop align first")
-    after = project.policy(round + 1).version  # where no step was better, the one that the round started from
+    after = project.policy(round + 1).version  # Where no step was better, it is the one that the round started from.
     if after not in rows:
         raise NothingToDoError(f"round {round} left the policy as it was: it is the model that you brought")
     return rows[after]
 
 
 def _rewards(project: Project, criterion: str | None, round: int | None) -> list[ModelRow]:
-    """The newest reward model of each criterion, or of one."""
+    """Return the newest reward model of each criterion, or of one."""
     newest = {
         row.criterion or "": row
         for row in project.store.models("reward")
@@ -125,7 +127,7 @@ def _rewards(project: Project, criterion: str | None, round: int | None) -> list
 
 
 def _export_models(project: Project, rows: list[ModelRow], to: Path) -> dict[str, Any]:
-    """One model: `to` is its folder. Several: a folder each inside `to`."""
+    """Export one model to the folder `to`, or several models to a folder each inside `to`."""
     from prefloop.engine.checkpoint import publish
 
     folders = {row.version: to if len(rows) == 1 else to / _folder_name(row.criterion or row.version) for row in rows}
@@ -151,7 +153,7 @@ def _export_models(project: Project, rows: list[ModelRow], to: Path) -> dict[str
 
 
 def _card(project: Project, row: ModelRow) -> Card:
-    """What the store and the run of a model know."""
+    """Return what the store and the run of a model know."""
     run = record.Run(project.root / record.RUNS / (row.run_id or row.version))
     manifest = run.manifest if (run.path / "manifest.json").is_file() else {}
     config, stage = as_now(manifest.get("config", {}), Config), manifest.get("stage", "")
@@ -178,7 +180,7 @@ def _card(project: Project, row: ModelRow) -> Card:
 
 
 def _ancestors(project: Project, row: ModelRow) -> Iterator[tuple[str, str]]:
-    """(version, what it learnt from) of a model and of those that it started from, back to the base model."""
+    """Yield (version, what it learnt from) of a model and of those that it started from, back to the base model."""
     known = {model.version: model for model in project.store.models()}
     by_weights = {model.weights_sha256: model.version for model in known.values()}
     while True:
@@ -200,13 +202,13 @@ def _ancestors(project: Project, row: ModelRow) -> Iterator[tuple[str, str]]:
 
 
 def _evaluation(project: Project, row: ModelRow) -> dict[str, Any]:
-    """The newest finished evaluation of a policy; {} where there is none."""
+    """Return the newest finished evaluation of a policy; {} where there is none."""
     runs = [run for run in record.runs(project.root) if run.manifest["stage"] == "evaluate" and run.status == "done"]
     return next((run.result for run in reversed(runs) if run.result.get("policy") == row.version), {})
 
 
 def _push(folder: Path, repository: str) -> str:
-    """Upload an exported folder; returns its address. The folder stays where an upload fails."""
+    """Upload an exported folder; return its address. The folder stays where an upload fails."""
     from huggingface_hub import HfApi
 
     try:
@@ -223,7 +225,7 @@ def _push(folder: Path, repository: str) -> str:
 
 
 def _folder_name(criterion: str) -> str:
-    """A criterion may be called anything; a folder may not."""
+    """Return a folder's name, because a criterion may be called anything and a folder may not."""
     return re.sub(r"[^\w.-]+", "_", criterion).strip(".") or "reward"
 
 
@@ -258,8 +260,10 @@ def _export_data(
 
 
 def _export_rankings(store: Store, to: Path, criterion: str | None) -> Written:
-    """Every event, edits beside what they edit; without a criterion also what nobody has ranked yet, so that people
-    elsewhere can."""
+    """Write every event, edits beside what they edit.
+
+    Without a criterion it also writes what nobody has ranked yet, so that people elsewhere can rank it.
+    """
 
     def items() -> Iterator[Item]:
         return every_item(store, criterion=criterion, ranked=None if criterion is None else True)
@@ -270,7 +274,7 @@ def _export_rankings(store: Store, to: Path, criterion: str | None) -> Written:
 
 
 def _modelled(store: Store) -> Soft:
-    """Soft labels from the annotator model, fitted to a criterion when its first item comes by."""
+    """Return soft labels from the annotator model, fitted to a criterion when its first item comes by."""
     from prefloop.labels.reliability import fit_reliability
 
     @cache

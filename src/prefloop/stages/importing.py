@@ -1,4 +1,4 @@
-"""`prefloop import`: any file of the field into the store, row by row. Loads no model."""
+"""Runs `prefloop import`, which reads any file of the field into the store, row by row. It loads no model."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from prefloop.store import Counts
 from prefloop.store.origins import has_origins
 from prefloop.types import Demonstration, Item, Prompt
 
-REASONS = 100  # kept; the others are only counted
+REASONS = 100  # So many are kept; the others are only counted.
 SHOWN = 10
 
 
 def import_files(
     project: Project, paths: Sequence[Path | str], format: str | None = None, ignore: Collection[str] = ()
 ) -> Outcome:
-    """Several files or hub data sets, in turn. DataError at the first that holds nothing usable; earlier ones stay."""
+    """Import several files or hub data sets, in turn.
+
+    Raises DataError at the first that holds nothing usable; earlier ones stay.
+    """
     outcomes = [_import(project, path, format, ignore) for path in paths]
     if len(outcomes) == 1:
         return outcomes[0]
@@ -33,7 +36,7 @@ def import_files(
 
 
 def _import(project: Project, source: Path | str, format: str | None, ignore: Collection[str]) -> Outcome:
-    """A file; or `hf://owner/name:split`, which is loaded and then imported as a file."""
+    """Import a file, or `hf://owner/name:split`, which is loaded and then imported as a file."""
     if not str(source).startswith(hub.PREFIX):
         return import_file(project, Path(source), format, ignore)
     with TemporaryDirectory() as folder:
@@ -56,7 +59,8 @@ def import_file(project: Project, path: Path, format: str | None = None, ignore:
     told = f"{found}, ignoring {', '.join(sorted(ignore))}" if ignore else found
     known = [row for row in project.store.imports() if (row.sha256, row.format) == (sha256, told)]
     result: dict[str, Any] = {"file": str(path), "format": found, "ignored": sorted(ignore)}
-    # with rejected rows it is read again: the limit may have been raised; and with rows that were taken out again
+    # With rejected rows it is read again, because the limit may have been raised; and with rows that were taken out
+    # again.
     if known and not known[-1].rejected and not known[-1].removed and has_origins(project.store, sha256):
         project.say(f"{path}: already imported")
         nothing = asdict(Counts())
@@ -87,7 +91,10 @@ def import_file(project: Project, path: Path, format: str | None = None, ignore:
 
 
 class _Seen:
-    """How many usable records have gone by, and in how many the messages hold more than text ({"tool_calls": 3})."""
+    """Counts how many usable records have gone by, and in how many the messages hold more than text.
+
+    An example is {"tool_calls": 3}.
+    """
 
     def __init__(self) -> None:
         self.records = 0
@@ -109,7 +116,7 @@ def _usable(
     for record in records:
         bar.update()
         if isinstance(record, RowError):
-            # all are counted, few kept: a hostile file may have millions
+            # All are counted and few are kept, because a hostile file may have millions.
             rejected.append(f"row {record.line}: {record.reason}" if len(rejected) < REASONS else "")
         else:
             seen.add(record)

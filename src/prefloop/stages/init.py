@@ -1,4 +1,4 @@
-"""`prefloop init`: a project folder with a commented prefloop.toml. Loads no model."""
+"""Runs `prefloop init`, which makes a project folder with a commented prefloop.toml. It loads no model."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def init(
 
 
 def model_path(model: str, root: Path) -> str:
-    """The setting for a model: a hub id, or a path, which is relative where it lies inside the project."""
+    """Return the setting for a model: a hub id, or a path, which is relative where it lies inside the project."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if model.count("/") > 1:
@@ -118,7 +118,10 @@ def _place(path: Path, root: Path) -> str:
 
 
 def render(values: Mapping[str, Any], scratch: bool) -> str:
-    """The text of prefloop.toml: what is given, and beside it other settings as comments that show their defaults."""
+    """Return the text of prefloop.toml.
+
+    Beside what is given it shows other settings as comments with their defaults.
+    """
     known: dict[str, dict[str, tuple[str, str]]] = {}
     for key, _, default, meaning in describe(Config):
         section, _, name = key.rpartition(".")

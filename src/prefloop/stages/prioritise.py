@@ -1,4 +1,4 @@
-"""`prefloop prioritise`: people rank first the lists whose order the reward models are unsure of.
+"""Runs `prefloop prioritise`: people then rank first the lists whose order the reward models are unsure of.
 
 With two or more reward models of the criterion (from other rounds or seeds) a pair's priority is how far they disagree:
 the mutual information between the outcome and the model (BALD, Houlsby et al. 2011). With one model it is the entropy
@@ -62,7 +62,7 @@ def prioritise(project: Project) -> Outcome:
             bar.update(len(part))
     if not found:
         left_out.stop("lists")
-    last = dict.fromkeys(left_out.reasons, 0.0)  # whatever the order people give, the model cannot learn from it
+    last = dict.fromkeys(left_out.reasons, 0.0)  # Whatever order people give, the model cannot learn from it.
     result |= {
         "items": project.queue.set_priorities(found | last, judged_by) - len(last),
         "mean": sum(found.values()) / len(found),
@@ -73,13 +73,13 @@ def prioritise(project: Project) -> Outcome:
 
 
 def judges(project: Project) -> list[ModelRow]:
-    """The newest reward models of the criterion that people rank by."""
+    """Return the newest reward models of the criterion that people rank by."""
     rows = [row for row in project.store.models("reward") if row.criterion == project.config.annotate.criterion]
     return rows[-MOST_MODELS:]
 
 
 def informativeness(scores: Tensor) -> float:
-    """The nats of information in the order of a list. scores: [models, K] in logits, one row a model."""
+    """Return the nats of information in the order of a list. scores: [models, K] in logits, one row a model."""
     i, j = torch.triu_indices(scores.shape[1], scores.shape[1], 1)
     p = torch.sigmoid((scores[:, i] - scores[:, j]).double())
     entropy = _entropy(p.mean(0))
@@ -93,7 +93,10 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def _scores(project: Project, model: RewardModel, tokenization: Tokenization, items: Sequence[Item]) -> Tensor:
-    """The scores of all completions of the items before normalisation. Their differences are logits of a preference."""
+    """Return the scores of all completions of the items before normalisation.
+
+    Their differences are logits of a preference.
+    """
     prompts = [item.prompt for item in items for _ in item.completions]
     completions = [completion for item in items for completion in item.completions]
     return raw_scores(model, tokenization, prompts, completions, project.config.align.token_budget, project.device)

@@ -1,4 +1,4 @@
-"""`prefloop remove`: takes rows out of a project again, and says which models learnt from them."""
+"""Runs `prefloop remove`, which takes rows out of a project again, and says which models learnt from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefloop.store.stream import every_demonstration, every_item, every_prompt
 if TYPE_CHECKING:
     from prefloop.types import Demonstration, Item, Prompt
 
-NAMED = 10  # rows in the result; the others are counted
+NAMED = 10  # The result names so many rows; the others are counted.
 
 
 def remove(
@@ -39,7 +39,7 @@ def remove(
     planned = plan(project.store, wanted, files)
     if not planned.ids:
         raise NothingToDoError("no row is to be removed" + (": the chat template refuses none" if refused else ""))
-    rows = _rows(project, planned)  # as long as they are there
+    rows = _rows(project, planned)  # They are read as long as they are there.
     outcome = _outcome(planned, rows, removed=False)
     if dry_run or not agreed(outcome):
         return outcome
@@ -49,7 +49,10 @@ def remove(
 
 
 def _files(project: Project, name: str) -> list[str]:
-    """SHA-256 of the imported files of a name. Raises DataError where there is none, or its rows are not known."""
+    """Return the SHA-256 of the imported files of a name.
+
+    Raises DataError where there is none, or its rows are not known.
+    """
     log = project.store.imports()
     found = list(dict.fromkeys(row.sha256 for row in log if name in (row.name, row.sha256)))
     if not found:
@@ -64,7 +67,7 @@ def _files(project: Project, name: str) -> list[str]:
 
 
 def _refused(project: Project) -> Collection[str]:
-    """Ids of prompts, demonstrations and items that the chat template of the project's model refuses."""
+    """Return the ids of prompts, demonstrations and items that the chat template of the project's model refuses."""
     _, tokenization = load_policy(project, project.reference())
     rows: tuple[Callable[[], Any], ...] = (
         lambda: every_prompt(project.store),
@@ -76,7 +79,7 @@ def _refused(project: Project) -> Collection[str]:
 
 
 def _rows(project: Project, gone: Removal) -> list[str]:
-    """The first of them by file and row."""
+    """Return the first of them by file and row."""
     ids = sorted(gone.demonstrations | gone.items | gone.prompts)
     return sorted(set(origins(project.store, ids[: 3 * NAMED]).values()))[:NAMED]
 

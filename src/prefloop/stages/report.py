@@ -1,4 +1,4 @@
-"""`prefloop report`: report.json and report.html in the project folder, from its runs and its store."""
+"""Runs `prefloop report`, which writes report.json and report.html from the runs and the store of a project."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from prefloop.types import Item
 
 
 def report(project: Project) -> Outcome:
-    """Write both files. Works at any point of the loop; what has not run is absent. DataError for a bad demo.json.
+    """Write both files. It works at any point of the loop; what has not run is absent.
+
+    Raises DataError for a bad demo.json.
 
     It has no run folder: drawing it again is cheaper than deciding whether to. `skipped` says nothing has changed.
     """
     store, heldout = project.store, project.config.data.heldout
     per_round, doubly = tally(store.items())
     rounds = range(project.aligned_rounds())
+    # fmt: skip
     facts = collect(
         project.config.project.name,
         record.runs(project.root),
@@ -38,15 +41,21 @@ def report(project: Project) -> Outcome:
             agreement={name: a.to_json() for name, a in agreement_by_criterion(doubly).items()},
             imports=[asdict(row) for row in store.imports()],
             models=[
-                {"version": m.version, "kind": m.kind, "criterion": m.criterion, "parent": m.parent,
-                 "snapshot": m.snapshot_hash, "weights": m.weights_sha256}
+                {
+                    "version": m.version,
+                    "kind": m.kind,
+                    "criterion": m.criterion,
+                    "parent": m.parent,
+                    "snapshot": m.snapshot_hash,
+                    "weights": m.weights_sha256,
+                }
                 for m in store.models()
             ],
         ),
         read_demo(project.root / "demo.json"),
         {round: _name(project.chosen(round)) for round in rounds},
         {round: project.policy(round + 1).version for round in rounds},
-    )  # fmt: skip
+    )
     facts |= {"headline": headline(facts), "evidence": evidence_of(facts)}
     pages = {"report.json": as_json(facts), "report.html": render(facts)}
     changed = False
@@ -64,7 +73,7 @@ def _name(chosen: Candidate | None) -> str | None:
 
 
 def tally(items: Iterable[Item]) -> tuple[list[dict[str, Any]], list[Item]]:
-    """Counts of each round, and the items that several people ranked."""
+    """Return counts of each round, and the items that several people ranked."""
     rounds: dict[int, dict[str, Any]] = {}
     people: dict[int, set[str]] = {}
     doubly = []

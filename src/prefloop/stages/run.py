@@ -1,4 +1,4 @@
-"""`prefloop run`: runs every stage of prefloop.toml, round after round, and skips what is done for the same inputs."""
+"""Runs every stage of prefloop.toml for `prefloop run`, and skips what is done for the same inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prefloop sample`: draws K completions of each prompt, and stores them as one item that people can rank."""
+"""Runs `prefloop sample`, which draws K completions of each prompt and stores them as one item to rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefloop.store.split import bucket
 from prefloop.training.sampled_lists import draw_lists, item_id, make_item, ratio
 from prefloop.types import Prompt
 
-CHUNK = 64  # prompts between two writes to the store
+CHUNK = 64  # So many prompts come between two writes to the store.
 
 
 def sample(project: Project, round: int | None = None) -> Outcome:
@@ -23,7 +23,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
     settings, seed = project.config.sample, project.config.project.seed
     round = project.aligned_rounds() if round is None else project.existing_round(round, starts=True)
     ref = project.policy(round).here()
-    # by hash, not by age: a sample of the prompts, the same whenever it is drawn
+    # Prompts are taken by hash, not by age: it is a sample of the prompts, and the same whenever it is drawn.
     prompts = sorted(project.store.prompts(), key=lambda p: (bucket(p), p.id))
     chosen = _spread(prompts, settings.prompts, round)
     if not chosen:
@@ -89,7 +89,7 @@ def _spread(prompts: Sequence[Prompt], limit: int | None, round: int) -> list[Pr
     if limit is None or limit >= len(prompts):
         return list(prompts)
     stride = len(prompts) / limit
-    phase = round * 0.618 % 1.0  # golden ratio: successive rounds fall far from each other
+    phase = round * 0.618 % 1.0  # By the golden ratio, successive rounds fall far from each other.
     return [prompts[int((i + phase) * stride)] for i in range(limit)]
 
 

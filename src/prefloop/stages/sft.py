@@ -1,4 +1,4 @@
-"""`prefloop sft`: supervised fine-tuning on demonstrations, before anyone ranks."""
+"""Runs `prefloop sft`: supervised fine-tuning on demonstrations, before anyone ranks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ EVAL_LIMIT = 256
 
 
 def _ranked(project: Project, criterion: str) -> list[Item]:
-    """Imported lists of training prompts with a ranking by a criterion. Raises NothingToDoError where there is none.
+    """Return imported lists of training prompts with a ranking by a criterion.
+
+    Raises NothingToDoError where there is none.
 
     Lists that were sampled here are left out. They come from the model that this stage made, and a ranking of them must
     not make it train again.

@@ -1,4 +1,7 @@
-"""`prefloop status`: what a project holds, what is running, how far people are. Reads only, and loads no model."""
+"""Runs `prefloop status`: what a project holds, what is running, how far people are.
+
+It reads only, and loads no model.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from prefloop.store.overview import lists_by_round, paces
 
 
 def status(project: Project) -> Outcome:
-    """Rounds, data, models, people, and which processes are at work."""
+    """Return rounds, data, models, people, and which processes are at work."""
     counts = project.store.counts()
     kinds = ("prompts", "demonstrations", "items", "completions", "effective", "simulated", "annotators")
     result: dict[str, Any] = {
@@ -34,7 +37,7 @@ def status(project: Project) -> Outcome:
 
 
 def _rounds(project: Project) -> list[dict[str, Any]]:
-    """What has been done in each round, oldest first."""
+    """Return what has been done in each round, oldest first."""
     evaluated: dict[int, Any] = {}
     for run in record.runs(project.root):
         if run.manifest["stage"] == "evaluate" and run.status == "done":
@@ -67,7 +70,7 @@ def _models(project: Project) -> list[dict[str, Any]]:
 
 
 def _people(project: Project) -> dict[str, Any]:
-    """The queue of the criterion that people are asked about, and what each person has done."""
+    """Return the queue of the criterion that people are asked about, and what each person has done."""
     quota, lately = project.queue.quota(), paces(project.store, time.time())
     people = [
         {
@@ -90,13 +93,13 @@ def _people(project: Project) -> dict[str, Any]:
 
 
 def _running(project: Project) -> dict[str, Any]:
-    """The process that makes runs, by the note beside its lock; the annotation server, where it answers."""
+    """Return the process that makes runs, by the note beside its lock; the annotation server, where it answers."""
     address = get_address(project.store)
     return {"work": _holder(project), "server": address if address and listens(address) else None}
 
 
 def _holder(project: Project) -> dict[str, Any] | None:
-    """Read, not tried: to take the lock, for a moment only, could refuse a command that begins just then."""
+    """Return the holder of the lock, which is read and not tried: taking it for a moment could refuse a command."""
     found = holder(project.root / LOCK_NAME)
     return found._asdict() if found is not None and _is_alive(found.pid) else None
 
@@ -104,7 +107,7 @@ def _holder(project: Project) -> dict[str, Any] | None:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except PermissionError:  # it is there, and somebody else's
+    except PermissionError:  # The process is there, and somebody else's.
         return True
     except (OSError, OverflowError):
         return False

@@ -114,7 +114,7 @@ def train_offline(project: Project, round: int) -> Outcome:
             **lengths.to_json(),
             **keep.to_json(),
         }
-        if result["best_step"] == 0:  # no new policy: the one that the round started from stays what it is
+        if result["best_step"] == 0:  # There is no new policy: the one that the round started from stays what it is.
             result |= {"policy": start.version, "weights": start.weights, "model": None}
         else:
             result |= {"policy": run.name, "model": project.relative(run.path / "model")}
@@ -125,7 +125,7 @@ def train_offline(project: Project, round: int) -> Outcome:
 
 
 def criteria_weights(project: Project) -> dict[str, float]:
-    """{criterion: how much a ranking by it counts}: `[reward] criteria`, weighted by `[align] reward_weights`.
+    """Return {criterion: how much a ranking by it counts}: `[reward] criteria`, weighted by `[align] reward_weights`.
 
     Raises ConfigError for weights that name other criteria, or cannot be followed.
     """
@@ -146,7 +146,7 @@ def criteria_weights(project: Project) -> dict[str, float]:
 
 
 class _Lists:
-    """Encoded lists. The reference's log-probability of a completion is computed once and kept in the store."""
+    """Holds encoded lists. The reference's log-probability of a completion is computed once and kept in the store."""
 
     def __init__(
         self,
@@ -157,8 +157,9 @@ class _Lists:
         items: Sequence[Item],
         weights: Mapping[str, float] | None = None,
     ):
-        """reference: names who is asked in the store; none where the algorithm needs no reference.
+        """Encode the lists.
 
+        reference: names who is asked in the store; None where the algorithm needs no reference
         weights: {ranking id: how much it counts}; 1 for those not named
         """
         self.store, self.reference, self.engine, self.items = store, reference, engine, items
@@ -188,11 +189,11 @@ class _Lists:
         return ReferencedBatch(**{f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}, ref_total=ref)
 
     def _totals(self, role: Any, batch: RankingBatch) -> Tensor:
-        """The log-probability of each completion in nats, [R,K]."""
+        """Return the log-probability of each completion in nats, [R,K]."""
         return batch.lists(masked_sum(self.engine.forward(role, batch), batch.rows().action, dim=1))
 
     def accuracy(self) -> dict[str, float]:
-        """Share of strict held-out pairs that the implicit reward orders as people do."""
+        """Return the share of strict held-out pairs that the implicit reward orders as people do."""
         if not self.items:
             return {}
         right = total = 0.0

@@ -1,4 +1,4 @@
-"""Policy optimisation against the reward model, by any online algorithm."""
+"""Optimises the policy against the reward model, by any online algorithm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefloop.training.policy_setup import set_up
 from prefloop.training.policy_training import PolicyTraining
 from prefloop.training.reward_scores import make_scorer
 
-SHOWN = ("reward", "kl", "length")  # metrics beside the progress bar
+SHOWN = ("reward", "kl", "length")  # The progress bar shows these metrics.
 
 
 def train_policy(project: Project, round: int) -> Outcome:
@@ -59,7 +59,7 @@ def train_policy(project: Project, round: int) -> Outcome:
             steps = train(project, run, setup.engine, task, schedule, f"align ({algorithm.name})", SHOWN)
         result: dict[str, Any] = {"steps": steps, **task.to_json()}
         result |= {"round": round, "algorithm": settings.algorithm, "warnings": warnings}
-        if result["best_step"] == 0:  # no new policy: the one that the round started from stays what it is
+        if result["best_step"] == 0:  # There is no new policy: the one that the round started from stays what it is.
             result |= {"policy": start.version, "weights": start.weights, "model": None}
         else:
             weights = task.keep.publish()

@@ -1,4 +1,4 @@
-"""`prefloop reward`: trains a reward model for each criterion from whole rankings; held-out prompts measure it."""
+"""Runs `prefloop reward`, which trains a reward model for each criterion from whole rankings, and measures it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from prefloop.training.reward_evaluation import heldout_figures
 from prefloop.training.reward_scores import normalisation, score_items
 from prefloop.types import Item, digest
 
-TRAIN_EVAL = 200  # training lists scored for the train/held-out comparison
+TRAIN_EVAL = 200  # So many training lists are scored for the train/held-out comparison.
 
 
 def reward(project: Project, round: int | None = None) -> Outcome:
@@ -66,7 +66,7 @@ def reward(project: Project, round: int | None = None) -> Outcome:
 
 
 def start_of(project: Project) -> ModelRef:
-    """What a reward model starts from: the reference policy, or the checkpoint `[reward] start` names."""
+    """Return what a reward model starts from: the reference policy, or the checkpoint `[reward] start` names."""
     start = project.config.reward.start
     if start == "policy":
         return project.reference()
@@ -77,7 +77,7 @@ def start_of(project: Project) -> ModelRef:
 
 
 def _others(project: Project, criterion: str, round: int) -> dict[str, list[Item]]:
-    """What people said by the other criteria on training prompts, where `[reward] auxiliary` asks for it."""
+    """Return what people said by the other criteria on training prompts, where `[reward] auxiliary` asks for it."""
     if not project.config.reward.auxiliary:
         return {}
     names = [c for c in ranked_criteria(project) if c != criterion]
@@ -109,10 +109,11 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
     if any(gold.values()):
         inputs["gold"] = digest({c: sorted(expected.items()) for c, expected in gold.items()})
     options = project.config.algorithms.get(settings.objective, {})
+    # It is that of what the model is normalised on.
     sampling = (
         project.config.align.rollout.temperature,
         project.config.align.max_tokens,
-    )  # of what it is normalised on
+    )
     fingerprint = project.fingerprint("reward", settings, inputs | {"options": options, "sampling": sampling})
     if done := project.done("reward", fingerprint):
         return done
@@ -150,7 +151,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         lr = rate(project, settings.lr, "reward", model.model)
         training = Training(settings, order.steps, {"reward": lr}, settings.average)
         schedule = Schedule(order.steps, settings.eval_every, settings.checkpoint_every)
-        scores: dict[str, float] = {}  # of the held-out completions, by the model as it is
+        scores: dict[str, float] = {}  # These are of the held-out completions, by the model as it is.
 
         def evaluate(step: int) -> Mapping[str, float]:
             scores.update(score_items(model, tokenization, held, project.device))

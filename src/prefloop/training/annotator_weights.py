@@ -1,9 +1,9 @@
-"""Whose rankings a reward model learns from, and how much each counts: `[reward] annotators`.
+"""Decides whose rankings a reward model learns from, and how much each counts (`[reward] annotators`).
 
-    all        every ranking as it is.
-    weighted   a ranking counts as its author's weight in the annotator model (`labels.reliability`), 1 on average. To
+    all        takes every ranking as it is.
+    weighted   counts a ranking as its author's weight in the annotator model (`labels.reliability`), 1 on average. To
                first order that is what the model's own likelihood does: the slope of log P at equal scores is beta / 2.
-    majority   one ranking an item, by mean rank over its people.
+    majority   makes one ranking of an item, by mean rank over its people.
 
 Nobody's order is reversed: the rankings of somebody with a negative weight are left out. To reverse them would assume
 that the person is a perfect mirror of the others. The agreement page shows the evidence. Where a reviewer has
@@ -27,10 +27,11 @@ LEAST_WEIGHT = 0.05  # A ranking that counts less is left out, since reading it 
 
 @dataclass(frozen=True)
 class WeightedRankings:
-    """The rankings that a model learns from, and how much each counts.
+    """Holds the rankings that a model learns from, and how much each counts.
 
-    weights: {ranking id: how much it counts}. people: {annotator: weight}, only where the mode is "weighted".
-    warning: why the annotator model could not tell people apart, in which case all count alike.
+    weights: {ranking id: how much it counts}
+    people:  {annotator: weight}, only where the mode is "weighted"
+    warning: why the annotator model could not tell people apart, in which case all count alike
     """
 
     mode: Literal["all", "weighted", "majority"]
@@ -41,14 +42,14 @@ class WeightedRankings:
     warning: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The run's result holds this, which is enough to see who counted how much."""
+        """Return what the run's result holds, which is enough to see who counted how much."""
         said: dict[str, Any] = {"mode": self.mode, "left_out": self.left_out}
         if self.mode == "weighted":
             said |= {"enough": self.warning is None, "reason": self.warning, "weights": dict(self.people)}
         return said
 
     def empty(self, criterion: str) -> str:
-        """The message for a user for whom no ranking is left to learn from."""
+        """Return the message for a user for whom no ranking is left to learn from."""
         return (
             f'no ranking by "{criterion}" is left to learn from with [reward] annotators = "{self.mode}": everybody\'s '
             'weight is about 0. Look at the evidence (prefloop agreement), or use annotators = "all"'
@@ -112,5 +113,8 @@ def _lost(items: Sequence[Item], left: Sequence[Item]) -> int:
 
 
 def _weight(ranking: Ranking, of_person: Mapping[str, float]) -> float:
-    """A reviewer's adjudication counts as a typical person's ranking, whatever else the reviewer ranked."""
+    """Return the weight of a ranking.
+
+    A reviewer's adjudication counts as a typical person's ranking, whatever else the reviewer ranked.
+    """
     return 1.0 if ranking.metadata.get("adjudication") else of_person.get(ranking.annotator, 1.0)

@@ -1,4 +1,4 @@
-"""Demonstrations as rows of tokens: encoded, taken from rankings, and the loss on those held out."""
+"""Encodes demonstrations as rows of tokens, takes them from rankings, and computes the loss on those held out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def rows_of(encoded: list[tuple[list[int], int]]) -> Rows:
 
 
 def preferred(items: Iterable[Item]) -> list[Demonstration]:
-    """The completions with the best mean rank of each item, and all of them where they tie. A text comes once a prompt.
+    """Return the completions with the best mean rank of each item, and all of them where they tie.
+
+    A text comes once a prompt.
 
     An item whose completions all tie gives none, since nobody preferred one of them. Rankings of people who found no
     completion acceptable do not count.
@@ -51,7 +53,7 @@ def preferred(items: Iterable[Item]) -> list[Demonstration]:
 
 
 def heldout_loss(engine: Engine, held: list[tuple[list[int], int]]) -> dict[str, float]:
-    """The cross-entropy of held-out demonstrations in nats a token. The result is {} where there are none."""
+    """Return the cross-entropy of held-out demonstrations in nats a token. The result is {} where there are none."""
     if not held:
         return {}
     rows = rows_of(held)

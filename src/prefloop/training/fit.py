@@ -18,7 +18,7 @@ from prefloop.training.loop import Schedule, evaluated, train
 
 @dataclass(frozen=True)
 class Order:
-    """Which of n examples each step takes: a fresh permutation every epoch, a pure function of the step."""
+    """Says which of n examples each step takes: a fresh permutation every epoch, a pure function of the step."""
 
     n: int
     batch: int
@@ -59,13 +59,13 @@ def fit(
     """
     task = _Supervised(engine, terms, evaluate, begin, label, project.config.project.seed, carried)
     train(project, run, engine, task, schedule, label, shown=("loss",))
-    # nothing was evaluated where the run had been killed after its last step
+    # Nothing was evaluated where the run had been killed after its last step.
     return evaluated(engine, task, schedule.steps) if task.found is None else task.found
 
 
 @dataclass
 class _Supervised:
-    """See `loop.Task`. found: what the newest evaluation said."""
+    """Is the task of `loop.train` that learns from given examples. found: what the newest evaluation said."""
 
     engine: Engine
     terms: Callable[[int], Sequence[Term]]
@@ -84,7 +84,7 @@ class _Supervised:
 
     def step(self, step: int) -> Mapping[str, float]:
         with span("learn"):
-            torch.manual_seed(derive(self.seed, self.label, step))  # dropout has no other source
+            torch.manual_seed(derive(self.seed, self.label, step))  # Dropout has no other source of randomness.
             terms = self.terms(step)
             return {"examples": float(len(terms[0].batch)), **self.engine.step(*terms)}
 

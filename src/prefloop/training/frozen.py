@@ -1,4 +1,4 @@
-"""The reference in another number type (`[align] frozen_dtype`), and what rounding it does to the KL.
+"""Holds the reference in another number type (`[align] frozen_dtype`), and gives back what rounding it does to the KL.
 
 Rounded weights are another distribution. A policy that has not moved would seem to be some way off, and pay for it by
 the token: longer answers would cost more, for nothing they do. So the mean error a token is measured once, before the
@@ -13,9 +13,9 @@ from prefloop.ops.masked import masked_sum
 
 
 def round_reference(engine: Engine, dtype: str, rows: Rows | None) -> tuple[float, float]:
-    """Convert it; on the samples `rows`, how much less it then says of them: (nats a token, nats a sequence).
+    """Convert it, and return how much less it then says of the samples `rows`: (nats a token, nats a sequence).
 
-    0 where there are no rows: it was measured before.
+    Both are 0 where there are no rows, because it was measured before.
     """
     exact = None if rows is None else engine.forward("reference", rows, as_learner=True)
     engine.cast("reference", dtype)

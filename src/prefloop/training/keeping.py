@@ -1,7 +1,7 @@
-"""Which weights of a run of `align` are its result. A policy that has collapsed is never kept.
+"""Decides which weights of a run of `align` are its result. A policy that has collapsed is never kept.
 
-At each evaluation the policy answers the validation prompts, and what is seen of its answers is held against the
-reference's answers and against those from before the first step.
+At each evaluation the policy answers the validation prompts, and what is seen of its answers is compared with the
+reference's answers and with those from before the first step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from prefloop.training.policy_evaluation import Looked, Validation, wins
 from prefloop.training.progress import Progress
 from prefloop.types import Prompt
 
-AGREES = 1e-4  # nats; float32 gives about 1e-5, bfloat16 about 1e-2
+AGREES = 1e-4  # in nats; float32 gives about 1e-5, bfloat16 about 1e-2
 
 
 class KeepBest:
@@ -47,12 +47,15 @@ class KeepBest:
         progress: Progress,
         from_reference: bool,
     ):
-        """from_reference: the policy starts as the reference."""
+        """Remember what is evaluated. from_reference: whether the policy starts as the reference."""
         self.project, self.run, self.engine, self.validation = project, run, engine, validation
         self.settings, self.progress, self.from_reference = project.config.align, progress, from_reference
 
     def begin(self, fresh: bool) -> dict[str, float]:
-        """Round the reference to `[align] frozen_dtype`. Where a run begins, measure what that alone adds to the KL."""
+        """Round the reference to `[align] frozen_dtype`.
+
+        Where a run begins, measure what that alone adds to the KL.
+        """
         if not self.settings.frozen_dtype:
             return {}
         rows = self.validation.answers(self.engine, f"{self.run.name}/0").batch if fresh else None
@@ -137,18 +140,25 @@ class KeepNewest:
         measure: Callable[[], Mapping[str, float]],
         from_reference: bool,
     ):
-        """measure: figures of the rankings, which do not choose.  from_reference: the policy starts as it."""
+        """Remember what is evaluated.
+
+        measure: figures of the rankings, which do not choose
+        from_reference: whether the policy starts as the reference
+        """
         self.project, self.run, self.engine, self.measure = project, run, engine, measure
         self.from_reference = from_reference
         self.carried: dict[str, Any] = {"best_step": 0, "weights": None, "evals": [], "before": []}
         self.validation: Validation | None = None
         try:
             self.validation = Validation(project, tokenization, None, trained_on, left_out, temperature=1.0)
-        except NothingToDoError as error:  # rankings may be learnt from where no prompt leaves room for an answer
+        except NothingToDoError as error:  # Rankings may be learnt from where no prompt leaves room for an answer.
             project.say(f"warning: nobody looks at what the policy answers while it learns: {error}")
 
     def begin(self) -> None:
-        """What the reference answers, and the policy where it starts from another one. Asked before the first step."""
+        """Evaluate the reference's answers, and the policy's where it starts from another one.
+
+        This is called before the first step.
+        """
         if self.validation is None:
             return
         looks = [self.validation.look_at_reference(self.engine)]
@@ -157,7 +167,7 @@ class KeepNewest:
         self.carried["before"] = [look.figures for look in looks]
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """For `fit`, with the weights that would be saved."""
+        """Evaluate for `fit`, with the weights that would be saved."""
         measured, gone = dict(self.measure()), list[str]()
         found: dict[str, float] = dict(measured)
         seen: dict[str, Any] = {"step": step, **measured}
@@ -178,7 +188,7 @@ class KeepNewest:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """For the run's result: the step that was kept, what was seen of it, and the steps that had collapsed."""
+        """Return for the run's result the step that was kept, what was seen of it, and the steps that had collapsed."""
         best, evals = self.carried["best_step"], self.carried["evals"]
         at_best: dict[str, Any] = next((e for e in evals if e["step"] == best), {})
         return {

@@ -1,4 +1,4 @@
-"""Default learning rates by the width of a model: a wider model needs a smaller rate.
+"""Chooses default learning rates by the width of a model: a wider model needs a smaller rate.
 
 The rate falls as (1024 / width) ** 1.75. That curve goes through what is usual at width 1024 (0.5 B parameters) and
 what worked at width 64 here (docs/log.md). For very small models the rate is capped.
@@ -17,12 +17,12 @@ MOST: dict[Kind, float] = {"sft": 2e-3, "reward": 2e-3, "policy": 3e-4, "critic"
 
 
 def learning_rate(kind: Kind, width: int) -> float:
-    """The peak learning rate of AdamW in full fine-tuning for a hidden size, rounded to two digits."""
+    """Return the peak learning rate of AdamW in full fine-tuning for a hidden size, rounded to two digits."""
     return float(f"{min(MOST[kind], AT_1024[kind] * (1024 / width) ** 1.75):.1e}")
 
 
 def rate(project: Project, asked: float | None, kind: Kind, model: Any) -> float:
-    """The rate that the settings ask for, or else the default of the model's width, which is then printed."""
+    """Return the rate that the settings ask for, or else the default of the model's width, which is then printed."""
     if asked is not None:
         return asked
     width = int(model.config.get_text_config().hidden_size)

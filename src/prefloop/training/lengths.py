@@ -27,9 +27,9 @@ class Lengths:
         self.same: set[tuple[str, str]] = set()  # pairs of answers that are equal after the cut
 
     def telling(self, items: Sequence[Item], some: bool = True, what: str = "lists") -> list[Item]:
-        """The lists as this model can learn from them, without answers that became equal when they were cut.
+        """Return the lists as this model can learn from them, without answers that became equal when they were cut.
 
-        some: raise NothingToDoError where there are lists, and nothing of them is left.
+        some: raise NothingToDoError where there are lists, and nothing of them is left
         """
         before = self._counts()
         kept = [told for item in items if (told := self._told(item)) is not None]
@@ -43,7 +43,7 @@ class Lengths:
         return kept
 
     def _told(self, item: Item) -> Item | None:
-        """The list as this model reads it; None where no ranking is left that compares anything."""
+        """Return the list as this model reads it; None where no ranking is left that compares anything."""
         joined = {c.id: join_completion(self.tokenization, item.prompt, c, self.max_tokens) for c in item.completions}
         self.lost |= {id: one.lost > 0 for id, one in joined.items()}
         if any(one.shortened for one in joined.values()):
@@ -78,7 +78,7 @@ class Lengths:
         return "It cannot read more."
 
     def to_json(self) -> dict[str, Any]:
-        """The counts for a result; {} where nothing was cut."""
+        """Return the counts for a result; {} where nothing was cut."""
         cut, shortened, same = self._counts()
         if not cut and not shortened:
             return {}
@@ -92,7 +92,7 @@ class Lengths:
 
 
 def _same(item: Item, joined: dict[str, Joined]) -> list[tuple[str, str]]:
-    """Pairs of answers whose texts differ but whose ids are the same, because one of them was cut."""
+    """Return pairs of answers whose texts differ but whose ids are the same, because one of them was cut."""
     cut = [c for c in item.completions if joined[c.id].lost]
     if not cut:
         return []

@@ -1,7 +1,7 @@
-"""The loop that every training stage goes round: steps, evaluations, checkpoints, and exact resume. It is written once.
+"""Runs the loop that every training stage goes round: steps, evaluations, checkpoints, and exact resume.
 
-What is trained, and how, is a `Task`. `training/fit.py` has the task that learns from given examples,
-`training/policy_training.py` the one that learns from its own samples.
+It is written once. What is trained, and how, is a `Task`. `training/fit.py` has the task that learns from given
+examples, `training/policy_training.py` the one that learns from its own samples.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from prefloop.training.rollout import summary
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps there are, and after how many of them the task is evaluated and saved.
+    """Says how many steps there are, and after how many of them the task is evaluated and saved.
 
-    evaluates_first: there is an evaluation before the first step, too
+    evaluates_first: whether there is an evaluation before the first step, too
     """
 
     steps: int
@@ -59,11 +59,11 @@ class Task(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """What the task remembers beside the engine's state, as JSON values. It goes into every checkpoint."""
+        """Return what the task remembers beside the engine's state, as JSON values. It goes into every checkpoint."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Take over what `state` returned."""
         ...
 
 
@@ -107,7 +107,7 @@ def train(
 
 
 def evaluated(engine: Engine, task: Task, done: int) -> Mapping[str, float]:
-    """What the task says of the averaged weights, where there are any."""
+    """Return what the task says of the averaged weights, where there are any."""
     with span("evaluation"), engine.averaged_weights():
         engine.sync()
         found = task.evaluate(done)

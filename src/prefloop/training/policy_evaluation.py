@@ -1,4 +1,7 @@
-"""Held-out prompts in two halves: on one `align` chooses, on the other `evaluate` measures. And how it looks at one."""
+"""Splits held-out prompts: on one half `align` chooses, on the other `evaluate` measures.
+
+It also evaluates a policy.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ from prefloop.rewards.model import reward_tokenizations
 from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out
 from prefloop.types import Prompt, digest
 
-ENOUGH = 64  # training prompts that stand in where none is held out
+ENOUGH = 64  # So many training prompts stand in where none is held out.
 
 
 def validation_and_test(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Two halves by hash: `align` chooses on the first, `evaluate` measures on the second.
+    """Return two halves by hash: `align` chooses on the first, `evaluate` measures on the second.
 
     Where all have fallen into one half, the first half of the order by hash goes over. A single prompt is in both:
     there `evaluate` says that what it measures is not independent.
@@ -37,9 +40,10 @@ def validation_and_test(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[P
 
 @dataclass(frozen=True)
 class Looked:
-    """What one look at a policy showed. rewards: one a prompt, of what is optimised (the EOS rule counts).
+    """Holds what one look at a policy showed.
 
-    Where nothing judges there are none, nor figures of them.
+    rewards: one a prompt, of what is optimised (the EOS rule counts). Where nothing judges there are none, nor figures
+    of them.
     """
 
     rolls: Rollouts
@@ -48,7 +52,7 @@ class Looked:
 
 
 class Validation:
-    """The prompts that choose, always answered with the same random numbers."""
+    """Holds the prompts that choose, which are always answered with the same random numbers."""
 
     def __init__(
         self,
@@ -59,7 +63,10 @@ class Validation:
         left_out: LeftOut | None = None,
         temperature: float | None = None,
     ):
-        """temperature: of the policy's log-probabilities and of the answers; none = that of the rollouts."""
+        """Choose the prompts.
+
+        temperature: that of the policy's log-probabilities and of the answers; None is that of the rollouts
+        """
         settings = project.config.align
         self.settings, self.rollout = settings.evaluation, settings.rollout
         self.tokenization, self.scorer = tokenization, scorer
@@ -74,14 +81,14 @@ class Validation:
         self.sampling = Sampling(settings.max_tokens, temperature or self.rollout.temperature)
 
     def answers(self, engine: Engine, version: str) -> Rollouts:
-        """One answer a prompt by the engine's policy, judged."""
+        """Return one answer to each prompt by the engine's policy, judged."""
         scorer = self.scorer or ZeroScorer()
         return roll_out(
             engine, self.tokenization, scorer, self.prompts, 1, self.sampling, self.rollout, "eval", version
         )
 
     def look(self, engine: Engine, version: str, reference_shift: float = 0.0) -> Looked:
-        """The answers, what they look like, and how far they are from the engine's reference."""
+        """Return the answers, what they look like, and how far they are from the engine's reference."""
         rolls = self.answers(engine, version)
         batch = add_logprobs(rolls.batch, engine, reference_shift=reference_shift)
         texts = text_figures([[c.text for c in rolls.completions]])
@@ -91,20 +98,20 @@ class Validation:
         return Looked(rolls, figures, rolls.batch.reward.tolist())
 
     def look_at_reference(self, engine: Engine) -> Looked:
-        """The frozen reference's own answers to the same prompts, by the same random numbers."""
+        """Return the frozen reference's own answers to the same prompts, by the same random numbers."""
         return self.look(engine.with_policy("reference"), "reference")
 
     def shown(self, looked: Looked, step: int) -> str:
-        """One of the answers, another at each evaluation, in a line."""
+        """Return one of the answers, another one at each evaluation, in a line."""
         place = (step // max(1, self.settings.eval_every)) % len(looked.rolls.completions)
         return " ".join(looked.rolls.completions[place].text.split())[:160]
 
     def to_json(self) -> dict[str, Any]:
-        """For the run's result: who chose. `evaluate` leaves these prompts out of what it measures on."""
+        """Return for the run's result who chose. `evaluate` leaves these prompts out of what it measures on."""
         return {"held_out": self.held_out, "prompts": [prompt.id for prompt, _ in self.prompts]}
 
 
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Share of the answers that score higher than the other's, a draw counting half."""
+    """Return the share of the answers that score higher than the other's; a draw counts half."""
     gap = np.asarray(ours) - np.asarray(theirs)
     return float(np.mean((gap > 0) + 0.5 * (gap == 0)))

@@ -31,10 +31,10 @@ OnlineScorer = ModelScorer | RuleScorer
 
 @dataclass(frozen=True)
 class PolicySetup:
-    """Everything that a run of online `align` works with. Whoever asks for it closes the engine.
+    """Holds everything that a run of online `align` works with. Whoever asks for it closes the engine.
 
     demonstrations: (ids, how many are prompt) of each that is mixed in (`[align] ptx`)
-    from_reference: the policy starts as the reference
+    from_reference: whether the policy starts as the reference
     """
 
     engine: Engine
@@ -83,9 +83,8 @@ def set_up(
     training = Training(settings, settings.steps * per_step, lr, settings.average)
     ahead = settings.rollout.staleness > 0
     engine = make_engine(models, tokenization, seed, project.device, training, own_sampler=ahead)
-    return PolicySetup(
-        engine, tokenization, scorer, prompts, demonstrations, validation, left_out, from_reference
-    )  # fmt: skip
+    # fmt: skip
+    return PolicySetup(engine, tokenization, scorer, prompts, demonstrations, validation, left_out, from_reference)
 
 
 def _cast_judges(scorer: OnlineScorer, dtype: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The task of online `align`: sample, learn from what was sampled, look at the policy. It knows no algorithm."""
+"""Is the task of online `align`: sample, learn from what was sampled, look at the policy. It knows no algorithm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe,
 
 
 class PolicyTraining:
-    """See `loop.Task`."""
+    """Is the task of `loop.train` that learns from its own samples."""
 
     def __init__(self, project: Project, run: Run, algorithm: OnlineAlgorithm, setup: PolicySetup, seed: int):
         self.settings = settings = project.config.align
@@ -46,7 +46,7 @@ class PolicyTraining:
     # -- the step ----------------------------------------------------------------------------------------------------
 
     def step(self, step: int) -> dict[str, float]:
-        """Roll out, credit, learn. Metrics are masked means over the whole rollout batch."""
+        """Roll out, credit, learn. Return metrics, which are masked means over the whole rollout batch."""
         rolls, behind = self.prefetch.next(step)
         with span("store"):
             self.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)

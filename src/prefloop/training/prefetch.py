@@ -1,4 +1,4 @@
-"""Rollouts for the next step while the learner works on this one: they come from the weights before the update.
+"""Makes rollouts for the next step while the learner works on this one; they come from the weights before the update.
 
 The policy that learns is then one update ahead of the policy that sampled. What was sampled keeps the probabilities it
 was sampled with, so that the ratio of every algorithm corrects for it, as far as it is not clipped.
@@ -46,7 +46,7 @@ class Prefetch(Generic[T]):
         self._pending: Future[T] | None = None
 
     def next(self, step: int) -> tuple[T, bool]:
-        """What the step needs, and whether it was made one update behind. Steps are asked for in order."""
+        """Return what the step needs, and whether it was made one update behind. Steps are asked for in order."""
         made, behind = None, self._pending is not None
         if self._pending is not None:
             with span("wait"):
@@ -61,13 +61,13 @@ class Prefetch(Generic[T]):
         return made, behind
 
     def _ahead(self, step: int) -> bool:
-        """Whether what a step needs is made during the step before it."""
+        """Return whether what a step needs is made during the step before it."""
         return self._staleness > 0 and step < self._steps and all(step % every for every in self._barriers)
 
     def _work(self, step: int, threads: int) -> T:
-        torch.set_num_threads(threads)  # of this thread: the learner has the others
+        torch.set_num_threads(threads)  # It holds for this thread only: the learner has the others.
         return self._make(step, True)
 
     def close(self) -> None:
-        """Wait for what is being made: it uses models that the caller is about to let go."""
+        """Wait for what is being made, because it uses models that the caller is about to let go."""
         self._worker.shutdown()

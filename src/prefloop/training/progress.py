@@ -1,4 +1,4 @@
-"""What the loop of `align` carries from step to step beside the learner."""
+"""Holds what the loop of `align` carries from step to step beside the learner."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from prefloop.algorithms.registry import make, options_of
 
 @dataclass
 class Progress:
-    """All of it is in every checkpoint.
+    """Holds values that are all in every checkpoint.
 
-    reference, start: {"figures", "rewards"} of the reference's and of step 0's answers to the validation prompts.
+    reference, start: {"figures", "rewards"} of the reference's and of step 0's answers to the validation prompts
     """
 
     algorithm: Any
@@ -24,7 +24,7 @@ class Progress:
     sampler_agrees: bool = (
         False  # At the last evaluation sampler and learner agreed, so that the sampler's logprobs can be used.
     )
-    reference_shift: float = 0.0  # Nats a token that rounding to `frozen_dtype` took from the reference.
+    reference_shift: float = 0.0  # It is the nats a token that rounding to `frozen_dtype` took from the reference.
     evals: list[dict[str, Any]] = field(default_factory=list)
     reference: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)

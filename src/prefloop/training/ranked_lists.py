@@ -1,4 +1,4 @@
-"""Batches of ranked lists, which reward models are trained on.
+"""Makes batches of ranked lists, on which reward models are trained.
 
 Records that show the same texts for the same prompt become one list, so that a list ranked by several criteria is read
 once. With `[reward] contrast` a list also gets an answer to another prompt, which is ranked below its own answers. That
@@ -22,12 +22,12 @@ from prefloop.rewards.sequence import encode, join, reads
 from prefloop.types import Completion, Item, Prompt, Ranking, digest
 
 CANDIDATES = 32  # So many prompts are drawn; the one most like the list's own lends an answer.
-LENT = "lent"  # the id of a lent answer within its list
+LENT = "lent"  # A lent answer has this id within its list.
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One list as people saw it. `rankings` maps a criterion to rankings of the ids of `completions`."""
+    """Holds one list as people saw it. `rankings` maps a criterion to rankings of the ids of `completions`."""
 
     prompt: Prompt
     completions: tuple[Completion, ...]
@@ -63,10 +63,16 @@ def _answer(completion: Completion) -> str:
 
 @dataclass(frozen=True)
 class CriteriaBatch(RankingBatch):
-    """R lists with rankings by C criteria. The wins, choices, numerator and weight have a second axis: [R,C,..]."""
+    """Holds R lists with rankings by C criteria.
+
+    The wins, choices, numerator and weight have a second axis: [R,C,..].
+    """
 
     def by_criterion(self) -> RankingBatch:
-        """One list for each (list, criterion): [R*C,..]. Token ids stay [R,K,T], since they are not read again."""
+        """Return one list for each (list, criterion): [R*C,..].
+
+        Token ids stay [R,K,T], since they are not read again.
+        """
         criteria = self.weight.shape[1]
         flat = {name: getattr(self, name).flatten(0, 1) for name in _JUDGED}
         return RankingBatch(self.ids, self.mask, self.action, self.present.repeat_interleave(criteria, 0), **flat)
@@ -96,9 +102,9 @@ class EachCriterion:
 
 
 class Lists:
-    """The training lists of one run, encoded once; `batch` draws lent answers from (seed, step) alone.
+    """Holds the training lists of one run, encoded once; `batch` draws lent answers from (seed, step) alone.
 
-    weights: {ranking id: how much it counts}; 1 for those not named.
+    weights: {ranking id: how much it counts}; 1 for those not named
     """
 
     def __init__(
@@ -122,7 +128,7 @@ class Lists:
         return len(self.lists)
 
     def batch(self, at: Sequence[int], step: int) -> CriteriaBatch:
-        """The batch of the lists `at`. With contrast, each has an answer lent from another prompt."""
+        """Return the batch of the lists `at`. With contrast, each has an answer lent from another prompt."""
         rng = np.random.default_rng([self.seed, step])
         encoded = [list(self.encoded[n]) for n in at]
         ids = [[c.id for c in self.lists[n].completions] for n in at]
@@ -160,12 +166,12 @@ class Lists:
 
 
 def _likeness(a: frozenset[str], b: frozenset[str]) -> float:
-    """The share of the words of two prompts that both hold."""
+    """Return the share of the words of two prompts that both hold."""
     return len(a & b) / max(1, len(a | b))
 
 
 def _above(like: Ranking, own: str) -> Ranking:
-    """A ranking that puts one of a list's own answers above the lent one."""
+    """Return a ranking that puts one of a list's own answers above the lent one."""
     return Ranking(like.item_id, "contrast", like.criterion, ((own,), (LENT,)))
 
 
@@ -175,7 +181,7 @@ def _stack(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     stacked: dict[str, Tensor] = {}
     for name in _JUDGED:
         columns = [part[name] for part in parts]
-        if name in ("choice_mask", "choice_weight"):  # [R,D,..]: as deep as the deepest
+        if name in ("choice_mask", "choice_weight"):  # [R,D,..] is as deep as the deepest.
             columns = [_deepen(column, depth) for column in columns]
         stacked[name] = torch.stack(columns, dim=1)
     return stacked

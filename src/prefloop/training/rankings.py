@@ -21,12 +21,12 @@ NO_RANKINGS = (
 
 
 def ranked_criteria(project: Project) -> list[str]:
-    """The criteria of the store whose rankings compare completions with each other."""
+    """Return the criteria of the store whose rankings compare completions with each other."""
     return [c for c in project.store.criteria() if c not in NOT_COMPARABLE]
 
 
 def rankable(project: Project, criterion: str, round: int, split: Split | None) -> list[Item]:
-    """The items up to a round with at least one ranking by this criterion that compares two completions or more."""
+    """Return the items up to a round that have a ranking by this criterion of two completions or more."""
     items = project.store.items(split=split, heldout=project.config.data.heldout, criterion=criterion, ranked=True)
     kept = []
     for item in items:
@@ -37,14 +37,17 @@ def rankable(project: Project, criterion: str, round: int, split: Split | None) 
 
 
 def gold_of(project: Project, criterion: str) -> dict[str, Tiers]:
-    """The gold items as {item id: expected tiers}; {} for any criterion but the one that people are asked for."""
+    """Return the gold items as {item id: expected tiers}.
+
+    It is {} for any criterion but the one that people are asked for.
+    """
     if criterion != project.config.annotate.criterion:
         return {}
     return dict(project.queue.golds())
 
 
 def read_items(records: Iterable[Parsed]) -> tuple[list[Item], list[str]]:
-    """The lists among what `exchange.read` gives, and one sentence for each row that cannot be used."""
+    """Return the lists among what `exchange.read` gives, and one sentence for each row that cannot be used."""
     items: list[Item] = []
     rejected: list[str] = []
     for row in records:

@@ -1,4 +1,4 @@
-"""How well a reward model orders what people ordered, for any reward model and any lists."""
+"""Measures how well a reward model orders what people ordered, for any reward model and any lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from prefloop.types import Item
 
 
 def heldout_figures(report: PairReport) -> dict[str, float]:
-    """Two figures of a report, which a training run logs at each evaluation. They are {} without a decided pair."""
+    """Return two figures of a report, which a training run logs at each evaluation.
+
+    They are {} without a decided pair.
+    """
     if report.accuracy is None:
         return {}
     return {"heldout_accuracy": report.accuracy, "heldout_log_loss": report.log_loss or float("nan")}
@@ -27,7 +30,10 @@ def heldout_figures(report: PairReport) -> dict[str, float]:
 def pair_accuracies(
     source: str | Path, items: Sequence[Item], device: str = "cpu", settings: Any = None
 ) -> Mapping[str, Any]:
-    """The accuracy of any reward model on any rankings, by criterion. Raises NothingToDoError without any pair."""
+    """Return the accuracy of any reward model on any rankings, by criterion.
+
+    Raises NothingToDoError without any pair.
+    """
     comparable = [i for i in items if len(i.completions) > 1 and i.rankings]
     if not comparable:
         raise NothingToDoError("the file holds no ranking of two or more completions: there is nothing to measure")

@@ -1,4 +1,4 @@
-"""Scores of reward models: a round's models as one scorer, the raw scores of lists, and how scores are normalised."""
+"""Scores by reward models: a round's models as one scorer, the raw scores of lists, and how scores are normalised."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prefloop.types import Completion, Item, Prompt
 
 
 def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
-    """The reward models of a round as one scorer, weighted as `[align] reward_weights` says."""
+    """Return the reward models of a round as one scorer, weighted as `[align] reward_weights` says."""
     weights = project.config.align.reward_weights
     unknown = set(weights) - {m.criterion for m in models}
     if unknown:
@@ -42,14 +42,14 @@ def make_scorer(project: Project, models: list[ModelRow]) -> ModelScorer:
 
 
 def score_items(model: RewardModel, tokenization: Tokenization, items: Sequence[Item], device: str) -> dict[str, float]:
-    """The score of every completion before normalisation, as {completion id: score}."""
+    """Return the score of every completion before normalisation, as {completion id: score}."""
     pairs = [(item.prompt, c) for item in items for c in item.completions]
     raw = raw_scores(model, tokenization, [p for p, _ in pairs], [c for _, c in pairs], device=device)
     return {c.id: float(s) for (_, c), s in zip(pairs, raw, strict=True)}
 
 
 def normalisation(project: Project, model: RewardModel, tokenization: Tokenization) -> tuple[float, float]:
-    """Mean and standard deviation of the raw score on fresh samples of the reference policy (detail 9 of PPO).
+    """Return mean and standard deviation of the raw score on fresh samples of the reference policy (detail 9 of PPO).
 
     They are sampled at the temperature and length that `align` samples with, so that the KL coefficient keeps its
     meaning.

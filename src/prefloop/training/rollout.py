@@ -1,4 +1,4 @@
-"""From prompts to a rollout batch: sample, judge, line up. Shared by policy training and evaluation."""
+"""Turns prompts into a rollout batch: sample, judge, line up. Policy training and evaluation share it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from prefloop.training.sampled_lists import to_completion
 from prefloop.types import Completion, Prompt
 
 Encoded = tuple[Prompt, list[int]]
-REFERENCE: frozenset[Need] = frozenset({"reference"})  # who looks at a policy asks for its distance only
+REFERENCE: frozenset[Need] = frozenset({"reference"})  # Whoever evaluates a policy asks for its distance only.
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """N completions with prompts [N], their scores [N], and the same as tensors (rewards with the EOS rule applied)."""
+    """Holds N completions with prompts [N], their scores [N], and the same as tensors.
+
+    The rewards of the tensors have the EOS rule applied.
+    """
 
     prompts: Sequence[Prompt]
     completions: Sequence[Completion]
@@ -46,7 +49,10 @@ def roll_out(
     name: str,
     version: str,
 ) -> Rollouts:
-    """K completions for each prompt, judged. `name` makes ids and random keys: the same name, the same samples."""
+    """Return K completions for each prompt, judged.
+
+    `name` makes ids and random keys: the same name gives the same samples.
+    """
     rows = [(p, ids, n) for n, (p, ids) in enumerate(prompts) for _ in range(k)]
     keys = [derive(0, name, place) for place in range(len(rows))]
     samples = engine.generate([ids for _, ids, _ in rows], keys, sampling)
@@ -75,9 +81,10 @@ def roll_out(
 
 
 def eos_rule(reward: Tensor, ended: Tensor, settings: Rollout) -> Tensor:
-    """What a cut-off answer costs: a penalty less, or a constant instead (detail 7 of PPO); or nothing.
+    """Return rewards in which a cut-off answer costs something: a penalty, or a constant instead (detail 7 of PPO).
 
-    "subtract" is the default: "replace" gives every sample the same reward while a policy has not learnt to stop.
+    It may also cost nothing. "subtract" is the default: "replace" gives every sample the same reward while a policy has
+    not learnt to stop.
     """
     if settings.missing_eos == "replace":
         return torch.where(ended, reward, torch.full_like(reward, -settings.missing_eos_penalty))
@@ -93,12 +100,13 @@ def add_logprobs(
     trust_sampler: bool = False,
     reference_shift: float = 0.0,
 ) -> LogprobBatch:
-    """What the models say before the first update: the learner's own logprobs, and what an algorithm needs beside.
+    """Add what the models compute before the first update: logprobs, and what an algorithm needs beside.
 
-    needs: "reference" for the frozen reference's logprobs, "value" for the critic's values. Nobody else is asked.
-    trust_sampler: take the sampler's logprobs for the learner's, where they were seen to agree. Else the reference's
-    are computed just as the learner's are: while both have the same weights, the KL is 0 and not some rounding.
-    reference_shift: nats a token that the reference says too little, for it was rounded (`[align] frozen_dtype`)
+    needs:           "reference" for the frozen reference's logprobs, "value" for the critic's values; no other model is
+    run
+    trust_sampler:   take the sampler's logprobs for the learner's, where they were seen to agree. Else the reference's
+                     are computed just as the learner's are: with the same weights the KL is 0, and not some rounding.
+    reference_shift: nats a token that the reference says too little, because it was rounded (`[align] frozen_dtype`)
     """
     old_logp = batch.sampler_logp if trust_sampler else engine.forward("policy", batch)
     ref_logp = engine.forward("reference", batch, as_learner=not trust_sampler) if "reference" in needs else None
@@ -109,7 +117,7 @@ def add_logprobs(
 
 
 def describe(rolls: Rollouts, batch: LogprobBatch) -> dict[str, float]:
-    """Masked means of a rollout batch: KL in nats a sequence, lengths in tokens.
+    """Return masked means of a rollout batch: KL in nats a sequence, lengths in tokens.
 
     `kl` and `kl_k3` are there where the reference was asked, `sampler_mismatch` where the learner's logprobs were
     computed.

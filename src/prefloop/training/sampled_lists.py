@@ -15,7 +15,7 @@ NEAR = 0.92  # Two texts are nearly equal from this ratio of SequenceMatcher on.
 
 
 def item_id(prompt: Prompt, version: str, fingerprint: str) -> str:
-    """The id of a sampled item, known before sampling, so that an interrupted run sees which items it has."""
+    """Return the id of a sampled item, known before sampling, so that an interrupted run sees which items it has."""
     return digest("sampled", prompt.id, version, fingerprint)
 
 
@@ -48,7 +48,7 @@ def draw_lists(
 
 
 def _repeats(tokenization: Tokenization, row: Sequence[Sampled | None], place: int) -> bool:
-    """Whether a sample nearly equals an earlier one of its list."""
+    """Return whether a sample nearly equals an earlier one of its list."""
     mine = _fold(tokenization, row[place])
     return any(_near(mine, _fold(tokenization, other)) for other in row[:place])
 
@@ -73,7 +73,7 @@ def make_item(
     round: int,
     project: Project,
 ) -> Item:
-    """An item of sampled completions, with everything that says how they were made."""
+    """Return an item of sampled completions, with everything that says how they were made."""
     id = item_id(prompt, version, key)
     completions = tuple(
         to_completion(tokenization, prompt, f"{id}:c{j}", s, version, project.config.sample.model_dump())

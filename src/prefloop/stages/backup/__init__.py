@@ -1,1 +1,1 @@
-"""Backup of a project, and the way back."""
+"""Backs up a project, and restores it."""

@@ -82,7 +82,7 @@ def backup(project: Project, to: Path, runs: bool = False) -> Outcome:
         size = sum((aside / name).stat().st_size for name in _names(aside))
         _take_place(aside, to)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)  # gone after a success
+        shutil.rmtree(aside, ignore_errors=True)  # After a success the folder is gone.
     note_backup(project.store, time.time())
     models = len(project.store.models())
     result = {"folder": str(to), "rankings": counts["rankings"], "rows": counts, "files": len(hashes), "bytes": size}
@@ -138,7 +138,7 @@ def restore(source: Path, root: Path, overrides: tuple[str, ...] = (), trust: bo
 
 
 def _belongings(project: Project, runs: bool) -> Iterator[str]:
-    """Paths below the project. A file that vanishes while it is looked for (an old checkpoint) is left out."""
+    """Yield paths below the project. A file that vanishes while it is looked for (an old checkpoint) is left out."""
     yield CONFIG_NAME
     guidelines = Path(project.config.annotate.guidelines)
     if not guidelines.is_absolute() and ".." not in guidelines.parts and (project.root / guidelines).is_file():
@@ -149,7 +149,10 @@ def _belongings(project: Project, runs: bool) -> Iterator[str]:
 
 
 def _names(folder: Path) -> list[str]:
-    """Every regular file below a folder, with / between the parts; hidden ones are unfinished, links lead elsewhere."""
+    """Return every regular file below a folder, with / between the parts.
+
+    Hidden files are unfinished, and links lead elsewhere, so both are left out.
+    """
     found: list[str] = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -163,7 +166,7 @@ def _names(folder: Path) -> list[str]:
 def _copy(source: Path, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     with (
-        suppress(FileNotFoundError),  # an old checkpoint goes while a run writes a newer one
+        suppress(FileNotFoundError),  # An old checkpoint goes while a run writes a newer one.
         source.open("rb") as old,
         open(to, "xb", opener=for_me_alone) as new,
     ):
@@ -184,9 +187,9 @@ def _refuse_occupied(path: Path) -> None:
 
 
 def _configured(path: Path, overrides: tuple[str, ...]) -> Config:
-    """The settings with the overrides, which are also written into the file."""
+    """Return the settings with the overrides, which are also written into the file."""
     if overrides:
-        load_config(path, overrides)  # says what is wrong with the file or with an override
+        load_config(path, overrides)  # This says what is wrong with the file or with an override.
         text = with_overrides(path.read_text(encoding="utf-8"), overrides)
         make_config(tomllib.loads(text), where="--set")
         path.write_text(text, encoding="utf-8")
@@ -226,7 +229,7 @@ def _unlink(path: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """All of it on the disk, so that a rename afterwards never shows a folder of empty files."""
+    """Write all of it to the disk, so that a rename afterwards never shows a folder of empty files."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_symlink() or (path.is_dir() and os.name != "posix"):
             continue
@@ -239,5 +242,5 @@ def _sync(folder: Path) -> None:
 
 def _take_place(aside: Path, to: Path) -> None:
     with suppress(FileNotFoundError):
-        to.rmdir()  # an empty one, checked before
+        to.rmdir()  # It is empty, which was checked before.
     aside.rename(to)

@@ -1,4 +1,4 @@
-"""What a backup that somebody else may have made must be before anything of it is used."""
+"""Checks a backup that somebody else may have made, before anything of it is used."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from prefloop.store.dump import inspect
 LAYOUT = 1
 MANIFEST, STORE, FILES = "backup.json", "store.db", "files"
 CHUNK = 1 << 20
-LARGEST_LIST = 64_000_000  # bytes of backup.json: several hundred thousand files
+LARGEST_LIST = 64_000_000  # backup.json has at most so many bytes, which are several hundred thousand files.
 
 
 def _inside(name: str) -> str:
-    """A path of the list: relative, by ordinary names, of a file that `backup` writes."""
+    """Return a path of the list, which must be relative, by ordinary names, of a file that `backup` writes."""
     parts = name.split("/")
     odd = any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts)
     if odd or PurePosixPath(name).is_absolute():
@@ -34,7 +34,7 @@ def _inside(name: str) -> str:
 
 
 class _Layout(BaseModel):
-    """What every list says, also that of a newer prefloop."""
+    """Holds what every list says, also that of a newer prefloop."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
     layout: int
@@ -42,7 +42,7 @@ class _Layout(BaseModel):
 
 
 class Listed(_Layout):
-    """What `backup.json` says."""
+    """Holds what `backup.json` says."""
 
     made_at: str = Field(default="", max_length=100)
     rows: dict[str, int]
@@ -50,7 +50,7 @@ class Listed(_Layout):
 
 
 def read_list(source: Path) -> Listed:
-    """The list of a backup. Raises DataError where it is not one that `backup` made."""
+    """Return the list of a backup. Raises DataError where it is not one that `backup` made."""
     path = source / MANIFEST
     try:
         if path.stat().st_size > LARGEST_LIST:
@@ -91,7 +91,7 @@ def copy_checked(source: Path, name: str, to: Path, wanted: str) -> None:
             if place.is_symlink():
                 raise DataError(f"{place} is a link, and a backup has none: it was tampered with. Use another backup.")
         to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if place.stat().st_size > shutil.disk_usage(to.parent).free:  # a sparse file may say any size
+        if place.stat().st_size > shutil.disk_usage(to.parent).free:  # A sparse file may say any size.
             raise DataError(f"{place} is larger than what is free on the disk of {to.parent.parent}.")
         handle = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(handle, "rb") as old:
@@ -111,7 +111,7 @@ def copy_checked(source: Path, name: str, to: Path, wanted: str) -> None:
 
 
 def check_store(staged: Path, source: Path, rows: dict[str, int]) -> None:
-    """Of the copy: SQLite would take a journal that lies beside the original for part of it."""
+    """Check the copy, because SQLite would take a journal that lies beside the original for part of it."""
     try:
         found = inspect(staged)
     except StoreError as error:
@@ -121,7 +121,7 @@ def check_store(staged: Path, source: Path, rows: dict[str, int]) -> None:
 
 
 def refuse_reaching_out(config: Config, root: Path, said: set[str]) -> None:
-    """Raises DataError for settings that name a place outside of the project, or let others in.
+    """Raise DataError for settings that name a place outside of the project, or let others in.
 
     said: the settings that the user gave; they are the user's own.
     """
@@ -135,9 +135,9 @@ def refuse_reaching_out(config: Config, root: Path, said: set[str]) -> None:
         "project.store": elsewhere and url.render_as_string(hide_password=True),
         "annotate.guidelines": outside(config.annotate.guidelines) and config.annotate.guidelines,
         "annotate.webhooks": ", ".join(config.annotate.webhooks),
-        "annotate.public_url": config.annotate.public_url,  # where invitations lead
+        "annotate.public_url": config.annotate.public_url,  # Invitations lead there.
         "annotate.hosts": ", ".join(config.annotate.hosts),
-        "annotate.proxies": ", ".join(config.annotate.proxies),  # whose word counts for who logs in
+        "annotate.proxies": ", ".join(config.annotate.proxies),  # Their word counts for who logs in.
         "model.text": ", ".join(name for name in config.model.text if outside(name)),
         "model.trust_remote_code": config.model.trust_remote_code and "true",
     }
@@ -151,5 +151,5 @@ def refuse_reaching_out(config: Config, root: Path, said: set[str]) -> None:
 
 
 def for_me_alone(path: str, flags: int) -> int:
-    """An opener for files that hold secrets: nobody else may read them, whatever the umask."""
+    """Open files that hold secrets: nobody else may read them, whatever the umask."""
     return os.open(path, flags, 0o600)

@@ -1,1 +1,1 @@
-"""`prefloop doctor`: what is wrong with a project, and the invariants of its models."""
+"""Runs `prefloop doctor`, which finds what is wrong with a project, and tries the invariants of its models."""

@@ -1,4 +1,4 @@
-"""The type of every check of `prefloop doctor`, and how a check that breaks becomes one that failed."""
+"""Defines the type of every check of `prefloop doctor`, and how a check that breaks becomes one that failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Status = Literal["ok", "warn", "fail", "skipped"]
 
 @dataclass(frozen=True)
 class Check:
-    """One question with its answer. `advice`: what to do, where there is something to do."""
+    """Holds one question with its answer. `advice`: what to do, where there is something to do."""
 
     name: str
     status: Status
@@ -22,7 +22,7 @@ class Check:
 
 
 def guarded(name: str, look: Callable[[], Check]) -> Check:
-    """A check that cannot be made is one that failed: doctor goes on with the others."""
+    """Return the answer of a check. One that cannot be made counts as failed, and doctor goes on with the others."""
     try:
         return look()
     except PrefloopError as error:

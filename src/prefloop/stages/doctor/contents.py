@@ -1,4 +1,4 @@
-"""Checks of a project without its models at work: every row of the store, every run folder, every registered file."""
+"""Checks a project without its models at work: every row of the store, every run folder, every registered file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def contents(project: Project) -> Iterator[Check]:
         return Check("store", "ok", "every row checked: " + ", ".join(f"{counts[name]} {name}" for name in names))
 
     yield guarded("store", rows)
-    warnings = [w for w in project.store.warnings() if "WAL-reset" not in w]  # the machine's checks name that one
+    warnings = [w for w in project.store.warnings() if "WAL-reset" not in w]  # The machine's checks name that one.
     if warnings:
         yield Check("database", "warn", "; ".join(warnings))
     try:

@@ -1,4 +1,4 @@
-"""`prefloop doctor`: is the machine, the project, the model fit? It reads everything and changes nothing.
+"""Runs `prefloop doctor`: is the machine, the project, the model fit? It reads everything and changes nothing.
 
 Each check is a function that yields a `Check`, in the file of its subject: `machine.py` needs no project, `contents.py`
 loads no model, `invariants.py` tries the project's own models.
@@ -19,7 +19,7 @@ from prefloop.store import Store
 
 
 def doctor(root: Path | None, overrides: Sequence[str] = (), with_model: bool = True) -> list[Check]:
-    """Check the machine and, with a `root`, the project and its models. Never raises for what it finds."""
+    """Check the machine and, with a `root`, the project and its models. It never raises for what it finds."""
     checks = list(machine(root or Path.cwd()))
     if root is None:
         return checks

@@ -1,4 +1,4 @@
-"""What must hold on any model before its training means anything, tried on the project's own (for `prefloop doctor`).
+"""Tries on the project's own model what must hold on any model before its training means anything.
 
 Each of these, broken, looks like a training problem and is none: padding that is read, a sampler and a learner that
 disagree, a first update that is not on policy, a gradient that depends on the batch's cut, a reward model that scores
@@ -40,12 +40,12 @@ from prefloop.stages.doctor.base import Check, guarded
 from prefloop.types import Prompt
 
 PROMPTS, SAMPLED_EACH, TOKENS = 4, 2, 24
-# nats; rounding of bfloat16 is about 2^-8 of a logit
+# in nats; rounding of bfloat16 is about 2^-8 of a logit
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
 def invariants(project: Project) -> Iterator[Check]:
-    """Checks on the newest policy and the newest reward model."""
+    """Yield checks on the newest policy and the newest reward model."""
     ref = _policy(project)
     if ref is None:
         yield Check("model", "skipped", "a new model is made by the first stage that needs it")
@@ -69,7 +69,7 @@ def invariants(project: Project) -> Iterator[Check]:
     if row is None:
         yield Check("reward model", "skipped", "none yet: prefloop reward makes one")
         return
-    source = Path(project.ref(row).path)  # its files were compared before, by "models"
+    source = Path(project.ref(row).path)  # The check "models" compared its files before.
     yield guarded("reward padding", lambda: _reward_padding(project, source))
     yield guarded("reward save and load", lambda: _reward_saved(project, source))
 
@@ -88,7 +88,7 @@ def _policy(project: Project) -> ModelRef | None:
 
 
 class _Subject:
-    """A policy, a few prompts, and what it samples for them. `engines` closes the engine."""
+    """Holds a policy, a few prompts, and what it samples for them. `engines` closes the engine."""
 
     def __init__(self, project: Project, ref: ModelRef, engines: ExitStack):
         self.project = project
@@ -109,7 +109,7 @@ class _Subject:
         )
 
     def gradients(self, term: Term, token_budget: int = 8192) -> tuple[Mapping[str, float], Mapping[str, Tensor]]:
-        """The metrics and gradients of an engine that learns the same policy."""
+        """Return the metrics and gradients of an engine that learns the same policy."""
         training = Training(Optimiser(token_budget=token_budget), 1, {"policy": 1.0})
         engine = make_engine({"policy": Policy(self.model)}, self.tokenization, 0, self.project.device, training)
         with closing(engine):
@@ -117,7 +117,7 @@ class _Subject:
 
 
 def _prompts(project: Project, tokenization: Tokenization) -> list[list[int]]:
-    """Ids of a few prompts that leave room for an answer; made-up ones where the store has none."""
+    """Return ids of a few prompts that leave room for an answer; made-up ones where the store has none."""
     stored = project.store.prompts(limit=200)
     made_up = [Prompt("Hello."), Prompt("Say something about the weather, please."), Prompt("Why?"), Prompt("1 2 3")]
     encoded = [
@@ -126,7 +126,7 @@ def _prompts(project: Project, tokenization: Tokenization) -> list[list[int]]:
     fitting = [ids for ids in encoded if len(ids) + TOKENS <= tokenization.context]
     if not fitting:
         return [[1]]
-    stride = max(1, len(fitting) // PROMPTS)  # of different lengths, as far as the store has them
+    stride = max(1, len(fitting) // PROMPTS)  # They have different lengths, as far as the store has them.
     return sorted(fitting, key=len)[::stride][:PROMPTS]
 
 
@@ -160,7 +160,7 @@ def _ending(s: _Subject, name: str) -> Check:
 
 
 def _stops(s: _Subject) -> str:
-    """Who names which token."""
+    """Say which part of the model names which stop token."""
     named = {
         "the generation config": getattr(s.model, "generation_config", None),
         "the tokenizer": s.tokenization.tokenizer,
@@ -176,7 +176,7 @@ def _token(tokenization: Tokenization, id: int | None) -> str:
 
 
 def _padding(s: _Subject, name: str) -> Check:
-    """The same rows with other padding: nothing may change."""
+    """Check that nothing changes when the same rows have other padding."""
     before = s.engine.forward("policy", s.rows)
     noise = torch.randint_like(s.rows.ids, int(s.rows.ids.max()) + 1)
     filled = replace(s.rows, ids=torch.where(s.rows.mask, s.rows.ids, noise))
@@ -203,7 +203,7 @@ def _sampler(s: _Subject, name: str) -> Check:
 
 
 def _first_step(s: _Subject, name: str) -> Check:
-    """Before any update: a copy gives KL 0 to the last bit, the learner's own pass a ratio of 1."""
+    """Check before any update that a copy gives KL 0 to the last bit, and the learner's own pass a ratio of 1."""
     old, copied = s.engine.forward("policy", s.rows), s.engine.forward("reference", s.rows)
     kl = float(masked_sum(k1(old, copied), s.rows.action).abs())
     index, seen = torch.arange(0, len(s.rows), 2), _Seen()
@@ -217,7 +217,7 @@ def _first_step(s: _Subject, name: str) -> Check:
 
 
 def _splitting(s: _Subject, name: str) -> Check:
-    """The same batch whole and one row at a time, through the learner itself."""
+    """Check that the same batch, whole and one row at a time, gives the same gradient by the learner itself."""
     found = [s.gradients(Term(s.rows, Sft()), budget) for budget in (1_000_000, 64)]
     (whole, gradient), (parts, summed) = (
         (metrics["loss"], torch.cat([g.flatten() for g in by_name.values()])) for metrics, by_name in found
@@ -229,7 +229,7 @@ def _splitting(s: _Subject, name: str) -> Check:
 
 
 class _Seen:
-    """An objective that keeps the log-probabilities it is given, and asks for no change."""
+    """Keeps the log-probabilities that this objective is given, and asks for no change."""
 
     name = "seen"
     trains: tuple[Role, ...] = ("policy",)
@@ -244,7 +244,7 @@ class _Seen:
 
 
 def _compiled(s: _Subject, name: str) -> Check:
-    """Whether sampling, scoring and training are as fast as they can be here."""
+    """Check whether sampling, scoring and training are as fast as they can be here."""
     weight = next(s.model.parameters())
     if weight.is_cuda and not gpu.AVAILABLE:
         advice = "pip install triton (torch's builds for CUDA on Linux bring it)"
@@ -298,7 +298,7 @@ def _padded(sequences: list[list[int]], left: bool, fill: int) -> Rows:
 
 
 def _short(sequences: list[list[int]], context: int) -> list[list[int]]:
-    return [ids[: context - 3] for ids in sequences]  # room for the padding that is added
+    return [ids[: context - 3] for ids in sequences]  # There must be room for the padding that is added.
 
 
 @torch.no_grad()
@@ -322,7 +322,10 @@ def _reward_padding(project: Project, source: Path) -> Check:
 
 @torch.no_grad()
 def _reward_saved(project: Project, source: Path) -> Check:
-    """Saved and loaded again it scores the same; plain transformers, batched with its own pad token, agrees."""
+    """Check that it scores the same when saved and loaded again, and that plain transformers agrees.
+
+    transformers runs in batches with its own pad token.
+    """
     from transformers import AutoModelForSequenceClassification
 
     settings = project.config.model

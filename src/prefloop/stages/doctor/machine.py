@@ -1,4 +1,4 @@
-"""Checks of the machine: versions, cores, memory, disk, SQLite."""
+"""Checks the machine: versions, cores, memory, disk, SQLite."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _versions() -> Check:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version: (2, 6, 0) of "2.6.0+cpu"."""
+    """Return the numbers of a version: (2, 6, 0) of "2.6.0+cpu"."""
     match = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
