@@ -43,6 +43,7 @@ ENTRIES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "native.address": (native.address, (X,)),
     "native.Panels": (native.Panels, (X, ONE)),
     "native.draw": (native.draw, (X, U, 1.0)),
+    "native.times": (lambda x: native.times(x, native.Panels(torch.ones(2, 6))), (X,)),
 }
 
 

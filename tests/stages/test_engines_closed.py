@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from resumable import build
 
+import prefloop
 from prefloop.engine.scripted import ScriptedEngine
 from prefloop.project.project import Project
 from prefloop.stages import evaluate, sample, sft, train_offline, train_reward
@@ -53,6 +55,23 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ScriptedEngine]]:
     for module in [module for _, modules, _ in STAGES.values() for module in modules]:
         monkeypatch.setattr(module, "make_engine", make)
     yield opened
+
+
+def test_every_function_that_makes_an_engine_closes_it() -> None:
+    """Those of the demo and of the Python API too. `set_up` alone gives it to its caller, which is a stage above."""
+    source, makes = Path(prefloop.__file__).parent, set()
+    for path in sorted(source.rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                called = {
+                    node.func.id
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                }
+                if "make_engine" in called:
+                    makes.add(path.stem)
+                    assert "closing" in called or function.name == "set_up", f"{path}: {function.name}"
+    assert {"sft", "sample", "run", "models", "invariants", "policy_setup"} <= makes
 
 
 @pytest.mark.parametrize("name", STAGES)
