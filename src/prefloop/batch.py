@@ -91,7 +91,7 @@ class Rows:
 
     @property
     def together(self) -> int:
-        """How many rows at a time come from one list, and are better not parted."""
+        """Return how many rows at a time come from one list, and are better not parted."""
         return 1
 
     def split_index(self, budget: int) -> list[Tensor]:

@@ -28,7 +28,7 @@ class Section(BaseModel):
     neutral: ClassVar[tuple[str, ...]] = ()  # These settings change speed, memory or safety, and no result.
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide a stage's outcome, by name: all, with the neutral ones at their defaults.
+        """Return the settings that decide a stage's outcome, by name: all, with the neutral ones at their defaults.
 
         Those of a part, as `[align.rollout]`, stand among them: a name is used once in a section and its parts.
         """
@@ -62,7 +62,7 @@ class Model(Section):
     )
     trust_remote_code: bool = Field(False, description="run the code in a model's folder; set it only if you trust it")
     chat: Literal["auto", "none"] = Field("auto", description='"auto" uses the chat template if there is one')
-    # scratch only
+    # These apply to a model from scratch only.
     text: tuple[str, ...] = Field((), description="scratch: text files for the tokenizer, beside the training data")
     vocab_size: int = Field(2048, ge=64, description="scratch: size of the vocabulary")
     hidden_size: int = Field(192, ge=8, description="scratch: width of the model")
@@ -230,7 +230,8 @@ class AlignEvaluation(Section):
 class Align(Optimiser):
     """What every algorithm has in common; its parts say how an online one samples, and how the policy is evaluated."""
 
-    offline: ClassVar[dict[str, str]] = {"epochs": "passes", "prompts": "lists"}  # what offline algorithms have instead
+    # Offline algorithms have these names instead.
+    offline: ClassVar[dict[str, str]] = {"epochs": "passes", "prompts": "lists"}
 
     algorithm: str = Field("ppo", description="the algorithm; prefloop align --help lists them")
     steps: int = Field(60, ge=1, description="online: steps, each with a rollout batch of its own")
@@ -263,11 +264,14 @@ class Align(Optimiser):
     evaluation: AlignEvaluation = Field(AlignEvaluation(), description="looks at the policy while it learns")
 
     def deciding(self) -> dict[str, Any]:
-        """With staleness the checkpoints count too, since no sample is made ahead across a checkpoint."""
+        """Return the settings that decide.
+
+        With staleness the checkpoints count too, as no sample is made ahead across one.
+        """
         found = super().deciding()
         if self.rollout.staleness:
             found["checkpoint_every"] = self.checkpoint_every
-        for new in ("reward", "passes", "lists"):  # runs of versions without these settings are still the same runs
+        for new in ("reward", "passes", "lists"):  # Runs of versions without these settings are still the same runs.
             if found[new] == type(self).model_fields[new].default:
                 del found[new]
         return found
@@ -361,7 +365,7 @@ def make_config(table: Mapping[str, Any], where: str = "configuration", but: Ite
 
 
 def _for_another(written: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
-    """The settings that a file has for its own algorithm or kind of model, where a command takes another one."""
+    """Yield the settings that a file has for its own algorithm or kind of model, where a command takes another one."""
     for section, switch in (("align", "algorithm"), ("model", "init")):
         there, now = written.get(section, {}), table.get(section, {})
         if isinstance(there, dict) and isinstance(now, dict):

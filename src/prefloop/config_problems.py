@@ -18,7 +18,7 @@ from prefloop.errors import suggest
 
 Model = type[BaseModel]
 
-TRL = {  # what TRL calls the same setting, for those who come from there
+TRL = {  # TRL has these names for the same settings, which people who come from there may write.
     "learning_rate": "lr",
     "max_steps": "steps",
     "num_train_epochs": "epochs",
@@ -46,8 +46,9 @@ def holds_nul(value: object) -> bool:
 
 
 def sections(model: Model, section: str = "") -> Iterator[tuple[str, Model]]:
-    """Yield (name, class) of every section, a part after the section that it belongs to: "align", then
-    "align.rollout".
+    """Yield (name, class) of every section.
+
+    A part comes after the section that it belongs to: "align", then "align.rollout".
     """
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -57,8 +58,9 @@ def sections(model: Model, section: str = "") -> Iterator[tuple[str, Model]]:
 
 
 def places(model: Model, section: str, name: str) -> list[str]:
-    """Return the dotted keys of a setting by its name, in a section or one of its parts: align, k ->
-    ["align.rollout.k"].
+    """Return the dotted keys of a setting by its name, in a section or one of its parts.
+
+    For example k of align is ["align.rollout.k"].
     """
     known = dict(sections(model))
     among = [f"{key}.{name}" for key, of in known.items() if key.split(".")[0] == section and name in of.model_fields]
@@ -93,7 +95,7 @@ def as_now(table: Mapping[str, Any], model: Model) -> dict[str, Any]:
 
 
 def problems(table: Mapping[str, Any], model: Model) -> Iterator[str]:
-    """One line for each setting that is "" though it may be left out."""
+    """Yield one line for each setting that is "" though it may be left out."""
     for key, value in settings_of(table, model).items():
         if value == "" and may_be_left_out(model, key.split(".")):
             yield f'  {key} = "" says nothing: leave the line out'
@@ -118,8 +120,9 @@ def explain(error: Any, of: Model) -> str:
 
 
 def _instead(location: Sequence[str], of: Model) -> str:
-    """Return what to write instead of a key that there is not: where the setting is, by this name, TRL's or one like
-    it.
+    """Return what to write instead of a key that does not exist.
+
+    It is where the setting is, by this name, by TRL's name or by one like it.
     """
     *inside, name = location
     known = dict(sections(of))

@@ -13,7 +13,7 @@ from typing import Any
 from prefloop.errors import ConfigError
 from prefloop.known_algorithms import has_critic, is_offline
 
-Config = Any  # prefloop.config.Config, which imports this module
+Config = Any  # This is prefloop.config.Config, which imports this module.
 
 _ONLINE_ONLY = {
     "steps": "it goes over the rankings [align] passes times",
@@ -31,6 +31,7 @@ _ONLINE_ONLY = {
 }
 # `reward` reads this too, for the samples that it normalises on, so that in the TOML it always has an effect.
 _OF_SAMPLES = ("align.rollout.temperature",)
+# These settings of [model] apply only to a new model.
 SCRATCH = (
     "text",
     "vocab_size",
@@ -38,7 +39,7 @@ SCRATCH = (
     "layers",
     "heads",
     "context",
-)  # settings of [model] that apply only to a new model
+)
 _EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
 
 
@@ -96,7 +97,10 @@ def _run(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def unused(config: Config) -> dict[str, str]:
-    """Of `idle`, what somebody set to something else than its default: {"section.key": why nothing reads it}."""
+    """Return the part of `idle` that somebody set to something else than its default.
+
+    The form is {"section.key": why nothing reads it}.
+    """
     return {key: why for key, why in idle(config).items() if _is_set(config, key)}
 
 

@@ -45,7 +45,7 @@ class Message:
 
     @property
     def calls(self) -> tuple[Json, ...]:
-        """The tool calls: those of `tool_calls`, or the single `function_call` of older chats."""
+        """Return the tool calls: those of `tool_calls`, or the single `function_call` of older chats."""
         if self.extra.get("tool_calls"):
             return tuple(self.extra["tool_calls"])
         return ({"function": self.extra["function_call"]},) if self.extra.get("function_call") else ()

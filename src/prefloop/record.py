@@ -55,7 +55,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What `finish` was given; {} before that."""
+        """Return what `finish` was given; {} before that."""
         path = self.path / "result.json"
         return _read(path) if path.exists() else {}
 

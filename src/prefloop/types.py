@@ -50,13 +50,13 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The prompt as text, for people and for scorers. Tools come first."""
+        """Return the prompt as text, for people and for scorers. Tools come first."""
         asked = content_text(self.content)
         return "\n\n".join(["\n".join(["tools:", *map(tool_text, self.tools)]), asked]) if self.tools else asked
 
     @property
     def start(self) -> str:
-        """At most 160 characters on one line, by which people recognise the prompt in a list.
+        """Return at most 160 characters on one line, by which people recognise the prompt in a list.
 
         They are the beginning of the text, or of the last turn that says something, preferably the user's.
         """
@@ -124,12 +124,12 @@ class Completion:
 
     @property
     def answer(self) -> object:
-        """What distinguishes it from another answer to the same prompt."""
+        """Return what distinguishes it from another answer to the same prompt."""
         return answer_key(self.text, self.messages)
 
     @property
     def local_id(self) -> str:
-        """The id inside its item ("c0"), as in the canonical ranking format."""
+        """Return the id inside its item ("c0"), as in the canonical ranking format."""
         return self.id.split(":", 1)[-1]
 
 

@@ -59,7 +59,7 @@ class OnlineAlgorithm(Objective, Protocol):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What `credit` and `loss` read beside `old_logp`. Nothing else is computed, and its field is None."""
+        """Return what `credit` and `loss` read beside `old_logp`. Nothing else is computed, and its field is None."""
         ...
 
     def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:

@@ -21,7 +21,7 @@ def as_prompt(asked: Asked) -> Prompt:
 
 
 class Policy:
-    """A causal language model that answers prompts. `model` and `tokenizer` are those of transformers."""
+    """Wraps a causal language model that answers prompts. `model` and `tokenizer` are those of transformers."""
 
     def __init__(self, model: Any, tokenization: Any, device: str):
         self.model = model.to(device)
@@ -58,7 +58,7 @@ class Policy:
 
 
 class RewardScorer:
-    """A reward model that scores texts.
+    """Wraps a reward model that scores texts.
 
     `score` gives normalised rewards: 0 is the mean of the reference policy's answers, and 1 is one standard deviation
     above it.

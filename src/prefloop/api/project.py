@@ -29,7 +29,7 @@ Settings = Mapping[str, Any] | Iterable[str]
 
 
 class Project:
-    """A project folder that is open. Each method does what the command of its name does, with the same settings.
+    """Is a project folder that is open. Each method does what the command of its name does, with the same settings.
 
     Settings come from prefloop.toml, then from `open`, then from the call: `project.align("grpo", steps=20)`.
     """
@@ -79,17 +79,17 @@ class Project:
 
     @property
     def root(self) -> Path:
-        """The project folder."""
+        """Return the project folder."""
         return self._core.root
 
     @property
     def config(self) -> Config:
-        """The resolved settings."""
+        """Return the resolved settings."""
         return self._core.config
 
     @property
     def store(self) -> Store:
-        """The database of prompts, lists, rankings and models."""
+        """Return the database of prompts, lists, rankings and models."""
         return self._core.store
 
     def say(self, text: str) -> None:
@@ -353,7 +353,7 @@ def initialise(
 
 
 def _key(section: str, name: str) -> str:
-    """The dotted key of a setting that a call names: k of align is "align.rollout.k"."""
+    """Return the dotted key of a setting that a call names: k of align is "align.rollout.k"."""
     return next(iter(places(Config, section, name)), f"{section}.{name}")
 
 

@@ -132,7 +132,7 @@ def in_project(
     """Open the project, run a stage, print what came out."""
     from prefloop.api.project import Project
 
-    # standard output is for the result: what libraries and users' scorers print goes to standard error
+    # Standard output is for the result: what libraries and users' scorers print goes to standard error.
     with (
         redirect_stdout(sys.stderr),
         Project.open(asked.root, [*asked.overrides, *overrides], quiet=asked.quiet, new=new) as project,

@@ -20,7 +20,7 @@ from prefloop.known_algorithms import names
 
 _ALGORITHMS = ", ".join(name.upper() for name in names("online") + names("offline"))
 
-# verb: (module:command, one line). Written out so that the top help imports none of them.
+# Each verb has (module:command, one line). They are written out so that the top help imports none of them.
 VERBS: dict[str, tuple[str, str]] = {
     "init": ("prefloop.cli.data:init", "Make a project: a folder with a commented prefloop.toml."),
     "import": ("prefloop.cli.data:import_", "Read prompts, demonstrations, rankings or pairs into the store."),
@@ -103,7 +103,8 @@ def cli() -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
     set_environment()
-    # what torch and transformers make stays: there is little to be gained by looking through it while they are imported
+    # What torch and transformers make stays: there is little to be gained by looking through it while they are
+    # imported.
     gc.set_threshold(50_000, 20, 100)
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 

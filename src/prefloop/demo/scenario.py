@@ -45,12 +45,12 @@ class Facts:
 
     @property
     def step(self) -> str:
-        """The one right next step."""
+        """Return the one right next step."""
         return self.early if self.in_time else self.late
 
     @property
     def other_step(self) -> str:
-        """The policy's step for the other side of the limit."""
+        """Return the policy's step for the other side of the limit."""
         return self.late if self.in_time else self.early
 
 

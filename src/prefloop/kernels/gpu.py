@@ -314,7 +314,7 @@ def attend(
     prompts: tuple[Tensor, Tensor, Tensor],
     scaling: float,
 ) -> Tensor:
-    """What the newest token of each row reads from its prompt, its row and itself; its key and value are kept.
+    """Return what the newest token of each row reads from its prompt, its row and itself; its key and value are kept.
 
     vectors: [N,A,size] queries, keys and values, not yet turned
     turns:   cosines and sines by position [positions,size/2]

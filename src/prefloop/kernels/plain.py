@@ -29,10 +29,7 @@ def refuse_unless_plain(x: Tensor) -> None:
 
 
 def plain_only(entry: Callable[P, R]) -> Callable[P, R]:
-    """A function that gives its tensors to compiled code: before it does anything, it refuses those that are not plain.
-
-    Tensors may stand in tuples and lists, too.
-    """
+    """Return a function that gives its tensors to compiled code, and before that refuses those that are not plain."""
 
     @wraps(entry)
     def checked(*args: P.args, **named: P.kwargs) -> R:

@@ -74,7 +74,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Settled:
-    """The most likely qualities [C] given what is said about people, and the curvature there.
+    """Holds the most likely qualities [C] given what is said about people, and the curvature there.
 
     inverse: the items' K x K posterior covariances, flattened one after another.   log_det, trace: over all items.
     """

@@ -46,7 +46,7 @@ class Votes:
 
     @property
     def annotators(self) -> tuple[str, ...]:
-        """The people, without GOLD."""
+        """Return the people, without GOLD."""
         return self.people[:-1] if self.has_gold else self.people
 
     @property

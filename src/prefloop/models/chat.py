@@ -81,7 +81,7 @@ class Chat:
 
     @cached_property
     def calls(self) -> Calls | None:
-        """How the template expects tool calls; None if it does not write them."""
+        """Return how the template expects tool calls; None if it does not write them."""
         given = {"place": VALUE}
         for as_text in (False, True):
             for empty in (None, ""):

@@ -73,7 +73,7 @@ class LayerWeights:
 
     @property
     def activation(self) -> str:
-        """The name of what `act_fn` computes, or an empty string if it is not one of `ACTIVATIONS`."""
+        """Return the name of what `act_fn` computes, or an empty string if it is not one of `ACTIVATIONS`."""
         return ACTIVATIONS.get(type(self.act_fn).__name__, "")
 
 
@@ -90,12 +90,12 @@ class Family:
 
     @property
     def layers(self) -> Any:
-        """The model's own layer modules, in order."""
+        """Return the model's own layer modules, in order."""
         return self.body.layers
 
     @property
     def window(self) -> int | None:
-        """The number of tokens that every layer sees at once; None if there is no sliding window."""
+        """Return the number of tokens that every layer sees at once; None if there is no sliding window."""
         kinds = getattr(self.body.config, "layer_types", None)
         if kinds is not None and "sliding_attention" not in kinds:
             return None
@@ -104,12 +104,12 @@ class Family:
 
     @property
     def norm(self) -> Norm:
-        """The norm after the last layer."""
+        """Return the norm after the last layer."""
         return self._norm(self.body.norm)
 
     @property
     def head_dim(self) -> int:
-        """The size of one attention head."""
+        """Return the size of one attention head."""
         config = self.body.config
         head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return head_dim
@@ -193,10 +193,10 @@ class Family:
 
 
 class Gemma3Family(Family):
-    """Describes Gemma 3 (2025), which also normalises what attention and the MLP return, and stores norm weights minus
-    1.
+    """Describes Gemma 3 (2025).
 
-    Its two kinds of layers (local and global) use different rotary positions.
+    It also normalises what attention and the MLP return, and stores norm weights minus 1. Its two kinds of layers
+    (local and global) use different rotary positions.
     """
 
     def __init__(self, model: PreTrainedModel):

@@ -91,7 +91,7 @@ class SharedReward(nn.Module):
 
     @property
     def model(self) -> PreTrainedModel:
-        """The model that is saved."""
+        """Return the model that is saved."""
         return self.main.model
 
     def forward(self, rows: Rows) -> RewardOutput:

@@ -55,7 +55,7 @@ class Tokenization:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash that is equal for two tokenizers that give the same ids. It covers the chat template too.
+        """Return a hash that is equal for two tokenizers that give the same ids. It covers the chat template too.
 
         Padding and truncation settings, and a pad token added for a reward model, are left out: they change no id.
         """

@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def collapsed(self) -> list[str]:
-        """The signs of collapse in the weights that were kept."""
+        """Return the signs of collapse in the weights that were kept."""
         return list(self.result.get("collapsed") or ())
 
     def figure(self, name: str) -> float | None:

@@ -88,7 +88,7 @@ class Outcome:
 
 
 class Project:
-    """An open project. `say` and progress bars go to standard error; standard output is for results."""
+    """Is an open project. `say` and progress bars go to standard error; standard output is for results."""
 
     def __init__(self, root: Path, config: Config, store: Store, quiet: bool = False, new: bool = False):
         """Hold an open project; `open` is the usual way.
@@ -111,7 +111,10 @@ class Project:
 
     @cached_property
     def device(self) -> str:
-        """The device of tensors. Whatever computes asks for it first, since this also sets the number of threads."""
+        """Return the device of tensors.
+
+        Whatever computes asks for it first, since this also sets the number of threads.
+        """
         from prefloop.engine.process import pick_device, set_up
 
         device = pick_device(self.config.project.device)
@@ -299,8 +302,9 @@ class Project:
         return [candidate for candidate in found if round in (None, candidate.round)]
 
     def policy_of(self, candidate: Candidate) -> ModelRef:
-        """Return the policy that a run of `align` came to; where its best step was the start, the one it started
-        from.
+        """Return the policy that a run of `align` came to.
+
+        Where its best step was the start, it is the policy that it started from.
         """
         return self.ref(candidate.row) if candidate.row and not candidate.unchanged else self.policy(candidate.round)
 

@@ -16,9 +16,11 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of one model. ancestors: (version, what it learnt from) from its own run down to the base model.
+    """Holds what is known of one model.
 
-    base: the hub id of the base model; none where it was a folder.  evaluation: of this policy against the reference.
+    ancestors:  (version, what it learnt from) from its own run down to the base model
+    base:       the hub id of the base model; None where it was a folder
+    evaluation: that of this policy against the reference
     """
 
     version: str

@@ -35,7 +35,7 @@ _STYLE = {
     "lines.markersize": 4,
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "text.parse_math": False,  # a criterion may be called "$x^2$"
+    "text.parse_math": False,  # A criterion may be called "$x^2$".
     "text.color": INK,
     "axes.titlecolor": INK,
     "axes.labelcolor": MUTED,
@@ -47,12 +47,12 @@ _STYLE = {
     "axes.facecolor": "none",
     "axes.formatter.useoffset": False,
 }
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # told apart without colour too
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # Dashes tell lines apart without colour too.
 Draw = Callable[[Any], None]
 
 
 def chart(name: str, alt: str, draw: Draw, width: float = 4.3, height: float = 2.7) -> Markup:
-    """One picture in inches of 72 points. `name` is unique on the page; `alt` says what is to be seen."""
+    """Return one picture in inches of 72 points. `name` is unique on the page; `alt` says what is to be seen."""
     with _style(name):
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def chart(name: str, alt: str, draw: Draw, width: float = 4.3, height: float = 2
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.subplots())
         out = io.StringIO()
-        # not savefig, which draws everything once more
+        # savefig is not used, because it draws everything once more.
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return Markup(_inline(out.getvalue(), visible(alt)))
 
@@ -70,7 +70,7 @@ def _style(name: str) -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
-        # only for measuring text: the browser has the fonts that DejaVu lacks
+        # The font is only for measuring text: the browser has the fonts that DejaVu lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
         yield
@@ -162,13 +162,19 @@ def bars(
                 axes.plot(interval, (place, place), color=INK, linewidth=1.4, solid_capstyle="butt", marker="|")
             end = max(value, interval[1] if interval else value)
             text = f"{100 * value:.0f} %" if share else f"{value:.2f}"
+            # fmt: skip
             axes.annotate(
-                text, (end, place), xytext=(5, 0), textcoords="offset points", va="center", zorder=4,
+                text,
+                (end, place),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                zorder=4,
                 bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1.0},
-            )  # fmt: skip
+            )
         axes.set_yticks(range(len(rows)), [visible(name) for name, _, _ in rows], color=INK)
         axes.tick_params(axis="y", length=0)
-        axes.set_ylim(len(rows) - (0.0 if line and line[1] else 0.4), -0.6)  # room for the label
+        axes.set_ylim(len(rows) - (0.0 if line and line[1] else 0.4), -0.6)  # The label needs room.
         axes.grid(False, axis="y")
         axes.set_axisbelow(True)
         ends = [max(value, interval[1] if interval else value) for _, value, interval in rows]
@@ -177,10 +183,16 @@ def bars(
             axes.axvline(line[0], color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
             left, right = axes.get_xlim()
             aside = 1 if line[0] < (left + right) / 2 else -1
+            # fmt: skip
             axes.annotate(
-                line[1], (line[0], 0), xycoords=("data", "axes fraction"), xytext=(4 * aside, 4), fontsize=8,
-                textcoords="offset points", ha="left" if aside > 0 else "right",
-            )  # fmt: skip
+                line[1],
+                (line[0], 0),
+                xycoords=("data", "axes fraction"),
+                xytext=(4 * aside, 4),
+                fontsize=8,
+                textcoords="offset points",
+                ha="left" if aside > 0 else "right",
+            )
         if share:
             as_share(axes, vertical=False)
         label(axes, title, xlabel, "")

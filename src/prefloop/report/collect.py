@@ -26,17 +26,18 @@ from prefloop.report.runs import align_runs
 from prefloop.report.text import without_password
 
 FORMAT = 1
-_PART_OF = {"reward": ("round", "criterion"), "sft": (), "crowd": ()}  # what else tells runs of a stage apart
+# These fields tell runs of a stage apart, beside the stage.
+_PART_OF = {"reward": ("round", "criterion"), "sft": (), "crowd": ()}
 
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """What the report needs from the store, plain.
+    """Holds what the report needs from the store, in plain types.
 
-    counts:    as `Store.counts`.  prompts: {"train", "heldout"}.
-    rounds:    one dict a round: round, items, completions, rankings, simulated, annotators, criteria.
-    agreement: {criterion: `labels.agreement.Agreement` as a dict}.
-    imports:   files read.  models: what was trained, from what, on which snapshot.
+    counts:    as `Store.counts`;  prompts: {"train", "heldout"}
+    rounds:    one dict a round: round, items, completions, rankings, simulated, annotators, criteria
+    agreement: {criterion: `labels.agreement.Agreement` as a dict}
+    imports:   files read;  models: what was trained, from what, on which snapshot
     """
 
     counts: Mapping[str, Any] = field(default_factory=dict)
@@ -55,7 +56,7 @@ def collect(
     chosen: Mapping[int, str | None] | None = None,
     policies: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
-    """Everything the page shows, finite and JSON-able: NaN and infinities become None.
+    """Return Everything the page shows, finite and JSON-able: NaN and infinities become None.
 
     chosen, policies: by round, the run of `align` that counts, and the policy after it (where no run made a policy,
     `chosen` is None and the policy an earlier one). Without them the newest run counts.
@@ -124,8 +125,9 @@ def _gather(run: Run) -> dict[str, Any]:
 
 
 def _newest(runs: Sequence[dict[str, Any]], stage: str, wanted: Set[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """Return the run of each round that counts, else the newest finished one; where none has finished, the newest
-    that at least logged something.
+    """Return the run of each round that counts, else the newest finished one.
+
+    Where none has finished, it is the newest one that at least logged something.
     """
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
 

@@ -45,8 +45,9 @@ def evidence_of(facts: Mapping[str, Any]) -> Row | None:
 
 
 def evidence(evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None, reward: Mapping[str, Any] | None) -> Row:
-    """Return {rows, summary}: a row has signal, before, after, reading, look (True: worth a look, None: cannot
-    tell).
+    """Return {rows, summary}. A row has signal, before, after, reading and look.
+
+    look: True means worth a look, None means that it cannot be told
     """
     sampled = evaluated["result"]["sampled"]
     before, after = sampled["reference"], sampled["policy"]
@@ -142,7 +143,7 @@ def _turned(aligned: Mapping[str, Any]) -> list[Row]:
     prompts = (
         counted[-1] if counted else aligned["config"].get("align", {}).get("evaluation", {}).get("eval_prompts", 64)
     )
-    noise = 2 * (spread[-1] if spread else 1.0) / prompts**0.5  # two standard errors of the last evaluation
+    noise = 2 * (spread[-1] if spread else 1.0) / prompts**0.5  # These are two standard errors of the last evaluation.
     look = fell > noise and kl[-1] > kl[best]
     if look:
         reading = f"Best at step {steps[best]:g}, then down by {number(fell)} while KL rose; the best step was kept."

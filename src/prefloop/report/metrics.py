@@ -352,8 +352,7 @@ def explain(name: str) -> Metric | None:
 
 
 def flag(name: str, values: Sequence[float], examples: Sequence[float | None] = ()) -> str | None:
-    """Return what is unusual about a metric's finite values, in order of step; None where nothing is, or nothing is
-    known.
+    """Return what is unusual about a metric's finite values, in order of step; None where nothing is known to be.
 
     examples: how many each step learned from, where that is known. An epoch's last step may have a handful, and a
     gradient as noisy: it is compared with no others.

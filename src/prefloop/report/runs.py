@@ -26,10 +26,9 @@ HEAD = (
 
 
 def align_runs(gathered: Sequence[Mapping[str, Any]], chosen: Mapping[int, str | None]) -> list[Row]:
-    """One row a run, by round and age. chosen: the run that is the round's policy; None where it left it unchanged.
+    """Return one row for each run, by round and age.
 
-    differs: settings (and reward models) in which the runs of a round are not all alike.
-    evaluation: what the newest evaluation of the run's policy found on test prompts; None where it was not evaluated.
+    chosen: the run that is the round's policy; None where it left it unchanged
     """
     aligned = sorted((g for g in gathered if g["stage"] == "align"), key=lambda g: g["round"])
     evaluated = {g["result"]["policy"]: g for g in gathered if g["stage"] == "evaluate" and g["result"].get("policy")}
@@ -61,7 +60,7 @@ def align_runs(gathered: Sequence[Mapping[str, Any]], chosen: Mapping[int, str |
                 "independent": found.get("independent", True),
             }
             row["collapsed"] = found.get("collapsed") or row["collapsed"]
-            for name in ("reward", "kl", "length"):  # not known to an algorithm that draws no samples
+            for name in ("reward", "kl", "length"):  # An algorithm that draws no samples does not know these.
                 row[name] = sampled["policy"][name] if row[name] is None else row[name]
         rows.append(row)
     return rows

@@ -22,7 +22,7 @@ ROUND_HEAD = (
     "Win rate",
     "95 % interval",
 )
-FIGURES = (  # (key of evaluate's result, title, how to write it)
+FIGURES = (  # Each entry is (key of evaluate's result, title, how to write it).
     ("reward", "Reward", signed),
     ("judge", "Independent judge", number),
     ("kl", "KL to the reference, nats a sequence", number),
@@ -82,7 +82,7 @@ def loop_note(facts: Mapping[str, Any]) -> str:
 
 
 def rounds(facts: Mapping[str, Any]) -> list[list[str]]:
-    """One row a round, of whatever that round has been through."""
+    """Return one row a round, of whatever that round has been through."""
     stages, store = facts["stages"], {r["round"]: r for r in facts["store"]["rounds"]}
     numbers = sorted({run["round"] for name in ("align", "evaluate", "reward") for run in stages.get(name, ())})
     rows = []
@@ -125,7 +125,7 @@ def samples(evaluated: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def policy(run: Mapping[str, Any]) -> dict[str, Any]:
-    """One align run: sentences, charts, every metric with its healthy range."""
+    """Return one align run: sentences, charts, every metric with its healthy range."""
     result, settings = run["result"], run["config"].get("align", {})
     said = []
     if run["status"] != "done":
@@ -159,7 +159,7 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
         said += _what_chose(result)
     curve = figures.reward_against_kl(run)
     metrics = words.metric_rows(run)
-    flagged = {m["name"] for m in metrics if m["flag"]}  # a held-out figure speaks for the training one
+    flagged = {m["name"] for m in metrics if m["flag"]}  # A held-out figure speaks for the training one.
     return {
         "run": run["run"],
         "round": run["round"],
@@ -228,7 +228,7 @@ def sft(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluation(facts: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
-    """Both policies' figures, sampled and greedy, and the win rates with their intervals."""
+    """Return both policies' figures, sampled and greedy, and the win rates with their intervals."""
     result = run["result"]
     said = f"{result['policy']} against {result['reference']} on {result['prompts']:,} held-out prompts" + (
         ", which also chose it: not an independent measure."
@@ -337,16 +337,28 @@ def provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
                 "parts": ", ".join(f"{name} {percent(value / total)}" for name, value in parts if total),
             }
         )
+    # fmt: skip
     models = [
-        [m["version"], m["kind"] + (f" ({m['criterion']})" if m["criterion"] else ""), m["parent"] or NO_CHANGE,
-         m["snapshot"] or NO_CHANGE, m["weights"] or NO_CHANGE]
+        [
+            m["version"],
+            m["kind"] + (f" ({m['criterion']})" if m["criterion"] else ""),
+            m["parent"] or NO_CHANGE,
+            m["snapshot"] or NO_CHANGE,
+            m["weights"] or NO_CHANGE,
+        ]
         for m in facts["store"]["models"]
-    ]  # fmt: skip
+    ]
+    # fmt: skip
     imports = [
-        [i["name"], i["format"], ", ".join(f"{v:,} {k}" for k, v in i["counts"].items() if v) or "nothing new",
-         whole(i["rejected"]), i["sha256"][:16]]
+        [
+            i["name"],
+            i["format"],
+            ", ".join(f"{v:,} {k}" for k, v in i["counts"].items() if v) or "nothing new",
+            whole(i["rejected"]),
+            i["sha256"][:16],
+        ]
         for i in facts["store"]["imports"]
-    ]  # fmt: skip
+    ]
     named = [["seed", str(project["seed"])], ["git commit", project["git"] or "not in a repository"]]
     named += [[name, version or "not installed"] for name, version in project["versions"].items()]
     config = json.dumps(project["config"], indent=1, ensure_ascii=False)

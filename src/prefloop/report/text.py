@@ -10,8 +10,8 @@ from typing import Any
 
 from prefloop.invisible import BLANK
 
-LONGEST = 4000  # characters of one text that are shown
-FEWEST = 10  # prompts that an interval needs before a difference is claimed
+LONGEST = 4000  # So many characters of one text are shown.
+FEWEST = 10  # An interval needs so many prompts before a difference is claimed.
 _BLANK = re.compile(f"[{BLANK}]")
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 

@@ -11,7 +11,7 @@ from prefloop.report.collect import last, of_round
 from prefloop.report.metrics import METRICS, explain, flag
 from prefloop.report.text import beyond, number, percent, signed, span
 
-NEXT = (  # (stage, what its absence means, the command)
+NEXT = (  # Each entry is (stage, what its absence means, the command).
     ("sample", "Nothing has been sampled to be ranked yet.", "prefloop sample"),
     ("reward", "No reward model has been trained yet.", "prefloop reward"),
     ("align", "The policy has not been optimised yet.", "prefloop align"),
@@ -29,7 +29,7 @@ def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
         }
     for stage, text, command in NEXT:
         if stage == "sample" and counts.get("effective"):
-            continue  # imported rankings are enough
+            continue  # Imported rankings are enough.
         if stage == "reward" and not counts.get("effective"):
             return {"text": "What was sampled has not been ranked yet.", "command": "prefloop annotate"}
         aligned = last(facts, "align")
@@ -72,7 +72,7 @@ def model_name(facts: Mapping[str, Any]) -> str:
 
 
 def capital(text: str) -> str:
-    """To begin a sentence with; hub ids and folders keep their case."""
+    """Begin a sentence with this text; hub ids and folders keep their case."""
     return text[:1].upper() + text[1:] if text.startswith(("a ", "the ")) else text
 
 
@@ -287,7 +287,7 @@ def _ceiling(report: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> 
 
 
 def metric_rows(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a metric of a run, what is unusual first: name, title, unit, first, last, low, high, ..., flag."""
+    """Return one row a metric of a run, what is unusual first: name, title, unit, first, last, low, high, ..., flag."""
     rows = []
     learned = run["metrics"].get("examples")
     for name, column in run["metrics"].items():

@@ -36,7 +36,7 @@ class Store:
 
     @property
     def database(self) -> Database:
-        """The database, for `Queue` and `People`, which live in the same tables."""
+        """Return the database, for `Queue` and `People`, which live in the same tables."""
         return self._database
 
     @classmethod

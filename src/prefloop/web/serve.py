@@ -150,7 +150,7 @@ def _options(settings: Annotate) -> dict[str, Any]:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that calls `ready` once it accepts connections."""
+    """Is a uvicorn server that calls `ready` once it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)

@@ -45,7 +45,7 @@ def sign(key: str, at: int, body: bytes) -> str:
 
 
 class WebhookNotifier:
-    """A thread that looks for new rankings every `every_s` seconds and calls each address until it answers with 2xx.
+    """Looks for new rankings in a thread every `every_s` seconds and calls each address until it answers with 2xx.
 
     It also calls once at the start, since the server may have been stopped before it could.
     """

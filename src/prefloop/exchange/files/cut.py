@@ -98,9 +98,7 @@ def _bounded_depth(depth: int) -> int:
 
 
 def _marks(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int, int, int]]:
-    """Yield (chunk, position, line, marks so far) at every bracket and comma outside strings and every end of a
-    chunk.
-    """
+    """Yield (chunk, position, line, marks so far) at each bracket and comma outside strings and each end of a chunk."""
     line, count, in_string, escaped = 1, 0, False, False
     while chunk := stream.read1(CHUNK_BYTES):  # read1 returns what comes before a damaged place.
         at = 1 if escaped else 0

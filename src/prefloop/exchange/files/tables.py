@@ -54,8 +54,9 @@ class Columns:
         return tuple(name for name, kind in self.parquet if kind == "answer")
 
     def fields(self, chats: bool, rich: bool = False) -> Fields:
-        """Return the columns of a file with or without chats, and with or without messages that are more than a
-        text.
+        """Return the columns of a file.
+
+        chats: whether it has chats;  rich: whether it has messages that hold more than a text
         """
         return tuple((name, kind) for name, wide in self.parquet if (kind := _narrowed(wide, chats, rich)) is not None)
 

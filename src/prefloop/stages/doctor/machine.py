@@ -80,7 +80,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _memory_gb() -> float | None:
-    """The memory that this process may use: the machine's, or the limit of its container."""
+    """Return the memory that this process may use: the machine's, or the limit of its container."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

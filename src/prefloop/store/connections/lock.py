@@ -39,7 +39,7 @@ def _note(path: Path) -> Path:
 
 
 class ProcessLock:
-    """A lock on a file that only one process can hold. It never waits, and it is not reentrant between objects.
+    """Locks a file that only one process can hold. It never waits, and it is not reentrant between objects.
 
     refusal: the message for the second process, with {who} for the one that holds the lock
     """

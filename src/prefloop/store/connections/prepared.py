@@ -25,7 +25,7 @@ MOST = 200  # A connection has so many prepared statements, because the server k
 
 
 class PreparingConnection(Connection):  # type: ignore[misc]
-    """A pg8000 connection whose cursors prepare the statements that come again."""
+    """Wraps a pg8000 connection, and its cursors prepare the statements that come again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -23,7 +23,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.0005, 0.02
 
 
 class WriteTurns:
-    """An advisory lock on the file `DATABASE-writer`. It dies with its process, and the last process removes the file.
+    """Locks the file `DATABASE-writer`. The lock dies with its process, and the last process removes the file.
 
     The database file itself is not locked: closing any handle on that would drop SQLite's own locks in this process.
     One thread at a time may use an object; `Database` sees to that.
