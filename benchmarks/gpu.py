@@ -28,7 +28,7 @@ from sampling import SIZES, ours, random_llama, theirs
 
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import as_lists, collate
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 from prefloop.engine.process import pick_device

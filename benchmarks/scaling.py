@@ -63,7 +63,7 @@ def point(shape: Mapping[str, int], rounds: int, threads: int) -> dict[str, Any]
 
     from prefloop.algorithms.sft import Sft
     from prefloop.batch import as_lists, collate
-    from prefloop.config import Optimiser
+    from prefloop.config_section import Optimiser
     from prefloop.engine.base import Sampling, Term
     from prefloop.engine.decoding import sampler
     from prefloop.engine.learner import Learner

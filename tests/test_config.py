@@ -32,6 +32,15 @@ def test_none_takes_a_setting_out_again_and_only_where_it_may_be_left_out() -> N
     assert config.evaluate.scorer is None and config.model.chat == "none"
 
 
+def test_a_table_for_a_section_changes_what_it_names_and_a_mapping_is_a_setting_as_a_whole() -> None:
+    table: dict[str, Any] = {"align": {"steps": 3, "rollout": {"k": 2, "prompts": 5}, "reward_weights": {"a": 1.0}}}
+    for override in ("align.rollout={k=4}", "align={lr=0.1, rollout={epochs=2}}", "align.reward_weights={b=2.0}"):
+        apply_override(table, override)
+    assert table["align"] == {
+        "steps": 3, "lr": 0.1, "rollout": {"k": 4, "prompts": 5, "epochs": 2}, "reward_weights": {"b": 2.0}
+    }  # fmt: skip
+
+
 def test_a_misspelt_stage_is_an_error_with_the_nearest_right_one() -> None:
     with pytest.raises(ConfigError, match='run.stages.1: .*Did you mean "evaluate"'):
         make_config({"run": {"stages": ["sft", "evalaute"]}})
@@ -69,8 +78,8 @@ def test_a_setting_in_its_place_of_old_is_an_error_that_says_where_it_stands_now
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"align": {"algorithm": "dpo", "epochs": 2}}, r"Of an offline algorithm it is passes in \[align\]"),
-        ({"align": {"algorithm": "dpo", "prompts": 2}}, r"Of an offline algorithm it is lists in \[align\]"),
+        ({"align": {"algorithm": "dpo", "epochs": 2}}, r"An offline algorithm has passes in \[align\] instead"),
+        ({"align": {"algorithm": "dpo", "prompts": 2}}, r"An offline algorithm has lists in \[align\] instead"),
         ({"align": {"algorithm": "dpo", "steps": 2}}, r"no effect: dpo .*the rankings \[align\] passes times"),
         ({"align": {"num_generations": 8}}, r"Write k in \[align.rollout\], or --set align.rollout.k=VALUE"),
         ({"align": {"rollout": {"max_completion_length": 8}}}, r"Write max_tokens in \[align\]"),
@@ -79,6 +88,7 @@ def test_a_setting_in_its_place_of_old_is_an_error_that_says_where_it_stands_now
         ({"align": {"rolout": {"k": 1}}}, 'Did you mean "rollout"'),
         ({"rollout": {"k": 1}}, r"Did you mean \[align.rollout\]"),
         ({"evaluation": {"prompts": 1}}, r'Did you mean \[align.evaluation\] or "evaluate"'),
+        ({"align": {"beta": 0.1}}, r"Known: .*Options of an algorithm stand in \[algorithms.NAME\]"),
         ({"sft": {"learning_rate": 1.0}}, r"Write lr in \[sft\]"),
     ],
 )

@@ -10,33 +10,17 @@ import copy
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from prefloop.config_problems import explain, holds_nul, may_be_left_out, problems, settings_of
+from prefloop.config_align import Align
+from prefloop.config_problems import explain, holds_nul, may_be_left_out, problems, sections, settings_of
+from prefloop.config_section import Optimiser, Section
 from prefloop.effects import SCRATCH, refuse_unused
 from prefloop.errors import ConfigError
 
 CONFIG_NAME = "prefloop.toml"
-
-
-class Section(BaseModel):
-    """One table of prefloop.toml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    neutral: ClassVar[tuple[str, ...]] = ()  # These settings change speed, memory or safety, and no result.
-
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide a stage's outcome, by name: all, with the neutral ones at their defaults.
-
-        Those of a part, as `[align.rollout]`, stand among them: a name is used once in a section and its parts.
-        """
-        found: dict[str, Any] = {}
-        for name, field in type(self).model_fields.items():
-            value = field.default if name in self.neutral else getattr(self, name)
-            found |= value.deciding() if isinstance(value, Section) else {name: value}
-        return found
 
 
 class Project(Section):
@@ -74,21 +58,6 @@ class Model(Section):
 class Data(Section):
     heldout: float = Field(0.1, ge=0, lt=1, description="share of prompts kept out of all training, by hash")
     max_line_bytes: int = Field(8_000_000, ge=1000, description="a longer row of a file is rejected")
-
-
-class Optimiser(Section):
-    """Settings that every training stage shares."""
-
-    neutral = ("token_budget", "checkpoint_every")
-
-    lr: float | None = Field(None, gt=0, description="peak learning rate (AdamW); none = by the model's width")
-    warmup: float = Field(0.05, ge=0, le=1, description="share of steps with a rising learning rate")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description='after the warm-up: "cosine", "linear" or "constant"'
-    )
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
-    clip_norm: float = Field(1.0, gt=0, description="the gradient's global norm is clipped to this")
-    token_budget: int = Field(8192, ge=64, description="padded tokens in one forward pass; changes speed, not results")
 
 
 class Sft(Optimiser):
@@ -197,86 +166,6 @@ class Reward(Optimiser):
     normalise_prompts: int = Field(128, ge=2, description="prompts sampled to scale the reward to mean 0 and sd 1")
 
 
-class Rollout(Section):
-    """What an online algorithm samples in each step, and how it learns from that batch."""
-
-    prompts: int = Field(32, ge=1, description="prompts per step")
-    k: int = Field(2, ge=1, description="completions per prompt (num_generations in TRL)")
-    temperature: float = Field(1.0, gt=0, description="temperature of sampling, and of the logprobs that are optimised")
-    missing_eos: Literal["subtract", "replace", "off"] = Field(
-        "subtract",
-        description="how a cut-off answer is punished",
-    )
-    missing_eos_penalty: float = Field(1.0, ge=0, description="penalty, in units of the normalised reward")
-    epochs: int = Field(1, ge=1, description="passes over one rollout batch")
-    minibatches: int = Field(2, ge=1, description="optimiser steps per pass")
-    staleness: int = Field(
-        0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"
-    )
-
-
-class AlignEvaluation(Section):
-    """How `align` looks at its policy on validation prompts: the looks choose the checkpoint and may end the run."""
-
-    eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
-    eval_prompts: int = Field(64, ge=1, description="held-out prompts of each evaluation")
-    kl_budget: float = Field(
-        25.0,
-        gt=0,
-        description="online: the run stops when the KL on held-out prompts exceeds this, in nats per sequence",
-    )
-
-
-class Align(Optimiser):
-    """What every algorithm has in common; its parts say how an online one samples, and how the policy is evaluated."""
-
-    # Offline algorithms have these names instead.
-    offline: ClassVar[dict[str, str]] = {"epochs": "passes", "prompts": "lists"}
-
-    algorithm: str = Field("ppo", description="the algorithm; prefloop align --help lists them")
-    steps: int = Field(60, ge=1, description="online: steps, each with a rollout batch of its own")
-    passes: float = Field(1, gt=0, description="offline: passes over the rankings")
-    lists: int = Field(32, ge=1, description="offline: lists per step")
-    lr: float | None = Field(None, gt=0, description="peak learning rate of the policy; none = by the model's width")
-    critic_lr: float | None = Field(
-        None, gt=0, description="peak rate of the critic; none = lr, or by the model's width"
-    )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "linear", description='after the warm-up: "cosine", "linear" or "constant"'
-    )
-    warmup: float = Field(0.0, ge=0, le=1, description="share of steps with a rising learning rate")
-    max_tokens: int = Field(128, ge=1, description="longest completion, sampled to learn from or to evaluate")
-    ptx: float = Field(
-        0.0, ge=0, description="online: weight of the supervised loss on demonstrations that is added to each step"
-    )
-    average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is evaluated and saved")
-    checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints; changes no result")
-    frozen_dtype: Literal["float32", "bfloat16"] | None = Field(
-        None,
-        description="type of the weights of reference and reward models; none = as they are. "
-        "What rounding adds to the KL is measured and subtracted: kl_baseline in docs/metrics.md",
-    )
-    reward: str | None = Field(
-        None, description='the reward: the name of a scorer or "file.py:function"; none = the round\'s reward models'
-    )
-    reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
-    rollout: Rollout = Field(Rollout(), description="samples of an online algorithm")
-    evaluation: AlignEvaluation = Field(AlignEvaluation(), description="looks at the policy while it learns")
-
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide.
-
-        With staleness the checkpoints count too, as no sample is made ahead across one.
-        """
-        found = super().deciding()
-        if self.rollout.staleness:
-            found["checkpoint_every"] = self.checkpoint_every
-        for new in ("reward", "passes", "lists"):  # Runs of versions without these settings are still the same runs.
-            if found[new] == type(self).model_fields[new].default:
-                del found[new]
-        return found
-
-
 class Evaluate(Section):
     prompts: int | None = Field(200, ge=1, description="number of held-out prompts; none = all")
     temperature: float = Field(1.0, gt=0, description="sampling temperature; greedy answers are evaluated too")
@@ -378,7 +267,8 @@ def _for_another(written: Mapping[str, Any], table: Mapping[str, Any]) -> Iterat
 def apply_override(table: dict[str, Any], override: str) -> None:
     """Apply one `section.key=value`; the value is TOML, or a bare string where it is not.
 
-    `none` takes out a setting that may be left out.
+    `none` takes out a setting that may be left out. A table for a section, as in `align.rollout={k=4}`, changes the
+    settings that it names and leaves the others as they are.
     """
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
@@ -395,4 +285,14 @@ def apply_override(table: dict[str, Any], override: str) -> None:
     if value == "none" and may_be_left_out(Config, parts):
         table.pop(parts[-1], None)
     else:
-        table[parts[-1]] = value
+        _put(table, parts, value)
+
+
+def _put(table: dict[str, Any], key: Sequence[str], value: Any) -> None:
+    """Set the last part of a dotted key; a table for a section goes into the one that is there."""
+    there = table.get(key[-1])
+    if isinstance(value, dict) and isinstance(there, dict) and ".".join(key) in dict(sections(Config)):
+        for name, inner in value.items():
+            _put(there, [*key, name], inner)
+    else:
+        table[key[-1]] = value

@@ -62,9 +62,12 @@ def places(model: Model, section: str, name: str) -> list[str]:
 
     For example k of align is ["align.rollout.k"].
     """
-    known = dict(sections(model))
-    among = [f"{key}.{name}" for key, of in known.items() if key.split(".")[0] == section and name in of.model_fields]
-    return [key for key in among if key not in known]
+    return [key for key in _keys(model, section) if key.rpartition(".")[2] == name]
+
+
+def _keys(model: Model, section: str) -> list[str]:
+    """Return the dotted keys of the settings of a section and its parts."""
+    return [key for key, *_ in describe(model) if key.split(".")[0] == section]
 
 
 def settings_of(table: Mapping[str, Any], model: Model) -> dict[str, Any]:
@@ -130,23 +133,20 @@ def _instead(location: Sequence[str], of: Model) -> str:
         near = difflib.get_close_matches(name, list(of.model_fields), n=1, cutoff=0.6)
         found = [f"[{key}]" for key in known if key.split(".")[1:] == [name]] + [f'"{key}"' for key in near]
         return f" Did you mean {' or '.join(found)}?" if found else suggest(name, list(of.model_fields))
-    section = ".".join(inside)
-    for called in (name, TRL.get(name, name)):
-        for place in places(of, inside[0], called):
-            offline = getattr(known[inside[0]], "offline", {}).get(called)
-            return (
-                f" Write {called} in [{place.removesuffix(f'.{called}')}], or --set {place}=VALUE."
-                f"{f' Of an offline algorithm it is {offline} in [{inside[0]}].' if offline else ''}"
-            )
-    own = known.get(section)
-    fields = list(own.model_fields) if own else []
-    elsewhere = [
-        key for key, of_part in known.items() if key.startswith(f"{inside[0]}.") for key in of_part.model_fields
-    ]
+    top, section = inside[0], known.get(".".join(inside))
+    for place in [*places(of, top, name), *places(of, top, TRL.get(name, name))]:
+        there, _, called = place.rpartition(".")
+        offline = getattr(known[top], "offline", {}).get(called)
+        return f" Write {called} in [{there}], or --set {place}=VALUE." + (
+            f" An offline algorithm has {offline} in [{top}] instead." if offline else ""
+        )
+    fields = list(section.model_fields) if section else []
+    elsewhere = {key.rpartition(".")[2]: key for key in _keys(of, top)}
     near = difflib.get_close_matches(name, [*fields, *elsewhere], n=1, cutoff=0.6)
     if near and near[0] not in fields:
-        return f' Did you mean "{places(of, inside[0], near[0])[0]}"?'
-    return suggest(name, fields)
+        return f' Did you mean "{elsewhere[near[0]]}"?'
+    options = " Options of an algorithm stand in [algorithms.NAME]." if "algorithm" in fields and not near else ""
+    return suggest(name, fields) + options
 
 
 def describe(model: Model) -> list[tuple[str, str, str, str]]:

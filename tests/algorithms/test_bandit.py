@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prefloop.algorithms.registry import make
 from prefloop.batch import LogprobBatch, PolicyOutput, RankingBatch, ReferencedBatch, Rows
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 

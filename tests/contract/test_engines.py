@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefloop.algorithms.sft import Sft
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
 from prefloop.engine.base import Sampling, State, Term
 from prefloop.engine.scripted import ScriptedEngine

@@ -16,7 +16,7 @@ from toy_models import VOCAB, ToyCritic, ToyPolicy, ToyReward
 
 from prefloop.algorithms.registry import kind_of
 from prefloop.batch import LogprobBatch, PolicyOutput, ReferencedBatch, RewardOutput, Rows, collate, collate_rankings
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
 from prefloop.types import Ranking

@@ -17,7 +17,7 @@ from prefloop.algorithms.base import Loss
 from prefloop.algorithms.registry import make
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import LogprobBatch, Rows, collate
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 from prefloop.engine.base import Sampling, Term
 from prefloop.engine.learner import MAX_SKIPS, Learner, lr_scale
 from prefloop.engine.local import LocalEngine

@@ -10,7 +10,7 @@ import pytest
 from resumable import build
 
 from prefloop.algorithms.sft import Sft
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 from prefloop.engine import Training
 from prefloop.engine.base import Term
 from prefloop.engine.scripted import ScriptedEngine

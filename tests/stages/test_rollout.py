@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from prefloop.algorithms.registry import make
-from prefloop.config import Rollout
+from prefloop.config_align import Rollout
 from prefloop.engine.base import Engine, Sampling
 from prefloop.engine.local import LocalEngine
 from prefloop.engine.scripted import ScriptedEngine

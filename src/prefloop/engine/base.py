@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefloop.algorithms.base import Objective, Role
 from prefloop.batch import Rows
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prefloop.algorithms.base import Role
 from prefloop.batch import PolicyOutput, Rows
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 from prefloop.engine.base import State, Term
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full

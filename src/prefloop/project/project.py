@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 from tqdm import tqdm
 
 from prefloop import record
-from prefloop.config import CONFIG_NAME, Config, Model, Section, load_config
+from prefloop.config import CONFIG_NAME, Config, Model, load_config
+from prefloop.config_section import Section
 from prefloop.engine.process import set_environment
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.config import Rollout
+from prefloop.config_align import Rollout
 from prefloop.diagnose.collapse import collapsed, signs, text_figures
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Engine, Sampling

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prefloop.algorithms.base import Need
 from prefloop.batch import LogprobBatch, RolloutBatch, collate
-from prefloop.config import Rollout
+from prefloop.config_align import Rollout
 from prefloop.engine.base import Engine, Sampling
 from prefloop.engine.profiling import span
 from prefloop.models.tokenization import Tokenization

@@ -21,7 +21,7 @@ from torch import Tensor
 from prefloop.algorithms.base import Loss, Role
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import PolicyOutput, Rows, collate
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 from prefloop.engine import Training
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampled, Sampling, Term

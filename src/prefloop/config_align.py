@@ -1,0 +1,92 @@
+"""The settings of `[align]`: what every algorithm has, and the parts `[align.rollout]` and `[align.evaluation]`.
+
+A name is used once in the section and its parts, so that a call in Python needs none of them: `project.align(k=4)`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from prefloop.config_section import Optimiser, Section
+
+
+class Rollout(Section):
+    """What an online algorithm samples in each step, and how it learns from that batch."""
+
+    prompts: int = Field(32, ge=1, description="prompts per step")
+    k: int = Field(2, ge=1, description="completions per prompt (num_generations in TRL)")
+    temperature: float = Field(1.0, gt=0, description="temperature of sampling, and of the logprobs that are optimised")
+    missing_eos: Literal["subtract", "replace", "off"] = Field(
+        "subtract",
+        description="how a cut-off answer is punished",
+    )
+    missing_eos_penalty: float = Field(1.0, ge=0, description="penalty, in units of the normalised reward")
+    epochs: int = Field(1, ge=1, description="passes over one rollout batch")
+    minibatches: int = Field(2, ge=1, description="optimiser steps per pass")
+    staleness: int = Field(
+        0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"
+    )
+
+
+class AlignEvaluation(Section):
+    """How `align` looks at its policy on validation prompts: the looks choose the checkpoint and may end the run."""
+
+    eval_every: int = Field(10, ge=1, description="steps between held-out evaluations")
+    eval_prompts: int = Field(64, ge=1, description="held-out prompts of each evaluation")
+    kl_budget: float = Field(
+        25.0,
+        gt=0,
+        description="online: the run stops when the KL on held-out prompts exceeds this, in nats per sequence",
+    )
+
+
+class Align(Optimiser):
+    """What every algorithm has in common; its parts say how an online one samples, and how the policy is evaluated."""
+
+    # Offline algorithms have these names instead.
+    offline: ClassVar[dict[str, str]] = {"epochs": "passes", "prompts": "lists"}
+
+    algorithm: str = Field("ppo", description="the algorithm; prefloop align --help lists them")
+    steps: int = Field(60, ge=1, description="online: steps, each with a rollout batch of its own")
+    passes: float = Field(1, gt=0, description="offline: passes over the rankings")
+    lists: int = Field(32, ge=1, description="offline: lists per step")
+    lr: float | None = Field(None, gt=0, description="peak learning rate of the policy; none = by the model's width")
+    critic_lr: float | None = Field(
+        None, gt=0, description="peak rate of the critic; none = lr, or by the model's width"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "linear", description='after the warm-up: "cosine", "linear" or "constant"'
+    )
+    warmup: float = Field(0.0, ge=0, le=1, description="share of steps with a rising learning rate")
+    max_tokens: int = Field(128, ge=1, description="longest completion, sampled to learn from or to evaluate")
+    ptx: float = Field(
+        0.0, ge=0, description="online: weight of the supervised loss on demonstrations that is added to each step"
+    )
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average that is evaluated and saved")
+    checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints; changes no result")
+    frozen_dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="type of the weights of reference and reward models; none = as they are. "
+        "What rounding adds to the KL is measured and subtracted: kl_baseline in docs/metrics.md",
+    )
+    reward: str | None = Field(
+        None, description='the reward: the name of a scorer or "file.py:function"; none = the round\'s reward models'
+    )
+    reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
+    rollout: Rollout = Field(Rollout(), description="samples of an online algorithm")
+    evaluation: AlignEvaluation = Field(AlignEvaluation(), description="looks at the policy while it learns")
+
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that decide.
+
+        With staleness the checkpoints count too, as no sample is made ahead across one.
+        """
+        found = super().deciding()
+        if self.rollout.staleness:
+            found["checkpoint_every"] = self.checkpoint_every
+        for new in ("reward", "passes", "lists"):  # Runs of versions without these settings are still the same runs.
+            if found[new] == type(self).model_fields[new].default:
+                del found[new]
+        return found

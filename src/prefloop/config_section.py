@@ -1,0 +1,40 @@
+"""What every section of prefloop.toml is: a frozen model, in which an unknown key is an error."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """One table of prefloop.toml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    neutral: ClassVar[tuple[str, ...]] = ()  # These settings change speed, memory or safety, and no result.
+
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that decide a stage's outcome, by name: all, with the neutral ones at their defaults.
+
+        Those of a part, as `[align.rollout]`, stand among them: a name is used once in a section and its parts.
+        """
+        found: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = field.default if name in self.neutral else getattr(self, name)
+            found |= value.deciding() if isinstance(value, Section) else {name: value}
+        return found
+
+
+class Optimiser(Section):
+    """Settings that every training stage shares."""
+
+    neutral = ("token_budget", "checkpoint_every")
+
+    lr: float | None = Field(None, gt=0, description="peak learning rate (AdamW); none = by the model's width")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of steps with a rising learning rate")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description='after the warm-up: "cosine", "linear" or "constant"'
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    clip_norm: float = Field(1.0, gt=0, description="the gradient's global norm is clipped to this")
+    token_budget: int = Field(8192, ge=64, description="padded tokens in one forward pass; changes speed, not results")
