@@ -113,13 +113,6 @@ CITED = re.compile(r"\[(\w+(?:\.\w+)?)\] `?(\w+)|--set ['\"]?([\w.]+)\.(\w+)=")
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, id=name_of(p)) for p in DOCS if p.name not in ("log.md", "CHANGELOG.md")]
-)
-def test_a_setting_that_a_document_cites_is_in_that_section(path: Path) -> None:
-    assert misplaced(path.read_text(encoding="utf-8")) == []
-
-
 def test_a_setting_that_a_message_cites_is_in_that_section() -> None:
     assert [(name_of(path), found) for path in SOURCES if (found := misplaced(path.read_text(encoding="utf-8")))] == []
 
