@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefloop.algorithms.sft import Sft
-from prefloop.config import Optimiser
+from prefloop.config_section import Optimiser
 from prefloop.engine import Training
 from prefloop.engine.base import Term
 from prefloop.engine.checkpoint import load_checkpoint

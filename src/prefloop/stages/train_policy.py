@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from prefloop.algorithms.base import OnlineAlgorithm
-from prefloop.algorithms.registry import code_of, make
+from prefloop.algorithms.registry import class_of, code_of, make, names
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.project.chance import chance_warnings
 from prefloop.project.project import Outcome, Project, derive
@@ -24,9 +24,10 @@ def train_policy(project: Project, round: int) -> Outcome:
     options = project.config.algorithms.get(settings.algorithm, {})
     algorithm: OnlineAlgorithm = make(settings.algorithm, options)
     if settings.rollout.k < algorithm.min_k:
+        others = " or ".join(f'"{n}"' for n in names("online") if class_of(n).min_k <= settings.rollout.k)
         raise ConfigError(
             f"{settings.algorithm} needs at least {algorithm.min_k} completions a prompt to form a baseline; "
-            f'[align.rollout] k = {settings.rollout.k}. Set k = 4 or more, or use algorithm = "ppo".'
+            f"[align.rollout] k = {settings.rollout.k}. Set k = 4 or more{others and f', or use algorithm = {others}'}."
         )
     start, reference = project.policy(round).here(), project.reference().here()
     own = project.scorer(settings.reward) if settings.reward is not None else None
