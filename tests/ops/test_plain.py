@@ -38,7 +38,7 @@ ENTRIES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "logprob": (gpu.logprob, (X, TARGETS, 1.0)),
     "logprob_back": (gpu.logprob_back, (X, TARGETS, 1.0, ONE, ONE)),
     "draw": (gpu.draw, (X, U, 1.0)),
-    "turn": (gpu.turn, (VECTORS, ANGLES, ANGLES, 2)),
+    "rotary": (gpu.rotary, (VECTORS, ANGLES, ANGLES, 2)),
     "attend": (gpu.attend, (VECTORS, (X[:, :1], X[:, :1]), OWN, 0, *ROWS, 1.0)),
     "native.address": (native.address, (X,)),
     "native.Panels": (native.Panels, (X, ONE)),

@@ -190,14 +190,14 @@ def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]
 
 
 @_jit
-def _turn(x, cos, sin, out, way, heads, turned, half, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rotary(x, cos, sin, out, way, heads, rotated, half, block: tl.constexpr):  # type: ignore[no-untyped-def]
     token, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
     here = at < heads * half
     head, i = at // half, at % half
     first = token * heads * 2 * half + head * 2 * half + i
-    turns = here & (head < turned)
-    c = tl.load(cos + token * half + i, mask=turns, other=1.0).to(tl.float32)
-    s = tl.load(sin + token * half + i, mask=turns, other=0.0).to(tl.float32) * way
+    is_rotated = here & (head < rotated)
+    c = tl.load(cos + token * half + i, mask=is_rotated, other=1.0).to(tl.float32)
+    s = tl.load(sin + token * half + i, mask=is_rotated, other=0.0).to(tl.float32) * way
     a = tl.load(x + first, mask=here).to(tl.float32)
     b = tl.load(x + first + half, mask=here).to(tl.float32)
     tl.store(out + first, a * c - b * s, mask=here)
@@ -205,18 +205,20 @@ def _turn(x, cos, sin, out, way, heads, turned, half, block: tl.constexpr):  # t
 
 
 @plain_only
-def turn(vectors: Tensor, cos: Tensor, sin: Tensor, turned: int, back: bool = False) -> Tensor:
-    """Rotary positions (Su 2021), half-split, for the first `turned` of each token's vectors [M,A,size]; the rest stay.
+def rotary(vectors: Tensor, cos: Tensor, sin: Tensor, rotated: int, back: bool = False) -> Tensor:
+    """Apply rotary positions (Su 2021), half-split, to the first `rotated` of each token's vectors [M,A,head_dim].
 
-    cos, sin: [M,1,size/2];  back: by the opposite angles, which is also the gradient
+    The other vectors stay as they are.
+
+    cos, sin: [M,1,head_dim/2];  back: rotate by the opposite angles, which is also the gradient
     """
     vectors = vectors.contiguous()
     out = torch.empty_like(vectors)
-    tokens, heads, size = vectors.shape
+    tokens, heads, head_dim = vectors.shape
     if tokens:
-        grid = (tokens, triton.cdiv(heads * (size // 2), WIDE))
+        grid = (tokens, triton.cdiv(heads * (head_dim // 2), WIDE))
         way = -1.0 if back else 1.0
-        _turn[grid](vectors, cos.contiguous(), sin.contiguous(), out, way, heads, turned, size // 2, WIDE)
+        _rotary[grid](vectors, cos.contiguous(), sin.contiguous(), out, way, heads, rotated, head_dim // 2, WIDE)
     return out
 
 
@@ -225,7 +227,7 @@ def turn(vectors: Tensor, cos: Tensor, sin: Tensor, turned: int, back: bool = Fa
 
 @_jit
 def _fold(  # type: ignore[no-untyped-def]
-    top, total, read, ask, keys, values, count, step, scaling, inside, i, block: tl.constexpr
+    top, total, read, query, keys, values, count, step, scaling, inside, i, block: tl.constexpr
 ):  # fmt: skip
     """Continue a softmax (Milakov 2018) with `count` more keys.
 
@@ -237,7 +239,7 @@ def _fold(  # type: ignore[no-untyped-def]
         there = (j < count)[:, None] & inside[None]
         k = tl.load(keys + place, mask=there, other=0.0)
         v = tl.load(values + place, mask=there, other=0.0)
-        score = tl.dot(ask, tl.trans(k), input_precision="ieee") * scaling
+        score = tl.dot(query, tl.trans(k), input_precision="ieee") * scaling
         score = tl.where((j < count)[None], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 1))
         fades, weight = tl.exp(top - higher), tl.exp(score - higher[:, None])
@@ -250,62 +252,62 @@ def _fold(  # type: ignore[no-untyped-def]
 @partial(_jit, do_not_specialize=["layer"])
 def _attend(  # type: ignore[no-untyped-def]
     vectors, cos, sin, own, row_of, drawn, ended, before, apart, count, out, layer, far, room, scaling,
-    groups: tl.constexpr, each: tl.constexpr, size: tl.constexpr,
-    padded_each: tl.constexpr, padded_size: tl.constexpr, block: tl.constexpr,
+    kv_heads: tl.constexpr, queries_per_kv: tl.constexpr, head_dim: tl.constexpr,
+    padded_queries: tl.constexpr, padded_dim: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    row, group = tl.program_id(0).to(tl.int64) // groups, tl.program_id(0) % groups
+    row, kv_head = tl.program_id(0).to(tl.int64) // kv_heads, tl.program_id(0) % kv_heads
     kind = own.dtype.element_ty
-    heads = groups * each
-    i, h = tl.arange(0, padded_size), tl.arange(0, padded_each)
-    inside = i < size
-    asking = (h < each)[:, None] & inside[None]
-    into = out + row * heads * size + (group * each + h)[:, None] * size + i[None]
+    heads = kv_heads * queries_per_kv
+    i, h = tl.arange(0, padded_dim), tl.arange(0, padded_queries)
+    inside = i < head_dim
+    is_query = (h < queries_per_kv)[:, None] & inside[None]
+    into = out + row * heads * head_dim + (kv_head * queries_per_kv + h)[:, None] * head_dim + i[None]
     mine, prompt = tl.load(drawn + row), tl.load(count + row)
 
     # Rotate the new token's queries and key, and keep its key and value.
-    half: tl.constexpr = size // 2
+    half: tl.constexpr = head_dim // 2
     angle = (prompt + mine) * half + i % half
     c = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
     s = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
     other = tl.where(i < half, i + half, i - half)
     s = tl.where(i < half, -s, s)
-    token = vectors + row * (heads + 2 * groups) * size
-    key_at, value_at = token + (heads + group) * size, token + (heads + groups + group) * size
+    token = vectors + row * (heads + 2 * kv_heads) * head_dim
+    key_at, value_at = token + (heads + kv_head) * head_dim, token + (heads + kv_heads + kv_head) * head_dim
     key = tl.load(key_at + i, mask=inside, other=0.0).to(tl.float32) * c
     key = (key + tl.load(key_at + other, mask=inside, other=0.0).to(tl.float32) * s).to(kind)
     value = tl.load(value_at + i, mask=inside, other=0.0)
     slot = tl.load(row_of + row)
-    keys = own + (slot * groups + group) * room * size
+    keys = own + (slot * kv_heads + kv_head) * room * head_dim
     values = keys + far
-    tl.store(keys + mine * size + i, key, mask=inside)
-    tl.store(values + mine * size + i, value, mask=inside)
-    ask_at = token + (group * each + h)[:, None] * size
-    ask = tl.load(ask_at + i[None], mask=asking, other=0.0).to(tl.float32) * c[None]
-    ask = ask + tl.load(ask_at + other[None], mask=asking, other=0.0).to(tl.float32) * s[None]
-    ask = ask.to(kind)
+    tl.store(keys + mine * head_dim + i, key, mask=inside)
+    tl.store(values + mine * head_dim + i, value, mask=inside)
+    query_at = token + (kv_head * queries_per_kv + h)[:, None] * head_dim
+    query = tl.load(query_at + i[None], mask=is_query, other=0.0).to(tl.float32) * c[None]
+    query = query + tl.load(query_at + other[None], mask=is_query, other=0.0).to(tl.float32) * s[None]
+    query = query.to(kind)
 
     # The new token is read first, then the prompt, then the row's own earlier tokens.
-    top = tl.sum(ask.to(tl.float32) * key.to(tl.float32)[None], 1) * scaling
-    total = tl.full([padded_each], 1.0, tl.float32)
-    read = tl.zeros([padded_each, padded_size], tl.float32) + value.to(tl.float32)[None]
+    top = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None], 1) * scaling
+    total = tl.full([padded_queries], 1.0, tl.float32)
+    read = tl.zeros([padded_queries, padded_dim], tl.float32) + value.to(tl.float32)[None]
     if tl.load(ended + row) != 0:  # Nobody reads the result of a row that has ended.
         prompt, mine = prompt * 0, mine * 0
     start, between = tl.load(before + row), tl.load(apart + row)
-    if (groups * size) % 8 == 0:  # Then eight numbers are read at once.
+    if (kv_heads * head_dim) % 8 == 0:  # Then eight numbers are read at once.
         start, between = tl.multiple_of(start, 16), tl.multiple_of(between, 8)
-    shared_keys = start.to(tl.pointer_type(kind)) + 2 * layer * between + group * size
+    shared_keys = start.to(tl.pointer_type(kind)) + 2 * layer * between + kv_head * head_dim
     shared_values = shared_keys + between
     top, total, read = _fold(
-        top, total, read, ask, shared_keys, shared_values, prompt, groups * size, scaling, inside, i, block
+        top, total, read, query, shared_keys, shared_values, prompt, kv_heads * head_dim, scaling, inside, i, block
     )
-    top, total, read = _fold(top, total, read, ask, keys, values, mine, size, scaling, inside, i, block)
-    tl.store(into, (read / total[:, None]).to(kind), mask=asking)
+    top, total, read = _fold(top, total, read, query, keys, values, mine, head_dim, scaling, inside, i, block)
+    tl.store(into, (read / total[:, None]).to(kind), mask=is_query)
 
 
 @plain_only
 def attend(
     vectors: Tensor,
-    turns: tuple[Tensor, Tensor],
+    rope: tuple[Tensor, Tensor],
     own: Tensor,
     layer: int,
     row_of: Tensor,
@@ -316,20 +318,30 @@ def attend(
 ) -> Tensor:
     """Return what the newest token of each row reads from its prompt, its row and itself; its key and value are kept.
 
-    vectors: [N,A,size] queries, keys and values, not yet turned
-    turns:   cosines and sines by position [positions,size/2]
-    own:     [layers,2,rows,groups,room,size] keys and values of rows' own tokens; row_of: which row of it each has [N]
-    drawn:   how many of them are there [N];  ended: rows that are left out: what they read means nothing [N]
-    prompts: of each row, the address of its prompt's first key in the first of the layers, which follow each other as
-             keys [tokens,groups,size] and values; the numbers between keys and values; how many tokens it has [N] each
-    returns: [N,asking*size]
+    vectors: [N,A,head_dim] queries, keys and values, not yet rotated
+    rope:    cosines and sines by position [positions,head_dim/2]
+    own:     [layers,2,rows,kv_heads,room,head_dim] keys and values of rows' own tokens
+    row_of:  [N] which row of `own` each row has
+    drawn:   [N] how many of these tokens there are
+    ended:   [N] rows that are left out: what they read means nothing
+    prompts: three numbers [N] for each row: the address of its prompt's first key in the first of the layers, which
+             follow each other as keys [tokens,kv_heads,head_dim] and values; how many numbers lie between keys and
+             values; how many tokens the prompt has
+    returns: [N,query_heads*head_dim]
     """
-    (n, heads, size), groups = vectors.shape, own.shape[3]
-    each = (heads - 2 * groups) // groups
-    out = vectors.new_empty(n, groups * each * size)
-    shape = groups, each, size, max(16, triton.next_power_of_2(each)), max(16, triton.next_power_of_2(size)), BLOCK
+    (n, heads, head_dim), kv_heads = vectors.shape, own.shape[3]
+    queries_per_kv = (heads - 2 * kv_heads) // kv_heads
+    out = vectors.new_empty(n, kv_heads * queries_per_kv * head_dim)
+    shape = (
+        kv_heads,
+        queries_per_kv,
+        head_dim,
+        max(16, triton.next_power_of_2(queries_per_kv)),
+        max(16, triton.next_power_of_2(head_dim)),
+        BLOCK,
+    )
     rows = own[layer], row_of, drawn, ended, *prompts
-    _attend[(n * groups,)](
-        vectors.contiguous(), *turns, *rows, out, layer, own.stride(1), own.shape[4], scaling, *shape
+    _attend[(n * kv_heads,)](
+        vectors.contiguous(), *rope, *rows, out, layer, own.stride(1), own.shape[4], scaling, *shape
     )
     return out

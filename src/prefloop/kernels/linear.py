@@ -116,27 +116,27 @@ class _Gate(torch.autograd.Function):
         return found
 
 
-def rotary(vectors: Tensor, cos: Tensor, sin: Tensor, turned: int) -> Tensor:
-    """Rotary positions (Su 2021), in the half-split layout of Hugging Face, for the first `turned` vectors of a token.
+def rotary(vectors: Tensor, cos: Tensor, sin: Tensor, rotated: int) -> Tensor:
+    """Apply rotary positions (Su 2021), in the half-split layout of Hugging Face, to a token's first `rotated` vectors.
 
-    vectors: [M,A,size]; the others stay as they are;  cos, sin: [M,1,size/2]
+    vectors: [M,A,head_dim]; the others stay as they are;  cos, sin: [M,1,head_dim/2]
     """
     if gpu.fits(vectors):
-        found: Tensor = _Rotary.apply(vectors, cos, sin, turned)  # type: ignore[no-untyped-call]
+        found: Tensor = _Rotary.apply(vectors, cos, sin, rotated)  # type: ignore[no-untyped-call]
         return found
-    some, rest = vectors.tensor_split([turned], dim=1)
+    some, rest = vectors.tensor_split([rotated], dim=1)
     first, second = some.chunk(2, dim=-1)
     return torch.cat([torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1), rest], dim=1)
 
 
 class _Rotary(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor, turned: int) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor, rotated: int) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        ctx.turned = turned
-        return gpu.turn(vectors, cos, sin, turned)
+        ctx.rotated = rotated
+        return gpu.rotary(vectors, cos, sin, rotated)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return gpu.turn(gradient, cos, sin, ctx.turned, back=True), None, None, None
+        return gpu.rotary(gradient, cos, sin, ctx.rotated, back=True), None, None, None
