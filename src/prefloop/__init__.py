@@ -12,7 +12,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _NAMES = {
-    "Interval": "prefloop.api.results",
+    "Interval": "prefloop.results",
     "Policy": "prefloop.api.models",
     "Project": "prefloop.api.project",
     "Prompt": "prefloop.types",

@@ -127,7 +127,7 @@ def test_a_run_with_a_reward_of_ones_own_resumes_exactly_and_is_refused_once_its
     shutil.copytree(ranked, tmp_path / "again")
     with prefloop.Project.open(tmp_path / "again", quiet=True) as again:
         whole = again.align("rloo", reward=Rewarding(), **SHORT)
-    assert whole.result == went_on.result
+    assert whole == went_on
     files = [place / "runs" / "align-001" / "metrics.jsonl" for place in (project.root, tmp_path / "again")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -217,7 +217,7 @@ def test_an_annotator_of_ones_own_ranks_each_list_once_and_names_those_it_failed
     given = project.annotate_with(judge, criterion="brevity")
     lists = project.store.counts()["items"]
     assert given.items == lists == len(seen) and given.rankings == lists - 11
-    assert given.result["failed"] == 1 and "ValueError: no idea" in given.result["reasons"][0]
+    assert given.failed == 1 and "ValueError: no idea" in given.reasons[0]
     mine = list(project.rankings("brevity"))
     assert len(mine) == given.rankings and {row.ranks for row in mine} == {(2, 2, 1)}
     assert all(row.simulated and row.annotator == "judge" for row in mine)
@@ -253,4 +253,4 @@ def test_models_answer_and_score_alone_as_they_do_in_a_project(project: prefloop
     compared = project.evaluate(scorer=Rewarding(), samples=1)
     assert compared.policy == made.policy
     if made.model:
-        assert compared.win_rate and "judge_win_rate" in compared.result["sampled"]
+        assert compared.win_rate and compared.sampled.judge_win_rate

@@ -43,13 +43,13 @@ def test_the_whole_example_runs_on_real_rankings(shared_data: Path, tmp_path: Pa
     shutil.copy(EXAMPLES / "e2e_checker.py", tmp_path)
     files = [str(folder / name) for name in ("demonstrations.jsonl.gz", "rankings_train.jsonl.gz")]
     with Project.open(tmp_path, [*SMALL, f"run.imports={json.dumps(files)}"], quiet=True) as project:
-        stages = {s["stage"]: s for s in run(project).result["stages"]}
-        models = stages["reward"]["models"]
+        stages = {s.stage: s for s in run(project).stages}
+        models = stages["reward"].models
         assert set(models) == {"quality", "naturalness"}
-        assert all(0.3 < m["heldout"]["accuracy"] < 0.9 for m in models.values())
+        assert all(0.3 < m.heldout.accuracy < 0.9 for m in models.values())
         # A held-out prompt's rankings taught nothing: the lists add up.
-        held, total = models["quality"]["heldout_lists"], 1161
-        assert models["quality"]["lists"] + held == total
-        assert {"judge", "reward_quality", "reward_naturalness"} <= set(stages["evaluate"]["sampled"]["policy"])
-        again = {s["stage"]: s["skipped"] for s in run(project).result["stages"]}
+        held, total = models["quality"].heldout_lists, 1161
+        assert models["quality"].lists + held == total
+        assert {"judge", "reward_quality", "reward_naturalness"} <= set(stages["evaluate"].sampled.policy)
+        again = {s.stage: s.skipped for s in run(project).stages}
         assert all(again[name] for name in ("sft", "reward", "align", "evaluate"))

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from prefloop.labels.agreement import Agreement
 from prefloop.project.project import Project
 from prefloop.report.hacking import evidence
 from prefloop.report.text import number, percent, seconds, span
 from prefloop.report.words import headline, next_step, verdict
+from prefloop.results import Interval
 from prefloop.stages.report import report
 
 _DRAWN: dict[str, Any] = {}  # The page is drawn once for all tests, because that takes a second.
@@ -34,7 +36,7 @@ def facts(make_project: Any) -> dict[str, Any]:
 def test_a_difference_is_claimed_only_where_the_interval_leaves_out_one_half(
     low: float, high: float, said: str
 ) -> None:
-    assert verdict({"mean": 0.6, "low": low, "high": high}).startswith(said)
+    assert verdict(Interval(0.6, low, high, 80, None)).startswith(said)
 
 
 def test_an_independent_judge_comes_before_the_reward_model(facts: dict[str, Any]) -> None:
@@ -102,8 +104,8 @@ def test_a_held_out_reward_that_falls_within_the_noise_is_not_marked(facts: dict
 def test_figures_are_written_for_people() -> None:
     assert (number(-1.234), number(None), number(float("nan")), number(1e-5)) == ("−1.23", "–", "–", "1.0e−05")
     assert (percent(0.456), percent(None)) == ("46 %", "–")
-    assert span({"low": 0.49, "high": 0.71}) == "49 to 71 %"
-    assert span({"low": None, "high": None}) == "" == span(None)
+    assert span(Interval(0.6, 0.49, 0.71, 80, None)) == "49 to 71 %"
+    assert span(Agreement(None, None, None, 0, None)) == "" == span(None)
     assert [seconds(s) for s in (0.44, 12, 200, 7500, None)] == ["0.4 s", "12 s", "3 min 20 s", "2 h 5 min", "–"]
 
 
@@ -150,8 +152,8 @@ def test_what_chose_the_policy_and_a_judge_at_chance_are_said_with_the_verdict(f
 
 
 def test_few_prompts_and_an_interval_of_no_width_claim_nothing() -> None:
-    assert verdict({"mean": 1.0, "low": 0.57, "high": 1.0, "n": 5}).startswith("Too few prompts to tell: 5")
-    seen = verdict({"mean": 0.52, "low": 0.45, "high": 0.6, "n": 39, "detectable": 0.091})
+    assert verdict(Interval(1.0, 0.57, 1.0, 5, None)).startswith("Too few prompts to tell: 5")
+    seen = verdict(Interval(0.52, 0.45, 0.6, 39, 0.091))
     assert "show a win rate 9 points off one half four times in five" in seen
 
 

@@ -10,13 +10,32 @@ import pytest
 from prefloop import record
 from prefloop.cli import data, loop
 from prefloop.config import CONFIG_NAME
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import (
+    Agreed,
+    AlignedOnline,
+    CrowdRanked,
+    Evaluated,
+    Imported,
+    Outcome,
+    Prioritised,
+    Ran,
+    Reported,
+    Rewarded,
+    Sampled,
+    Tuned,
+)
+from prefloop.results.base import from_json
 from prefloop.stages.advice import following
 from prefloop.store import ModelRow
 from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
 PROMPTS = [Prompt(f"question {n}") for n in range(20)]
 RANK = "prefloop annotate: people rank them  (prefloop crowd: simulated people do)"
+KINDS: dict[str, type[Outcome]] = {
+    kind.stage: kind
+    for kind in (AlignedOnline, CrowdRanked, Evaluated, Imported, Prioritised, Ran, Reported, Rewarded, Sampled, Tuned)
+}
 AGAIN = "prefloop sample  (the next round), or: prefloop export policy --to FOLDER"
 
 
@@ -49,7 +68,9 @@ class World:
 
     def after(self, stage: str, **result: Any) -> str:
         with Project.open(self.root, self.overrides, quiet=True) as project:
-            return following(project, Outcome(stage, None, result))
+            found = {"files": [{"rankings": 0, **result}]} if stage == "import" else result
+            agreed = Agreed(criteria={})  # which is never read from a file
+            return following(project, agreed if stage == "agreement" else from_json(KINDS[stage], found))
 
 
 @pytest.fixture
@@ -137,7 +158,7 @@ def test_a_run_that_is_not_the_rounds_policy_is_evaluated_by_its_name(world: Wor
     for version in ("reward-001", "align-001"):
         world.model(version)
     with Project.open(world.root, quiet=True) as project:
-        said = following(project, Outcome("align", "align-009", {"round": 0, "best_step": 5}))
+        said = following(project, from_json(AlignedOnline, {"round": 0, "best_step": 5}, run="align-009"))
     assert said == "prefloop evaluate --run align-009  (the round's policy is that of align-001)"
 
 

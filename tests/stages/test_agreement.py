@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,12 @@ def test_a_project_and_its_file_say_the_same(project: Project, tmp_path: Path) -
     project.store.add(items)
     path = tmp_path / "rankings.jsonl"
     exchange.write_rankings(items, path)
-    of_project = agreement(project).result["criteria"]["quality"]
-    of_file = agreement_file(path).result["criteria"]["quality"]
-    assert of_project["agreement"] == pytest.approx(of_file["agreement"], abs=0.02)
-    assert of_project["rankings"] == of_file["rankings"] == 360
-    for ours, theirs in zip(of_project["people"], of_file["people"], strict=True):
-        assert ours["reliability"]["weight"] == pytest.approx(theirs["reliability"]["weight"], abs=0.02)
+    of_project = agreement(project).criteria["quality"]
+    of_file = agreement_file(path).criteria["quality"]
+    assert asdict(of_project.agreement) == pytest.approx(asdict(of_file.agreement), abs=0.02)
+    assert of_project.rankings == of_file.rankings == 360
+    for ours, theirs in zip(of_project.people, of_file.people, strict=True):
+        assert ours.reliability.weight == pytest.approx(theirs.reliability.weight, abs=0.02)
 
 
 def test_rows_about_the_same_item_are_one_item_and_a_ranking_given_twice_counts_once(tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_rows_about_the_same_item_are_one_item_and_a_ranking_given_twice_counts_
     rows = [json.loads(line) for line in whole.read_text().splitlines()]
     apart = [row | {"rankings": [said]} for row in rows for said in row["rankings"]]
     spread.write_text("".join(json.dumps(row) + "\n" for row in [*apart, apart[0]]))
-    one, other = (agreement_file(path).result["criteria"]["quality"] for path in (whole, spread))
-    assert (other["items"], other["rankings"]) == (one["items"], one["rankings"]) == (30, 90)
-    assert other["agreement"] == one["agreement"]
+    one, other = (agreement_file(path).criteria["quality"] for path in (whole, spread))
+    assert (other.items, other.rankings) == (one.items, one.rankings) == (30, 90)
+    assert other.agreement == one.agreement
 
 
 def test_a_criterion_nobody_ranked_by_is_an_error_that_names_those_there_are(project: Project) -> None:
@@ -151,9 +151,9 @@ def test_weighted_leaves_out_the_adversary_and_counts_one_on_average() -> None:
     coins = [weighed.weights[r.id] for r in left if kind(r.annotator) == "coin"] or [0.0]
     assert careful > 2 * np.mean(coins)
     assert weighed.left_out + len(left) == 360
-    told = weighed.to_json()
-    assert told["enough"] and told["weights"]["sim-inverted" + told_number(items, "inverted")] < LEAST_WEIGHT
-    json.dumps(told)
+    told = weighed.counted()
+    assert told.enough and told.weights
+    assert told.weights["sim-inverted" + told_number(items, "inverted")] < LEAST_WEIGHT
 
 
 def told_number(items: Sequence[Item], which: str) -> str:
@@ -204,9 +204,9 @@ def test_reward_trains_with_each_and_keeps_who_counted_how_much(project: Project
         changed = project.config.reward.model_copy(update={"annotators": mode})
         again = Project(project.root, project.config.model_copy(update={"reward": changed}), project.store, quiet=True)
         outcome = reward(again)
-        told = outcome.result["models"]["quality"]
-        assert told["annotators"]["mode"] == mode
+        told = outcome.models["quality"]
+        assert told.annotators.mode == mode
         runs.add(outcome.run)
         if mode == "weighted":
-            assert told["annotators"]["enough"] and told["annotators"]["left_out"] > 0
+            assert told.annotators.enough and told.annotators.left_out > 0
     assert len(runs) == 3  # Each is a run of its own: nothing was skipped as done.

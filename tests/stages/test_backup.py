@@ -46,11 +46,11 @@ def names(folder: Path) -> list[str]:
 
 
 def test_what_was_backed_up_comes_back(project: Project, tmp_path: Path) -> None:
-    made = backup(project, tmp_path / "b").result
-    assert (made["rankings"], made["files"]) == (1, 3)
+    made = backup(project, tmp_path / "b")
+    assert (made.rankings, made.files) == (1, 3)
     assert names(tmp_path / "b") == ["backup.json", "files/how.md", "files/prefloop.toml", "store.db"]
-    result = restore(tmp_path / "b", tmp_path / "r").result
-    assert result["rows"] == made["rows"]
+    result = restore(tmp_path / "b", tmp_path / "r")
+    assert result.rows == made.rows
     assert names(tmp_path / "r") == ["how.md", "prefloop.db", "prefloop.toml"]
     with Project.open(tmp_path / "r", quiet=True) as again:
         assert list(again.store.items()) == list(project.store.items())
@@ -357,7 +357,7 @@ def test_a_backup_by_an_older_prefloop_is_brought_up_to_date_and_stays_as_it_is(
     manifest["files"]["store.db"] = hashlib.sha256(path.read_bytes()).hexdigest()
     listed.write_text(json.dumps(manifest))
     before = path.read_bytes()
-    assert restore(tmp_path / "b", tmp_path / "r").result["rows"]["people"] == 0
+    assert restore(tmp_path / "b", tmp_path / "r").rows["people"] == 0
     assert path.read_bytes() == before
     with Project.open(tmp_path / "r", quiet=True) as again:
         assert list(again.store.items()) == list(project.store.items())

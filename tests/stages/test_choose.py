@@ -17,6 +17,7 @@ from prefloop.errors import DataError, ModelError, NothingToDoError
 from prefloop.project.choose import Candidate, choose
 from prefloop.project.project import Project
 from prefloop.record import write_json_atomic
+from prefloop.results import read_aligned
 from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate
@@ -33,7 +34,7 @@ JUDGES = {"quality": "a"}
 
 def candidate(name: str, judged_by: Any = JUDGES, **result: Any) -> Candidate:
     row = ModelRow(name, "policy", f"runs/{name}/model", run_id=name)
-    return Candidate(name, 0, row, {"best_step": 4, **result}, judged_by)
+    return Candidate(name, 0, row, read_aligned({"best_step": 4, **result}), judged_by)
 
 
 @pytest.mark.parametrize(
@@ -95,20 +96,20 @@ def project(aligned: Path) -> Iterator[Project]:
 
 def test_a_run_that_found_nothing_better_registers_no_policy_and_says_so(project: Project) -> None:
     still = next(c for c in project.candidates(0) if c.run == "align-003")
-    assert still.result["best_step"] == 0 and still.unchanged and still.result["model"] is None
-    assert still.result["policy"] == project.reference().version == "sft-001"
+    assert still.result and still.result.best_step == 0 and still.unchanged and still.result.model is None
+    assert still.result.policy == project.reference().version == "sft-001"
     assert [row.version for row in project.store.models("policy")] == ["sft-001", "align-001", "align-002"]
     assert not (project.root / "runs" / "align-003" / "model").exists()
 
 
 def test_the_chosen_run_is_where_the_next_round_and_every_verb_start_from(project: Project) -> None:
-    best = max(project.candidates(0)[:2], key=lambda c: c.result["win_rate"]).run
+    best = max(project.candidates(0)[:2], key=lambda c: c.result.win_rate).run
     for how, wanted in (("win_rate", best), ("newest", "align-002"), ("align-001", "align-001")):
         with Project.open(project.root, [f"run.choose={how}"], quiet=True) as again:
             assert again.policy(1).version == wanted
-            assert align(again, 0).result["chosen"] == wanted
+            assert align(again, 0).standing.chosen == wanted
             to = project.root / f"to-{how}"
-            assert export(again, "policy", to).result["models"][0]["version"] == wanted
+            assert export(again, "policy", to).models[0].version == wanted
 
 
 def test_a_name_that_no_run_has_or_that_made_no_policy_is_said(aligned: Path, capsys: Any) -> None:
@@ -125,10 +126,10 @@ def test_a_name_that_no_run_has_or_that_made_no_policy_is_said(aligned: Path, ca
 
 def test_evaluate_and_export_take_the_run_that_is_named(project: Project) -> None:
     for name in ("align-001", "align-002"):
-        assert evaluate(project, run=name).result["policy"] == name
+        assert evaluate(project, run=name).policy == name
         assert evaluate(project, run=name).skipped
-    made = export(project, "policy", project.root / "named", run="align-001").result["models"][0]
-    assert made["version"] == "align-001"
+    made = export(project, "policy", project.root / "named", run="align-001").models[0]
+    assert made.version == "align-001"
     assert "| `align.rollout.prompts` | `4` |" in (project.root / "named" / "README.md").read_text()
     with pytest.raises(DataError, match="align-002"):
         evaluate(project, run="align-02")
@@ -136,37 +137,37 @@ def test_evaluate_and_export_take_the_run_that_is_named(project: Project) -> Non
         evaluate(project, 1, "align-001")
     with pytest.raises(NothingToDoError, match="align-003 made no policy"):
         export(project, "policy", project.root / "none", run="align-003")
-    assert evaluate(project, run="align-003").result["unchanged"]
+    assert evaluate(project, run="align-003").unchanged
 
 
 def test_several_answers_a_prompt_count_once_a_prompt(project: Project) -> None:
-    result = evaluate(project, run="align-001").result
-    sampled = result["sampled"]
-    assert result["samples_per_prompt"] == 8 and sampled["policy"]["sequences"] == 8 * result["prompts"]
-    assert sampled["win_rate"]["n"] == sampled["reward_gain"]["n"] == result["prompts"]
-    assert result["greedy"]["policy"]["sequences"] == result["prompts"]
-    assert sampled["reward_gain"]["detectable"] > 0
+    result = evaluate(project, run="align-001")
+    sampled = result.sampled
+    assert result.samples_per_prompt == 8 and sampled.policy["sequences"] == 8 * result.prompts
+    assert sampled.win_rate.n == sampled.reward_gain.n == result.prompts
+    assert result.greedy.policy["sequences"] == result.prompts
+    assert sampled.reward_gain.detectable > 0
 
 
 def test_answers_sampled_at_a_low_temperature_are_not_taken_for_a_distance(project: Project) -> None:
     """The KL of cooled models is larger by far than that of the models, which is what a sign of collapse reads."""
-    usual = evaluate(project, run="align-001").result["sampled"]["policy"]
+    usual = evaluate(project, run="align-001").sampled.policy
     with Project.open(project.root, ["evaluate.temperature=0.05"], quiet=True) as again:
-        cool = evaluate(again, run="align-001").result["sampled"]["policy"]
+        cool = evaluate(again, run="align-001").sampled.policy
     assert "kl_at_1" not in usual and 0 < cool["kl_at_1"] < 0.5 * cool["kl"]
 
 
 def test_what_chose_a_run_does_not_measure_it(project: Project) -> None:
     """The prompts are those that were in fact used, also where the halves would be others today."""
-    chose = {id for c in project.candidates() for id in c.result["validation"]["prompts"]}
-    assert chose and evaluate(project, run="align-001").result["independent"]
+    chose = {id for c in project.candidates() for id in c.result.validation.prompts}
+    assert chose and evaluate(project, run="align-001").independent
     heldout = project.store.prompts(split="heldout", heldout=project.config.data.heldout)
     last = project.root / "runs" / "align-003" / "result.json"
     kept = last.read_text()
     try:  # It is as if the last run had been chosen on every held-out prompt.
         write_json_atomic(last, json.loads(kept) | {"validation": {"prompts": [p.id for p in heldout]}})
-        result = evaluate(project, run="align-001").result
-        assert result["independent"] is False and result["prompts"] > 0
+        result = evaluate(project, run="align-001")
+        assert result.independent is False and result.prompts > 0
     finally:
         last.write_text(kept)
 
@@ -226,7 +227,7 @@ def test_a_round_that_found_nothing_better_leaves_the_policy_before_it(judged: P
         assert project.aligned(0) is None and project.aligned_rounds() == 1
         assert project.policy(1).version == "sft-001"
         outcome = evaluate(project)
-        assert outcome.skipped and outcome.run is None and outcome.result["unchanged"]
+        assert outcome.skipped and outcome.run is None and outcome.unchanged
         with pytest.raises(NothingToDoError, match="run prefloop align first"):
             project.policy(2)
         report(project)
@@ -247,12 +248,12 @@ def test_a_collapse_is_named_when_it_happens_and_is_never_the_result(judged: Pat
     write_json_atomic(place, learnt | {"heldout": learnt["heldout"] | measured})
     wild = ["align.lr=3.0", "align.clip_norm=1000.0", "algorithms.ppo.kl=0.0", "align.evaluation.kl_budget=1e9"]
     with Project.open(root, wild) as project:
-        result = align(project).result
+        result = align(project)
         said = capsys.readouterr().err
         assert said.index("is at chance: it is right on 51.0% of 40 held-out pairs") < said.index("step 0:")
-        assert "is at chance" in result["warnings"][0]
-        at = [collapse["step"] for collapse in result["collapses"]]
-        assert at and result["best_step"] not in at and result["collapsed"] == []
+        assert "is at chance" in result.warnings[0]
+        at = [collapse.step for collapse in result.collapses]
+        assert at and result.best_step not in at and result.collapsed == ()
         assert f"step {at[0]}: the policy has collapsed, and is not kept" in said
         report(project)
         facts = json.loads((root / "report.json").read_text())
@@ -271,8 +272,8 @@ def test_a_single_held_out_prompt_is_said_to_have_chosen_what_it_measures(judged
         align(project)
     with Project.open(root, [f"data.heldout={share}"], quiet=True) as project:
         align(project)  # It is chosen on that one prompt.
-        result = evaluate(project, run="align-001").result
-        assert result["independent"] is False and result["prompts"] == 1
+        result = evaluate(project, run="align-001")
+        assert result.independent is False and result.prompts == 1
         report(project)
         facts = json.loads((root / "report.json").read_text())
         assert facts["headline"]["verdict"].startswith("Too few prompts to tell: 1")

@@ -19,7 +19,8 @@ from prefloop.effects import refuse_for_align
 from prefloop.errors import ConfigError
 from prefloop.known_algorithms import ALGORITHMS as KNOWN
 from prefloop.known_algorithms import is_offline
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import Outcome
 from prefloop.stages.align import align, check_options
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft
@@ -345,9 +346,7 @@ def test_dpo_hears_people_and_criteria_as_the_settings_say(project: Path) -> Non
             outcome = align(opened)
             run = project / "runs" / str(outcome.run)
             found[name] = hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
-            assert outcome.result["annotators"]["quality"]["mode"] == (
-                name if name in ("majority", "weighted") else "all"
-            )
+            assert outcome.annotators["quality"].mode == (name if name in ("majority", "weighted") else "all")
     assert found["quality"] == found["no style"] and found["all"] == found["both"]
     different = ("all", "majority", "weighted", "quality", "mostly quality")
     assert len({found[name] for name in different}) == len(different)

@@ -50,7 +50,7 @@ def add_model(project: Project, model: Path, version: str, kind: str, criterion:
 
 def test_rankings_read_back_are_equal(project: Project, tmp_path: Path) -> None:
     project.store.add([item(0), item(1, "harmless")])
-    assert export(project, "rankings", tmp_path / "r.jsonl").result["rows"] == 2
+    assert export(project, "rankings", tmp_path / "r.jsonl").rows == 2
     root = tmp_path / "q"
     root.mkdir()
     (root / "prefloop.toml").write_text("")
@@ -75,16 +75,16 @@ def test_an_export_read_into_another_project_gives_the_same_store(project: Proje
     other = Ranking(said.item_id, "bob", "helpful", (("i0:c1",),), none_acceptable=True, duration_s=2.5, ordinal=2)
     project.store.add([Item(first.id, Prompt("q", split="heldout"), first.completions, (said, edit, other), round=2)])
     project.store.add([item(1, "harmless")])
-    result = export(project, "rankings", tmp_path / name).result
-    assert result["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    result = export(project, "rankings", tmp_path / name)
+    assert result.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     with opened(tmp_path / "other") as other_project:
         import_file(other_project, tmp_path / name)
         assert list(stream.every_item(other_project.store)) == list(stream.every_item(project.store))
         assert len(next(stream.every_item(project.store)).rankings) == 3
         assert other_project.store.counts() == project.store.counts()
         assert other_project.store.prompts(split="heldout", heldout=0) == [Prompt("q", split="heldout")]
-        again = export(other_project, "rankings", tmp_path / f"again-{name}").result
-        assert again["sha256"] == result["sha256"]
+        again = export(other_project, "rankings", tmp_path / f"again-{name}")
+        assert again.sha256 == result.sha256
 
 
 @pytest.mark.parametrize("name", ["e2e_nlg/rankings_train.jsonl.gz", "ukpconvarg1/rankings_train.jsonl.gz"])
@@ -167,7 +167,7 @@ def test_options_of_pairs_are_refused_elsewhere(project: Project, tmp_path: Path
     project.store.add([item(0)])
     with pytest.raises(DataError, match="--pairing"):
         export(project, "kto", tmp_path / "k.jsonl", pairing="extremes")
-    assert export(project, "pairs", tmp_path / "p.jsonl", pairing="extremes").result["rows"] == 2
+    assert export(project, "pairs", tmp_path / "p.jsonl", pairing="extremes").rows == 2
 
 
 def test_prompts_and_demonstrations_stream_in_order(
@@ -182,7 +182,7 @@ def test_prompts_and_demonstrations_stream_in_order(
 
 def test_one_criterion_leaves_the_others_out(project: Project, tmp_path: Path) -> None:
     project.store.add([item(0), item(1, "harmless")])
-    assert export(project, "pairs", tmp_path / "p.jsonl", criterion="harmless").result["rows"] == 2
+    assert export(project, "pairs", tmp_path / "p.jsonl", criterion="harmless").rows == 2
     with pytest.raises(DataError, match='Did you mean "harmless"'):
         export(project, "pairs", tmp_path / "q.jsonl", criterion="harmles")
 
@@ -190,7 +190,7 @@ def test_one_criterion_leaves_the_others_out(project: Project, tmp_path: Path) -
 def test_items_nobody_ranked_are_exported_for_people_to_rank(project: Project, tmp_path: Path) -> None:
     made = item(0)
     project.store.add([Item(made.id, made.prompt, made.completions, source="sample")])
-    assert export(project, "rankings", tmp_path / "r.jsonl").result["rows"] == 1
+    assert export(project, "rankings", tmp_path / "r.jsonl").rows == 1
     with pytest.raises(NothingToDoError, match="prefloop crowd"):
         export(project, "pairs", tmp_path / "p.jsonl")
 
@@ -222,8 +222,8 @@ def test_what_is_there_is_not_replaced_unasked(project: Project, tmp_path: Path)
 
 def test_a_policy_arrives_whole(project: Project, tiny_model: Path, tmp_path: Path) -> None:
     add_model(project, tiny_model, "align-001", "policy")
-    result = export(project, "policy", tmp_path / "out").result
-    assert result["models"][0]["version"] == "align-001"
+    result = export(project, "policy", tmp_path / "out")
+    assert result.models[0].version == "align-001"
     assert weights_hash(load_causal(tmp_path / "out")[0]) == weights_hash(load_causal(tiny_model)[0])
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
@@ -234,9 +234,9 @@ def test_the_newest_policy_is_exported_and_a_round_can_be_chosen(
     add_model(project, tiny_model, "sft-001", "policy")
     with pytest.raises(NothingToDoError, match="prefloop align"):
         export(project, "policy", tmp_path / "a", round=0)
-    assert export(project, "policy", tmp_path / "a").result["models"][0]["version"] == "sft-001"
+    assert export(project, "policy", tmp_path / "a").models[0].version == "sft-001"
     add_model(project, tiny_model, "align-001", "policy")
-    assert export(project, "policy", tmp_path / "b").result["models"][0]["version"] == "align-001"
+    assert export(project, "policy", tmp_path / "b").models[0].version == "align-001"
 
 
 def test_several_criteria_get_a_folder_each_or_one_is_chosen(
@@ -283,7 +283,7 @@ def test_the_card_says_what_is_known_and_keeps_people_and_paths_to_itself(tiny_p
         sft(project)
         sample(project)
         crowd(project)
-        measured = reward(project).result["models"]["quality"]
+        measured = reward(project).models["quality"]
         export(project, "reward", tmp_path / "reward")
         export(project, "policy", tmp_path / "policy")
         people = {r.annotator for i in project.store.items(ranked=True) for r in i.rankings}
@@ -291,10 +291,10 @@ def test_the_card_says_what_is_known_and_keeps_people_and_paths_to_itself(tiny_p
     card = ModelCard(text)
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-classification"
     assert {"prefloop", "reward-model", "plackett_luce"} <= set(card.data.tags or ())
-    simulated = measured["simulated"]
+    simulated = measured.simulated
     assert f"| reward-001 | {simulated} rankings, {simulated} of them simulated |" in text and "| sft-001 | " in text
-    heldout = measured["heldout"]
-    assert f"| accuracy | {heldout['accuracy']:.1%} | {heldout['low']:.1%} to {heldout['high']:.1%} |" in text
+    heldout = measured.heldout
+    assert f"| accuracy | {heldout.accuracy:.1%} | {heldout.low:.1%} to {heldout.high:.1%} |" in text
     assert "| `reward.epochs` | `2" in text and not [name for name in (*people, str(tiny_project)) if name in text]
     policy = (tmp_path / "policy" / "README.md").read_text()
     assert ModelCard(policy).data.pipeline_tag == "text-generation" and "held-out demonstrations" in policy

@@ -32,15 +32,15 @@ PAIR = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
 
 
 def test_a_file_of_pairs_becomes_items_with_one_ranking_each(project: Project, tmp_path: Path) -> None:
-    result = import_file(project, lines(tmp_path / "a.jsonl", PAIR, PAIR | {"prompt": "Bye"})).result
-    assert result["format"] == "pairs"
-    assert {k: result[k] for k in ("prompts", "items", "completions", "rankings")} == {
+    result = import_file(project, lines(tmp_path / "a.jsonl", PAIR, PAIR | {"prompt": "Bye"}))
+    assert result.files[0].format == "pairs"
+    assert {k: getattr(result, k) for k in ("prompts", "items", "completions", "rankings")} == {
         "prompts": 2,
         "items": 2,
         "completions": 4,
         "rankings": 2,
     }
-    assert (result["records"], result["rejected"], result["reasons"]) == (2, 0, [])
+    assert (result.files[0].records, result.rejected, result.reasons) == (2, 0, ())
 
 
 def test_a_second_import_adds_nothing_and_says_so(
@@ -49,7 +49,7 @@ def test_a_second_import_adds_nothing_and_says_so(
     path = lines(tmp_path / "a.jsonl", PAIR)
     assert not import_file(project, path).skipped
     again = import_file(project, path)
-    assert again.skipped and again.result["rankings"] == 0
+    assert again.skipped and again.rankings == 0
     assert "already imported" in capsys.readouterr().err
     assert project.store.counts()["rankings"] == 1
     assert len(project.store.imports()) == 1
@@ -60,16 +60,16 @@ def test_the_same_rows_in_another_file_add_nothing_either(project: Project, tmp_
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write(json.dumps(PAIR) + "\n")
     again = import_file(project, tmp_path / "b.jsonl.gz")
-    assert again.skipped and again.result["records"] == 1
+    assert again.skipped and again.files[0].records == 1
 
 
 def test_bad_rows_are_named_with_line_and_reason_and_the_others_kept(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = [f'{{"prompt": {n}' for n in range(15)]
-    result = import_file(project, lines(tmp_path / "a.jsonl", PAIR, *bad)).result
-    assert (result["records"], result["rejected"]) == (1, 15)
-    assert result["reasons"][0].startswith("row 2: not JSON")
+    result = import_file(project, lines(tmp_path / "a.jsonl", PAIR, *bad))
+    assert (result.files[0].records, result.rejected) == (1, 15)
+    assert result.reasons[0].startswith("row 2: not JSON")
     said = capsys.readouterr().err
     assert "row 11:" in said and "row 12:" not in said and "and 5 more" in said
     assert project.store.imports()[0].rejected == 15
@@ -77,8 +77,8 @@ def test_bad_rows_are_named_with_line_and_reason_and_the_others_kept(
 
 
 def test_of_many_bad_rows_all_are_counted_but_few_kept(project: Project, tmp_path: Path) -> None:
-    result = import_file(project, lines(tmp_path / "a.jsonl", PAIR, *["{"] * 500)).result
-    assert result["rejected"] == 500 and len(result["reasons"]) == 100 and all(result["reasons"])
+    result = import_file(project, lines(tmp_path / "a.jsonl", PAIR, *["{"] * 500))
+    assert result.rejected == 500 and len(result.reasons) == 100 and all(result.reasons)
 
 
 def test_a_file_without_one_usable_row_is_an_error(project: Project, tmp_path: Path) -> None:
@@ -90,21 +90,21 @@ def test_a_file_without_one_usable_row_is_an_error(project: Project, tmp_path: P
 def test_rejected_rows_are_read_again_once_the_limit_is_raised(project: Project, tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", PAIR, PAIR | {"prompt": "long " * 1000})
     with Project.open(project.root, ["data.max_line_bytes=1000"]) as narrow:
-        assert import_file(narrow, path).result["rejected"] == 1
-    assert import_file(project, path).result["rankings"] == 1
+        assert import_file(narrow, path).rejected == 1
+    assert import_file(project, path).rankings == 1
 
 
 def test_a_format_said_wins_over_the_one_found(project: Project, tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", {"prompt": "Hi", "completion": "Hello!", "extra": 1})
-    assert import_file(project, path).result["format"] == "demonstrations"
-    result = import_file(project, path, "prompts").result
-    assert result["format"] == "prompts" and result["prompts"] == 0  # It is the same prompt.
+    assert import_file(project, path).files[0].format == "demonstrations"
+    result = import_file(project, path, "prompts")
+    assert result.files[0].format == "prompts" and result.prompts == 0  # It is the same prompt.
 
 
 def test_several_files_are_reported_one_by_one(project: Project, tmp_path: Path) -> None:
     paths = [lines(tmp_path / "a.jsonl", PAIR), lines(tmp_path / "b.jsonl", {"prompt": "Hm?"})]
-    files = import_files(project, paths).result["files"]
-    assert [f["format"] for f in files] == ["pairs", "prompts"]
+    files = import_files(project, paths).files
+    assert [f.format for f in files] == ["pairs", "prompts"]
     assert import_files(project, paths).skipped
 
 
@@ -123,8 +123,8 @@ def test_a_label_that_nobody_reads_stops_a_file_before_its_first_row_is_written(
     with pytest.raises(DataError, match=r"demonstrations does not read 'label' \(row 1,501\)"):
         import_file(project, path)
     assert not any(project.store.counts().values()) and not project.store.imports()
-    result = import_file(project, path, ignore=["label"]).result
-    assert (result["demonstrations"], result["ignored"]) == (1501, ["label"])
+    result = import_file(project, path, ignore=["label"])
+    assert (result.demonstrations, result.files[0].ignored) == (1501, ("label",))
     assert [row.format for row in project.store.imports()] == ["demonstrations, ignoring label"]
     assert import_file(project, path, ignore=["label"]).skipped
 
@@ -140,10 +140,10 @@ def test_what_a_file_of_run_holds_that_means_nothing_is_said_in_the_settings(tmp
         run(project)
     toml.write_text(toml.read_text() + 'ignore = {"a.jsonl" = ["label"]}\n')
     with Project.open(tmp_path, quiet=True) as project:
-        first, second, _ = run(project).result["stages"]
-        assert (first["ignored"], first["demonstrations"]) == (["label"], 3)
-        assert (second["ignored"], second["format"]) == ([], "kto")
-        assert [stage["skipped"] for stage in run(project).result["stages"]] == [True, True, True]
+        first, second, _ = run(project).stages
+        assert (first.files[0].ignored, first.demonstrations) == (("label",), 3)
+        assert (second.files[0].ignored, second.files[0].format) == ((), "kto")
+        assert [stage.skipped for stage in run(project).stages] == [True, True, True]
     toml.write_text(toml.read_text().replace('{"a.jsonl"', '{"a.json"'))
     with Project.open(tmp_path, quiet=True) as project, pytest.raises(ConfigError, match='Did you mean "a.jsonl"'):
         run(project)

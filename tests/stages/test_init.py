@@ -68,7 +68,7 @@ def test_a_model_inside_the_project_is_named_relative_to_it(tiny_model: Path, tm
 
 def test_a_hub_id_is_kept_as_it_is(tmp_path: Path) -> None:
     outcome = init(tmp_path / "p", "someone/some-model", False)
-    assert outcome.result["hub"] is True
+    assert outcome.hub is True
     assert load_config(tmp_path / "p" / "prefloop.toml").model.path == "someone/some-model"
 
 

@@ -14,6 +14,7 @@ from prefloop.models.load import load_causal
 from prefloop.models.reward import load_reward_model
 from prefloop.models.tokenization import Tokenization
 from prefloop.project.project import Project
+from prefloop.results import Cut
 from prefloop.rewards.model import ModelScorer, WeightedRewardModel, raw_scores
 from prefloop.rewards.sequence import join, join_completion
 from prefloop.stages.align import align
@@ -120,8 +121,8 @@ def test_answers_that_differ_only_in_what_is_cut_are_not_learnt_from(
         kept = lengths.telling([fine, same, mixed, tied])
     assert kept[0] is fine and kept[2] is tied and len(kept) == 3, "equal texts were equal before"
     assert kept[1].rankings[0].tiers == (("q2:c1",), ("q2:c3",))
-    told = {"reads_tokens": CONTEXT, "answers": 11, "answers_cut": 6, "prompts_shortened": 3, "same_after_cut": 2}
-    assert lengths.to_json() == told
+    told = Cut(reads_tokens=CONTEXT, answers=11, answers_cut=6, prompts_shortened=3, same_after_cut=2)
+    assert lengths.counted() == told
 
 
 def test_where_no_answer_differs_any_more_reward_and_dpo_stop_and_say_why(tmp_path: Path, model: Path) -> None:
@@ -135,10 +136,10 @@ def test_where_no_answer_differs_any_more_reward_and_dpo_stop_and_say_why(tmp_pa
 def test_reward_counts_what_it_cut_and_the_model_keeps_the_length_it_learnt_at(tmp_path: Path, model: Path) -> None:
     items = [listed(n, "Hello! " * (12 if n % 2 else 1), "Go on.") for n in range(16)]
     with project_of(tmp_path, model, items, "reward.max_tokens=24") as project:
-        found = reward(project).result["models"]["quality"]
-        assert found["reads_tokens"] == 24 and 0 < found["answers_cut"] < found["answers"]
-        assert found["same_after_cut"] == 0
-        source = tmp_path / found["model"]
+        found = reward(project).models["quality"]
+        assert found.cut.reads_tokens == 24 and 0 < found.cut.answers_cut < found.cut.answers
+        assert found.cut.same_after_cut == 0
+        source = tmp_path / found.model
     assert json.loads((source / "config.json").read_text())["prefloop_reward"]["max_tokens"] == 24
     judge, tokenization = load_reward_model(source)
     prompt = Prompt("Say hello.")
@@ -154,8 +155,6 @@ def test_reward_counts_what_it_cut_and_the_model_keeps_the_length_it_learnt_at(t
 def test_by_default_answers_stay_whole_as_far_as_the_model_reads(tmp_path: Path, model: Path) -> None:
     items = [listed(n, "Hello! " * 15, "Go on.") for n in range(12)]
     with project_of(tmp_path, model, items) as project:
-        found = reward(project).result["models"]["quality"]
-    assert "answers_cut" not in found and "reads_tokens" not in found
-    assert (
-        json.loads((tmp_path / found["model"] / "config.json").read_text())["prefloop_reward"]["max_tokens"] == CONTEXT
-    )
+        found = reward(project).models["quality"]
+    assert found.cut is None
+    assert json.loads((tmp_path / found.model / "config.json").read_text())["prefloop_reward"]["max_tokens"] == CONTEXT

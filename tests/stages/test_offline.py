@@ -76,7 +76,7 @@ def test_before_anything_is_learnt_half_of_the_pairs_are_in_order(tmp_path: Path
         outcome = train_offline(project, 0)
     first, *_, last = Run(root / "runs" / str(outcome.run)).metrics()
     assert first["accuracy"] == 0.5
-    assert first["examples"] == 4 and last["examples"] == (outcome.result["lists"] % 4 or 4)
+    assert first["examples"] == 4 and last["examples"] == (outcome.lists % 4 or 4)
 
 
 WILD = ["align.algorithm=dpo", "align.lists=4", "align.passes=2", "align.evaluation.eval_every=1",
@@ -89,18 +89,18 @@ def test_answers_say_which_weights_of_a_run_without_samples_are_kept(tmp_path: P
     build(root, with_reward=False)
     with Project.open(root, [*WILD, "align.lr=0.2"]) as project:
         outcome = align(project, 0)
-        result, said = outcome.result, capsys.readouterr().err
-        gone = [at["step"] for at in result["collapses"]]
-        assert gone[-1] == result["steps"] > result["best_step"] > 0 and result["best_step"] not in gone
+        result, said = outcome, capsys.readouterr().err
+        gone = [at.step for at in result.collapses]
+        assert gone[-1] == result.steps > result.best_step > 0 and result.best_step not in gone
         assert f"step {gone[-1]}: the policy has collapsed, and is not kept: it is far from the reference, KL" in said
-        at_best = next(m for m in Run(root / "runs" / str(outcome.run)).metrics() if m["step"] == result["best_step"])
-        assert at_best["eval_kl"] == result["kl"] and at_best["heldout_accuracy"] == result["heldout_accuracy"]
+        at_best = next(m for m in Run(root / "runs" / str(outcome.run)).metrics() if m["step"] == result.best_step)
+        assert at_best["eval_kl"] == result.kl and at_best["heldout_accuracy"] == result.heldout_accuracy
         assert {"eval_distinct_2", "eval_ended", "eval_length"} <= at_best.keys() and "eval_reward" not in at_best
         kept, _ = load_policy(project, project.policy(1))
-        assert weights_hash(kept) == result["weights"] and project.policy(1).version == outcome.run
+        assert weights_hash(kept) == result.weights and project.policy(1).version == outcome.run
     with Project.open(root, [*WILD, "align.lr=3.0", "run.choose=newest"], quiet=True) as project:
         lost = align(project, 0)
-        assert lost.result["best_step"] == 0 and lost.result["policy"] == "base" and lost.result["model"] is None
+        assert lost.best_step == 0 and lost.policy == "base" and lost.model is None
         assert [row.version for row in project.store.models("policy")] == [outcome.run]
         assert project.policy(1).version == outcome.run
 
@@ -111,7 +111,7 @@ def test_rankings_are_learnt_from_where_no_prompt_leaves_room_for_an_answer(tmp_
     with Project.open(
         root, ["align.algorithm=dpo", "align.lists=4", "align.passes=1", "align.max_tokens=64"]
     ) as project:
-        result = align(project, 0).result
+        result = align(project, 0)
         assert "nobody looks at what the policy answers" in capsys.readouterr().err
-        assert result["best_step"] == result["steps"] and result["kl"] is None
-        assert project.policy(1).version == result["policy"]
+        assert result.best_step == result.steps and result.kl is None
+        assert project.policy(1).version == result.policy

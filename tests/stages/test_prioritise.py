@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from prefloop.errors import NothingToDoError
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import PeopleRanked
+from prefloop.results.base import from_json
 from prefloop.stages.crowd import crowd
 from prefloop.stages.prioritise import informativeness, prioritise
 from prefloop.stages.run import run
@@ -50,13 +52,13 @@ def test_people_get_the_most_informative_lists_first(tiny_project: Path) -> None
         reward(project)
         done = prioritise(project)
         queue = project.queue
-        assert done.result["items"] == len(queue.fresh()) == 40 and done.result["measure"] == "entropy"
+        assert done.items == len(queue.fresh()) == 40 and done.measure == "entropy"
         again = prioritise(project)
-        assert again.skipped and again.result["items"] == 0, "the same models have judged them all"
+        assert again.skipped and again.items == 0, "the same models have judged them all"
         project.store.add([Item("late", Prompt("Say grey hat."), (Completion("l0", "No."), Completion("l1", "Yes.")))])
-        assert prioritise(project).result["items"] == 1
+        assert prioritise(project).items == 1
         queue.set_tag(["late"], "nobody")
-        assert 0 < done.result["mean"] < done.result["largest"] <= math.log(2) + 1e-9
+        assert 0 < done.mean < done.largest <= math.log(2) + 1e-9
 
         priority = {id: queue.view(id).priority for id in queue.fresh() if id != "late"}
         people = People(project.store)
@@ -78,10 +80,10 @@ def test_people_get_the_most_informative_lists_first(tiny_project: Path) -> None
 def test_run_does_it_before_people_are_asked(tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def nobody_comes(project: Project, round: int) -> Outcome:
+    def nobody_comes(project: Project, round: int) -> PeopleRanked:
         queue = project.queue
         seen.append(max((queue.view(id).priority for id in queue.fresh()), default=0.0))
-        return Outcome("annotate", None, {})
+        return from_json(PeopleRanked, {})
 
     monkeypatch.setattr("prefloop.stages.run.annotate", nobody_comes)
     with Project.open(tiny_project, ['run.stages=["sample", "annotate"]']) as project:

@@ -234,7 +234,7 @@ def test_resuming_with_auxiliary_criteria_and_contrast_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with make_project(tmp_path / "a") as project:
-        straight = reward(project).result["models"]["quality"]
+        straight = reward(project).models["quality"]
         row = project.store.models("reward")[0]
     with make_project(tmp_path / "b") as project:
         real, seen = train_reward.score_items, []
@@ -248,15 +248,15 @@ def test_resuming_with_auxiliary_criteria_and_contrast_gives_the_same_bytes(
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(train_reward, "score_items", score_items)
             reward(project)
-        resumed = reward(project).result["models"]["quality"]
+        resumed = reward(project).models["quality"]
         assert project.store.models("reward")[0].weights_sha256 == row.weights_sha256
-    assert resumed["heldout"] == straight["heldout"]
+    assert resumed.heldout == straight.heldout
 
 
 def test_auxiliary_heads_are_not_part_of_the_saved_model(project: Project) -> None:
     from safetensors.torch import load_file
 
-    path = project.root / reward(project).result["models"]["quality"]["model"]
+    path = project.root / reward(project).models["quality"].model
     weights = load_file(path / "model.safetensors")
     assert weights["score.weight"].shape == (1, 16)
     assert not [name for name in weights if "others" in name]

@@ -89,10 +89,10 @@ def test_held_out_prompts_sampled_lists_and_other_criteria_teach_nothing(tmp_pat
     items += [ranked(n, ((1,), (0,), (2,)), source="sample") for n in range(40)]
     items += [ranked(n, ((2,), (0,), (1,)), criterion="naturalness") for n in range(40)]
     with make_project(tmp_path, items) as project:
-        result = sft(project).result
+        result = sft(project)
         train = project.store.prompts(split="train", heldout=0.3)
         assert 0 < len(train) < 40
-        assert result["demonstrations"] == len(train)
+        assert result.demonstrations == len(train)
 
 
 def test_a_criterion_that_nobody_ranked_by_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:

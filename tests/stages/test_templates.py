@@ -16,6 +16,7 @@ from prefloop.config import CONFIG_NAME
 from prefloop.errors import DataError
 from prefloop.models.load import load_causal
 from prefloop.project.project import ModelRef, Project
+from prefloop.results import Refused
 from prefloop.rewards.sequence import encode
 from prefloop.stages import removing
 from prefloop.stages.align import align
@@ -93,9 +94,9 @@ def test_answers_with_calls_that_the_template_drops_are_left_out_counted_and_nam
     lines[4]["messages"][1] = {"role": "assistant", "content": None, "tool_calls": call}
     (tmp_path / "calls.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with make_project(tmp_path, gemma) as project:
-        assert import_file(project, tmp_path / "calls.jsonl").result["beside"] == {"tool_calls": 1}
-        result = sft(project).result
-    assert result["refused_rows"] == ["calls.jsonl row 5: it does not write tool calls"] and result["refused"] == 1
+        assert import_file(project, tmp_path / "calls.jsonl").files[0].beside == {"tool_calls": 1}
+        result = sft(project)
+    assert result.left_out == Refused(1, ("calls.jsonl row 5: it does not write tool calls",))
 
 
 # -- how an answer ends ------------------------------------------------------------------------------------------------
@@ -119,8 +120,8 @@ def test_a_trained_policy_stops_where_its_template_ends_an_answer(tmp_path: Path
     with make_project(tmp_path, make_model(tmp_path / "model", family)) as project:
         project.store.add(Demonstration(Prompt(f"Say hello {n}."), f"Hello, cat {n}!") for n in range(12))
         outcome = sft(project)
-        stops = GenerationConfig.from_pretrained(tmp_path / outcome.result["model"]).eos_token_id
-    _, tokenization = load_causal(tmp_path / outcome.result["model"])
+        stops = GenerationConfig.from_pretrained(tmp_path / outcome.model).eos_token_id
+    _, tokenization = load_causal(tmp_path / outcome.model)
     assert set(stops) == set(tokenization.stop_ids) and tokenization.end_id in stops
     assert tokenization.tokenizer.convert_ids_to_tokens(tokenization.end_id) == "<|im_end|>"
 
@@ -217,30 +218,31 @@ def looped(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> dict[str, A
         import_file(project, write(root, "demonstrations"))
         import_file(project, write(root, "pairs"))
         for name, stage in (("sft", sft), ("reward", reward), ("sample", sample), ("align", align)):
-            found[name] = stage(project).result
-        found["evaluate"] = evaluate(project).result
+            found[name] = stage(project)
+        found["evaluate"] = evaluate(project)
         prompt = Prompt("Say hello.", system="Be kind.")
         project.store.add([Item("odd", prompt, (Completion("odd:a", "Hello!"), Completion("odd:b", "Go on.")))])
-        found["prioritise"] = prioritise(project).result
+        found["prioritise"] = prioritise(project)
         found["prioritised again"] = prioritise(project)
-        found["reward model"] = root / found["reward"]["models"]["preference"]["model"]
+        found["reward model"] = root / found["reward"].models["preference"].model
     with Project.open(
         root, ["align.algorithm=dpo", "align.lists=4", "align.passes=1", "align.ptx=0"], quiet=True
     ) as project:
-        found["dpo"] = align(project, 0).result
+        found["dpo"] = align(project, 0)
     return found | {"said": heard.getvalue()}
 
 
 def test_every_verb_goes_on_without_rows_that_the_template_refuses_and_counts_them(looped: dict[str, Any]) -> None:
-    results = {**looped, "reward": looped["reward"]["models"]["preference"]}
+    results = {**looped, "reward": looped["reward"].models["preference"]}
     for verb in ("sft", "sample", "reward", "align", "dpo", "prioritise"):
-        assert results[verb]["refused"] >= 1, verb
-    assert looped["sft"]["refused"] == looped["sample"]["refused"] == 3
-    assert looped["prioritise"]["refused"] == 1 and looped["prioritised again"].skipped
-    reasons = " ".join(looped["sft"]["refused_rows"])
+        assert results[verb].left_out.refused >= 1, verb
+    assert looped["sft"].left_out.refused == looped["sample"].left_out.refused == 3
+    assert looped["prioritise"].left_out.refused == 1 and looped["prioritised again"].skipped
+    reasons = " ".join(looped["sft"].left_out.refused_rows)
     assert "System role not supported" in reasons and "must alternate" in reasons
-    heldout = [n for n in range(3) if f"row {n + 1}:" in " ".join(looped["evaluate"].get("refused_rows", []))]
-    assert looped["evaluate"].get("refused", 0) == len(heldout)
+    left_out = looped["evaluate"].left_out or Refused(0, ())
+    heldout = [n for n in range(3) if f"row {n + 1}:" in " ".join(left_out.refused_rows)]
+    assert left_out.refused == len(heldout)
 
 
 def test_no_model_is_said_to_have_learnt_from_what_was_left_out(looped: dict[str, Any]) -> None:
@@ -251,9 +253,9 @@ def test_no_model_is_said_to_have_learnt_from_what_was_left_out(looped: dict[str
 
 
 def test_they_are_named_by_file_and_row(looped: dict[str, Any]) -> None:
-    rows = looped["sft"]["refused_rows"]
+    rows = looped["sft"].left_out.refused_rows
     assert sorted(row.partition(":")[0] for row in rows) == [f"demonstrations.jsonl row {n}" for n in (1, 2, 3)]
-    lists = looped["dpo"]["refused_rows"]
+    lists = looped["dpo"].left_out.refused_rows
     assert {row.partition(":")[0] for row in lists} <= {f"pairs.jsonl row {n}" for n in (1, 2, 3)}
     assert (
         "demonstrations left out, since the model's chat template refuses them: demonstrations.jsonl row"
@@ -262,8 +264,8 @@ def test_they_are_named_by_file_and_row(looped: dict[str, Any]) -> None:
 
 
 def test_a_reward_model_is_measured_on_the_rows_that_its_template_takes(looped: dict[str, Any], tmp_path: Path) -> None:
-    result = evaluate_reward(str(looped["reward model"]), write(tmp_path, "pairs")).result
-    assert result["items"] == 21 and result["refused"] == 3
+    result = evaluate_reward(str(looped["reward model"]), write(tmp_path, "pairs"))
+    assert result.items == 21 and result.left_out.refused == 3
 
 
 @pytest.mark.parametrize("stage", [sft, reward, sample], ids=["sft", "reward", "sample"])

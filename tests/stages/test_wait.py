@@ -70,7 +70,7 @@ def test_it_goes_on_when_people_have_ranked_everything(project: Project, capsys:
     days = Days(somebody.rank)
     outcome = annotate(project, 0, days.clock)
     assert not outcome.skipped and len(days.slept) == 4
-    assert outcome.result["rankings"] == outcome.result["wanted"] == 4 and outcome.result["simulated"] is False
+    assert outcome.rankings == outcome.wanted == 4 and outcome.simulated is False
     assert all(r.annotator == somebody.id for i in project.store.items() for r in i.rankings)
     said = capsys.readouterr().err
     assert "waits for people: 0 of 4 rankings" in said and f"prefloop annotate -C {project.root}" in said
@@ -78,20 +78,20 @@ def test_it_goes_on_when_people_have_ranked_everything(project: Project, capsys:
         f"annotate: {n} of 4 rankings" for n in (1, 2, 3, 4)
     ]
     again = annotate(project, 0, Days(somebody.rank).clock)
-    assert again.skipped and again.result["rankings"] == 4
+    assert again.skipped and again.rankings == 4
 
 
 def test_a_quota_ends_the_wait_before_everything_is_ranked(tmp_path: Path, project: Project) -> None:
     project.store.add([item(n) for n in range(5)])
     with Project.open(project.root, ["annotate.quota=2"], quiet=True) as small:
-        result = annotate(small, 0, Days(Somebody(small).rank).clock).result
-    assert (result["rankings"], result["wanted"], result["left_open"]) == (2, 2, 3)
+        result = annotate(small, 0, Days(Somebody(small).rank).clock)
+    assert (result.rankings, result.wanted, result.left_open) == (2, 2, 3)
 
 
 def test_only_the_round_asked_for_is_waited_for(project: Project) -> None:
     project.store.add([item(0, round=0), item(1, round=1)])
-    result = annotate(project, 1, Days(Somebody(project).rank).clock).result
-    assert (result["items"], result["rankings"]) == (1, 1)
+    result = annotate(project, 1, Days(Somebody(project).rank).clock)
+    assert (result.items, result.rankings) == (1, 1)
 
 
 def test_ctrl_c_stops_the_wait_and_a_later_one_goes_on(project: Project) -> None:
@@ -107,7 +107,7 @@ def test_ctrl_c_stops_the_wait_and_a_later_one_goes_on(project: Project) -> None
     with pytest.raises(KeyboardInterrupt):
         annotate(project, 0, days.clock)
     days = Days(somebody.rank)
-    assert annotate(project, 0, days.clock).result["rankings"] == 3
+    assert annotate(project, 0, days.clock).rankings == 3
     assert len(days.slept) == 2
 
 
@@ -143,7 +143,7 @@ def test_items_that_come_while_it_waits_are_waited_for(project: Project) -> None
         somebody.rank()
 
     days = Days(more)
-    assert annotate(project, 0, days.clock).result["rankings"] == 2
+    assert annotate(project, 0, days.clock).rankings == 2
 
 
 def test_a_stalled_queue_is_said_once_an_hour_of_silence(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +184,7 @@ def test_a_database_that_comes_back_is_no_end_and_one_that_stays_away_is(
 
     monkeypatch.setattr(Queue, "quota", quota)
     days = Days(lambda: somebody.rank() if days.time >= 100 else None)
-    assert annotate(project, 0, days.clock).result["rankings"] == 1
+    assert annotate(project, 0, days.clock).rankings == 1
     assert max(days.slept) <= 60
     project.store.add([item(1)])
     down["until"] = 1e9
@@ -230,9 +230,9 @@ def test_run_takes_people_or_a_crowd_but_not_both(project: Project) -> None:
 def test_run_reports_the_stage(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.store.add([item(0)])
     monkeypatch.setattr(annotate_wait, "Clock", lambda: Days(Somebody(project).rank).clock)
-    result = run(project).result
-    assert [stage["stage"] for stage in result["stages"]] == ["annotate"]
-    assert result["stages"][0]["rankings"] == 1 and result["stages"][0]["skipped"] is False
+    result = run(project)
+    assert [stage.stage for stage in result.stages] == ["annotate"]
+    assert result.stages[0].rankings == 1 and result.stages[0].skipped is False
     assert run(project).skipped
 
 

@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from prefloop.api import results
+from prefloop import results
 from prefloop.api.functions import ScoreFunction, as_scorer
 from prefloop.api.rankings import RankedList, as_table, ranked_lists
-from prefloop.api.results import typed
 from prefloop.config import CONFIG_NAME, Config, load_config
 from prefloop.config_problems import places
 from prefloop.effects import refuse_for_align
-from prefloop.project.project import Outcome
 from prefloop.project.project import Project as Core
 from prefloop.project.toml import toml
 from prefloop.store import Store
@@ -96,18 +94,18 @@ class Project:
         """Write a line to standard error, unless the project is quiet."""
         self._core.say(text)
 
-    def next_command(self, after: Outcome) -> str:
+    def next_command(self, after: results.Outcome) -> str:
         """Return the command that comes next in the loop after what was just done; empty where none follows."""
         from prefloop.stages.advice import following
 
         return following(self._core, after)
 
-    def status(self) -> Outcome:
+    def status(self) -> results.Status:
         """Return what the project holds, what is running, how far people are, and which command comes next."""
         from prefloop.stages.status import status
 
         found = status(self._core)
-        return replace(found, result={**found.result, "next": self.next_command(found)})
+        return replace(found, next=self.next_command(found))
 
     # -- data in -----------------------------------------------------------------------------------------------------
 
@@ -126,7 +124,7 @@ class Project:
         """Import several files, in turn. Raises DataError at the first that holds nothing usable; earlier ones stay."""
         from prefloop.stages.importing import import_files
 
-        return results.imported(import_files(self._core, paths, format, ignore))
+        return import_files(self._core, paths, format, ignore)
 
     def remove(
         self,
@@ -136,8 +134,8 @@ class Project:
         *,
         with_rankings: bool = False,
         dry_run: bool = False,
-        agreed: Callable[[Outcome], bool] = lambda planned: True,
-    ) -> Outcome:
+        agreed: Callable[[results.Removed], bool] = lambda planned: True,
+    ) -> results.Removed:
         """Take rows out again: by id, by the file they came from, or those that the model's chat template refuses."""
         from prefloop.stages.removing import remove
 
@@ -149,35 +147,35 @@ class Project:
         """Fine-tune the base model on demonstrations. settings: of `[sft]`."""
         from prefloop.stages.sft import sft
 
-        return typed(results.Tuned, sft(self._with("sft", settings)))
+        return sft(self._with("sft", settings))
 
     def sample(self, round: int | None = None, **settings: Any) -> results.Sampled:
         """Draw several completions of each prompt, to be ranked. settings: of `[sample]`."""
         from prefloop.stages.sample import sample
 
-        return typed(results.Sampled, sample(self._with("sample", settings), round))
+        return sample(self._with("sample", settings), round)
 
-    def crowd(self, scorer: str | ScoreFunction | None = None, **settings: Any) -> results.Ranked:
+    def crowd(self, scorer: str | ScoreFunction | None = None, **settings: Any) -> results.CrowdRanked:
         """Let simulated people rank what was sampled, by a hidden quality. settings: of `[crowd]`."""
         from prefloop.stages.crowd import crowd
 
-        return typed(results.Ranked, crowd(self._with("crowd", settings, scorer=scorer)))
+        return crowd(self._with("crowd", settings, scorer=scorer))
 
     def annotate_with(
         self, function: Annotator, name: str | None = None, criterion: str | None = None
-    ) -> results.Ranked:
+    ) -> results.FunctionRanked:
         """Let a function rank every list: (prompt, completions) -> their places, best first, as `[2, [0, 1]]`."""
         from prefloop.stages.annotate_with import annotate_with
 
-        return typed(results.Ranked, annotate_with(self._core, function, name, criterion))
+        return annotate_with(self._core, function, name, criterion)
 
-    def prioritise(self) -> Outcome:
+    def prioritise(self) -> results.Prioritised:
         """Let people rank first what the reward model is unsure of."""
         from prefloop.stages.prioritise import prioritise
 
         return prioritise(self._core)
 
-    def agreement(self, criterion: str | None = None, hardest: int = 10) -> Outcome:
+    def agreement(self, criterion: str | None = None, hardest: int = 10) -> results.Agreed:
         """Return how far people agree, and whose rankings to look at."""
         from prefloop.stages.agreement import agreement
 
@@ -187,7 +185,7 @@ class Project:
         """Train a reward model of each criterion from the rankings. settings: of `[reward]`."""
         from prefloop.stages.train_reward import reward
 
-        return results.rewarded(reward(self._with("reward", settings), round))
+        return reward(self._with("reward", settings), round)
 
     def align(
         self,
@@ -210,7 +208,7 @@ class Project:
         name = algorithm or self.config.align.algorithm
         project = self._with("align", more, {f"algorithms.{name}": options or {}}, reward=reward)
         refuse_for_align(project.config, [*self._overrides, *(f"{_key('align', key)}=" for key in more)])
-        return typed(results.Aligned, align(project, round))
+        return align(project, round)
 
     def evaluate(
         self,
@@ -223,17 +221,15 @@ class Project:
         """Compare the aligned policy with the reference. scorer: an independent judge; settings: of `[evaluate]`."""
         from prefloop.stages.evaluate import evaluate
 
-        return results.evaluated(evaluate(self._with("evaluate", settings, scorer=scorer), round, run))
+        return evaluate(self._with("evaluate", settings, scorer=scorer), round, run)
 
     def report(self) -> results.Reported:
         """Write report.html and report.json into the project folder."""
         from prefloop.stages.report import report
 
-        made = report(self._core)
-        places = {name: self.root / made.result[name] for name in ("html", "json")}
-        return typed(results.Reported, made, **places)
+        return report(self._core)
 
-    def run(self, **settings: Any) -> Outcome:
+    def run(self, **settings: Any) -> results.Ran:
         """Go through the whole loop; what is done already is skipped. settings: of `[run]`."""
         from prefloop.stages.run import run
 
@@ -295,10 +291,9 @@ class Project:
 
         place = Path(to).absolute()
         how: dict[str, Any] = {"pairing": pairing, "probability": probability, "run": run, "push": push}
-        made = export(self._core, what, place, criterion, round, overwrite, **how)
-        return typed(results.Exported, made, to=place)
+        return export(self._core, what, place, criterion, round, overwrite, **how)
 
-    def backup(self, to: str | Path, runs: bool = False) -> Outcome:
+    def backup(self, to: str | Path, runs: bool = False) -> results.BackedUp:
         """Copy the store while people work, with settings and guidelines; runs: the trained models too."""
         from prefloop.stages.backup.backup import backup
 
@@ -344,7 +339,7 @@ def initialise(
     scratch: bool = False,
     texts: Sequence[str | Path] = (),
     settings: Settings = (),
-) -> Outcome:
+) -> results.Created:
     """Make a project folder without opening it."""
     from prefloop.stages.init import init
 

@@ -16,7 +16,7 @@ import click
 
 if TYPE_CHECKING:
     from prefloop.api.project import Project
-    from prefloop.project.project import Outcome
+    from prefloop.results import Outcome
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def init(asked: Common, folder: Path, model: str | None, scratch: bool, texts: t
     from prefloop.api.project import initialise
 
     outcome = initialise(asked.root / folder, model, scratch=scratch, texts=texts, settings=asked.overrides)
-    emit(asked, outcome, f"cd {outcome.result['project']} && prefloop import FILE")
+    emit(asked, outcome, f"cd {outcome.project} && prefloop import FILE")
 
 
 def _formats() -> dict[str, str]:

@@ -33,8 +33,7 @@ def demo(asked: Common, seed: int, out: Path) -> None:
     Next:     open the report it names, or prefloop doctor -C DIR
     """
     from prefloop.demo.run import demo as stage
-    from prefloop.project.project import Outcome
 
     with redirect_stdout(sys.stderr):
         result = stage((asked.root / out).absolute(), seed, asked.quiet)
-    emit(asked, Outcome("demo", None, result))
+    emit(asked, result)

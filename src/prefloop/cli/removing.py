@@ -10,7 +10,7 @@ import click
 from prefloop.cli.common import Common, Verb, common, in_project
 
 if TYPE_CHECKING:
-    from prefloop.project.project import Outcome
+    from prefloop.results import Removed
 
 
 @click.command("remove", cls=Verb)
@@ -52,7 +52,7 @@ def remove(
 
     from prefloop.cli.show import summary
 
-    def agreed(planned: Outcome) -> bool:
+    def agreed(planned: Removed) -> bool:
         if yes:
             return True
         click.echo("\n".join(summary(planned, asked.root)), err=True)

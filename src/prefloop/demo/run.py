@@ -30,6 +30,7 @@ from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Tokenization
 from prefloop.project.project import Project, derive, load_policy
+from prefloop.results import DemoFigures
 from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate
@@ -128,8 +129,8 @@ lr = 2e-4
 """
 
 
-def demo(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
-    """Run or resume the demo in `out`. Return the figures that `--json` prints. Raises ConfigError."""
+def demo(out: Path, seed: int = 0, quiet: bool = False) -> DemoFigures:
+    """Run or resume the demo in `out`. Raises ConfigError."""
     began = time.perf_counter()
     make_projects(out, seed)
     with Project.open(out, quiet=quiet) as project, Project.open(out / "imitation", quiet=quiet) as imitation:
@@ -143,19 +144,19 @@ def demo(out: Path, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
         measured = measure(project, imitation, seed)
         record.write_json_atomic(out / "demo.json", measured)
         report(project)
-    return {
-        "seconds": round(time.perf_counter() - began, 1),
-        "seed": seed,
-        "win_rate": measured["win_rate"]["mean"],
-        "win_rate_low": measured["win_rate"]["low"],
-        "win_rate_high": measured["win_rate"]["high"],
-        "quality": {name: measured["quality"][name] for name in ("demonstrations", "sft", "best_of_n", "rlhf")},
-        "demonstrations_p95": measured["quality"]["demonstrations_p95"],
-        "kl": measured["kl"],
-        "reward_accuracy": measured["reward_accuracy"],
-        "prompts": measured["win_rate"]["n"],
-        "report": str(out / "report.html"),
-    }
+    return DemoFigures(
+        seconds=round(time.perf_counter() - began, 1),
+        seed=seed,
+        win_rate=measured["win_rate"]["mean"],
+        win_rate_low=measured["win_rate"]["low"],
+        win_rate_high=measured["win_rate"]["high"],
+        quality={name: measured["quality"][name] for name in ("demonstrations", "sft", "best_of_n", "rlhf")},
+        demonstrations_p95=measured["quality"]["demonstrations_p95"],
+        kl=measured["kl"],
+        reward_accuracy=measured["reward_accuracy"],
+        prompts=measured["win_rate"]["n"],
+        report=str(out / "report.html"),
+    )
 
 
 def make_projects(out: Path, seed: int) -> None:
@@ -207,8 +208,8 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
     texts["demonstration"] = [d.text for d in _for_prompts(asked, seed)]
     scores = {name: [quality(p, t).score for p, t in zip(asked, rows, strict=True)] for name, rows in texts.items()}
     wins = win_rate(scores["rlhf"], scores["sft"], settings.bootstrap, seed)
-    evaluated = evaluate(project, ROUNDS - 1).result
-    judged = reward(project, ROUNDS - 1).result["models"][project.config.crowd.criterion]["heldout"]
+    evaluated = evaluate(project, ROUNDS - 1)
+    judged = reward(project, ROUNDS - 1).models[project.config.crowd.criterion]
     return {
         "title": "A support desk under policy",
         "text": (
@@ -228,8 +229,8 @@ def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
         "win_rate": wins,
         "best_of": BEST_OF,
         "budget": BUDGET,
-        "kl": evaluated["sampled"]["policy"]["kl"],
-        "reward_accuracy": judged["accuracy"],
+        "kl": evaluated.kl,
+        "reward_accuracy": judged.accuracy,
         "samples": _samples(asked, texts, scores),
     }
 

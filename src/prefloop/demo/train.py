@@ -16,6 +16,7 @@ from pathlib import Path
 from prefloop.demo.notes import filed, notes
 from prefloop.demo.scenario import demonstrations
 from prefloop.project.project import Project
+from prefloop.results import Tuned
 from prefloop.stages.sft import sft
 from prefloop.types import Demonstration
 
@@ -46,7 +47,7 @@ checkpoint_every = 500
 """
 
 
-def train(out: Path, count: int, overrides: list[str]) -> dict[str, object]:
+def train(out: Path, count: int, overrides: list[str]) -> Tuned:
     """Train all four phases, the first on `count` answers and as many notes. Write the model to `out`."""
     some, more = count * 3 // 20, count * 7 // 20
     phases: list[tuple[float, float, Iterable[Demonstration]]] = [
@@ -55,12 +56,12 @@ def train(out: Path, count: int, overrides: list[str]) -> dict[str, object]:
         (1.0, 1e-3, [*demonstrations(some, SEED + 4), *filed(more, SEED + 5, policy_first=0.5)]),
         (1.0, 1e-3, [*demonstrations(some, SEED + 6), *filed(more, SEED + 7, policy_first=0.9)]),
     ]
-    model, result = SCRATCH, dict[str, object]()
+    model = SCRATCH
     with tempfile.TemporaryDirectory() as folder:
         for number, (epochs, lr, texts) in enumerate(phases):
             root = Path(folder) / str(number)
             result = _phase(root, model, texts, epochs, lr, overrides)
-            last = root / str(result["model"])
+            last = root / result.model
             model = f'path = "{last}"'
         shutil.copytree(last, out, dirs_exist_ok=True)
     return result
@@ -68,12 +69,12 @@ def train(out: Path, count: int, overrides: list[str]) -> dict[str, object]:
 
 def _phase(
     root: Path, model: str, texts: Iterable[Demonstration], epochs: float, lr: float, overrides: list[str]
-) -> dict[str, object]:
+) -> Tuned:
     root.mkdir()
     (root / "prefloop.toml").write_text(SETTINGS.format(model=model, epochs=epochs, lr=lr))
     with Project.open(root, overrides) as project:
         project.store.add(texts)
-        return dict(sft(project).result)
+        return sft(project)
 
 
 if __name__ == "__main__":
@@ -82,4 +83,4 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=40_000, help="demonstrations of the first phase")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
-    print(train(arguments.out, arguments.count, arguments.overrides))
+    print(train(arguments.out, arguments.count, arguments.overrides).figures())

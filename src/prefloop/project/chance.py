@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from prefloop import record
 from prefloop.diagnose.reward_model import at_chance
 from prefloop.project.project import Project
+from prefloop.results import TrainedReward
 from prefloop.store import ModelRow
 
 
@@ -18,5 +19,6 @@ def chance_warnings(project: Project, models: Sequence[ModelRow]) -> list[str]:
     said = []
     for row in models:
         run = record.Run(project.root / record.RUNS / (row.run_id or row.version))
-        said.append(at_chance(run.result.get("heldout"), f'{row.version} ("{row.criterion}")'))
+        trained = TrainedReward.read(run.result)
+        said.append(at_chance(trained.heldout if trained else None, f'{row.version} ("{row.criterion}")'))
     return [warning for warning in said if warning]

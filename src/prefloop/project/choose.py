@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefloop.models.folder import has_weights
 from prefloop.record import Run
+from prefloop.results import Aligned, read_aligned
 from prefloop.store import ModelRow
 
 
@@ -20,30 +21,30 @@ from prefloop.store import ModelRow
 class Candidate:
     """Describes a finished run of `align`.
 
-    row:  the policy it registered; None where its best step was the start
-    gone: whether the weights of that policy are no longer there
+    result: None where the run's folder is lost.  gone: the weights of that policy are no longer there.
     """
 
     run: str
     round: int
     row: ModelRow | None
-    result: Mapping[str, Any]
-    judged_by: Mapping[str, Any]  # Its figures are by these reward models: {criterion: weights}.
+    result: Aligned | None
+    judged_by: Mapping[str, Any]  # reward models that its figures are by: {criterion: weights}
     gone: bool = False
 
     @property
     def unchanged(self) -> bool:
-        return self.result.get("best_step") == 0
+        return self.result is not None and self.result.best_step == 0
 
     @property
     def collapsed(self) -> list[str]:
         """Return the signs of collapse in the weights that were kept."""
-        return list(self.result.get("collapsed") or ())
+        return list(self.result.collapsed or ()) if self.result else []
 
-    def figure(self, name: str) -> float | None:
-        """Return the "win_rate" or "reward" on validation prompts; None where it was not measured."""
-        value = self.result.get(name)
-        return None if value is None else float(value)
+    def figure(self, name: Literal["win_rate", "reward"]) -> float | None:
+        """A figure on validation prompts; None where it was not measured."""
+        if self.result is None:
+            return None
+        return self.result.win_rate if name == "win_rate" else self.result.reward
 
 
 def candidates(runs: Sequence[Run], rows: Sequence[ModelRow], root: Path) -> list[Candidate]:
@@ -51,13 +52,13 @@ def candidates(runs: Sequence[Run], rows: Sequence[ModelRow], root: Path) -> lis
     rows = [row for row in rows if row.version.startswith("align-")]
     by_run, names = {row.run_id: row for row in rows}, {run.name for run in runs}
     lost = [row for row in rows if row.run_id not in names]
-    found = [Candidate(row.version, int(row.metrics.get("round") or 0), row, {}, {}, True) for row in lost]
+    found = [Candidate(row.version, int(row.metrics.get("round") or 0), row, None, {}, True) for row in lost]
     for run in runs:
         manifest = run.manifest
         if manifest["stage"] == "align" and manifest["status"] == "done":
-            result, inputs = run.result, manifest["inputs"]
-            round = int(result.get("round", inputs.get("round", 0)))
-            judged_by = result.get("judged_by", inputs.get("rewards", {}))
+            result, inputs = read_aligned(run.result, run.name), manifest["inputs"]
+            round = int(inputs.get("round", 0)) if result is None or result.round is None else result.round
+            judged_by = inputs.get("rewards", {})
             row = by_run.get(run.name)
             gone = row is not None and not has_weights(root / row.path)
             found.append(Candidate(run.name, round, row, result, judged_by, gone))
@@ -79,7 +80,7 @@ def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> C
         return named[0]
     there = [c for c in own if not c.gone] or own
     healthy = [c for c in there if not c.collapsed] or there
-    name = how if how in ("win_rate", "reward") else "win_rate"
+    name: Literal["win_rate", "reward"] = "reward" if how == "reward" else "win_rate"
     measured = [c for c in healthy if c.figure(name) is not None and c.judged_by == judges]
     if how == "newest" or not measured:
         return healthy[-1] if healthy else None

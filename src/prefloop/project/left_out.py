@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from prefloop.errors import DataError, NothingToDoError, TemplateError
+from prefloop.results import Refused
 from prefloop.store.origins import origins
 from prefloop.types import Demonstration, Item, Prompt
 
@@ -22,7 +23,7 @@ SHOWN = 3  # The terminal shows so many.
 class LeftOut:
     """Holds the rows that one stage leaves out.
 
-    They are printed when they are found, and `to_json` goes into the result.
+    They are printed when they are found, and `counted` goes into the result.
     """
 
     def __init__(self, project: Project | None = None):
@@ -96,11 +97,11 @@ class LeftOut:
         known = self.project.store.snapshot(snapshot)
         return self.project.snapshot(known.kind, [id for id in known.ids if id not in gone])
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts for a result; {} where nothing was left out."""
+    def counted(self) -> Refused | None:
+        """For a result: how many and the first of them; None where nothing was left out."""
         if not self.reasons:
-            return {}
-        return {"refused": len(self.reasons), "refused_rows": list(self.reasons.values())[:NAMED]}
+            return None
+        return Refused(len(self.reasons), tuple(self.reasons.values())[:NAMED])
 
 
 def _prompt(row: Prompt | Demonstration | Item) -> Prompt:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tqdm import tqdm
 
@@ -28,6 +28,7 @@ from prefloop.project.choose import Candidate, candidates, choose, passed_over
 from prefloop.project.lines import Lines
 from prefloop.project.unfinished import refuse_other_settings
 from prefloop.record import Run
+from prefloop.results import Outcome
 from prefloop.rewards.rules import RuleScorer, make_scorer
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
 from prefloop.types import Snapshot, digest
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data 
     from prefloop.models.tokenization import Tokenization
 
 
+_Outcome = TypeVar("_Outcome", bound=Outcome)
 _USUAL_MODEL = Model().deciding()
 
 
@@ -70,22 +72,6 @@ class ModelRef:
         if self.files is not None:
             check_files(Path(self.path), self.files, self.version)
         return self.path
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Says what a stage did.
-
-    `skipped`: the same inputs had been through it before, and its result was kept.
-    """
-
-    stage: str
-    run: str | None
-    result: Mapping[str, Any]
-    skipped: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        return {"stage": self.stage, "run": self.run, "skipped": self.skipped, **self.result}
 
 
 class Project:
@@ -171,10 +157,10 @@ class Project:
         decides = dict(inputs) | ({"model settings": model} if model else {})
         return digest(stage, self.config.project.seed, self.config.data.heldout, settings.deciding(), decides)
 
-    def done(self, stage: str, fingerprint: str) -> Outcome | None:
-        """Return the outcome of an earlier run of the same stage on the same inputs."""
-        run = record.find_run(self.root, stage, fingerprint)
-        return Outcome(stage, run.name, run.result, skipped=True) if run else None
+    def done(self, kind: type[_Outcome], fingerprint: str) -> _Outcome | None:
+        """The result of an earlier run of the same stage on the same inputs. kind: the stage's result."""
+        run = record.find_run(self.root, kind.stage, fingerprint)
+        return kind.read(run.result, run.name, skipped=True) if run else None
 
     def begin(self, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> Run:
         if not self.new:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import prefloop
+from prefloop.results import Aligned, AlignedOffline, AlignedOnline, Evaluated, TrainedReward, Tuned
 
 Figures = Mapping[str, Any]
 
@@ -18,9 +19,8 @@ Figures = Mapping[str, Any]
 class Card:
     """Holds what is known of one model.
 
-    ancestors:  (version, what it learnt from) from its own run down to the base model
-    base:       the hub id of the base model; None where it was a folder
-    evaluation: that of this policy against the reference
+    base: the hub id of the base model; none where it was a folder.  made: the result of the run that made it.
+    evaluation: of this policy against the reference.
     """
 
     version: str
@@ -32,8 +32,8 @@ class Card:
     dtype: str
     ancestors: Sequence[tuple[str, str]]
     settings: Figures
-    result: Figures
-    evaluation: Figures
+    made: Tuned | TrainedReward | Aligned | None
+    evaluation: Evaluated | None
     versions: Figures
     seed: int
 
@@ -69,7 +69,7 @@ def _body(card: Card) -> Iterator[str]:
     if rows := list(_figures(card)):
         yield from ("", "## What was measured", "", "| figure | value | 95 % interval | on |", "|---|---|---|---|")
         yield from rows
-        if card.evaluation.get("sampled"):
+        if card.evaluation and card.evaluation.sampled:
             yield from (
                 "",
                 "The win rate and the gain are by the reward models of the project, not by people.",
@@ -95,21 +95,20 @@ _USE_REWARD = (
 
 
 def _figures(card: Card) -> Iterator[str]:
-    heldout = card.result.get("heldout")
-    if heldout and heldout["accuracy"] is not None:
-        on = f"{heldout['pairs']} held-out pairs of {heldout['prompts']} prompts"
-        yield _row("accuracy", heldout["accuracy"], heldout["low"], heldout["high"], ".1%", on)
-    sampled = card.evaluation.get("sampled")
-    if sampled:
-        on = f"{card.evaluation['prompts']} held-out prompts"
-        for name, key, form in (("win rate", "win_rate", ".1%"), ("reward gain", "reward_gain", "+.3f")):
-            mean = sampled[key]
-            yield _row(f"{name} against the reference", mean["mean"], mean["low"], mean["high"], form, on)
-        yield _row("KL from the reference, nats a sequence", sampled["policy"]["kl"], None, None, ".2f", on)
-    elif card.result.get("kl") is not None:
-        yield _row("KL from the reference, nats a sequence", card.result["kl"], None, None, ".2f", "validation prompts")
-    if card.result.get("heldout_loss") is not None:
-        yield _row("loss, nats a token", card.result["heldout_loss"], None, None, ".3f", "held-out demonstrations")
+    made = card.made
+    heldout = made.heldout if isinstance(made, TrainedReward) else None
+    if heldout and heldout.accuracy is not None:
+        on = f"{heldout.pairs} held-out pairs of {heldout.prompts} prompts"
+        yield _row("accuracy", heldout.accuracy, heldout.low, heldout.high, ".1%", on)
+    if card.evaluation and (sampled := card.evaluation.sampled):
+        on = f"{card.evaluation.prompts} held-out prompts"
+        for name, mean, form in (("win rate", sampled.win_rate, ".1%"), ("reward gain", sampled.reward_gain, "+.3f")):
+            yield _row(f"{name} against the reference", mean.mean, mean.low, mean.high, form, on)
+        yield _row("KL from the reference, nats a sequence", sampled.policy["kl"], None, None, ".2f", on)
+    elif isinstance(made, AlignedOnline | AlignedOffline) and made.kl is not None:
+        yield _row("KL from the reference, nats a sequence", made.kl, None, None, ".2f", "validation prompts")
+    if isinstance(made, Tuned) and made.heldout_loss is not None:
+        yield _row("loss, nats a token", made.heldout_loss, None, None, ".3f", "held-out demonstrations")
 
 
 def _value(value: Any) -> str:

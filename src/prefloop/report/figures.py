@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -12,6 +12,10 @@ from prefloop.known_algorithms import is_offline
 from prefloop.report.charts import INK, MUTED, SERIES, as_share, bars, chart, label, lines
 from prefloop.report.collect import points
 from prefloop.report.metrics import explain
+from prefloop.results import TrainedReward, read_aligned
+
+if TYPE_CHECKING:
+    from prefloop.labels.preference_eval import PairReport
 
 PANELS = (
     "reward",
@@ -36,7 +40,7 @@ HELD_OUT = {"accuracy": "heldout_accuracy", "loss": "heldout_loss"}
 
 def learning_curves(run: Mapping[str, Any]) -> list[Markup]:
     """Return training and held-out curves of what an align run logged; its best step marked."""
-    metrics, best = run["metrics"], run["result"].get("best_step")
+    metrics, best = run["metrics"], _best_step(run)
     budget = _budget(run)
     made = []
     for name in PANELS:
@@ -57,6 +61,11 @@ def _budget(run: Mapping[str, Any]) -> float | None:
     settings = run["config"].get("align", {})
     offline = is_offline(settings.get("algorithm", ""))
     return None if offline else settings.get("evaluation", {}).get("kl_budget")
+
+
+def _best_step(run: Mapping[str, Any]) -> int | None:
+    made = read_aligned(run["result"])
+    return made.best_step if made else None
 
 
 def _curves(metrics: Mapping[str, Any], name: str) -> dict[str, tuple[list[float], list[float]]]:
@@ -84,7 +93,7 @@ def reward_against_kl(run: Mapping[str, Any]) -> Markup | None:
     if len(steps) < 2:
         return None
     x, y = [math.sqrt(max(0.0, kl[s])) for s in steps], [reward[s] for s in steps]
-    best, budget = run["result"].get("best_step"), _budget(run)
+    best, budget = _best_step(run), _budget(run)
 
     def draw(axes: Any) -> None:
         axes.plot(x, y, color=SERIES[0], marker="o")
@@ -123,10 +132,11 @@ def supervised_curve(run: Mapping[str, Any]) -> Markup | None:
 
 def reward_model_figures(run: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> list[Markup]:
     """Return accuracy beside what it should beat, by margin, calibration, and the curve."""
-    report = run["result"].get("heldout")
+    trained = TrainedReward.read(run["result"])
     made = []
-    if report and report["accuracy"] is not None:
-        made.append(_in_context(run, report, agreement))
+    if trained and trained.heldout and (accuracy := trained.heldout.accuracy) is not None:
+        report = trained.heldout
+        made.append(_in_context(run, trained, report, accuracy, agreement))
         made += [figure for figure in (_by_margin(run, report), _calibration(run, report)) if figure]
     training = points(run["metrics"], "heldout_accuracy")
     if len(training[0]) > 1:
@@ -140,14 +150,20 @@ def reward_model_figures(run: Mapping[str, Any], agreement: Mapping[str, Any] | 
     return made
 
 
-def _in_context(run: Mapping[str, Any], report: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> Markup:
+def _in_context(
+    run: Mapping[str, Any],
+    trained: TrainedReward,
+    report: PairReport,
+    accuracy: float,
+    agreement: Mapping[str, Any] | None,
+) -> Markup:
     rows: list[tuple[str, float, tuple[float, float] | None]] = []
-    interval = (report["low"], report["high"]) if report["low"] is not None else None
-    rows.append(("reward model", report["accuracy"], interval))
-    if report["longer_wins"]["share"] is not None:
-        rows.append(("prefer the longer", report["longer_wins"]["share"], None))
-    if run["result"].get("train_accuracy") is not None:
-        rows.append(("on training lists", run["result"]["train_accuracy"], None))
+    interval = (report.low, report.high) if report.low is not None and report.high is not None else None
+    rows.append(("reward model", accuracy, interval))
+    if report.longer_wins.share is not None:
+        rows.append(("prefer the longer", report.longer_wins.share, None))
+    if trained.train_accuracy is not None:
+        rows.append(("on training lists", trained.train_accuracy, None))
     if agreement and agreement.get("share") is not None:
         between = (agreement["low"], agreement["high"]) if agreement.get("low") is not None else None
         rows.append(("two annotators", agreement["share"], between))
@@ -158,12 +174,12 @@ def _in_context(run: Mapping[str, Any], report: Mapping[str, Any], agreement: Ma
     return chart(f"{run['run']}-context", alt, draw)
 
 
-def _by_margin(run: Mapping[str, Any], report: Mapping[str, Any]) -> Markup | None:
+def _by_margin(run: Mapping[str, Any], report: PairReport) -> Markup | None:
     rows: list[tuple[str, float, tuple[float, float] | None]] = []
-    for b in report["by_margin"]:
-        if b["pairs"]:
-            edge = f"over {b['low']:g}" if b["high"] is None else f"{b['low']:g} to {b['high']:g}"
-            rows.append((f"{edge}  ({b['pairs']} pairs)", b["accuracy"], None))
+    for b in report.by_margin:
+        if b.accuracy is not None:
+            edge = f"over {b.low:g}" if b.high is None else f"{b.low:g} to {b.high:g}"
+            rows.append((f"{edge}  ({b.pairs} pairs)", b.accuracy, None))
     if not rows:
         return None
     alt = "Accuracy by how far apart people ranked a pair: " + "; ".join(f"{n}: {100 * v:.0f} %" for n, v, _ in rows)
@@ -171,27 +187,32 @@ def _by_margin(run: Mapping[str, Any], report: Mapping[str, Any]) -> Markup | No
     return chart(f"{run['run']}-margin", alt, draw)
 
 
-def _calibration(run: Mapping[str, Any], report: Mapping[str, Any]) -> Markup | None:
-    bins = [b for b in report["calibration"] if b["votes"]]
+def _calibration(run: Mapping[str, Any], report: PairReport) -> Markup | None:
+    bins = [
+        (b.predicted, b.observed, b.votes)
+        for b in report.calibration
+        if b.predicted is not None and b.observed is not None
+    ]
     if not bins:
         return None
-    most = max(b["votes"] for b in bins)
+    most = max(votes for _, _, votes in bins)
 
     def draw(axes: Any) -> None:
         axes.plot((0.5, 1), (0.5, 1), color=MUTED, linewidth=1, linestyle=(0, (4, 2)), label="exactly right")
-        x, y = [b["predicted"] for b in bins], [b["observed"] for b in bins]
+        x, y = [predicted for predicted, _, _ in bins], [observed for _, observed, _ in bins]
         axes.plot(x, y, color=SERIES[0], linewidth=1)
-        sizes = [12 + 90 * b["votes"] / most for b in bins]
+        sizes = [12 + 90 * votes / most for _, _, votes in bins]
         axes.scatter(x, y, s=sizes, color=SERIES[0], label="area: votes", zorder=3)
         axes.set_ylim(min(0.45, min(y) - 0.05), 1.04)
         as_share(axes)
         as_share(axes, vertical=False)
         axes.legend(loc="upper left")
-        ece = f" (ECE {report['ece']:.2f})" if report["ece"] is not None else ""
+        ece = f" (ECE {report.ece:.2f})" if report.ece is not None else ""
         label(axes, f"Is it as sure as it is right?{ece}", "predicted chance of the higher score", "how often it won")
 
     alt = "Calibration: " + "; ".join(
-        f"predicted {100 * b['predicted']:.0f} %, won {100 * b['observed']:.0f} % of {b['votes']} votes" for b in bins
+        f"predicted {100 * predicted:.0f} %, won {100 * observed:.0f} % of {votes} votes"
+        for predicted, observed, votes in bins
     )
     return chart(f"{run['run']}-calibration", alt, draw)
 

@@ -8,6 +8,7 @@ from typing import Any
 from prefloop.diagnose.collapse import Sign, collapsed, signs
 from prefloop.report.collect import last, of_round, points
 from prefloop.report.text import beyond, number, percent, signed, span
+from prefloop.results import Comparison, Evaluated, Interval, TrainedReward
 
 Row = dict[str, Any]
 
@@ -49,9 +50,11 @@ def evidence(evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None, re
 
     look: True means worth a look, None means that it cannot be told
     """
-    sampled = evaluated["result"]["sampled"]
-    before, after = sampled["reference"], sampled["policy"]
-    rows = [_gain("Reward, by the model that was optimised", sampled["reward_gain"], before["reward"], after["reward"])]
+    made = Evaluated.read(evaluated["result"])
+    assert made is not None and made.sampled is not None
+    sampled = made.sampled
+    before, after = sampled.reference, sampled.policy
+    rows = [_gain("Reward, by the model that was optimised", sampled.reward_gain, before["reward"], after["reward"])]
     rows.append(_judge(sampled))
     rows += [_length(before, after), _correlation(before, after)]
     found = signs(after, before)
@@ -74,7 +77,7 @@ def evidence(evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None, re
             "None of these signals stands out. That is no proof: they find most over-optimisation afterwards, but "
             "people reading samples remain the test."
         )
-    return {"rows": rows, "summary": summary, "judged": "judge_win_rate" in sampled, "collapsed": gone}
+    return {"rows": rows, "summary": summary, "judged": sampled.judge_win_rate is not None, "collapsed": gone}
 
 
 def _row(signal: str, before: str, after: str, reading: str, look: bool | None) -> Row:
@@ -90,28 +93,28 @@ def _sign(sign: Sign) -> Row:
     return _row(sign.title, form(sign.before), form(sign.after), reading, sign.verdict != "held")
 
 
-def _gain(signal: str, gain: Mapping[str, float], before: float, after: float) -> Row:
+def _gain(signal: str, gain: Interval, before: float, after: float) -> Row:
     said = {1: "up beyond chance", -1: "down beyond chance", 0: "no clear change"}
     sure = beyond(gain, 0.0)
     reading = "too few prompts to tell" if sure is None else said[sure]
-    if sure == 0 and gain.get("detectable"):
-        reading += f"; a change under {number(gain['detectable'])} would be missed"
+    if sure == 0 and gain.detectable:
+        reading += f"; a change under {number(gain.detectable)} would be missed"
     return _row(
         signal,
         signed(before),
         signed(after),
-        f"{signed(gain['mean'])} ({span(dict(gain), 'signed')}): {reading}",
+        f"{signed(gain.mean)} ({span(gain, 'signed')}): {reading}",
         False,
     )
 
 
-def _judge(sampled: Mapping[str, Any]) -> Row:
-    if "judge_gain" not in sampled:
+def _judge(sampled: Comparison) -> Row:
+    if sampled.judge_gain is None:
         reading = "No second opinion. Set [evaluate] scorer, or have people rank the new samples."
         return _row("Independent judge", "–", "–", reading, None)
-    gain = sampled["judge_gain"]
-    row = _gain("Independent judge", gain, sampled["reference"]["judge"], sampled["policy"]["judge"])
-    up, sure = beyond(sampled["reward_gain"], 0.0) == 1, beyond(gain, 0.0)
+    gain = sampled.judge_gain
+    row = _gain("Independent judge", gain, sampled.reference["judge"], sampled.policy["judge"])
+    up, sure = beyond(sampled.reward_gain, 0.0) == 1, beyond(gain, 0.0)
     if up and sure == -1:
         return row | {"look": True, "reading": row["reading"] + ". The reward went the other way: the sign of hacking."}
     if up and sure == 0:
@@ -155,10 +158,11 @@ def _turned(aligned: Mapping[str, Any]) -> list[Row]:
 
 
 def _bias(reward: Mapping[str, Any]) -> list[Row]:
-    report = reward["result"].get("heldout")
-    if not report or report["longer_won"]["share"] is None or report["shorter_won"]["share"] is None:
+    trained = TrainedReward.read(reward["result"])
+    report = trained.heldout if trained else None
+    if not report or report.longer_won.share is None or report.shorter_won.share is None:
         return []
-    won, lost = report["longer_won"]["share"], report["shorter_won"]["share"]
+    won, lost = report.longer_won.share, report.shorter_won.share
     look = won - lost > 0.15
     reading = "It favours length, which a policy will find." if look else "It does not favour the longer text."
     signal = "Reward model right where the shorter, the longer won"

@@ -8,6 +8,8 @@ from typing import Any
 from prefloop.config import Config
 from prefloop.config_problems import settings_of
 from prefloop.report.text import beyond, compact, number, percent, signed, span
+from prefloop.results import Evaluated, Interval, read_aligned
+from prefloop.results.base import from_json, to_json
 
 Row = dict[str, Any]
 HEAD = (
@@ -31,10 +33,11 @@ def align_runs(gathered: Sequence[Mapping[str, Any]], chosen: Mapping[int, str |
     chosen: the run that is the round's policy; None where it left it unchanged
     """
     aligned = sorted((g for g in gathered if g["stage"] == "align"), key=lambda g: g["round"])
-    evaluated = {g["result"]["policy"]: g for g in gathered if g["stage"] == "evaluate" and g["result"].get("policy")}
+    made = [Evaluated.read(g["result"]) for g in gathered if g["stage"] == "evaluate"]
+    evaluated = {found.policy: (found, found.sampled) for found in made if found and found.sampled}
     rows = []
     for run in aligned:
-        result, settings = run["result"], _settings(run)
+        result, settings = read_aligned(run["result"]), _settings(run)
         others = [_settings(other) for other in aligned if other["round"] == run["round"]]
         keys = sorted({key for other in others for key in other})
         unlike = [key for key in keys if any(other.get(key) != others[0].get(key) for other in others)]
@@ -42,26 +45,24 @@ def align_runs(gathered: Sequence[Mapping[str, Any]], chosen: Mapping[int, str |
             "run": run["run"],
             "round": run["round"],
             "status": run["status"],
-            "algorithm": result.get("algorithm") or run["config"].get("align", {}).get("algorithm"),
+            "algorithm": (result.algorithm if result else None) or run["config"].get("align", {}).get("algorithm"),
             "chosen": chosen.get(run["round"]) == run["run"],
-            "unchanged": result.get("best_step") == 0,
+            "unchanged": result is not None and result.best_step == 0,
             "differs": {key: settings[key] for key in unlike if key in settings},
-            **{name: result.get(name) for name in ("reward", "kl", "length", "win_rate")},
-            "collapsed": result.get("collapsed") or [],
+            **{name: getattr(result, name, None) for name in ("reward", "kl", "length", "win_rate")},
+            "collapsed": list(result.collapsed or ()) if result else [],
             "evaluation": None,
         }
         if run["run"] in evaluated and not row["unchanged"]:
-            found = evaluated[run["run"]]["result"]
-            sampled = found["sampled"]
-            judged = "judge_win_rate" if "judge_win_rate" in sampled else "win_rate"
+            found, sampled = evaluated[run["run"]]
             row["evaluation"] = {
-                "win_rate": sampled[judged],
-                "judge": judged != "win_rate",
-                "independent": found.get("independent", True),
+                "win_rate": to_json(sampled.judge_win_rate or sampled.win_rate),
+                "judge": sampled.judge_win_rate is not None,
+                "independent": found.independent is not False,
             }
-            row["collapsed"] = found.get("collapsed") or row["collapsed"]
+            row["collapsed"] = list(found.collapsed or row["collapsed"])
             for name in ("reward", "kl", "length"):  # An algorithm that draws no samples does not know these.
-                row[name] = sampled["policy"][name] if row[name] is None else row[name]
+                row[name] = sampled.policy[name] if row[name] is None else row[name]
         rows.append(row)
     return rows
 
@@ -87,7 +88,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _text(row: Row) -> list[str]:
-    win = row["evaluation"]["win_rate"] if row["evaluation"] else None
+    win = from_json(Interval, row["evaluation"]["win_rate"]) if row["evaluation"] else None
     return [
         str(row["round"]),
         row["run"],
@@ -97,7 +98,7 @@ def _text(row: Row) -> list[str]:
         number(row["kl"], 1),
         number(row["length"], 1),
         percent(row["win_rate"]),
-        percent(win["mean"]) if win else "–",
+        percent(win.mean) if win else "–",
         span(win) if win else "–",
         ("the round's policy; " if row["chosen"] else "") + _verdict(row),
     ]
@@ -118,7 +119,7 @@ def _verdict(row: Row) -> str:
         return f"not evaluated: prefloop evaluate --run {row['run']}"
     if not row["evaluation"]["independent"]:
         return "not independent: the same prompts chose it"
-    win = row["evaluation"]["win_rate"]
+    win = from_json(Interval, row["evaluation"]["win_rate"])
     said = {1: "better than the reference", -1: "worse than the reference", 0: "no clear difference"}
     sure = beyond(win, 0.5)
     return "too few prompts to tell" if sure is None else said[sure]

@@ -9,6 +9,17 @@ from typing import Any
 from prefloop.report import figures, words
 from prefloop.report.collect import last
 from prefloop.report.text import number, percent, seconds, signed, span, whole
+from prefloop.results import (
+    Aligned,
+    AlignedOffline,
+    AlignedOnline,
+    Evaluated,
+    Interval,
+    TrainedReward,
+    Tuned,
+    read_aligned,
+)
+from prefloop.results.base import from_json
 
 ROUND_HEAD = (
     "Round",
@@ -60,16 +71,17 @@ def loop_steps(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         steps.append(_step("Reward models", len(models), ", ".join(dict.fromkeys(str(m["criterion"]) for m in models))))
     aligned = facts["stages"].get("align", ())
     if aligned:
-        total = sum(run["result"].get("steps", 0) for run in aligned)
+        total = sum(made.steps or 0 for run in aligned if (made := read_aligned(run["result"])))
         note = f"{counts['rollouts']:,} completions tried" if counts.get("rollouts") else ""
         steps.append(_step(f"{words.algorithm_name(aligned[-1])} steps", total, note))
     evaluated = last(facts, "evaluate")
-    if evaluated:
-        steps.append(_step("Evaluated on", evaluated["result"]["prompts"], "held-out prompts"))
+    found = Evaluated.read(evaluated["result"]) if evaluated else None
+    if found:
+        steps.append(_step("Evaluated on", found.prompts, "held-out prompts"))
     return steps
 
 
-def _step(title: str, count: float, note: str) -> dict[str, str]:
+def _step(title: str, count: float | None, note: str) -> dict[str, str]:
     return {"title": title, "count": whole(count), "note": note}
 
 
@@ -88,21 +100,22 @@ def rounds(facts: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for n in numbers:
         found = store.get(n, {})
-        models = [r for r in stages.get("reward", ()) if r["round"] == n and r["result"].get("heldout")]
-        aligned: dict[str, Any] = next((r["result"] for r in stages.get("align", ()) if r["round"] == n), {})
-        result: dict[str, Any] = next((r["result"] for r in stages.get("evaluate", ()) if r["round"] == n), {})
-        win = result.get("sampled", {}).get("judge_win_rate") or result.get("sampled", {}).get("win_rate")
+        trained = [TrainedReward.read(r["result"]) for r in stages.get("reward", ()) if r["round"] == n]
+        aligned = next((read_aligned(r["result"]) for r in stages.get("align", ()) if r["round"] == n), None)
+        result = next((Evaluated.read(r["result"]) for r in stages.get("evaluate", ()) if r["round"] == n), None)
+        sampled = result.sampled if result else None
+        win = (sampled.judge_win_rate or sampled.win_rate) if sampled else None
         rows.append(
             [
                 str(n),
                 whole(found.get("completions")),
                 whole(found.get("rankings")),
                 whole(found.get("simulated")),
-                ", ".join(percent(m["result"]["heldout"]["accuracy"]) for m in models) or NO_CHANGE,
-                whole(aligned.get("steps")),
-                signed(aligned.get("reward")),
-                number(aligned.get("kl"), 1),
-                percent(win["mean"]) if win else NO_CHANGE,
+                ", ".join(percent(m.accuracy) for m in trained if m and m.heldout) or NO_CHANGE,
+                whole(aligned.steps if aligned else None),
+                signed(aligned.reward if aligned else None),
+                number(aligned.kl if aligned else None, 1),
+                percent(win.mean) if win else NO_CHANGE,
                 span(win) if win else NO_CHANGE,
             ]
         )
@@ -112,50 +125,50 @@ def rounds(facts: Mapping[str, Any]) -> list[list[str]]:
 def samples(evaluated: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Prompt, and both answers with what was scored; the higher reward marked."""
     shown = []
-    for sample in evaluated["result"].get("samples", ()):
-        answers = [
-            {"name": name, "judge": None, **sample[key]}
-            for key, name in (("reference", "Reference (before)"), ("policy", "Policy (after)"))
+    found = Evaluated.read(evaluated["result"])
+    for sample in (found.samples or ()) if found else ():
+        answers: list[dict[str, Any]] = [
+            {"name": name, "text": answer.text, "reward": answer.reward, "judge": answer.judge}
+            for answer, name in ((sample.reference, "Reference (before)"), (sample.policy, "Policy (after)"))
         ]
         best = max(a["reward"] or 0.0 for a in answers)
         for answer in answers:
             answer["higher"] = answer["reward"] == best and answers[0]["reward"] != answers[1]["reward"]
-        shown.append({"prompt": sample["prompt"], "answers": answers})
+        shown.append({"prompt": sample.prompt, "answers": answers})
     return shown
 
 
 def policy(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return one align run: sentences, charts, every metric with its healthy range."""
-    result, settings = run["result"], run["config"].get("align", {})
+    result, settings = read_aligned(run["result"]), run["config"].get("align", {})
     said = []
     if run["status"] != "done":
         reason = f": {run['reason']}" if run["reason"] else ""
         said.append(f"This run is {run['status']}{reason}. Its curves go as far as it got.")
-    if result.get("reward_before") is not None:
+    if isinstance(result, AlignedOnline) and result.reward_before is not None:
         rollout, budget = settings.get("rollout", {}), settings.get("evaluation", {}).get("kl_budget", 0)
         objective = "reward less the price of unfinished answers" if rollout.get("missing_eos") != "off" else "reward"
         said.append(
-            f"{words.algorithm_name(run)} ran {result['steps']:,} steps and kept step {result['best_step']:,}, the "
+            f"{words.algorithm_name(run)} ran {result.steps:,} steps and kept step {result.best_step:,}, the "
             f"best on held-out prompts within the KL budget of {budget:g} nats: {objective} "
-            f"{signed(result['reward'])} (before: {signed(result['reward_before'])}), "
-            f"KL {number(result['kl'], 1)} nats."
+            f"{signed(result.reward)} (before: {signed(result.reward_before)}), "
+            f"KL {number(result.kl, 1)} nats."
         )
-        said.append(f"Why it stopped: {result['stopped']}.")
-    elif result:
+        said.append(f"Why it stopped: {result.stopped}.")
+    elif isinstance(result, AlignedOffline):
         said.append(
-            f"{words.algorithm_name(run)} learned from {result.get('lists', 0):,} ranked lists "
-            f"in {result['steps']:,} steps."
+            f"{words.algorithm_name(run)} learned from {result.lists:,} ranked lists in {result.steps:,} steps."
         )
-        if result.get("heldout_accuracy") is not None:
-            said.append(f"It orders {percent(result['heldout_accuracy'])} of held-out pairs as people did.")
-        if result.get("kl") is not None:
+        if result.heldout_accuracy is not None:
+            said.append(f"It orders {percent(result.heldout_accuracy)} of held-out pairs as people did.")
+        if result.kl is not None:
             said.append(
-                f"Of step {result['best_step']:,}, the newest whose answers have not collapsed, KL is "
-                f"{number(result['kl'], 1)} nats a sequence."
+                f"Of step {result.best_step:,}, the newest whose answers have not collapsed, KL is "
+                f"{number(result.kl, 1)} nats a sequence."
             )
-        if result.get("collapsed"):
-            said.append(f"The policy has collapsed: {'; '.join(result['collapsed'])}.")
-    if "best_step" in result:
+        if result.collapsed:
+            said.append(f"The policy has collapsed: {'; '.join(result.collapsed)}.")
+    if result and result.best_step is not None:
         said += _what_chose(result)
     curve = figures.reward_against_kl(run)
     metrics = words.metric_rows(run)
@@ -170,19 +183,17 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _what_chose(result: Mapping[str, Any]) -> list[str]:
+def _what_chose(result: Aligned) -> list[str]:
     """No new policy; steps that had collapsed; prompts that cannot judge."""
     said = []
-    if result["best_step"] == 0:
-        kept = f", {result['policy']}" if result.get("policy") else ""
+    if result.best_step == 0:
+        kept = f", {result.policy}" if result.policy else ""
         said.append(f"No step was better than the start: there is no new policy, it stays what it was{kept}.")
-    for at in result.get("collapses", ()):
-        said.append(
-            f"At step {at['step']:,} the policy had collapsed, so that step is not kept: {'; '.join(at['signs'])}."
-        )
-    if result.get("validation", {}).get("held_out") is False:
+    for at in result.collapses or ():
+        said.append(f"At step {at.step:,} the policy had collapsed, so that step is not kept: {'; '.join(at.signs)}.")
+    if result.validation and result.validation.held_out is False:
         said.append("No prompt was held out, so training prompts chose: the best step looks better than it is.")
-    said += [f"Before it started: {warning}" for warning in result.get("warnings", ())]
+    said += [f"Before it started: {warning}" for warning in result.warnings or ()]
     return said
 
 
@@ -193,16 +204,16 @@ def rewards(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     shown = []
     for run in sorted(runs, key=lambda r: -r["round"]):
         agreement = facts["store"]["agreement"].get(run["criterion"])
-        result = run["result"]
+        result = TrainedReward.read(run["result"])
         title = f"{run['criterion']}" + (f", round {run['round']}" if newest else "")
-        said = words.reward_model(run, agreement) if result else [f"Run {run['run']} is {run['status']}."]
+        said = words.reward_model(result, agreement) if result else [f"Run {run['run']} is {run['status']}."]
         if result:
-            simulated = f", {result['simulated']:,} of them simulated" if result["simulated"] else ""
-            said.insert(0, f"Learned from {result['rankings']:,} rankings of {result['lists']:,} lists{simulated}.")
-            scale = result["normalisation"]
+            simulated = f", {result.simulated:,} of them simulated" if result.simulated else ""
+            said.insert(0, f"Learned from {result.rankings:,} rankings of {result.lists:,} lists{simulated}.")
+            scale = result.normalisation
             said.append(
-                f"Raw scores of fresh reference samples have mean {signed(scale['mean'])} and standard deviation "
-                f"{number(scale['std'])}; rewards are shifted and scaled by these."
+                f"Raw scores of fresh reference samples have mean {signed(scale.mean)} and standard deviation "
+                f"{number(scale.std)}; rewards are shifted and scaled by these."
             )
         figure = figures.reward_model_figures(run, agreement)
         shown.append({"title": title, "said": said, "figures": figure, "old": run["round"] < newest})
@@ -211,17 +222,17 @@ def rewards(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def sft(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return the supervised stage."""
-    result = run["result"]
+    result = Tuned.read(run["result"])
     said = [f"Run {run['run']} is {run['status']}."] if not result else []
     if result:
         said.append(
-            f"{result['steps']:,} steps on {result['demonstrations']:,} demonstrations "
-            f"({result['too_long']:,} more were too long)."
+            f"{result.steps:,} steps on {result.demonstrations:,} demonstrations "
+            f"({result.too_long:,} more were too long)."
         )
-    if result.get("heldout_loss") is not None:
+    if result and result.heldout_loss is not None:
         said.append(
-            f"Held-out loss {number(result['heldout_loss'], 3)} nats a token, "
-            f"perplexity {number(result['heldout_perplexity'])}."
+            f"Held-out loss {number(result.heldout_loss, 3)} nats a token, "
+            f"perplexity {number(result.heldout_perplexity)}."
         )
     curve = figures.supervised_curve(run)
     return {"said": said, "figures": [curve] if curve else []}
@@ -229,40 +240,40 @@ def sft(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def evaluation(facts: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Return both policies' figures, sampled and greedy, and the win rates with their intervals."""
-    result = run["result"]
-    said = f"{result['policy']} against {result['reference']} on {result['prompts']:,} held-out prompts" + (
+    result = Evaluated.read(run["result"])
+    assert result is not None and result.sampled is not None
+    said = f"{result.policy} against {result.reference} on {result.prompts:,} held-out prompts" + (
         ", which also chose it: not an independent measure."
-        if result.get("independent") is False
+        if result.independent is False
         else " that nothing was chosen on."
     )
-    each = result.get("samples_per_prompt", 1)
+    each = result.samples_per_prompt or 1
     if each > 1:
         said += f" {each} sampled answers a prompt by each, with the same random numbers; greedily one."
     aligned = last(facts, "align")
-    if aligned and aligned["run"] != result["policy"]:
+    if aligned and aligned["run"] != result.policy:
         said += f" Note: {aligned['run']} is newer than the policy evaluated here; run prefloop evaluate."
-    modes = [mode for mode in ("sampled", "greedy") if mode in result]
+    modes = {mode: made for mode, made in (("sampled", result.sampled), ("greedy", result.greedy)) if made}
     wins = []
-    for mode in modes:
-        for key, name in (
-            ("win_rate", "win rate by reward model"),
-            ("judge_win_rate", "win rate by independent judge"),
+    for mode, made in modes.items():
+        for win, name in (
+            (made.win_rate, "win rate by reward model"),
+            (made.judge_win_rate, "win rate by independent judge"),
         ):
-            if key in result[mode]:
-                win = result[mode][key]
-                seen = f"{percent(win['detectable'])[:-2]} points" if win.get("detectable") else NO_CHANGE
-                wins.append([f"{mode.capitalize()}: {name}", percent(win["mean"]), span(win), seen])
-        for key, name in (("reward_gain", "reward gain"), ("judge_gain", "gain by independent judge")):
-            if key in result[mode]:
-                gain = result[mode][key]
-                seen = number(gain["detectable"]) if gain.get("detectable") else NO_CHANGE
-                wins.append([f"{mode.capitalize()}: {name}", signed(gain["mean"]), span(gain, "signed"), seen])
-    parts = [k for k in result["sampled"]["policy"] if k.startswith("reward_") and k != "reward_std"]
+            if win:
+                seen = f"{percent(win.detectable)[:-2]} points" if win.detectable else NO_CHANGE
+                wins.append([f"{mode.capitalize()}: {name}", percent(win.mean), span(win), seen])
+        for gain, name in ((made.reward_gain, "reward gain"), (made.judge_gain, "gain by independent judge")):
+            if gain:
+                seen = number(gain.detectable) if gain.detectable else NO_CHANGE
+                wins.append([f"{mode.capitalize()}: {name}", signed(gain.mean), span(gain, "signed"), seen])
+    parts = [k for k in result.sampled.policy if k.startswith("reward_") and k != "reward_std"]
     several = [(k, f"Reward for {k.removeprefix('reward_')}", signed) for k in parts] if len(parts) > 1 else []
     rows = []
     for key, title, write in (*FIGURES, *several):
-        if key in result["sampled"]["policy"]:
-            rows.append([title, *(write(result[m][who].get(key)) for m in modes for who in ("reference", "policy"))])
+        if key in result.sampled.policy:
+            both = [each for made in modes.values() for each in (made.reference, made.policy)]
+            rows.append([title, *(write(each.get(key)) for each in both)])
     head = ["Figure", *(f"{who}, {m}" for m in modes for who in ("Reference", "Policy"))]
     return {
         "said": said,
@@ -275,7 +286,8 @@ def evaluation(facts: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, An
 
 def demo(extra: Mapping[str, Any]) -> dict[str, Any]:
     """demo.json's section: true quality of every system under one labelling budget."""
-    quality, win = extra.get("quality", {}), extra.get("win_rate")
+    quality = extra.get("quality", {})
+    win = from_json(Interval, extra["win_rate"]) if extra.get("win_rate") else None
     keys = ("demonstration", "sft", "best_of_n", "rlhf")
     shown = []
     for sample in extra.get("samples", ()):
@@ -287,7 +299,7 @@ def demo(extra: Mapping[str, Any]) -> dict[str, Any]:
         marked = [a | {"higher": best is not None and a["quality"] == best} for a in answers]
         shown.append({"prompt": sample["prompt"], "answers": marked})
     said = (
-        f"Preferences beat imitation on {percent(win['mean'])} of {win['n']} held-out prompts by true quality "
+        f"Preferences beat imitation on {percent(win.mean)} of {win.n} held-out prompts by true quality "
         f"(95 % interval {span(win)})."
         if win
         else ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 from prefloop.invisible import BLANK
+from prefloop.results import Interval
 
 LONGEST = 4000  # So many characters of one text are shown.
 FEWEST = 10  # An interval needs so many prompts before a difference is claimed.
@@ -63,20 +63,28 @@ def percent(value: float | None, digits: int = 0) -> str:
     return f"{100 * value:.{digits}f} %".replace("-", "−")
 
 
-def span(interval: dict[str, float | None] | None, style: str = "percent") -> str:
-    """ "49 to 71 %" of {low, high}; "" where there is no interval."""
-    if not interval or interval.get("low") is None or interval.get("high") is None:
+class Bounds(Protocol):
+    """What has an interval. Both ends are None where there is none."""
+
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+def span(interval: Bounds | None, style: str = "percent") -> str:
+    """ "49 to 71 %"; "" where there is no interval."""
+    if interval is None or interval.low is None or interval.high is None:
         return ""
-    low, high = interval["low"], interval["high"]
     if style == "percent":
-        return f"{percent(low)[:-2]} to {percent(high)}"
-    return f"{signed(low)} to {signed(high)}"
+        return f"{percent(interval.low)[:-2]} to {percent(interval.high)}"
+    return f"{signed(interval.low)} to {signed(interval.high)}"
 
 
-def beyond(interval: Mapping[str, Any], middle: float) -> int | None:
-    """1 where {low, high, n} lies above a middle, -1 below, 0 where it includes it; None where prompts are too few."""
-    low, high = interval.get("low"), interval.get("high")
-    if low is None or high is None or interval.get("n", FEWEST) < FEWEST:
+def beyond(interval: Interval, middle: float) -> int | None:
+    """1 where an interval lies above a middle, -1 below, 0 where it includes it; None where prompts are too few."""
+    low, high = interval.low, interval.high
+    if low is None or high is None or (interval.n is not None and interval.n < FEWEST):
         return None
     return 1 if low > middle else -1 if high < middle else 0
 

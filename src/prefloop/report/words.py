@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefloop.diagnose.collapse import collapsed, signs
 from prefloop.diagnose.reward_model import at_chance
 from prefloop.report.collect import last, of_round
 from prefloop.report.metrics import METRICS, explain, flag
 from prefloop.report.text import beyond, number, percent, signed, span
+from prefloop.results import AlignedOnline, Evaluated, Interval, TrainedReward, read_aligned
+from prefloop.results.base import from_json
+
+if TYPE_CHECKING:
+    from prefloop.labels.preference_eval import PairReport
 
 NEXT = (  # Each entry is (stage, what its absence means, the command).
     ("sample", "Nothing has been sampled to be ranked yet.", "prefloop sample"),
@@ -34,8 +39,8 @@ def next_step(facts: Mapping[str, Any]) -> dict[str, str] | None:
             return {"text": "What was sampled has not been ranked yet.", "command": "prefloop annotate"}
         aligned = last(facts, "align")
         if stage in ("reward", "evaluate") and aligned is not None and unchanged(aligned):
-            result = aligned["result"]
-            far = result.get("collapses") or "budget" in str(result.get("stopped"))
+            result = read_aligned(aligned["result"])
+            far = result is not None and (result.collapses or "budget" in str(result.stopped))
             why = (
                 "it went too far from its start. Give it a lower learning rate, or hold it closer to its reference."
                 if far
@@ -77,8 +82,10 @@ def capital(text: str) -> str:
 
 
 def algorithm_name(run: Mapping[str, Any] | None) -> str:
-    name = str(run["result"].get("algorithm") or run["config"].get("align", {}).get("algorithm", "")) if run else ""
-    return name.upper()
+    if run is None:
+        return ""
+    made = read_aligned(run["result"])
+    return str((made and made.algorithm) or run["config"].get("align", {}).get("algorithm", "")).upper()
 
 
 def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
     tiles: list[tuple[str, str, str]] = []
     sentence = "Nothing has run in this project yet."
     if aligned:
-        result = aligned["result"]
+        result = read_aligned(aligned["result"])
         sentence = (
             f"{algorithm_name(aligned)} has optimised {model_name(facts)}; how good it became is not measured yet."
         )
@@ -98,11 +105,11 @@ def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
             sentence = f"{algorithm_name(aligned)} is optimising {model_name(facts)} (run {aligned['status']})."
         elif unchanged(aligned):
             sentence = _stayed(facts, aligned)
-        elif result.get("collapsed"):
-            sentence = f"The policy has collapsed: {'; '.join(result['collapsed'])}."
-        if result.get("kl") is not None and result.get("reward_before") is not None:
-            tiles.append(("Held-out reward", signed(result["reward"]), f"from {signed(result['reward_before'])}"))
-            tiles.append(("KL to the reference", number(result["kl"], 1), "nats a sequence"))
+        elif result and result.collapsed:
+            sentence = f"The policy has collapsed: {'; '.join(result.collapsed)}."
+        if isinstance(result, AlignedOnline) and result.kl is not None and result.reward_before is not None:
+            tiles.append(("Held-out reward", signed(result.reward), f"from {signed(result.reward_before)}"))
+            tiles.append(("KL to the reference", number(result.kl, 1), "nats a sequence"))
     elif reward:
         learned = f"A reward model has learned from {counts.get('effective', 0):,} rankings"
         sentence = f"{learned}; no policy has been optimised yet."
@@ -117,16 +124,18 @@ def headline(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def unchanged(aligned: Mapping[str, Any] | None) -> bool:
     """Return whether a run of `align` kept its start: it made no policy."""
-    return bool(aligned) and aligned is not None and aligned["result"].get("best_step") == 0
+    made = read_aligned(aligned["result"]) if aligned else None
+    return made is not None and made.best_step == 0
 
 
 def _stayed(facts: Mapping[str, Any], aligned: Mapping[str, Any]) -> str:
-    result = aligned["result"]
-    named = f" ({result['policy']})" if result.get("policy") else ""
+    result = read_aligned(aligned["result"])
+    assert result is not None
+    named = f" ({result.policy})" if result.policy else ""
     kept = "the unchanged reference" if not aligned["round"] else "unchanged, that of the round before"
-    why = "; ".join(result["collapses"][-1]["signs"]) if result.get("collapses") else ""
+    why = "; ".join(result.collapses[-1].signs) if result.collapses else ""
     return (
-        f"{algorithm_name(aligned)} found no step better than its start in {result['steps']:,} steps, so the policy of "
+        f"{algorithm_name(aligned)} found no step better than its start in {result.steps:,} steps, so the policy of "
         f"{model_name(facts)} is {kept}{named}." + (f" It collapsed on the way: {why}." if why else "")
     )
 
@@ -134,42 +143,43 @@ def _stayed(facts: Mapping[str, Any], aligned: Mapping[str, Any]) -> str:
 def _evaluated(
     facts: Mapping[str, Any], evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    result = evaluated["result"]
-    sampled, counts = result["sampled"], facts["store"]["counts"]
-    judge = sampled.get("judge_win_rate")
-    win, by = (judge, "an independent judge") if judge else (sampled["win_rate"], "its own reward model")
-    tiles = [("Win rate", percent(win["mean"]), f"95 % interval {span(win)}; by {by}; {win['n']} prompts")]
+    result = Evaluated.read(evaluated["result"])
+    assert result is not None and result.sampled is not None
+    sampled, counts = result.sampled, facts["store"]["counts"]
+    judge = sampled.judge_win_rate
+    win, by = (judge, "an independent judge") if judge else (sampled.win_rate, "its own reward model")
+    tiles = [("Win rate", percent(win.mean), f"95 % interval {span(win)}; by {by}; {win.n} prompts")]
     if judge:
-        own = sampled["win_rate"]
-        tiles.append(("Win rate by the reward model", percent(own["mean"]), f"95 % interval {span(own)}"))
-    gain = sampled["reward_gain"]
+        own = sampled.win_rate
+        tiles.append(("Win rate by the reward model", percent(own.mean), f"95 % interval {span(own)}"))
+    gain = sampled.reward_gain
     tiles.append(
-        ("Reward gain", signed(gain["mean"]), f"95 % interval {span(gain, 'signed')}; 1 = the reference's spread")
+        ("Reward gain", signed(gain.mean), f"95 % interval {span(gain, 'signed')}; 1 = the reference's spread")
     )
-    tiles.append(("KL to the reference", number(sampled["policy"]["kl"], 1), "nats a sequence: how far it moved"))
+    tiles.append(("KL to the reference", number(sampled.policy["kl"], 1), "nats a sequence: how far it moved"))
     rounds = len(facts["stages"].get("align", ()))
     how = algorithm_name(aligned) or "the loop"
     sentence = (
         f"{capital(model_name(facts))} was aligned with {counts.get('effective', 0):,} rankings by "
         f"{counts.get('annotators', 0):,} annotators, using {how}{f', in {rounds} rounds' if rounds > 1 else ''}. "
-        f"On {win['n']} held-out prompts its answer beats the reference's {percent(win['mean'])} of the time, as "
+        f"On {win.n} held-out prompts its answer beats the reference's {percent(win.mean)} of the time, as "
         f"judged by {by}."
     )
     said = verdict(win)
-    found = signs(sampled["policy"], sampled["reference"])
+    found = signs(sampled.policy, sampled.reference)
     if far := next((sign.said for sign in found if sign.name == "kl" and sign.verdict == "look"), ""):
         sentence = f"{sentence[:-1]}, but {far}."
         said = said if judge else _at_a_distance(win, said)
-    beside = (facts.get("demo") or {}).get("win_rate")
-    if beside:
+    if found_beside := (facts.get("demo") or {}).get("win_rate"):
+        beside = from_json(Interval, found_beside)
         sentence += (
             " Beside a model that learnt from as many demonstrations instead, it is preferred on "
-            f"{percent(beside['mean'])} ({span(beside)})."
+            f"{percent(beside.mean)} ({span(beside)})."
         )
     if gone := collapsed(found):
         sentence = (
             f"The policy has collapsed: {'; '.join(gone)}. {capital(model_name(facts))} was optimised with {how}; that "
-            f"its answers win {percent(win['mean'])} as judged by {by} says nothing for them."
+            f"its answers win {percent(win.mean)} as judged by {by} says nothing for them."
         )
         said = (
             "Do not use this policy. Read its answers below; then align again with a lower learning rate or a higher "
@@ -183,41 +193,42 @@ def _evaluated(
     return {"sentence": sentence, "verdict": said, "tiles": tiles + _reward_tile(facts)}
 
 
-def _doubts(facts: Mapping[str, Any], result: Mapping[str, Any], looks: list[str], judged: bool) -> str:
+def _doubts(facts: Mapping[str, Any], result: Evaluated, looks: list[str], judged: bool) -> str:
     """Return what to know before a verdict is believed; "" where there is nothing."""
     said = ""
-    if result.get("independent") is False:
+    if result.independent is False:
         said += " It is not independent: the same prompts chose the policy, so it looks better than it is."
     if looks:
         said += f" Before you believe it, read the answers: {'; '.join(looks)}."
-    run = of_round(facts, "reward", result["round"])
-    if not judged and run and run["result"]:
-        doubt = at_chance(run["result"].get("heldout"), run["run"])
+    run = of_round(facts, "reward", result.round)
+    trained = TrainedReward.read(run["result"]) if run else None
+    if not judged and run and trained:
+        doubt = at_chance(trained.heldout, run["run"])
         said += f" It is judged by a model that may not know: {doubt}" if doubt else ""
     return said
 
 
-def _at_a_distance(win: Mapping[str, float], said: str) -> str:
+def _at_a_distance(win: Interval, said: str) -> str:
     """Return what is won by the reward model's own judgement, far from the answers that it has learnt from."""
     if beyond(win, 0.5) != 1:
         return said
     return (
-        f"Its win rate lies above one half beyond chance ({span(dict(win))}), which is no proof that it is better: so "
+        f"Its win rate lies above one half beyond chance ({span(win)}), which is no proof that it is better: so "
         "far from the reference a reward model has seen no answers ranked. Read them, let people rank some, or take an "
         "earlier step."
     )
 
 
-def verdict(win: Mapping[str, float]) -> str:
+def verdict(win: Interval) -> str:
     """Return what a win rate's interval allows to say, and what so many prompts could have shown."""
-    sure, interval = beyond(win, 0.5), span(dict(win))
+    sure, interval = beyond(win, 0.5), span(win)
     if sure is None:
-        return f"Too few prompts to tell: {win['n']}, with an interval of {interval or 'any width'}. Hold more out."
+        return f"Too few prompts to tell: {win.n}, with an interval of {interval or 'any width'}. Hold more out."
     if sure == 1:
         return f"Better than the reference beyond chance: the interval ({interval}) lies above one half."
     if sure == -1:
         return f"Worse than the reference beyond chance: the interval ({interval}) lies below one half."
-    seen = win.get("detectable")
+    seen = win.detectable
     power = (
         f"So many prompts show a win rate {percent(seen)[:-2]} points off one half four times in five; less is likely "
         "to be missed"
@@ -229,57 +240,58 @@ def verdict(win: Mapping[str, float]) -> str:
 
 def _reward_tile(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     run = last(facts, "reward")
-    report = run["result"].get("heldout") if run else None
-    if not report or report["accuracy"] is None:
+    trained = TrainedReward.read(run["result"]) if run else None
+    report = trained.heldout if trained else None
+    if not report or report.accuracy is None:
         return []
     note = f"95 % interval {span(report)}; chance is 50 %" if span(report) else "chance is 50 %"
-    return [("Reward model, held-out pairs", percent(report["accuracy"]), note)]
+    return [("Reward model, held-out pairs", percent(report.accuracy), note)]
 
 
-def reward_model(run: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> list[str]:
+def reward_model(trained: TrainedReward, agreement: Mapping[str, Any] | None) -> list[str]:
     """Return a reward model's report in sentences."""
-    report = run["result"].get("heldout")
-    if not report or report["accuracy"] is None:
+    report = trained.heldout
+    if not report or report.accuracy is None:
         return ["No held-out prompt has a ranked pair, so this reward model has not been measured."]
     said = [
-        f"It orders {percent(report['accuracy'])} of {report['pairs']:,} held-out pairs ({report['prompts']:,} "
+        f"It orders {percent(report.accuracy)} of {report.pairs:,} held-out pairs ({report.prompts:,} "
         f"prompts) as people did" + (f", 95 % interval {span(report)}." if span(report) else ".")
     ]
-    if report["low"] is not None and report["low"] <= 0.5:
+    if report.low is not None and report.low <= 0.5:
         said.append("The interval includes chance: it cannot be relied on to tell better from worse.")
-    longer = report["longer_wins"]["share"]
+    longer = report.longer_wins.share
     if longer is not None:
-        better = report["accuracy"] > longer
+        better = report.accuracy > longer
         said.append(
             f"Always preferring the longer text would be right on {percent(longer)}"
             + ("." if better else ": that simple rule does as well or better, so the model has learned little.")
         )
-    won, lost = report["longer_won"], report["shorter_won"]
-    if won["share"] is not None and lost["share"] is not None:
+    won, lost = report.longer_won, report.shorter_won
+    if won.share is not None and lost.share is not None:
         said.append(
-            f"It is right on {percent(won['share'])} where people preferred the longer text ({won['pairs']:,}) and on "
-            f"{percent(lost['share'])} where they preferred the shorter ({lost['pairs']:,})"
-            + ("; the gap says that it favours length." if won["share"] - lost["share"] > 0.15 else ".")
+            f"It is right on {percent(won.share)} where people preferred the longer text ({won.pairs:,}) and on "
+            f"{percent(lost.share)} where they preferred the shorter ({lost.pairs:,})"
+            + ("; the gap says that it favours length." if won.share - lost.share > 0.15 else ".")
         )
-    train = run["result"].get("train_accuracy")
+    train = trained.train_accuracy
     if train is not None:
-        gap = train - report["accuracy"]
+        gap = train - report.accuracy
         said.append(
             f"On its training lists it is right on {percent(train)}"
             + ("; the gap says that it has memorised some of them." if gap > 0.1 else ".")
         )
-    if report["ties"]:
+    if report.ties:
         said.append(
-            f"{report['ties']:,} tied pairs are left out; their scores differ by {number(report['tie_gap'])} on "
-            f"average, those of ordered pairs by {number(report['pair_gap'])}."
+            f"{report.ties:,} tied pairs are left out; their scores differ by {number(report.tie_gap)} on "
+            f"average, those of ordered pairs by {number(report.pair_gap)}."
         )
     return said + _ceiling(report, agreement)
 
 
-def _ceiling(report: Mapping[str, Any], agreement: Mapping[str, Any] | None) -> list[str]:
+def _ceiling(report: PairReport, agreement: Mapping[str, Any] | None) -> list[str]:
     if not agreement or agreement.get("share") is None:
         return ["No list was ranked by two annotators, so how well people agree with each other is not known."]
-    own = report["vote_accuracy"]["share"]
+    own = report.vote_accuracy.share
     return [
         f"Two annotators agree on {percent(agreement['share'])} of {agreement['pairs']:,} pairs; against single "
         f"judgements the reward model is right on {percent(own)}. Agreement is about the most that can be reached."

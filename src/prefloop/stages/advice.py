@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from prefloop import record
 from prefloop.known_algorithms import is_offline
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import Aligned, AlignedOffline, AlignedOnline, Evaluated, Imported, Outcome
 from prefloop.training.rankings import ranked_criteria
 
 IMPORT = "prefloop import FILE"
@@ -17,17 +15,15 @@ AGAIN = "prefloop sample  (the next round), or: prefloop export policy --to FOLD
 
 def following(project: Project, outcome: Outcome) -> str:
     """Return the next command after a stage, or "" where none follows from it."""
-    stage, result = outcome.stage, outcome.result
+    stage = outcome.stage
     if stage in ("import", "sft", "sample", "reward", "remove", "agreement", "status"):
-        new = (result.get("files") or [result]) if stage == "import" else []
-        if any(file.get("rankings") for file in new) and not _wants_sft(project):
-            return _learn(project)
-        return _missing(project)
+        new = isinstance(outcome, Imported) and outcome.rankings > 0
+        return _learn(project) if new and not _wants_sft(project) else _missing(project)
     if stage == "crowd":
         return _learn(project)
     if stage == "prioritise":
         return "prefloop annotate"
-    if stage == "align":
+    if isinstance(outcome, AlignedOnline | AlignedOffline):
         return _after_align(project, outcome)
     if stage == "evaluate":
         return "prefloop report"
@@ -104,12 +100,12 @@ def _judge(project: Project, round: int) -> str:
     return "prefloop evaluate"
 
 
-def _after_align(project: Project, outcome: Outcome) -> str:
+def _after_align(project: Project, outcome: Aligned) -> str:
     """Return the command after `align`, for a run that made a policy and for one that made none."""
-    round, chosen = int(outcome.result["round"]), project.chosen(int(outcome.result["round"]))
-    nothing = outcome.result.get("best_step") == 0
+    round, chosen = outcome.round, project.chosen(outcome.round)
+    nothing = outcome.best_step == 0
     if nothing and chosen is None:
-        return _no_new_policy(project, round, outcome.result)
+        return _no_new_policy(project, round, outcome)
     next_command = _judge(project, round)
     if nothing and chosen:
         return f"{next_command}  (this run made no new policy: the round's is that of {chosen.run})"
@@ -118,16 +114,16 @@ def _after_align(project: Project, outcome: Outcome) -> str:
     return next_command
 
 
-def _no_new_policy(project: Project, round: int, result: Mapping[str, Any]) -> str:
+def _no_new_policy(project: Project, round: int, result: Aligned | None) -> str:
     """Return the command that may lead to a better step: more rankings, or an optimiser that goes less far."""
-    algorithm = str(result.get("algorithm") or project.config.align.algorithm)
+    algorithm = (result.algorithm if result else None) or project.config.align.algorithm
     if _to_rank(project, round):
         ranked = "prefloop annotate, for more rankings to learn from"
     else:
         ranked = f"{IMPORT} with more prompts and prefloop sample --round {round}, for more rankings to learn from"
-    if result.get("warnings"):  # They say that the reward models cannot tell better from worse.
+    if result and result.warnings:  # They say that the reward models cannot tell better from worse.
         return f"{ranked}  (no new policy was made: the reward model cannot tell better from worse)"
-    if result.get("collapses") or "budget" in str(result.get("stopped")):
+    if result and (result.collapses or "budget" in str(result.stopped)):
         price = "beta" if is_offline(algorithm) else "kl"
         less = f"a smaller [align] lr or a larger [algorithms.{algorithm}] {price}"
         return f"prefloop align, with {less}  (no new policy was made: it went too far from its start)"
@@ -137,4 +133,4 @@ def _no_new_policy(project: Project, round: int, result: Mapping[str, Any]) -> s
 
 def _evaluated(project: Project, round: int) -> bool:
     done = [run for run in record.runs(project.root) if run.manifest["stage"] == "evaluate" and run.status == "done"]
-    return any(run.result.get("round") == round for run in done)
+    return any(made.round == round for run in done if (made := Evaluated.read(run.result)))

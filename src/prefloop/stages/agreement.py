@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from prefloop import exchange
 from prefloop.errors import ConfigError, NothingToDoError
-from prefloop.labels.annotators import HARDEST, AnnotatorReport, annotator_report
-from prefloop.project.project import Outcome, Project
+from prefloop.labels.annotators import HARDEST, annotator_report
+from prefloop.project.project import Project
+from prefloop.results import Agreed
 from prefloop.training.rankings import NOT_COMPARABLE, gold_of, ranked_criteria, read_items
 from prefloop.types import Item
 
 
-def agreement(project: Project, criterion: str | None = None, hardest: int = HARDEST) -> Outcome:
+def agreement(project: Project, criterion: str | None = None, hardest: int = HARDEST) -> Agreed:
     """Report on every criterion of a project's store, or on one. Excluded people are in it, to be looked at.
 
     It reads the store only and keeps no run. Raises NothingToDoError without rankings.
@@ -25,12 +25,12 @@ def agreement(project: Project, criterion: str | None = None, hardest: int = HAR
     for name in chosen:
         items = list(project.store.items(criterion=name, ranked=True, excluded=True))
         reports[name] = annotator_report(items, name, gold_of(project, name), hardest=hardest)
-    return Outcome("agreement", None, {"criteria": _json(reports)})
+    return Agreed(criteria=reports)
 
 
 def agreement_file(
     data: Path, format: str | None = None, criterion: str | None = None, hardest: int = HARDEST
-) -> Outcome:
+) -> Agreed:
     """Report on a file of rankings, without a project. Raises DataError, or NothingToDoError without rankings."""
     rows, rejected = read_items(exchange.read(data, format))
     read: dict[str, Item] = {}
@@ -39,8 +39,7 @@ def agreement_file(
     items = list(read.values())
     found = sorted({r.criterion for item in items for r in item.rankings} - set(NOT_COMPARABLE))
     reports = {name: annotator_report(items, name, hardest=hardest) for name in _chosen(found, criterion)}
-    result = {"file": str(data), "rejected": len(rejected), "reasons": rejected[:10], "criteria": _json(reports)}
-    return Outcome("agreement", None, result)
+    return Agreed(file=str(data), rejected=len(rejected), reasons=tuple(rejected[:10]), criteria=reports)
 
 
 def _joined(one: Item, other: Item) -> Item:
@@ -59,7 +58,3 @@ def _chosen(criteria: Sequence[str], asked: str | None) -> list[str]:
     if asked not in criteria:
         raise ConfigError(f'nobody has ranked by "{asked}". Criteria: {", ".join(criteria)}')
     return [asked]
-
-
-def _json(reports: Mapping[str, AnnotatorReport]) -> dict[str, Any]:
-    return {name: report.to_json() for name, report in reports.items()}

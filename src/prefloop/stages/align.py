@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from prefloop.algorithms.registry import kind_of, make
 from prefloop.config import CONFIG_NAME, Config
 from prefloop.effects import unused
 from prefloop.errors import ConfigError
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import Aligned, AlignRun, RoundStanding
 from prefloop.stages.train_offline import train_offline
 from prefloop.stages.train_policy import train_policy
 
 
-def align(project: Project, round: int | None = None) -> Outcome:
+def align(project: Project, round: int | None = None) -> Aligned:
     """Optimise the policy of a round (by default the newest that was sampled). Raises ConfigError, NothingToDoError."""
     settings = project.config.align
     kind = kind_of(settings.algorithm, "online", "offline")
@@ -22,8 +22,8 @@ def align(project: Project, round: int | None = None) -> Outcome:
     if left := [key for key in unused(project.config) if key.startswith("align.")]:
         project.say(f"{settings.algorithm} does not use what {CONFIG_NAME} says of {', '.join(left)}")
     round = project.existing_round(round)
-    outcome = train_policy(project, round) if kind == "online" else train_offline(project, round)
-    return replace(outcome, result={**outcome.result, **standing(project, round)})
+    outcome: Aligned = train_policy(project, round) if kind == "online" else train_offline(project, round)
+    return replace(outcome, standing=standing(project, round))
 
 
 def check_options(config: Config) -> None:
@@ -44,18 +44,21 @@ def check_options(config: Config) -> None:
         raise ConfigError(f"[algorithms.{settings.algorithm}] {option} would have no effect: {idle[option]}.")
 
 
-def standing(project: Project, round: int) -> dict[str, Any]:
+def standing(project: Project, round: int) -> RoundStanding:
     """Return how a round's runs compare on validation prompts, and which is its policy. No run keeps this."""
     chosen = project.chosen(round)
     # fmt: skip
     runs = [
-        {
-            "run": c.run,
-            "chosen": chosen is not None and c.run == chosen.run,
-            "unchanged": c.unchanged,
-            "collapsed": c.collapsed,
-            **{name: c.result.get(name) for name in ("algorithm", "win_rate", "reward", "kl")},
-        }
+        AlignRun(
+            run=c.run,
+            chosen=chosen is not None and c.run == chosen.run,
+            unchanged=c.unchanged,
+            collapsed=tuple(c.collapsed),
+            algorithm=c.result.algorithm if c.result else None,
+            win_rate=c.figure("win_rate"),
+            reward=c.figure("reward"),
+            kl=c.result.kl if c.result else None,
+        )
         for c in project.candidates(round)
     ]
-    return {"chosen": chosen.run if chosen else None, "choose": project.config.run.choose, "runs": runs}
+    return RoundStanding(chosen.run if chosen else None, project.config.run.choose, tuple(runs))

@@ -10,10 +10,10 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from prefloop.errors import BusyError, NothingToDoError, StoreError
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import PeopleRanked
 from prefloop.store import Queue, Quota, get_address, listens
 
 POLL_S = 2.0  # The queue is looked at so often.
@@ -32,7 +32,7 @@ class Clock:
     sleep: Callable[[float], None] = time.sleep
 
 
-def annotate(project: Project, round: int, clock: Clock | None = None) -> Outcome:
+def annotate(project: Project, round: int, clock: Clock | None = None) -> PeopleRanked:
     """Wait until people have ranked as much of a round as `[annotate] quota` asks for; `skipped` if they had already.
 
     Raises NothingToDoError where there is nothing to rank, StoreError where the database stays away for ten minutes.
@@ -48,17 +48,17 @@ def annotate(project: Project, round: int, clock: Clock | None = None) -> Outcom
     if waited:
         _announce(project, round, quota)
         quota = _wait(project, round, queue, quota, clock)
-    result: dict[str, Any] = {
-        "round": round,
-        "criterion": rules.criterion,
-        "simulated": False,
-        "items": quota.tasks,
-        "rankings": quota.done,
-        "wanted": quota.target,
-        "left_open": quota.open,
-        "discarded": quota.discarded,
-    }
-    return Outcome("annotate", None, result, skipped=not waited)
+    return PeopleRanked(
+        round=round,
+        criterion=rules.criterion,
+        simulated=False,
+        items=quota.tasks,
+        rankings=quota.done,
+        wanted=quota.target,
+        left_open=quota.open,
+        discarded=quota.discarded,
+        skipped=not waited,
+    )
 
 
 def _nothing(round: int, quota: Quota, criterion: str) -> str:

@@ -6,10 +6,10 @@ Such a function may be a language model as a judge, or a set of rules.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from prefloop.errors import ConfigError, DataError, NothingToDoError
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import FunctionRanked
 from prefloop.source import source_hash
 from prefloop.types import Item, Ranking
 
@@ -22,7 +22,7 @@ SHOWN = 10
 
 def annotate_with(
     project: Project, function: Annotator, name: str | None = None, criterion: str | None = None
-) -> Outcome:
+) -> FunctionRanked:
     """Let `function(prompt, completions)` rank every list that it has not ranked yet.
 
     It gives the places of the completions, best first: `[2, 0, 1]`, with ties `[2, [0, 1]]`; what it leaves out stays
@@ -61,9 +61,17 @@ def annotate_with(
         raise DataError(f"the annotator {name} failed on each of {len(failed)} lists. First: {failed[0]}")
     for reason in failed[:SHOWN]:
         project.say(f"  {reason}")
-    result: dict[str, Any] = {"annotator": name, "criterion": criterion, "code": code, "items": len(todo)}
-    result |= {"rankings": ranked, "skipped_items": skipped, "failed": len(failed), "reasons": failed[:SHOWN]}
-    return Outcome("annotate_with", None, result, skipped=not todo)
+    return FunctionRanked(
+        annotator=name,
+        criterion=criterion,
+        code=code,
+        items=len(todo),
+        rankings=ranked,
+        skipped_items=skipped,
+        failed=len(failed),
+        reasons=tuple(failed[:SHOWN]),
+        skipped=not todo,
+    )
 
 
 def _check_same(items: Sequence[Item], name: str, code: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.labels.crowd import simulate
-from prefloop.project.project import Outcome, Project, derive
+from prefloop.project.project import Project, derive
+from prefloop.results import CrowdRanked
 from prefloop.rewards.rules import NAMED
 from prefloop.types import digest
 
 
-def crowd(project: Project) -> Outcome:
+def crowd(project: Project) -> CrowdRanked:
     """Rank every sampled item that has no ranking for the criterion yet."""
     settings = project.config.crowd
     if not settings.scorer:
@@ -24,7 +25,7 @@ def crowd(project: Project) -> Outcome:
         raise NothingToDoError("there is nothing to rank yet: run prefloop sample first")
     inputs = {"items": digest([i.id for i in everything]), "scorer": scorer.identity}
     fingerprint = project.fingerprint("crowd", settings, inputs)
-    if not todo and (done := project.done("crowd", fingerprint)):
+    if not todo and (done := project.done(CrowdRanked, fingerprint)):
         return done
     with project.lock():
         run = project.begin("crowd", fingerprint, inputs)
@@ -37,14 +38,15 @@ def crowd(project: Project) -> Outcome:
         wanted = {item.id for item in todo}
         added = project.store.add_rankings(r for r in rankings if r.item_id in wanted)
         ties = sum(len(r.tiers) < sum(len(t) for t in r.tiers) for r in rankings)
-        result = {
-            "simulated": True,
-            "scorer": settings.scorer,
-            "criterion": settings.criterion,
-            "items": len(todo),
-            "rankings": added,
-            "annotators": len({r.annotator for r in rankings}),
-            "with_ties": ties / max(1, len(rankings)),
-        }
-        run.finish(result)
-        return Outcome("crowd", run.name, result)
+        result = CrowdRanked(
+            run=run.name,
+            simulated=True,
+            scorer=settings.scorer,
+            criterion=settings.criterion,
+            items=len(todo),
+            rankings=added,
+            annotators=len({r.annotator for r in rankings}),
+            with_ties=ties / max(1, len(rankings)),
+        )
+        run.finish(result.figures())
+        return result

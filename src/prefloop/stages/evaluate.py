@@ -7,9 +7,9 @@ have other prompts, so intervals are over prompts: each counts once, with the me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from prefloop.errors import DataError, NothingToDoError, suggest
 from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
 from prefloop.project.left_out import LeftOut, fitting
-from prefloop.project.project import ModelRef, Outcome, Project, derive, load_policy
+from prefloop.project.project import ModelRef, Project, derive, load_policy
+from prefloop.results import Answer, Comparison, Evaluated, Interval, SampledPair
+from prefloop.results.base import from_json
 from prefloop.rewards.model import reward_tokenizations
 from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow
@@ -31,7 +33,7 @@ from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe,
 from prefloop.types import Prompt
 
 
-def evaluate(project: Project, round: int | None = None, run: str | None = None) -> Outcome:
+def evaluate(project: Project, round: int | None = None, run: str | None = None) -> Evaluated:
     """Sample both policies on the same prompts; compare by the reward models and, where set, an independent scorer.
 
     run: a run of `align`, by default the one that `[run] choose` picks of its round.
@@ -42,8 +44,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
     reference = project.reference().here()
     if policy.version == reference.version:
         project.say(f"evaluate: round {round} left the policy as it was: it is {policy.version}, the reference itself")
-        unchanged = {"round": round, "policy": policy.version, "reference": reference.version, "unchanged": True}
-        return Outcome("evaluate", None, unchanged, skipped=True)
+        return Evaluated(round=round, policy=policy.version, reference=reference.version, unchanged=True, skipped=True)
     judge = project.scorer(settings.scorer) if settings.scorer else None
     judges = _judges(project, round, judge)
     test, independent = _test_prompts(project)
@@ -59,7 +60,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
         "independent": independent,
     }
     fingerprint = project.fingerprint("evaluate", settings, inputs)
-    if done := project.done("evaluate", fingerprint):
+    if done := project.done(Evaluated, fingerprint):
         return done
     if not independent:
         project.say(
@@ -68,10 +69,16 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
         )
     with project.lock():
         began = project.begin("evaluate", fingerprint, inputs)
-        result = {"round": round, "policy": policy.version, "reference": reference.version, "independent": independent}
-        result |= _measure(project, policy, reference, judges, judge, test)
-        began.finish(result)
-        return Outcome("evaluate", began.name, result)
+        known = Evaluated(
+            run=began.name,
+            round=round,
+            policy=policy.version,
+            reference=reference.version,
+            independent=independent,
+        )
+        result = _measure(project, known, policy, reference, judges, judge, test)
+        began.finish(result.figures())
+        return result
 
 
 def _policy(project: Project, round: int | None, run: str | None) -> tuple[int, ModelRef]:
@@ -98,7 +105,7 @@ def _test_prompts(project: Project) -> tuple[list[Prompt], bool]:
     _, test = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))
     if not test:
         raise NothingToDoError("there are no held-out prompts: import more prompts, or raise [data] heldout")
-    chose = {id for c in project.candidates() for id in c.result.get("validation", {}).get("prompts", ())}
+    chose = {id for c in project.candidates() if c.result and c.result.validation for id in c.result.validation.prompts}
     clean = [p for p in test if p.id not in chose]
     return (clean, True) if clean else (test, False)
 
@@ -115,12 +122,13 @@ def _judges(project: Project, round: int, judge: RuleScorer | None) -> list[Mode
 
 def _measure(
     project: Project,
+    known: Evaluated,
     policy: ModelRef,
     reference: ModelRef,
     judges: list[ModelRow],
     judge: RuleScorer | None,
     test: Sequence[Prompt],
-) -> dict[str, Any]:
+) -> Evaluated:
     """Compare both policies' answers, sampled and greedy, and look for signs of collapse in the sampled ones."""
     settings = project.config.evaluate
     scorer = make_scorer(project, judges) if judges else judge
@@ -131,7 +139,8 @@ def _measure(
     prompts = fitting(project, tokenization, test[: settings.prompts], settings.max_tokens, left_out, theirs)
     seed = derive(project.config.project.seed, "evaluate")
     before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)
-    result: dict[str, Any] = {"prompts": len(prompts), "samples_per_prompt": settings.samples, **left_out.to_json()}
+    compared: dict[str, Comparison] = {}
+    shown: tuple[SampledPair, ...] = ()
     with ExitStack() as opened:
 
         def opens(policy: Policy, reference: Policy) -> Engine:
@@ -149,15 +158,24 @@ def _measure(
                     rolls[name] = roll_out(engine, tokenization, scorer, prompts, k, sampling, Rollout(), mode, name)
                     bar.update()
             judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
-            result[mode] = _compare(engines, rolls, judged, k, settings.bootstrap, seed)
+            made = _compare(engines, rolls, judged, k, settings.bootstrap, seed)
             if settings.temperature != 1:
                 found = describe(rolls["policy"], add_logprobs(rolls["policy"].batch, at_1))
-                result[mode]["policy"]["kl_at_1"] = found["kl"]
+                made = replace(made, policy={**made.policy, "kl_at_1": found["kl"]})
+            compared[mode] = made
             if mode == "sampled":
-                result["samples"] = _shown(prompts, rolls, judged, k, settings.show)
-    sampled = result["sampled"]
-    result["collapsed"] = collapsed(signs(sampled["policy"], sampled["reference"]))
-    return result
+                shown = _shown(prompts, rolls, judged, k, settings.show)
+    sampled = compared["sampled"]
+    return replace(
+        known,
+        prompts=len(prompts),
+        samples_per_prompt=settings.samples,
+        left_out=left_out.counted(),
+        sampled=sampled,
+        samples=shown,
+        greedy=compared["greedy"],
+        collapsed=tuple(collapsed(signs(sampled.policy, sampled.reference))),
+    )
 
 
 def _compare(
@@ -167,12 +185,12 @@ def _compare(
     k: int,
     resamples: int,
     seed: int,
-) -> dict[str, Any]:
+) -> Comparison:
     """Return the figures of each policy, and how often one beats the other.
 
     k: how many answers a prompt has; they are neighbours
     """
-    out: dict[str, Any] = {}
+    figures_of: dict[str, dict[str, float]] = {}
     for name, engine in engines.items():
         r = rolls[name]
         texts = [c.text for c in r.completions]
@@ -183,13 +201,23 @@ def _compare(
             figures[f"reward_{part}"] = float(np.mean(values))
         if judged:
             figures["judge"] = float(np.mean(judged[name]))
-        out[name] = figures
-    scores = {"": {name: r.scores.total for name, r in rolls.items()}} | ({"judge_": judged} if judged else {})
-    for who, by in scores.items():
-        a, b = (np.asarray(by[name], dtype=float).reshape(-1, k) for name in ("policy", "reference"))
-        out[f"{who}win_rate"] = win_rate(a, b, resamples, seed)
-        out[f"{who}gain" if who else "reward_gain"] = mean_interval((a - b).mean(1), resamples, seed)
-    return out
+        figures_of[name] = figures
+
+    def versus(scores: Mapping[str, Sequence[float]]) -> tuple[Interval, Interval]:
+        a, b = (np.asarray(scores[name], dtype=float).reshape(-1, k) for name in ("policy", "reference"))
+        gain = mean_interval((a - b).mean(1), resamples, seed)
+        return from_json(Interval, win_rate(a, b, resamples, seed)), from_json(Interval, gain)
+
+    won, gain = versus({name: r.scores.total for name, r in rolls.items()})
+    judge_won, judge_gain = versus(judged) if judged else (None, None)
+    return Comparison(
+        policy=figures_of["policy"],
+        reference=figures_of["reference"],
+        win_rate=won,
+        reward_gain=gain,
+        judge_win_rate=judge_won,
+        judge_gain=judge_gain,
+    )
 
 
 def _correlation(a: Sequence[float], b: Sequence[float]) -> float:
@@ -200,15 +228,16 @@ def _correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 def _shown(
     prompts: Sequence[Encoded], rolls: dict[str, Rollouts], judged: dict[str, Sequence[float]], k: int, show: int
-) -> list[dict[str, Any]]:
+) -> tuple[SampledPair, ...]:
     """Return the first answers of both policies side by side, for prompts that are evenly spread over all."""
     stride = max(1, len(prompts) // max(1, show))
-    shown = []
-    for n in list(range(0, len(prompts), stride))[:show]:
-        entry: dict[str, Any] = {"prompt": prompts[n][0].text}
-        for name, r in rolls.items():
-            entry[name] = {"text": r.completions[n * k].text, "reward": float(r.scores.total[n * k])}
-            if judged:
-                entry[name]["judge"] = float(judged[name][n * k])
-        shown.append(entry)
-    return shown
+
+    def answer(name: str, n: int) -> Answer:
+        roll = rolls[name]
+        judge = float(judged[name][n * k]) if judged else None
+        return Answer(roll.completions[n * k].text, float(roll.scores.total[n * k]), judge)
+
+    return tuple(
+        SampledPair(prompts[n][0].text, answer("policy", n), answer("reference", n))
+        for n in list(range(0, len(prompts), stride))[:show]
+    )

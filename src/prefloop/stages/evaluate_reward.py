@@ -11,12 +11,13 @@ from prefloop import exchange
 from prefloop.config import CONFIG_NAME, load_config
 from prefloop.errors import ConfigError, StoreError
 from prefloop.models.folder import check_folder
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import EvaluatedReward
 from prefloop.store import Store
 from prefloop.training.rankings import read_items
 
 
-def evaluate_reward(model: str, data: Path, format: str | None = None) -> Outcome:
+def evaluate_reward(model: str, data: Path, format: str | None = None) -> EvaluatedReward:
     """Return the accuracy of a reward model by criterion.
 
     Raises ModelError, DataError, or NothingToDoError without any pair.
@@ -29,9 +30,7 @@ def evaluate_reward(model: str, data: Path, format: str | None = None) -> Outcom
     # This loads torch, and an error above should not wait for that.
     from prefloop.training.reward_evaluation import pair_accuracies
 
-    figures = pair_accuracies(model, items)
-    result = {**figures, "file": str(data), "rejected": len(rejected), "reasons": rejected[:10]}
-    return Outcome("evaluate reward", None, result)
+    return pair_accuracies(model, items, data, rejected)
 
 
 def _check_registered(folder: Path) -> None:

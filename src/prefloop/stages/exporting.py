@@ -15,15 +15,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prefloop import exchange, record
 from prefloop.config import Config
 from prefloop.config_problems import as_now, settings_of
 from prefloop.errors import DataError, ModelError, NothingToDoError, suggest
 from prefloop.exchange import Soft, Written
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
 from prefloop.report.card import Card, model_card
+from prefloop.results import Aligned, Evaluated, Exported, ExportedModel, TrainedReward, Tuned, read_aligned
 from prefloop.store import ModelRow, Store
 from prefloop.store.stream import every_demonstration, every_item, every_prompt
 from prefloop.types import Item
@@ -44,7 +45,7 @@ def export(
     probability: Literal["votes", "model"] = "votes",
     run: str | None = None,
     push: str | None = None,
-) -> Outcome:
+) -> Exported:
     """Write one of WHAT to `to`. Raises NothingToDoError where there is none, DataError where `to` exists.
 
     run: of policies only, the run of `align` or `sft` whose policy it is; else what `[run] choose` picks of the round.
@@ -71,11 +72,11 @@ def export(
         rows = [_policy(project, round, run)] if what == "policy" else _rewards(project, criterion, round)
         if push is not None and len(rows) > 1:
             raise DataError(f"--push uploads one model: choose among {len(rows)} with --criterion")
-        result = {"what": what, "to": str(to), **_export_models(project, rows, to)}
-        return Outcome("export", None, result if push is None else result | {"pushed": _push(to, push)})
+        models = _export_models(project, rows, to)
+        return Exported(what=what, to=to, models=models, pushed=None if push is None else _push(to, push))
     to.parent.mkdir(parents=True, exist_ok=True)
     written = _export_data(project, what, to, criterion, pairing, probability)
-    return Outcome("export", None, {"what": what, "to": str(to), **asdict(written)})
+    return Exported(what=what, to=to, **asdict(written))
 
 
 def _policy(project: Project, round: int | None, run: str | None) -> ModelRow:
@@ -126,7 +127,7 @@ def _rewards(project: Project, criterion: str | None, round: int | None) -> list
     return [newest[criterion]]
 
 
-def _export_models(project: Project, rows: list[ModelRow], to: Path) -> dict[str, Any]:
+def _export_models(project: Project, rows: list[ModelRow], to: Path) -> tuple[ExportedModel, ...]:
     """Export one model to the folder `to`, or several models to a folder each inside `to`."""
     from prefloop.engine.checkpoint import publish
 
@@ -139,17 +140,9 @@ def _export_models(project: Project, rows: list[ModelRow], to: Path) -> dict[str
             (tmp / "README.md").write_text(model_card(_card(project, row)), encoding="utf-8")
 
         publish(folders[row.version], write)
-    return {
-        "models": [
-            {
-                "version": row.version,
-                "criterion": row.criterion,
-                "round": row.metrics.get("round"),
-                "folder": str(folders[row.version]),
-            }
-            for row in rows
-        ]
-    }
+    return tuple(
+        ExportedModel(row.version, row.criterion, row.metrics.get("round"), str(folders[row.version])) for row in rows
+    )
 
 
 def _card(project: Project, row: ModelRow) -> Card:
@@ -172,7 +165,7 @@ def _card(project: Project, row: ModelRow) -> Card:
         dtype=shape.get("dtype") or shape.get("torch_dtype") or "float32",
         ancestors=list(_ancestors(project, row)),
         settings=settings_of({stage: section}, Config) | options,
-        result=run.result,
+        made=_made(row, run),
         evaluation=_evaluation(project, row),
         versions=manifest.get("versions", {}),
         seed=manifest.get("seed", project.config.project.seed),
@@ -189,8 +182,9 @@ def _ancestors(project: Project, row: ModelRow) -> Iterator[tuple[str, str]]:
             snapshot = project.store.snapshot(row.snapshot_hash)
             learnt = f"{len(snapshot.ids)} {snapshot.kind}"
             run = record.Run(project.root / record.RUNS / (row.run_id or row.version))
-            if simulated := run.result.get("simulated"):
-                learnt += f", {simulated} of them simulated"
+            made = _made(row, run)
+            if isinstance(made, TrainedReward) and made.simulated:
+                learnt += f", {made.simulated} of them simulated"
             rewards = run.manifest["inputs"].get("rewards", {}) if run.path.is_dir() else {}
             if rewards:
                 learnt += f", judged by {', '.join(by_weights.get(known_by, c) for c, known_by in rewards.items())}"
@@ -201,10 +195,18 @@ def _ancestors(project: Project, row: ModelRow) -> Iterator[tuple[str, str]]:
     yield row.parent or "base", "the base model"
 
 
-def _evaluation(project: Project, row: ModelRow) -> dict[str, Any]:
-    """Return the newest finished evaluation of a policy; {} where there is none."""
+def _made(row: ModelRow, run: record.Run) -> Tuned | TrainedReward | Aligned | None:
+    """What the run of a model found; None where its folder is gone."""
+    if row.kind == "reward":
+        return TrainedReward.read(run.result)
+    return read_aligned(run.result) if row.version.startswith("align-") else Tuned.read(run.result)
+
+
+def _evaluation(project: Project, row: ModelRow) -> Evaluated | None:
+    """The newest finished evaluation of a policy; None where there is none."""
     runs = [run for run in record.runs(project.root) if run.manifest["stage"] == "evaluate" and run.status == "done"]
-    return next((run.result for run in reversed(runs) if run.result.get("policy") == row.version), {})
+    made = (Evaluated.read(run.result) for run in reversed(runs))
+    return next((found for found in made if found and found.policy == row.version), None)
 
 
 def _push(folder: Path, repository: str) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from prefloop import exchange
 from prefloop.errors import DataError
 from prefloop.exchange import RowError, hub
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import Imported, ImportedFile
 from prefloop.store import Counts
 from prefloop.store.origins import has_origins
 from prefloop.types import Demonstration, Item, Prompt
@@ -24,27 +25,25 @@ SHOWN = 10
 
 def import_files(
     project: Project, paths: Sequence[Path | str], format: str | None = None, ignore: Collection[str] = ()
-) -> Outcome:
+) -> Imported:
     """Import several files or hub data sets, in turn.
 
     Raises DataError at the first that holds nothing usable; earlier ones stay.
     """
     outcomes = [_import(project, path, format, ignore) for path in paths]
-    if len(outcomes) == 1:
-        return outcomes[0]
-    return Outcome("import", None, {"files": [o.result for o in outcomes]}, all(o.skipped for o in outcomes))
+    return Imported(files=tuple(f for o in outcomes for f in o.files), skipped=all(o.skipped for o in outcomes))
 
 
-def _import(project: Project, source: Path | str, format: str | None, ignore: Collection[str]) -> Outcome:
+def _import(project: Project, source: Path | str, format: str | None, ignore: Collection[str]) -> Imported:
     """Import a file, or `hf://owner/name:split`, which is loaded and then imported as a file."""
     if not str(source).startswith(hub.PREFIX):
         return import_file(project, Path(source), format, ignore)
     with TemporaryDirectory() as folder:
         outcome = import_file(project, hub.fetch(str(source), Path(folder)), format, ignore)
-    return replace(outcome, result={**outcome.result, "file": str(source)})
+    return replace(outcome, files=tuple(replace(file, file=str(source)) for file in outcome.files))
 
 
-def import_file(project: Project, path: Path, format: str | None = None, ignore: Collection[str] = ()) -> Outcome:
+def import_file(project: Project, path: Path, format: str | None = None, ignore: Collection[str] = ()) -> Imported:
     """Read a file into the store. What is there already adds nothing; a bad row is reported, never fatal.
 
     The fields in `ignore` are kept as metadata and mean nothing; the log of imports names them. Raises DataError where
@@ -58,13 +57,13 @@ def import_file(project: Project, path: Path, format: str | None = None, ignore:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     told = f"{found}, ignoring {', '.join(sorted(ignore))}" if ignore else found
     known = [row for row in project.store.imports() if (row.sha256, row.format) == (sha256, told)]
-    result: dict[str, Any] = {"file": str(path), "format": found, "ignored": sorted(ignore)}
+    named: dict[str, Any] = {"file": str(path), "format": found, "ignored": tuple(sorted(ignore))}
     # With rejected rows it is read again, because the limit may have been raised; and with rows that were taken out
     # again.
     if known and not known[-1].rejected and not known[-1].removed and has_origins(project.store, sha256):
         project.say(f"{path}: already imported")
-        nothing = asdict(Counts())
-        return Outcome("import", None, result | nothing | {"records": 0, "rejected": 0, "reasons": []}, skipped=True)
+        nothing = ImportedFile(**named, **asdict(Counts()), records=0, rejected=0, reasons=())
+        return Imported(files=(nothing,), skipped=True)
     exchange.check(path, format, **how)
     project.say(f"{path}: reading it as {told}")
     seen, rejected = _Seen(), list[str]()
@@ -85,9 +84,15 @@ def import_file(project: Project, path: Path, format: str | None = None, ignore:
             f"another format, say so with --as: {', '.join(exchange.FORMATS)}."
         )
     counts = asdict(added)
-    result |= counts | {"records": seen.records, "rejected": len(rejected), "reasons": rejected[:REASONS]}
-    result |= {"beside": dict(seen.beside)} if seen.beside else {}
-    return Outcome("import", None, result, skipped=not any(counts.values()))
+    imported = ImportedFile(
+        **named,
+        **counts,
+        records=seen.records,
+        rejected=len(rejected),
+        reasons=tuple(rejected[:REASONS]),
+        beside=dict(seen.beside) or None,
+    )
+    return Imported(files=(imported,), skipped=not any(counts.values()))
 
 
 class _Seen:

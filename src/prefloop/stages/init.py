@@ -13,9 +13,9 @@ from prefloop.config import CONFIG_NAME, Config, apply_override, make_config
 from prefloop.config_problems import describe, settings_of
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.folder import check_folder
-from prefloop.project.project import Outcome
 from prefloop.project.toml import default_of, item, toml
 from prefloop.record import write_atomic
+from prefloop.results import Created
 
 # These are the settings that most people change; docs/config.md has them all.
 _SHOWN: dict[str, tuple[str, ...]] = {
@@ -61,7 +61,7 @@ _ABOUT = {
 
 def init(
     root: Path, model: str | None, scratch: bool, texts: Sequence[Path] = (), overrides: Sequence[str] = ()
-) -> Outcome:
+) -> Created:
     """Write `root`/prefloop.toml. Raises ConfigError where there is one already, ModelError for an unusable model."""
     target = root / CONFIG_NAME
     if target.exists():
@@ -86,13 +86,12 @@ def init(
     config = make_config(values, where="--set")
     root.mkdir(parents=True, exist_ok=True)
     write_atomic(target, render(values, scratch).encode())
-    result = {
-        "project": str(root),
-        "config": str(target),
-        "model": config.model.path or "scratch",
-        "hub": config.model.path is not None and not (root / config.model.path).is_dir(),
-    }
-    return Outcome("init", None, result)
+    return Created(
+        project=str(root),
+        config=str(target),
+        model=config.model.path or "scratch",
+        hub=config.model.path is not None and not (root / config.model.path).is_dir(),
+    )
 
 
 def model_path(model: str, root: Path) -> str:

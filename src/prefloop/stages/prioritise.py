@@ -8,7 +8,7 @@ of the pair's outcome. A list has the mean over its pairs in nats, so that long 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from prefloop.errors import NothingToDoError
 from prefloop.models.reward import RewardModel
 from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
-from prefloop.project.project import Outcome, Project, load_registered_reward
+from prefloop.project.project import Project, load_registered_reward
+from prefloop.results import Prioritised
 from prefloop.rewards.model import raw_scores
 from prefloop.store import ModelRow
 from prefloop.types import Item, digest
@@ -26,7 +27,7 @@ MOST_MODELS = 4  # Only the newest models are asked.
 CHUNK = 512  # So many items are in memory at a time.
 
 
-def prioritise(project: Project) -> Outcome:
+def prioritise(project: Project) -> Prioritised:
     """Score every list that nobody has been given yet; `skipped` where these models have scored them all.
 
     Raises NothingToDoError without a reward model.
@@ -40,11 +41,11 @@ def prioritise(project: Project) -> Outcome:
     project.queue.fill()
     versions = [row.version for row in rows]
     measure = "disagreement" if len(rows) > 1 else "entropy"
-    result: dict[str, Any] = {"criterion": criterion, "models": versions, "measure": measure}
+    result = Prioritised(criterion=criterion, models=tuple(versions), measure=measure, items=0)
     judged_by = digest("priorities", *versions)
     ids = project.queue.fresh(judged_by)
     if not ids:
-        return Outcome("prioritise", None, result | {"items": 0}, skipped=True)
+        return replace(result, skipped=True)
     models = [load_registered_reward(project, row) for row in rows]
     for model, _ in models:
         model.model.to(project.device)
@@ -63,13 +64,13 @@ def prioritise(project: Project) -> Outcome:
     if not found:
         left_out.stop("lists")
     last = dict.fromkeys(left_out.reasons, 0.0)  # Whatever order people give, the model cannot learn from it.
-    result |= {
-        "items": project.queue.set_priorities(found | last, judged_by) - len(last),
-        "mean": sum(found.values()) / len(found),
-        "largest": max(found.values()),
-        **left_out.to_json(),
-    }
-    return Outcome("prioritise", None, result)
+    return replace(
+        result,
+        items=project.queue.set_priorities(found | last, judged_by) - len(last),
+        mean=sum(found.values()) / len(found),
+        largest=max(found.values()),
+        left_out=left_out.counted(),
+    )
 
 
 def judges(project: Project) -> list[ModelRow]:

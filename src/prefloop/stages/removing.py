@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.errors import DataError, NothingToDoError, suggest
 from prefloop.project.left_out import refusal
-from prefloop.project.project import Outcome, Project, load_policy
+from prefloop.project.project import Project, load_policy
+from prefloop.results import LearntModel, Removed
 from prefloop.store.origins import has_origins, origins
 from prefloop.store.removal import Removal, plan
 from prefloop.store.removal import remove as take_out
@@ -27,8 +28,8 @@ def remove(
     *,
     with_rankings: bool = False,
     dry_run: bool = False,
-    agreed: Callable[[Outcome], bool] = lambda planned: True,
-) -> Outcome:
+    agreed: Callable[[Removed], bool] = lambda planned: True,
+) -> Removed:
     """Take out rows by id, by the file they were imported from, or all that the model's chat template refuses.
 
     agreed: asked with what would go, before anything does. dry_run: only say it. Raises DataError for an unknown id or
@@ -84,21 +85,17 @@ def _rows(project: Project, gone: Removal) -> list[str]:
     return sorted(set(origins(project.store, ids[: 3 * NAMED]).values()))[:NAMED]
 
 
-def _outcome(gone: Removal, rows: list[str], removed: bool) -> Outcome:
-    result: dict[str, Any] = {
-        "removed": removed,
-        "prompts": len(gone.prompts),
-        "demonstrations": len(gone.demonstrations),
-        "items": len(gone.items),
-        "sampled_items": gone.sampled_items,
-        "rankings": len(gone.rankings),
-        "rankings_by_people": gone.by_people,
-        "rollouts": gone.rollouts,
-        "kept": gone.kept,
-        "rows": rows,
-        "models": [
-            {"version": model.version, "kind": model.kind, "run": model.run_id, "through": through}
-            for model, through in gone.models
-        ],
-    }
-    return Outcome("remove", None, result)
+def _outcome(gone: Removal, rows: list[str], removed: bool) -> Removed:
+    return Removed(
+        removed=removed,
+        prompts=len(gone.prompts),
+        demonstrations=len(gone.demonstrations),
+        items=len(gone.items),
+        sampled_items=gone.sampled_items,
+        rankings=len(gone.rankings),
+        rankings_by_people=gone.by_people,
+        rollouts=gone.rollouts,
+        kept=gone.kept,
+        rows=tuple(rows),
+        models=tuple(LearntModel(model.version, model.kind, model.run_id, through) for model, through in gone.models),
+    )

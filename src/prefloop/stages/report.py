@@ -9,15 +9,16 @@ from typing import Any
 from prefloop import record
 from prefloop.labels.agreement import agreement_by_criterion
 from prefloop.project.choose import Candidate
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
 from prefloop.report.collect import StoreFacts, collect, read_demo
 from prefloop.report.hacking import evidence_of
 from prefloop.report.page import as_json, render
 from prefloop.report.words import headline
+from prefloop.results import Reported
 from prefloop.types import Item
 
 
-def report(project: Project) -> Outcome:
+def report(project: Project) -> Reported:
     """Write both files. It works at any point of the loop; what has not run is absent.
 
     Raises DataError for a bad demo.json.
@@ -64,8 +65,7 @@ def report(project: Project) -> Outcome:
         if not path.is_file() or path.read_bytes() != data:
             record.write_atomic(path, data)
             changed = True
-    result = {name.replace("report.", ""): name for name in pages}
-    return Outcome("report", None, result, skipped=not changed)
+    return Reported(html=project.root / "report.html", json=project.root / "report.json", skipped=not changed)
 
 
 def _name(chosen: Candidate | None) -> str | None:

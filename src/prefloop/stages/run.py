@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from prefloop.config import Run as Settings
 from prefloop.errors import ConfigError, suggest
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
+from prefloop.results import Outcome, Ran
 from prefloop.stages.align import align
 from prefloop.stages.annotate_wait import annotate
 from prefloop.stages.crowd import crowd
@@ -41,7 +41,7 @@ EACH_ROUND: dict[str, Callable[[Project, int], Outcome]] = {
 AT_THE_END: dict[str, Callable[[Project], Outcome]] = {"report": report}
 
 
-def run(project: Project) -> Outcome:
+def run(project: Project) -> Ran:
     """Go through the loop. Stages run in the order the loop needs, whatever the order they are listed in."""
     settings = project.config.run
     _check(settings)
@@ -65,8 +65,7 @@ def run(project: Project) -> Outcome:
             take(EACH_ROUND[name](project, round))
     for name in [n for n in AT_THE_END if n in settings.stages]:
         take(AT_THE_END[name](project))
-    result: dict[str, Any] = {"rounds": settings.rounds, "stages": [o.to_json() for o in done]}
-    return Outcome("run", None, result, all(o.skipped for o in done))
+    return Ran(rounds=settings.rounds, stages=tuple(done), skipped=all(o.skipped for o in done))
 
 
 def _check(settings: Settings) -> None:

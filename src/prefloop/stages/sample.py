@@ -10,7 +10,8 @@ from prefloop.engine.base import Sampling
 from prefloop.errors import NothingToDoError
 from prefloop.models.policy import Policy
 from prefloop.project.left_out import LeftOut, fitting
-from prefloop.project.project import Outcome, Project, derive, load_policy
+from prefloop.project.project import Project, derive, load_policy
+from prefloop.results import Sampled
 from prefloop.store.split import bucket
 from prefloop.training.sampled_lists import draw_lists, item_id, make_item, ratio
 from prefloop.types import Prompt
@@ -18,7 +19,7 @@ from prefloop.types import Prompt
 CHUNK = 64  # So many prompts come between two writes to the store.
 
 
-def sample(project: Project, round: int | None = None) -> Outcome:
+def sample(project: Project, round: int | None = None) -> Sampled:
     """Sample from the policy at the start of a round (by default: the first round not aligned yet)."""
     settings, seed = project.config.sample, project.config.project.seed
     round = project.aligned_rounds() if round is None else project.existing_round(round, starts=True)
@@ -30,7 +31,7 @@ def sample(project: Project, round: int | None = None) -> Outcome:
         raise NothingToDoError("there are no prompts yet: run prefloop import FILE")
     inputs = {"policy": ref.weights, "round": round, "prompts": project.snapshot("prompts", [p.id for p in chosen])}
     fingerprint = project.fingerprint("sample", settings, inputs)
-    if done := project.done("sample", fingerprint):
+    if done := project.done(Sampled, fingerprint):
         return done
     starts = round > project.latest_round()
     with project.lock():
@@ -65,20 +66,21 @@ def sample(project: Project, round: int | None = None) -> Outcome:
                 bar.update(len(part))
         if tokenization.runs_on and ended < drawn / 2:
             project.say(f"warning: {ended} of {drawn} answers ended by themselves: {tokenization.runs_on}")
-        result = {
-            "round": round,
-            "starts_round": starts,
-            "policy": ref.version,
-            "prompts": len(kept),
-            "completions": len(kept) * settings.k,
-            "drawn_now": drawn,
-            "near_duplicates": duplicates,
-            "ended": ratio(ended, drawn),
-            "mean_tokens": ratio(tokens, drawn),
-            **left_out.to_json(),
-        }
-        run.finish(result)
-        return Outcome("sample", run.name, result)
+        result = Sampled(
+            run=run.name,
+            round=round,
+            starts_round=starts,
+            policy=ref.version,
+            prompts=len(kept),
+            completions=len(kept) * settings.k,
+            drawn_now=drawn,
+            near_duplicates=duplicates,
+            ended=ratio(ended, drawn),
+            mean_tokens=ratio(tokens, drawn),
+            left_out=left_out.counted(),
+        )
+        run.finish(result.figures())
+        return result
 
 
 def _spread(prompts: Sequence[Prompt], limit: int | None, round: int) -> list[Prompt]:

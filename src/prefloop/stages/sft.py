@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any
 
 from prefloop.algorithms.sft import Sft
 from prefloop.engine import Training
@@ -13,7 +12,8 @@ from prefloop.errors import NothingToDoError
 from prefloop.models.load import weights_hash
 from prefloop.models.policy import Policy
 from prefloop.project.left_out import LeftOut
-from prefloop.project.project import Outcome, Project, derive, load_policy
+from prefloop.project.project import Project, derive, load_policy
+from prefloop.results import Tuned
 from prefloop.training.demonstrations import encode_demonstrations, heldout_loss, preferred, rows_of
 from prefloop.training.fit import Order, fit
 from prefloop.training.learning_rates import rate
@@ -41,7 +41,7 @@ def _ranked(project: Project, criterion: str) -> list[Item]:
     return found
 
 
-def sft(project: Project) -> Outcome:
+def sft(project: Project) -> Tuned:
     """Train on demonstrations of training prompts, and on best-ranked completions where set."""
     settings, seed = project.config.sft, project.config.project.seed
     heldout = project.config.data.heldout
@@ -58,7 +58,7 @@ def sft(project: Project) -> Outcome:
     if not train:
         raise NothingToDoError(f'[sft] preferred = "{settings.preferred}": every list ties, so that no answer is best')
     fingerprint = project.fingerprint("sft", settings, inputs)
-    if done := project.done("sft", fingerprint):
+    if done := project.done(Tuned, fingerprint):
         return done
     with project.lock():
         run = project.begin("sft", fingerprint, inputs)
@@ -91,15 +91,17 @@ def sft(project: Project) -> Outcome:
                 label="sft",
             )
             engine.save("policy", run.path / "model")
-        result: dict[str, Any] = {
-            "steps": order.steps,
-            "demonstrations": len(encoded),
-            "too_long": too_long,
-            "heldout_too_long": held_too_long,
-            **left_out.to_json(),
-            **held_loss,
-            "model": project.relative(run.path / "model"),
-        }
+        result = Tuned(
+            run=run.name,
+            steps=order.steps,
+            demonstrations=len(encoded),
+            too_long=too_long,
+            heldout_too_long=held_too_long,
+            left_out=left_out.counted(),
+            heldout_loss=held_loss.get("heldout_loss"),
+            heldout_perplexity=held_loss.get("heldout_perplexity"),
+            model=project.relative(run.path / "model"),
+        )
         project.register(run, "policy", base, weights_hash(model), snapshot, {"round": 0})
-        run.finish(result)
-        return Outcome("sft", run.name, result)
+        run.finish(result.figures())
+        return result

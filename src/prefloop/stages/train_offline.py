@@ -23,7 +23,8 @@ from prefloop.models.tokenization import Tokenization
 from prefloop.ops.masked import masked_sum
 from prefloop.ops.preference import ordered_pairs
 from prefloop.project.left_out import LeftOut
-from prefloop.project.project import Outcome, Project, derive, load_policy
+from prefloop.project.project import Project, derive, load_policy
+from prefloop.results import AlignedOffline
 from prefloop.rewards.sequence import encode
 from prefloop.store import Store
 from prefloop.training.annotator_weights import weigh_annotators
@@ -38,7 +39,7 @@ from prefloop.types import Item, digest
 EVAL_LISTS = 100
 
 
-def train_offline(project: Project, round: int) -> Outcome:
+def train_offline(project: Project, round: int) -> AlignedOffline:
     """Optimise the policy on all rankings up to a round. Held-out lists measure it; its answers say what is kept."""
     settings, seed = project.config.align, project.config.project.seed
     options = project.config.algorithms.get(settings.algorithm, {})
@@ -57,7 +58,7 @@ def train_offline(project: Project, round: int) -> Outcome:
     if mode != "all":
         inputs["annotators"] = digest(mode, {c: sorted(expected.items()) for c, expected in gold.items()})
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
-    if done := project.done("align", fingerprint):
+    if done := project.done(AlignedOffline, fingerprint):
         return done
     weighed = {c: weigh_annotators(items, c, mode, gold[c]) for c, items in asked.items() if items}
     for warning in filter(None, (t.warning for t in weighed.values())):
@@ -104,24 +105,37 @@ def train_offline(project: Project, round: int) -> Outcome:
                 label=f"align {settings.algorithm}",
                 carried=keep.carried,
             )
-        result: dict[str, Any] = {
-            "algorithm": settings.algorithm,
-            "round": round,
-            "lists": len(train),
-            "annotators": {c: t.to_json() for c, t in weighed.items()},
-            "steps": order.steps,
-            **left_out.to_json(),
-            **lengths.to_json(),
-            **keep.to_json(),
-        }
-        if result["best_step"] == 0:  # There is no new policy: the one that the round started from stays what it is.
-            result |= {"policy": start.version, "weights": start.weights, "model": None}
+        best = keep.best()
+        if best.step == 0 or keep.weights is None:  # No new policy: the one that the round started from stays.
+            version, weights, folder = start.version, start.weights, None
         else:
-            result |= {"policy": run.name, "model": project.relative(run.path / "model")}
-            metrics = {"round": round, **({} if result["kl"] is None else {"kl": result["kl"]})}
-            project.register(run, "policy", start, result["weights"], snapshot, metrics)
-        run.finish(result)
-        return Outcome("align", run.name, result)
+            version, weights, folder = run.name, keep.weights, project.relative(run.path / "model")
+            metrics = {"round": round, **({} if best.kl is None else {"kl": best.kl})}
+            project.register(run, "policy", start, weights, snapshot, metrics)
+        result = AlignedOffline(
+            run=run.name,
+            algorithm=settings.algorithm,
+            round=round,
+            lists=len(train),
+            annotators={c: t.counted() for c, t in weighed.items()},
+            steps=order.steps,
+            left_out=left_out.counted(),
+            cut=lengths.counted(),
+            kl=best.kl,
+            length=best.length,
+            ended=best.ended,
+            collapsed=best.collapsed,
+            heldout_accuracy=best.heldout_accuracy,
+            best_step=best.step,
+            collapses=keep.collapses(),
+            stopped="all steps done",
+            weights=weights,
+            validation=keep.validation.chose() if keep.validation else None,
+            policy=version,
+            model=folder,
+        )
+        run.finish(result.figures())
+        return result
 
 
 def criteria_weights(project: Project) -> dict[str, float]:

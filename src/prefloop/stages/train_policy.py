@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any
 
 from prefloop.algorithms.base import OnlineAlgorithm
 from prefloop.algorithms.registry import class_of, code_of, make, names
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.project.chance import chance_warnings
-from prefloop.project.project import Outcome, Project, derive
+from prefloop.project.project import Project, derive
+from prefloop.results import AlignedOnline
 from prefloop.training.loop import Schedule, train
 from prefloop.training.policy_setup import set_up
 from prefloop.training.policy_training import PolicyTraining
@@ -18,7 +18,7 @@ from prefloop.training.reward_scores import make_scorer
 SHOWN = ("reward", "kl", "length")  # The progress bar shows these metrics.
 
 
-def train_policy(project: Project, round: int) -> Outcome:
+def train_policy(project: Project, round: int) -> AlignedOnline:
     """Optimise the policy of a round. Stops at the KL budget; the best checkpoint by held-out reward is the result."""
     settings, seed = project.config.align, project.config.project.seed
     options = project.config.algorithms.get(settings.algorithm, {})
@@ -45,7 +45,7 @@ def train_policy(project: Project, round: int) -> Outcome:
         **code_of(settings.algorithm),
     }
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
-    if done := project.done("align", fingerprint):
+    if done := project.done(AlignedOnline, fingerprint):
         return done
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
@@ -58,14 +58,34 @@ def train_policy(project: Project, round: int) -> Outcome:
         schedule = Schedule(settings.steps, eval_every, settings.checkpoint_every, evaluates_first=True)
         with closing(setup.engine), closing(PolicyTraining(project, run, algorithm, setup, seed)) as task:
             steps = train(project, run, setup.engine, task, schedule, f"align ({algorithm.name})", SHOWN)
-        result: dict[str, Any] = {"steps": steps, **task.to_json()}
-        result |= {"round": round, "algorithm": settings.algorithm, "warnings": warnings}
-        if result["best_step"] == 0:  # There is no new policy: the one that the round started from stays what it is.
-            result |= {"policy": start.version, "weights": start.weights, "model": None}
+        best = task.keep.best()
+        if best.step == 0:  # no new policy: the one that the round started from stays what it is
+            version, weights, folder = start.version, start.weights, None
         else:
-            weights = task.keep.publish()
-            result |= {"policy": run.name, "weights": weights, "model": project.relative(run.path / "model")}
-            metrics = {"round": round, "reward": result["reward"], "kl": result["kl"]}
+            version, weights, folder = run.name, task.keep.publish(), project.relative(run.path / "model")
+            metrics = {"round": round, "reward": best.reward, "kl": best.kl}
             project.register(run, "policy", start, weights, setup.left_out.used(snapshot), metrics)
-        run.finish(result)
-        return Outcome("align", run.name, result)
+        result = AlignedOnline(
+            run=run.name,
+            steps=steps,
+            best_step=best.step,
+            reward=best.reward,
+            kl=best.kl,
+            win_rate=best.win_rate,
+            length=best.length,
+            ended=best.ended,
+            collapsed=best.collapsed,
+            reward_before=task.keep.reward_before,
+            collapses=task.keep.collapses(),
+            validation=setup.validation.chose(),
+            stopped=task.keep.stopped,
+            left_out=setup.left_out.counted(),
+            weights=weights,
+            round=round,
+            algorithm=settings.algorithm,
+            warnings=tuple(warnings),
+            policy=version,
+            model=folder,
+        )
+        run.finish(result.figures())
+        return result

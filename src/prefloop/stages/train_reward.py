@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
-from typing import Any
 
 from prefloop.algorithms.registry import code_of, kind_of, make
 from prefloop.engine import Training
@@ -22,8 +21,9 @@ from prefloop.models.reward import (
 )
 from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
-from prefloop.project.project import ModelRef, Outcome, Project, derive
+from prefloop.project.project import ModelRef, Project, derive
 from prefloop.record import Run
+from prefloop.results import Cut, Normalisation, Refused, Rewarded, TrainedReward
 from prefloop.rewards.sequence import reads
 from prefloop.training.annotator_weights import WeightedRankings, weigh_annotators
 from prefloop.training.fit import Order, fit
@@ -39,7 +39,7 @@ from prefloop.types import Item, digest
 TRAIN_EVAL = 200  # So many training lists are scored for the train/held-out comparison.
 
 
-def reward(project: Project, round: int | None = None) -> Outcome:
+def reward(project: Project, round: int | None = None) -> Rewarded:
     """Train the reward models that `[reward]` asks for, on all rankings up to a round (by default the newest)."""
     settings = project.config.reward
     kind_of(settings.objective, "reward")
@@ -60,9 +60,13 @@ def reward(project: Project, round: int | None = None) -> Outcome:
         )
     if settings.auxiliary and len(available) == 1:
         raise ConfigError(f"[reward] auxiliary would have no effect: people ranked by {available[0]} only")
-    outcomes = [_train_one(project, criterion, round) for criterion in criteria]
-    result: dict[str, Any] = {"round": round, "models": {c: o.result for c, o in zip(criteria, outcomes, strict=True)}}
-    return Outcome("reward", ",".join(str(o.run) for o in outcomes), result, all(o.skipped for o in outcomes))
+    models = {criterion: _train_one(project, criterion, round) for criterion in criteria}
+    return Rewarded(
+        run=",".join(str(model.run) for model in models.values()),
+        skipped=all(model.skipped for model in models.values()),
+        round=round,
+        models=models,
+    )
 
 
 def start_of(project: Project) -> ModelRef:
@@ -85,7 +89,7 @@ def _others(project: Project, criterion: str, round: int) -> dict[str, list[Item
     return {name: items for name, items in found.items() if items}
 
 
-def _train_one(project: Project, criterion: str, round: int) -> Outcome:
+def _train_one(project: Project, criterion: str, round: int) -> TrainedReward:
     settings, seed = project.config.reward, project.config.project.seed
     train = rankable(project, criterion, round, "train")
     if not train:
@@ -115,7 +119,7 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
         project.config.align.max_tokens,
     )
     fingerprint = project.fingerprint("reward", settings, inputs | {"options": options, "sampling": sampling})
-    if done := project.done("reward", fingerprint):
+    if done := project.done(TrainedReward, fingerprint):
         return done
     objective = make(settings.objective, options)
     weighed = {c: weigh_annotators(items, c, settings.annotators, gold[c]) for c, items in asked.items()}
@@ -184,7 +188,8 @@ def _train_one(project: Project, criterion: str, round: int) -> Outcome:
                     start,
                     len(shown),
                     people,
-                    left_out.to_json() | lengths.to_json(),
+                    left_out.counted(),
+                    lengths.counted(),
                 )
 
 
@@ -202,8 +207,9 @@ def _finish(
     start: ModelRef,
     lists: int,
     people: WeightedRankings,
-    left_out: Mapping[str, Any],
-) -> Outcome:
+    left_out: Refused | None,
+    cut: Cut | None,
+) -> TrainedReward:
     """Normalise the trained model, save it, measure it and register it."""
     criterion = model.criterion
     mean, std = normalisation(project, model, tokenization)
@@ -211,22 +217,24 @@ def _finish(
     engine.save("reward", run.path / "model")
     seen = train[:TRAIN_EVAL]
     on_train = pair_accuracy(score_items(model, tokenization, seen, project.device), seen, criterion, resamples=0)
-    result: dict[str, Any] = {
-        "criterion": criterion,
-        "round": round,
-        "lists": len(train),
-        "lists_trained_on": lists,
-        "rankings": sum(len(i.rankings) for i in train),
-        "simulated": sum(r.simulated for i in train for r in i.rankings),
-        "annotators": people.to_json(),
-        "heldout_lists": len(held),
-        "normalisation": {"mean": mean, "std": std},
-        "heldout": report.to_json() if report else None,
-        "train_accuracy": on_train.accuracy,
-        **left_out,
-        "model": project.relative(run.path / "model"),
-    }
+    result = TrainedReward(
+        run=run.name,
+        criterion=criterion,
+        round=round,
+        lists=len(train),
+        lists_trained_on=lists,
+        rankings=sum(len(i.rankings) for i in train),
+        simulated=sum(r.simulated for i in train for r in i.rankings),
+        annotators=people.counted(),
+        heldout_lists=len(held),
+        normalisation=Normalisation(mean, std),
+        heldout=report,
+        train_accuracy=on_train.accuracy,
+        left_out=left_out,
+        cut=cut,
+        model=project.relative(run.path / "model"),
+    )
     metrics = {"round": round, "accuracy": report.accuracy if report else None}
     project.register(run, "reward", start, weights_hash(model.model), snapshot, metrics, criterion)
-    run.finish(result)
-    return Outcome("reward", run.name, result)
+    run.finish(result.figures())
+    return result

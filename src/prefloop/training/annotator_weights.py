@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from prefloop.labels.ranking import current, mean_rank, tiers_from_scores
 from prefloop.labels.reliability import fit_reliability
 from prefloop.labels.votes import Tiers
+from prefloop.results import AnnotatorWeights
 from prefloop.types import Item, Ranking
 
 LEAST_WEIGHT = 0.05  # A ranking that counts less is left out, since reading it would cost as much as any other.
@@ -41,12 +42,11 @@ class WeightedRankings:
     left_out: int = 0
     warning: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what the run's result holds, which is enough to see who counted how much."""
-        said: dict[str, Any] = {"mode": self.mode, "left_out": self.left_out}
-        if self.mode == "weighted":
-            said |= {"enough": self.warning is None, "reason": self.warning, "weights": dict(self.people)}
-        return said
+    def counted(self) -> AnnotatorWeights:
+        """For the run's result: who counted how much."""
+        if self.mode != "weighted":
+            return AnnotatorWeights(self.mode, self.left_out)
+        return AnnotatorWeights(self.mode, self.left_out, self.warning is None, self.warning, dict(self.people))
 
     def empty(self, criterion: str) -> str:
         """Return the message for a user for whom no ranking is left to learn from."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,28 @@ from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project
 from prefloop.record import Run
+from prefloop.results import Collapse
+from prefloop.results.base import from_json
 from prefloop.training.frozen import round_reference
 from prefloop.training.policy_evaluation import Looked, Validation, wins
 from prefloop.training.progress import Progress
 from prefloop.types import Prompt
 
 AGREES = 1e-4  # in nats; float32 gives about 1e-5, bfloat16 about 1e-2
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The step whose weights were kept, with what was seen of them; None of what was not looked at."""
+
+    step: int
+    reward: float | None
+    kl: float | None
+    win_rate: float | None
+    length: float | None
+    ended: float | None
+    collapsed: tuple[str, ...] | None
+    heldout_accuracy: float | None
 
 
 class KeepBest:
@@ -102,18 +119,24 @@ class KeepBest:
         if runs_on and looked.figures["ended"] < 0.5:
             self.project.say(f"warning: {looked.figures['ended']:.0%} of the answers ended by themselves: {runs_on}")
 
-    def to_json(self) -> dict[str, Any]:
-        """Return for the run's result the step that was kept, what was seen of it, and the steps that had collapsed."""
+    def best(self) -> Kept:
+        """The step that was kept, and what was seen of it."""
         state = self.progress
-        at_best = next(e for e in state.evals if e["step"] == state.best_step)
-        return {
-            "best_step": state.best_step,
-            **{name: at_best.get(name) for name in ("reward", "kl", "win_rate", "length", "ended", "collapsed")},
-            "reward_before": state.evals[0]["reward"],
-            "collapses": _collapses(state.evals),
-            "validation": self.validation.to_json(),
-            "stopped": state.stopped or "all steps done",
-        }
+        return from_json(Kept, next(e for e in state.evals if e["step"] == state.best_step))
+
+    @property
+    def reward_before(self) -> float:
+        """The held-out reward before the first step."""
+        return float(self.progress.evals[0]["reward"])
+
+    def collapses(self) -> tuple[Collapse, ...]:
+        """The steps at which the policy had collapsed."""
+        return _collapses(self.progress.evals)
+
+    @property
+    def stopped(self) -> str:
+        """Why the run ended."""
+        return self.progress.stopped or "all steps done"
 
     def publish(self) -> str:
         """Make what was kept the run's model. Returns the hash of its weights."""
@@ -187,19 +210,20 @@ class KeepNewest:
             self.carried |= {"best_step": step, "weights": self.engine.weights_hash("policy")}
         return found
 
-    def to_json(self) -> dict[str, Any]:
-        """Return for the run's result the step that was kept, what was seen of it, and the steps that had collapsed."""
-        best, evals = self.carried["best_step"], self.carried["evals"]
-        at_best: dict[str, Any] = next((e for e in evals if e["step"] == best), {})
-        return {
-            **dict.fromkeys(("kl", "length", "ended", "collapsed")),
-            **{name: value for name, value in at_best.items() if name != "step"},
-            "best_step": best,
-            "collapses": _collapses(evals),
-            "stopped": "all steps done",
-            "weights": self.carried["weights"],
-            **({"validation": self.validation.to_json()} if self.validation else {}),
-        }
+    def best(self) -> Kept:
+        """The step that was kept, and what was seen of it."""
+        step = self.carried["best_step"]
+        return from_json(Kept, next((e for e in self.carried["evals"] if e["step"] == step), {"step": step}))
+
+    @property
+    def weights(self) -> str | None:
+        """The hash of what was kept; None where nothing was."""
+        weights: str | None = self.carried["weights"]
+        return weights
+
+    def collapses(self) -> tuple[Collapse, ...]:
+        """The steps at which the policy had collapsed."""
+        return _collapses(self.carried["evals"])
 
 
 def _warn(project: Project, step: int, gone: Sequence[str]) -> None:
@@ -207,8 +231,8 @@ def _warn(project: Project, step: int, gone: Sequence[str]) -> None:
         project.say(f"warning: step {step}: the policy has collapsed, and is not kept: {'; '.join(gone)}")
 
 
-def _collapses(evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{"step": e["step"], "signs": e["collapsed"]} for e in evals if e.get("collapsed")]
+def _collapses(evals: Sequence[Mapping[str, Any]]) -> tuple[Collapse, ...]:
+    return tuple(Collapse(e["step"], tuple(e["collapsed"])) for e in evals if e.get("collapsed"))
 
 
 def _copy(source: Path, target: Path) -> None:

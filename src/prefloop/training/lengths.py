@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefloop.errors import NothingToDoError
 from prefloop.models.tokenization import Tokenization
+from prefloop.results import Cut
 from prefloop.rewards.sequence import Joined, join_completion, reads
 from prefloop.types import Item, Ranking
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Lengths:
-    """Counts what a model's reading length cuts from the lists of one stage. `to_json` goes into the stage's result."""
+    """Counts what a model's reading length cuts from the lists of one stage. `counted` goes into the stage's result."""
 
     def __init__(self, project: Project | None, tokenization: Tokenization, max_tokens: int | None = None):
         self.project, self.tokenization, self.max_tokens = project, tokenization, max_tokens
@@ -77,18 +78,10 @@ class Lengths:
             return f"The model could read {self.tokenization.context} tokens: raise max_tokens."
         return "It cannot read more."
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts for a result; {} where nothing was cut."""
+    def counted(self) -> Cut | None:
+        """The counts for a result; None where nothing was cut."""
         cut, shortened, same = self._counts()
-        if not cut and not shortened:
-            return {}
-        return {
-            "reads_tokens": self.limit,
-            "answers": len(self.lost),
-            "answers_cut": cut,
-            "prompts_shortened": shortened,
-            "same_after_cut": same,
-        }
+        return Cut(self.limit, len(self.lost), cut, shortened, same) if cut or shortened else None
 
 
 def _same(item: Item, joined: dict[str, Joined]) -> list[tuple[str, str]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from prefloop.engine.base import Engine, Sampling
 from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut, fitting
 from prefloop.project.project import Project
+from prefloop.results import ValidationPrompts
 from prefloop.rewards.base import Scorer, ZeroScorer
 from prefloop.rewards.model import reward_tokenizations
 from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out
@@ -106,9 +106,9 @@ class Validation:
         place = (step // max(1, self.settings.eval_every)) % len(looked.rolls.completions)
         return " ".join(looked.rolls.completions[place].text.split())[:160]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return for the run's result who chose. `evaluate` leaves these prompts out of what it measures on."""
-        return {"held_out": self.held_out, "prompts": [prompt.id for prompt, _ in self.prompts]}
+    def chose(self) -> ValidationPrompts:
+        """For the run's result: the prompts that chose. `evaluate` leaves them out of what it measures on."""
+        return ValidationPrompts(self.held_out, tuple(prompt.id for prompt, _ in self.prompts))
 
 
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> float:

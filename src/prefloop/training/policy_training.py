@@ -122,7 +122,3 @@ class PolicyTraining:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.progress.restore(state)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the part of the run's result that is known here."""
-        return {**self.keep.to_json(), **self.setup.left_out.to_json()}

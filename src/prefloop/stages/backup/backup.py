@@ -28,9 +28,10 @@ from sqlalchemy import URL
 import prefloop
 from prefloop.config import CONFIG_NAME, Config, load_config, make_config
 from prefloop.errors import DataError
-from prefloop.project.project import Outcome, Project
+from prefloop.project.project import Project
 from prefloop.project.toml import with_overrides
 from prefloop.record import write_json_atomic
+from prefloop.results import BackedUp, Restored
 from prefloop.stages.backup.checks import (
     CHUNK,
     FILES,
@@ -51,7 +52,7 @@ from prefloop.store.overview import note_backup
 RUNS = ("runs", "model")
 
 
-def backup(project: Project, to: Path, runs: bool = False) -> Outcome:
+def backup(project: Project, to: Path, runs: bool = False) -> BackedUp:
     """Make the folder `to`: whole, verified and on the disk, or not at all. Writers go on meanwhile.
 
     runs: the trained models and run folders too, which may be large. Raises DataError where `to` holds something.
@@ -85,13 +86,12 @@ def backup(project: Project, to: Path, runs: bool = False) -> Outcome:
         shutil.rmtree(aside, ignore_errors=True)  # After a success the folder is gone.
     note_backup(project.store, time.time())
     models = len(project.store.models())
-    result = {"folder": str(to), "rankings": counts["rankings"], "rows": counts, "files": len(hashes), "bytes": size}
     if models and not runs:
         project.say(f"backup: the files of {models} trained models are not in it; say --runs to have them")
-    return Outcome("backup", None, result)
+    return BackedUp(folder=str(to), rankings=counts["rankings"], rows=counts, files=len(hashes), bytes=size)
 
 
-def restore(source: Path, root: Path, overrides: tuple[str, ...] = (), trust: bool = False) -> Outcome:
+def restore(source: Path, root: Path, overrides: tuple[str, ...] = (), trust: bool = False) -> Restored:
     """Make the project `root` from a backup. Every file is checked against its hash, the rows are counted.
 
     overrides: settings that become part of the new prefloop.toml; `project.store` is the usual one.
@@ -124,14 +124,7 @@ def restore(source: Path, root: Path, overrides: tuple[str, ...] = (), trust: bo
         _take_place(aside, root)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    result = {
-        "project": str(root),
-        "from": str(source),
-        "made_at": listed.made_at,
-        "rankings": rows["rankings"],
-        "rows": rows,
-    }
-    return Outcome("restore", None, result)
+    return Restored(project=str(root), source=str(source), made_at=listed.made_at, rankings=rows["rankings"], rows=rows)
 
 
 # -- what belongs to a project -----------------------------------------------------------------------------------------
