@@ -19,8 +19,10 @@ Figures = Mapping[str, Any]
 class Card:
     """Holds what is known of one model.
 
-    base: the hub id of the base model; none where it was a folder.  made: the result of the run that made it.
-    evaluation: of this policy against the reference.
+    ancestors:  (version, what it learnt from) from its own run down to the base model
+    base:       the hub id of the base model; None where it was a folder
+    made:       the result of the run that made it
+    evaluation: that of this policy against the reference
     """
 
     version: str
