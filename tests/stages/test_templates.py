@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,8 @@ def test_the_doctor_says_what_ends_an_answer_and_who_says_otherwise(
     tmp_path: Path, family: Family, status: str, said: list[str]
 ) -> None:
     folder = make_model(tmp_path / "model", family)
-    with make_project(tmp_path, folder) as project:
-        subject = invariants._Subject(project, ModelRef("base", str(folder), ""))
+    with make_project(tmp_path, folder) as project, ExitStack() as engines:
+        subject = invariants._Subject(project, ModelRef("base", str(folder), ""), engines)
         check = invariants._ending(subject, "end of answers")
     assert check.status == status and bool(check.advice) == (status == "warn")
     for words in said:
