@@ -85,7 +85,7 @@ class Sample(Section):
 
 class Crowd(Section):
     scorer: str | None = Field(
-        None, description='hidden true quality: a name ("demo", "length", ...) or "file.py:function"'
+        None, description='hidden true quality: a name ("demo", "length", ...), "file.py:function" or "https://..."'
     )
     criterion: str = Field("quality", description="what the rankings are about")
     annotators: int = Field(20, ge=1, description="simulated people")
@@ -173,7 +173,7 @@ class Evaluate(Section):
     samples: int = Field(8, ge=1, description="answers per prompt by each policy; the interval is over prompts")
     bootstrap: int = Field(2000, ge=100, description="resamples over prompts for the 95 % interval")
     scorer: str | None = Field(
-        None, description='an independent judge beside the reward model: a name or "file.py:function"'
+        None, description='an independent judge beside the reward model: a name, "file.py:function" or "https://..."'
     )
     show: int = Field(10, ge=0, description="number of before and after samples in the report")
 

@@ -72,7 +72,9 @@ class Align(Optimiser):
         "What rounding adds to the KL is measured and subtracted: kl_baseline in docs/metrics.md",
     )
     reward: str | None = Field(
-        None, description='the reward: the name of a scorer or "file.py:function"; none = the round\'s reward models'
+        None,
+        description='the reward: the name of a scorer, "file.py:function" or "https://..." (a service); '
+        "none = the round's reward models",
     )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
     rollout: Rollout = Field(Rollout(), description="samples of an online algorithm")

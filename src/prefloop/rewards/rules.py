@@ -1,4 +1,7 @@
-"""Scorers that are a rule or a user's Python function, for simulated crowds, independent checks and experiments."""
+"""Scorers that are a rule, a user's Python function or an HTTP service.
+
+They are for simulated crowds, independent checks, experiments, and rewards that no reward model gives.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefloop.errors import ConfigError, DataError, suggest
+from prefloop.errors import ConfigError, DataError, PrefloopError, suggest
 from prefloop.rewards.base import Scores
+from prefloop.rewards.service import Service, is_address
 from prefloop.types import Completion, Prompt, digest
 
 BatchFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
@@ -209,6 +213,8 @@ class RuleScorer:
         """
         try:
             values = [float(v) for v in self.function(prompts, [c.text for c in completions])]
+        except PrefloopError:  # It says itself what to do.
+            raise
         except Exception as error:
             raise DataError(f"scorer {self.name} failed: {type(error).__name__}: {error}") from error
         if len(values) != len(completions):
@@ -222,15 +228,19 @@ class RuleScorer:
 
 
 def make_scorer(spec: str, root: Path) -> RuleScorer:
-    """Return a scorer by name, or from `file.py:function` with `function(prompt: str, completion: str) -> float`.
+    """Return a scorer by name, by the address of a service, or from `file.py:function`.
 
-    Raises ConfigError for an unknown name, a missing file or a missing function. Relative files are looked for in the
-    project folder, then in the current one.
+    The function is called as `function(prompt: str, completion: str) -> float`. Raises ConfigError for an unknown name,
+    a malformed address, a missing file or a missing function. A service is not asked yet. Relative files are
+    looked for in the project folder, then in the current one.
     """
+    if is_address(spec):
+        return RuleScorer(spec, Service(spec).score)
     if ":" not in spec:
         if spec not in NAMED:
             raise ConfigError(
-                f'There is no scorer "{spec}".{suggest(spec, list(NAMED))} Or give your own as "file.py:function".'
+                f'There is no scorer "{spec}".{suggest(spec, list(NAMED))} Or give your own as "file.py:function", '
+                'or the address of a service as "https://host/path".'
             )
         target = NAMED[spec][1]
         return RuleScorer(spec, _import(target) if isinstance(target, str) else target)

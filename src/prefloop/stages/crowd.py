@@ -16,7 +16,8 @@ def crowd(project: Project) -> CrowdRanked:
     if not settings.scorer:
         raise ConfigError(
             "simulated annotators need a hidden true quality: set [crowd] scorer to a name "
-            f'({", ".join(NAMED)}) or to "file.py:function" with function(prompt, completion) -> float'
+            f'({", ".join(NAMED)}), to "file.py:function" with function(prompt, completion) -> float, '
+            "or to the address of a service"
         )
     scorer = project.scorer(settings.scorer)
     everything = list(project.store.items(source="sample"))
