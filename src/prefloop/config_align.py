@@ -77,6 +77,12 @@ class Align(Optimiser):
         "none = the round's reward models",
     )
     reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
+    on_alarm: Literal["warn", "stop"] = Field(
+        "warn", description='what a finding of prefloop diagnose does while the run goes on: "warn" or "stop"'
+    )
+    stop_on: tuple[str, ...] = Field(
+        (), description="rules (docs/diagnosis.md) whose findings stop the run; none = those whose findings are errors"
+    )
     rollout: Rollout = Field(Rollout(), description="samples of an online algorithm")
     evaluation: AlignEvaluation = Field(AlignEvaluation(), description="looks at the policy while it learns")
 
@@ -88,7 +94,13 @@ class Align(Optimiser):
         found = super().deciding()
         if self.rollout.staleness:
             found["checkpoint_every"] = self.checkpoint_every
-        for new in ("reward", "passes", "lists"):  # Runs of versions without these settings are still the same runs.
+        for new in (
+            "reward",
+            "passes",
+            "lists",
+            "on_alarm",
+            "stop_on",
+        ):  # Runs of versions without these settings are still the same runs.
             if found[new] == type(self).model_fields[new].default:
                 del found[new]
         return found

@@ -4,6 +4,8 @@
                     metrics.jsonl   one line a step; the same run gives the same bytes, interrupted or not
                     timings.jsonl   wall-clock seconds, kept apart because they differ from run to run
                     result.json     written once, at the end
+                    evidence.json   what the stage knew of people, prompts and models, for `prefloop diagnose`
+                    samples.jsonl   answers with their rewards, by step
 
 A kill at any moment leaves either no run folder or one with a complete manifest.
 """
@@ -59,6 +61,12 @@ class Run:
         path = self.path / "result.json"
         return _read(path) if path.exists() else {}
 
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What the stage noted of people, prompts and models; {} where it noted nothing."""
+        path = self.path / "evidence.json"
+        return _read(path) if path.exists() else {}
+
     def metric(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line with sorted keys and exact floats; NaN and infinities become null.
 
@@ -72,13 +80,19 @@ class Run:
         """Append the wall-clock seconds of a step."""
         _append(self.path / "timings.jsonl", {"step": step} | {key: round(seconds[key], 4) for key in sorted(seconds)})
 
+    def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append answers, each with its step, to samples.jsonl."""
+        text = "".join(_line(row) for row in rows)
+        with (self.path / "samples.jsonl").open("a", encoding="utf-8") as file:
+            file.write(text)
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return every complete line of metrics.jsonl, as a dict."""
         return list(_lines(self.path / "metrics.jsonl"))
 
     def rewind(self, step: int) -> None:
         """Remove all lines after a step, and a torn last line. The files are replaced atomically."""
-        for name in ("metrics.jsonl", "timings.jsonl"):
+        for name in ("metrics.jsonl", "timings.jsonl", "samples.jsonl"):
             path = self.path / name
             if path.exists():
                 kept = [line for line in _lines(path) if line["step"] <= step]

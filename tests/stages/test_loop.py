@@ -49,6 +49,9 @@ class Task:
             self.stopped = "enough"
         return {"averaged": self.weights()}
 
+    def logged(self, done: int) -> None:
+        pass
+
     def state(self) -> dict[str, Any]:
         return {"stopped": self.stopped}
 

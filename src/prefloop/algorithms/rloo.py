@@ -50,7 +50,10 @@ class Rloo:
             row = whiten(row, torch.ones_like(row, dtype=torch.bool))
         advantage = keep(row[:, None].expand_as(batch.old_logp), batch.action)
         credited = CreditedBatch(**vars(batch), advantage=advantage, returns=None)
-        return credited, {"constant_groups": float(constant_groups(batch.reward, batch.group))}
+        return credited, {
+            "constant_groups": float(constant_groups(batch.reward, batch.group)),
+            "kl_coefficient": self.kl,
+        }
 
     def weight(self, batch: CreditedBatch) -> Tensor:
         return torch.tensor(float(len(batch)), device=batch.ids.device)

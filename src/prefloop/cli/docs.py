@@ -1,4 +1,4 @@
-"""docs/config.md and docs/commands.md, made from the settings and the commands themselves; a test keeps them current.
+"""Pages and parts of pages that are made from settings, commands and rules; a test keeps them current.
 
 python -m prefloop.cli.docs docs
 """
@@ -93,7 +93,10 @@ def commands_page() -> str:
 
 _CODES = (
     (0, "the command did its work, or the work was done before"),
-    (1, "the disk is full, memory ran out, or a permission is missing; `doctor`: a check failed"),
+    (
+        1,
+        "the disk is full, memory ran out, or a permission is missing; `doctor`, `diagnose`: something is wrong",
+    ),
     (2, "a setting or an option is wrong"),
     (3, "a file or row can't be used"),
     (4, "a model can't be loaded"),
@@ -122,6 +125,26 @@ def _help_pages() -> Iterator[tuple[str, str]]:
 PAGES = {"config.md": config_page, "commands.md": commands_page}
 
 
-if __name__ == "__main__":
+def with_parts(text: str) -> str:
+    """docs/diagnosis.md with its made parts, which stand between two marks each. ValueError where a mark is missing."""
+    from prefloop.diagnose.page import causes_section, rules_section
+
+    for name, make in (("rules", rules_section), ("causes", causes_section)):
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, mark, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not mark or not closed:
+            raise ValueError(f"docs/diagnosis.md lacks the marks of {name}")
+        text = f"{before}{begin}\n{make()}\n{end}{after}"
+    return text
+
+
+def main(folder: Path) -> None:
     for page, make in PAGES.items():
-        (Path(sys.argv[1]) / page).write_text(make(), encoding="utf-8")
+        (folder / page).write_text(make(), encoding="utf-8")
+    diagnosis = folder / "diagnosis.md"
+    diagnosis.write_text(with_parts(diagnosis.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

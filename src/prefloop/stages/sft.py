@@ -16,7 +16,7 @@ from prefloop.project.project import Project, derive, load_policy
 from prefloop.results import Tuned
 from prefloop.training.demonstrations import encode_demonstrations, heldout_loss, preferred, rows_of
 from prefloop.training.fit import Order, fit
-from prefloop.training.learning_rates import rate
+from prefloop.training.learning_rates import beside_usual, rate
 from prefloop.training.loop import Schedule
 from prefloop.types import Item
 
@@ -78,6 +78,7 @@ def sft(project: Project) -> Tuned:
         order = Order(len(encoded), settings.batch, settings.epochs, derive(seed, "sft"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "sft", model)
+        run.note("learning_rates", {"policy": beside_usual("sft", lr, model)})
         training = Training(settings, order.steps, {"policy": lr})
         schedule = Schedule(order.steps, settings.eval_every, settings.checkpoint_every)
         with closing(make_engine({"policy": policy}, tokenization, seed, project.device, training)) as engine:

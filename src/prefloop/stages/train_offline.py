@@ -30,7 +30,7 @@ from prefloop.store import Store
 from prefloop.training.annotator_weights import weigh_annotators
 from prefloop.training.fit import Order, fit
 from prefloop.training.keeping import KeepNewest
-from prefloop.training.learning_rates import rate
+from prefloop.training.learning_rates import beside_usual, rate
 from prefloop.training.lengths import Lengths
 from prefloop.training.loop import Schedule
 from prefloop.training.rankings import NO_RANKINGS, gold_of, rankable, ranked_criteria
@@ -84,6 +84,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
         order = Order(len(train), settings.lists, settings.passes, derive(seed, "offline"))
         policy = Policy(model)
         lr = rate(project, settings.lr, "policy", model)
+        run.note("learning_rates", {"policy": beside_usual("policy", lr, model)})
         training = Training(settings, order.steps, {"policy": lr}, settings.average)
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
         named = digest(reference.weights, tokenization.fingerprint)

@@ -8,6 +8,7 @@ from prefloop.algorithms.base import OnlineAlgorithm
 from prefloop.algorithms.registry import class_of, code_of, make, names
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.project.chance import chance_warnings
+from prefloop.project.evidence import both_sides, data_of, judges_of, write_evidence
 from prefloop.project.project import Project, derive
 from prefloop.results import AlignedOnline
 from prefloop.training.loop import Schedule, train
@@ -49,11 +50,13 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
         return done
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
+        write_evidence(run, data=data_of(*both_sides(project)), judges=judges_of(project, judges, start.version))
         warnings = chance_warnings(project, judges)
         for warning in warnings:
             project.say(f"warning: {warning}")
         seed = derive(seed, "align", round)
         setup = set_up(project, algorithm, start, reference, own or make_scorer(project, judges), judges, seed)
+        run.note("learning_rates", setup.rates)
         eval_every = settings.evaluation.eval_every
         schedule = Schedule(settings.steps, eval_every, settings.checkpoint_every, evaluates_first=True)
         with closing(setup.engine), closing(PolicyTraining(project, run, algorithm, setup, seed)) as task:

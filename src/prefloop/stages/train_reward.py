@@ -20,6 +20,7 @@ from prefloop.models.reward import (
     new_reward_model,
 )
 from prefloop.models.tokenization import Tokenization
+from prefloop.project.evidence import both_sides, data_of, people_of, write_evidence
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import ModelRef, Project, derive
 from prefloop.record import Run
@@ -27,7 +28,7 @@ from prefloop.results import Cut, Normalisation, Refused, Rewarded, TrainedRewar
 from prefloop.rewards.sequence import reads
 from prefloop.training.annotator_weights import WeightedRankings, weigh_annotators
 from prefloop.training.fit import Order, fit
-from prefloop.training.learning_rates import rate
+from prefloop.training.learning_rates import beside_usual, rate
 from prefloop.training.lengths import Lengths
 from prefloop.training.loop import Schedule
 from prefloop.training.ranked_lists import EachCriterion, Lists, gather
@@ -131,6 +132,8 @@ def _train_one(project: Project, criterion: str, round: int) -> TrainedReward:
     weights = {id: weight for t in weighed.values() for id, weight in t.weights.items()}
     with project.lock():
         run = project.begin("reward", fingerprint, inputs)
+        known = [*train, *rankable(project, criterion, round, "heldout")]
+        write_evidence(run, data=data_of(*both_sides(project)), people=people_of(known, criterion, gold[criterion]))
         model, tokenization = new_reward_model(
             start.path, project.config.model, derive(seed, "reward-head", criterion), settings.dropout
         )
@@ -153,6 +156,7 @@ def _train_one(project: Project, criterion: str, round: int) -> TrainedReward:
         others = len(learnt) - 1
         trained = SharedReward(model, others, derive(seed, "reward-heads", criterion)) if others else model
         lr = rate(project, settings.lr, "reward", model.model)
+        run.note("learning_rates", {"reward": beside_usual("reward", lr, model.model)})
         training = Training(settings, order.steps, {"reward": lr}, settings.average)
         schedule = Schedule(order.steps, settings.eval_every, settings.checkpoint_every)
         scores: dict[str, float] = {}  # These are of the held-out completions, by the model as it is.

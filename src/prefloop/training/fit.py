@@ -92,6 +92,9 @@ class _Supervised:
         self.found = self.measure(done)
         return self.found
 
+    def logged(self, done: int) -> None:
+        """Nothing: rankings and demonstrations do not change while they are learnt from."""
+
     def state(self) -> dict[str, Any]:
         return self.carried or {}
 

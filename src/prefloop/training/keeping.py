@@ -66,6 +66,7 @@ class KeepBest:
     ):
         """Remember what is evaluated. from_reference: whether the policy starts as the reference."""
         self.project, self.run, self.engine, self.validation = project, run, engine, validation
+        self.looked: Looked | None = None  # the last look
         self.settings, self.progress, self.from_reference = project.config.align, progress, from_reference
 
     def begin(self, fresh: bool) -> dict[str, float]:
@@ -85,6 +86,8 @@ class KeepBest:
         """Look at the policy, keep its weights if they are the best so far, and stop if the KL budget is spent."""
         state = self.progress
         looked = self.validation.look(self.engine, f"{self.run.name}/{step}", state.reference_shift)
+        self.looked = looked
+        self.run.samples(self.validation.sample_rows(step, looked))
         if not state.start:
             self._remember_start(looked)
         # What is optimised chooses the step, so that the EOS rule counts.
@@ -114,6 +117,7 @@ class KeepBest:
         state.start = state.reference = {"figures": looked.figures, "rewards": looked.rewards}
         if not self.from_reference:
             looked_at = self.validation.look_at_reference(self.engine)
+            self.run.samples(self.validation.sample_rows(0, looked_at, "reference"))
             state.reference = {"figures": looked_at.figures, "rewards": looked_at.rewards}
         runs_on = self.validation.tokenization.runs_on
         if runs_on and looked.figures["ended"] < 0.5:

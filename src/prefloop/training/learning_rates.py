@@ -29,3 +29,8 @@ def rate(project: Project, asked: float | None, kind: Kind, model: Any) -> float
     found = learning_rate(kind, width)
     project.say(f"learning rate of the {kind}: {found:g}, for a model of width {width}; set lr to choose another")
     return found
+
+
+def beside_usual(kind: Kind, lr: float, model: Any) -> dict[str, float]:
+    """A rate beside the default of the model's width, for the run's manifest: {"asked", "usual"}."""
+    return {"asked": lr, "usual": learning_rate(kind, int(model.config.get_text_config().hidden_size))}

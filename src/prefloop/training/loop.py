@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from prefloop.engine.base import Engine
 from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
 from prefloop.engine.profiling import next_step, span, timed
+from prefloop.errors import DataError, TrainingError
 from prefloop.project.project import Project
 from prefloop.record import Run
 from prefloop.training.rollout import summary
@@ -58,6 +59,10 @@ class Task(Protocol):
         """Measure the weights after `done` steps. The engine holds their averages, and samples from them."""
         ...
 
+    def logged(self, done: int) -> None:
+        """Look at what was logged of an evaluation, once it is on disk. It may be a reason to stop."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """Return what the task remembers beside the engine's state, as JSON values. It goes into every checkpoint."""
         ...
@@ -74,6 +79,16 @@ def train(
 
     shown: the metrics that the progress bar shows.  Returns how many steps are done.
     """
+    try:
+        return _train(project, run, engine, task, schedule, label, shown)
+    except (TrainingError, DataError) as error:  # the last checkpoint is kept: the same command resumes there
+        run.fail(str(error))
+        raise
+
+
+def _train(
+    project: Project, run: Run, engine: Engine, task: Task, schedule: Schedule, label: str, shown: Sequence[str]
+) -> int:
     run.note("computed_by", engine.computed_by())
     folder = run.path / "checkpoints"
     checkpoint = load_checkpoint(folder)
@@ -87,6 +102,7 @@ def train(
     if fresh and schedule.evaluates_first:
         with project.progress(None, f"{label}: evaluation before the first step"):
             run.metric(0, {**evaluated(engine, task, 0), **about_the_run})
+            task.logged(0)
     with project.progress(schedule.steps, label, done) as bar:
         while done < schedule.steps and not task.stopped:
             with timed() as seconds:
@@ -97,6 +113,8 @@ def train(
             with span("I/O"):
                 run.metric(done, metrics)
                 run.timing(done, seconds)
+                if schedule.evaluates(done):
+                    task.logged(done)
                 if schedule.saves(done) or task.stopped:
                     tensors, values = engine.state()
                     save_checkpoint(folder, done, tensors, {"engine": values, "progress": task.state()})

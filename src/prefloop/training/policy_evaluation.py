@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from prefloop.batch import LogprobBatch
 from prefloop.diagnose.collapse import text_figures
 from prefloop.engine.base import Engine, Sampling
 from prefloop.models.tokenization import Tokenization
@@ -18,6 +20,7 @@ from prefloop.project.project import Project
 from prefloop.results import ValidationPrompts
 from prefloop.rewards.base import Scorer, ZeroScorer
 from prefloop.rewards.model import reward_tokenizations
+from prefloop.training.answers_log import Kind, sample_rows
 from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out
 from prefloop.types import Prompt, digest
 
@@ -44,11 +47,14 @@ class Looked:
 
     rewards: one a prompt, of what is optimised (the EOS rule counts). Where nothing judges there are none, nor figures
     of them.
+    judged: one a prompt, by the independent judge; None where there is none
     """
 
     rolls: Rollouts
+    batch: LogprobBatch
     figures: dict[str, float]
     rewards: list[float]
+    judged: list[float] | None = None
 
 
 class Validation:
@@ -78,6 +84,7 @@ class Validation:
             held = list(trained_on[:: max(1, len(trained_on) // ENOUGH)])
         fit = fitting(project, tokenization, held, settings.max_tokens, left_out, judges)
         self.prompts: list[Encoded] = fit[: self.settings.eval_prompts]
+        self.judge = _independent(project)
         self.sampling = Sampling(settings.max_tokens, temperature or self.rollout.temperature)
 
     def answers(self, engine: Engine, version: str) -> Rollouts:
@@ -93,9 +100,17 @@ class Validation:
         batch = add_logprobs(rolls.batch, engine, reference_shift=reference_shift)
         texts = text_figures([[c.text for c in rolls.completions]])
         figures = describe(rolls, batch) | {n: texts[n] for n in ("distinct_2", "repetition", "commonest")}
+        judged = list(self.judge.score(rolls.prompts, rolls.completions).total) if self.judge else None
+        if judged:
+            figures |= {"judge": float(np.mean(judged)), "judge_std": float(np.std(judged))}
         if self.scorer is None:
-            return Looked(rolls, {n: v for n, v in figures.items() if n not in ("reward", "reward_std")}, [])
-        return Looked(rolls, figures, rolls.batch.reward.tolist())
+            figures = {n: v for n, v in figures.items() if not n.startswith("reward")}
+            return Looked(rolls, batch, figures, [], judged)
+        return Looked(rolls, batch, figures, rolls.batch.reward.tolist(), judged)
+
+    def sample_rows(self, step: int, looked: Looked, kind: Kind = "eval") -> list[dict[str, Any]]:
+        """The answers for the run's samples.jsonl."""
+        return sample_rows(step, kind, looked.rolls, looked.batch, self.tokenization, judge=looked.judged)
 
     def look_at_reference(self, engine: Engine) -> Looked:
         """Return the frozen reference's own answers to the same prompts, by the same random numbers."""
@@ -109,6 +124,12 @@ class Validation:
     def chose(self) -> ValidationPrompts:
         """For the run's result: the prompts that chose. `evaluate` leaves them out of what it measures on."""
         return ValidationPrompts(self.held_out, tuple(prompt.id for prompt, _ in self.prompts))
+
+
+def _independent(project: Project) -> Scorer | None:
+    """`[evaluate] scorer`, where it is another than the one that is optimised. It chooses nothing here."""
+    spec = project.config.evaluate.scorer
+    return project.scorer(spec) if spec and spec != project.config.align.reward else None
 
 
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -17,15 +18,17 @@ from prefloop.known_algorithms import has_critic, names
 from prefloop.models.policy import Policy
 from prefloop.models.reward import Critic, new_critic, new_reward_model
 from prefloop.models.tokenization import Tokenization
-from prefloop.project.left_out import LeftOut, fitting
+from prefloop.project.left_out import LeftOut, fitting, refusal
 from prefloop.project.project import ModelRef, Project, derive, load_policy
 from prefloop.rewards.model import ModelScorer, reward_tokenizations
 from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow
 from prefloop.training.demonstrations import encode_demonstrations
-from prefloop.training.learning_rates import rate
+from prefloop.training.first_checks import LISTS
+from prefloop.training.learning_rates import beside_usual, rate
 from prefloop.training.policy_evaluation import Validation
 from prefloop.training.rollout import Encoded
+from prefloop.types import Item
 
 OnlineScorer = ModelScorer | RuleScorer
 
@@ -36,6 +39,8 @@ class PolicySetup:
 
     demonstrations: (ids, how many are prompt) of each that is mixed in (`[align] ptx`)
     from_reference: whether the policy starts as the reference
+    rates: {role: its learning rate beside the usual one}
+    ranked: held-out lists that people have ranked, and that the scorer can read
     """
 
     engine: Engine
@@ -46,6 +51,8 @@ class PolicySetup:
     validation: Validation
     left_out: LeftOut
     from_reference: bool
+    rates: Mapping[str, Mapping[str, float]]
+    ranked: Sequence[Item]
 
 
 def set_up(
@@ -70,22 +77,27 @@ def set_up(
     lr: dict[Role, float] = {}
     critic = _critic(project, algorithm, start, tokenization, scorer, judges, seed)
     lr["policy"] = rate(project, settings.lr, "policy", model)
+    rates = {"policy": beside_usual("policy", lr["policy"], model)}
     if critic is not None:
         learns["critic"] = critic
         lr["critic"] = rate(project, settings.critic_lr or settings.lr, "critic", critic.model)
+        rates["critic"] = beside_usual("critic", lr["critic"], critic.model)
     left_out, theirs = LeftOut(project), reward_tokenizations(scorer)
     train = project.store.prompts(split="train", heldout=project.config.data.heldout)
     prompts = fitting(project, tokenization, train, settings.max_tokens, left_out, theirs)
     validation = Validation(project, tokenization, scorer, [p for p, _ in prompts], left_out)
     demonstrations = _demonstrations(project, tokenization, left_out)
+    known = project.store.items(split="heldout", heldout=project.config.data.heldout, ranked=True)
+    ranked = list(islice((item for item in known if not any(refusal(t, item) for t in theirs)), LISTS))
     # The engine comes last, so that nothing can fail before its owner has it.
     models = learns | {"reference": Policy(frozen, settings.rollout.temperature).requires_grad_(False)}
     per_step = settings.rollout.epochs * settings.rollout.minibatches
     training = Training(settings, settings.steps * per_step, lr, settings.average)
     ahead = settings.rollout.staleness > 0
     engine = make_engine(models, tokenization, seed, project.device, training, own_sampler=ahead)
-    # fmt: skip
-    return PolicySetup(engine, tokenization, scorer, prompts, demonstrations, validation, left_out, from_reference)
+    return PolicySetup(
+        engine, tokenization, scorer, prompts, demonstrations, validation, left_out, from_reference, rates, ranked
+    )  # fmt: skip
 
 
 def _cast_judges(scorer: OnlineScorer, dtype: str | None) -> None:

@@ -13,9 +13,13 @@ from prefloop.algorithms.sft import Sft
 from prefloop.batch import CreditedBatch
 from prefloop.engine.base import Term
 from prefloop.engine.profiling import span
+from prefloop.project.evidence import write_evidence
 from prefloop.project.project import Project
 from prefloop.record import Run
+from prefloop.training.alarms import Alarms
+from prefloop.training.answers_log import sample_rows
 from prefloop.training.demonstrations import rows_of
+from prefloop.training.first_checks import ranked_accuracy, reward_checks
 from prefloop.training.keeping import KeepBest
 from prefloop.training.policy_setup import PolicySetup
 from prefloop.training.prefetch import Prefetch
@@ -32,6 +36,8 @@ class PolicyTraining:
         self.engine = setup.engine
         self.progress = Progress(algorithm)
         self.keep = KeepBest(project, run, setup.engine, setup.validation, self.progress, setup.from_reference)
+        self.alarms = Alarms(project, run, settings.on_alarm, settings.stop_on)
+        self._learnt_from: tuple[Rollouts, CreditedBatch] | None = None  # of the last step, for samples.jsonl
         self.prefetch = Prefetch(
             self._roll_out,
             setup.engine.sync,
@@ -55,6 +61,7 @@ class PolicyTraining:
             batch = add_logprobs(rolls.batch, self.engine, algorithm.needs, trusted, self.progress.reference_shift)
         with span("learn"):
             credited, credit = algorithm.credit(batch)
+            self._learnt_from = rolls, credited
             updates = self._learn(credited, np.random.default_rng([self.seed, step]))
         metrics = {**describe(rolls, batch), **credit, **self._of_updates(updates, behind)}
         self.progress.algorithm = algorithm.adapt(metrics)
@@ -114,8 +121,25 @@ class PolicyTraining:
     def begin(self, fresh: bool) -> dict[str, float]:
         return self.keep.begin(fresh)
 
+    def logged(self, done: int) -> None:
+        stop = self.alarms.look(done)
+        self.progress.stopped = self.progress.stopped or stop
+
     def evaluate(self, done: int) -> dict[str, float]:
-        return self.keep.evaluate(done)
+        if self._learnt_from is not None:
+            rolls, credited = self._learnt_from
+            self.run.samples(sample_rows(done, "train", rolls, credited, self.setup.tokenization, credited.advantage))
+        found = self.keep.evaluate(done)
+        return found if done else {**found, **self._first_checks()}
+
+    def _first_checks(self) -> dict[str, float]:
+        """Try the reward on held-out lists that people ranked, and on the policy's first answers."""
+        s, looked = self.setup, self.keep.looked
+        if looked is not None:
+            rolls = looked.rolls
+            checks = reward_checks(s.scorer, s.tokenization, rolls.prompts, rolls.completions)
+            write_evidence(self.run, checks=checks)
+        return ranked_accuracy(s.scorer, s.ranked)
 
     def state(self) -> dict[str, Any]:
         return self.progress.state()

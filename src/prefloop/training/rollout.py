@@ -126,12 +126,14 @@ def describe(rolls: Rollouts, batch: LogprobBatch) -> dict[str, float]:
     score = torch.tensor(list(rolls.scores.total))
     mismatch: dict[str, float] = {}
     if batch.old_logp is not batch.sampler_logp:
-        mismatch = {"sampler_mismatch": float((batch.sampler_logp - batch.old_logp)[action].abs().max())}
+        apart = (batch.sampler_logp - batch.old_logp)[action]
+        mismatch = {"sampler_mismatch": float(apart.abs().max()), "sampler_gap": float(apart.mean())}
     parts = {f"reward_{name}": float(torch.tensor(list(v)).mean()) for name, v in rolls.scores.parts.items()}
     return {
         "sequences": float(n),
         "reward": float(score.mean()),
         "reward_std": float(score.std(unbiased=False)),
+        "reward_max": float(score.max()),
         **_distance(batch),
         "entropy": float(-masked_sum(batch.old_logp, action) / action.sum()),
         "length": float(action.sum(1).float().mean()),

@@ -1,0 +1,1 @@
+"""What can have gone wrong, one file a family."""

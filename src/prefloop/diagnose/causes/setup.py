@@ -1,0 +1,191 @@
+"""Causes in the set-up: templates, end tokens, padding, limits, prompts, the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prefloop.diagnose.finding import Action, Evidence
+from prefloop.diagnose.records import RunRecord
+from prefloop.diagnose.registry import cause
+from prefloop.diagnose.rules.kl import starts_at_reference
+
+DOCTOR = Action("Try the invariants on the project's own models.", "prefloop doctor")
+
+
+@cause(
+    "end-token",
+    "The token that ends answers is the wrong one",
+    broke="The model that a run starts from ends its answers.",
+    remedy="prefloop doctor says which token training appends and at which sampling stops.",
+    act=lambda run: DOCTOR,
+    explains={"never-ends": 2.5, "check-end": 4.0, "cut-off": 1.0, "ends-lost": 0.3, "length-moved": 0.3},
+)
+def end_token(run: RunRecord) -> Iterator[Evidence]:
+    ended = run.series("ended")
+    if ended is not None and ended.first < 0.02:
+        yield Evidence("not one answer in fifty ends, from the first step on", 2.0)
+    elif ended is not None and ended.first > 0.5:
+        yield Evidence(f"{ended.first:.0%} of the answers end in the first steps", -2.0)
+
+
+@cause(
+    "answers-cut",
+    "max_tokens is too small for the answers",
+    broke="The limit of an answer is longer than its answers.",
+    remedy="Raise [align] max_tokens.",
+    act=lambda run: Action(
+        "Let answers be longer.", f"prefloop align --set align.max_tokens={2 * int(run.align('max_tokens', 128))}"
+    ),
+    explains={"cut-off": 2.5, "never-ends": 1.8, "reward-cut": 1.0, "ends-lost": 0.7},
+    expects={"cut-off": 1.5},
+)
+def answers_cut(run: RunRecord) -> Iterator[Evidence]:
+    ended, length, limit = run.series("ended"), run.series("length"), run.align("max_tokens")
+    if ended is None or length is None or not limit:
+        return
+    if 0.02 <= ended.first < 0.9:
+        yield Evidence(f"{ended.first:.0%} of the answers end before the limit, so that they can end", 1.5)
+    if ended.first < 0.9 and limit <= 32:
+        yield Evidence(f"the limit is {limit} tokens", 1.0)
+    if ended.first >= 0.95:
+        yield Evidence("nearly all answers ended at first: they have grown", -1.5)
+
+
+@cause(
+    "reward-template",
+    "The reward model reads the text through another template than it was trained with",
+    broke="Policy and reward model read a prompt through the same chat template.",
+    remedy="Give the reward model's folder the chat template that it was trained with.",
+    act=lambda run: DOCTOR,
+    explains={"check-reward-template": 4.0, "scorer-at-chance": 1.2, "judge-down": 0.5, "reward-flat": 0.2},
+    expects={"check-reward-template": 1.5},
+)
+def reward_template(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
+    "reward-reads-padding",
+    "The reward is read at the padding",
+    broke="A reward model gives a text one score, alone or in a batch.",
+    remedy="Compare the reward model's padding side and pad token with what it was saved with.",
+    act=lambda run: DOCTOR,
+    explains={"check-reward-padding": 5.0, "scorer-at-chance": 1.0, "judge-down": 0.5, "reward-flat": 0.3},
+    expects={"check-reward-padding": 2.0},
+)
+def reward_reads_padding(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
+    "reward-not-as-saved",
+    "The reward model that is loaded is not the one that was measured",
+    broke="A reward model scores as it did before it was saved.",
+    remedy="Train it again; its head may have been made anew.",
+    act=lambda run: Action("Train the reward model again.", "prefloop reward"),
+    explains={"check-reward-saved": 4.0, "scorer-at-chance": 1.2, "judge-down": 0.4},
+    expects={"check-reward-saved": 1.0},
+)
+def reward_not_as_saved(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
+    "padding-read",
+    "The policy reads padding",
+    broke="Padding changes nothing.",
+    remedy="prefloop doctor shows how far a row depends on its neighbours.",
+    act=lambda run: DOCTOR,
+    explains={
+        "check-padding": 4.0,
+        "sampler-mismatch": 0.7,
+        "first-ratio": 0.5,
+        "check-sampler": 0.7,
+        "kl-not-zero-at-start": 0.5,
+    },
+    expects={"check-padding": 2.0},
+)
+def padding_read(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
+    "reference-wrong",
+    "The reference is not the model that the policy starts from, or it is changed while the run goes on",
+    broke="A policy that starts as the reference is at distance 0 from it.",
+    remedy="Look at what loads the reference, and that nothing trains it.",
+    act=lambda run: DOCTOR,
+    explains={"kl-not-zero-at-start": 2.5, "kl-negative": 1.5},
+    expects={"kl-not-zero-at-start": 1.0},
+)
+def reference_wrong(run: RunRecord) -> Iterator[Evidence]:
+    gap = run.series("eval_sampler_mismatch")
+    if starts_at_reference(run) and gap is not None and gap.values[0] < 1e-3:
+        yield Evidence("sampler and learner agree, so that the policy is read rightly", 1.0)
+
+
+@cause(
+    "prompts-leak",
+    "Held-out prompts were trained on",
+    broke="Held-out prompts were not trained on.",
+    remedy="Remove them from one side.",
+    act=lambda run: Action("Remove the prompts that are on both sides.", "prefloop remove --help"),
+    explains={"prompts-leaked": 5.0, "prompts-near": 1.0},
+    expects={"prompts-leaked": 3.0},
+    stages=("align", "reward"),
+)
+def prompts_leak(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
+    "prompts-duplicated",
+    "Many prompts are there more than once",
+    broke="Each prompt is there once.",
+    remedy="Remove the repetitions before they are imported.",
+    act=lambda run: Action("Remove the repeated prompts.", "prefloop remove --help"),
+    explains={"prompts-repeated": 5.0, "prompts-leaked": 0.5},
+    expects={"prompts-repeated": 3.0},
+    stages=("align", "reward"),
+)
+def prompts_duplicated(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
+    "prompts-too-few",
+    "There are too few prompts",
+    broke="A run sees enough different prompts.",
+    remedy="Import more prompts; a few hundred are a beginning.",
+    act=lambda run: Action("Import more prompts.", "prefloop import FILE"),
+    explains={"prompts-few": 4.0, "reward-flat": 0.3, "variety-lost": 0.3},
+    expects={"prompts-few": 3.0},
+)
+def prompts_too_few(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
+    "machine-slow",
+    "The machine became slower",
+    broke="A step takes as long as the one before it.",
+    remedy="Look at what else runs, and at memory.",
+    act=lambda run: Action("Look at what else runs on this machine, and at its memory.", "prefloop doctor"),
+    explains={"steps-slower": 3.0},
+    stages=("align", "reward", "sft"),
+)
+def machine_slow(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
+    "stopped-by-an-error",
+    "The run was stopped by an error",
+    broke="A run ends by itself.",
+    remedy="Do what the error says; the same command goes on from the last checkpoint.",
+    act=lambda run: Action("Do what the error says; the same command goes on.", f"prefloop {run.stage}"),
+    explains={"run-failed": 2.0},
+    stages=("align", "reward", "sft"),
+)
+def stopped_by_an_error(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()

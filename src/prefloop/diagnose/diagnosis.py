@@ -1,0 +1,125 @@
+"""From rules that fired to findings: each symptom is explained once, by the likeliest cause that explains it.
+
+A cause's score is a sum of log odds: its prior, what each symptom adds, what the absence of an expected symptom takes,
+and its own evidence. So every number in a finding can be read off the rules, and no model was fitted that nobody can
+follow. The weights were set on one half of the planted faults and are measured on the other (docs/diagnosis.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefloop.diagnose.finding import Cause, Evidence, Finding, Symptom
+from prefloop.diagnose.records import RunRecord
+from prefloop.diagnose.registry import CauseRule, Rule, causes, rules
+from prefloop.diagnose.statistics import corrected
+
+CHANCE = 0.01  # a trend counts where chance would give it less often, corrected for all trends that were asked for
+SHOWN = 4  # causes of a finding
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is known of one run. asked: rules that could be asked.  problems: what could not be read, or asked."""
+
+    run: str
+    stage: str
+    status: str
+    steps: int
+    findings: tuple[Finding, ...]
+    asked: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def alarms(self) -> tuple[Finding, ...]:
+        """The findings that are more than a note."""
+        return tuple(finding for finding in self.findings if finding.severity != "note")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.run,
+            "stage": self.stage,
+            "status": self.status,
+            "steps": self.steps,
+            "findings": [finding.to_json() for finding in self.findings],
+            "asked": len(self.asked),
+            "problems": list(self.problems),
+        }
+
+
+def diagnose(run: RunRecord, live: bool = False) -> Diagnosis:
+    """What is wrong with a run, the most serious first. A rule that breaks is named, and the others are asked.
+
+    live: ask only the rules that are cheap enough for every evaluation of a run that goes on.
+    """
+    asked = [rule for rule in rules() if run.stage in rule.stages and (rule.live or not live)]
+    asked = [rule for rule in asked if all(run.series(name) is not None for name in rule.reads)]
+    symptoms, problems = symptoms_of(run, asked)
+    readable = tuple(rule.id for rule in asked)
+    findings = explain(run, symptoms, set(readable))
+    problems = [*run.problems, *problems]
+    return Diagnosis(run.name, run.stage, run.status, run.steps, tuple(findings), readable, tuple(problems))
+
+
+def symptoms_of(run: RunRecord, asked: Iterable[Rule]) -> tuple[list[Symptom], list[str]]:
+    """(what the rules see, rules that broke). A trend is kept where it stands out among all that were asked for."""
+    found, problems = [], []
+    for rule in asked:
+        try:
+            symptom = rule.ask(run)
+        except Exception as error:  # noqa: BLE001 -- records of other versions and damaged files must not hide the rest
+            problems.append(f"the rule {rule.id} could not be asked ({type(error).__name__}: {error})")
+            continue
+        if symptom is not None:
+            found.append(symptom)
+    trends = [s for s in found if s.p is not None]
+    chance = dict(zip((s.rule for s in trends), corrected([s.p or 0.0 for s in trends]), strict=True))
+    return [s for s in found if s.p is None or chance[s.rule] < CHANCE], problems
+
+
+def explain(run: RunRecord, symptoms: Sequence[Symptom], readable: set[str]) -> list[Finding]:
+    """Findings that cover all symptoms: the cause with the highest score takes all that it explains, and so on."""
+    known = [cause for cause in causes() if run.stage in cause.stages]
+    scored = {cause.id: _score(cause, run, symptoms, readable) for cause in known}
+    left = list(symptoms)
+    findings = []
+    while left:
+        able = [cause for cause in known if any(s.rule in cause.explains for s in left)]
+        able.sort(key=lambda cause: (-scored[cause.id][0], cause.id))
+        if not able:
+            findings += [Finding(run.name, run.stage, (symptom,), ()) for symptom in left]
+            break
+        taken = tuple(s for s in left if s.rule in able[0].explains)
+        rivals = [cause for cause in able if any(s.rule in cause.explains for s in taken)]
+        findings.append(Finding(run.name, run.stage, taken, _causes(run, rivals, scored)))
+        left = [s for s in left if s not in taken]
+    order = ("error", "warning", "note")
+    return sorted(findings, key=lambda f: (order.index(f.severity), -f.confidence))
+
+
+def _score(
+    cause: CauseRule, run: RunRecord, symptoms: Sequence[Symptom], readable: set[str]
+) -> tuple[float, tuple[Evidence, ...]]:
+    seen = {symptom.rule: symptom for symptom in symptoms}
+    evidence = [Evidence(seen[id].said, weight) for id, weight in cause.explains.items() if id in seen]
+    missing = {id: weight for id, weight in cause.expects.items() if id in readable and id not in seen}
+    evidence += [Evidence(f"{id} saw nothing unusual", -weight) for id, weight in missing.items()]
+    evidence += cause.look(run)
+    evidence.sort(key=lambda fact: -abs(fact.weight))
+    return cause.prior + sum(fact.weight for fact in evidence), tuple(evidence)
+
+
+def _causes(
+    run: RunRecord, rivals: Sequence[CauseRule], scored: dict[str, tuple[float, tuple[Evidence, ...]]]
+) -> tuple[Cause, ...]:
+    """The causes of one finding with their shares of belief; something else than all of them has log odds 0."""
+    top = max(0.0, *(scored[cause.id][0] for cause in rivals))
+    belief = {cause.id: math.exp(scored[cause.id][0] - top) for cause in rivals}
+    whole = sum(belief.values()) + math.exp(-top)
+    return tuple(
+        Cause(cause.id, cause.title, cause.broke, belief[cause.id] / whole, scored[cause.id][1], cause.act(run))
+        for cause in rivals[:SHOWN]
+    )

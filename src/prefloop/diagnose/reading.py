@@ -1,0 +1,142 @@
+"""Reads a run folder into a record. It needs the folder alone, so that a run copied from elsewhere is read as well.
+
+manifest.json, metrics.jsonl, timings.jsonl, result.json   as `prefloop.record` writes them
+evidence.json                                              what the stage knew of people, data, models (see `Evidence`)
+samples.jsonl                                              answers with their rewards, by step
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prefloop.diagnose.records import Annotator, Data, RunRecord, Sample, read_series
+
+SAMPLES = 20_000  # samples of a run that are read at most, evenly over its steps
+_Record = TypeVar("_Record")
+
+
+def read_run(folder: Path, with_samples: bool = True) -> RunRecord:
+    """The record of a run folder. A missing or damaged file leaves its part empty, and is named in `problems`."""
+    problems: list[str] = []
+    manifest = _object(folder / "manifest.json", problems, needed=True)
+    result = _object(folder / "result.json", problems)
+    evidence = _object(folder / "evidence.json", problems)
+    metrics, torn = read_series(folder / "metrics.jsonl")
+    seconds, _ = read_series(folder / "timings.jsonl")
+    problems += torn
+    inputs = manifest.get("inputs") if isinstance(manifest.get("inputs"), dict) else {}
+    return RunRecord(
+        name=folder.name,
+        stage=str(manifest.get("stage") or folder.name.rpartition("-")[0]),
+        status=str(manifest.get("status", "unknown")),
+        round=_int(result.get("round", (inputs or {}).get("round"))),
+        config=manifest.get("config") or {},
+        inputs=inputs or {},
+        manifest=manifest,
+        result=result,
+        metrics=metrics,
+        seconds=seconds,
+        checks=[c for c in evidence.get("checks") or () if isinstance(c, dict)],
+        samples=_samples(folder / "samples.jsonl", problems) if with_samples else (),
+        people=[p for row in evidence.get("people") or () if (p := _as(Annotator, row))],
+        data=_as(Data, evidence.get("data")),
+        judges={k: v for k, v in (evidence.get("judges") or {}).items() if isinstance(v, dict)},
+        problems=tuple(problems),
+    )
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The run folders of a project, oldest first."""
+    return sorted((m.parent for m in (root / "runs").glob("*/manifest.json")), key=_began)
+
+
+def _began(folder: Path) -> tuple[str, str]:
+    try:
+        return str(
+            json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("started_at", "")
+        ), folder.name
+    except (OSError, ValueError, AttributeError):
+        return "", folder.name
+
+
+def _object(path: Path, problems: list[str], needed: bool = False) -> Mapping[str, Any]:
+    if not path.is_file():
+        if needed:
+            problems.append(f"{path.name} is missing")
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        problems.append(f"{path.name} cannot be read ({error})")
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"{path.name} is not a JSON object")
+        return {}
+    return value
+
+
+def _as(kind: type[_Record], row: Any) -> _Record | None:
+    """A frozen record of a JSON object, without fields that it has not; None where one that it needs is missing."""
+    if not isinstance(row, dict):
+        return None
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known}
+    try:
+        return kind(**values)
+    except TypeError:
+        return None
+
+
+def _samples(path: Path, problems: list[str]) -> list[Sample]:
+    if not path.is_file():
+        return []
+    found: list[Sample] = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, text in enumerate(lines, 1):
+            sample = _sample(text)
+            if sample is None:
+                problems.append(f"{path.name}, line {number} is no sample and is left out")
+            else:
+                found.append(sample)
+    every = -(-len(found) // SAMPLES)
+    return list(_thinned(found, every)) if every > 1 else found
+
+
+def _sample(text: str) -> Sample | None:
+    try:
+        row = json.loads(text)
+        kl = row.get("kl")
+        return Sample(
+            step=int(row["step"]),
+            prompt=str(row["prompt"]),
+            text=str(row["text"]),
+            reward=float(row["reward"]),
+            length=int(row["length"]),
+            ended=bool(row["ended"]),
+            kl=None if kl is None else float(kl),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _thinned(samples: Iterable[Sample], every: int) -> Iterable[Sample]:
+    """Every n-th prompt's samples, whole: what is compared within a prompt stays together."""
+    for sample in samples:
+        if hash_of(sample.prompt) % every == 0:
+            yield sample
+
+
+def hash_of(text: str) -> int:
+    """A number of a text that is the same in every process."""
+    return sum(ord(c) * 31**n % 1_000_003 for n, c in enumerate(text[:64]))
+
+
+def _int(value: Any) -> int:
+    try:
+        return int(value or 0)
+    except (TypeError, ValueError):
+        return 0

@@ -1,0 +1,177 @@
+"""Rules and causes by id. Adding one: a function with the decorator in a file of `rules/` or `causes/`; nothing else.
+
+A rule sees one thing in one run and says so. A cause says which rules it explains, by how much, and looks for further
+evidence. `diagnosis.py` brings both together.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from prefloop.diagnose.finding import Action, Evidence, Expected, Kind, Severity, Symptom
+from prefloop.diagnose.records import RunRecord
+
+ALIGN = ("align",)
+ONLINE = ("ppo", "grpo", "rloo")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a rule's function returns where its expectation is broken. signal: where it is not the rule's first."""
+
+    said: str
+    since: int | None = None
+    value: float | None = None
+    baseline: tuple[float, float] | None = None
+    p: float | None = None
+    signal: str | None = None
+    severity: Severity | None = None
+
+
+Look = Callable[[RunRecord], Seen | None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One expectation on one signal.
+
+    id:       as in docs/diagnosis.md.  family: its file.  stages: the stages whose runs it is asked of.
+    reads:    metrics or records without which it cannot be asked.
+    broke:    the invariant or expectation that a symptom breaks, as a sentence.
+    meaning:  why it matters.  cannot_tell: what the rule does not see or cannot tell apart.
+    live:     cheap enough to be asked at every evaluation of a run that goes on.
+    """
+
+    id: str
+    family: str
+    kind: Kind
+    stages: tuple[str, ...]
+    reads: tuple[str, ...]
+    expected: Expected
+    broke: str
+    meaning: str
+    cannot_tell: str
+    look: Look
+    severity: Severity = "warning"
+    live: bool = True
+
+    def ask(self, run: RunRecord) -> Symptom | None:
+        if run.stage not in self.stages or any(run.series(name) is None for name in self.reads):
+            return None
+        seen = self.look(run)
+        if seen is None:
+            return None
+        return Symptom(
+            rule=self.id,
+            kind=self.kind,
+            signal=seen.signal or (self.reads[0] if self.reads else self.family),
+            said=seen.said,
+            expected=self.expected,
+            broke=self.broke,
+            since=seen.since,
+            value=seen.value,
+            baseline=seen.baseline,
+            p=seen.p,
+            severity=seen.severity or self.severity,
+        )
+
+
+@dataclass(frozen=True)
+class CauseRule:
+    """One thing that can have gone wrong.
+
+    explains: rule id -> log odds that the rule's symptom adds.
+    expects:  rule id -> log odds that are lost where the rule could be asked and saw nothing.
+    prior:    log odds before anything is seen.
+    look:     further facts for and against.  act: what to do next, for this run.
+    """
+
+    id: str
+    family: str
+    title: str
+    broke: str
+    remedy: str
+    explains: Mapping[str, float]
+    look: Callable[[RunRecord], Iterable[Evidence]]
+    act: Callable[[RunRecord], Action]
+    expects: Mapping[str, float] = field(default_factory=dict)
+    prior: float = -1.0
+    stages: tuple[str, ...] = ALIGN
+
+
+_rules: dict[str, Rule] = {}
+_causes: dict[str, CauseRule] = {}
+
+
+def rule(
+    id: str,
+    *,
+    kind: Kind,
+    reads: tuple[str, ...] = (),
+    expected: Expected,
+    broke: str,
+    meaning: str,
+    cannot_tell: str,
+    stages: tuple[str, ...] = ALIGN,
+    severity: Severity = "warning",
+    live: bool = True,
+) -> Callable[[Look], Look]:
+    """Register a function as a rule. Raises ValueError for an id that is taken."""
+
+    def keep(look: Look) -> Look:
+        if id in _rules:
+            raise ValueError(f"there are two rules called {id}")
+        family = look.__module__.rpartition(".")[2]
+        _rules[id] = Rule(id, family, kind, stages, reads, expected, broke, meaning, cannot_tell, look, severity, live)
+        return look
+
+    return keep
+
+
+Facts = Callable[[RunRecord], Iterable[Evidence]]
+
+
+def cause(
+    id: str,
+    title: str,
+    *,
+    broke: str,
+    remedy: str,
+    explains: Mapping[str, float],
+    act: Callable[[RunRecord], Action] | None = None,
+    expects: Mapping[str, float] | None = None,
+    prior: float = -1.0,
+    stages: tuple[str, ...] = ALIGN,
+) -> Callable[[Facts], Facts]:
+    """Register a cause; the function yields further evidence. Raises ValueError for an id that is taken."""
+
+    def keep(look: Facts) -> Facts:
+        if id in _causes:
+            raise ValueError(f"there are two causes called {id}")
+        family = look.__module__.rpartition(".")[2]
+        do = act or (lambda run: Action(remedy))
+        _causes[id] = CauseRule(id, family, title, broke, remedy, explains, look, do, expects or {}, prior, stages)
+        return look
+
+    return keep
+
+
+def rules() -> list[Rule]:
+    """Every rule, by family and order of definition."""
+    _load("rules")
+    return list(_rules.values())
+
+
+def causes() -> list[CauseRule]:
+    """Every cause, by family and order of definition."""
+    _load("causes")
+    return list(_causes.values())
+
+
+def _load(room: str) -> None:
+    package = import_module(f"prefloop.diagnose.{room}")
+    for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
+        import_module(f"prefloop.diagnose.{room}.{module}")

@@ -1,0 +1,84 @@
+"""Invariants of the run's own models, tried before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prefloop.diagnose.finding import Expected
+from prefloop.diagnose.records import RunRecord
+from prefloop.diagnose.registry import Look, Seen, rule
+
+
+def _tried(id: str, broke: str, meaning: str) -> Callable[[Look], Look]:
+    """A rule on one of the checks; its function says which, by the name that `prefloop doctor` prints."""
+    return rule(
+        id,
+        kind="invariant",
+        severity="error",
+        expected=Expected("holds", "-", "tried on the run's own models", "before the first step", "prefloop doctor"),
+        broke=broke,
+        meaning=meaning,
+        cannot_tell="It is tried on a few prompts, not on all.",
+    )
+
+
+def _failed(run: RunRecord, name: str) -> Seen | None:
+    for check in run.checks:
+        if check.get("name") == name and check.get("status") == "fail":
+            return Seen(str(check.get("detail")), 0, signal=name)
+    return None
+
+
+@_tried(
+    "check-sampler",
+    "The sampler's log-probabilities are the learner's.",
+    "What is learnt from is not what was sampled.",
+)
+def sampler(run: RunRecord) -> Seen | None:
+    return _failed(run, "sampler and learner")
+
+
+@_tried("check-on-policy", "The first update is on policy.", "Every update is biased.")
+def on_policy(run: RunRecord) -> Seen | None:
+    return _failed(run, "first update")
+
+
+@_tried("check-padding", "Padding changes nothing.", "What a row says depends on its neighbours.")
+def padding(run: RunRecord) -> Seen | None:
+    return _failed(run, "padding")
+
+
+@_tried(
+    "check-end",
+    "Training ends an answer with a token at which sampling stops.",
+    "Answers never end, or end where nobody reads it.",
+)
+def end(run: RunRecord) -> Seen | None:
+    return _failed(run, "end of answers")
+
+
+@_tried(
+    "check-reward-padding",
+    "A reward model gives a text one score, alone or in a batch.",
+    "The reward depends on the other answers of the batch.",
+)
+def reward_padding(run: RunRecord) -> Seen | None:
+    return _failed(run, "reward padding")
+
+
+@_tried(
+    "check-reward-saved",
+    "A reward model scores as it did before it was saved.",
+    "The reward is not that of the model which was measured.",
+)
+def reward_saved(run: RunRecord) -> Seen | None:
+    return _failed(run, "reward save and load")
+
+
+@_tried(
+    "check-reward-template",
+    "Policy and reward model read a prompt through the same chat template.",
+    "The reward model reads text in a form that it was never trained on.",
+)
+def reward_template(run: RunRecord) -> Seen | None:
+    return _failed(run, "reward template")

@@ -1,0 +1,112 @@
+"""The critic of PPO."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prefloop.diagnose.finding import Expected
+from prefloop.diagnose.records import RunRecord
+from prefloop.diagnose.registry import Seen, rule
+
+
+@rule(
+    "critic-useless",
+    kind="level",
+    reads=("explained_variance",),
+    expected=Expected(
+        "over 0 after a warm-up of about 10 steps",
+        "share",
+        "1 - var(error) / var(return)",
+        "a step",
+        "37 details of PPO",
+    ),
+    broke="After its warm-up the critic predicts returns better than their mean does.",
+    meaning="A critic below 0 adds noise to every advantage.",
+    cannot_tell="Whether it cannot learn, has not had the time, or is chasing a reward that moves.",
+)
+def critic_useless(run: RunRecord) -> Seen | None:
+    fit = run.series("explained_variance")
+    if fit is None or len(fit) < 8 or fit.last > 0:
+        return None
+    return Seen(
+        f"the critic explains {fit.last:.2f} of the variance of the returns", fit.since(fit.values <= 0), fit.last
+    )
+
+
+@rule(
+    "critic-bad-start",
+    kind="level",
+    reads=("explained_variance",),
+    expected=Expected("over -6 in the first steps", "share", "1 - var(error) / var(return)", "a step", "our rule"),
+    broke="A critic starts no worse than a guess of the mean.",
+    meaning="A critic that starts from the reward model is near from the first step on.",
+    cannot_tell="Returns that hardly vary make the share very negative for a small error.",
+)
+def critic_bad_start(run: RunRecord) -> Seen | None:
+    fit = run.series("explained_variance")
+    if fit is None or len(fit) < 3 or fit.first > -6.0:
+        return None
+    return Seen(f"the critic starts at {fit.first:.2f} explained variance", int(fit.steps[0]), fit.first)
+
+
+@rule(
+    "critic-still",
+    kind="level",
+    reads=("value_loss",),
+    expected=Expected(
+        "falls by a fifth or more, unless it is small already", "squared reward", "mean", "a step", "our rule"
+    ),
+    broke="The critic learns.",
+    meaning="Its loss is as large at the end as at the beginning although the reward model's own variance is not.",
+    cannot_tell="A critic that was right from the start does not improve either.",
+)
+def critic_still(run: RunRecord) -> Seen | None:
+    loss, fit = run.series("value_loss"), run.series("explained_variance")
+    if loss is None or fit is None or len(loss) < 8 or fit.last > 0.05:
+        return None
+    if loss.last < 0.8 * loss.first:
+        return None
+    return Seen(f"the value loss went from {loss.first:.3g} to {loss.last:.3g}", int(loss.steps[0]), loss.last)
+
+
+@rule(
+    "value-clipped",
+    kind="level",
+    reads=("value_clip_fraction",),
+    expected=Expected("falls to 0", "share", "mean", "tokens of an update", "37 details of PPO"),
+    broke="Value clipping is a safety net and not what holds the critic back.",
+    meaning="A critic whose every change is clipped cannot follow its returns.",
+    cannot_tell="Whether the range is too small or the returns too large.",
+)
+def value_clipped(run: RunRecord) -> Seen | None:
+    share = run.series("value_clip_fraction")
+    if share is None:
+        return None
+    since = share.since(share.values > 0.3)
+    return None if since is None else Seen(f"{share.last:.0%} of the values are clipped", since, share.last)
+
+
+@rule(
+    "critic-spikes",
+    kind="level",
+    reads=("grad_norm_critic",),
+    expected=Expected(
+        "within 20 times its median", "norm", "largest", "a step", "our rule; axolotl (over 10 is unstable)"
+    ),
+    broke="The critic's gradient has no spikes.",
+    meaning="One batch with huge returns can undo what the critic has learnt.",
+    cannot_tell="What caused the spike.",
+)
+def critic_spikes(run: RunRecord) -> Seen | None:
+    norm = run.series("grad_norm_critic")
+    if norm is None or len(norm) < 4:
+        return None
+    middle = float(np.median(norm.values))
+    off = norm.values > max(20 * middle, 10.0)
+    if not off.any():
+        return None
+    return Seen(
+        f"the critic's gradient norm reached {norm.values.max():.3g}, its median is {middle:.3g}",
+        int(norm.steps[np.argmax(off)]),
+        float(norm.values.max()),
+    )

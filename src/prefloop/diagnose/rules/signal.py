@@ -1,0 +1,138 @@
+"""Whether there is anything to learn from."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from prefloop.diagnose.finding import Expected
+from prefloop.diagnose.records import RunRecord
+from prefloop.diagnose.registry import Seen, rule
+from prefloop.diagnose.rules.kl import starts_at_reference
+
+
+@rule(
+    "groups-constant",
+    kind="level",
+    reads=("constant_groups",),
+    expected=Expected(
+        "under 0.8; 1 is no gradient",
+        "share",
+        "mean",
+        "groups of a step",
+        "axolotl; DAPO and Tinker leave such groups out",
+    ),
+    broke="The answers to one prompt differ in reward.",
+    meaning="A method that compares answers within a group gets no gradient from a group whose answers score alike.",
+    cannot_tell="Whether the answers are alike or the reward is.",
+)
+def groups_constant(run: RunRecord) -> Seen | None:
+    share = run.series("constant_groups")
+    if share is None:
+        return None
+    since = share.since(share.values > 0.6)
+    return None if since is None else Seen(f"{share.last:.0%} of the groups score alike", since, share.last)
+
+
+@rule(
+    "nothing-moves",
+    kind="level",
+    reads=("kl_k3",),
+    expected=Expected("over 0.02 after ten steps", "nats", "k3", "a sequence", "our rule, from runs in docs/log.md"),
+    broke="A run that learns leaves its reference.",
+    meaning="After all these steps the policy still is its reference.",
+    cannot_tell="Whether the rate is too small or there is nothing to learn.",
+)
+def nothing_moves(run: RunRecord) -> Seen | None:
+    kl = run.series("kl_k3")
+    if kl is None or len(kl) < 8 or kl.last >= 0.02:
+        return None
+    return Seen(f"KL is {kl.last:.2g} nats a sequence after {run.steps} steps", int(kl.steps[0]), kl.last)
+
+
+@rule(
+    "reward-flat",
+    kind="level",
+    reads=("eval_reward", "eval_reward_std", "eval_sequences"),
+    expected=Expected(
+        "rises by more than two standard errors", "sd of the reference's reward", "mean", "an evaluation", "our rule"
+    ),
+    broke="The reward that is optimised rises on held-out prompts.",
+    meaning="The run has spent its steps, and by the very reward that it optimised held-out answers are no better.",
+    cannot_tell="A run that is too short, and one that has no signal, look alike.",
+)
+def reward_flat(run: RunRecord) -> Seen | None:
+    reward, spread, n = run.series("eval_reward"), run.series("eval_reward_std"), run.series("eval_sequences")
+    steps = run.align("steps")
+    if reward is None or spread is None or n is None or len(reward) < 2 or run.steps < 8:
+        return None
+    if steps and reward.steps[-1] < 0.5 * steps:
+        return None
+    error = 2 * float(np.hypot(spread.values[0], spread.values[-1])) / max(1.0, float(n.values[-1])) ** 0.5
+    best = float(reward.values[1:].max()) - float(reward.values[0])
+    if best > error:
+        return None
+    return Seen(
+        f"held-out reward rose by {best:.2f} at most, within two standard errors ({error:.2f})",
+        int(reward.steps[0]),
+        best,
+        severity=None if starts_at_reference(run) else "note",  # a later round has less left to gain
+    )
+
+
+@rule(
+    "reward-fell",
+    kind="level",
+    reads=("eval_reward", "eval_reward_std", "eval_sequences"),
+    expected=Expected(
+        "no fall of more than two standard errors from the best",
+        "sd of the reference's reward",
+        "mean",
+        "an evaluation",
+        "our rule",
+    ),
+    broke="The reward that is optimised does not fall.",
+    meaning="Optimising a reward brings it down: the update no longer does what it is meant to do.",
+    cannot_tell="Which part of the update is broken.",
+)
+def reward_fell(run: RunRecord) -> Seen | None:
+    reward, spread, n = run.series("eval_reward"), run.series("eval_reward_std"), run.series("eval_sequences")
+    if reward is None or spread is None or n is None or len(reward) < 2:
+        return None
+    best = int(np.argmax(reward.values))
+    error = 2.5 * float(max(spread.values[best], spread.values[-1])) * (2 / max(1.0, float(n.values[-1]))) ** 0.5
+    fell = float(reward.values[best] - reward.values[-1])
+    if fell <= error or best == len(reward) - 1:
+        return None
+    return Seen(
+        f"held-out reward fell from {reward.values[best]:.2f} (step {reward.steps[best]}) to {reward.values[-1]:.2f}",
+        int(reward.steps[best]),
+        fell,
+    )
+
+
+@rule(
+    "criteria-apart",
+    kind="level",
+    reads=("reward",),
+    expected=Expected(
+        "every criterion rises or holds", "sd of the reference's reward", "mean", "a step", "Moskovitz 2024"
+    ),
+    broke="What is optimised together improves together.",
+    meaning="One criterion is bought with another: the sum rises while a part of it falls.",
+    cannot_tell="Which of the criteria you care about more.",
+)
+def criteria_apart(run: RunRecord) -> Seen | None:
+    parts = {n: s for n, s in run.metrics.items() if n.startswith("reward_") and n[7:] in run.judges and len(s) >= 4}
+    if len(parts) < 2:
+        return None
+    moved = {}
+    for name, series in parts.items():
+        tau = stats.kendalltau(series.steps, series.values)
+        moved[name[7:]] = (series.last - series.first, float(tau.pvalue))
+    up = [n for n, (change, p) in moved.items() if change > 0.15 and p < 0.05]
+    down = [n for n, (change, p) in moved.items() if change < -0.15 and p < 0.05]
+    if not up or not down:
+        return None
+    said = f"{' and '.join(up)} rose while {' and '.join(down)} fell by {-moved[down[0]][0]:.2f}"
+    return Seen(said, int(parts[f"reward_{down[0]}"].steps[0]), moved[down[0]][0], signal=f"reward_{down[0]}")

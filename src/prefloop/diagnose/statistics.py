@@ -1,0 +1,65 @@
+"""The few tests that rules share. Each is a thin wrap of scipy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from prefloop.diagnose.records import Series
+
+WINDOW = 20  # steps that a trend is looked for in
+
+
+@dataclass(frozen=True)
+class Trend:
+    """slope: a step (Theil-Sen).  p: of a trend as clear by chance, one-sided (Mann-Kendall).  first, last: fitted."""
+
+    slope: float
+    p: float
+    first: float
+    last: float
+
+
+def trend(series: Series, direction: int, window: int = WINDOW) -> Trend | None:
+    """Whether the last values rise (direction 1) or fall (-1); None for fewer than five.
+
+    Mann (1945) and Kendall (1975), as Kendall's tau of values and steps; the slope is Theil's (1950).
+    """
+    if len(series) < 5:
+        return None
+    steps, values = series.steps[-window:].astype(float), series.values[-window:]
+    if np.ptp(values) == 0:
+        return None
+    p = stats.kendalltau(steps, values, alternative="greater" if direction > 0 else "less").pvalue
+    slope, intercept, _, _ = stats.theilslopes(values, steps)
+    return Trend(float(slope), float(p), float(intercept + slope * steps[0]), float(intercept + slope * steps[-1]))
+
+
+def corrected(p: Sequence[float]) -> list[float]:
+    """P-values corrected for asking several questions (Benjamini and Yekutieli 2001: they may depend on each other)."""
+    return [float(v) for v in stats.false_discovery_control(p, method="by")] if len(p) else []
+
+
+def own_range(series: Series, widen: float = 3.0) -> tuple[float, float]:
+    """(low, high) of a run's first steps: their middle, and `widen` robust standard deviations on each side."""
+    head = series.values[: series.head]
+    middle = float(np.median(head))
+    spread = float(stats.median_abs_deviation(head, scale="normal"))
+    spread = max(spread, 0.5 * float(np.ptp(head)), 1e-12)
+    return middle - widen * spread, middle + widen * spread
+
+
+def outside(series: Series, low: float, high: float) -> NDArray[np.bool_]:
+    """[N] bool: which values are outside a published range and of the run's own first steps."""
+    own_low, own_high = own_range(series)
+    values = series.values
+    return ((values < low) & (values < own_low)) | ((values > high) & (values > own_high))
+
+
+def proportion_below(successes: float, n: float, at_least: float) -> float:
+    """The probability of so few successes or fewer among n where the true share is `at_least` (binomial, exact)."""
+    return float(stats.binomtest(round(successes), round(n), at_least, alternative="less").pvalue) if n >= 1 else 1.0
