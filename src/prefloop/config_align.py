@@ -1,13 +1,13 @@
-"""The settings of `[align]`: what every algorithm has, and the parts `[align.rollout]` and `[align.evaluation]`.
+"""The settings of `[align]`: what every algorithm has, and its parts (`[align.rollout]`, `[align.evaluation]` ...).
 
 A name is used once in the section and its parts, so that a call in Python needs none of them: `project.align(k=4)`.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prefloop.config_section import Optimiser, Section
 
@@ -40,6 +40,50 @@ class AlignEvaluation(Section):
         gt=0,
         description="online: the run stops when the KL on held-out prompts exceeds this, in nats per sequence",
     )
+
+
+class Objective(Section):
+    """What several criteria are optimised for together: docs/choosing-an-objective.md."""
+
+    kind: Literal["sum", "constrained", "worst", "lexicographic"] = Field(
+        "sum",
+        description='"sum": the weighted sum of all criteria. "constrained": the most of one criterion while others '
+        'keep their bounds, by a learnt multiplier. "worst": the least of all criteria. "lexicographic": first the '
+        "bounds, one after the other, then the criterion",
+    )
+    maximise: str | None = Field(
+        None, description="the criterion to maximise; none = the weighted sum of those without a bound"
+    )
+    subject_to: dict[str, float] = Field(
+        default_factory=dict,
+        description="criterion = the least mean that it must have, in sds of the reference's reward; one of "
+        "`scorers` has its own unit",
+    )
+    scorers: dict[str, str] = Field(
+        default_factory=dict,
+        description='criterion = the name of a scorer or "file.py:function" that measures it, beside reward models',
+    )
+    multiplier_start: float = Field(1.0, gt=0, description="constrained: the multiplier of each bound at step 0")
+    multiplier_lr: float = Field(
+        0.2, gt=0, description="constrained: the log of a multiplier moves by this times the violation, in sds, a step"
+    )
+    multiplier_max: float = Field(
+        50.0, gt=1, description="constrained: a multiplier stays below this, and above one over it"
+    )
+    window: int = Field(4, ge=1, description="steps over which the mean of a criterion with a bound is taken")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether criteria have bounds."""
+        return self.kind in ("constrained", "lexicographic")
+
+    @model_validator(mode="after")
+    def _says_enough(self) -> Self:
+        if self.bounded and not self.subject_to:
+            raise ValueError(f'kind = "{self.kind}" needs a bound: subject_to = {{CRITERION = 0.5}}')
+        if self.maximise is not None and self.maximise in self.subject_to:
+            raise ValueError(f"maximise and subject_to both name {self.maximise}: a criterion is one of the two")
+        return self
 
 
 class Align(Optimiser):
@@ -83,6 +127,7 @@ class Align(Optimiser):
     stop_on: tuple[str, ...] = Field(
         (), description="rules (docs/diagnosis.md) whose findings stop the run; none = those whose findings are errors"
     )
+    objective: Objective = Field(Objective(), description="what several criteria are optimised for together")
     rollout: Rollout = Field(Rollout(), description="samples of an online algorithm")
     evaluation: AlignEvaluation = Field(AlignEvaluation(), description="looks at the policy while it learns")
 
@@ -103,4 +148,7 @@ class Align(Optimiser):
         ):  # Runs of versions without these settings are still the same runs.
             if found[new] == type(self).model_fields[new].default:
                 del found[new]
+        for name, usual in Objective().deciding().items():
+            if found[name] == usual:
+                del found[name]
         return found

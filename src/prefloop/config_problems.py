@@ -119,6 +119,8 @@ def explain(error: Any, of: Model) -> str:
     if error["type"] == "literal_error":
         near = difflib.get_close_matches(str(error["input"]), error["ctx"]["expected"].replace("'", "").split(), n=1)
         return f"  {key}: {error['msg']} (got {error['input']!r})" + (f' Did you mean "{near[0]}"?' if near else "")
+    if error["type"] == "value_error":  # by a section's own check, which says all that is to be said
+        return f"  [{key}] {error['ctx']['error']}"
     return f"  {key}: {error['msg']} (got {error['input']!r})"
 
 

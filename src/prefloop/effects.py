@@ -15,6 +15,8 @@ from prefloop.known_algorithms import has_critic, is_offline
 
 Config = Any  # This is prefloop.config.Config, which imports this module.
 
+_OF_MULTIPLIERS = ("multiplier_start", "multiplier_lr", "multiplier_max")
+_OF_BOUNDS = ("window",)
 _ONLINE_ONLY = {
     "steps": "it goes over the rankings [align] passes times",
     "ptx": "it mixes in no demonstrations",
@@ -27,6 +29,10 @@ _ONLINE_ONLY = {
     "rollout.missing_eos": "it draws no samples",
     "rollout.missing_eos_penalty": "it draws no samples",
     "rollout.staleness": "it draws no samples",
+    **dict.fromkeys(
+        (f"objective.{key}" for key in ("kind", "maximise", "subject_to", "scorers", *_OF_BOUNDS, *_OF_MULTIPLIERS)),
+        "it learns from the rankings themselves; [align] reward_weights weighs those of several criteria",
+    ),
     "evaluation.kl_budget": "no KL stops it; [algorithms.{name}] beta holds it to the reference",
 }
 # `reward` reads this too, for the samples that it normalises on, so that in the TOML it always has an effect.
@@ -79,14 +85,25 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
         return
     yield "align.passes", f"{name} draws samples; [align] steps and [align.rollout] epochs say how long it learns"
     yield "align.lists", f"{name} draws samples; [align.rollout] prompts says how many prompts a step takes"
-    if align.reward is not None:
+    if align.reward is not None and not align.objective.scorers:
         yield "align.reward_weights", f"[align] reward = {align.reward!r} takes the place of the reward models"
+    yield from _objective(align.objective)
     if rollout.missing_eos == "off":
         yield "align.rollout.missing_eos_penalty", 'missing_eos = "off"'
     if rollout.minibatches > rollout.prompts:
         yield "align.rollout.minibatches", f"the {rollout.prompts} prompts of a step cannot be cut into more parts"
     if 1 in (align.checkpoint_every, align.evaluation.eval_every):
         yield "align.rollout.staleness", "samples are fresh after each checkpoint and evaluation, which come every step"
+
+
+def _objective(objective: Any) -> Iterator[tuple[str, str]]:
+    why = f'kind = "{objective.kind}" keeps no bounds'
+    if not objective.bounded:
+        yield from ((f"align.objective.{key}", why) for key in ("maximise", "subject_to", *_OF_BOUNDS))
+    if objective.kind != "constrained":
+        yield from ((f"align.objective.{key}", f"{why} by multipliers") for key in _OF_MULTIPLIERS)
+    if objective.maximise is not None:
+        yield "align.reward_weights", f"[align.objective] maximise = {objective.maximise!r} is the only one that counts"
 
 
 def _run(config: Config) -> Iterator[tuple[str, str]]:

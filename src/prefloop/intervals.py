@@ -115,6 +115,21 @@ def mean_interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
     return _interval(values, float(low), float(high))
 
 
+def part_interval(values: Any, resamples: int, seed: int) -> dict[str, float]:
+    """Return the mean of a criterion's values with its 95 % interval over the prompts.
+
+    values: [N], or [N,k] with k answers a prompt
+
+    Where every answer has 0, or every one 1, the spread says nothing, and the interval is Wilson's: a rule that no
+    answer of 40 breaks may still be broken by some.
+    """
+    values = np.asarray(values, dtype=float)
+    means = values.reshape(len(values), -1).mean(1)
+    if means.min() == means.max() and means[0] in (0.0, 1.0):
+        return _interval(means, *wilson(float(means.sum()), len(means)))
+    return mean_interval(means, resamples, seed)
+
+
 def _interval(values: NDArray[np.float64], low: float, high: float) -> dict[str, float]:
     """Return a mean with its interval and the detectable effect.
 

@@ -95,6 +95,14 @@ CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default
         "staleness": "1",
         "reward_weights": "{quality = 2.0}",
         "reward": '"length"',
+        "kind": '"worst"',
+        "maximise": '"quality"',
+        "subject_to": "{quality = 0.5}",
+        "scorers": '{short = "brevity"}',
+        "multiplier_start": "2.0",
+        "multiplier_lr": "0.5",
+        "multiplier_max": "1.01",
+        "window": "1",
     },
     "sft": {
         "lr": "2e-3",
@@ -226,6 +234,16 @@ def test_every_setting_of_align_has_an_effect_or_is_refused(project: Path, algor
     _, plain = made(project, "align", usual)
     for key in CHANGED["align"]:
         check(project, "align", key, usual, plain)
+
+
+def test_every_setting_of_a_bound_has_an_effect(project: Path) -> None:
+    scorers = '{short = "brevity", long = "length"}'
+    usual = ["align.algorithm=grpo", f"align.objective.scorers={scorers}", "align.objective.kind=constrained",
+             "align.objective.subject_to={short = -1.0}", *(f"align.{setting}" for setting in ONLINE)]  # fmt: skip
+    _, plain = made(project, "align", usual)
+    for asked in ("maximise=long", "subject_to={short = 5.0}", "multiplier_start=2.0", "multiplier_lr=0.5",
+                  "multiplier_max=1.01", "window=1", "kind=lexicographic"):  # fmt: skip
+        assert made(project, "align", [*usual, f"align.objective.{asked}"])[1] != plain, asked
 
 
 @pytest.mark.parametrize("stage", ["sft", "sample", pytest.param("reward", marks=pytest.mark.slow)])

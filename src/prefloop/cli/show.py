@@ -199,15 +199,24 @@ def _aligned(r: results.Aligned) -> list[str]:
         lines.append(f"KL {r.kl:.2f} nats a sequence from the reference, {r.length:.1f} tokens an answer")
     if isinstance(r, results.AlignedOffline) and r.heldout_accuracy is not None:
         lines.append(f"implicit reward orders {r.heldout_accuracy:.1%} of held-out pairs as people do")
+    if isinstance(r, results.AlignedOnline) and r.constraints:
+        lines += [f"{name}: {_constraint(c)}" for name, c in r.constraints.items()]
     if r.collapses:
         at = ", ".join(str(collapse.step) for collapse in r.collapses)
         lines.append(f"COLLAPSED at step {at}, which is not kept: {'; '.join(r.collapses[-1].signs)}")
     if r.best_step == 0:
-        lines.append(f"NO NEW POLICY: no step was better than the start, so the policy stays {r.policy}")
+        held = (r.constraints or {}).values() if isinstance(r, results.AlignedOnline) else ()
+        why = "was better than the start" if all(c.met for c in held) else "keeps every bound"
+        lines.append(f"NO NEW POLICY: no step {why}, so the policy stays {r.policy}")
     elif r.collapsed:
         lines.append(f"COLLAPSED: {'; '.join(r.collapsed)}")
     lines += [f"warning: {warning}" for warning in r.warnings or ()]
     return lines + _standing(r.standing)
+
+
+def _constraint(c: results.Constraint) -> str:
+    verdict = "met" if c.met else "NOT MET: the lower end of the interval is below it"
+    return f"{c.mean:.3g} (95 % interval {c.low:.3g} to {c.high:.3g}) for a bound of {c.bound:g}, {verdict}"
 
 
 def _standing(r: results.RoundStanding | None) -> list[str]:
@@ -243,6 +252,10 @@ def _evaluated(r: results.Evaluated) -> list[str]:
         if m.judge_win_rate and m.judge_gain:
             win, gain = _mean(m.judge_win_rate, ".1%"), _mean(m.judge_gain, "+.3f")
             lines.append(f"  independent judge: win rate {win}, gain {gain}")
+        for name, part in (m.parts or {}).items():
+            lines.append(f"  {name}: {_mean(part.policy, '.3g')}, reference {part.reference.mean:.3g}")
+            if part.constraint:
+                lines.append(f"    bound {part.constraint.bound:g}: {'met' if part.constraint.met else 'NOT MET'}")
         lines.append(
             f"  KL {m.policy['kl']:.2f} nats, {m.policy['length']:.0f} tokens (reference "
             f"{m.reference['length']:.0f}), ended {m.policy['ended']:.0%}"

@@ -28,7 +28,7 @@ class Candidate:
     round: int
     row: ModelRow | None
     result: Aligned | None
-    judged_by: Mapping[str, Any]  # reward models that its figures are by: {criterion: weights}
+    judged_by: Mapping[str, Any]  # what its figures are by: {criterion: weights of its model}, and the objective
     gone: bool = False
 
     @property
@@ -58,18 +58,26 @@ def candidates(runs: Sequence[Run], rows: Sequence[ModelRow], root: Path) -> lis
         if manifest["stage"] == "align" and manifest["status"] == "done":
             result, inputs = read_aligned(run.result, run.name), manifest["inputs"]
             round = int(inputs.get("round", 0)) if result is None or result.round is None else result.round
-            judged_by = inputs.get("rewards", {})
+            judged_by = {**inputs.get("rewards", {}), **objective_of(manifest["config"].get("align", {}))}
             row = by_run.get(run.name)
             gone = row is not None and not has_weights(root / row.path)
             found.append(Candidate(run.name, round, row, result, judged_by, gone))
     return found
 
 
+def objective_of(align: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the settings of `[align]` make of several criteria; {} for the sum of all, equally weighted."""
+    objective, weights = align.get("objective") or {}, align.get("reward_weights")
+    said = {key: objective.get(key) for key in ("kind", "maximise", "subject_to", "scorers")}
+    found = {f"[align.objective] {key}": value for key, value in said.items() if value and value != "sum"}
+    return found | ({"[align] reward_weights": dict(weights)} if weights else {})
+
+
 def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> Candidate | None:
     """Return the candidate of one round that counts; None where none has a policy of its own.
 
     how:    "win_rate", "reward", "newest", or a run's name
-    judges: the round's reward models as they are now, because figures by other ones cannot be compared
+    judges: the round's reward models and the objective as they are now, for figures by others cannot be compared
 
     Candidates whose files are there come first, then those that have not collapsed, then those that were measured.
     Where figures are equal, or there are none, the newest one counts.

@@ -7,10 +7,8 @@ look, not a verdict: the published ranges come from other models and data.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from prefloop.report.checks import (
-    Check,
     above,
     below,
     fallen,
@@ -21,20 +19,7 @@ from prefloop.report.checks import (
     ratio_off,
     spike,
 )
-
-
-@dataclass(frozen=True)
-class Metric:
-    """name: as in metrics.jsonl, without "eval_"; a trailing * stands for a criterion or a model's role."""
-
-    name: str
-    title: str
-    unit: str
-    meaning: str
-    healthy: str
-    source: str
-    check: Check | None = None
-
+from prefloop.report.metrics_of_criteria import CRITERIA, Metric
 
 OURS = "our rule"
 METRICS = (
@@ -320,6 +305,7 @@ METRICS = (
         "rises, or holds",
         "-",
     ),
+    *CRITERIA,
     Metric(
         "examples",
         "Examples",

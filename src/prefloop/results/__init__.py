@@ -41,7 +41,9 @@ from prefloop.results.training import AlignedOnline as AlignedOnline
 from prefloop.results.training import AlignRun as AlignRun
 from prefloop.results.training import AnnotatorWeights as AnnotatorWeights
 from prefloop.results.training import Answer as Answer
+from prefloop.results.training import ComparedPart as ComparedPart
 from prefloop.results.training import Comparison as Comparison
+from prefloop.results.training import Constraint as Constraint
 from prefloop.results.training import Evaluated as Evaluated
 from prefloop.results.training import EvaluatedReward as EvaluatedReward
 from prefloop.results.training import Normalisation as Normalisation

@@ -117,6 +117,22 @@ class ValidationPrompts:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """A criterion with a bound: its mean over prompts with the 95 % interval, in its own unit.
+
+    met: whether the lower end is at the bound or above it. It may be false though the bound is kept: few prompts cannot
+    show it.
+    """
+
+    bound: float
+    mean: float
+    low: float
+    high: float
+    n: int
+    met: bool
+
+
+@dataclass(frozen=True)
 class AlignRun:
     """A run of a round beside the others, by its figures on validation prompts."""
 
@@ -145,6 +161,7 @@ class AlignedOnline(Outcome):
 
     reward, kl, win_rate, length, ended, collapsed: of the weights that were kept, on validation prompts.
     collapses: steps that were not kept, since the policy had collapsed. stopped: why the run ended.
+    constraints: of `[align.objective] subject_to`, on validation prompts, of the weights that were kept.
     model: the folder of the new policy; None where no step was better than the start, and `policy` is the old one.
     """
 
@@ -169,6 +186,7 @@ class AlignedOnline(Outcome):
     warnings: tuple[str, ...]
     policy: str
     model: str | None
+    constraints: Mapping[str, Constraint] | None = None
     standing: RoundStanding | None = flat()
 
 
@@ -217,7 +235,10 @@ def read_aligned(found: Mapping[str, Any], run: str | None = None) -> Aligned | 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two policies' answers to the same prompts. judge_: by the independent scorer, where there is one."""
+    """Two policies' answers to the same prompts. judge_: by the independent scorer, where there is one.
+
+    parts: by criterion, where there are several
+    """
 
     policy: Figures
     reference: Figures
@@ -225,6 +246,20 @@ class Comparison:
     reward_gain: Interval
     judge_win_rate: Interval | None = None
     judge_gain: Interval | None = None
+    parts: Mapping[str, ComparedPart] | None = None
+
+
+@dataclass(frozen=True)
+class ComparedPart:
+    """One criterion's mean over prompts, of both policies' answers, in its own unit; and the gain of the new one.
+
+    constraint: where it has a bound, whether the policy keeps it
+    """
+
+    policy: Interval
+    reference: Interval
+    gain: Interval
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)

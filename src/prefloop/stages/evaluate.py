@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +19,19 @@ from prefloop.diagnose.collapse import collapsed, signs, text_figures
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Engine, Sampling
 from prefloop.errors import DataError, NothingToDoError, suggest
-from prefloop.intervals import mean_interval, win_rate
+from prefloop.intervals import mean_interval, part_interval, win_rate
 from prefloop.models.policy import Policy
 from prefloop.project.left_out import LeftOut, fitting
 from prefloop.project.project import ModelRef, Project, derive, load_policy
-from prefloop.results import Answer, Comparison, Evaluated, Interval, SampledPair
+from prefloop.results import Answer, ComparedPart, Comparison, Constraint, Evaluated, Interval, SampledPair
 from prefloop.results.base import from_json
+from prefloop.rewards.base import Scorer
+from prefloop.rewards.criteria import CriteriaScorer
 from prefloop.rewards.model import reward_tokenizations
 from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow
+from prefloop.training.criteria import Criteria, constraints_of
 from prefloop.training.policy_evaluation import validation_and_test
-from prefloop.training.reward_scores import make_scorer
 from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out
 from prefloop.types import Prompt
 
@@ -46,7 +49,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
         project.say(f"evaluate: round {round} left the policy as it was: it is {policy.version}, the reference itself")
         return Evaluated(round=round, policy=policy.version, reference=reference.version, unchanged=True, skipped=True)
     judge = project.scorer(settings.scorer) if settings.scorer else None
-    judges = _judges(project, round, judge)
+    judges, criteria = _criteria(project, round, judge)
     test, independent = _test_prompts(project)
     inputs = {
         "policy": policy.weights,
@@ -58,6 +61,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
         "round": round,
         "run": policy.version,
         "independent": independent,
+        **_objective(project, criteria),
     }
     fingerprint = project.fingerprint("evaluate", settings, inputs)
     if done := project.done(Evaluated, fingerprint):
@@ -76,7 +80,9 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
             reference=reference.version,
             independent=independent,
         )
-        result = _measure(project, known, policy, reference, judges, judge, test)
+        scorer = criteria.scorer() if criteria else judge
+        assert scorer is not None
+        result = _measure(project, known, policy, reference, scorer, judge, test)
         began.finish(result.figures())
         return result
 
@@ -110,14 +116,31 @@ def _test_prompts(project: Project) -> tuple[list[Prompt], bool]:
     return (clean, True) if clean else (test, False)
 
 
-def _judges(project: Project, round: int, judge: RuleScorer | None) -> list[ModelRow]:
-    """Return the reward models of a round. There may be none after DPO, if an independent scorer is set."""
+def _criteria(project: Project, round: int, judge: RuleScorer | None) -> tuple[list[ModelRow], Criteria | None]:
+    """Return the reward models of a round, and what they score by, with the functions of `[align.objective]`.
+
+    There may be none after DPO, if an independent scorer is set.
+    """
+    spec = project.config.align.reward
+    own = project.scorer(spec) if spec is not None else None
+    if own is not None and not Criteria(project, [], own, {}).plain:
+        return [], Criteria.of(project, [], own)
     try:
-        return project.reward_models(round)
+        judges = project.reward_models(round)
+        return judges, Criteria.of(project, judges, None)
     except NothingToDoError as error:
         if judge is not None:
-            return []
+            return [], None
         raise NothingToDoError(f"{error}, or name a scorer of your own: [evaluate] scorer") from error
+
+
+def _objective(project: Project, criteria: Criteria | None) -> dict[str, Any]:
+    """Return what decides beside the reward models; {} where there is nothing, as in earlier versions."""
+    if criteria is None or criteria.plain:
+        return {}
+    objective = project.config.align.objective
+    kept = {key: getattr(objective, key) for key in ("kind", "maximise", "subject_to")}
+    return {"objective": kept, "own": criteria.own.identity if criteria.own else "", **criteria.inputs()}
 
 
 def _measure(
@@ -125,14 +148,12 @@ def _measure(
     known: Evaluated,
     policy: ModelRef,
     reference: ModelRef,
-    judges: list[ModelRow],
+    scorer: Scorer,
     judge: RuleScorer | None,
     test: Sequence[Prompt],
 ) -> Evaluated:
     """Compare both policies' answers, sampled and greedy, and look for signs of collapse in the sampled ones."""
     settings = project.config.evaluate
-    scorer = make_scorer(project, judges) if judges else judge
-    assert scorer is not None
     model, tokenization = load_policy(project, policy)
     frozen, _ = load_policy(project, reference)
     left_out, theirs = LeftOut(project), reward_tokenizations(scorer)
@@ -159,6 +180,7 @@ def _measure(
                     bar.update()
             judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
             made = _compare(engines, rolls, judged, k, settings.bootstrap, seed)
+            made = replace(made, parts=_parts(scorer, rolls, k, settings.bootstrap, seed))
             if settings.temperature != 1:
                 found = describe(rolls["policy"], add_logprobs(rolls["policy"].batch, at_1))
                 made = replace(made, policy={**made.policy, "kl_at_1": found["kl"]})
@@ -218,6 +240,28 @@ def _compare(
         judge_win_rate=judge_won,
         judge_gain=judge_gain,
     )
+
+
+def _parts(
+    scorer: Scorer, rolls: Mapping[str, Rollouts], k: int, resamples: int, seed: int
+) -> dict[str, ComparedPart] | None:
+    """Return what each criterion says of both policies; None where there is one criterion."""
+    parts = {name: r.scores.parts for name, r in rolls.items()}
+    if len(parts["policy"]) < 2:
+        return None
+    bounds: dict[str, Constraint] = {}
+    if isinstance(scorer, CriteriaScorer):
+        bounds = constraints_of(scorer.goal, parts["policy"], k, resamples, seed)
+    found = {}
+    for name in parts["policy"]:
+        ours, theirs = (np.asarray(parts[who][name], dtype=float).reshape(-1, k) for who in ("policy", "reference"))
+        found[name] = ComparedPart(
+            policy=from_json(Interval, part_interval(ours, resamples, seed)),
+            reference=from_json(Interval, part_interval(theirs, resamples, seed)),
+            gain=from_json(Interval, mean_interval((ours - theirs).mean(1), resamples, seed)),
+            constraint=bounds.get(name),
+        )
+    return found
 
 
 def _correlation(a: Sequence[float], b: Sequence[float]) -> float:

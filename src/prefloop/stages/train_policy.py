@@ -11,10 +11,10 @@ from prefloop.project.chance import chance_warnings
 from prefloop.project.evidence import both_sides, data_of, judges_of, write_evidence
 from prefloop.project.project import Project, derive
 from prefloop.results import AlignedOnline
+from prefloop.training.criteria import Criteria
 from prefloop.training.loop import Schedule, train
 from prefloop.training.policy_setup import set_up
 from prefloop.training.policy_training import PolicyTraining
-from prefloop.training.reward_scores import make_scorer
 
 SHOWN = ("reward", "kl", "length")  # The progress bar shows these metrics.
 
@@ -33,6 +33,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
     start, reference = project.policy(round).here(), project.reference().here()
     own = project.scorer(settings.reward) if settings.reward is not None else None
     judges = [] if own else project.reward_models(round)
+    criteria = Criteria.of(project, judges, own)
     prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
     if not prompts:
         raise NothingToDoError("there are no training prompts yet: run prefloop import FILE")
@@ -41,6 +42,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
         "policy": start.weights,
         "reference": reference.weights,
         "rewards": {own.name: own.identity} if own else {m.criterion: m.weights_sha256 for m in judges},
+        **criteria.inputs(),
         "prompts": snapshot,
         "round": round,
         **code_of(settings.algorithm),
@@ -55,7 +57,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
         for warning in warnings:
             project.say(f"warning: {warning}")
         seed = derive(seed, "align", round)
-        setup = set_up(project, algorithm, start, reference, own or make_scorer(project, judges), judges, seed)
+        setup = set_up(project, algorithm, start, reference, criteria.scorer(run), judges, seed)
         run.note("learning_rates", setup.rates)
         eval_every = settings.evaluation.eval_every
         schedule = Schedule(settings.steps, eval_every, settings.checkpoint_every, evaluates_first=True)
@@ -78,6 +80,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
             length=best.length,
             ended=best.ended,
             collapsed=best.collapsed,
+            constraints=best.constraints,
             reward_before=task.keep.reward_before,
             collapses=task.keep.collapses(),
             validation=setup.validation.chose(),
@@ -86,7 +89,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
             weights=weights,
             round=round,
             algorithm=settings.algorithm,
-            warnings=tuple(warnings),
+            warnings=(*warnings, *task.keep.unmet()),
             policy=version,
             model=folder,
         )

@@ -25,8 +25,9 @@ from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project
 from prefloop.record import Run
-from prefloop.results import Collapse
-from prefloop.results.base import from_json
+from prefloop.results import Collapse, Constraint
+from prefloop.results.base import from_json, to_json
+from prefloop.training.criteria import constraints_of, shown_constraints
 from prefloop.training.frozen import round_reference
 from prefloop.training.policy_evaluation import Looked, Validation, wins
 from prefloop.training.progress import Progress
@@ -47,10 +48,13 @@ class Kept:
     ended: float | None
     collapsed: tuple[str, ...] | None
     heldout_accuracy: float | None
+    constraints: Mapping[str, Constraint] | None = None
 
 
 class KeepBest:
     """Keeps the weights with the highest held-out reward, of those within the KL budget. Over the budget it stops.
+
+    Where criteria have bounds, a step counts only if all bounds are kept, by the lower ends of their intervals.
 
     It is for algorithms that learn from samples. What it remembers is in `progress`.
     """
@@ -95,21 +99,63 @@ class KeepBest:
         state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES
         gone = collapsed(*(signs(looked.figures, at["figures"]) for at in (state.reference, state.start)))
         within = kl <= self.settings.evaluation.kl_budget
-        eligible = within and not gone
+        constraints = self._constraints(looked)
+        eligible = within and not gone and all(c.met for c in constraints.values())
         if step == 0 or (eligible and reward > state.best_reward):
             state.best_step, state.best_reward = step, reward if eligible else -math.inf
             with span("I/O"):
                 self.engine.save("policy", self.run.path / "best")
         won = wins(looked.rewards, state.reference["rewards"])
         length, ended = looked.figures["length"], looked.figures["ended"]
+        held = {"constraints": {name: to_json(c) for name, c in constraints.items()}} if constraints else {}
+        broken = self._broken(constraints)
         state.evals.append({"step": step, "reward": reward, "kl": kl, "win_rate": won, "length": length,
-                            "ended": ended, "collapsed": gone})  # fmt: skip
+                            "ended": ended, "collapsed": gone, **held})  # fmt: skip
         if not within:
             state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {self.settings.evaluation.kl_budget:g}"
+        state.stopped = state.stopped or broken
         text = self.validation.shown(looked, step)
-        self.project.say(f"step {step}: held-out reward {reward:+.3f}, KL {kl:.2f} nats | {text}")
+        self.project.say(
+            f"step {step}: held-out reward {reward:+.3f}, KL {kl:.2f} nats{shown_constraints(constraints)} | {text}"
+        )
         _warn(self.project, step, gone)
-        return {f"eval_{name}": value for name, value in looked.figures.items()} | {"eval_win_rate": won}
+        return {
+            **{f"eval_{name}": value for name, value in looked.figures.items()},
+            **{f"eval_constraint_{name}": c.mean for name, c in constraints.items()},
+            **{f"eval_constraint_low_{name}": c.low for name, c in constraints.items()},
+            "eval_win_rate": won,
+        }
+
+    def _constraints(self, looked: Looked) -> dict[str, Constraint]:
+        """Return how each criterion with a bound does on the validation prompts. What is aimed at follows from it."""
+        balance = self.progress.balance
+        if balance is None:
+            return {}
+        found = constraints_of(balance.goal, looked.rolls.scores.parts)
+        self.progress.balance = balance.aims({name: c.mean - c.low for name, c in found.items()})
+        return found
+
+    def _broken(self, constraints: Mapping[str, Constraint]) -> str:
+        """Return why a lexicographic run stops: a bound that an earlier step kept is surely not kept any more."""
+        balance = self.progress.balance
+        if balance is None or balance.goal.kind != "lexicographic":
+            return ""
+        kept = any(all(c["met"] for c in at["constraints"].values()) for at in self.progress.evals)
+        lost = next((name for name, c in constraints.items() if c.high < c.bound), None)
+        return f"{lost} was kept at an earlier step, and is below its bound now" if kept and lost else ""
+
+    def unmet(self) -> list[str]:
+        """Say it where no step keeps all bounds, with what came nearest."""
+        looks = [e for e in self.progress.evals if e.get("constraints")]
+        if not looks or any(all(c["met"] for c in e["constraints"].values()) for e in looks):
+            return []
+        nearest = max(looks, key=lambda e: min((c["low"] - c["bound"]) for c in e["constraints"].values()))
+        seen = shown_constraints(from_json(Kept, nearest).constraints or {})
+        return [
+            "no step keeps every bound by the lower end of its 95 % interval on validation prompts, so the policy "
+            f"stays as it was. Step {nearest['step']} came nearest{seen}. Lower the bound, give more steps, or measure "
+            "on more prompts ([align.evaluation] eval_prompts) where the interval is wide."
+        ]
 
     def _remember_start(self, looked: Looked) -> None:
         """Remember the answers that later evaluations are compared with: the first evaluation's and the reference's."""

@@ -123,7 +123,7 @@ def _critic(
     if "value" not in algorithm.needs:
         return None
     model = project.config.model
-    if isinstance(scorer, ModelScorer):
+    if isinstance(scorer, ModelScorer) and scorer.reward_models:
         main = max(scorer.reward_models, key=lambda j: abs(j.weight))
         row = next(m for m in judges if (m.criterion or m.version) == main.name)
         critic, theirs = new_critic(project.ref(row).intact(), model)

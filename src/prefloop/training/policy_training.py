@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from prefloop.engine.profiling import span
 from prefloop.project.evidence import write_evidence
 from prefloop.project.project import Project
 from prefloop.record import Run
+from prefloop.rewards.criteria import balance_of
 from prefloop.training.alarms import Alarms
 from prefloop.training.answers_log import sample_rows
 from prefloop.training.demonstrations import rows_of
@@ -24,7 +26,7 @@ from prefloop.training.keeping import KeepBest
 from prefloop.training.policy_setup import PolicySetup
 from prefloop.training.prefetch import Prefetch
 from prefloop.training.progress import Progress
-from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out
+from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, eos_rule, roll_out
 
 
 class PolicyTraining:
@@ -34,7 +36,7 @@ class PolicyTraining:
         self.settings = settings = project.config.align
         self.store, self.run, self.setup, self.seed = project.store, run, setup, seed
         self.engine = setup.engine
-        self.progress = Progress(algorithm)
+        self.progress = Progress(algorithm, balance_of(setup.scorer, settings.objective))
         self.keep = KeepBest(project, run, setup.engine, setup.validation, self.progress, setup.from_reference)
         self.alarms = Alarms(project, run, settings.on_alarm, settings.stop_on)
         self._learnt_from: tuple[Rollouts, CreditedBatch] | None = None  # of the last step, for samples.jsonl
@@ -53,7 +55,8 @@ class PolicyTraining:
 
     def step(self, step: int) -> dict[str, float]:
         """Roll out, credit, learn. Return metrics, which are masked means over the whole rollout batch."""
-        rolls, behind = self.prefetch.next(step)
+        sampled, behind = self.prefetch.next(step)
+        rolls, balanced = self._balanced(sampled)
         with span("store"):
             self.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
         algorithm, trusted = self.progress.algorithm, behind or self.progress.sampler_agrees
@@ -63,7 +66,7 @@ class PolicyTraining:
             credited, credit = algorithm.credit(batch)
             self._learnt_from = rolls, credited
             updates = self._learn(credited, np.random.default_rng([self.seed, step]))
-        metrics = {**describe(rolls, batch), **credit, **self._of_updates(updates, behind)}
+        metrics = {**describe(rolls, batch), **balanced, **credit, **self._of_updates(updates, behind)}
         self.progress.algorithm = algorithm.adapt(metrics)
         return metrics
 
@@ -72,6 +75,18 @@ class PolicyTraining:
         name, version = f"{self.run.name}/{step}", f"{self.run.name}/{step - behind}"
         how = self.settings.rollout.k, s.validation.sampling, self.settings.rollout
         return roll_out(s.engine, s.tokenization, s.scorer, self._prompts_at(step), *how, name, version)
+
+    def _balanced(self, rolls: Rollouts) -> tuple[Rollouts, dict[str, float]]:
+        """Return the rollouts with the reward that several criteria make together at this step, and its metrics.
+
+        It is made here and not where the samples are scored, since samples may be made ahead (staleness).
+        """
+        if self.progress.balance is None:
+            return rolls, {}
+        self.progress.balance = balance = self.progress.balance.seen(rolls.scores.parts)
+        made = balance.reward(rolls.scores.parts)
+        reward = eos_rule(torch.tensor(made, dtype=torch.float32), rolls.batch.ended, self.settings.rollout)
+        return replace(rolls, batch=replace(rolls.batch, reward=reward)), balance.metrics(rolls.scores.parts)
 
     def _prompts_at(self, step: int) -> list[Encoded]:
         """Return the step's prompts. All steps take them from one long sequence of shuffled passes over the prompts."""

@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefloop.algorithms.registry import make, options_of
+from prefloop.rewards.objective import Balance
 
 
 @dataclass
 class Progress:
     """Holds values that are all in every checkpoint.
 
+    balance: what is learnt of criteria with bounds; None where there are none
     reference, start: {"figures", "rewards"} of the reference's and of step 0's answers to the validation prompts
     """
 
     algorithm: Any
+    balance: Balance | None = None
     best_step: int = 0
     best_reward: float = -math.inf
     stopped: str = ""
@@ -40,6 +43,7 @@ class Progress:
             "evals": self.evals,
             "reference": self.reference,
             "start": self.start,
+            **({"balance": self.balance.state()} if self.balance else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -51,3 +55,5 @@ class Progress:
         self.reference_shift = state["reference_shift"]
         self.evals = list(state["evals"])
         self.reference, self.start = state["reference"], state["start"]
+        if self.balance:
+            self.balance = self.balance.restored(state["balance"])
