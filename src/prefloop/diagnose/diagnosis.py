@@ -23,7 +23,7 @@ SHOWN = 4  # causes of a finding
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is known of one run. asked: rules that could be asked.  problems: what could not be read, or asked."""
+    """Holds what is known of one run. asked: rules that could be asked.  problems: what could not be read, or asked."""
 
     run: str
     stage: str
@@ -35,7 +35,7 @@ class Diagnosis:
 
     @property
     def alarms(self) -> tuple[Finding, ...]:
-        """The findings that are more than a note."""
+        """Return the findings that are more than a note."""
         return tuple(finding for finding in self.findings if finding.severity != "note")
 
     def to_json(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Diagnosis:
 
 
 def diagnose(run: RunRecord, live: bool = False) -> Diagnosis:
-    """What is wrong with a run, the most serious first. A rule that breaks is named, and the others are asked.
+    """Return what is wrong with a run, the most serious first. A rule that breaks is named, and the others are asked.
 
     live: ask only the rules that are cheap enough for every evaluation of a run that goes on.
     """
@@ -65,7 +65,7 @@ def diagnose(run: RunRecord, live: bool = False) -> Diagnosis:
 
 
 def symptoms_of(run: RunRecord, asked: Iterable[Rule]) -> tuple[list[Symptom], list[str]]:
-    """(what the rules see, rules that broke). A trend is kept where it stands out among all that were asked for."""
+    """Return (what the rules see, rules that broke). A trend is kept where it stands out among all that were asked."""
     found, problems = [], []
     for rule in asked:
         try:
@@ -81,7 +81,7 @@ def symptoms_of(run: RunRecord, asked: Iterable[Rule]) -> tuple[list[Symptom], l
 
 
 def explain(run: RunRecord, symptoms: Sequence[Symptom], readable: set[str]) -> list[Finding]:
-    """Findings that cover all symptoms: the cause with the highest score takes all that it explains, and so on."""
+    """Return findings that cover all symptoms. The cause with the highest score takes all that it explains."""
     known = [cause for cause in causes() if run.stage in cause.stages]
     scored = {cause.id: _score(cause, run, symptoms, readable) for cause in known}
     left = list(symptoms)
@@ -115,7 +115,7 @@ def _score(
 def _causes(
     run: RunRecord, rivals: Sequence[CauseRule], scored: dict[str, tuple[float, tuple[Evidence, ...]]]
 ) -> tuple[Cause, ...]:
-    """The causes of one finding with their shares of belief; something else than all of them has log odds 0."""
+    """Return the causes of one finding with their shares of belief; something else than all of them has log odds 0."""
     top = max(0.0, *(scored[cause.id][0] for cause in rivals))
     belief = {cause.id: math.exp(scored[cause.id][0] - top) for cause in rivals}
     whole = sum(belief.values()) + math.exp(-top)

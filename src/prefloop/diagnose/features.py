@@ -42,7 +42,7 @@ FEATURES: dict[str, Callable[[Sample], float]] = {
 
 @dataclass(frozen=True)
 class Explained:
-    """A feature that moved. share: of the gain in reward that it explains; 1 is all of it."""
+    """Holds a feature that moved. share: of the gain in reward that it explains; 1 is all of it."""
 
     feature: str
     before: float
@@ -54,7 +54,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class Jackpot:
-    """A phrase. worth: how much more its answers score, in spreads.  before, after: share of answers with it."""
+    """Holds a phrase. worth: how much more its answers score, in spreads.  before, after: share of answers with it."""
 
     phrase: str
     worth: float
@@ -69,7 +69,7 @@ def _copied(sample: Sample) -> float:
 
 
 def _parts(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]] | None:
-    """The first and the last quarter of the steps that have samples; None where there are too few."""
+    """Return the first and the last quarter of the steps that have samples; None where there are too few."""
     steps = sorted({s.step for s in samples})
     if len(steps) < 2:
         return None
@@ -80,7 +80,7 @@ def _parts(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]] | Non
 
 
 def within(samples: Sequence[Sample], values: Array) -> Array:
-    """Values as differences from the mean of their prompt [N]; 0 for a prompt with one sample."""
+    """Return values as differences from the mean of their prompt [N]; 0 for a prompt with one sample."""
     groups: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
         groups.setdefault(sample.prompt, []).append(place)
@@ -91,7 +91,7 @@ def within(samples: Sequence[Sample], values: Array) -> Array:
 
 
 def explained(samples: Sequence[Sample]) -> Explained | None:
-    """The feature that explains most of the gain in reward; None where no reward was gained or nothing moved."""
+    """Return the feature that explains most of the gain in reward; None where no reward was gained or nothing moved."""
     parts = _parts(samples)
     if parts is None:
         return None
@@ -119,7 +119,7 @@ def explained(samples: Sequence[Sample]) -> Explained | None:
 
 
 def jackpot(samples: Sequence[Sample]) -> Jackpot | None:
-    """The phrase that is worth most, where it is worth more than two spreads and has become frequent."""
+    """Return the phrase that is worth most, where it is worth more than two spreads and has become frequent."""
     parts = _parts(samples)
     if parts is None:
         return None
@@ -150,7 +150,7 @@ def _phrases(sample: Sample) -> set[str]:
 
 
 def _first_moved(samples: Sequence[Sample], of: Callable[[Sample], float], first: float, last: float) -> int | None:
-    """The first step at which the feature has moved half of its way."""
+    """Return the first step at which the feature has moved half of its way."""
     by_step: dict[int, list[float]] = {}
     for sample in samples:
         by_step.setdefault(sample.step, []).append(of(sample))

@@ -15,7 +15,7 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Expected:
-    """What is healthy, and who says so. Published ranges differ because these differ.
+    """Holds what is healthy, and who says so. Published ranges differ because these differ.
 
     range:       in words, with numbers.
     unit:        nats, tokens, a share, standard deviations ...
@@ -33,7 +33,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Symptom:
-    """What one rule saw in a run.
+    """Holds what one rule saw in a run.
 
     signal:   the metric or record that was read.
     said:     one sentence.
@@ -58,7 +58,7 @@ class Symptom:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One fact that speaks for a cause (weight > 0) or against it (weight < 0). Weights are log odds."""
+    """Holds one fact that speaks for a cause (weight > 0) or against it (weight < 0). Weights are log odds."""
 
     said: str
     weight: float
@@ -66,7 +66,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Action:
-    """What to do next: a sentence, and the exact command or setting where there is one."""
+    """Holds what to do next: a sentence, and the exact command or setting where there is one."""
 
     said: str
     command: str | None = None
@@ -74,7 +74,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Cause:
-    """A possible cause of a finding. confidence: 0 to 1, over all causes considered and "something else"."""
+    """Holds a possible cause of a finding. confidence: 0 to 1, over all causes considered and "something else"."""
 
     id: str
     title: str
@@ -86,7 +86,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Finding:
-    """Symptoms that have one cause, and the causes in order of likelihood."""
+    """Holds symptoms that have one cause, and the causes in order of likelihood."""
 
     run: str
     stage: str
@@ -100,7 +100,7 @@ class Finding:
 
     @property
     def since(self) -> int | None:
-        """The first step at which one of the symptoms shows."""
+        """Return the first step at which one of the symptoms shows."""
         return min((s.since for s in self.symptoms if s.since is not None), default=None)
 
     @property
@@ -109,7 +109,7 @@ class Finding:
 
     @property
     def broke(self) -> str:
-        """Which invariant or expectation was broken."""
+        """Return which invariant or expectation was broken."""
         return self.causes[0].broke if self.causes else self.symptoms[0].broke
 
     @property

@@ -19,7 +19,7 @@ NEAR = 0.3  # points nearer to the reference than this d are left out: the curve
 
 @dataclass(frozen=True)
 class Curve:
-    """alpha, beta of d (alpha - beta ln d).  peak_kl: nats at which it is highest.  peak: its height there."""
+    """Holds alpha, beta of d (alpha - beta ln d).  peak_kl: nats at which it is highest.  peak: its height there."""
 
     alpha: float
     beta: float
@@ -28,7 +28,7 @@ class Curve:
 
 
 def fit(kl: Array, gain: Array) -> Curve | None:
-    """The curve through (KL, gain over the reference), both [N]; None where it is not told by so few points.
+    """Return the curve through (KL, gain over the reference), both [N]; None where it is not told by so few points.
 
     None too where the curve has no peak (beta is not positive), or one far outside of what was seen.
     """

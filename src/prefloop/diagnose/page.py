@@ -9,7 +9,7 @@ from prefloop.diagnose.registry import CauseRule, Rule, causes, rules
 
 
 def rules_section() -> str:
-    """A section a rule, by family: what is seen, why it matters, what to do, where the threshold is from."""
+    """Return a section a rule, by family: what is seen, why it matters, what to do, where the threshold is from."""
     explained = {rule.id: [c for c in causes() if rule.id in c.explains] for rule in rules()}
     lines: list[str] = []
     for family, some in groupby(rules(), key=lambda rule: rule.family):
@@ -39,7 +39,7 @@ def _reads(rule: Rule) -> str:
 
 
 def causes_section() -> str:
-    """A row a cause: what it is called, and what to do."""
+    """Return a row a cause: what it is called, and what to do."""
     lines = ["| cause | runs of | what to do |", "|---|---|---|"]
     for cause in causes():
         lines.append(f"| **{cause.title}** (`{cause.id}`) | {', '.join(cause.stages)} | {cause.remedy} |")

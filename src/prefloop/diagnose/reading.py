@@ -20,7 +20,7 @@ _Record = TypeVar("_Record")
 
 
 def read_run(folder: Path, with_samples: bool = True) -> RunRecord:
-    """The record of a run folder. A missing or damaged file leaves its part empty, and is named in `problems`."""
+    """Return the record of a run folder. A missing or damaged file leaves its part empty; `problems` names it."""
     problems: list[str] = []
     manifest = _object(folder / "manifest.json", problems, needed=True)
     result = _object(folder / "result.json", problems)
@@ -50,7 +50,7 @@ def read_run(folder: Path, with_samples: bool = True) -> RunRecord:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The run folders of a project, oldest first."""
+    """Return the run folders of a project, oldest first."""
     return sorted((m.parent for m in (root / "runs").glob("*/manifest.json")), key=_began)
 
 
@@ -80,7 +80,7 @@ def _object(path: Path, problems: list[str], needed: bool = False) -> Mapping[st
 
 
 def _as(kind: type[_Record], row: Any) -> _Record | None:
-    """A frozen record of a JSON object, without fields that it has not; None where one that it needs is missing."""
+    """Return a frozen record of a JSON object; None where a field that it needs is missing."""
     if not isinstance(row, dict):
         return None
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
@@ -124,14 +124,14 @@ def _sample(text: str) -> Sample | None:
 
 
 def _thinned(samples: Iterable[Sample], every: int) -> Iterable[Sample]:
-    """Every n-th prompt's samples, whole: what is compared within a prompt stays together."""
+    """Return every n-th prompt's samples, whole: what is compared within a prompt stays together."""
     for sample in samples:
         if hash_of(sample.prompt) % every == 0:
             yield sample
 
 
 def hash_of(text: str) -> int:
-    """A number of a text that is the same in every process."""
+    """Return a number of a text that is the same in every process."""
     return sum(ord(c) * 31**n % 1_000_003 for n, c in enumerate(text[:64]))
 
 

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Series:
-    """The finite values of one metric, in order of step. steps [N] int, values [N]."""
+    """Holds the finite values of one metric, in order of step. steps [N] int, values [N]."""
 
     steps: NDArray[np.int64]
     values: Array
@@ -30,12 +30,12 @@ class Series:
 
     @property
     def first(self) -> float:
-        """The median of the first steps: a fifth of them, three at least, without step 0 of an evaluation series."""
+        """Return the median of the first steps: a fifth of them, three at least."""
         return float(np.median(self.values[: self.head]))
 
     @property
     def last(self) -> float:
-        """The median of the last quarter, two values at least."""
+        """Return the median of the last quarter, two values at least."""
         return float(np.median(self.values[-max(2, len(self) // 4) :]))
 
     @property
@@ -43,7 +43,7 @@ class Series:
         return min(len(self), max(3, len(self) // 5))
 
     def since(self, outside: NDArray[np.bool_]) -> int | None:
-        """The step from which on most of the values are outside; None where none is.
+        """Return the step from which on most of the values are outside; None where none is.
 
         outside [N]: which values are outside. One value that is outside among healthy ones begins nothing.
         """
@@ -55,7 +55,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer of the policy at a step. kl: nats a sequence; None where the reference was not asked."""
+    """Holds one answer of the policy at a step. kl: nats a sequence; None where the reference was not asked."""
 
     step: int
     prompt: str
@@ -68,7 +68,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Annotator:
-    """One person or simulated annotator. weight: reliability, 1 is typical, 0 a coin, below 0 inverted.
+    """Holds one person or simulated annotator. weight: reliability, 1 is typical, 0 a coin, below 0 inverted.
 
     position: how far the order of display decides, in logits; None where it was not recorded.
     agreement: share of pairs on which others agree with them; None where nobody else ranked the same.
@@ -88,7 +88,7 @@ class Annotator:
 
 @dataclass(frozen=True)
 class Data:
-    """What the store's rows look like. Shares are of training prompts.
+    """Holds what the store's rows look like. Shares are of training prompts.
 
     leaked:     held-out prompts whose text, case and white space aside, is also a training prompt.
     near:       held-out prompts that share most of their word triples with a training prompt.
@@ -105,7 +105,7 @@ class Data:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. `metrics`: columns by name.  checks: invariants tried on the run's own models, see `invariants`.
+    """Holds one run. `metrics`: columns by name.  checks: invariants tried on the run's own models, see `invariants`.
 
     people: the annotators whose rankings the run has learnt from.  judges: the result of `reward` for each reward
     model that an `align` run was trained against, by criterion.
@@ -130,12 +130,12 @@ class RunRecord:
     problems: Sequence[str] = ()
 
     def series(self, name: str) -> Series | None:
-        """The finite values of a metric; None where the run has logged none."""
+        """Return the finite values of a metric; None where the run has logged none."""
         found = self.metrics.get(name)
         return found if found is not None and len(found) else None
 
     def setting(self, *path: str, default: Any = None) -> Any:
-        """A setting of the run by its path, such as ("align", "lr")."""
+        """Return a setting of the run by its path, such as ("align", "lr")."""
         value: Any = self.config
         for key in path:
             if not isinstance(value, Mapping) or key not in value:
@@ -144,7 +144,7 @@ class RunRecord:
         return value
 
     def align(self, name: str, default: Any = None) -> Any:
-        """A setting of `[align]`, whichever of its sections holds it."""
+        """Return a setting of `[align]`, whichever of its sections holds it."""
         section = self.config.get("align", {})
         for part in (section, *(v for v in section.values() if isinstance(v, Mapping))):
             if name in part:
@@ -152,17 +152,17 @@ class RunRecord:
         return default
 
     def option(self, name: str, default: Any = None) -> Any:
-        """An option of the run's algorithm, from the manifest; the default where the settings do not say."""
+        """Return an option of the run's algorithm, from the manifest; the default where the settings do not say."""
         return self.setting("algorithms", str(self.align("algorithm")), name, default=default)
 
     @property
     def steps(self) -> int:
-        """The last step that was logged."""
+        """Return the last step that was logged."""
         return max((int(s.steps[-1]) for s in self.metrics.values() if len(s)), default=0)
 
 
 def read_series(path: Path) -> tuple[dict[str, Series], list[str]]:
-    """(metric -> its finite values, problems) of a metrics.jsonl or timings.jsonl.
+    """Return (metric -> its finite values, problems) of a metrics.jsonl or timings.jsonl.
 
     A torn or foreign line is left out and named. Of a step that stands twice, the later line counts. A value that is
     no finite number is left out; how many are stands in the series `not_finite`, by step, where there are any.
@@ -195,7 +195,7 @@ def read_series(path: Path) -> tuple[dict[str, Series], list[str]]:
 
 
 def series_of(points: Sequence[tuple[int, float]]) -> Series:
-    """A series of (step, value) pairs in order of step."""
+    """Return a series of (step, value) pairs in order of step."""
     return Series(
         np.array([step for step, _ in points], dtype=np.int64), np.array([v for _, v in points], dtype=np.float64)
     )

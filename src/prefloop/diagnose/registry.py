@@ -20,7 +20,7 @@ ONLINE = ("ppo", "grpo", "rloo")
 
 @dataclass(frozen=True)
 class Seen:
-    """What a rule's function returns where its expectation is broken. signal: where it is not the rule's first."""
+    """Holds what a rule's function returns where its expectation is broken. signal: none = the first that it reads."""
 
     said: str
     since: int | None = None
@@ -36,7 +36,7 @@ Look = Callable[[RunRecord], Seen | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """One expectation on one signal.
+    """Holds one expectation on one signal.
 
     id:       as in docs/diagnosis.md.  family: its file.  stages: the stages whose runs it is asked of.
     reads:    metrics or records without which it cannot be asked.
@@ -81,7 +81,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class CauseRule:
-    """One thing that can have gone wrong.
+    """Holds one thing that can have gone wrong.
 
     explains: rule id -> log odds that the rule's symptom adds.
     expects:  rule id -> log odds that are lost where the rule could be asked and saw nothing.
@@ -160,13 +160,13 @@ def cause(
 
 
 def rules() -> list[Rule]:
-    """Every rule, by family and order of definition."""
+    """Return every rule, by family and order of definition."""
     _load("rules")
     return list(_rules.values())
 
 
 def causes() -> list[CauseRule]:
-    """Every cause, by family and order of definition."""
+    """Return every cause, by family and order of definition."""
     _load("causes")
     return list(_causes.values())
 

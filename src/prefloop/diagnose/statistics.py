@@ -16,7 +16,12 @@ WINDOW = 20  # steps that a trend is looked for in
 
 @dataclass(frozen=True)
 class Trend:
-    """slope: a step (Theil-Sen).  p: of a trend as clear by chance, one-sided (Mann-Kendall).  first, last: fitted."""
+    """Holds a fitted line, and how likely chance is to give one as steep.
+
+    slope:       of a step (Theil-Sen)
+    p:           one-sided (Mann-Kendall)
+    first, last: values of the line at both ends
+    """
 
     slope: float
     p: float
@@ -25,7 +30,7 @@ class Trend:
 
 
 def trend(series: Series, direction: int, window: int = WINDOW) -> Trend | None:
-    """Whether the last values rise (direction 1) or fall (-1); None for fewer than five.
+    """Return whether the last values rise (direction 1) or fall (-1); None for fewer than five.
 
     Mann (1945) and Kendall (1975), as Kendall's tau of values and steps; the slope is Theil's (1950).
     """
@@ -40,12 +45,12 @@ def trend(series: Series, direction: int, window: int = WINDOW) -> Trend | None:
 
 
 def corrected(p: Sequence[float]) -> list[float]:
-    """P-values corrected for asking several questions (Benjamini and Yekutieli 2001: they may depend on each other)."""
+    """Return p-values corrected for asking several questions that may depend (Benjamini and Yekutieli 2001)."""
     return [float(v) for v in stats.false_discovery_control(p, method="by")] if len(p) else []
 
 
 def own_range(series: Series, widen: float = 3.0) -> tuple[float, float]:
-    """(low, high) of a run's first steps: their middle, and `widen` robust standard deviations on each side."""
+    """Return (low, high) of a run's first steps: their middle, and `widen` robust standard deviations on each side."""
     head = series.values[: series.head]
     middle = float(np.median(head))
     spread = float(stats.median_abs_deviation(head, scale="normal"))
@@ -54,12 +59,7 @@ def own_range(series: Series, widen: float = 3.0) -> tuple[float, float]:
 
 
 def outside(series: Series, low: float, high: float) -> NDArray[np.bool_]:
-    """[N] bool: which values are outside a published range and of the run's own first steps."""
+    """Return [N] bool: which values are outside a published range and of the run's own first steps."""
     own_low, own_high = own_range(series)
     values = series.values
     return ((values < low) & (values < own_low)) | ((values > high) & (values > own_high))
-
-
-def proportion_below(successes: float, n: float, at_least: float) -> float:
-    """The probability of so few successes or fewer among n where the true share is `at_least` (binomial, exact)."""
-    return float(stats.binomtest(round(successes), round(n), at_least, alternative="less").pvalue) if n >= 1 else 1.0

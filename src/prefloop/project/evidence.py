@@ -38,7 +38,7 @@ def write_evidence(run: Run, **parts: Any) -> None:
 
 
 def data_of(train: Sequence[Prompt], heldout: Sequence[Prompt]) -> dict[str, Any]:
-    """How many held-out prompts are training prompts too, or nearly; and how many training prompts repeat another."""
+    """Return how many held-out prompts are training prompts too, or nearly, and how many training prompts repeat."""
     texts = Counter(_plain(p.text) for p in train)
     leaked = [p for p in heldout if _plain(p.text) in texts]
     among = _Near([p.text for p in train[:AMONG]])
@@ -58,7 +58,7 @@ def data_of(train: Sequence[Prompt], heldout: Sequence[Prompt]) -> dict[str, Any
 
 
 def people_of(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]) -> list[dict[str, Any]]:
-    """Each annotator with their reliability; [] where nobody has ranked by the criterion."""
+    """Return each annotator with their reliability; [] where nobody has ranked by the criterion."""
     ranked = [item for item in items if any(r.criterion == criterion for r in item.rankings)][:MOST_LISTS]
     if not ranked:
         return []
@@ -100,7 +100,7 @@ def people_of(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]) 
 
 
 def judges_of(project: Project, judges: Sequence[ModelRow], policy: str) -> dict[str, Any]:
-    """{criterion: what its reward model was measured to be, and how much of what it learnt from is foreign}.
+    """Return {criterion: what its reward model was measured to be, and how much of what it learnt from is foreign}.
 
     policy: the version that the run starts from.
     """
@@ -118,7 +118,7 @@ def judges_of(project: Project, judges: Sequence[ModelRow], policy: str) -> dict
 
 
 def both_sides(project: Project) -> tuple[list[Prompt], list[Prompt]]:
-    """(training prompts, held-out prompts) of the store."""
+    """Return (training prompts, held-out prompts) of the store."""
     share = project.config.data.heldout
     return project.store.prompts(split="train", heldout=share), project.store.prompts(split="heldout", heldout=share)
 

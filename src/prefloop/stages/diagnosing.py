@@ -13,7 +13,7 @@ from prefloop.errors import ConfigError, NothingToDoError, suggest
 
 
 def diagnose_runs(root: Path, names: Sequence[str] = (), stage: str | None = None) -> list[Diagnosis]:
-    """The diagnosis of runs by name or folder; without names, of the newest run of each stage in each round.
+    """Return the diagnosis of runs by name or folder; without names, of the newest run of each stage in each round.
 
     Raises ConfigError for a run or a stage that is not there, NothingToDoError for a project without runs.
     """

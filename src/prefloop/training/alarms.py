@@ -49,6 +49,6 @@ class Alarms:
 
 
 def line(finding: Finding) -> str:
-    """A finding in a line: what, by what it was seen, and what to do."""
+    """Return a finding in a line: what, by what it was seen, and what to do."""
     do = finding.action
     return f"{finding.title} ({finding.symptoms[0].said}). {do.said}" + (f" {do.command}" if do.command else "")

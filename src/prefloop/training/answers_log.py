@@ -26,7 +26,7 @@ def sample_rows(
     advantage: Tensor | None = None,
     judge: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """One JSON-able row an answer: text, reward and its parts, KL, and token by token its KL and advantage.
+    """Return one JSON-able row an answer: text, reward and its parts, KL, and token by token its KL and advantage.
 
     batch: of the same rows as `rolls`.  advantage: [N, T] as credited; none where nothing was learnt from the answers.
     judge: what an independent scorer says of each answer.

@@ -22,7 +22,7 @@ Check = dict[str, str]
 def reward_checks(
     scorer: Scorer, tokenization: Tokenization, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> list[Check]:
-    """Whether a text has one score, alone or beside others; and whether prompts reach policy and judge alike."""
+    """Return whether a text has one score, alone or beside others; and whether prompts reach policy and judge alike."""
     if not isinstance(scorer, ModelScorer) or not completions:
         return []
     prompts, completions = prompts[:TRIED], completions[:TRIED]
@@ -51,7 +51,7 @@ def _templates(scorer: ModelScorer, tokenization: Tokenization, prompts: Sequenc
 
 
 def ranked_accuracy(scorer: Scorer, items: Sequence[Item], criterion: str | None = None) -> dict[str, float]:
-    """How well the scorer itself orders held-out lists that people have ranked; {} where no pair is decided."""
+    """Return how well the scorer itself orders held-out lists that people have ranked; {} where no pair is decided."""
     lists = [item for item in items if len(item.completions) > 1 and item.rankings]
     if not lists:
         return {}

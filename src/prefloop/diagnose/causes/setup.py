@@ -24,7 +24,9 @@ def end_token(run: RunRecord) -> Iterator[Evidence]:
     ended = run.series("ended")
     if ended is not None and ended.first < 0.02:
         yield Evidence("not one answer in fifty ends, from the first step on", 2.0)
-    elif ended is not None and ended.first > 0.5:
+    if ended is not None and ended.values.max() > 0.05 and ended.first < 0.5:
+        yield Evidence(f"{ended.values.max():.0%} of the answers of a later step end, so that they can", -3.0)
+    if ended is not None and ended.first > 0.5:
         yield Evidence(f"{ended.first:.0%} of the answers end in the first steps", -2.0)
 
 
@@ -43,6 +45,8 @@ def answers_cut(run: RunRecord) -> Iterator[Evidence]:
     ended, length, limit = run.series("ended"), run.series("length"), run.align("max_tokens")
     if ended is None or length is None or not limit:
         return
+    if ended.first < 0.02 and ended.values.max() > 0.05:
+        yield Evidence(f"later {ended.values.max():.0%} of the answers end, so that they can", 3.0)
     if 0.02 <= ended.first < 0.9:
         yield Evidence(f"{ended.first:.0%} of the answers end before the limit, so that they can end", 1.5)
     if ended.first < 0.9 and limit <= 32:
