@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import prefloop
 
 RUNS = "runs"
+LOCK_NAME = ".prefloop.lock"  # of the process that makes runs; see `prefloop.store.connections.lock`
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "sqlalchemy", "alembic")
 _NEW = ".new-"  # These folders are not yet renamed to their number.
 
@@ -192,9 +193,9 @@ def _sweep(folder: Path) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except OSError:
+    except OSError:  # The process is there, and somebody else's.
         return True
     return True
 
@@ -220,6 +221,32 @@ def find_run(root: Path, stage: str, fingerprint: str | None = None, status: str
         ):
             return run
     return None
+
+
+class Holder(NamedTuple):
+    """Describes the process that holds a lock, by the note that it leaves beside the lock's file."""
+
+    pid: int
+    command: str
+
+
+def holder(path: Path) -> Holder | None:
+    """Return the last process that wrote its name beside the lock `path`. The note of a killed process may stay."""
+    try:
+        note = json.loads(note_of_lock(path).read_text(encoding="utf-8"))
+        return Holder(int(note["pid"]), str(note["command"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def note_of_lock(path: Path) -> Path:
+    # This is another file than the lock's own, which taking the lock empties.
+    return path.with_name(f"{path.name}.json")
+
+
+def is_alive(found: Holder) -> bool:
+    """Return whether the process of a note still runs on this machine."""
+    return _alive(found.pid)
 
 
 def _number(name: str) -> tuple[str, int]:

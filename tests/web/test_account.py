@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from prefloop.web.security.access import cookie_name
-from prefloop.web.security.limits import Throttle
+from prefloop.web.security.throttle import Throttle
 
 from .conftest import PASSWORD, Server, an_item
 

@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from prefloop.web.security.access import Annotator, GatedRoute, anyone, classify, owner
 
 from .conftest import Server, an_item
+from .watched import align_run
 
 ROLES = ("nobody", "annotator", "reviewer", "owner", "reading", "writing")
 MAY = {
@@ -74,6 +75,8 @@ def world(server: Server, tmp_path: Path) -> World:
         "reading": server.program("read", mine),
         "writing": server.program("write", mine),
     }
+    align_run(tmp_path)
+    shown = server.app.state.watching.folders.runs()[0]
     foreign = {
         "lease": lease.lease,
         "person": other,
@@ -81,6 +84,8 @@ def world(server: Server, tmp_path: Path) -> World:
         "token": server.people.api_tokens()[0].id,
         "item": "one",
         "key": "limit",
+        "place": shown.place.key,
+        "run": shown.path.name,
     }
     return World(server, callers, foreign, tmp_path / "store.db")
 

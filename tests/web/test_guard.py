@@ -22,9 +22,10 @@ from prefloop.errors import BusyError, DataError
 from prefloop.store.people.rows import login_of
 from prefloop.web.routes.api import EXAMPLE
 from prefloop.web.security.access import GatedRoute, anyone
-from prefloop.web.security.limits import MAX_DEPTH, Throttle, json_problem, network_of
+from prefloop.web.security.limits import MAX_DEPTH, json_problem, network_of
 from prefloop.web.security.passwords import LONGEST, Passwords
 from prefloop.web.security.request_checks import API_BYTES, PAGE_BYTES
+from prefloop.web.security.throttle import Throttle
 
 from .conftest import CHEAP, PASSWORD, Server
 

@@ -14,7 +14,7 @@ import pytest
 from prefloop.labels.answer import Answer
 from prefloop.store import People, Queue, Store
 from prefloop.store.overview import DAY_S, last_backup, note_backup, paces, size, total
-from prefloop.web.pages import span
+from prefloop.web.templating import span
 from prefloop.web.views import home as home_view
 from prefloop.web.views.agreement import LatestFigures
 

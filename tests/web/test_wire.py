@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prefloop.web.answers import HEADERS
+from prefloop.web.listening import options as server_options
 from prefloop.web.security import wire
 from prefloop.web.security.access import GatedRoute, anyone
-from prefloop.web.serve import _options
 
 from .conftest import PASSWORD, Server
 
@@ -90,7 +90,7 @@ def live(make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) ->
             server = make_server(**annotate)
             listening = stack.enter_context(closing(socket.create_server(("127.0.0.1", 0))))
             settings = server.app.state.services.config.annotate
-            running = uvicorn.Server(uvicorn.Config(server.app, **_options(settings)))
+            running = uvicorn.Server(uvicorn.Config(server.app, **server_options(settings)))
             thread = threading.Thread(target=running.run, args=([listening],))
             thread.start()
             found = Live(server, running, listening.getsockname()[1])

@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "align": ("prefloop.cli.loop:align", f"Optimise the policy: {_ALGORITHMS}."),
     "evaluate": ("prefloop.cli.evaluating:evaluate", "Compare the aligned policy with the reference."),
     "diagnose": ("prefloop.cli.diagnosing:diagnose", "Say what went wrong in a run, why, and what to do next."),
+    "watch": ("prefloop.cli.watch:watch", "Follow runs in the browser: curves, findings, answers."),
     "report": ("prefloop.cli.loop:report", "Write a page with all results."),
     "status": ("prefloop.cli.checking:status", "Show where the project stands, what is running, and what comes next."),
     "run": ("prefloop.cli.loop:run", "Run the whole loop; finished stages are skipped."),

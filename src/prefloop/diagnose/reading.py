@@ -28,23 +28,23 @@ def read_run(folder: Path, with_samples: bool = True) -> RunRecord:
     metrics, torn = read_series(folder / "metrics.jsonl")
     seconds, _ = read_series(folder / "timings.jsonl")
     problems += torn
-    inputs = manifest.get("inputs") if isinstance(manifest.get("inputs"), dict) else {}
+    inputs = _mapping(manifest.get("inputs"))
     return RunRecord(
         name=folder.name,
         stage=str(manifest.get("stage") or folder.name.rpartition("-")[0]),
         status=str(manifest.get("status", "unknown")),
-        round=_int(result.get("round", (inputs or {}).get("round"))),
-        config=manifest.get("config") or {},
-        inputs=inputs or {},
+        round=_int(result.get("round", inputs.get("round"))),
+        config=_mapping(manifest.get("config")),
+        inputs=inputs,
         manifest=manifest,
         result=result,
         metrics=metrics,
         seconds=seconds,
-        checks=[c for c in evidence.get("checks") or () if isinstance(c, dict)],
+        checks=[c for c in _list(evidence.get("checks")) if isinstance(c, dict)],
         samples=_samples(folder / "samples.jsonl", problems) if with_samples else (),
-        people=[p for row in evidence.get("people") or () if (p := _as(Annotator, row))],
+        people=[p for row in _list(evidence.get("people")) if (p := _as(Annotator, row))],
         data=_as(Data, evidence.get("data")),
-        judges={k: v for k, v in (evidence.get("judges") or {}).items() if isinstance(v, dict)},
+        judges={k: v for k, v in _mapping(evidence.get("judges")).items() if isinstance(v, dict)},
         problems=tuple(problems),
     )
 
@@ -77,6 +77,14 @@ def _object(path: Path, problems: list[str], needed: bool = False) -> Mapping[st
         problems.append(f"{path.name} is not a JSON object")
         return {}
     return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _as(kind: type[_Record], row: Any) -> _Record | None:

@@ -5,7 +5,6 @@ It reads only, and loads no model.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -24,7 +23,6 @@ from prefloop.results import (
     Status,
 )
 from prefloop.store import People, get_address, listens
-from prefloop.store.connections.lock import LOCK_NAME, holder
 from prefloop.store.overview import lists_by_round, paces
 
 
@@ -101,15 +99,5 @@ def _running(project: Project) -> RunningStatus:
 
 def _holder(project: Project) -> ProcessStatus | None:
     """Return the holder of the lock, which is read and not tried: taking it for a moment could refuse a command."""
-    found = holder(project.root / LOCK_NAME)
-    return ProcessStatus(*found) if found is not None and _is_alive(found.pid) else None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:  # The process is there, and somebody else's.
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
+    found = record.holder(project.root / record.LOCK_NAME)
+    return ProcessStatus(*found) if found is not None and record.is_alive(found) else None

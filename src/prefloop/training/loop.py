@@ -90,6 +90,7 @@ def _train(
     project: Project, run: Run, engine: Engine, task: Task, schedule: Schedule, label: str, shown: Sequence[str]
 ) -> int:
     run.note("computed_by", engine.computed_by())
+    run.note("steps", schedule.steps)  # Who watches the run learns from it how far it is.
     folder = run.path / "checkpoints"
     checkpoint = load_checkpoint(folder)
     fresh, done = checkpoint is None, 0

@@ -36,21 +36,24 @@ from prefloop.errors import (
 from prefloop.store import People, Queue, Store
 from prefloop.store.connections.database import CONNECTIONS
 from prefloop.web.answers import AWAY, plain, sentence, title, wants_page
-from prefloop.web.pages import HERE, make_templates, page
+from prefloop.web.pages import page
 from prefloop.web.routes import account as routes_account
 from prefloop.web.routes import admin as routes_admin
 from prefloop.web.routes import api as routes_api
 from prefloop.web.routes import rank as routes_rank
 from prefloop.web.routes import review as routes_review
+from prefloop.web.routes import runs as routes_runs
 from prefloop.web.routes import settings as routes_settings
 from prefloop.web.security.access import Forbidden, NotSignedIn, classify
 from prefloop.web.security.hosts import Hosts
 from prefloop.web.security.request_checks import RequestChecks
 from prefloop.web.services import Services, services
+from prefloop.web.templating import HERE, make_templates
+from prefloop.web.watch.pages import Watching
 
 # FastAPI can report requests to OpenTelemetry, even where only an environment variable asks for it. Here nothing does.
 NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
-ROUTERS = (routes_rank, routes_account, routes_review, routes_admin, routes_settings, routes_api)
+ROUTERS = (routes_rank, routes_account, routes_review, routes_admin, routes_settings, routes_runs, routes_api)
 
 
 def create_app(root: Path, config: Config, store: Store, bound: str = "") -> FastAPI:
@@ -74,6 +77,7 @@ def create_app(root: Path, config: Config, store: Store, bound: str = "") -> Fas
     hosts = Hosts.of(config.annotate, bound)
     app.state.services = Services(root, config, store, people, queue, make_templates(), hosts)
     app.state.told_at = -math.inf
+    app.state.watching = Watching.at([root])
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for routes in ROUTERS:
         # They are added directly, because `include_router` may hide them from `classify`.

@@ -26,8 +26,8 @@ from prefloop.errors import ConfigError, PrefloopError
 from prefloop.store import People, Queue, Role, ServerLock, Store, put_address
 from prefloop.store.queue.rules import CHANGEABLE
 from prefloop.web.app import create_app
+from prefloop.web.listening import listen, options, run_one, shown, terminate
 from prefloop.web.security.hosts import Hosts
-from prefloop.web.security.wire import protocol
 from prefloop.web.webhooks import WebhookNotifier, check_addresses
 
 FILL_EVERY_S = 15.0
@@ -68,7 +68,7 @@ def serve(
             "people), or set [project] store to postgresql+pg8000://user:password@host/name"
         )
     with ExitStack() as stack:
-        listening = stack.enter_context(closing(_listen(host, port)))
+        listening = stack.enter_context(closing(listen(host, port)))
         store = stack.enter_context(_open(config.project.store, root))
         if store.database.sqlite:
             stack.enter_context(ServerLock(Path(store.database.label).resolve()))
@@ -85,15 +85,15 @@ def serve(
         stack.callback(_leave, store)
         warnings = [*_warnings(host, config.annotate, store), *_changed(queue)]
         told = Address(url, f"{url}/join/{token}" if token else None, tuple(warnings))
-        before = signal.signal(signal.SIGTERM, _terminate)
+        before = signal.signal(signal.SIGTERM, terminate)
         stack.callback(signal.signal, signal.SIGTERM, before)
         try:
             if app is not None:
-                _run_one(app, listening, _options(config.annotate), lambda: ready(told))
+                run_one(app, listening, options(config.annotate), lambda: ready(told))
             else:
                 ready(told)
                 given = {"root": str(root), "overrides": list(overrides), "bound": host}
-                _run_many(given, listening, _options(config.annotate) | {"workers": workers})
+                _run_many(given, listening, options(config.annotate) | {"workers": workers})
         except KeyboardInterrupt:
             pass  # This is the usual way to stop a server; answers in progress have been finished.
 
@@ -105,21 +105,6 @@ def invitation(root: Path, overrides: Sequence[str], role: Role, host: str, port
         return f"{_url(config.annotate, host, port)}/join/{People(store).invite(None, role)}"
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with ExitStack() as stack:
-            found = stack.enter_context(closing(socket.socket(family, kind, protocol)))
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
-            stack.pop_all()  # The socket stays open.
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error}. Choose another with --port, or stop what runs there."
-        ) from None
-    return found
-
-
 def _open(store: str, root: Path) -> Store:
     """Open the store with limited waits.
 
@@ -127,42 +112,6 @@ def _open(store: str, root: Path) -> Store:
     """
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     return Store.open(store, root, patience_s=PATIENCE_S)
-
-
-def _options(settings: Annotate) -> dict[str, Any]:
-    """Return uvicorn's options. There is no access log, since addresses of invitations are secrets.
-
-    Warnings and errors go to standard error. A proxy's statements about its clients are believed only if the settings
-    name the proxy.
-    """
-    return {
-        "access_log": False,
-        "log_config": None,
-        "server_header": False,
-        "lifespan": "on",
-        "timeout_graceful_shutdown": 5,
-        "timeout_keep_alive": 30,
-        "http": protocol(settings.connections, settings.proxies),
-        "ws": "none",
-        "proxy_headers": bool(settings.proxies),
-        "forwarded_allow_ips": list(settings.proxies),
-    }
-
-
-class _Server(uvicorn.Server):
-    """Is a uvicorn server that calls `ready` once it accepts connections."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self._ready()
-
-
-def _run_one(app: FastAPI, listening: socket.socket, options: dict[str, Any], ready: Callable[[], None]) -> None:
-    _Server(uvicorn.Config(app, **options), ready).run(sockets=[listening])
 
 
 def _run_many(given: dict[str, Any], listening: socket.socket, options: dict[str, Any]) -> None:
@@ -216,20 +165,9 @@ def _leave(store: Store) -> None:
         put_address(store, None)
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def _url(settings: Annotate, host: str, port: int) -> str:
     """Return the address that others are told."""
-    return settings.public_url.rstrip("/") if settings.public_url else f"http://{_shown(host)}:{port}"
-
-
-def _shown(host: str) -> str:
-    """Return the host in the form in which others can type it."""
-    if host in ("0.0.0.0", "::", ""):
-        return socket.gethostname()
-    return f"[{host}]" if ":" in host else host
+    return settings.public_url.rstrip("/") if settings.public_url else f"http://{shown(host)}:{port}"
 
 
 def _changed(queue: Queue) -> list[str]:
@@ -253,7 +191,7 @@ def _warnings(host: str, settings: Annotate, store: Store) -> list[str]:
         )
     if outside and not settings.public_url:
         found.append(
-            f"The server answers to {_shown(host)} and to its addresses. Names that people use beside these belong in "
+            f"The server answers to {shown(host)} and to its addresses. Names that people use beside these belong in "
             "[annotate] public_url or hosts."
         )
     return found

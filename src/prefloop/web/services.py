@@ -11,8 +11,8 @@ from starlette.requests import Request
 from prefloop.config import Config
 from prefloop.store import People, Queue, Store
 from prefloop.web.security.hosts import Hosts
-from prefloop.web.security.limits import Throttle
 from prefloop.web.security.passwords import Passwords
+from prefloop.web.security.throttle import Throttle
 from prefloop.web.views.agreement import Figures
 from prefloop.web.views.home import Paces
 

@@ -75,12 +75,56 @@ class Site:
         return page
 
 
+def start(app: Any, options: dict[str, Any]) -> tuple[uvicorn.Server, threading.Thread, int]:
+    """Serve an application on a free port, and return when it accepts connections."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    listening.close()
+    options = {**options, "lifespan": "off", "port": port, "timeout_graceful_shutdown": 1}
+    web = uvicorn.Server(uvicorn.Config(app, **options))
+    thread = threading.Thread(target=web.run, daemon=True)
+    thread.start()
+    while not web.started:
+        time.sleep(0.01)
+    return web, thread, port
+
+
+def stop(site: Site, web: uvicorn.Server, thread: threading.Thread) -> None:
+    for context in site.contexts:
+        context.close()
+    web.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def make_watch(chromium: Any) -> Iterator[Callable[..., Site]]:
+    """Yield `make_watch(*roots)`: the server of `prefloop watch` over these folders."""
+    from prefloop.config import Annotate
+    from prefloop.web.listening import options as server_options
+    from prefloop.web.watch.app import create_app
+    from prefloop.web.watch.pages import Watching
+
+    running: list[tuple[Site, uvicorn.Server, threading.Thread]] = []
+
+    def make(*roots: Path) -> Site:
+        app = create_app(Watching.at(roots))
+        web, thread, port = start(app, server_options(Annotate()))
+        running.append((Site(app, f"http://127.0.0.1:{port}", chromium), web, thread))
+        return running[-1][0]
+
+    yield make
+    for site, web, thread in running:
+        stop(site, web, thread)
+    for site, _, _ in running:
+        assert site.trouble == []
+
+
 @pytest.fixture
 def make_site(make_server: Callable[..., Any], chromium: Any) -> Iterator[Callable[..., Site]]:
     """Yield `make_site(items, **annotate)`: a site with an owner "Olga", a reviewer "Rita", annotators "Ada" and
     "Ben".
     """
-    from prefloop.web.serve import _options
+    from prefloop.web.listening import options as server_options
 
     running: list[tuple[Site, uvicorn.Server, threading.Thread]] = []
 
@@ -90,25 +134,14 @@ def make_site(make_server: Callable[..., Any], chromium: Any) -> Iterator[Callab
         server.queue.fill()
         for role, name in (("owner", "Olga"), ("reviewer", "Rita"), ("annotator", "Ada"), ("annotator", "Ben")):
             server.join(role, name)
-        listening = socket.create_server(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        listening.close()
-        options = {**_options(server.app.state.services.config.annotate), "lifespan": "off"}
-        options |= {"port": port, "timeout_graceful_shutdown": 1}
-        web = uvicorn.Server(uvicorn.Config(server.app, **options))
-        thread = threading.Thread(target=web.run, daemon=True)
-        thread.start()
-        while not web.started:
-            time.sleep(0.01)
+        options = server_options(server.app.state.services.config.annotate)
+        web, thread, port = start(server.app, options)
         running.append((Site(server, f"http://127.0.0.1:{port}", chromium), web, thread))
         return running[-1][0]
 
     yield make
     for site, web, thread in running:
-        for context in site.contexts:
-            context.close()
-        web.should_exit = True
-        thread.join(10)
+        stop(site, web, thread)
     for site, _, _ in running:
         assert site.trouble == []
 

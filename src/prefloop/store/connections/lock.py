@@ -8,34 +8,12 @@ import shlex
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 
 from prefloop.errors import BusyError, StoreError
-
-LOCK_NAME = ".prefloop.lock"
-
-
-class Holder(NamedTuple):
-    """Describes the process that holds a lock, by the note that it leaves beside the lock's file."""
-
-    pid: int
-    command: str
-
-
-def holder(path: Path) -> Holder | None:
-    """Return the last process that wrote its name beside the lock `path`. The note of a killed process may stay."""
-    try:
-        note = json.loads(_note(path).read_text(encoding="utf-8"))
-        return Holder(int(note["pid"]), str(note["command"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _note(path: Path) -> Path:
-    # This is another file than the lock's own, which taking the lock empties.
-    return path.with_name(f"{path.name}.json")
+from prefloop.record import LOCK_NAME, holder, note_of_lock
 
 
 class ProcessLock:
@@ -47,7 +25,7 @@ class ProcessLock:
     def __init__(self, path: Path, refusal: str) -> None:
         self._path = path
         self._refusal = refusal
-        self._holder = _note(path)
+        self._holder = note_of_lock(path)
         self._lock = FileLock(path)
 
     def acquire(self) -> Self:

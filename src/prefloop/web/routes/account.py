@@ -11,10 +11,11 @@ from starlette.responses import RedirectResponse, Response
 
 from prefloop.errors import ConflictError, DataError, ForbiddenError
 from prefloop.store import Person
-from prefloop.web.pages import THEME_COOKIE, local, page
+from prefloop.web.pages import page
 from prefloop.web.security.access import Annotator, GatedRoute, anyone, clear_session, cookie_name, current, set_session
 from prefloop.web.security.passwords import LONGEST, SHORTEST
 from prefloop.web.services import services
+from prefloop.web.templating import THEME_COOKIE, local
 from prefloop.web.views import home as home_view
 
 router = APIRouter(route_class=GatedRoute)

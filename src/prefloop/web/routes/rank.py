@@ -20,10 +20,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from prefloop.labels.answer import from_json
 from prefloop.store import Person
 from prefloop.store.queue.types import Presentation
-from prefloop.web.pages import fragment, local, page
+from prefloop.web.pages import fragment, page
 from prefloop.web.render import rendered
 from prefloop.web.security.access import Annotator, GatedRoute
 from prefloop.web.services import services
+from prefloop.web.templating import local
 from prefloop.web.views import guidelines as guidelines_view
 from prefloop.web.views import present
 

@@ -21,19 +21,27 @@ from prefloop.errors import ConfigError
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
 
 
+_REMEDY = (
+    'If people reach it by this name, set [annotate] public_url = "{address}" in prefloop.toml, or add the name to '
+    "[annotate] hosts; then start it again."
+)
+
+
 @dataclass(frozen=True)
 class Hosts:
     """Holds the names of this server.
 
     names:  in lower case, without port
     public: `[annotate] public_url` without a slash at the end, or ""
+    remedy: what to do where people reach it by another name; it may hold {name} and {address}
     """
 
     names: frozenset[str]
     public: str = ""
+    remedy: str = _REMEDY
 
     @classmethod
-    def of(cls, settings: Annotate, bound: str = "") -> Hosts:
+    def of(cls, settings: Annotate, bound: str = "", remedy: str = _REMEDY) -> Hosts:
         """Return the names from the settings. Raises ConfigError for settings that name no host or no network.
 
         bound: what the server listens on
@@ -58,7 +66,7 @@ class Hosts:
                 ) from None
         machine = socket.gethostname()
         own = ("localhost", machine, f"{machine.partition('.')[0]}.local", bound, parts.netloc, *settings.hosts)
-        return cls(frozenset(_name(name) for name in own if name), public)
+        return cls(frozenset(_name(name) for name in own if name), public, remedy)
 
     def refusal(self, scope: Scope, stated: list[str]) -> tuple[int, str] | None:
         """Return (status, reason) for a request whose Host is not one of this server's names; None if it is.
@@ -73,10 +81,8 @@ class Hosts:
         if name in self.names or self._is_own_address(name, scope):
             return None
         address = f"{scope['scheme']}://{stated[0]}"
-        return 421, (
-            f"This server is not known as {name}. If people reach it by this name, set [annotate] public_url = "
-            f'"{address}" in prefloop.toml, or add the name to [annotate] hosts; then start it again.'
-        )
+        how = self.remedy.format(name=name, address=address)
+        return 421, f"This server is not known as {name}. {how}"
 
     def _is_own_address(self, name: str, scope: Scope) -> bool:
         here = str((scope.get("server") or ("",))[0]).lower()

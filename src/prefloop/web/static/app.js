@@ -60,10 +60,11 @@
   }
 
   // Figures that change while one looks: the part of the page that says [data-live] is fetched again every so many
-  // seconds and put in place, unless somebody is in the middle of it. XMLHttpRequest parses without running anything.
+  // seconds and put in place, unless somebody is in the middle of it; 0 is
+  // never again. XMLHttpRequest parses without running anything.
   function lookAgain() {
     const live = document.querySelector("[data-live]");
-    if (live) setTimeout(() => refresh(live), 1000 * Number(live.dataset.live));
+    if (Number(live?.dataset.live)) setTimeout(() => refresh(live), 1000 * Number(live.dataset.live));
   }
 
   function refresh(live) {
@@ -77,6 +78,9 @@
       const fresh = request.status === 200 && request.response?.querySelector("[data-live]");
       if (fresh) {
         const news = live.dataset.stamp && fresh.dataset.stamp !== live.dataset.stamp && fresh.dataset.news;
+        // What somebody has opened or ticked meanwhile stays so.
+        for (const node of live.querySelectorAll("details[id][open]")) fresh.querySelector(`#${CSS.escape(node.id)}`)?.setAttribute("open", "");
+        for (const node of live.querySelectorAll("input[id]:checked")) fresh.querySelector(`#${CSS.escape(node.id)}`)?.setAttribute("checked", "");
         live.replaceWith(document.importNode(fresh, true));
         if (news) document.getElementById("status").textContent = news;
       }
