@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from prefloop.config_align import Align
+from prefloop.config_behaviour import Behaviour
 from prefloop.config_problems import explain, holds_nul, may_be_left_out, problems, sections, settings_of
 from prefloop.config_section import Optimiser, Section
 from prefloop.effects import SCRATCH, refuse_unused
@@ -213,6 +214,7 @@ class Config(Section):
     reward: Reward = Reward()
     align: Align = Align()
     evaluate: Evaluate = Evaluate()
+    behaviour: Behaviour = Behaviour()
     run: Run = Run()
     algorithms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of each algorithm")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.cli.docs import PAGES
+from prefloop.cli.docs import PAGES, made_parts, with_parts
 from prefloop.cli.main import VERBS
 from prefloop.config import Config
 from prefloop.config_problems import describe
@@ -69,6 +69,12 @@ def test_the_help_of_a_verb_lists_every_key_of_its_section(prefloop: Callable, v
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_is_what_the_program_says(page: str) -> None:
     assert (DOCS / page).read_text(encoding="utf-8") == PAGES[page](), "run: python -m prefloop.cli.docs docs"
+
+
+@pytest.mark.parametrize("page", made_parts())
+def test_the_made_parts_of_a_page_are_what_the_program_says(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert text == with_parts(page, text), "run: python -m prefloop.cli.docs docs"
 
 
 def test_every_setting_is_in_the_settings_page() -> None:

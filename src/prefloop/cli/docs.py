@@ -6,7 +6,7 @@ python -m prefloop.cli.docs docs
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -125,16 +125,25 @@ def _help_pages() -> Iterator[tuple[str, str]]:
 PAGES = {"config.md": config_page, "commands.md": commands_page}
 
 
-def with_parts(text: str) -> str:
-    """docs/diagnosis.md with its made parts, which stand between two marks each. ValueError where a mark is missing."""
+def made_parts() -> dict[str, dict[str, Callable[[], str]]]:
+    """Pages of which parts are made: {page: {name of the marks: what stands between them}}."""
+    from prefloop.behaviour.page import checks_section
     from prefloop.diagnose.page import causes_section, rules_section
 
-    for name, make in (("rules", rules_section), ("causes", causes_section)):
+    return {
+        "diagnosis.md": {"rules": rules_section, "causes": causes_section},
+        "behaviour.md": {"checks": checks_section},
+    }
+
+
+def with_parts(page: str, text: str) -> str:
+    """A page with its made parts, which stand between two marks each. Raises ValueError where a mark is missing."""
+    for name, make in made_parts()[page].items():
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
         before, mark, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not mark or not closed:
-            raise ValueError(f"docs/diagnosis.md lacks the marks of {name}")
+            raise ValueError(f"docs/{page} lacks the marks of {name}")
         text = f"{before}{begin}\n{make()}\n{end}{after}"
     return text
 
@@ -142,8 +151,9 @@ def with_parts(text: str) -> str:
 def main(folder: Path) -> None:
     for page, make in PAGES.items():
         (folder / page).write_text(make(), encoding="utf-8")
-    diagnosis = folder / "diagnosis.md"
-    diagnosis.write_text(with_parts(diagnosis.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in made_parts():
+        path = folder / page
+        path.write_text(with_parts(page, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import click
 from prefloop.cli.common import Common, Verb, VerbGroup, common, emit, in_project
 
 
-@click.group("evaluate", cls=VerbGroup, sections=("evaluate",), invoke_without_command=True)
+@click.group("evaluate", cls=VerbGroup, sections=("evaluate", "behaviour"), invoke_without_command=True)
 @click.option("--round", type=click.IntRange(min=0), metavar="N", help="Which round (default: the newest aligned).")
 @click.option("--run", metavar="NAME", help="Which run of align (default: what [run] choose picks of the round).")
 @common
@@ -21,10 +21,11 @@ def evaluate(ctx: click.Context, asked: Common, round: int | None, run: str | No
 
     Reads both policies, the round's reward models, and held-out prompts that were not used to train or choose anything.
     Writes runs/evaluate-NNN/result.json with win rate and reward gain, their 95 % intervals over prompts, the smallest
-    effect that this number of prompts could have shown, KL, lengths, variety, signs of collapse, and samples side by
-    side. If a round has several align runs, it takes the one that [run] choose picks, or the one that you name. Set
-    [evaluate] scorer to add a judge that the policy was not optimised for. The sub-command reward measures any reward
-    model on any file of rankings or pairs.
+    effect that this number of prompts could have shown, KL, lengths, variety, signs of collapse, samples side by
+    side, and the checks of [behaviour]: what improved, held, regressed, or could not be told. If a round has several
+    align runs, it takes the one that [run] choose picks, or the one that you name. Set [evaluate] scorer to add a judge
+    that the policy was not optimised for. The sub-command reward measures any reward model on any file of rankings or
+    pairs.
 
     \b
     Example:  prefloop evaluate --set evaluate.prompts=500

@@ -132,7 +132,7 @@ def _algorithms() -> dict[str, str]:
     }
 
 
-@click.command("align", cls=Verb, sections=("align",), names={"Algorithms": _algorithms})
+@click.command("align", cls=Verb, sections=("align", "behaviour"), names={"Algorithms": _algorithms})
 @_round
 @click.option("--algorithm", metavar="NAME", help="The same as --set align.algorithm=NAME.")
 @profiled

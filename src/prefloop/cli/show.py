@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefloop import results
+from prefloop.cli.show_behaviour import behaviour_lines
 from prefloop.results import Interval, Outcome
 
 if TYPE_CHECKING:
@@ -204,9 +205,13 @@ def _aligned(r: results.Aligned) -> list[str]:
     if r.collapses:
         at = ", ".join(str(collapse.step) for collapse in r.collapses)
         lines.append(f"COLLAPSED at step {at}, which is not kept: {'; '.join(r.collapses[-1].signs)}")
+    if r.breaches:
+        at = ", ".join(str(breach.step) for breach in r.breaches)
+        lines.append(f"BOUND BROKEN at step {at}, which is not kept: {'; '.join(r.breaches[-1].bounds)}")
     if r.best_step == 0:
         held = (r.constraints or {}).values() if isinstance(r, results.AlignedOnline) else ()
         why = "was better than the start" if all(c.met for c in held) else "keeps every bound"
+        why = f"kept the bounds of behaviour and {why}" if r.breaches else why
         lines.append(f"NO NEW POLICY: no step {why}, so the policy stays {r.policy}")
     elif r.collapsed:
         lines.append(f"COLLAPSED: {'; '.join(r.collapsed)}")
@@ -260,6 +265,8 @@ def _evaluated(r: results.Evaluated) -> list[str]:
             f"  KL {m.policy['kl']:.2f} nats, {m.policy['length']:.0f} tokens (reference "
             f"{m.reference['length']:.0f}), ended {m.policy['ended']:.0%}"
         )
+    if r.behaviour:
+        lines += behaviour_lines(r.behaviour)
     seen_win, seen_gain = r.sampled.win_rate.detectable, r.sampled.reward_gain.detectable
     if seen_win is not None and seen_gain is not None:
         lines.append(

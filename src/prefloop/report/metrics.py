@@ -19,7 +19,7 @@ from prefloop.report.checks import (
     ratio_off,
     spike,
 )
-from prefloop.report.metrics_of_criteria import CRITERIA, Metric
+from prefloop.report.metrics_of_criteria import BEHAVIOUR, CRITERIA, Metric
 
 OURS = "our rule"
 METRICS = (
@@ -306,6 +306,7 @@ METRICS = (
         "-",
     ),
     *CRITERIA,
+    *BEHAVIOUR,
     Metric(
         "examples",
         "Examples",

@@ -1,10 +1,10 @@
-"""What a metric is, and the metrics of runs in which criteria have bounds ([align.objective])."""
+"""What a metric is, and the metrics of what has bounds: criteria ([align.objective]) and behaviour ([behaviour])."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefloop.report.checks import Check
+from prefloop.report.checks import Check, above
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,33 @@ CRITERIA = (
         "How much the criterion counts beside what is maximised (1): learnt from the violation.",
         "settles; at its largest, the bound cannot be kept",
         "Moskovitz 2023; Dai 2023",
+    ),
+)
+
+BEHAVIOUR = (
+    Metric(
+        "behaviour_broken",
+        "Broken bounds",
+        "bounds",
+        "Bounds of [behaviour] max_drop that the policy breaks on validation prompts; such a step is not kept.",
+        "0",
+        "[behaviour] max_drop",
+        above(0, "a bound of behaviour is broken"),
+    ),
+    Metric(
+        "behaviour_regressed",
+        "Checks that got worse",
+        "checks and slices",
+        "Checks of behaviour by which the policy is worse than the reference, beyond chance (docs/behaviour.md).",
+        "0",
+        "-",
+    ),
+    Metric(
+        "behaviour_*",
+        "Behaviour",
+        "that of the check",
+        "The figure of one check of behaviour (docs/behaviour.md), on validation prompts.",
+        "about the reference's, which is at step 0 of the first round",
+        "-",
     ),
 )

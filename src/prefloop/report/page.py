@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from prefloop.report import runs, sections
+from prefloop.report.behaviour import behaviour
 from prefloop.report.collect import last
 from prefloop.report.hacking import evidence_of
 from prefloop.report.text import compact, number, signed, visible
@@ -24,6 +25,7 @@ TITLES = {
     "reward": "Reward model",
     "sft": "Imitation",
     "evaluation": "Evaluation",
+    "behaviour": "Behaviour",
     "hacking": "Is the reward gamed?",
     "made": "How it was made",
 }
@@ -44,6 +46,7 @@ def render(facts: Mapping[str, Any]) -> str:
         "rewards": sections.rewards(facts),
         "sft": sections.sft(facts["stages"]["sft"][-1]) if facts["stages"].get("sft") else None,
         "evaluation": sections.evaluation(facts, evaluated) if evaluated else None,
+        "behaviour": behaviour(evaluated),
         "hacking": evidence_of(facts),
         "provenance": sections.provenance(facts) if facts["runs"] or facts["store"]["imports"] else None,
     }

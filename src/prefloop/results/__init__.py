@@ -4,11 +4,14 @@
 back by `Outcome.read`, which is tolerant of files that another version of prefloop wrote.
 """
 
+from prefloop.results.base import Breach as Breach
 from prefloop.results.base import Collapse as Collapse
 from prefloop.results.base import Cut as Cut
 from prefloop.results.base import Interval as Interval
 from prefloop.results.base import Outcome as Outcome
 from prefloop.results.base import Refused as Refused
+from prefloop.results.behaviour import BehaviourReport as BehaviourReport
+from prefloop.results.behaviour import CheckResult as CheckResult
 from prefloop.results.data import Agreed as Agreed
 from prefloop.results.data import BackedUp as BackedUp
 from prefloop.results.data import Created as Created

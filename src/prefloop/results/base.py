@@ -99,6 +99,14 @@ class Collapse:
     signs: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Breach:
+    """A step at which the policy broke bounds of `[behaviour]`, with what it broke."""
+
+    step: int
+    bounds: tuple[str, ...]
+
+
 # -- JSON ------------------------------------------------------------------------------------------------------------
 
 

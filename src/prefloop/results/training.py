@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from prefloop.results.base import Collapse, Cut, Interval, Outcome, Refused, flat
+from prefloop.results.base import Breach, Collapse, Cut, Interval, Outcome, Refused, flat
+from prefloop.results.behaviour import BehaviourReport
 
 if TYPE_CHECKING:
     from prefloop.labels.preference_eval import PairReport
@@ -162,6 +163,7 @@ class AlignedOnline(Outcome):
     reward, kl, win_rate, length, ended, collapsed: of the weights that were kept, on validation prompts.
     collapses: steps that were not kept, since the policy had collapsed. stopped: why the run ended.
     constraints: of `[align.objective] subject_to`, on validation prompts, of the weights that were kept.
+    breaches: steps that were not kept, since the policy broke a bound of `[behaviour]`; None where there are none.
     model: the folder of the new policy; None where no step was better than the start, and `policy` is the old one.
     """
 
@@ -188,6 +190,7 @@ class AlignedOnline(Outcome):
     model: str | None
     constraints: Mapping[str, Constraint] | None = None
     standing: RoundStanding | None = flat()
+    breaches: tuple[Breach, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +222,7 @@ class AlignedOffline(Outcome):
     policy: str
     model: str | None
     standing: RoundStanding | None = flat()
+    breaches: tuple[Breach, ...] | None = None
 
     reward: ClassVar[None] = None  # nothing scores what it samples
     win_rate: ClassVar[None] = None
@@ -286,6 +290,7 @@ class Evaluated(Outcome):
 
     unchanged: both are the same, so that there was nothing to compare, and what follows is None.
     independent: false where the same prompts had chosen the policy.
+    behaviour: the checks of `[behaviour]`, of sampled answers.
     """
 
     stage: ClassVar[str] = "evaluate"
@@ -302,6 +307,7 @@ class Evaluated(Outcome):
     samples: tuple[SampledPair, ...] | None = None
     greedy: Comparison | None = None
     collapsed: tuple[str, ...] | None = None
+    behaviour: BehaviourReport | None = None
 
     @property
     def win_rate(self) -> Interval | None:

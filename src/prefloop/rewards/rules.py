@@ -6,7 +6,6 @@ They are for simulated crowds, independent checks, experiments, and rewards that
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from prefloop.errors import ConfigError, DataError, PrefloopError, suggest
 from prefloop.rewards.base import Scores
 from prefloop.rewards.service import Service, is_address
 from prefloop.types import Completion, Prompt, digest
+from prefloop.user_functions import load_function
 
 BatchFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 
@@ -244,20 +244,7 @@ def make_scorer(spec: str, root: Path) -> RuleScorer:
             )
         target = NAMED[spec][1]
         return RuleScorer(spec, _import(target) if isinstance(target, str) else target)
-    file, name = spec.rsplit(":", 1)
-    path = next((p for p in (root / file, Path(file)) if p.is_file()), None)
-    if path is None:
-        raise ConfigError(f"scorer {spec}: {file} is neither in {root} nor in {Path.cwd()}")
-    module_spec = importlib.util.spec_from_file_location(f"prefloop_user_{path.stem}", path)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"scorer {spec}: {path} could not be run: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ConfigError(f"scorer {spec}: {path} has no function {name}")
+    function, path = load_function(spec, root, "scorer")
     return RuleScorer(
         spec,
         lambda prompts, texts: [function(p.text, t) for p, t in zip(prompts, texts, strict=True)],

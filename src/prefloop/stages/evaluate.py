@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from prefloop.batch import LogprobBatch
+from prefloop.behaviour.chosen import Chosen, chosen
+from prefloop.behaviour.comparing import Answers, compare
 from prefloop.config_align import Rollout
 from prefloop.diagnose.collapse import collapsed, signs, text_figures
 from prefloop.engine import make as make_engine
@@ -30,6 +33,7 @@ from prefloop.rewards.criteria import CriteriaScorer
 from prefloop.rewards.model import reward_tokenizations
 from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow
+from prefloop.training.behaviour import answered_sets, behaviour_inputs, in_slices, read_prompt_sets
 from prefloop.training.criteria import Criteria, constraints_of
 from prefloop.training.policy_evaluation import validation_and_test
 from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, roll_out
@@ -51,6 +55,8 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
     judge = project.scorer(settings.scorer) if settings.scorer else None
     judges, criteria = _criteria(project, round, judge)
     test, independent = _test_prompts(project)
+    checks = chosen(project.config.behaviour, project.root)
+    sets = read_prompt_sets(project)
     inputs = {
         "policy": policy.weights,
         "reference": reference.weights,
@@ -62,6 +68,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
         "run": policy.version,
         "independent": independent,
         **_objective(project, criteria),
+        **behaviour_inputs(project, checks, sets),
     }
     fingerprint = project.fingerprint("evaluate", settings, inputs)
     if done := project.done(Evaluated, fingerprint):
@@ -82,7 +89,7 @@ def evaluate(project: Project, round: int | None = None, run: str | None = None)
         )
         scorer = criteria.scorer() if criteria else judge
         assert scorer is not None
-        result = _measure(project, known, policy, reference, scorer, judge, test)
+        result = _measure(project, known, policy, reference, scorer, judge, test, checks, sets)
         began.finish(result.figures())
         return result
 
@@ -151,8 +158,13 @@ def _measure(
     scorer: Scorer,
     judge: RuleScorer | None,
     test: Sequence[Prompt],
+    checks: Chosen,
+    sets: Mapping[str, Sequence[Prompt]],
 ) -> Evaluated:
-    """Compare both policies' answers, sampled and greedy, and look for signs of collapse in the sampled ones."""
+    """Compare both policies' answers, sampled and greedy.
+
+    Look for signs of collapse in the sampled ones, and for behaviour that got worse.
+    """
     settings = project.config.evaluate
     model, tokenization = load_policy(project, policy)
     frozen, _ = load_policy(project, reference)
@@ -162,6 +174,8 @@ def _measure(
     before, after = Policy(frozen, settings.temperature), Policy(model, settings.temperature)
     compared: dict[str, Comparison] = {}
     shown: tuple[SampledPair, ...] = ()
+    checked: list[Answers] = []
+    cut: list[str] = []
     with ExitStack() as opened:
 
         def opens(policy: Policy, reference: Policy) -> Engine:
@@ -179,7 +193,8 @@ def _measure(
                     rolls[name] = roll_out(engine, tokenization, scorer, prompts, k, sampling, Rollout(), mode, name)
                     bar.update()
             judged = {n: judge.score(r.prompts, r.completions).total for n, r in rolls.items()} if judge else {}
-            made = _compare(engines, rolls, judged, k, settings.bootstrap, seed)
+            batches = {name: add_logprobs(rolls[name].batch, engine) for name, engine in engines.items()}
+            made = _compare(rolls, batches, judged, k, settings.bootstrap, seed)
             made = replace(made, parts=_parts(scorer, rolls, k, settings.bootstrap, seed))
             if settings.temperature != 1:
                 found = describe(rolls["policy"], add_logprobs(rolls["policy"].batch, at_1))
@@ -187,7 +202,10 @@ def _measure(
             compared[mode] = made
             if mode == "sampled":
                 shown = _shown(prompts, rolls, judged, k, settings.show)
+                own, cut = in_slices(project, rolls, batches, k)
+                checked = [own, *answered_sets(project, engines, tokenization, sets, sampling, k)]
     sampled = compared["sampled"]
+    behaviour = compare(checks, checked, settings.bootstrap, seed)
     return replace(
         known,
         prompts=len(prompts),
@@ -197,12 +215,13 @@ def _measure(
         samples=shown,
         greedy=compared["greedy"],
         collapsed=tuple(collapsed(signs(sampled.policy, sampled.reference))),
+        behaviour=replace(behaviour, problems=(*cut, *behaviour.problems)),
     )
 
 
 def _compare(
-    engines: dict[str, Engine],
     rolls: dict[str, Rollouts],
+    batches: dict[str, LogprobBatch],
     judged: dict[str, Sequence[float]],
     k: int,
     resamples: int,
@@ -213,10 +232,9 @@ def _compare(
     k: how many answers a prompt has; they are neighbours
     """
     figures_of: dict[str, dict[str, float]] = {}
-    for name, engine in engines.items():
-        r = rolls[name]
+    for name, r in rolls.items():
         texts = [c.text for c in r.completions]
-        figures = describe(r, add_logprobs(r.batch, engine))
+        figures = describe(r, batches[name])
         figures |= text_figures([texts[draw::k] for draw in range(k)])
         figures["length_reward_correlation"] = _correlation([len(t) for t in texts], r.scores.total)
         for part, values in r.scores.parts.items():

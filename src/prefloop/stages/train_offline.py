@@ -28,6 +28,7 @@ from prefloop.results import AlignedOffline
 from prefloop.rewards.sequence import encode
 from prefloop.store import Store
 from prefloop.training.annotator_weights import weigh_annotators
+from prefloop.training.behaviour import bounds_of
 from prefloop.training.fit import Order, fit
 from prefloop.training.keeping import KeepNewest
 from prefloop.training.learning_rates import beside_usual, rate
@@ -52,7 +53,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
     start, reference = project.policy(round).here(), project.reference().here()
     snapshot = project.snapshot("rankings", [r.id for items in asked.values() for item in items for r in item.rankings])
     inputs = {"policy": start.weights, "reference": reference.weights, "rankings": snapshot, "round": round}
-    inputs |= code_of(settings.algorithm)
+    inputs |= code_of(settings.algorithm) | bounds_of(project)
     mode = project.config.reward.annotators
     gold = {c: gold_of(project, c) if mode == "weighted" else {} for c in asked}
     if mode != "all":
@@ -129,6 +130,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
             heldout_accuracy=best.heldout_accuracy,
             best_step=best.step,
             collapses=keep.collapses(),
+            breaches=keep.breaches(),
             stopped="all steps done",
             weights=weights,
             validation=keep.validation.chose() if keep.validation else None,

@@ -11,6 +11,7 @@ from prefloop.project.chance import chance_warnings
 from prefloop.project.evidence import both_sides, data_of, judges_of, write_evidence
 from prefloop.project.project import Project, derive
 from prefloop.results import AlignedOnline
+from prefloop.training.behaviour import bounds_of
 from prefloop.training.criteria import Criteria
 from prefloop.training.loop import Schedule, train
 from prefloop.training.policy_setup import set_up
@@ -46,6 +47,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
         "prompts": snapshot,
         "round": round,
         **code_of(settings.algorithm),
+        **bounds_of(project),
     }
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
     if done := project.done(AlignedOnline, fingerprint):
@@ -83,6 +85,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
             constraints=best.constraints,
             reward_before=task.keep.reward_before,
             collapses=task.keep.collapses(),
+            breaches=task.keep.breaches(),
             validation=setup.validation.chose(),
             stopped=task.keep.stopped,
             left_out=setup.left_out.counted(),

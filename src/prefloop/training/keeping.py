@@ -25,8 +25,9 @@ from prefloop.models.tokenization import Tokenization
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project
 from prefloop.record import Run
-from prefloop.results import Collapse, Constraint
+from prefloop.results import Breach, Collapse, Constraint
 from prefloop.results.base import from_json, to_json
+from prefloop.training.behaviour import Watch
 from prefloop.training.criteria import constraints_of, shown_constraints
 from prefloop.training.frozen import round_reference
 from prefloop.training.policy_evaluation import Looked, Validation, wins
@@ -47,6 +48,7 @@ class Kept:
     length: float | None
     ended: float | None
     collapsed: tuple[str, ...] | None
+    broken: tuple[str, ...] | None
     heldout_accuracy: float | None
     constraints: Mapping[str, Constraint] | None = None
 
@@ -72,6 +74,7 @@ class KeepBest:
         self.project, self.run, self.engine, self.validation = project, run, engine, validation
         self.looked: Looked | None = None  # the last look
         self.settings, self.progress, self.from_reference = project.config.align, progress, from_reference
+        self.watch = Watch(project)
 
     def begin(self, fresh: bool) -> dict[str, float]:
         """Round the reference to `[align] frozen_dtype`.
@@ -100,7 +103,8 @@ class KeepBest:
         gone = collapsed(*(signs(looked.figures, at["figures"]) for at in (state.reference, state.start)))
         within = kl <= self.settings.evaluation.kl_budget
         constraints = self._constraints(looked)
-        eligible = within and not gone and all(c.met for c in constraints.values())
+        behaved = self.watch.look(step, looked.rolls, looked.batch, state.reference.get("answers"))
+        eligible = within and not gone and not behaved.broken and all(c.met for c in constraints.values())
         if step == 0 or (eligible and reward > state.best_reward):
             state.best_step, state.best_reward = step, reward if eligible else -math.inf
             with span("I/O"):
@@ -110,7 +114,7 @@ class KeepBest:
         held = {"constraints": {name: to_json(c) for name, c in constraints.items()}} if constraints else {}
         broken = self._broken(constraints)
         state.evals.append({"step": step, "reward": reward, "kl": kl, "win_rate": won, "length": length,
-                            "ended": ended, "collapsed": gone, **held})  # fmt: skip
+                            "ended": ended, "collapsed": gone, "broken": behaved.broken, **held})  # fmt: skip
         if not within:
             state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {self.settings.evaluation.kl_budget:g}"
         state.stopped = state.stopped or broken
@@ -123,6 +127,7 @@ class KeepBest:
             **{f"eval_{name}": value for name, value in looked.figures.items()},
             **{f"eval_constraint_{name}": c.mean for name, c in constraints.items()},
             **{f"eval_constraint_low_{name}": c.low for name, c in constraints.items()},
+            **behaved.metrics,
             "eval_win_rate": won,
         }
 
@@ -160,11 +165,13 @@ class KeepBest:
     def _remember_start(self, looked: Looked) -> None:
         """Remember the answers that later evaluations are compared with: the first evaluation's and the reference's."""
         state = self.progress
-        state.start = state.reference = {"figures": looked.figures, "rewards": looked.rewards}
+        state.start = {"figures": looked.figures, "rewards": looked.rewards}
+        shown = looked
         if not self.from_reference:
-            looked_at = self.validation.look_at_reference(self.engine)
-            self.run.samples(self.validation.sample_rows(0, looked_at, "reference"))
-            state.reference = {"figures": looked_at.figures, "rewards": looked_at.rewards}
+            shown = self.validation.look_at_reference(self.engine)
+            self.run.samples(self.validation.sample_rows(0, shown, "reference"))
+        answers = self.watch.remembered(shown.rolls, shown.batch)
+        state.reference = {"figures": shown.figures, "rewards": shown.rewards, "answers": answers}
         runs_on = self.validation.tokenization.runs_on
         if runs_on and looked.figures["ended"] < 0.5:
             self.project.say(f"warning: {looked.figures['ended']:.0%} of the answers ended by themselves: {runs_on}")
@@ -182,6 +189,10 @@ class KeepBest:
     def collapses(self) -> tuple[Collapse, ...]:
         """The steps at which the policy had collapsed."""
         return _collapses(self.progress.evals)
+
+    def breaches(self) -> tuple[Breach, ...] | None:
+        """The steps at which the policy broke a bound of behaviour."""
+        return _breaches(self.progress.evals)
 
     @property
     def stopped(self) -> str:
@@ -221,6 +232,7 @@ class KeepNewest:
         self.project, self.run, self.engine, self.measure = project, run, engine, measure
         self.from_reference = from_reference
         self.carried: dict[str, Any] = {"best_step": 0, "weights": None, "evals": [], "before": []}
+        self.watch = Watch(project)
         self.validation: Validation | None = None
         try:
             self.validation = Validation(project, tokenization, None, trained_on, left_out, temperature=1.0)
@@ -238,10 +250,11 @@ class KeepNewest:
         if not self.from_reference:
             looks.append(self.validation.look(self.engine, f"{self.run.name}/0"))
         self.carried["before"] = [look.figures for look in looks]
+        self.carried["answers"] = self.watch.remembered(looks[0].rolls, looks[0].batch)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluate for `fit`, with the weights that would be saved."""
-        measured, gone = dict(self.measure()), list[str]()
+        measured, gone, broken = dict(self.measure()), list[str](), list[str]()
         found: dict[str, float] = dict(measured)
         seen: dict[str, Any] = {"step": step, **measured}
         if self.validation is not None:
@@ -252,10 +265,13 @@ class KeepNewest:
             said = f"held-out accuracy {found['heldout_accuracy']:.3f}, " if "heldout_accuracy" in found else ""
             text = self.validation.shown(looked, step)
             self.project.say(f"step {step}: {said}KL {figures['kl']:.2f} nats | {text}")
-            found |= {f"eval_{name}": value for name, value in figures.items()}
+            behaved = self.watch.look(step, looked.rolls, looked.batch, self.carried.get("answers"))
+            broken = behaved.broken
+            seen["broken"] = broken
+            found |= {f"eval_{name}": value for name, value in figures.items()} | behaved.metrics
         self.carried["evals"] = [e for e in self.carried["evals"] if e["step"] != step] + [seen]
         _warn(self.project, step, gone)
-        if not gone:
+        if not gone and not broken:
             self.engine.save("policy", self.run.path / "model")
             self.carried |= {"best_step": step, "weights": self.engine.weights_hash("policy")}
         return found
@@ -275,6 +291,10 @@ class KeepNewest:
         """The steps at which the policy had collapsed."""
         return _collapses(self.carried["evals"])
 
+    def breaches(self) -> tuple[Breach, ...] | None:
+        """The steps at which the policy broke a bound of behaviour."""
+        return _breaches(self.carried["evals"])
+
 
 def _warn(project: Project, step: int, gone: Sequence[str]) -> None:
     if gone:
@@ -283,6 +303,10 @@ def _warn(project: Project, step: int, gone: Sequence[str]) -> None:
 
 def _collapses(evals: Sequence[Mapping[str, Any]]) -> tuple[Collapse, ...]:
     return tuple(Collapse(e["step"], tuple(e["collapsed"])) for e in evals if e.get("collapsed"))
+
+
+def _breaches(evals: Sequence[Mapping[str, Any]]) -> tuple[Breach, ...] | None:
+    return tuple(Breach(e["step"], tuple(e["broken"])) for e in evals if e.get("broken")) or None
 
 
 def _copy(source: Path, target: Path) -> None:

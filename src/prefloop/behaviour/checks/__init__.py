@@ -1,0 +1,1 @@
+"""Built-in checks of answers, one file a family."""
