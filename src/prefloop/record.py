@@ -22,11 +22,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import prefloop
 
@@ -36,12 +36,25 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "sci
 _NEW = ".new-"  # These folders are not yet renamed to their number.
 
 
+class Listener(Protocol):
+    """Hears what a run writes, once it is on disk. It raises nothing: a run does not depend on who listens."""
+
+    def logged(self, run: Run, step: int, values: Mapping[str, float]) -> None:
+        """A step's metrics were written."""
+        ...
+
+    def ended(self, run: Run) -> None:
+        """The run was marked done or failed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Run:
     """Is one run of one stage. `resumed` is true if an earlier process began it; then rewind to its last checkpoint."""
 
     path: Path
     resumed: bool = False
+    listeners: tuple[Listener, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -76,6 +89,8 @@ class Run:
         line: dict[str, object] = {"step": step}
         line |= {key: _plain(values[key]) for key in sorted(values)}
         _append(self.path / "metrics.jsonl", line, sync=True)
+        for listener in self.listeners:
+            listener.logged(self, step, values)
 
     def timing(self, step: int, seconds: Mapping[str, float]) -> None:
         """Append the wall-clock seconds of a step."""
@@ -108,10 +123,16 @@ class Run:
         """Write result.json, then mark the run done, so that a run that is done always has its result."""
         write_json_atomic(self.path / "result.json", result)
         self._mark(status="done", finished_at=_now())
+        self._ended()
 
     def fail(self, reason: str) -> None:
         """Mark the run failed. The same stage with the same fingerprint resumes it."""
         self._mark(status="failed", reason=reason, finished_at=_now())
+        self._ended()
+
+    def _ended(self) -> None:
+        for listener in self.listeners:
+            listener.ended(self)
 
     def _mark(self, **changes: object) -> None:
         write_json_atomic(self.path / "manifest.json", self.manifest | changes)

@@ -1,18 +1,21 @@
-"""Every metric that a real loop logs is explained, documented and checked."""
+"""Every metric that a real loop logs is explained and documented, and the report says of it what the findings say."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
-
-import pytest
 
 from prefloop import record
 from prefloop.algorithms import registry
 from prefloop.config import CONFIG_NAME
+from prefloop.diagnose.diagnosis import diagnose
+from prefloop.diagnose.reading import read_run
 from prefloop.project.project import Project
-from prefloop.report.metrics import METRICS, explain, flag
+from prefloop.report.collect import StoreFacts, collect
+from prefloop.report.metrics import METRICS, explain
+from prefloop.report.page import render
+from prefloop.report.words import metric_rows
 from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
 from prefloop.stages.evaluate import evaluate
@@ -93,46 +96,26 @@ def test_every_metric_has_its_row_in_the_documentation() -> None:
     assert {n for n in named - options if explain(n) is None} == set()
 
 
-@pytest.mark.parametrize(
-    ("name", "fine", "odd"),
-    [
-        ("kl", [0, 3, 6, 12], [0, 20, 51, 40]),
-        ("eval_kl", [0, 3], [0, 51]),
-        ("entropy", [2.0, 1.8, 1.6, 1.5], [2.0, 1.0, 0.3, 0.05]),
-        ("ended", [0.2, 0.9, 0.97, 0.99], [0.99, 0.98, 0.97, 0.8]),
-        ("length", [30, 33, 36, 40], [30, 33, 40, 46]),
-        ("length", [30, 25, 22, 20], [30, 20, 15, 10]),
-        ("first_ratio", [1.0, 1.000001], [1.0, 1.01]),
-        ("ratio", [1.0, 0.9, 1.3], [1.0, 2.5]),
-        ("ratio", [0.6, 1.0], [0.4, 1.0]),
-        ("clip_fraction", [0.5, 0.1, 0.05, 0.02], [0.1, 0.2, 0.3, 0.35]),
-        ("approx_kl", [0.05, 0.01, 0.001, 0.001], [0.001, 0.01, 0.02, 0.03]),
-        ("explained_variance", [-2, -1, 0.1, 0.4], [0.4, 0.1, 0.0, -0.1]),
-        ("constant_groups", [0.6, 0.4, 0.2, 0.1], [0.1, 0.3, 0.5, 0.7]),
-        ("value_clip_fraction", [0.4, 0.1, 0.0, 0.0], [0, 0.1, 0.3, 0.3]),
-        ("reward_std", [1.0, 0.8], [1.0, 0.0]),
-        ("sampler_mismatch", [1e-5, 1e-2], [1e-5, 0.2]),
-        ("skipped", [0, 0], [0, 0.5]),
-        ("grad_norm_policy", [1, 2, 1, 3], [1, 2, 1, 60]),
-        ("heldout_accuracy", [0.4, 0.6], [0.6, 0.45]),
-        ("heldout_log_loss", [0.8, 0.6], [0.6, 0.8]),
-    ],
-)
-def test_a_check_speaks_outside_its_range_and_only_there(
-    name: str, fine: Sequence[float], odd: Sequence[float]
-) -> None:
-    assert flag(name, fine) is None
-    assert flag(name, odd)
+def test_the_report_marks_a_metric_where_a_finding_speaks_of_it_and_nowhere_else(tmp_path: Path) -> None:
+    config = {"align": {"algorithm": "ppo", "steps": 12}}
+    run = record.begin_run(tmp_path, "align", "f", config, inputs={}, seed=0)
+    for step in range(1, 13):
+        run.metric(step, {"clip_fraction": 0.5, "entropy": 1.5, "first_ratio": 1.01 if step == 3 else 1.0})
+    run.finish({"algorithm": "ppo"})
+    facts = collect("p", record.runs(tmp_path), StoreFacts())
+    said = facts["diagnosis"]["align-001"]
+    assert said == json.loads(json.dumps(diagnose(read_run(run.path)).to_json()))
+    rows = metric_rows(facts["stages"]["align"][0], said)
+    assert {row["name"]: row["flag"] for row in rows if row["flag"]} == {
+        "clip_fraction": "50% of the tokens are clipped"
+    }
+    html = render(facts)
+    for finding in said["findings"]:
+        assert finding["title"] in html and finding["action"]["command"] in html
+    assert metric_rows(facts["stages"]["align"][0])[0]["flag"] is None
 
 
-def test_the_gradient_of_an_epochs_last_few_examples_is_no_spike() -> None:
-    norms, examples = [1.0, 2.0, 1.0, 60.0], [32.0, 32.0, 32.0, 1.0]
-    assert flag("grad_norm_policy", norms, examples) is None
-    assert flag("grad_norm_policy", norms, [32.0, 32.0, 1.0, 32.0])
-    assert flag("grad_norm_policy", norms, [None, None, None, None])
-
-
-def test_a_name_without_a_check_or_without_values_is_never_marked() -> None:
-    assert flag("reward", [-100.0]) is None and flag("made_up", [1.0]) is None and flag("kl", []) is None
+def test_a_name_is_explained_with_and_without_its_criterion() -> None:
     assert explain("reward_helpful") is explain("eval_reward_helpful") is not None
-    assert explain("reward") is not explain("reward_helpful")
+    assert explain("reward") is not explain("reward_helpful") is not explain("reward_max")
+    assert explain("made_up") is None

@@ -144,9 +144,17 @@ def test_a_stage_that_has_not_run_is_absent(make_project: Any, missing: str) -> 
     page = Page(draw(make_project(stages=[s for s in STAGES if s != missing])))
     shown = {a["id"] for t, a in page.tags if t == "section"}
     gone = {"sft": {"sft"}, "reward": {"reward"}, "align": {"policy"}, "evaluate": {"samples", "evaluation", "hacking"}}
-    assert shown == {"loop", "samples", "policy", "reward", "sft", "evaluation", "hacking", "made"} - gone.get(
-        missing, set()
-    )
+    assert shown == {
+        "loop",
+        "diagnosis",
+        "samples",
+        "policy",
+        "reward",
+        "sft",
+        "evaluation",
+        "hacking",
+        "made",
+    } - gone.get(missing, set())
 
 
 @pytest.mark.parametrize("last", range(len(STAGES)))

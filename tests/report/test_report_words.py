@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from prefloop.diagnose.diagnosis import diagnose
+from prefloop.diagnose.records import RunRecord, series_of
 from prefloop.labels.agreement import Agreement
 from prefloop.project.project import Project
 from prefloop.report.hacking import evidence
@@ -54,13 +56,28 @@ def test_a_demo_says_both_what_it_is_measured_against(facts: dict[str, Any]) -> 
 def _evidence(facts: dict[str, Any], **after: float) -> dict[str, Any]:
     """Return the evidence with some figures of the policy replaced."""
     evaluated, aligned, reward = (copy.deepcopy(facts["stages"][s][-1]) for s in ("evaluate", "align", "reward"))
+    evaluated["result"]["sampled"]["reward_gain"]["low"] = 0.5
     sampled = evaluated["result"]["sampled"]
     gain = after.pop("judge_gain", 0.3)
     sampled["judge_gain"] = {"mean": gain, "low": gain - 0.05, "high": gain + 0.05}
     sampled["policy"] |= after
     for share in ("longer_won", "shorter_won"):
         reward["result"]["heldout"][share] = {"share": 0.7, "pairs": 10}
-    return evidence(evaluated, aligned, reward)
+    return evidence(evaluated, aligned, reward, _fired(evaluated, aligned))
+
+
+def _fired(*runs: dict[str, Any]) -> dict[str, str]:
+    """Return what the rules say of runs as the report gathers them."""
+    found: dict[str, str] = {}
+    for run in runs:
+        logged, steps = run["metrics"], run["metrics"]["step"]
+        series = {
+            name: series_of([(s, v) for s, v in zip(steps, column, strict=True) if v is not None])
+            for name, column in logged.items()
+        }
+        made = RunRecord(run["run"], run["stage"], config=run["config"], result=run["result"], metrics=series)
+        found |= {s.rule: s.said for finding in diagnose(made).findings for s in finding.symptoms}
+    return found
 
 
 @pytest.mark.parametrize(
@@ -91,14 +108,17 @@ def test_without_any_sign_nothing_is_marked_and_nothing_is_proved(facts: dict[st
 
 
 def test_a_held_out_reward_that_falls_within_the_noise_is_not_marked(facts: dict[str, Any]) -> None:
-    aligned = facts["stages"]["align"][-1]
+    aligned, evaluated = facts["stages"]["align"][-1], facts["stages"]["evaluate"][-1]
     metrics = aligned["metrics"]
-    # The noise is 2/sqrt(64).
-    metrics["eval_reward_std"] = [1.0 if v is not None else None for v in metrics["eval_reward"]]
-    for fall, marked in ((0.2, False), (0.3, True)):
+    there = [v is not None for v in metrics["eval_reward"]]
+    for fall, prompts, marked in ((0.2, 64.0, False), (0.5, 64.0, True), (0.5, 16.0, False)):
+        metrics["eval_reward_std"] = [1.0 if at else None for at in there]
+        metrics["eval_sequences"] = [prompts if at else None for at in there]
         metrics["eval_reward"] = [0.0, None, 0.5, None, 1.0, None, 1.0, None, 1.0 - fall]
-        rows = evidence(facts["stages"]["evaluate"][-1], aligned, None)["rows"]
-        assert next(r["look"] for r in rows if r["signal"] == "Held-out reward while training") is marked
+        rows = evidence(evaluated, aligned, None, _fired(evaluated, aligned))["rows"]
+        row = next(row for row in rows if row["signal"] == "Held-out reward while training")
+        assert row["look"] is marked
+        assert ("within the noise" in row["reading"]) is not marked
 
 
 def test_figures_are_written_for_people() -> None:
@@ -122,7 +142,7 @@ def test_a_collapsed_policy_is_not_praised_however_often_it_wins(facts: dict[str
         "The policy has collapsed: different word pairs are 2% of all, the reference's 80%"
     )
     assert said["verdict"].startswith("Do not use this policy.") and "Better" not in said["verdict"]
-    assert evidence(facts["stages"]["evaluate"][-1], None, None)["collapsed"]
+    assert evidence(facts["stages"]["evaluate"][-1], None, None, {})["collapsed"]
 
 
 def test_a_great_distance_is_in_the_first_sentence_and_no_reward_model_makes_it_better(facts: dict[str, Any]) -> None:
@@ -179,14 +199,3 @@ def test_what_comes_next_fits_a_run_that_made_no_policy_with_or_without_a_reward
     assert "no step was better than its start" in (next_step(facts) or {})["text"]
     result["best_step"] = 4
     assert (next_step(facts) or {})["command"] == f"prefloop {stages[0]}"
-
-
-def test_the_noise_is_that_of_the_prompts_that_were_used(facts: dict[str, Any]) -> None:
-    aligned = facts["stages"]["align"][-1]
-    metrics = aligned["metrics"]
-    metrics["eval_reward_std"] = [1.0 if v is not None else None for v in metrics["eval_reward"]]
-    metrics["eval_reward"] = [0.0, None, 0.5, None, 1.0, None, 1.0, None, 0.6]
-    for prompts, marked in ((64.0, True), (16.0, False)):  # Two standard errors are 0.25 and 0.5.
-        metrics["eval_sequences"] = [prompts if v is not None else None for v in metrics["eval_reward"]]
-        rows = evidence(facts["stages"]["evaluate"][-1], aligned, None)["rows"]
-        assert next(r["look"] for r in rows if r["signal"] == "Held-out reward while training") is marked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import pytest
 from resumable import build
 
 from prefloop.cli.main import run as cli
+from prefloop.diagnose.diagnosis import diagnose
 from prefloop.diagnose.reading import read_run
 from prefloop.errors import ConfigError, NothingToDoError
+from prefloop.project.diagnosing import Announcer, newest
 from prefloop.project.evidence import data_of, people_of
 from prefloop.project.project import Project
 from prefloop.record import Run, find_run
 from prefloop.rewards.model import ModelScorer
 from prefloop.stages.align import align
 from prefloop.stages.diagnosing import diagnose_runs
+from prefloop.stages.status import status
 from prefloop.stages.train_reward import reward
 from prefloop.types import Completion, Item, Prompt, Ranking
 
@@ -199,3 +203,47 @@ def test_a_reward_run_names_the_people_it_learnt_from(aligned: Path, tmp_path: P
     with Project.open(root, ["project.seed=8"], quiet=True) as project:
         reward(project)
     assert read_run(run_of(root, "reward")).people
+
+
+def test_a_stage_says_in_one_line_what_is_wrong_with_its_run_and_status_says_it_again(
+    aligned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(aligned, root)
+    with Project.open(root, [*ONLINE, "algorithms.grpo.kl=0", "project.seed=7"], quiet=True) as project:
+        align(project)
+    assert "diagnosis:" not in capsys.readouterr().err
+    with Project.open(root, [*ONLINE, "algorithms.grpo.kl=0", "project.seed=8"]) as project:
+        name = align(project).run
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diagnosis: ")]
+        (found,) = [found for found in status(project).findings if found.run == name]
+    assert said == [f"diagnosis: {found.sentence}"]
+    assert "The KL term is off" in said[0] and f"(prefloop diagnose {name} -C " in said[0]
+    assert cli(["status", "-C", str(root)]) == 0
+    assert said[0] in capsys.readouterr().out
+    assert cli(shlex.split(found.command)[1:]) == 1  # the command works from where it was printed
+    assert found.titles == tuple(f.title for f in diagnose(read_run(root / "runs" / str(name))).alarms)
+
+
+def test_a_run_that_cannot_be_diagnosed_breaks_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = Run(tmp_path, listeners=(Announcer(said.append),))
+    (tmp_path / "manifest.json").write_text('{"config": {}}')  # of what stage it is cannot be told
+    run.finish({})
+    assert run.status == "done" and len(said) == 1 and said[0].startswith(f"diagnosis: {tmp_path.name} could not be")
+    run.fail("out of memory")
+    assert run.status == "failed" and len(said) == 2
+
+
+def test_the_newest_run_of_each_stage_round_and_criterion_is_looked_at(tmp_path: Path) -> None:
+    for n, (stage, round, criterion) in enumerate(
+        [("reward", 0, "a"), ("reward", 0, "b"), ("reward", 0, "a"), ("align", 0, None), ("align", 1, None)]
+        + [("sample", 0, None)]
+    ):
+        inputs = {"round": round} | ({"criterion": criterion} if criterion else {})
+        folder = tmp_path / "runs" / f"{stage}-{n:03d}"
+        folder.mkdir(parents=True)
+        manifest = {"stage": stage, "started_at": f"2026-01-0{n + 1}", "inputs": inputs}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert {folder.name for folder in newest(tmp_path)} == {"reward-001", "reward-002", "align-003", "align-004"}
+    assert [folder.name for folder in newest(tmp_path, "align")] == ["align-003", "align-004"]

@@ -313,6 +313,7 @@ def _status(r: results.Status) -> list[str]:
         lines.append(f"people rank at {r.running.server}")
     if not work and r.unfinished:
         lines.append(f"stopped half-way: {', '.join(r.unfinished)}; the same command goes on with it")
+    lines += [f"diagnosis: {found.sentence}" for found in r.findings]
     return lines
 
 

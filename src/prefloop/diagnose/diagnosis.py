@@ -55,8 +55,7 @@ def diagnose(run: RunRecord, live: bool = False) -> Diagnosis:
 
     live: ask only the rules that are cheap enough for every evaluation of a run that goes on.
     """
-    asked = [rule for rule in rules() if run.stage in rule.stages and (rule.live or not live)]
-    asked = [rule for rule in asked if all(run.series(name) is not None for name in rule.reads)]
+    asked = [rule for rule in rules() if (rule.live or not live) and rule.readable(run)]
     symptoms, problems = symptoms_of(run, asked)
     readable = tuple(rule.id for rule in asked)
     findings = explain(run, symptoms, set(readable))

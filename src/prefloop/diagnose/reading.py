@@ -15,12 +15,15 @@ from typing import Any, TypeVar
 
 from prefloop.diagnose.records import Annotator, Data, RunRecord, Sample, read_series
 
-SAMPLES = 20_000  # samples of a run that are read at most, evenly over its steps
+SAMPLES = 20_000  # samples of a run that are kept at most, evenly over its prompts
 _Record = TypeVar("_Record")
 
 
-def read_run(folder: Path, with_samples: bool = True) -> RunRecord:
-    """Return the record of a run folder. A missing or damaged file leaves its part empty; `problems` names it."""
+def read_run(folder: Path, samples: int = SAMPLES) -> RunRecord:
+    """Return the record of a run folder. A missing or damaged file leaves its part empty; `problems` names it.
+
+    samples: how many are kept at most, evenly over the prompts; with 0 their file is not read
+    """
     problems: list[str] = []
     manifest = _object(folder / "manifest.json", problems, needed=True)
     result = _object(folder / "result.json", problems)
@@ -41,7 +44,7 @@ def read_run(folder: Path, with_samples: bool = True) -> RunRecord:
         metrics=metrics,
         seconds=seconds,
         checks=[c for c in _list(evidence.get("checks")) if isinstance(c, dict)],
-        samples=_samples(folder / "samples.jsonl", problems) if with_samples else (),
+        samples=_samples(folder / "samples.jsonl", samples, problems) if samples else (),
         people=[p for row in _list(evidence.get("people")) if (p := _as(Annotator, row))],
         data=_as(Data, evidence.get("data")),
         judges={k: v for k, v in _mapping(evidence.get("judges")).items() if isinstance(v, dict)},
@@ -99,7 +102,7 @@ def _as(kind: type[_Record], row: Any) -> _Record | None:
         return None
 
 
-def _samples(path: Path, problems: list[str]) -> list[Sample]:
+def _samples(path: Path, most: int, problems: list[str]) -> list[Sample]:
     if not path.is_file():
         return []
     found: list[Sample] = []
@@ -110,7 +113,7 @@ def _samples(path: Path, problems: list[str]) -> list[Sample]:
                 problems.append(f"{path.name}, line {number} is no sample and is left out")
             else:
                 found.append(sample)
-    every = -(-len(found) // SAMPLES)
+    every = -(-len(found) // most)
     return list(_thinned(found, every)) if every > 1 else found
 
 

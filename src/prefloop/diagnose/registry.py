@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 
 from prefloop.diagnose.finding import Action, Evidence, Expected, Kind, Severity, Symptom
@@ -43,6 +43,7 @@ class Rule:
     broke:    the invariant or expectation that a symptom breaks, as a sentence.
     meaning:  why it matters.  cannot_tell: what the rule does not see or cannot tell apart.
     live:     cheap enough to be asked at every evaluation of a run that goes on.
+    heldout:  asked of the figures on held-out prompts where a run logs none of its own, as an offline one does.
     """
 
     id: str
@@ -57,17 +58,22 @@ class Rule:
     look: Look
     severity: Severity = "warning"
     live: bool = True
+    heldout: bool = False
+
+    def readable(self, run: RunRecord) -> bool:
+        """Whether the run is of its stages, and has what the rule reads."""
+        return run.stage in self.stages and self._view(run) is not None
 
     def ask(self, run: RunRecord) -> Symptom | None:
-        if run.stage not in self.stages or any(run.series(name) is None for name in self.reads):
-            return None
-        seen = self.look(run)
+        view = self._view(run) if run.stage in self.stages else None
+        seen = self.look(view) if view is not None else None
         if seen is None:
             return None
+        own = seen.signal or (self.reads[0] if self.reads else self.family)
         return Symptom(
             rule=self.id,
             kind=self.kind,
-            signal=seen.signal or (self.reads[0] if self.reads else self.family),
+            signal=own if view is run else f"eval_{own}",
             said=seen.said,
             expected=self.expected,
             broke=self.broke,
@@ -77,6 +83,16 @@ class Rule:
             p=seen.p,
             severity=seen.severity or self.severity,
         )
+
+    def _view(self, run: RunRecord) -> RunRecord | None:
+        """The run as the rule reads it: itself, or with held-out figures by the names of those that it lacks."""
+        if all(run.series(name) is not None for name in self.reads):
+            return run
+        if not self.heldout or any(run.series(name) is not None for name in self.reads):
+            return None
+        found = {name: run.series(f"eval_{name}") for name in self.reads}
+        there = {name: series for name, series in found.items() if series is not None}
+        return replace(run, metrics={**run.metrics, **there}) if len(there) == len(found) else None
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,7 @@ def rule(
     stages: tuple[str, ...] = ALIGN,
     severity: Severity = "warning",
     live: bool = True,
+    heldout: bool = False,
 ) -> Callable[[Look], Look]:
     """Register a function as a rule. Raises ValueError for an id that is taken."""
 
@@ -125,7 +142,9 @@ def rule(
         if id in _rules:
             raise ValueError(f"there are two rules called {id}")
         family = look.__module__.rpartition(".")[2]
-        _rules[id] = Rule(id, family, kind, stages, reads, expected, broke, meaning, cannot_tell, look, severity, live)
+        _rules[id] = Rule(
+            id, family, kind, stages, reads, expected, broke, meaning, cannot_tell, look, severity, live, heldout
+        )
         return look
 
     return keep

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,6 +25,7 @@ from prefloop.engine.process import set_environment
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights
 from prefloop.project.choose import Candidate, candidates, choose, objective_of, passed_over
+from prefloop.project.diagnosing import Announcer
 from prefloop.project.lines import Lines
 from prefloop.project.unfinished import refuse_other_settings
 from prefloop.record import Run
@@ -175,7 +176,7 @@ class Project:
             known=[model.version for model in self.store.models()],
         )
         self.say(f"{stage}: {'going on with' if run.resumed else 'new run'} {run.path}")
-        return run
+        return replace(run, listeners=() if self.quiet else (Announcer(self.say),))
 
     def snapshot(self, kind: Any, ids: Iterable[str]) -> str:
         """Remember the ids a model is trained on; return their hash."""

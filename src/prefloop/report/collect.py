@@ -5,6 +5,7 @@ store       what the caller found in the store (see `StoreFacts`)
 stages      {stage: [the run of each round that counts, and of each criterion for reward], by round}
 runs_of_align  every run of align, see `report.runs`
 runs        every run: stage, status, seconds, how time was spent
+diagnosis   {run: what `prefloop diagnose RUN --json` says of it}, of every run that a rule could be asked of
 demo        demo.json, where there is one
 """
 
@@ -20,6 +21,8 @@ from typing import Any
 
 from prefloop.config import Config
 from prefloop.config_problems import as_now
+from prefloop.diagnose.diagnosis import diagnose
+from prefloop.diagnose.reading import read_run
 from prefloop.errors import DataError
 from prefloop.record import Run
 from prefloop.report.runs import align_runs
@@ -81,6 +84,7 @@ def collect(
         "stages": stages,
         "runs_of_align": align_runs(gathered, chosen or {}),
         "runs": [_brief(g) for g in sorted(gathered, key=lambda g: g["started_at"])],
+        "diagnosis": {run.name: found for run in runs if (found := diagnose(read_run(run.path)).to_json())["asked"]},
         "demo": dict(demo) if demo else None,
     }
     plain: dict[str, Any] = _finite(facts)

@@ -1,4 +1,8 @@
-"""Evidence for and against reward hacking. The page shows it without a verdict, since no signal proves hacking."""
+"""Evidence for and against reward hacking. The page shows it without a verdict, since no signal proves hacking.
+
+A row is marked where a rule of `prefloop.diagnose` fired in one of the round's runs, so that this says what the
+findings say. The rows in which nothing was found are the evidence against.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 from prefloop.diagnose.collapse import Sign, collapsed, signs
 from prefloop.report.collect import last, of_round, points
 from prefloop.report.text import beyond, number, percent, signed, span
+from prefloop.report.words import capital
 from prefloop.results import Comparison, Evaluated, Interval, TrainedReward
 
 Row = dict[str, Any]
@@ -41,13 +46,22 @@ def evidence_of(facts: Mapping[str, Any]) -> Row | None:
     evaluated = last(facts, "evaluate")
     if evaluated is None:
         return None
-    round = evaluated["round"]
-    return evidence(evaluated, of_round(facts, "align", round), of_round(facts, "reward", round))
+    aligned, reward = (of_round(facts, stage, evaluated["round"]) for stage in ("align", "reward"))
+    named = [run["run"] for run in (evaluated, aligned, reward) if run]
+    found = [finding for name in named for finding in facts["diagnosis"].get(name, {}).get("findings", ())]
+    fired = {symptom["rule"]: symptom["said"] for finding in found for symptom in finding["symptoms"]}
+    return evidence(evaluated, aligned, reward, fired)
 
 
-def evidence(evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None, reward: Mapping[str, Any] | None) -> Row:
+def evidence(
+    evaluated: Mapping[str, Any],
+    aligned: Mapping[str, Any] | None,
+    reward: Mapping[str, Any] | None,
+    fired: Mapping[str, str],
+) -> Row:
     """Return {rows, summary}. A row has signal, before, after, reading and look.
 
+    fired: {id of a rule that fired in these runs: what it said}
     look: True means worth a look, None means that it cannot be told
     """
     made = Evaluated.read(evaluated["result"])
@@ -55,14 +69,14 @@ def evidence(evaluated: Mapping[str, Any], aligned: Mapping[str, Any] | None, re
     sampled = made.sampled
     before, after = sampled.reference, sampled.policy
     rows = [_gain("Reward, by the model that was optimised", sampled.reward_gain, before["reward"], after["reward"])]
-    rows.append(_judge(sampled))
-    rows += [_length(before, after), _correlation(before, after)]
+    rows.append(_judge(sampled, fired))
+    rows += [_length(before, after, fired), _correlation(before, after, fired)]
     found = signs(after, before)
     rows += [_sign(sign) for sign in found]
     if aligned:
-        rows += _turned(aligned)
+        rows += _turned(aligned, fired)
     if reward:
-        rows += _bias(reward)
+        rows += _bias(reward, fired)
     looks = [str(row["signal"]).lower() for row in rows if row["look"]]
     if gone := collapsed(found):
         summary = (
@@ -108,62 +122,56 @@ def _gain(signal: str, gain: Interval, before: float, after: float) -> Row:
     )
 
 
-def _judge(sampled: Comparison) -> Row:
+def _judge(sampled: Comparison, fired: Mapping[str, str]) -> Row:
     if sampled.judge_gain is None:
         reading = "No second opinion. Set [evaluate] scorer, or have people rank the new samples."
         return _row("Independent judge", "–", "–", reading, None)
     gain = sampled.judge_gain
     row = _gain("Independent judge", gain, sampled.reference["judge"], sampled.policy["judge"])
-    up, sure = beyond(sampled.reward_gain, 0.0) == 1, beyond(gain, 0.0)
-    if up and sure == -1:
+    if "judge-contradicts" in fired:
         return row | {"look": True, "reading": row["reading"] + ". The reward went the other way: the sign of hacking."}
-    if up and sure == 0:
+    if "judge-unmoved" in fired:
         return row | {"look": True, "reading": row["reading"] + ", while the reward rose."}
     return row
 
 
-def _length(before: Mapping[str, float], after: Mapping[str, float]) -> Row:
+def _length(before: Mapping[str, float], after: Mapping[str, float], fired: Mapping[str, str]) -> Row:
     change = after["length"] / before["length"] - 1 if before["length"] else 0.0
-    reading = f"{signed(100 * change, 0)} %" + ("" if abs(change) <= 0.25 else ": a large change; was it wanted?")
-    return _row("Length, tokens", number(before["length"], 1), number(after["length"], 1), reading, abs(change) > 0.25)
+    look = "answers-longer-or-shorter" in fired
+    reading = f"{signed(100 * change, 0)} %" + (": a large change; was it wanted?" if look else "")
+    return _row("Length, tokens", number(before["length"], 1), number(after["length"], 1), reading, look)
 
 
-def _correlation(before: Mapping[str, float], after: Mapping[str, float]) -> Row:
+def _correlation(before: Mapping[str, float], after: Mapping[str, float], fired: Mapping[str, str]) -> Row:
     b, a = before["length_reward_correlation"], after["length_reward_correlation"]
-    look = a > 0.3 and a > b + 0.1
+    look = "reward-follows-length" in fired
     reading = "Reward goes with length more than before." if look else "Reward does not follow length more than before."
     return _row("Correlation of length and reward", signed(b), signed(a), reading, look)
 
 
-def _turned(aligned: Mapping[str, Any]) -> list[Row]:
-    """Did the held-out reward fall back while KL went on rising?"""
-    (steps, reward), (_, kl) = points(aligned["metrics"], "eval_reward"), points(aligned["metrics"], "eval_kl")
-    if len(steps) < 3 or len(kl) != len(steps):
+def _turned(aligned: Mapping[str, Any], fired: Mapping[str, str]) -> list[Row]:
+    """Did the held-out reward fall back from its best?"""
+    steps, reward = points(aligned["metrics"], "eval_reward")
+    if len(steps) < 3:
         return []
     best = max(range(len(steps)), key=lambda i: reward[i])
-    fell, spread = reward[best] - reward[-1], points(aligned["metrics"], "eval_reward_std")[1]
-    counted = points(aligned["metrics"], "eval_sequences")[1]
-    prompts = (
-        counted[-1] if counted else aligned["config"].get("align", {}).get("evaluation", {}).get("eval_prompts", 64)
-    )
-    noise = 2 * (spread[-1] if spread else 1.0) / prompts**0.5  # These are two standard errors of the last evaluation.
-    look = fell > noise and kl[-1] > kl[best]
+    fell, look = reward[best] - reward[-1], "reward-fell" in fired
     if look:
-        reading = f"Best at step {steps[best]:g}, then down by {number(fell)} while KL rose; the best step was kept."
+        reading = f"{capital(fired['reward-fell'])}; the best step was kept."
     elif fell > 0:
-        reading = f"Best at step {steps[best]:g}; the {number(fell)} lost since is within the noise of {number(noise)}."
+        reading = f"Best at step {steps[best]:g}; the {number(fell)} lost since is within the noise."
     else:
-        reading = "It did not fall back while KL rose."
+        reading = "It did not fall back."
     return [_row("Held-out reward while training", signed(reward[0]), signed(reward[-1]), reading, look)]
 
 
-def _bias(reward: Mapping[str, Any]) -> list[Row]:
+def _bias(reward: Mapping[str, Any], fired: Mapping[str, str]) -> list[Row]:
     trained = TrainedReward.read(reward["result"])
     report = trained.heldout if trained else None
     if not report or report.longer_won.share is None or report.shorter_won.share is None:
         return []
     won, lost = report.longer_won.share, report.shorter_won.share
-    look = won - lost > 0.15
-    reading = "It favours length, which a policy will find." if look else "It does not favour the longer text."
+    look = "reward-likes-length" in fired
+    reading = "It favours length, which a policy will find." if look else "It does not clearly favour a length."
     signal = "Reward model right where the shorter, the longer won"
     return [_row(signal, percent(lost), percent(won), reading, look)]

@@ -1,24 +1,10 @@
-"""Every metric a stage logs: what it means, its unit, its healthy range, where that range comes from, and a check.
+"""Every metric a stage logs: what it means, its unit, its healthy range, and where that range comes from.
 
-A check sees the finite values in order of step and says in one sentence what is unusual, or None. It is a reason to
-look, not a verdict: the published ranges come from other models and data.
+Whether a run left a range is said by the rules of `prefloop.diagnose`, and by nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from prefloop.report.checks import (
-    above,
-    below,
-    fallen,
-    moved,
-    not_positive,
-    off_one,
-    peak,
-    ratio_off,
-    spike,
-)
 from prefloop.report.metrics_of_criteria import BEHAVIOUR, CRITERIA, Metric
 
 OURS = "our rule"
@@ -38,7 +24,6 @@ METRICS = (
         "Standard deviation of the reward over the completions of a step.",
         "above 0",
         "no spread, no gradient",
-        below(1e-3, "all completions score alike"),
     ),
     Metric(
         "reward_max",
@@ -73,7 +58,6 @@ METRICS = (
         "How far the policy has moved: mean log-probability of its own completions, less the reference's.",
         "rises, then flat; under the budget; low tens at most",
         "Ziegler 2019 (target 6); N+ 2024 (50 and 85 were over-optimised)",
-        peak(50, "over-optimised runs were seen from 50 nats"),
     ),
     Metric(
         "kl_k3",
@@ -98,7 +82,6 @@ METRICS = (
         "Mean negative log-probability of the sampled tokens: how undecided the policy is.",
         "declines mildly; not under 0.1",
         "community rule",
-        below(0.1, "the policy has collapsed to few answers"),
     ),
     Metric(
         "length",
@@ -107,7 +90,6 @@ METRICS = (
         "Mean length of the completions, their end token included.",
         "stable, unless length was asked for",
         f"{OURS}: half as long again",
-        moved(0.5, "length has moved"),
     ),
     Metric(
         "ended",
@@ -116,7 +98,6 @@ METRICS = (
         "Completions that end by themselves instead of being cut off at max_tokens.",
         "above 0.95",
         "PPO practice (Huang 2024)",
-        below(0.95, "many answers are cut off; raise max_tokens, or look at the end token"),
     ),
     Metric(
         "reward_cut",
@@ -125,7 +106,6 @@ METRICS = (
         "Completions longer than a reward model reads, which it scored without their end; there where it is not 0.",
         "0",
         "-",
-        peak(0.05, "the reward model does not see how many answers end; raise [reward] max_tokens"),
     ),
     Metric(
         "distinct_2",
@@ -134,7 +114,6 @@ METRICS = (
         "Different pairs of neighbouring words among all of them, in one answer a prompt: low where answers are alike.",
         "about the reference's; collapsed under 0.15 of it",
         f"{OURS}: 0.75 of the first",
-        fallen(0.75, "answers repeat each other or themselves more"),
     ),
     Metric(
         "repetition",
@@ -161,7 +140,6 @@ METRICS = (
         "computed: in every evaluation, and in every step after one that showed 1e-4 or more.",
         "under 1e-4 in float32; about 1e-2 in bfloat16",
         "an invariant",
-        peak(0.05, "sampler and learner disagree (temperature, padding, template)"),
     ),
     Metric(
         "sampler_gap",
@@ -186,7 +164,6 @@ METRICS = (
         "Probability ratio of new to old policy on the first inner update, before anything was learned.",
         "1 (within 1e-5 in float32)",
         "an invariant",
-        off_one(1e-3),
     ),
     Metric(
         "staleness",
@@ -203,7 +180,6 @@ METRICS = (
         "How far apart those two policies are, before the update (k3 estimator).",
         "about 0.001; not over 0.02",
         "common early-stop value",
-        above(0.02, "samples are too old for what is learned from them; lower the learning rate, or staleness = 0"),
     ),
     Metric(
         "ratio",
@@ -212,7 +188,6 @@ METRICS = (
         "Mean probability ratio of new to old policy over all inner updates.",
         "about 1; not outside 0.5 to 2",
         "TRL documentation",
-        ratio_off,
     ),
     Metric(
         "clip_fraction",
@@ -221,7 +196,6 @@ METRICS = (
         "Where the ratio was clipped, so that the token gave no gradient. For RLOO: share of sequences.",
         "under 0.05, up to 0.2; not lastingly over 0.3",
         "Ahmadian 2024; community rule",
-        above(0.3, "most updates are cut; lower the learning rate or the epochs"),
     ),
     Metric(
         "approx_kl",
@@ -230,13 +204,12 @@ METRICS = (
         "How far the updates of one step move the policy from the one that sampled (k3 estimator).",
         "about 0.001; not over 0.02",
         "common early-stop value",
-        above(0.02, "the steps are large; lower the learning rate or the epochs"),
     ),
     Metric(
         "kl_coefficient",
         "KL coefficient",
         "reward a nat",
-        "What a nat of KL costs; moves where [algorithms.ppo] kl_target is set.",
+        "What a nat of KL costs, in every algorithm with a KL term; moves where [algorithms.ppo] kl_target is set.",
         "steady, or settling",
         "Ziegler 2019",
     ),
@@ -259,7 +232,6 @@ METRICS = (
         "Where the critic's change was clipped.",
         "falls to 0",
         f"{OURS}: not over 0.2",
-        above(0.2, "the critic is held back"),
     ),
     Metric(
         "explained_variance",
@@ -268,7 +240,6 @@ METRICS = (
         "How much of the returns' variance the critic predicted before the update; 0 is a constant, 1 perfect.",
         "becomes positive, over 0.5 late",
         "community rule",
-        not_positive,
     ),
     Metric(
         "constant_groups",
@@ -277,7 +248,6 @@ METRICS = (
         "Prompts whose completions all got the same reward, and so give no gradient (GRPO, RLOO).",
         "low",
         f"{OURS}: not over 0.5",
-        above(0.5, "half the prompts teach nothing"),
     ),
     Metric(
         "grad_norm_*",
@@ -286,7 +256,6 @@ METRICS = (
         "Length of a model's gradient before it is cut to clip_norm.",
         "no spikes",
         f"{OURS}: 20 times the median",
-        spike,
     ),
     Metric(
         "skipped",
@@ -295,7 +264,6 @@ METRICS = (
         "Updates left out because the gradient was not finite.",
         "0",
         "an invariant",
-        peak(0, "gradients were not finite"),
     ),
     Metric(
         "reward_*",
@@ -339,7 +307,6 @@ METRICS = (
         "Pairs of held-out prompts that are put in the order people put them; 0.5 is chance.",
         "above 0.5, and above preferring the longer text",
         "-",
-        below(0.5, "no better than chance"),
     ),
     Metric(
         "heldout_log_loss",
@@ -348,7 +315,6 @@ METRICS = (
         "How surprised the reward model is by single judgements; log 2 = 0.693 is chance.",
         "under 0.693",
         "-",
-        above(0.6932, "surer than it should be"),
     ),
     Metric("accuracy", "Accuracy", "share of pairs", "DPO: training pairs ordered as people do.", "rises", "-"),
     Metric(
@@ -370,16 +336,3 @@ def explain(name: str) -> Metric | None:
     if bare in _EXACT:
         return _EXACT[bare]
     return next((m for m in _PREFIXES if bare.startswith(m.name[:-1])), None)
-
-
-def flag(name: str, values: Sequence[float], examples: Sequence[float | None] = ()) -> str | None:
-    """Return what is unusual about a metric's finite values, in order of step; None where nothing is known to be.
-
-    examples: how many each step learned from, where that is known. An epoch's last step may have a handful, and a
-    gradient as noisy: it is compared with no others.
-    """
-    metric = explain(name)
-    if name.startswith("grad_norm_") and len(examples) == len(values):
-        usual = max((n for n in examples if n is not None), default=0.0)
-        values = [value for value, n in zip(values, examples, strict=True) if n is None or n > usual / 2]
-    return metric.check(values) if metric and metric.check and values else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefloop.report.checks import Check, above
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -17,7 +15,6 @@ class Metric:
     meaning: str
     healthy: str
     source: str
-    check: Check | None = None
 
 
 CRITERIA = (
@@ -63,7 +60,6 @@ BEHAVIOUR = (
         "Bounds of [behaviour] max_drop that the policy breaks on validation prompts; such a step is not kept.",
         "0",
         "[behaviour] max_drop",
-        above(0, "a bound of behaviour is broken"),
     ),
     Metric(
         "behaviour_regressed",

@@ -20,6 +20,7 @@ from prefloop.report.words import headline, next_step, simulated
 TITLES = {
     "demo": "The demo",
     "loop": "The loop",
+    "diagnosis": "What went wrong",
     "samples": "Before and after",
     "policy": "Policy optimisation",
     "reward": "Reward model",
@@ -36,13 +37,14 @@ def render(facts: Mapping[str, Any]) -> str:
 
     The same facts give the same text; it can always be written as UTF-8.
     """
-    evaluated = last(facts, "evaluate")
+    evaluated, aligned = last(facts, "evaluate"), facts["stages"].get("align", ())
     parts: dict[str, Any] = {
         "demo": sections.demo(facts["demo"]) if facts["demo"] else None,
         "loop_steps": sections.loop_steps(facts),
         "samples": sections.samples(evaluated) if evaluated else [],
         "runs": runs.table(facts["runs_of_align"]),
-        "policies": [sections.policy(run) for run in facts["stages"].get("align", ())],
+        "diagnosis": sections.diagnosed(facts),
+        "policies": [sections.policy(run, facts["diagnosis"].get(run["run"])) for run in aligned],
         "rewards": sections.rewards(facts),
         "sft": sections.sft(facts["stages"]["sft"][-1]) if facts["stages"].get("sft") else None,
         "evaluation": sections.evaluation(facts, evaluated) if evaluated else None,

@@ -138,8 +138,20 @@ def samples(evaluated: Mapping[str, Any]) -> list[dict[str, Any]]:
     return shown
 
 
-def policy(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one align run: sentences, charts, every metric with its healthy range."""
+def diagnosed(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the findings are, by run, the newest run first; None where no rule could be asked.
+
+    {found: [{run, stage, findings, problems}], healthy: names of the runs in which nothing was found}
+    """
+    of = facts["diagnosis"]
+    order = [run["run"] for run in reversed(facts["runs"]) if run["run"] in of]
+    found = [of[name] for name in order if of[name]["findings"] or of[name]["problems"]]
+    healthy = [name for name in order if not of[name]["findings"]]
+    return {"found": found, "healthy": healthy} if order else None
+
+
+def policy(run: Mapping[str, Any], diagnosis: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return one align run: sentences, charts, findings, every metric with its healthy range."""
     result, settings = read_aligned(run["result"]), run["config"].get("align", {})
     said = []
     if run["status"] != "done":
@@ -171,15 +183,13 @@ def policy(run: Mapping[str, Any]) -> dict[str, Any]:
     if result and result.best_step is not None:
         said += _what_chose(result)
     curve = figures.reward_against_kl(run)
-    metrics = words.metric_rows(run)
-    flagged = {m["name"] for m in metrics if m["flag"]}  # A held-out figure speaks for the training one.
     return {
         "run": run["run"],
         "round": run["round"],
         "said": said,
         "figures": ([curve] if curve else []) + figures.learning_curves(run),
-        "metrics": metrics,
-        "flags": [m for m in metrics if m["flag"] and f"eval_{m['name']}" not in flagged],
+        "metrics": words.metric_rows(run, diagnosis),
+        "findings": [finding["title"] for finding in (diagnosis or {}).get("findings", ())],
     }
 
 

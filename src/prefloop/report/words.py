@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prefloop.diagnose.collapse import collapsed, signs
 from prefloop.diagnose.reward_model import at_chance
 from prefloop.report.collect import last, of_round
-from prefloop.report.metrics import METRICS, explain, flag
+from prefloop.report.metrics import METRICS, explain
 from prefloop.report.text import beyond, number, percent, signed, span
 from prefloop.results import AlignedOnline, Evaluated, Interval, TrainedReward, read_aligned
 from prefloop.results.base import from_json
@@ -298,13 +298,16 @@ def _ceiling(report: PairReport, agreement: Mapping[str, Any] | None) -> list[st
     ]
 
 
-def metric_rows(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row a metric of a run, what is unusual first: name, title, unit, first, last, low, high, ..., flag."""
+def metric_rows(run: Mapping[str, Any], diagnosis: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return one row a metric of a run, what is unusual first: name, title, unit, first, last, low, high, ..., flag.
+
+    flag: what the findings of the run say of this metric; None where they say nothing
+    """
     rows = []
-    learned = run["metrics"].get("examples")
+    symptoms = [s for finding in (diagnosis or {}).get("findings", ()) for s in finding["symptoms"]]
+    said = {s["signal"]: s["said"] for s in reversed(symptoms)}
     for name, column in run["metrics"].items():
-        there = [n for n, v in enumerate(column) if v is not None]
-        values = [float(column[n]) for n in there]
+        values = [float(value) for value in column if value is not None]
         if name == "step" or not values:
             continue
         metric = explain(name)
@@ -320,7 +323,7 @@ def metric_rows(run: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "meaning": metric.meaning if metric else "",
                 "healthy": metric.healthy if metric else "",
                 "source": metric.source if metric else "",
-                "flag": flag(name, values, [learned[n] for n in there] if learned else ()),
+                "flag": said.get(name),
             }
         )
     order = {metric.name: place for place, metric in enumerate(METRICS)}

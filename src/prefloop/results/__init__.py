@@ -36,6 +36,7 @@ from prefloop.results.status import PeopleStatus as PeopleStatus
 from prefloop.results.status import PersonStatus as PersonStatus
 from prefloop.results.status import ProcessStatus as ProcessStatus
 from prefloop.results.status import RoundStatus as RoundStatus
+from prefloop.results.status import RunFindings as RunFindings
 from prefloop.results.status import RunningStatus as RunningStatus
 from prefloop.results.status import Status as Status
 from prefloop.results.training import Aligned as Aligned

@@ -85,9 +85,25 @@ class RunningStatus:
     server: str | None
 
 
+@dataclass(frozen=True)
+class RunFindings:
+    """What is wrong with a run: the titles of its findings, and the command that says more."""
+
+    run: str
+    titles: tuple[str, ...]
+    command: str
+
+    @property
+    def sentence(self) -> str:
+        """All of it in one line, which names two findings at most."""
+        n, more = len(self.titles), len(self.titles) - 2
+        named = "; ".join(self.titles[:2]) + (f"; and {more} more" if more > 0 else "")
+        return f"{n} finding{'' if n == 1 else 's'} in {self.run}: {named} ({self.command})"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Status(Outcome):
-    """Where a project stands. next: the command that comes next."""
+    """Where a project stands. findings: of the newest run of each stage.  next: the command that comes next."""
 
     stage: ClassVar[str] = "status"
 
@@ -102,4 +118,5 @@ class Status(Outcome):
     people: PeopleStatus
     running: RunningStatus
     unfinished: tuple[str, ...]
+    findings: tuple[RunFindings, ...] = ()
     next: str | None = None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prefloop.diagnose.diagnosis import Diagnosis, diagnose
 from prefloop.diagnose.reading import read_run, run_folders
-from prefloop.diagnose.registry import rules
 from prefloop.errors import ConfigError, NothingToDoError, suggest
+from prefloop.project.diagnosing import judged, newest
 
 
 def diagnose_runs(root: Path, names: Sequence[str] = (), stage: str | None = None) -> list[Diagnosis]:
@@ -20,19 +20,14 @@ def diagnose_runs(root: Path, names: Sequence[str] = (), stage: str | None = Non
     folders = {folder.name: folder for folder in run_folders(root)}
     if names:
         return [diagnose(read_run(_folder(name, folders))) for name in names]
-    judged = {name for rule in rules() for name in rule.stages}
-    if stage is not None and stage not in judged:
-        raise ConfigError(f'no rule looks at runs of "{stage}". Stages: {", ".join(sorted(judged))}')
-    newest: dict[tuple[str, int, str], Path] = {}
-    for folder in folders.values():
-        run = read_run(folder)
-        if run.stage in judged and stage in (None, run.stage):
-            newest[run.stage, run.round, str(run.result.get("criterion", ""))] = folder
-    if not newest:
+    if stage is not None and stage not in judged():
+        raise ConfigError(f'no rule looks at runs of "{stage}". Stages: {", ".join(sorted(judged()))}')
+    found = newest(root, stage)
+    if not found:
         raise NothingToDoError(
             f"there is nothing to diagnose in {root / 'runs'} yet: a run of reward or align makes it"
         )
-    return [diagnose(read_run(folder)) for folder in newest.values()]
+    return [diagnose(read_run(folder)) for folder in found]
 
 
 def _folder(name: str, known: dict[str, Path]) -> Path:

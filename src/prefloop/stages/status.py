@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 from prefloop import record
+from prefloop.project.diagnosing import findings, newest
 from prefloop.project.project import Project
 from prefloop.results import (
     DataStatus,
@@ -27,7 +28,7 @@ from prefloop.store.overview import lists_by_round, paces
 
 
 def status(project: Project) -> Status:
-    """Return rounds, data, models, people, and which processes are at work."""
+    """Return rounds, data, models, people, which processes are at work, and what is wrong with the newest runs."""
     counts = project.store.counts()
     kinds = ("prompts", "demonstrations", "items", "completions", "effective", "simulated", "annotators")
     return Status(
@@ -42,6 +43,7 @@ def status(project: Project) -> Status:
         people=_people(project),
         running=_running(project),
         unfinished=tuple(run.name for run in record.runs(project.root) if run.status != "done"),
+        findings=tuple(found for folder in newest(project.root) if (found := findings(folder))),
     )
 
 

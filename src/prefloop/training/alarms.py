@@ -32,7 +32,7 @@ class Alarms:
 
     def look(self, step: int) -> str:
         """Ask the rules about all steps so far. Returns why the run has to stop; an empty text where it need not."""
-        found = diagnose(read_run(self.run.path, with_samples=False), live=True).alarms
+        found = diagnose(read_run(self.run.path, samples=0), live=True).alarms
         for finding in found:
             if finding.title not in self._said:
                 self._said.add(finding.title)

@@ -156,7 +156,7 @@ def _feature(run: RunRecord) -> str | None:
     broke="What a reward model learns holds on prompts that it has not seen.",
     remedy="Fewer passes, a lower rate, or more lists.",
     act=lambda run: Action("Train it for fewer passes.", "prefloop reward --set reward.epochs=1"),
-    explains={"reward-overfitted": 3.0, "reward-at-chance": 0.5, "judge-parted": 0.2},
+    explains={"reward-overfitted": 3.0, "heldout-too-sure": 1.5, "reward-at-chance": 0.5, "judge-parted": 0.2},
     expects={"reward-overfitted": 1.5},
     stages=BOTH,
 )
@@ -199,7 +199,7 @@ def reward_underfit(run: RunRecord) -> Iterator[Evidence]:
     broke="A reward model can tell better from worse on prompts that it was not trained on.",
     remedy="Have more lists ranked.",
     act=lambda run: Action("Have more lists ranked, the uncertain ones first.", "prefloop prioritise"),
-    explains={"reward-at-chance": 1.0, "reward-overfitted": 0.7},
+    explains={"reward-at-chance": 1.0, "reward-overfitted": 0.7, "heldout-too-sure": 1.0},
     stages=("reward",),
 )
 def lists_few(run: RunRecord) -> Iterator[Evidence]:

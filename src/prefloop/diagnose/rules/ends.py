@@ -14,6 +14,7 @@ from prefloop.diagnose.registry import Seen, rule
     kind="invariant",
     reads=("ended",),
     severity="error",
+    heldout=True,
     expected=Expected("over 0.5 from the first step on", "share", "mean", "answers of a step", "N+ 2024 (over 0.95)"),
     broke="The model that a run starts from ends its answers.",
     meaning="An answer that never ends is cut, punished and learnt from as if it were whole.",
@@ -32,6 +33,7 @@ def never_ends(run: RunRecord) -> Seen | None:
     "ends-lost",
     kind="level",
     reads=("ended",),
+    heldout=True,
     expected=Expected(
         "over 0.8, and within 0.15 of the first steps",
         "share",
@@ -58,6 +60,7 @@ def ends_lost(run: RunRecord) -> Seen | None:
     "cut-off",
     kind="level",
     reads=("ended", "length"),
+    heldout=True,
     expected=Expected("under 0.3 cut", "share", "mean", "answers of a step", "axolotl"),
     broke="The limit of an answer is longer than its answers.",
     meaning="A cut answer has no end, and the reward model judges half a text.",
@@ -78,6 +81,7 @@ def cut_off(run: RunRecord) -> Seen | None:
     "length-moved",
     kind="level",
     reads=("length",),
+    heldout=True,
     expected=Expected(
         "within half of the first steps", "tokens", "mean", "answers of a step", "our rule; Secrets of RLHF"
     ),

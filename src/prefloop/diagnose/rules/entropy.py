@@ -16,6 +16,7 @@ _NAMES = ("distinct_2", "repetition", "commonest", "ended", "entropy", "sequence
     "entropy-collapsed",
     kind="level",
     reads=("entropy",),
+    heldout=True,
     expected=Expected(
         "over 0.1, and over a third of the run's own first steps",
         "nats",

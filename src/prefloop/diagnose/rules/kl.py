@@ -63,6 +63,7 @@ def kl_negative(run: RunRecord) -> Seen | None:
     "kl-far",
     kind="level",
     reads=("kl", "length"),
+    heldout=True,
     expected=Expected(
         "under 50 a sequence; or under 25 and 1 a token",
         "nats",

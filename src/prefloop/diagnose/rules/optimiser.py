@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prefloop.diagnose.finding import Expected
-from prefloop.diagnose.records import RunRecord
+from prefloop.diagnose.records import RunRecord, Series
 from prefloop.diagnose.registry import Seen, rule
 
 TRAINS = ("align", "reward", "sft")
@@ -28,12 +28,14 @@ def _norm(run: RunRecord) -> str | None:
         "our rule; axolotl (over 10 is unstable, over 100 in SFT)",
     ),
     broke="The gradient has no spikes.",
-    meaning="Clipping keeps the step small, but its direction is that of one batch.",
+    meaning="Clipping keeps the step small, but its direction is that of one batch. Steps of less than half of the "
+    "usual examples, such as the last of an epoch, are left out.",
     cannot_tell="Which example does it.",
 )
 def gradient_spikes(run: RunRecord) -> Seen | None:
     name = _norm(run)
     norm = run.series(name) if name else None
+    norm = whole_batches(run, norm) if norm is not None else None
     if norm is None or len(norm) < 4:
         return None
     middle = float(np.median(norm.values))
@@ -46,6 +48,16 @@ def gradient_spikes(run: RunRecord) -> Seen | None:
         float(norm.values.max()),
         signal=name,
     )
+
+
+def whole_batches(run: RunRecord, series: Series) -> Series:
+    """The series without steps of less than half of the usual examples: an epoch's last few are a noisy gradient."""
+    examples = run.series("examples")
+    if examples is None:
+        return series
+    few = examples.steps[examples.values <= 0.5 * examples.values.max()]
+    kept = ~np.isin(series.steps, few)
+    return Series(series.steps[kept], series.values[kept])
 
 
 @rule(

@@ -102,7 +102,7 @@ class Looks:
         known = self._records.get(path)
         if known is not None and known[0] == signature:
             return known[1]
-        run = read_run(path, with_samples=False)
+        run = read_run(path, samples=0)
         _keep(self._records, path, (signature, run))
         return run
 
