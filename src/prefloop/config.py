@@ -179,6 +179,18 @@ class Evaluate(Section):
     show: int = Field(10, ge=0, description="number of before and after samples in the report")
 
 
+class Frontier(Section):
+    """What `prefloop frontier` trades, and in which steps."""
+
+    criteria: tuple[str, ...] = Field(
+        (), description="two: the one to maximise, and the one against it; none = those of [align.objective], or all"
+    )
+    weights: tuple[float, ...] = Field(
+        (0.0, 0.25, 0.5, 0.75, 1.0), description="weights of the second criterion; the first has what is left of 1"
+    )
+    bounds: tuple[float, ...] = Field((), description="least means of the second criterion, instead of weights")
+
+
 Stage = Literal["sft", "sample", "annotate", "crowd", "reward", "align", "evaluate", "report"]
 
 
@@ -215,6 +227,7 @@ class Config(Section):
     align: Align = Align()
     evaluate: Evaluate = Evaluate()
     behaviour: Behaviour = Behaviour()
+    frontier: Frontier = Frontier()
     run: Run = Run()
     algorithms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of each algorithm")
 

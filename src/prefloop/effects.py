@@ -51,7 +51,7 @@ _EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
 
 def idle(config: Config) -> dict[str, str]:
     """Return the settings without effect as {"section.key": why nothing reads it}."""
-    return dict([*_model(config), *_sample_and_annotate(config), *_align(config), *_run(config)])
+    return dict([*_model(config), *_sample_and_annotate(config), *_align(config), *_frontier(config), *_run(config)])
 
 
 def _model(config: Config) -> Iterator[tuple[str, str]]:
@@ -104,6 +104,11 @@ def _objective(objective: Any) -> Iterator[tuple[str, str]]:
         yield from ((f"align.objective.{key}", f"{why} by multipliers") for key in _OF_MULTIPLIERS)
     if objective.maximise is not None:
         yield "align.reward_weights", f"[align.objective] maximise = {objective.maximise!r} is the only one that counts"
+
+
+def _frontier(config: Config) -> Iterator[tuple[str, str]]:
+    if config.frontier.bounds:
+        yield "frontier.weights", "[frontier] bounds takes the place of weights"
 
 
 def _run(config: Config) -> Iterator[tuple[str, str]]:

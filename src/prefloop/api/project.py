@@ -223,6 +223,12 @@ class Project:
 
         return evaluate(self._with("evaluate", settings, scorer=scorer), round, run)
 
+    def frontier(self, round: int | None = None, **settings: Any) -> results.Traded:
+        """Trade one criterion for another, as runs of `align`, and draw the front. settings: of `[frontier]`."""
+        from prefloop.stages.frontier import frontier
+
+        return frontier(self._with("frontier", settings), round)
+
     def report(self) -> results.Reported:
         """Write report.html and report.json into the project folder."""
         from prefloop.stages.report import report

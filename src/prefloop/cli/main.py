@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "reward": ("prefloop.cli.loop:reward", "Train a reward model for each criterion, from whole rankings."),
     "align": ("prefloop.cli.loop:align", f"Optimise the policy: {_ALGORITHMS}."),
     "evaluate": ("prefloop.cli.evaluating:evaluate", "Compare the aligned policy with the reference."),
+    "frontier": ("prefloop.cli.frontier:frontier", "Trade one criterion for another, and draw what that costs."),
     "diagnose": ("prefloop.cli.diagnosing:diagnose", "Say what went wrong in a run, why, and what to do next."),
     "watch": ("prefloop.cli.watch:watch", "Follow runs in the browser: curves, findings, answers."),
     "report": ("prefloop.cli.loop:report", "Write a page with all results."),

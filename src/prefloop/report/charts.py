@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -74,6 +75,15 @@ def _style(name: str) -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
         yield
+
+
+def document(picture: Markup) -> str:
+    """Return a chart as a file of its own, with the colours of the page, light and dark."""
+    css = (files("prefloop.report") / "page.css").read_text(encoding="utf-8")
+    colours = css[css.index(":root") : css.index("* {")]
+    style = f"<style>{colours}svg {{ background: var(--card); }}</style>"
+    head = '<svg xmlns="http://www.w3.org/2000/svg" '
+    return head + str(picture).removeprefix("<svg ").replace(">", f">{style}", 1) + "\n"
 
 
 def _inline(svg: str, alt: str) -> str:

@@ -28,8 +28,10 @@ from prefloop.results.data import Removed as Removed
 from prefloop.results.data import Restored as Restored
 from prefloop.results.data import Sampled as Sampled
 from prefloop.results.loop import DemoFigures as DemoFigures
+from prefloop.results.loop import FrontPoint as FrontPoint
 from prefloop.results.loop import Ran as Ran
 from prefloop.results.loop import Reported as Reported
+from prefloop.results.loop import Traded as Traded
 from prefloop.results.status import DataStatus as DataStatus
 from prefloop.results.status import ModelStatus as ModelStatus
 from prefloop.results.status import PeopleStatus as PeopleStatus

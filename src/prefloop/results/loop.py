@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from prefloop.results.base import Outcome
+from prefloop.results.base import Interval, Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,45 @@ class Ran(Outcome):
 
     def figures(self) -> dict[str, Any]:
         return {"rounds": self.rounds, "stages": [outcome.to_json() for outcome in self.stages]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontPoint:
+    """One weight or bound of a front. policy, first, second, kl: None where the run left the policy as it was.
+
+    first, second: means of both criteria on held-out prompts
+    met: of a bound, whether the lower end of the second's interval is at it or above
+    front: whether no other point is better by both.  satisfies: whether it keeps the bounds that the project states
+    """
+
+    value: float
+    run: str
+    policy: str | None
+    first: Interval | None
+    second: Interval | None
+    kl: float | None
+    met: bool | None = None
+    front: bool | None = None
+    satisfies: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traded(Outcome):
+    """The front of two criteria. stated: the bounds of `[align.objective] subject_to`.
+
+    chosen: of the runs that keep them, the one with the most of the first criterion; None where there is none
+    """
+
+    stage: ClassVar[str] = "frontier"
+
+    round: int
+    first: str
+    second: str
+    kind: Literal["weights", "bounds"]
+    stated: Mapping[str, float]
+    reference: Mapping[str, Interval] | None
+    points: tuple[FrontPoint, ...]
+    chosen: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ def following(project: Project, outcome: Outcome) -> str:
         return "prefloop annotate"
     if isinstance(outcome, AlignedOnline | AlignedOffline):
         return _after_align(project, outcome)
-    if stage == "evaluate":
+    if stage in ("evaluate", "frontier"):
         return "prefloop report"
     if stage == "report":
         round = project.aligned_rounds()
@@ -121,6 +121,8 @@ def _no_new_policy(project: Project, round: int, result: Aligned | None) -> str:
         ranked = "prefloop annotate, for more rankings to learn from"
     else:
         ranked = f"{IMPORT} with more prompts and prefloop sample --round {round}, for more rankings to learn from"
+    if isinstance(result, AlignedOnline) and any(not c.met for c in (result.constraints or {}).values()):
+        return "prefloop align, with more steps or a lower bound  (no new policy was made: no step keeps every bound)"
     if result and result.warnings:  # They say that the reward models cannot tell better from worse.
         return f"{ranked}  (no new policy was made: the reward model cannot tell better from worse)"
     if result and (result.collapses or "budget" in str(result.stopped)):
