@@ -15,13 +15,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from prefloop import record
-from prefloop.report.metrics import flag
+from prefloop.diagnose.registry import rules
+from prefloop.report.metrics import explain
 from prefloop.web.watch.app import create_app
-from prefloop.web.watch.curves import HEALTHY
+from prefloop.web.watch.curves import HEALTHY, RELATIVE
 from prefloop.web.watch.pages import Watching
 from prefloop.web.watch.plot import Line, plot, thinned, ticks
 
-from .watched import align_run, reward_run
+from .watched import align_run
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\u202e \"'&{{ 7*7 }}"
 
@@ -213,17 +214,15 @@ def test_in_the_annotation_server_owners_see_the_runs_and_nobody_else(
 # -- the drawing -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(HEALTHY))
-def test_the_shaded_range_is_the_one_that_the_reports_check_keeps(name: str) -> None:
-    """Values inside are not flagged, and values beyond an edge that the report knows are."""
-    low, high = HEALTHY[name]
-    logged = f"heldout_{name}" if name == "accuracy" else name
-    middle = (low + high) / 2 if low is not None and high is not None else low * 2 if low is not None else high / 2
-    assert flag(logged, [middle] * 8) is None
-    outside = (
-        [low - 0.02] if name in ("reward_std", "entropy", "ended", "accuracy", "explained_variance") else [high + 0.1]
-    )
-    assert flag(logged, outside * 8) is not None
+@pytest.mark.parametrize("name", sorted({**HEALTHY, **RELATIVE}))
+def test_the_shaded_range_is_one_that_a_rule_or_the_table_of_metrics_says(name: str) -> None:
+    """0 and 1 are the ends of a share, and nobody has to say them."""
+    metric = explain(name) or explain(f"heldout_{name}")
+    reads = {name, f"eval_{name}", f"heldout_{name}"}
+    said = " ".join([metric.healthy if metric else "", *(r.expected.range for r in rules() if reads & set(r.reads))])
+    numbers = {float(text) for text in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", said)} | {0.5 * ("half" in said)}
+    bounds = [bound for bound in {**HEALTHY, **RELATIVE}[name] if bound not in (None, 0.0, 1.0)]
+    assert all(bound in numbers or round(abs(bound - 1), 9) in numbers for bound in bounds), (bounds, said)
 
 
 def test_no_spike_is_lost_where_a_curve_has_many_points() -> None:
@@ -246,10 +245,3 @@ def test_a_picture_of_odd_figures_stays_inside_its_frame(y: list[float]) -> None
     assert "nan" not in drawn and "inf" not in drawn
     heights = [float(v) for v in re.findall(r'cy="([-\d.]+)"', drawn)]
     assert heights and all(0 <= value <= 200 for value in heights)
-
-
-def test_the_reward_models_run_is_listed_with_its_accuracy_and_interval(tmp_path: Path) -> None:
-    reward_run(tmp_path)
-    client = open_pages(tmp_path)
-    said = words(client.get(address(client, "reward-001")).text)
-    assert "Held-out accuracy 66 % 58 to 73 %" in said

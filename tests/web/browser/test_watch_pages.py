@@ -10,7 +10,7 @@ from test_access import violations
 from test_screens import PHONE, SMALL
 
 from prefloop import record
-from web.watched import align_run, reward_run
+from web.watched import align_run, reward_run, sample
 
 pytestmark = pytest.mark.slow
 SIDEWAYS = "() => document.documentElement.scrollWidth > innerWidth ? [document.title] : []"
@@ -50,14 +50,19 @@ def test_without_scripts_the_page_still_follows_the_run(make_watch: Any, tmp_pat
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", [{}, PHONE], ids=["wide", "phone"])
 def test_everybody_can_read_the_pages(make_watch: Any, tmp_path: Path, scheme: str, device: Any, shot: Any) -> None:
-    align_run(tmp_path, clip=0.6)
+    first = align_run(tmp_path, clip=0.6)
     align_run(tmp_path, steps=4, done=False, drift=0.5)
-    reward_run(tmp_path)
+    reward_run(tmp_path, [{"name": "Ann", "rankings": 40, "weight": 1.1}])
     record.begin_run(tmp_path, "sample", "x", {}, inputs={}, seed=0).fail("the disk is full")
     site = make_watch(tmp_path)
     page = site.page(color_scheme=scheme, bypass_csp=True, **device)
     names = ("align-001", "align-002", "reward-001", "sample-001")
     links = {name: address(page, site, name) for name in names}
+    texts = [sample(step, n, "Thank you for asking about it") for step in (0, 8) for n in range(3)]
+    first.samples([*texts, sample(8, 0, "As it was", "train", advantage=[-3.0, 0.2, 1.0])])
+    run = "&run=".join(links[name].removeprefix("/runs/") for name in ("align-001", "align-002"))
+    links |= {"answers": f"{links['align-001']}/answers?sort=kl", "compare": f"/runs/compare?run={run}"}
+    links["train"] = f"{links['align-001']}/answers?kind=train&colour=advantage"
     found = {}
     for name, path in {"runs": "/runs", "nothing": "/runs/x/y", **links}.items():
         page.goto(site.url + path)

@@ -25,7 +25,19 @@ def runs(request: Request, me: Owner) -> Response:
     return pages.list_page(request, _watching(request), page)
 
 
+@router.get("/runs/compare")
+def compare(request: Request, me: Owner) -> Response:
+    """Return the page that compares runs."""
+    return pages.compare_page(request, _watching(request), page)
+
+
 @router.get("/runs/{place}/{run}")
 def run(request: Request, me: Owner, place: str, run: str) -> Response:
     """Return the page of one run."""
     return pages.run_page(request, _watching(request), page)
+
+
+@router.get("/runs/{place}/{run}/answers")
+def answers(request: Request, me: Owner, place: str, run: str) -> Response:
+    """Return the page with the answers of one step of a run."""
+    return pages.answers_page(request, _watching(request), page)

@@ -32,7 +32,9 @@ from prefloop.web.watch.pages import Watching
 
 PAGES = {
     "/runs": pages.list_page,
+    "/runs/compare": pages.compare_page,
     "/runs/{place}/{run}": pages.run_page,
+    "/runs/{place}/{run}/answers": pages.answers_page,
 }
 
 
