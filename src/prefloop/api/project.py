@@ -229,6 +229,31 @@ class Project:
 
         return frontier(self._with("frontier", settings), round)
 
+    def compare(
+        self,
+        a: str,
+        b: str,
+        *,
+        prompts: str | Path | None = None,
+        scorers: Sequence[str | ScoreFunction] = (),
+        slices: Sequence[str] = (),
+        **settings: Any,
+    ) -> results.Compared:
+        """Compare two policies, or a policy and a file of texts: a run, "policy", "reference", a folder, a hub id.
+
+        scorers: names or functions; settings: of `[evaluate]`.
+        """
+        from prefloop.stages.compare import compare_sides
+
+        core = self._with("evaluate", settings)
+        names = []
+        for scorer in scorers:
+            if not isinstance(scorer, str):
+                made = as_scorer(scorer)
+                core.scorers[made.name] = made
+            names.append(scorer if isinstance(scorer, str) else made.name)
+        return compare_sides(core, a, b, None if prompts is None else Path(prompts), names, slices)
+
     def report(self) -> results.Reported:
         """Write report.html and report.json into the project folder."""
         from prefloop.stages.report import report

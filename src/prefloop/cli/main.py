@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "align": ("prefloop.cli.loop:align", f"Optimise the policy: {_ALGORITHMS}."),
     "evaluate": ("prefloop.cli.evaluating:evaluate", "Compare the aligned policy with the reference."),
     "frontier": ("prefloop.cli.frontier:frontier", "Trade one criterion for another, and draw what that costs."),
+    "compare": ("prefloop.cli.comparing:compare", "Compare two policies, or a policy and texts, on any prompts."),
     "diagnose": ("prefloop.cli.diagnosing:diagnose", "Say what went wrong in a run, why, and what to do next."),
     "watch": ("prefloop.cli.watch:watch", "Follow runs in the browser: curves, findings, answers."),
     "report": ("prefloop.cli.loop:report", "Write a page with all results."),

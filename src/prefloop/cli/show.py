@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefloop import results
-from prefloop.cli.show_behaviour import behaviour_lines
+from prefloop.cli.show_behaviour import behaviour_lines, breach_lines, compared_lines
 from prefloop.results import Interval, Outcome
 
 if TYPE_CHECKING:
@@ -205,9 +205,7 @@ def _aligned(r: results.Aligned) -> list[str]:
     if r.collapses:
         at = ", ".join(str(collapse.step) for collapse in r.collapses)
         lines.append(f"COLLAPSED at step {at}, which is not kept: {'; '.join(r.collapses[-1].signs)}")
-    if r.breaches:
-        at = ", ".join(str(breach.step) for breach in r.breaches)
-        lines.append(f"BOUND BROKEN at step {at}, which is not kept: {'; '.join(r.breaches[-1].bounds)}")
+    lines += breach_lines(r.breaches or ())
     if r.best_step == 0:
         held = (r.constraints or {}).values() if isinstance(r, results.AlignedOnline) else ()
         why = "was better than the start" if all(c.met for c in held) else "keeps every bound"
@@ -303,6 +301,11 @@ def _traded(r: results.Traded) -> list[str]:
             else f"NO POINT keeps {stated} by the lower end of its interval"
         )
     return [*lines, "files: frontier.svg, frontier.json"]
+
+
+@_figures.register
+def _compared(r: results.Compared) -> list[str]:
+    return compared_lines(r)
 
 
 @_figures.register
