@@ -39,7 +39,9 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     "align": ("algorithm", "steps", "lr", "max_tokens"),
     "align.rollout": ("prompts", "k", "temperature"),
     "align.evaluation": ("eval_every", "eval_prompts", "kl_budget"),
+    "align.objective": ("kind",),
     "evaluate": ("prompts", "max_tokens", "scorer"),
+    "behaviour": ("functions", "max_drop", "slices"),
     "run": ("rounds", "stages", "imports"),
 }
 _ONLY_SCRATCH = ("text", "vocab_size", "hidden_size", "layers", "heads", "context")
@@ -54,7 +56,9 @@ _ABOUT = {
     "align": "optimising the policy",
     "align.rollout": "what an online algorithm samples in each step",
     "align.evaluation": "looks at the policy while it learns",
+    "align.objective": "what several criteria are optimised for together",
     "evaluate": "the aligned policy against the reference",
+    "behaviour": "what must stay true of the answers",
     "run": "what `prefloop run` does",
 }
 
@@ -131,6 +135,8 @@ def render(values: Mapping[str, Any], scratch: bool) -> str:
     told = settings_of(values, Config)
     for section, rows in known.items():
         given = {name: told[f"{section}.{name}"] for name in rows if f"{section}.{name}" in told}
+        if not given and section not in _SHOWN:
+            continue
         table = tomlkit.table()
         if section in _ABOUT:
             table.comment(_ABOUT[section])
@@ -138,7 +144,7 @@ def render(values: Mapping[str, Any], scratch: bool) -> str:
             table.add(name, item(value))
             if meaning := rows[name][1]:
                 table[name].comment(meaning)
-        for name in _SHOWN[section]:
+        for name in _SHOWN.get(section, ()):
             default, meaning = rows[name]
             if name not in given and (scratch or name not in _ONLY_SCRATCH) and default != "None":
                 table.add(tomlkit.comment(f"{name} = {toml(default_of(default))}  # {meaning}"))
