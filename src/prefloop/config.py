@@ -213,6 +213,16 @@ class Run(Section):
     )
 
 
+class Track(Section):
+    neutral = ("to", "project", "folder")  # Where metrics are copied to changes none of them.
+
+    to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
+        (), description='what gets the metrics beside metrics.jsonl: "tensorboard", "wandb", "mlflow", "trackio"'
+    )
+    project: str | None = Field(None, description="the name that runs are filed under there; none = the project's name")
+    folder: str = Field("tracking", description="where local files of trackers go, relative to the project")
+
+
 class Config(Section):
     """Everything a project can be told. `docs/config.md` lists each key with its default."""
 
@@ -229,6 +239,7 @@ class Config(Section):
     behaviour: Behaviour = Behaviour()
     frontier: Frontier = Frontier()
     run: Run = Run()
+    track: Track = Track()
     algorithms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of each algorithm")
 
 

@@ -9,7 +9,7 @@ from prefloop.cli.common import Common, Verb, anew, common, in_project, profiled
 _round = click.option("--round", type=click.IntRange(min=0), metavar="N", help="Which round (default: the newest).")
 
 
-@click.command("sft", cls=Verb, sections=("sft", "model", "data.heldout"))
+@click.command("sft", cls=Verb, sections=("sft", "model", "data.heldout", "track"))
 @profiled
 @anew
 @common
@@ -80,7 +80,7 @@ def _objectives() -> dict[str, str]:
     return {name: f"docs/algorithms/{name}.md" for name in names("reward")}
 
 
-@click.command("reward", cls=Verb, sections=("reward", "data.heldout"), names={"Objectives": _objectives})
+@click.command("reward", cls=Verb, sections=("reward", "data.heldout", "track"), names={"Objectives": _objectives})
 @_round
 @click.option(
     "--annotators",
@@ -132,7 +132,7 @@ def _algorithms() -> dict[str, str]:
     }
 
 
-@click.command("align", cls=Verb, sections=("align", "behaviour"), names={"Algorithms": _algorithms})
+@click.command("align", cls=Verb, sections=("align", "behaviour", "track"), names={"Algorithms": _algorithms})
 @_round
 @click.option("--algorithm", metavar="NAME", help="The same as --set align.algorithm=NAME.")
 @profiled

@@ -32,6 +32,7 @@ from prefloop.record import Run
 from prefloop.results import Outcome
 from prefloop.rewards.rules import RuleScorer, make_scorer
 from prefloop.store import ModelKind, ModelRow, ProjectLock, Queue, Store
+from prefloop.track.tracking import Tracking, check_installed
 from prefloop.types import Snapshot, digest
 
 if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it.
@@ -164,6 +165,8 @@ class Project:
         return kind.read(run.result, run.name, skipped=True) if run else None
 
     def begin(self, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> Run:
+        track = self.config.track
+        check_installed(track.to)
         if not self.new:
             refuse_other_settings(self.root, self.config, stage, fingerprint, inputs)
         run = record.begin_run(
@@ -176,7 +179,9 @@ class Project:
             known=[model.version for model in self.store.models()],
         )
         self.say(f"{stage}: {'going on with' if run.resumed else 'new run'} {run.path}")
-        return replace(run, listeners=() if self.quiet else (Announcer(self.say),))
+        to = Tracking(track, self.root / track.folder, track.project or self.config.project.name, self.say)
+        announcers = () if self.quiet else (Announcer(self.say),)
+        return replace(run, listeners=((to,) if track.to else ()) + announcers)
 
     def snapshot(self, kind: Any, ids: Iterable[str]) -> str:
         """Remember the ids a model is trained on; return their hash."""
