@@ -87,3 +87,9 @@ def test_a_wrong_setting_ends_evaluate_before_it_samples(
     with opened(project, **settings) as other, pytest.raises(ConfigError, match=said.replace("?", r"\?")):
         other.evaluate(**ASK)
     assert not list((project.root / "runs").glob("evaluate-*"))
+
+
+def test_run_finds_a_bound_on_an_unknown_name_before_it_trains(project: Project) -> None:
+    with opened(project, max_drop={"endded": 0.02}) as other, pytest.raises(ConfigError, match='Did you mean "ended"'):
+        other.run(stages=["sample", "crowd", "reward", "align"])
+    assert not list((project.root / "runs").glob("sample-*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from prefloop.behaviour.chosen import chosen
 from prefloop.config import Run as Settings
 from prefloop.errors import ConfigError, suggest
 from prefloop.project.project import Project
@@ -45,6 +46,7 @@ def run(project: Project) -> Ran:
     """Go through the loop. Stages run in the order the loop needs, whatever the order they are listed in."""
     settings = project.config.run
     _check(settings)
+    chosen(project.config.behaviour, project.root)  # A wrong name is an error before anything is trained.
     done: list[Outcome] = []
 
     def take(outcome: Outcome) -> None:
