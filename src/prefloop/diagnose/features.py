@@ -126,13 +126,14 @@ def jackpot(samples: Sequence[Sample]) -> Jackpot | None:
     before, after = parts
     spread = float(np.std([s.reward for s in before])) or 1e-9
     phrases = Counter(p for s in after for p in _phrases(s))
+    said = [_phrases(s) for s in before]
     reward = within(samples, np.array([s.reward for s in samples]))
     have = [_phrases(s) for s in samples]
     best: Jackpot | None = None
     # sets have no order of their own: equal counts, and later equal worths, are decided by the phrase
     frequent = sorted(phrases.items(), key=lambda pair: (-pair[1], -len(pair[0]), pair[0]))[:200]
     for phrase, count in frequent:
-        share, earlier = count / len(after), sum(phrase in _phrases(s) for s in before) / len(before)
+        share, earlier = count / len(after), sum(phrase in some for some in said) / len(before)
         if share < 0.2 or share < earlier + 0.15:
             continue
         holds = np.array([phrase in some for some in have])
