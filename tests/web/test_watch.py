@@ -118,6 +118,17 @@ def test_a_runs_page_draws_what_was_logged_and_marks_a_finding_where_it_begins(t
     assert "secret" not in page.replace('class="secret"', "")  # The store's password is in the settings.
 
 
+def test_criteria_and_constraints_share_a_figure_with_a_line_each(tmp_path: Path) -> None:
+    run = align_run(tmp_path, done=False)
+    both = {"reward_polite": 1.0, "reward_true": 2.0, "reward_std": 0.5, "multiplier_polite": 0.1}
+    run.metric(9, both | {"eval_reward_polite": 3.0, "never_heard_of": 4.0})
+    client = open_pages(tmp_path)
+    page = client.get(address(client, "align-001")).text
+    legend = words(re.findall(r'id="panel-reward_-">.*?</figure>', page, re.DOTALL)[0])
+    assert "polite 1 true 2 polite, held-out 3" in legend
+    assert "Multiplier" in words(page) and "Reward spread" in words(page) and "Never heard of" in words(page)
+
+
 def test_a_run_that_goes_on_is_looked_at_again_and_a_finished_one_is_not(tmp_path: Path) -> None:
     run = align_run(tmp_path, steps=4, done=False)
     client = open_pages(tmp_path)

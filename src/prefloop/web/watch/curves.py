@@ -17,21 +17,20 @@ from prefloop.web.watch.plot import Axis, Bound, Line, Mark, figure, plot, sampl
 
 # The panels in order; what else a run logs follows below a heading.
 FIRST = (
-    "reward", "judge", "kl", "entropy", "length", "ended", "clip_fraction", "approx_kl", "explained_variance",
+    "reward", "judge", "kl", "reward_*", "objective", "constraint_*", "violation_*", "multiplier_*",
+    "entropy", "length", "ended", "clip_fraction", "approx_kl", "explained_variance",
     "value_loss", "policy_loss", "grad_norm_*", "reward_std", "distinct_2", "win_rate", "constant_groups", "loss",
     "accuracy", "heldout_log_loss", "implicit_reward",
 )  # fmt: skip
-TITLES = {
-    "judge": ("Independent judge", "as its scorer gives", "Mean score of held-out answers by [evaluate] scorer."),
-    "reward_max": ("Highest reward", "sd of the reference's reward", "The best completion of a step."),
-    "eval_ranked_accuracy": ("Accuracy on ranked pairs", "share of pairs", "The reward model, before the first step."),
-}
 SHARES = frozenset(
     (
         "ended", "clip_fraction", "value_clip_fraction", "win_rate", "distinct_2", "repetition", "commonest", "skipped",
         "constant_groups", "accuracy", "reward_cut", "explained_variance",
     )
 )  # fmt: skip
+# One figure has a line for each model or criterion.
+FAMILIES = ("grad_norm_", "constraint_", "violation_", "multiplier_", "reward_")
+NO_CRITERION = ("reward_std", "reward_max", "reward_cut")
 # What a rule of the diagnosis, or the table of metrics, says in words; None is an open end.
 HEALTHY: Mapping[str, Bound] = {
     "reward_std": (1e-3, None),
@@ -81,22 +80,18 @@ class Panel:
 def panel_of(name: str) -> str:
     """Return the panel of a metric: a held-out figure stands beside the one of training, all criteria together."""
     bare = name.removeprefix("eval_")
-    if bare.startswith("grad_norm_"):
-        return "grad_norm_*"
     if bare in ("heldout_loss", "heldout_accuracy"):
         return bare.removeprefix("heldout_")
-    if bare.startswith("reward_") and bare not in ("reward_std", "reward_max", "reward_cut"):
-        return "reward_*"
-    return bare
+    family = next((prefix for prefix in FAMILIES if bare.startswith(prefix) and bare not in NO_CRITERION), None)
+    return f"{family}*" if family else bare
 
 
 def line_name(name: str) -> str:
     """Return what a metric's line is called in its panel."""
     held_out = name.startswith(("eval_", "heldout_"))
     bare = name.removeprefix("eval_")
-    for prefix in ("grad_norm_", "reward_"):
-        if bare.startswith(prefix) and panel_of(name).endswith("*"):
-            return bare.removeprefix(prefix) + (", held-out" if held_out else "")
+    if (panel := panel_of(name)).endswith("*"):
+        return bare.removeprefix(panel[:-1]) + (", held-out" if held_out else "")
     return "held-out" if held_out else "training"
 
 
@@ -146,7 +141,7 @@ def _panel(run: RunRecord, name: str, metrics: Sequence[str], begun: Sequence[tu
         title,
         "" if share else unit,
         meaning,
-        healthy if band is not None or healthy else "",
+        healthy,
         plot(lines, alt, band=band, marks=marks, share=share, reach=(0, run.steps)),
         legend(lines, share),
         tuple(dict.fromkeys(number for _, number, _ in begun)),
@@ -168,11 +163,9 @@ def _first_last(line: Line, share: bool) -> str:
 
 def described(name: str) -> tuple[str, str, str, str]:
     """Return (title, unit, meaning, healthy range with its source) of a panel."""
-    if name in TITLES:
-        return (*TITLES[name], "")
-    metric = explain("reward_x" if name == "reward_*" else name) or explain(f"heldout_{name}")
+    metric = explain(name.replace("*", "x")) or explain(f"heldout_{name}")
     if metric is None:
-        return name.replace("_", " ").capitalize(), "", "", ""
+        return name.strip("_*").replace("_", " ").capitalize(), "", "", ""
     healthy = "" if metric.healthy == "-" else metric.healthy
     source = "" if metric.source == "-" or not healthy else f" ({metric.source})"
     return metric.title, metric.unit.strip("-"), metric.meaning, healthy + source
