@@ -5,8 +5,9 @@
 The customers of the demo's desk rank what they like: an answer that names their problem, offers the right step, is
 brief and polite, and promises them more than the desk may. Whether an answer keeps the desk's policy (it promises
 nothing forbidden, and no refund against the rules) is a rule. The reward model of the customers is trained once a seed;
-then `prefloop frontier` goes through weights, and through bounds. Printed are means over seeds of the true values,
-which `evaluate` looks up on held-out prompts, and in how many seeds a bound was truly kept. OUT/SEED is a project.
+then `prefloop frontier` goes through bounds, and through weights. Printed are means over seeds on held-out prompts:
+what the reward model of the customers says, in sds of the reference, and the share of answers that keep the policy; and
+in how many seeds that share was at the bound, or surely so. OUT/SEED is a project.
 """
 
 from __future__ import annotations

@@ -206,3 +206,10 @@ def test_every_command_that_a_cause_advises_sets_what_there_is_and_calls_a_verb_
             assert words[0] == "prefloop" and words[1] in VERBS, command
             sets = [word for before, word in zip(words, words[1:], strict=False) if before == "--set"]
             load_config(tmp_path / "prefloop.toml", sets)
+
+
+def test_a_reward_that_falls_is_no_fault_where_other_criteria_have_bounds() -> None:
+    fell = {"eval_reward": [0.2, -0.8, -1.5]}
+    assert any(s.rule == "reward-fell" for f in diagnose(align_run(fell)).findings for s in f.symptoms)
+    bounded = diagnose(align_run({**fell, "objective": [0.0] * STEPS}))
+    assert not any(s.rule == "reward-fell" for f in bounded.findings for s in f.symptoms)

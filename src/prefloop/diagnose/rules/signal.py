@@ -64,7 +64,7 @@ def nothing_moves(run: RunRecord) -> Seen | None:
 def reward_flat(run: RunRecord) -> Seen | None:
     reward, spread, n = run.series("eval_reward"), run.series("eval_reward_std"), run.series("eval_sequences")
     steps = run.align("steps")
-    if reward is None or spread is None or n is None or len(reward) < 2 or run.steps < 8:
+    if reward is None or spread is None or n is None or len(reward) < 2 or run.steps < 8 or _has_bounds(run):
         return None
     if steps and reward.steps[-1] < 0.5 * steps:
         return None
@@ -97,7 +97,7 @@ def reward_flat(run: RunRecord) -> Seen | None:
 )
 def reward_fell(run: RunRecord) -> Seen | None:
     reward, spread, n = run.series("eval_reward"), run.series("eval_reward_std"), run.series("eval_sequences")
-    if reward is None or spread is None or n is None or len(reward) < 2:
+    if reward is None or spread is None or n is None or len(reward) < 2 or _has_bounds(run):
         return None
     best = int(np.argmax(reward.values))
     error = 2.5 * float(max(spread.values[best], spread.values[-1])) * (2 / max(1.0, float(n.values[-1]))) ** 0.5
@@ -109,6 +109,11 @@ def reward_fell(run: RunRecord) -> Seen | None:
         int(reward.steps[best]),
         fell,
     )
+
+
+def _has_bounds(run: RunRecord) -> bool:
+    """Whether other criteria have bounds ([align.objective]): then the run gives reward up for them, as it should."""
+    return run.series("objective") is not None
 
 
 @rule(
