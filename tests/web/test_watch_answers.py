@@ -143,6 +143,7 @@ def test_an_index_grows_with_the_file_and_is_made_anew_when_a_resume_replaces_it
     run.rewind(8)
     run.samples([sample(12, 1, "Later, again, and longer than before.") for _ in range(9)])
     assert [pair.answer.id for pair in answers.pairs(run.path, 12, "eval")] == ["p1"] * 9
+    assert answers.torn(run.path) == 0
 
 
 def test_a_run_that_starts_from_its_reference_is_compared_with_its_own_start(tmp_path: Path) -> None:
