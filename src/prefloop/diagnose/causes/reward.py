@@ -369,8 +369,10 @@ def no_signal(run: RunRecord) -> Iterator[Evidence]:
     "criteria-at-odds",
     "Two criteria are at odds",
     broke="What is optimised together improves together.",
-    remedy="Say which one may not fall: [objective] with a bound; or change the weights.",
-    act=lambda run: Action("Give the criterion that falls more weight, or a bound.", "prefloop align --help"),
+    remedy='Say which one may not fall: [align.objective] kind = "constrained" and subject_to; or change the weights.',
+    act=lambda run: Action(
+        "Give the criterion that falls a bound, or see what one costs the other.", "prefloop frontier"
+    ),
     explains={"criteria-apart": 4.0, "reward-flat": 0.3},
     expects={"criteria-apart": 3.0},
 )
