@@ -33,6 +33,8 @@ _ONLINE_ONLY = {
         (f"objective.{key}" for key in ("kind", "maximise", "subject_to", "scorers", *_OF_BOUNDS, *_OF_MULTIPLIERS)),
         "it learns from the rankings themselves; [align] reward_weights weighs those of several criteria",
     ),
+    "on_alarm": "its rankings do not change while it learns; prefloop diagnose looks at the run afterwards",
+    "stop_on": "its rankings do not change while it learns; prefloop diagnose looks at the run afterwards",
     "evaluation.kl_budget": "no KL stops it; [algorithms.{name}] beta holds it to the reference",
 }
 # `reward` reads this too, for the samples that it normalises on, so that in the TOML it always has an effect.
@@ -88,6 +90,8 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
     if align.reward is not None and not align.objective.scorers:
         yield "align.reward_weights", f"[align] reward = {align.reward!r} takes the place of the reward models"
     yield from _objective(align.objective)
+    if align.on_alarm == "warn":
+        yield "align.stop_on", 'on_alarm = "warn" stops no run'
     if rollout.missing_eos == "off":
         yield "align.rollout.missing_eos_penalty", 'missing_eos = "off"'
     if rollout.minibatches > rollout.prompts:

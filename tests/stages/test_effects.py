@@ -99,6 +99,8 @@ CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default
         "maximise": '"quality"',
         "subject_to": "{quality = 0.5}",
         "scorers": '{short = "brevity"}',
+        "on_alarm": '"stop"',
+        "stop_on": '["kl-weak"]',
         "multiplier_start": "2.0",
         "multiplier_lr": "0.5",
         "multiplier_max": "1.01",
