@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
+from prefloop.diagnose.rules.on_policy import first_ratio
 from prefloop.diagnose.rules.optimiser import rates
 from prefloop.diagnose.rules.signal import reward_fell
 
@@ -175,15 +176,15 @@ def kl_target_unreachable(run: RunRecord) -> Iterator[Evidence]:
     explains={
         "sampler-mismatch": 3.0,
         "check-sampler": 3.0,
-        "kl-not-zero-at-start": 1.0,
         "kl-negative": 1.5,
         "sampler-tilted": 4.0,
         "entropy-collapsed": 0.3,
-        "first-ratio": 0.5,
     },
     expects={"sampler-mismatch": 1.5},
 )
 def sampler_temperature(run: RunRecord) -> Iterator[Evidence]:
+    if first_ratio(run) is not None:
+        yield Evidence("two readings of the same tokens by the learner differ too, whatever the sampler does", -3.0)
     gap = run.series("eval_sampler_mismatch")
     if gap is not None and len(gap) and gap.steps[0] == 0:
         if gap.values[0] > 1e-2:
@@ -225,9 +226,11 @@ def sampler_stale(run: RunRecord) -> Iterator[Evidence]:
         "first-ratio": 3.0,
         "check-on-policy": 2.5,
         "check-padding": 0.5,
-        "kl-not-zero-at-start": 1.5,
-        "sampler-mismatch": 0.5,
-        "check-sampler": 0.5,
+        "kl-not-zero-at-start": 2.5,
+        "sampler-mismatch": 1.5,
+        "sampler-tilted": 1.5,
+        "check-sampler": 1.0,
+        "update-large": 0.5,
     },
     expects={"first-ratio": 2.0},
 )
