@@ -54,7 +54,7 @@ SETTINGS = [
     'evaluate.scorer="desk.py:customers"',
     "evaluate.samples=2",
 ]
-SWEEPS = {"bounds": "[0.9, 0.8]", "weights": "[0.0, 0.5, 1.0]"}
+SWEEPS = {"bounds": "[0.9]", "weights": "[0.0, 0.5]"}
 
 
 def fronts(root: Path, seed: int) -> dict[str, Traded]:
