@@ -98,7 +98,7 @@ def test_group_methods_give_credit_as_their_formulas_say(name: str, whiten: bool
         expected = [(e - mean(expected)) / float(np.std(expected)) for e in expected]
     for n, row in enumerate(tokens(credited, credited.advantage)):
         assert [a for (a,) in row] == pytest.approx([expected[n]] * len(row), abs=1e-6)
-    assert logged == {"constant_groups": 0.0}
+    assert logged == {"constant_groups": 0.0, "kl_coefficient": 0.3}
     assert credited.returns is None
 
 

@@ -97,7 +97,7 @@ def test_a_run_stops_at_a_finding_and_says_what_to_do(aligned: Path, tmp_path: P
         result["stopped"].startswith("alarm: The KL term is off")
         and "--set algorithms.grpo.kl=0.05" in result["stopped"]
     )
-    wrong = ['align.stop_on=["kl-week"]', "project.seed=4"]
+    wrong = ["align.on_alarm=stop", 'align.stop_on=["kl-week"]', "project.seed=4"]
     with Project.open(root, [*ONLINE, *wrong], quiet=True) as project, pytest.raises(ConfigError, match="kl-weak"):
         align(project)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from prefloop.engine.scripted import ScriptedEngine
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Tokenization, make_tokenization
 from prefloop.rewards.base import Scores
+from prefloop.rewards.objective import Balance, Criterion, Goal
 from prefloop.training.fit import Order
 from prefloop.training.progress import Progress
 from prefloop.training.rollout import add_logprobs, describe, eos_rule, roll_out
@@ -165,10 +166,12 @@ def test_forward_gives_the_same_in_parts_of_any_size(
 def test_all_that_the_policy_loop_carries_comes_back_from_its_state() -> None:
     seen = {"figures": {"distinct_2": 0.5}, "rewards": [0.25]}
     evals = [{"step": 7, "reward": 0.5, "kl": 1.0}]
-    full = Progress(make("ppo", {"kl": 0.321}), 7, 0.5, "KL is spent", True, 0.01, evals, seen, seen)
+    start = Balance(Goal("constrained", (Criterion("b", bound=0.5), Criterion("a"))))
+    balance = replace(start, recent={"b": (0.25,)}, logs={"b": 0.5}, margins={"b": 0.125})
+    full = Progress(make("ppo", {"kl": 0.321}), balance, 7, 0.5, "KL is spent", True, 0.01, evals, seen, seen)
     untouched = Progress(make("ppo"))
     assert all(getattr(full, f.name) != getattr(untouched, f.name) for f in fields(Progress))
-    for progress in (full, untouched):
-        again = Progress(make("ppo", {"kl": 9.0}), 99, 9.0, "?", evals=[{}])
+    for progress, made in ((full, start), (untouched, None)):
+        again = Progress(make("ppo", {"kl": 9.0}), made, 99, 9.0, "?", evals=[{}])
         again.restore(json.loads(json.dumps(progress.state(), allow_nan=False)))
         assert again == progress

@@ -108,6 +108,14 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
 
 
 def of_wandb(root: Path) -> Logged:
+    """What its files hold. Its own process may write the last of it a little after it was told to finish."""
+    until = time.monotonic() + 30
+    while {n: sorted(rows) for n, rows in (found := _of_wandb(root)).items()} != EXPECTED and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
+
+
+def _of_wandb(root: Path) -> Logged:
     from wandb.proto import wandb_internal_pb2
 
     found: Logged = {}
