@@ -138,15 +138,27 @@ def test_evaluate_gives_each_part_with_its_interval_and_whether_the_bound_is_sur
 
 def test_a_run_for_another_objective_is_not_chosen_by_figures_that_mean_something_else() -> None:
     asked = [{}, {"align": {"objective": {"kind": "worst"}}}, {"align": {"reward_weights": {"quality": 2.0}}}]
-    judges = [{"quality": "a"} | objective_of(settings.make_config(one).align.model_dump()) for one in asked]
-    assert judges[0] == {"quality": "a"}, "runs of earlier versions can be compared with those of this one"
-    found = [
-        Candidate(f"align-{n}", 0, ModelRow(f"align-{n}", "policy", "x"), read_aligned({"win_rate": 0.9 - n / 10}), by)
-        for n, by in enumerate(judges)
-    ]
-    for n, by in enumerate(judges):
-        picked = choose(found, "win_rate", by)
-        assert picked and picked.run == f"align-{n}"
+    objectives = [objective_of(settings.make_config(one).align.model_dump()) for one in asked]
+    assert objectives[0] == {}, "runs of earlier versions can be compared with those of this one"
+    judges = {"quality": "a"}
+
+    def found(*runs: tuple[float, int]) -> list[Candidate]:
+        return [
+            Candidate(
+                f"align-{n}",
+                0,
+                ModelRow(f"align-{n}", "policy", "x"),
+                read_aligned({"win_rate": rate, "best_step": 3}),
+                judges,
+                objective=objectives[which],
+            )
+            for n, (rate, which) in enumerate(runs)
+        ]
+
+    for which in range(3):  # the newest run's objective decides, and its best run counts
+        other = (which + 1) % 3
+        picked = choose(found((0.7, which), (0.9, other), (0.8, which), (0.6, which)), "win_rate", judges)
+        assert picked and picked.run == "align-2"
 
 
 def test_where_no_step_keeps_the_bound_the_policy_stays_and_the_nearest_step_is_said(base: Path) -> None:

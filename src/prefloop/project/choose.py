@@ -7,7 +7,7 @@ other prompts, so that what chooses is not what is reported.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +28,9 @@ class Candidate:
     round: int
     row: ModelRow | None
     result: Aligned | None
-    judged_by: Mapping[str, Any]  # what its figures are by: {criterion: weights of its model}, and the objective
+    judged_by: Mapping[str, Any]  # reward models that its figures are by: {criterion: weights}
     gone: bool = False
+    objective: Mapping[str, Any] = field(default_factory=dict)  # see `objective_of`
 
     @property
     def unchanged(self) -> bool:
@@ -58,10 +59,10 @@ def candidates(runs: Sequence[Run], rows: Sequence[ModelRow], root: Path) -> lis
         if manifest["stage"] == "align" and manifest["status"] == "done":
             result, inputs = read_aligned(run.result, run.name), manifest["inputs"]
             round = int(inputs.get("round", 0)) if result is None or result.round is None else result.round
-            judged_by = {**inputs.get("rewards", {}), **objective_of(manifest["config"].get("align", {}))}
+            judged_by, objective = inputs.get("rewards", {}), objective_of(manifest["config"].get("align", {}))
             row = by_run.get(run.name)
             gone = row is not None and not has_weights(root / row.path)
-            found.append(Candidate(run.name, round, row, result, judged_by, gone))
+            found.append(Candidate(run.name, round, row, result, judged_by, gone, objective))
     return found
 
 
@@ -77,7 +78,10 @@ def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> C
     """Return the candidate of one round that counts; None where none has a policy of its own.
 
     how:    "win_rate", "reward", "newest", or a run's name
-    judges: the round's reward models and the objective as they are now, for figures by others cannot be compared
+    judges: the round's reward models as they are now, because figures by other ones cannot be compared
+
+    Figures of another objective cannot be compared either: those of the newest run's objective are. The settings of the
+    command that asks play no part, or else a later round would change what an earlier one came to.
 
     Candidates whose files are there come first, then those that have not collapsed, then those that were measured.
     Where figures are equal, or there are none, the newest one counts.
@@ -92,6 +96,7 @@ def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> C
     measured = [c for c in healthy if c.figure(name) is not None and c.judged_by == judges]
     if how == "newest" or not measured:
         return healthy[-1] if healthy else None
+    measured = [c for c in measured if c.objective == measured[-1].objective]
     return max(reversed(measured), key=lambda c: c.figure(name) or 0.0)
 
 

@@ -24,7 +24,7 @@ from prefloop.config_section import Section
 from prefloop.engine.process import set_environment
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights
-from prefloop.project.choose import Candidate, candidates, choose, objective_of, passed_over
+from prefloop.project.choose import Candidate, candidates, choose, passed_over
 from prefloop.project.diagnosing import Announcer
 from prefloop.project.lines import Lines
 from prefloop.project.unfinished import refuse_other_settings
@@ -307,8 +307,7 @@ class Project:
         None before `align`, and where no run made a policy of its own.
         """
         judges = {m.criterion or "": m.weights_sha256 for m in self._reward_models(round)}
-        judged_by = judges | objective_of(self.config.align.model_dump())
-        picked = choose(self.candidates(round), self.config.run.choose, judged_by)
+        picked = choose(self.candidates(round), self.config.run.choose, judges)
         for why in passed_over(self.candidates(), round, self.config.run.choose, picked):
             if why not in self._told:
                 self._told.add(why)
