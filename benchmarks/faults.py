@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -44,7 +44,6 @@ class Fault:
     redo: tuple[str, ...] = ()
     worlds: tuple[str, ...] = ("demo", "stories")
     needs: str | None = None  # the algorithm that it needs
-    learns: dict[str, Any] = field(default_factory=dict)
 
 
 # -- patches of the reward ------------------------------------------------------------------------------------------
@@ -126,17 +125,10 @@ def padded(strength: float) -> Iterator[None]:
     """The reward model is read at the last column, padding or not."""
     from prefloop.models import reward
 
-    real = reward.last_hidden
-
     def last(model: Any, rows: Any) -> Tensor:
-        hidden = reward_hidden(model, rows)
+        hidden: Tensor = model.model(input_ids=rows.ids, attention_mask=rows.mask.long()).last_hidden_state
         return hidden[:, -1]
 
-    def reward_hidden(model: Any, rows: Any) -> Tensor:
-        out: Tensor = model.model(input_ids=rows.ids, attention_mask=rows.mask.long()).last_hidden_state
-        return out
-
-    del real
     with patch.object(reward, "last_hidden", last):
         yield
 
@@ -219,9 +211,7 @@ def noisy_critic(strength: float) -> Iterator[None]:
 @contextlib.contextmanager
 def sharpened(strength: float) -> Iterator[None]:
     """The policy is rewarded for being sure of what it sampled, whatever it is."""
-    from prefloop.engine.learner import Learner
-
-    with _losses(Learner, lambda loss, out, batch: _sharper(loss, out, batch, strength)):
+    with _losses(lambda loss, out, batch: _sharper(loss, out, batch, strength)):
         yield
 
 
@@ -234,7 +224,7 @@ def overflowing(strength: float) -> Iterator[None]:
     def change(loss: Any, out: Any, batch: Any) -> Any:
         return replace(loss, total=loss.total * 1e38 * 1e4) if next(calls) % every == every - 1 else loss
 
-    with _losses(None, change):
+    with _losses(change):
         yield
 
 
@@ -244,7 +234,7 @@ def _sharper(loss: Any, out: Any, batch: Any, strength: float) -> Any:
 
 
 @contextlib.contextmanager
-def _losses(_: Any, change: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
+def _losses(change: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
     from prefloop.algorithms.grpo import Grpo
     from prefloop.algorithms.ppo import Ppo
     from prefloop.algorithms.rloo import Rloo

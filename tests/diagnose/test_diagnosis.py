@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,9 @@ def test_a_trend_is_told_from_noise() -> None:
     rng = np.random.default_rng(0)
     noise = series_of([(n, float(v)) for n, v in enumerate(rng.normal(size=20))])
     rising = series_of([(n, float(0.3 * n + v)) for n, v in enumerate(rng.normal(size=20))])
-    assert trend(rising, 1).p < 0.001 < trend(noise, 1).p  # type: ignore[union-attr]
-    assert trend(rising, -1).p > 0.9  # type: ignore[union-attr]
+    rises, wavers, falls = trend(rising, 1), trend(noise, 1), trend(rising, -1)
+    assert rises is not None and wavers is not None and falls is not None
+    assert rises < 0.001 < wavers and falls > 0.9
     assert trend(series_of([(0, 1.0)] * 3), 1) is None
 
 
@@ -213,3 +215,17 @@ def test_a_reward_that_falls_is_no_fault_where_other_criteria_have_bounds() -> N
     assert any(s.rule == "reward-fell" for f in diagnose(align_run(fell)).findings for s in f.symptoms)
     bounded = diagnose(align_run({**fell, "objective": [0.0] * STEPS}))
     assert not any(s.rule == "reward-fell" for f in bounded.findings for s in f.symptoms)
+
+
+def test_a_cause_that_breaks_is_named_and_the_others_explain(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(run: RunRecord) -> list[Any]:
+        raise KeyError("no such setting")
+
+    known = {cause.id: cause for cause in causes()}
+    broken = replace(known["sampler-temperature"], look=breaks)
+    some = [broken if cause.id == broken.id else cause for cause in known.values()]
+    monkeypatch.setattr("prefloop.diagnose.diagnosis.causes", lambda: some)
+    found = diagnose(align_run({"eval_sampler_mismatch": [0.8] * 3}))
+    assert found.findings and found.findings[0].causes[0].id != broken.id
+    (said,) = found.problems
+    assert said.startswith("the cause sampler-temperature could not be looked for (KeyError")

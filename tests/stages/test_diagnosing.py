@@ -102,7 +102,7 @@ def test_a_run_stops_at_a_finding_and_says_what_to_do(aligned: Path, tmp_path: P
         align(project)
 
 
-def test_a_scorer_with_the_wrong_sign_is_an_error_before_the_first_step(
+def test_a_scorer_with_the_wrong_sign_orders_ranked_lists_the_other_way_round(
     aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ModelScorer.score

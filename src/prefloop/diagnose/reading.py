@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefloop.diagnose.records import Annotator, Data, RunRecord, Sample, read_series
+from prefloop.types import digest
 
 SAMPLES = 20_000  # samples of a run that are kept at most, evenly over its prompts
 _Record = TypeVar("_Record")
@@ -137,13 +138,8 @@ def _sample(text: str) -> Sample | None:
 def _thinned(samples: Iterable[Sample], every: int) -> Iterable[Sample]:
     """Return every n-th prompt's samples, whole: what is compared within a prompt stays together."""
     for sample in samples:
-        if hash_of(sample.prompt) % every == 0:
+        if int(digest(sample.prompt), 16) % every == 0:
             yield sample
-
-
-def hash_of(text: str) -> int:
-    """Return a number of a text that is the same in every process."""
-    return sum(ord(c) * 31**n % 1_000_003 for n, c in enumerate(text[:64]))
 
 
 def _int(value: Any) -> int:

@@ -126,7 +126,6 @@ class RunRecord:
     people: Sequence[Annotator] = ()
     data: Data | None = None
     judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    evaluation: Mapping[str, Any] | None = None
     problems: Sequence[str] = ()
 
     def series(self, name: str) -> Series | None:

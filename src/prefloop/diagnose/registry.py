@@ -15,7 +15,6 @@ from prefloop.diagnose.finding import Action, Evidence, Expected, Kind, Severity
 from prefloop.diagnose.records import RunRecord
 
 ALIGN = ("align",)
-ONLINE = ("ppo", "grpo", "rloo")
 
 
 @dataclass(frozen=True)

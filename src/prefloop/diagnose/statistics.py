@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,34 +13,17 @@ from prefloop.diagnose.records import Series
 WINDOW = 20  # steps that a trend is looked for in
 
 
-@dataclass(frozen=True)
-class Trend:
-    """Holds a fitted line, and how likely chance is to give one as steep.
+def trend(series: Series, direction: int, window: int = WINDOW) -> float | None:
+    """Return how likely chance is to give the last values so clear a rise (direction 1) or fall (-1).
 
-    slope:       of a step (Theil-Sen)
-    p:           one-sided (Mann-Kendall)
-    first, last: values of the line at both ends
-    """
-
-    slope: float
-    p: float
-    first: float
-    last: float
-
-
-def trend(series: Series, direction: int, window: int = WINDOW) -> Trend | None:
-    """Return whether the last values rise (direction 1) or fall (-1); None for fewer than five.
-
-    Mann (1945) and Kendall (1975), as Kendall's tau of values and steps; the slope is Theil's (1950).
+    None for fewer than five values. Mann (1945) and Kendall (1975), as Kendall's tau of values and steps, one-sided.
     """
     if len(series) < 5:
         return None
     steps, values = series.steps[-window:].astype(float), series.values[-window:]
     if np.ptp(values) == 0:
         return None
-    p = stats.kendalltau(steps, values, alternative="greater" if direction > 0 else "less").pvalue
-    slope, intercept, _, _ = stats.theilslopes(values, steps)
-    return Trend(float(slope), float(p), float(intercept + slope * steps[0]), float(intercept + slope * steps[-1]))
+    return float(stats.kendalltau(steps, values, alternative="greater" if direction > 0 else "less").pvalue)
 
 
 def corrected(p: Sequence[float]) -> list[float]:

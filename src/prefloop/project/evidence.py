@@ -13,8 +13,7 @@ from itertools import islice
 from typing import Any
 
 from prefloop.diagnose.records import Annotator, Data
-from prefloop.labels.ranking import independent, mid_ranks
-from prefloop.labels.reliability import fit_reliability
+from prefloop.labels.annotators import PersonReport, annotator_report
 from prefloop.labels.votes import Tiers
 from prefloop.project.project import Project
 from prefloop.record import RUNS, Run, write_json_atomic
@@ -62,41 +61,25 @@ def people_of(items: Sequence[Item], criterion: str, gold: Mapping[str, Tiers]) 
     ranked = [item for item in items if any(r.criterion == criterion for r in item.rankings)][:MOST_LISTS]
     if not ranked:
         return []
-    counts: Counter[str] = Counter()
-    same: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    longer: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for item in ranked:
-        lengths = {c.id: len(c.text) for c in item.completions}
-        places = [(r.annotator, mid_ranks(r.tiers)) for r in independent(item.rankings) if r.criterion == criterion]
-        for who, place in places:
-            counts[who] += 1
-            _count_longer(longer[who], place, lengths)
-        for n, (who, one) in enumerate(places):
-            for other_who, other in places[n + 1 :]:
-                if who != other_who:
-                    _count_same(same[who], same[other_who], one, other)
-    fitted = fit_reliability(ranked, criterion, gold)
-    told = {a.annotator: a for a in fitted.annotators} if fitted.enough else {}
-    people = []
-    for who in sorted(counts):
-        a, (agree, pairs), (long, of) = told.get(who), same[who], longer[who]
-        known = a is not None and a.known
-        people.append(
-            asdict(
-                Annotator(
-                    name=who,
-                    rankings=counts[who],
-                    weight=a.weight if a and known else None,
-                    weight_se=a.weight_se if a and known else None,
-                    position=a.position if a and known else None,
-                    position_se=a.position_se if a and known else None,
-                    agreement=agree / pairs if pairs else None,
-                    longer=long / of if of else None,
-                    pairs=pairs,
-                )
-            )
-        )
-    return people
+    report = annotator_report(ranked, criterion, gold, hardest=0)
+    return [asdict(_annotator(person, report.enough)) for person in report.people]
+
+
+def _annotator(person: PersonReport, enough: bool) -> Annotator:
+    """Return what a diagnosis reads of a person: weights only where the annotator model can tell people apart."""
+    fitted = person.reliability
+    told = enough and fitted.known
+    return Annotator(
+        name=person.annotator,
+        rankings=person.rankings,
+        weight=fitted.weight if told else None,
+        weight_se=fitted.weight_se if told else None,
+        position=fitted.position if told else None,
+        position_se=fitted.position_se if told else None,
+        agreement=person.agreement.share,
+        longer=person.longer_first.share,
+        pairs=person.agreement.n,
+    )
 
 
 def judges_of(project: Project, judges: Sequence[ModelRow], policy: str) -> dict[str, Any]:
@@ -152,24 +135,3 @@ class _Near:
 def _triples(text: str) -> set[tuple[str, ...]]:
     words = _WORD.findall(text.casefold())
     return {tuple(words[n : n + 3]) for n in range(max(1, len(words) - 2))} if words else set()
-
-
-def _count_longer(into: list[int], place: Mapping[str, float], lengths: Mapping[str, int]) -> None:
-    ids = list(place)
-    for n, a in enumerate(ids):
-        for b in ids[n + 1 :]:
-            gap, length = place[b] - place[a], lengths.get(a, 0) - lengths.get(b, 0)  # rank 1 is the best
-            if gap and length:
-                into[0] += (gap > 0) == (length > 0)
-                into[1] += 1
-
-
-def _count_same(one: list[int], other: list[int], a: Mapping[str, float], b: Mapping[str, float]) -> None:
-    ids = [id for id in a if id in b]
-    for n, x in enumerate(ids):
-        for y in ids[n + 1 :]:
-            product = (a[x] - a[y]) * (b[x] - b[y])
-            if product:
-                for into in (one, other):
-                    into[0] += product > 0
-                    into[1] += 1

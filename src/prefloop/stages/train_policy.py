@@ -35,7 +35,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
     own = project.scorer(settings.reward) if settings.reward is not None else None
     judges = [] if own else project.reward_models(round)
     criteria = Criteria.of(project, judges, own)
-    prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
+    prompts, held_out = both_sides(project)
     if not prompts:
         raise NothingToDoError("there are no training prompts yet: run prefloop import FILE")
     snapshot = project.snapshot("prompts", [p.id for p in prompts])
@@ -54,7 +54,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
         return done
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
-        write_evidence(run, data=data_of(*both_sides(project)), judges=judges_of(project, judges, start.version))
+        write_evidence(run, data=data_of(prompts, held_out), judges=judges_of(project, judges, start.version))
         warnings = chance_warnings(project, judges)
         for warning in warnings:
             project.say(f"warning: {warning}")

@@ -15,7 +15,7 @@ from prefloop.record import Run
 
 
 class Alarms:
-    """Says each finding once. What it has said is read off the run itself, so that there is nothing to resume.
+    """Says each finding once in a process. It keeps nothing else: a resumed run is looked at from its metrics again.
 
     on_alarm: "stop" ends the run at a finding with one of the rules named in `stop_on`; where none is named, at a
     finding that is an error.

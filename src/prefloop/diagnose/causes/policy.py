@@ -175,7 +175,6 @@ def kl_target_unreachable(run: RunRecord) -> Iterator[Evidence]:
     act=lambda run: Action("Compare sampler and learner on the project's model.", "prefloop doctor"),
     explains={
         "sampler-mismatch": 3.0,
-        "check-sampler": 3.0,
         "kl-negative": 1.5,
         "sampler-tilted": 4.0,
         "entropy-collapsed": 0.3,
@@ -224,12 +223,9 @@ def sampler_stale(run: RunRecord) -> Iterator[Evidence]:
     ),
     explains={
         "first-ratio": 3.0,
-        "check-on-policy": 2.5,
-        "check-padding": 0.5,
         "kl-not-zero-at-start": 2.5,
         "sampler-mismatch": 1.5,
         "sampler-tilted": 1.5,
-        "check-sampler": 1.0,
         "update-large": 0.5,
     },
     expects={"first-ratio": 2.0},

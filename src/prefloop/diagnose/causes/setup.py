@@ -18,7 +18,7 @@ DOCTOR = Action("Try the invariants on the project's own models.", "prefloop doc
     broke="The model that a run starts from ends its answers.",
     remedy="prefloop doctor says which token training appends and at which sampling stops.",
     act=lambda run: DOCTOR,
-    explains={"never-ends": 2.5, "check-end": 4.0, "cut-off": 1.0, "ends-lost": 0.3, "length-moved": 0.3},
+    explains={"never-ends": 2.5, "cut-off": 1.0, "ends-lost": 0.3, "length-moved": 0.3},
 )
 def end_token(run: RunRecord) -> Iterator[Evidence]:
     ended = run.series("ended")
@@ -87,30 +87,14 @@ def reward_reads_padding(run: RunRecord) -> Iterator[Evidence]:
     broke="A reward model scores as it did before it was saved.",
     remedy="Train it again; its head may have been made anew.",
     act=lambda run: Action("Train the reward model again.", "prefloop reward"),
-    explains={"check-reward-saved": 4.0, "scorer-at-chance": 1.2, "judge-down": 0.4},
-    expects={"check-reward-saved": 1.0},
+    explains={"scorer-at-chance": 1.2, "judge-down": 0.4},
 )
 def reward_not_as_saved(run: RunRecord) -> Iterator[Evidence]:
-    yield from ()
-
-
-@cause(
-    "padding-read",
-    "The policy reads padding",
-    broke="Padding changes nothing.",
-    remedy="prefloop doctor shows how far a row depends on its neighbours.",
-    act=lambda run: DOCTOR,
-    explains={
-        "check-padding": 4.0,
-        "sampler-mismatch": 0.7,
-        "first-ratio": 0.5,
-        "check-sampler": 0.7,
-        "kl-not-zero-at-start": 0.5,
-    },
-    expects={"check-padding": 2.0},
-)
-def padding_read(run: RunRecord) -> Iterator[Evidence]:
-    yield from ()
+    for name, judge in run.judges.items():
+        low = (judge.get("heldout") or {}).get("low")
+        if low is not None:
+            known = "over chance" if low > 0.5 else "at chance already"
+            yield Evidence(f"the reward model {name} was {known} when it was trained", 1.0 if low > 0.5 else -2.0)
 
 
 @cause(

@@ -30,49 +30,12 @@ def _failed(run: RunRecord, name: str) -> Seen | None:
 
 
 @_tried(
-    "check-sampler",
-    "The sampler's log-probabilities are the learner's.",
-    "What is learnt from is not what was sampled.",
-)
-def sampler(run: RunRecord) -> Seen | None:
-    return _failed(run, "sampler and learner")
-
-
-@_tried("check-on-policy", "The first update is on policy.", "Every update is biased.")
-def on_policy(run: RunRecord) -> Seen | None:
-    return _failed(run, "first update")
-
-
-@_tried("check-padding", "Padding changes nothing.", "What a row says depends on its neighbours.")
-def padding(run: RunRecord) -> Seen | None:
-    return _failed(run, "padding")
-
-
-@_tried(
-    "check-end",
-    "Training ends an answer with a token at which sampling stops.",
-    "Answers never end, or end where nobody reads it.",
-)
-def end(run: RunRecord) -> Seen | None:
-    return _failed(run, "end of answers")
-
-
-@_tried(
     "check-reward-padding",
     "A reward model gives a text one score, alone or in a batch.",
     "The reward depends on the other answers of the batch.",
 )
 def reward_padding(run: RunRecord) -> Seen | None:
     return _failed(run, "reward padding")
-
-
-@_tried(
-    "check-reward-saved",
-    "A reward model scores as it did before it was saved.",
-    "The reward is not that of the model which was measured.",
-)
-def reward_saved(run: RunRecord) -> Seen | None:
-    return _failed(run, "reward save and load")
 
 
 @_tried(

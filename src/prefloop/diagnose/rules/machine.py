@@ -41,7 +41,7 @@ def steps_slower(run: RunRecord) -> Seen | None:
         f"a step took {total.first:.2f} s at first and {total.last:.2f} s at the end",
         None,
         total.last,
-        p=found.p,
+        p=found,
         signal="seconds",
     )
 

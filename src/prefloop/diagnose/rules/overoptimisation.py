@@ -9,20 +9,25 @@ from prefloop.diagnose.gao import fit
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
 
+JUDGED = ("eval_reward", "eval_judge", "eval_judge_std", "eval_sequences")
+
+
+def _error(run: RunRecord) -> float:
+    """Return two standard errors of the difference of two evaluations by the judge; inf where they are not told."""
+    spread, n = run.series("eval_judge_std"), run.series("eval_sequences")
+    return 2 * float(spread.values[-1]) * (2 / float(n.values[-1])) ** 0.5 if spread and n else np.inf
+
 
 def judge_rose(run: RunRecord) -> bool:
-    """Whether an independent judge found the answers at the end better than before the run, beyond chance."""
-    judge, spread, n = run.series("eval_judge"), run.series("eval_judge_std"), run.series("eval_sequences")
-    if judge is None or spread is None or len(judge) < 2:
-        return False
-    error = 2 * float(spread.values[0]) * (2 / (float(n.values[-1]) if n else 48.0)) ** 0.5
-    return bool(judge.values[-1] - judge.values[0] > error)
+    """Return whether an independent judge found the answers better than before the run, beyond chance."""
+    judge = run.series("eval_judge")
+    return judge is not None and bool(judge.values[-1] - judge.values[0] > _error(run))
 
 
 @rule(
     "judge-parted",
     kind="level",
-    reads=("eval_reward", "eval_judge"),
+    reads=JUDGED,
     expected=Expected("both rise", "the judge's own", "mean", "an evaluation", "Gao 2023; Coste 2024"),
     broke="A better reward is a better answer.",
     meaning="An independent judge has come down from its best while the reward went on rising: over-optimisation.",
@@ -32,9 +37,7 @@ def judge_parted(run: RunRecord) -> Seen | None:
     reward, judge, kl = run.series("eval_reward"), run.series("eval_judge"), run.series("eval_kl")
     if reward is None or judge is None or len(judge) < 3 or len(judge) != len(reward):
         return None
-    spread, n = run.series("eval_judge_std"), run.series("eval_sequences")
-    each = float(spread.values[-1]) if spread else float(np.std(judge.values)) or 1e-9
-    error = 2 * each * (2 / (float(n.values[-1]) if n else 48.0)) ** 0.5
+    error = _error(run)
     best = int(np.argmax(judge.values))
     fell, rose = float(judge.values[best] - judge.values[-1]), float(reward.values[-1] - reward.values[best])
     if fell <= error or rose < 0 or best == len(judge) - 1:
@@ -49,19 +52,17 @@ def judge_parted(run: RunRecord) -> Seen | None:
 @rule(
     "judge-down",
     kind="level",
-    reads=("eval_reward", "eval_judge"),
+    reads=JUDGED,
     expected=Expected("not under the reference", "the judge's own", "mean", "an evaluation", "Gao 2023"),
     broke="The policy is no worse than its reference by a judge that it was not trained with.",
     meaning="The reward has risen and the independent judge says that the answers are worse than before the run.",
-    cannot_tell="As above.",
+    cannot_tell="Whether the judge or the reward is right, where the judge is itself a model.",
 )
 def judge_down(run: RunRecord) -> Seen | None:
     reward, judge = run.series("eval_reward"), run.series("eval_judge")
     if reward is None or judge is None or len(judge) < 2:
         return None
-    spread, n = run.series("eval_judge_std"), run.series("eval_sequences")
-    each = float(spread.values[-1]) if spread else 1e9
-    error = 2 * each * (2 / (float(n.values[-1]) if n else 48.0)) ** 0.5
+    error = _error(run)
     if judge.values[0] - judge.last <= error or reward.last < reward.values[0]:
         return None
     since = judge.since(judge.values < judge.values[0] - error)
