@@ -229,3 +229,12 @@ def test_a_cause_that_breaks_is_named_and_the_others_explain(monkeypatch: pytest
     assert found.findings and found.findings[0].causes[0].id != broken.id
     (said,) = found.problems
     assert said.startswith("the cause sampler-temperature could not be looked for (KeyError")
+
+
+def test_a_critic_that_was_clipped_at_first_and_is_no_longer_is_no_finding() -> None:
+    """A warm-up looks bad for most of the steps so far, where the rules are asked early in a run."""
+    steps = [0.9, 0.7, 0.5, 0.4, 0.2, 0.1, 0.05]
+    early = align_run({"value_clip_fraction": steps, "clip_fraction": steps})
+    assert diagnose(early, live=True).findings == ()
+    stuck = align_run({"value_clip_fraction": [*steps[:3], *[0.6] * (N - 3)]})
+    assert "value-clipped" in {s.rule for f in diagnose(stuck).findings for s in f.symptoms}

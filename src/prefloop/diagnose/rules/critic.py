@@ -7,6 +7,9 @@ import numpy as np
 from prefloop.diagnose.finding import Expected
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
+from prefloop.diagnose.statistics import trend
+
+WARM_UP = 10  # steps in which a critic is not judged (NeMo-RL, ppo.md)
 
 
 @rule(
@@ -26,7 +29,10 @@ from prefloop.diagnose.registry import Seen, rule
 )
 def critic_useless(run: RunRecord) -> Seen | None:
     fit = run.series("explained_variance")
-    if fit is None or len(fit) < 8 or fit.last > 0:
+    if fit is None or len(fit) < WARM_UP or fit.last > 0:
+        return None
+    rises = trend(fit, 1)
+    if rises is not None and rises < 0.05:  # it is on its way
         return None
     return Seen(
         f"the critic explains {fit.last:.2f} of the variance of the returns", fit.since(fit.values <= 0), fit.last
@@ -80,7 +86,7 @@ def critic_still(run: RunRecord) -> Seen | None:
 )
 def value_clipped(run: RunRecord) -> Seen | None:
     share = run.series("value_clip_fraction")
-    if share is None:
+    if share is None or len(share) < WARM_UP:
         return None
     since = share.since(share.values > 0.3)
     return None if since is None else Seen(f"{share.last:.0%} of the values are clipped", since, share.last)
