@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prefloop.errors import DataError
 from prefloop.record import Run, begin_run, find_run, git_commit, runs, versions, write_atomic, write_json_atomic
 
 
@@ -267,3 +268,11 @@ def test_the_commit_is_noted_where_there_is_one(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == head
     (tmp_path / "prefloop.toml").write_text("b")
     assert git_commit(tmp_path) == f"{head}-dirty"
+
+
+@pytest.mark.parametrize("content", ["null", "[1]", "{", ""])
+def test_a_damaged_result_is_named_with_what_to_do(tmp_path: Path, content: str) -> None:
+    run = begin_run(tmp_path, "sft", "f", {}, inputs={}, seed=0)
+    (run.path / "result.json").write_text(content)
+    with pytest.raises(DataError, match=r"sft-001/result\.json .*move its run folder away"):
+        _ = run.result

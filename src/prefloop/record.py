@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import prefloop
+from prefloop.errors import DataError
 
 RUNS = "runs"
 LOCK_NAME = ".prefloop.lock"  # of the process that makes runs; see `prefloop.store.connections.lock`
@@ -62,7 +63,7 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return _read(self.path / "manifest.json")
+        return read_json(self.path / "manifest.json")
 
     @property
     def status(self) -> str:
@@ -73,13 +74,7 @@ class Run:
     def result(self) -> dict[str, Any]:
         """Return what `finish` was given; {} before that."""
         path = self.path / "result.json"
-        return _read(path) if path.exists() else {}
-
-    @property
-    def evidence(self) -> dict[str, Any]:
-        """What the stage noted of people, prompts and models; {} where it noted nothing."""
-        path = self.path / "evidence.json"
-        return _read(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     def metric(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line with sorted keys and exact floats; NaN and infinities become null.
@@ -382,9 +377,16 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield line
 
 
-def _read(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
-    return value
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file. Raises DataError, which names it, where it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except ValueError as error:
+        value = error
+    if isinstance(value, dict):
+        return value
+    why = f"cannot be read ({value})" if isinstance(value, ValueError) else "is not a JSON object"
+    raise DataError(f"{path} {why}. Restore it from a backup, or move its run folder away and run the stage again.")
 
 
 def _command() -> str:

@@ -16,7 +16,7 @@ from prefloop.diagnose.records import Annotator, Data
 from prefloop.labels.annotators import PersonReport, annotator_report
 from prefloop.labels.votes import Tiers
 from prefloop.project.project import Project
-from prefloop.record import RUNS, Run, write_json_atomic
+from prefloop.record import RUNS, Run, read_json, write_json_atomic
 from prefloop.store import ModelRow
 from prefloop.types import Item, Prompt
 
@@ -32,7 +32,7 @@ _WORD = re.compile(r"\w+")
 def write_evidence(run: Run, **parts: Any) -> None:
     """Add parts to the run's evidence.json; a part that is there already is replaced."""
     path = run.path / "evidence.json"
-    known = run.evidence if path.exists() else {}
+    known = read_json(path) if path.exists() else {}
     write_json_atomic(path, {**known, **parts})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prefloop import record
-from prefloop.errors import BusyError, PrefloopError
+from prefloop.errors import BusyError, DataError, PrefloopError
 from prefloop.project.chance import chance_warnings
 from prefloop.project.project import Project
 from prefloop.stages.doctor.base import Check, guarded
@@ -42,7 +42,7 @@ def run_folders(project: Project) -> Iterator[Check]:
             status = run.status
             if status == "done" and not run.result:
                 broken.append(f"{run.name} is done but has no result.json")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, DataError, KeyError) as error:
             broken.append(f"{run.name}: manifest or result cannot be read ({error})")
             continue
         if status == "done":

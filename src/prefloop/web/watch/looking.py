@@ -19,6 +19,7 @@ from prefloop import record
 from prefloop.diagnose.diagnosis import Diagnosis, diagnose
 from prefloop.diagnose.reading import read_run
 from prefloop.diagnose.records import RunRecord, Series
+from prefloop.errors import DataError
 from prefloop.known_algorithms import is_offline
 from prefloop.web.watch.found import Found
 
@@ -167,9 +168,9 @@ def _is_newest(path: Path, run: RunRecord) -> bool:
             continue
         try:
             manifest = other.manifest
-        except (OSError, ValueError):
+        except (OSError, DataError):
             continue
-        if isinstance(manifest, dict) and manifest.get("status") == "running" and _last_began(manifest) > mine:
+        if manifest.get("status") == "running" and _last_began(manifest) > mine:
             return False
     return True
 
