@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import processors
-from transformers import AutoTokenizer
+import tokenizers
+from tokenizers import decoders, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prefloop.config import Model
 from prefloop.errors import DataError, ModelError
@@ -163,6 +164,25 @@ def test_a_sentencepiece_tokenizer_adds_no_space_of_its_own_between_prompt_and_a
         ids = tokenization.encode_prompt(prompt)
         answer = tokenization.encode_completion(prompt, ids, text, ended=False)
         assert tokenization.tokenizer.decode([*ids, *answer], skip_special_tokens=True).strip() == before + text
+
+
+def pieced() -> Any:
+    """A tokenizer in the manner of SentencePiece: "▁" stands for a space, which a decoder drops at the beginning."""
+    words = ["<s>", "</s>", "<unk>", "▁the", "▁cat", "▁s", "at", ".", *(f"<0x{byte:02X}>" for byte in range(256))]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({w: n for n, w in enumerate(words)}, [], byte_fallback=True))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def test_the_pieces_of_an_answer_keep_their_spaces_and_are_its_text() -> None:
+    tokenization = tokenization_of(made=pieced())
+    smile = [8 + byte for byte in "🙂".encode()]
+    ids = [5, 6, *smile, 3, 4, 7, 8 + 0xF0, 1]
+    pieces = tokenization.pieces(ids, before=[0, 3, 4])
+    assert pieces == [" s", "at", "", "", "", "🙂", " the", " cat", ".", "", "\ufffd</s>"]
+    assert tokenization.pieces([3, 4]) == ["the", " cat"]
+    assert tokenization.pieces([8 + 0xF0]) == ["\ufffd"] and tokenization.pieces([]) == []
 
 
 def test_the_pretrained_model_knows_both_its_end_tokens(stories260k: Path) -> None:

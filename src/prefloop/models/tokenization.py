@@ -17,6 +17,7 @@ from prefloop.types import Completion, Demonstration, Prompt
 
 EXTRA_PAD = "<|prefloop_pad|>"  # It is added to reward models whose own pad token ends answers.
 CONTEXT = 8  # So many of the prompt's last tokens are decoded together with an answer.
+LONGEST_CHARACTER = 4  # tokens, where each is a byte of UTF-8
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,30 @@ class Tokenization:
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def pieces(self, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:
+        """Return what each token adds to the text, special tokens included; together they are the text.
+
+        Of a character that several tokens make, the last one has it and the others have "".
+
+        before: the ids in front of them. Many tokenizers drop the space of the first token that they decode.
+        """
+        found: list[str] = []
+        context, pending = list(before[-CONTEXT:]), list[int]()
+        for id in ids:
+            pending.append(id)
+            known, whole = self._seen(context), self._seen(context + pending)
+            new = whole[len(known) :] if whole.startswith(known) else self._seen(pending)
+            unfinished = new.endswith("\ufffd") and len(pending) < LONGEST_CHARACTER
+            found.append("" if unfinished else new)
+            if not unfinished:
+                context, pending = pending, []
+        if pending:
+            found[-1] = self._seen(pending)
+        return found
+
+    def _seen(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     def save(self, folder: str) -> None:
         self.tokenizer.save_pretrained(folder)

@@ -34,6 +34,7 @@ def sample_rows(
     rows = []
     for n, (prompt, completion) in enumerate(zip(rolls.prompts[:MOST], rolls.completions[:MOST], strict=True)):
         action = batch.action[n]
+        first = int(action.int().argmax())
         row: dict[str, Any] = {
             "step": step,
             "kind": kind,
@@ -44,7 +45,7 @@ def sample_rows(
             "parts": {name: _short(values[n]) for name, values in rolls.scores.parts.items()},
             "length": int(action.sum()),
             "ended": bool(batch.ended[n]),
-            "tokens": [tokenization.tokenizer.decode([id]) for id in batch.ids[n][action].tolist()],
+            "tokens": tokenization.pieces(batch.ids[n][action].tolist(), batch.ids[n][:first].tolist()),
         }
         if batch.ref_logp is not None:
             each = (batch.old_logp[n] - batch.ref_logp[n])[action]
