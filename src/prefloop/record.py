@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import prefloop
+from prefloop import process
 from prefloop.errors import DataError
 
 RUNS = "runs"
@@ -155,7 +156,8 @@ def begin_run(
             for torn in run.path.glob(".*.tmp"):  # A killed process was about to rename these files.
                 torn.unlink(missing_ok=True)
             again.rewind(sys.maxsize)
-            again._mark(status="running", reason=None, finished_at=None, resumed_at=_now(), command=_command())
+            now = {"resumed_at": _now(), "command": _command(), "process": process.this_process()}
+            again._mark(status="running", reason=None, finished_at=None, **now)
             return again
     manifest = {
         "stage": stage,
@@ -167,6 +169,7 @@ def begin_run(
         "versions": versions(),
         "git": git_commit(root),
         "command": _command(),
+        "process": process.this_process(),
         "started_at": _now(),
         "finished_at": None,
     }
@@ -202,18 +205,8 @@ def _sweep(folder: Path) -> None:
     """Remove unnamed folders that killed processes, or this one, left behind."""
     for path in folder.glob(f"{_NEW}*"):
         pid = path.name.removeprefix(_NEW)
-        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+        if pid.isdigit() and (int(pid) == os.getpid() or not process.is_there(int(pid))):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # The process is there, and somebody else's.
-        return True
-    return True
 
 
 def runs(root: Path) -> list[Run]:
@@ -244,13 +237,14 @@ class Holder(NamedTuple):
 
     pid: int
     command: str
+    process: Mapping[str, Any]
 
 
 def holder(path: Path) -> Holder | None:
     """Return the last process that wrote its name beside the lock `path`. The note of a killed process may stay."""
     try:
         note = json.loads(note_of_lock(path).read_text(encoding="utf-8"))
-        return Holder(int(note["pid"]), str(note["command"]))
+        return Holder(int(note["pid"]), str(note["command"]), note)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -262,7 +256,8 @@ def note_of_lock(path: Path) -> Path:
 
 def is_alive(found: Holder) -> bool:
     """Return whether the process of a note still runs on this machine."""
-    return _alive(found.pid)
+    known = process.runs(found.process)
+    return process.is_there(found.pid) if "machine" not in found.process else bool(known)
 
 
 def _number(name: str) -> tuple[str, int]:

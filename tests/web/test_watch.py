@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,6 +57,29 @@ def test_the_list_says_of_each_run_its_state_its_progress_and_its_findings(tmp_p
     assert "failed 3 of 20" in said
 
 
+def test_a_run_whose_process_was_killed_has_stopped_at_once_on_its_own_machine(tmp_path: Path) -> None:
+    begin = "import sys; from pathlib import Path; from tests.web.watched import align_run; "
+    command = [
+        sys.executable,
+        "-c",
+        begin + "align_run(Path(sys.argv[1]), done=False); print('begun', flush=True); input()",
+    ]
+    client = open_pages(tmp_path)
+    with subprocess.Popen(
+        [*command, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None and worker.stdout.readline() == "begun\n"
+        assert "running" in words(client.get("/runs").text)
+        worker.send_signal(signal.SIGKILL)
+    said = words(client.get(address(client, "align-001")).text)
+    assert "It stopped half-way , after step 8, and no process goes on with it" in said
+    assert "The same command goes on from the last checkpoint" in said  # by the diagnosis, with a button to copy it
+    manifest = json.loads((tmp_path / "runs/align-001/manifest.json").read_text())
+    elsewhere = {**manifest, "process": {**manifest["process"], "machine": "another"}}
+    (tmp_path / "runs/align-001/manifest.json").write_text(json.dumps(elsewhere))
+    assert "stopped half-way" not in client.get("/runs").text  # Nobody here sees the other machine's processes.
+
+
 def test_a_run_whose_process_has_gone_stopped_half_way_and_its_page_says_how_to_go_on(tmp_path: Path) -> None:
     run = align_run(tmp_path, done=False)
     long_ago = run.path.stat().st_mtime - 4000
@@ -64,7 +88,7 @@ def test_a_run_whose_process_has_gone_stopped_half_way_and_its_page_says_how_to_
     client = open_pages(tmp_path)
     assert "stopped half-way" in client.get("/runs").text
     said = words(client.get(address(client, "align-001")).text)
-    assert "The same command resumes it" in said and "left" not in said
+    assert "after step 8" in said and "The same command resumes it" in said and "left" not in said
     note = record.note_of_lock(tmp_path / record.LOCK_NAME)
     note.write_text(json.dumps({"pid": os.getpid(), "command": "prefloop align"}))  # A long step writes nothing.
     assert "stopped half-way" not in client.get("/runs").text

@@ -11,12 +11,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from prefloop import process
 from prefloop.diagnose.records import Annotator, Data, RunRecord, Sample, read_series
 from prefloop.types import digest
 
 SAMPLES = 20_000  # samples of a run that are kept at most, evenly over its prompts
+STOPPED: Final = "stopped half-way"  # what a run is that a process began, and left without a word
 _Record = TypeVar("_Record")
 
 
@@ -36,7 +38,7 @@ def read_run(folder: Path, samples: int = SAMPLES) -> RunRecord:
     return RunRecord(
         name=folder.name,
         stage=str(manifest.get("stage") or folder.name.rpartition("-")[0]),
-        status=str(manifest.get("status", "unknown")),
+        status=_status(manifest),
         round=_int(result.get("round", inputs.get("round"))),
         config=_mapping(manifest.get("config")),
         inputs=inputs,
@@ -51,6 +53,12 @@ def read_run(folder: Path, samples: int = SAMPLES) -> RunRecord:
         judges={k: v for k, v in _mapping(evidence.get("judges")).items() if isinstance(v, dict)},
         problems=tuple(problems),
     )
+
+
+def _status(manifest: Mapping[str, Any]) -> str:
+    """Return the run's own word, unless it says "running" and its process is known to have gone."""
+    status = str(manifest.get("status", "unknown"))
+    return STOPPED if status == "running" and process.runs(manifest.get("process")) is False else status
 
 
 def run_folders(root: Path) -> list[Path]:

@@ -102,4 +102,4 @@ def _running(project: Project) -> RunningStatus:
 def _holder(project: Project) -> ProcessStatus | None:
     """Return the holder of the lock, which is read and not tried: taking it for a moment could refuse a command."""
     found = record.holder(project.root / record.LOCK_NAME)
-    return ProcessStatus(*found) if found is not None and record.is_alive(found) else None
+    return ProcessStatus(found.pid, found.command) if found is not None and record.is_alive(found) else None

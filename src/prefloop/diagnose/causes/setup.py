@@ -177,3 +177,22 @@ def machine_slow(run: RunRecord) -> Iterator[Evidence]:
 )
 def stopped_by_an_error(run: RunRecord) -> Iterator[Evidence]:
     yield from ()
+
+
+@cause(
+    "stopped-from-outside",
+    "The run was stopped before its end",
+    broke="A run goes on until it is done.",
+    remedy="The same command goes on from the last checkpoint. If nobody stopped it, look at the machine's memory.",
+    act=lambda run: Action("The same command goes on from the last checkpoint.", _same_command(run)),
+    explains={"run-stopped": 3.0},
+    stages=("align", "reward", "sft", "evaluate"),
+)
+def stopped_from_outside(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+def _same_command(run: RunRecord) -> str:
+    """Return the command that began the run, without the folder of the program."""
+    words = str(run.manifest.get("command") or f"prefloop {run.stage}").split(" ")
+    return " ".join(["prefloop" if words[0].endswith("/prefloop") else words[0], *words[1:]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prefloop.diagnose.finding import Expected
+from prefloop.diagnose.reading import STOPPED
 from prefloop.diagnose.records import RunRecord, Series
 from prefloop.diagnose.registry import Seen, rule
 from prefloop.diagnose.statistics import trend
@@ -61,3 +62,22 @@ def run_failed(run: RunRecord) -> Seen | None:
     if run.status != "failed" or not reason:
         return None
     return Seen(str(reason)[:300], run.steps, signal="status")
+
+
+@rule(
+    "run-stopped",
+    kind="invariant",
+    stages=("align", "reward", "sft", "evaluate"),
+    severity="note",
+    expected=Expected(
+        "running or done", "-", "status", "a run", "the run's manifest and the processes of this machine"
+    ),
+    broke="A run goes on until it is done.",
+    meaning="The manifest says that the run goes on, and its process has gone without a word: it was stopped by "
+    "somebody, killed (by the system too, where memory ran out), or the machine was switched off.",
+    cannot_tell="Who stopped it. Of a run of another machine nothing is known.",
+)
+def run_stopped(run: RunRecord) -> Seen | None:
+    if run.status != STOPPED:
+        return None
+    return Seen(f"its process has gone after step {run.steps}, and left no error", run.steps, signal="status")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from prefloop.errors import BusyError, StoreError
+from prefloop.process import this_process
 from prefloop.record import LOCK_NAME, holder, note_of_lock
 
 
@@ -39,7 +39,8 @@ class ProcessLock:
             raise BusyError(self._refusal.format(who=self._who())) from None
         except OSError as error:
             raise StoreError(f"cannot lock {self._path}: {error}. Check that you may write there.") from None
-        self._holder.write_text(json.dumps({"pid": os.getpid(), "command": shlex.join(sys.argv)}), encoding="utf-8")
+        note = {**this_process(), "command": shlex.join(sys.argv)}
+        self._holder.write_text(json.dumps(note), encoding="utf-8")
         return self
 
     def release(self) -> None:

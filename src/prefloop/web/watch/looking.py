@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from prefloop import record
+from prefloop import process, record
 from prefloop.diagnose.diagnosis import Diagnosis, diagnose
-from prefloop.diagnose.reading import read_run
+from prefloop.diagnose.reading import STOPPED, read_run
 from prefloop.diagnose.records import RunRecord, Series
 from prefloop.errors import DataError
 from prefloop.known_algorithms import is_offline
@@ -61,8 +61,9 @@ class Look:
         return moment(self.run.manifest.get("started_at"))
 
     @property
-    def round(self) -> int:
-        return self.run.round
+    def round(self) -> int | None:
+        """The round that the run belongs to; None of one that does not say."""
+        return self.run.round if "round" in self.run.inputs or "round" in self.run.result else None
 
 
 class Looks:
@@ -146,18 +147,20 @@ def _stat(path: Path) -> tuple[int, int] | None:
 def state_of(found: Found, run: RunRecord, touched: float) -> State:
     """Return what became of a run. A run that says "running" goes on only while something still writes it.
 
-    On the machine where it runs, the project's lock names its process. A copy has no lock: it goes on while its files
-    are fresh.
+    On the machine where it runs, its manifest and the project's lock name its process. From another machine nobody
+    sees that process: there the run goes on while its files are fresh.
     """
-    if run.status in ("done", "failed"):
+    if run.status in ("done", "failed", STOPPED):
         return run.status  # type: ignore[return-value]
     if run.status != "running":
         return "unknown"
+    if process.runs(run.manifest.get("process")) is False:  # It has gone since the run was read.
+        return STOPPED
     worker = record.holder(found.place.root / record.LOCK_NAME)
     if worker is not None and record.is_alive(worker) and _is_newest(found.path, run):
         return "running"
     pace = seconds_a_step(run, touched) or 0.0
-    return "running" if time.time() - touched < max(QUIET_S, 10 * pace) else "stopped half-way"
+    return "running" if time.time() - touched < max(QUIET_S, 10 * pace) else STOPPED
 
 
 def _is_newest(path: Path, run: RunRecord) -> bool:
