@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from prefloop.diagnose.diagnosis import diagnose
 from prefloop.diagnose.reading import read_run
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.project.diagnosing import Announcer, newest
-from prefloop.project.evidence import data_of, people_of
+from prefloop.project.evidence import data_of, knows_an_end, people_of
 from prefloop.project.project import Project
 from prefloop.record import Run, find_run
 from prefloop.rewards.model import ModelScorer
@@ -52,7 +53,7 @@ def run_of(root: Path, stage: str) -> Path:
 
 def test_a_run_leaves_its_evidence_its_samples_and_the_judge_s_opinion(aligned: Path) -> None:
     run = read_run(run_of(aligned, "align"))
-    assert run.problems == () and run.data is not None and run.data.train > 0
+    assert run.problems == () and run.data is not None and run.data.train > 0 and run.ends is not None
     assert set(run.judges) == {"quality"} and run.judges["quality"]["heldout"]["pairs"] > 0
     assert {check["name"]: check["status"] for check in run.checks} == {"reward padding": "ok", "reward template": "ok"}
     assert set(run.metrics) >= {"eval_judge", "eval_judge_std", "eval_sampler_gap", "reward_max", "kl_coefficient"}
@@ -195,6 +196,22 @@ def test_people_are_counted_with_how_far_others_agree_with_them() -> None:
     assert people["ann"]["longer"] == 0.0 and people["cat"]["longer"] == 1.0
     assert people["cat"]["weight"] < 0 < people["ann"]["weight"] and people["ann"]["rankings"] == 40
     assert people_of([item(0)], "another", {}) == []
+
+
+def test_a_policy_knows_an_end_if_it_was_taught_one_or_was_seen_to_end(aligned: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(aligned, root)
+    with Project.open(root, quiet=True) as project:
+        base = project.policy(0)
+        assert not knows_an_end(project, base, chat=False) and knows_an_end(project, base, chat=True)
+        assert knows_an_end(project, replace(base, registered=True), chat=False)
+        for reason, number in (("length", 30), ("stop", 40)):
+            texts = [
+                Completion(f"{reason}{n}", f"{reason} {n}", policy_version=base.version, finish_reason=reason)  # type: ignore[arg-type]
+                for n in range(number)
+            ]
+            project.store.add([Item(f"{reason}-list", Prompt(f"{reason}?"), tuple(texts))])
+            assert knows_an_end(project, base, chat=True) == (reason == "stop")
 
 
 def test_a_reward_run_names_the_people_it_learnt_from(aligned: Path, tmp_path: Path) -> None:

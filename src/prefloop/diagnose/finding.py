@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+SURE = 0.5  # a cause that is less likely than this is a guess
 Kind = Literal["invariant", "level", "trend", "setting", "data"]
 Severity = Literal["error", "warning", "note"]
 
@@ -105,7 +106,11 @@ class Finding:
 
     @property
     def title(self) -> str:
-        return self.causes[0].title if self.causes else self.symptoms[0].said
+        """Return the likeliest cause, as a guess where it is less likely than all others together."""
+        if not self.causes:
+            return self.symptoms[0].said
+        named = self.causes[0].title
+        return named if self.confidence >= SURE else f"Perhaps {named[0].lower()}{named[1:]}"
 
     @property
     def broke(self) -> str:

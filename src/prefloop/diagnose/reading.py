@@ -51,6 +51,7 @@ def read_run(folder: Path, samples: int = SAMPLES) -> RunRecord:
         people=[p for row in _list(evidence.get("people")) if (p := _as(Annotator, row))],
         data=_as(Data, evidence.get("data")),
         judges={k: v for k, v in _mapping(evidence.get("judges")).items() if isinstance(v, dict)},
+        ends=ends if isinstance(ends := evidence.get("ends"), bool) else None,
         problems=tuple(problems),
     )
 

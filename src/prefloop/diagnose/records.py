@@ -110,7 +110,8 @@ class RunRecord:
     """Holds one run. `metrics`: columns by name.  checks: invariants tried on the run's own models, see `invariants`.
 
     people: the annotators whose rankings the run has learnt from.  judges: the result of `reward` for each reward
-    model that an `align` run was trained against, by criterion.
+    model that an `align` run was trained against, by criterion.  ends: whether the policy that the run starts from was
+    trained to end its answers, or has been seen to; None where the run does not say.
     """
 
     name: str
@@ -128,6 +129,7 @@ class RunRecord:
     people: Sequence[Annotator] = ()
     data: Data | None = None
     judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ends: bool | None = None
     problems: Sequence[str] = ()
 
     def series(self, name: str) -> Series | None:

@@ -31,6 +31,17 @@ def corrected(p: Sequence[float]) -> list[float]:
     return [float(v) for v in stats.false_discovery_control(p, method="by")] if len(p) else []
 
 
+def spikes(series: Series, times: float, least: float) -> NDArray[np.bool_]:
+    """Return [N] bool: which values are so many times the median, and so many times that of the steps just before.
+
+    A curve that begins high and falls has no spike. The first steps are compared with those that follow.
+    """
+    values = series.values
+    around = [values[n - 10 if n > 10 else 0 : n] if n >= 3 else values[n + 1 : n + 6] for n in range(len(values))]
+    near = np.array([np.median(some) if len(some) else np.inf for some in around])
+    return (values > max(times * float(np.median(values)), least)) & (values > times * near)
+
+
 def own_range(series: Series, widen: float = 3.0) -> tuple[float, float]:
     """Return (low, high) of a run's first steps: their middle, and `widen` robust standard deviations on each side."""
     head = series.values[: series.head]

@@ -15,7 +15,7 @@ from typing import Any
 from prefloop.diagnose.records import Annotator, Data
 from prefloop.labels.annotators import PersonReport, annotator_report
 from prefloop.labels.votes import Tiers
-from prefloop.project.project import Project
+from prefloop.project.project import ModelRef, Project
 from prefloop.record import RUNS, Run, read_json, write_json_atomic
 from prefloop.store import ModelRow
 from prefloop.types import Item, Prompt
@@ -24,6 +24,7 @@ LOOKED_AT = 500  # held-out prompts that are compared with the training prompts
 AMONG = 20_000  # training prompts that they are compared with
 NEAR = 0.8  # share of word triples that two prompts have in common
 EXAMPLES = 3
+ENOUGH = 20  # answers of a policy that show whether it ends them
 MOST_LISTS = 5_000  # lists that people are judged by, and that a reward model's origin is read from
 
 _WORD = re.compile(r"\w+")
@@ -98,6 +99,18 @@ def judges_of(project: Project, judges: Sequence[ModelRow], policy: str) -> dict
             facts["from_other_policies"] = sum(policy not in names for names in sampled) / len(sampled)
         found[judge.criterion or judge.version] = facts
     return found
+
+
+def knows_an_end(project: Project, policy: ModelRef, chat: bool) -> bool:
+    """Return whether a policy was trained to end its answers, or has been seen to in lists that it was sampled for.
+
+    chat: whether it has a chat template, which models that were trained on whole answers have
+    """
+    lists = islice(project.store.items(), MOST_LISTS)
+    known = [c.finish_reason for i in lists for c in i.completions if c.policy_version == policy.version]
+    if len(known) >= ENOUGH:
+        return 2 * known.count("stop") >= len(known)
+    return policy.registered or chat
 
 
 def both_sides(project: Project) -> tuple[list[Prompt], list[Prompt]]:

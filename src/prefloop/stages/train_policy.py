@@ -8,7 +8,7 @@ from prefloop.algorithms.base import OnlineAlgorithm
 from prefloop.algorithms.registry import class_of, code_of, make, names
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.project.chance import chance_warnings
-from prefloop.project.evidence import both_sides, data_of, judges_of, write_evidence
+from prefloop.project.evidence import both_sides, data_of, judges_of, knows_an_end, write_evidence
 from prefloop.project.project import Project, derive
 from prefloop.results import AlignedOnline
 from prefloop.training.behaviour import bounds_of
@@ -60,6 +60,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
             project.say(f"warning: {warning}")
         seed = derive(seed, "align", round)
         setup = set_up(project, algorithm, start, reference, criteria.scorer(run), judges, seed)
+        write_evidence(run, ends=knows_an_end(project, start, setup.tokenization.chat))
         run.note("learning_rates", setup.rates)
         eval_every = settings.evaluation.eval_every
         schedule = Schedule(settings.steps, eval_every, settings.checkpoint_every, evaluates_first=True)

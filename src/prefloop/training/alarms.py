@@ -17,6 +17,8 @@ from prefloop.record import Run
 class Alarms:
     """Says each finding once in a process. It keeps nothing else: a resumed run is looked at from its metrics again.
 
+    What was said is said again only with another cause that explains more than was seen before.
+
     on_alarm: "stop" ends the run at a finding with one of the rules named in `stop_on`; where none is named, at a
     finding that is an error.
     """
@@ -34,9 +36,11 @@ class Alarms:
         """Ask the rules about all steps so far. Returns why the run has to stop; an empty text where it need not."""
         found = diagnose(read_run(self.run.path, samples=0), live=True).alarms
         for finding in found:
-            if finding.title not in self._said:
-                self._said.add(finding.title)
+            seen = {symptom.rule for symptom in finding.symptoms}
+            cause = finding.causes[0].id if finding.causes else finding.symptoms[0].rule
+            if cause not in self._said and not seen <= self._said:
                 self.project.say(f"alarm: step {step}: {line(finding)}")
+            self._said |= seen | {cause}
         stops = next((finding for finding in found if self._stops(finding)), None)
         return f"alarm: {line(stops)}" if stops else ""
 

@@ -269,15 +269,22 @@ def entropy_collapse(run: RunRecord) -> Iterator[Evidence]:
         yield Evidence("the reward rose while entropy fell: the policy has settled on what scores", 0.5)
 
 
+def _less_steep(run: RunRecord) -> Action:
+    if run.setting("model", "dtype", default="float32") != "float32":
+        return Action("Use float32 for the model.", f"prefloop {run.stage} --set model.dtype=float32")
+    if run.stage == "align":
+        return _lower_rate(run)
+    asked = next((asked for role, (asked, _) in rates(run).items() if role != "critic"), 0.0)
+    command = f"prefloop {run.stage} --set {run.stage}.lr={asked / 10:.2g}" if asked else None
+    return Action("Lower the learning rate.", command)
+
+
 @cause(
     "overflow",
     "Numbers overflow",
     broke="Every gradient is finite.",
     remedy="Use float32, a lower rate, or a smaller reward weight.",
-    act=lambda run: Action(
-        "Use float32 for the model." if run.setting("model", "dtype") != "float32" else "Lower the learning rate.",
-        again("model.dtype=float32") if run.setting("model", "dtype") != "float32" else again("align.lr=1e-5"),
-    ),
+    act=lambda run: _less_steep(run),
     explains={"steps-skipped": 3.0, "not-finite": 2.0, "gradient-spikes": 0.7, "gradient-large": 0.7},
     expects={"steps-skipped": 1.0},
     stages=("align", "reward", "sft"),

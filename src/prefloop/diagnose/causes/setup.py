@@ -22,6 +22,10 @@ DOCTOR = Action("Try the invariants on the project's own models.", "prefloop doc
 )
 def end_token(run: RunRecord) -> Iterator[Evidence]:
     ended = run.series("ended")
+    if run.ends is False:
+        yield Evidence("nobody has trained this model to end its answers, or has seen it do so", -3.0)
+    elif run.ends:
+        yield Evidence("this model was trained to end its answers, or has been seen to", 0.5)
     if ended is not None and ended.first < 0.02:
         yield Evidence("not one answer in fifty ends, from the first step on", 2.0)
     if ended is not None and ended.values.max() > 0.05 and ended.first < 0.5:

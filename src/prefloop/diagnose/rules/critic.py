@@ -7,7 +7,7 @@ import numpy as np
 from prefloop.diagnose.finding import Expected
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
-from prefloop.diagnose.statistics import trend
+from prefloop.diagnose.statistics import spikes, trend
 
 WARM_UP = 10  # steps in which a critic is not judged (NeMo-RL, ppo.md)
 
@@ -97,7 +97,11 @@ def value_clipped(run: RunRecord) -> Seen | None:
     kind="level",
     reads=("grad_norm_critic",),
     expected=Expected(
-        "within 20 times its median", "norm", "largest", "a step", "our rule; axolotl (over 10 is unstable)"
+        "within 20 times its median, and that of the ten steps before",
+        "norm",
+        "largest",
+        "a step",
+        "our rule; axolotl (over 10 is unstable)",
     ),
     broke="The critic's gradient has no spikes.",
     meaning="One batch with huge returns can undo what the critic has learnt.",
@@ -108,11 +112,11 @@ def critic_spikes(run: RunRecord) -> Seen | None:
     if norm is None or len(norm) < 4:
         return None
     middle = float(np.median(norm.values))
-    off = norm.values > max(20 * middle, 10.0)
+    off = spikes(norm, 20, 10.0)
     if not off.any():
         return None
     return Seen(
-        f"the critic's gradient norm reached {norm.values.max():.3g}, its median is {middle:.3g}",
+        f"the critic's gradient norm reached {norm.values[off].max():.3g}, its median is {middle:.3g}",
         int(norm.steps[np.argmax(off)]),
-        float(norm.values.max()),
+        float(norm.values[off].max()),
     )

@@ -9,6 +9,11 @@ from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
 
 
+def may_be_cut(run: RunRecord) -> bool:
+    """Return whether answers need no end: the settings say so, or nothing shows that the model knows one."""
+    return run.ends is False or run.align("missing_eos") == "off"
+
+
 @rule(
     "never-ends",
     kind="invariant",
@@ -18,14 +23,18 @@ from prefloop.diagnose.registry import Seen, rule
     expected=Expected("over 0.5 from the first step on", "share", "mean", "answers of a step", "N+ 2024 (over 0.95)"),
     broke="The model that a run starts from ends its answers.",
     meaning="An answer that never ends is cut, punished and learnt from as if it were whole.",
-    cannot_tell="Whether the limit is too small or the model has no way to end.",
+    cannot_tell="Whether the limit is too small or the model has no way to end. It is only noted where answers need no "
+    'end: [align.rollout] missing_eos = "off", or a model that nobody has trained to end, or seen to.',
 )
 def never_ends(run: RunRecord) -> Seen | None:
     ended = run.series("ended")
     if ended is None or ended.first >= 0.5:
         return None
     return Seen(
-        f"{ended.first:.0%} of the answers ended by themselves in the first steps", int(ended.steps[0]), ended.first
+        f"{ended.first:.0%} of the answers ended by themselves in the first steps",
+        int(ended.steps[0]),
+        ended.first,
+        severity="note" if may_be_cut(run) else None,
     )
 
 
@@ -74,7 +83,8 @@ def cut_off(run: RunRecord) -> Seen | None:
     since = ended.since(off)
     if since is None or length.last < 0.6 * limit:
         return None
-    return Seen(f"{1 - ended.last:.0%} of the answers are cut at {limit} tokens", since, ended.last)
+    said = f"{1 - ended.last:.0%} of the answers are cut at {limit} tokens"
+    return Seen(said, since, ended.last, severity="note" if may_be_cut(run) else None)
 
 
 @rule(

@@ -7,6 +7,7 @@ import numpy as np
 from prefloop.diagnose.finding import Expected
 from prefloop.diagnose.records import RunRecord, Series
 from prefloop.diagnose.registry import Seen, rule
+from prefloop.diagnose.statistics import spikes
 
 TRAINS = ("align", "reward", "sft")
 
@@ -21,7 +22,7 @@ def _norm(run: RunRecord) -> str | None:
     kind="level",
     stages=TRAINS,
     expected=Expected(
-        "within 20 times its median",
+        "within 20 times its median, and that of the ten steps before",
         "norm",
         "largest",
         "a step",
@@ -39,13 +40,13 @@ def gradient_spikes(run: RunRecord) -> Seen | None:
     if norm is None or len(norm) < 4:
         return None
     middle = float(np.median(norm.values))
-    off = norm.values > max(20 * middle, 5.0)
+    off = spikes(norm, 20, 5.0)
     if not off.any():
         return None
     return Seen(
-        f"the gradient norm reached {norm.values.max():.3g}, its median is {middle:.3g}",
+        f"the gradient norm reached {norm.values[off].max():.3g}, its median is {middle:.3g}",
         int(norm.steps[np.argmax(off)]),
-        float(norm.values.max()),
+        float(norm.values[off].max()),
         signal=name,
     )
 

@@ -1,0 +1,62 @@
+"""What real runs on other data and models look like, where they are well: nothing of it is an alarm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.diagnose.runs import STEPS, align_run
+
+from prefloop.diagnose.diagnosis import Diagnosis, diagnose
+from prefloop.diagnose.records import RunRecord, series_of
+from prefloop.diagnose.statistics import spikes
+
+
+def of(diagnosis: Diagnosis, rule: str) -> str | None:
+    """The severity of a rule's symptom; None where it saw nothing."""
+    return next((s.severity for f in diagnosis.findings for s in f.symptoms if s.rule == rule), None)
+
+
+# A model of stories goes on for hundreds of tokens. Its continuations are cut, as they were when people ranked them.
+CUT = {"ended": [0.0] * STEPS, "length": [48.0] * STEPS, "eval_ended": [0.0] * 3}
+
+
+@pytest.mark.parametrize(
+    ("ends", "missing_eos", "severity"),
+    [
+        (False, "subtract", "note"),
+        (True, "off", "note"),
+        (None, "off", "note"),
+        (True, "subtract", "error"),
+        (None, "subtract", "error"),  # a run of an older version
+    ],
+)
+def test_answers_without_an_end_are_an_error_only_of_a_model_that_knows_one(
+    ends: bool | None, missing_eos: str, severity: str
+) -> None:
+    run = replace(align_run(CUT, {"max_tokens": 48, "missing_eos": missing_eos}), ends=ends)
+    found = diagnose(run)
+    assert of(found, "never-ends") == severity
+    assert of(found, "cut-off") == ("note" if severity == "note" else "warning")
+    if ends is False:
+        assert found.findings[0].causes[0].id == "answers-cut"
+
+
+def test_a_gradient_that_begins_high_and_falls_has_no_spike() -> None:
+    falls = [22.0, 20.0, 19.4, 20.6, 14.3, 9.0, 4.0, 2.0, 1.0, *[0.6] * 20]
+    points = [*enumerate(falls, 1)]
+    reward = RunRecord("reward-001", "reward", metrics={"grad_norm_reward": series_of(points)})
+    assert of(diagnose(reward), "gradient-spikes") is None
+    assert not spikes(series_of(points), 20, 5.0).any()
+    points[15] = (16, 30.0)
+    assert spikes(series_of(points), 20, 5.0).nonzero()[0].tolist() == [15]
+    points[0], points[15] = (1, 600.0), (16, 0.6)
+    assert spikes(series_of(points), 20, 5.0).nonzero()[0].tolist() == [0]
+    assert not spikes(series_of([(1, 50.0)]), 20, 5.0).any()
+
+
+def test_a_cause_that_is_less_likely_than_all_others_is_named_as_a_guess() -> None:
+    sure = diagnose(align_run({"kl_coefficient": [0.0] * STEPS})).findings[0]
+    assert sure.confidence > 0.5 and sure.title == sure.causes[0].title
+    unsure = replace(sure, causes=(replace(sure.causes[0], confidence=0.4),))
+    assert unsure.title == "Perhaps the KL term is off, or far too small"
