@@ -7,11 +7,12 @@ hook for any of this.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -31,7 +32,7 @@ class Fault:
     """cause: what should be named first; several where two names are right.  strengths: from mild to strong.
 
     settings: overrides by strength.  prepare: changes the project's data.  patch: what is patched while the stage runs.
-    redo: stages that are run before, from the base project's samples on.  worlds: where it can be planted.
+    redo: stages that are run again before the patch, with the fault's settings.  worlds: where it can be planted.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Fault:
     redo: tuple[str, ...] = ()
     worlds: tuple[str, ...] = ("demo", "stories")
     needs: str | None = None  # the algorithm that it needs
+    files: Mapping[str, str] = field(default_factory=dict)  # name -> text, added to the project
 
 
 # -- patches of the reward ------------------------------------------------------------------------------------------
@@ -108,6 +110,15 @@ def not_a_number(strength: float) -> Iterator[None]:
         yield
 
 
+def shuffled(strength: float) -> AbstractContextManager[None]:
+    """Rewards come back in the order of the answers' lengths, as from a batch that was sorted and not put back."""
+    return _scores(
+        lambda prompts, answers, s: _each(
+            [s.total[n] for n in sorted(range(len(answers)), key=lambda n: len(answers[n].text))], s
+        )
+    )
+
+
 def longest(strength: float) -> AbstractContextManager[None]:
     """The reward pays for length."""
     return _scores(
@@ -164,8 +175,6 @@ def other_temperature(strength: float) -> Iterator[None]:
 @contextlib.contextmanager
 def stale(strength: float) -> Iterator[None]:
     """The sampler keeps the weights that it had first."""
-    import copy
-
     from prefloop.engine.local import LocalEngine
 
     real = LocalEngine.generate
@@ -281,6 +290,68 @@ def other_template(strength: float) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def other_reference(strength: float) -> Iterator[None]:
+    """The reference is not the policy's start: its weights are off by a share of their spread."""
+    from types import SimpleNamespace
+
+    from prefloop.training import policy_setup
+
+    def copied(model: Any) -> Any:
+        found = copy.deepcopy(model)
+        drawn = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in found.parameters():
+                noise = torch.randn(weight.shape, generator=drawn)
+                weight.add_(strength * noise * weight.std(correction=0))
+        return found
+
+    with patch.object(policy_setup, "copy", SimpleNamespace(deepcopy=copied)):
+        yield
+
+
+@contextlib.contextmanager
+def new_head(strength: float) -> Iterator[None]:
+    """The reward models' heads are drawn anew when they are loaded."""
+    from prefloop.rewards.model import ModelScorer
+
+    real = ModelScorer.__init__
+
+    def init(self: Any, reward_models: Any, *more: Any, **how: Any) -> None:
+        torch.manual_seed(1)
+        for one in reward_models:
+            head = one.model.model.get_submodule("score")
+            nn.init.normal_(head.weight, std=float(head.weight.detach().std()))
+        real(self, reward_models, *more, **how)
+
+    with patch.object(ModelScorer, "__init__", init):
+        yield
+
+
+@contextlib.contextmanager
+def cut_distribution(strength: float) -> Iterator[None]:
+    """The sampler leaves out the tail of the distribution, and the learner does not know it."""
+    from prefloop.engine.local import LocalEngine
+
+    real = LocalEngine.generate
+
+    def generate(self: Any, prompts: Any, keys: Any, sampling: Any) -> Any:
+        return real(self, prompts, keys, replace(sampling, top_p=strength))
+
+    with patch.object(LocalEngine, "generate", generate):
+        yield
+
+
+def against(strength: float) -> AbstractContextManager[None]:
+    """The loss has the wrong sign."""
+    return _losses(lambda loss, out, batch: replace(loss, total=-loss.total))
+
+
+def detached(strength: float) -> AbstractContextManager[None]:
+    """No gradient reaches the policy."""
+    return _losses(lambda loss, out, batch: replace(loss, total=0.0 * loss.total))
+
+
 # -- data -----------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +370,16 @@ def repeat(project: Project, strength: float) -> None:
     project.store.add([replace(replace_prompt(p, p.text.replace(" ", "  ")), split="train") for p in some])
 
 
+def elsewhere(project: Project, strength: float) -> None:
+    """The lists that will be ranked are another model's: hot, and marked as such."""
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(f"sqlite:///{project.root / 'prefloop.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("update completions set policy_version = 'another-model'"))
+    engine.dispose()
+
+
 def replace_prompt(prompt: Prompt, text: str) -> Prompt:
     return Prompt(text)
 
@@ -310,6 +391,12 @@ def _set(*keys: str) -> Callable[[float], list[str]]:
     return lambda strength: [f"{key}={strength:g}" for key in keys]
 
 
+WORDY = '''"""A second criterion that wants the opposite of what the desk wants."""
+
+
+def wordy(prompt: str, text: str) -> float:
+    return len(text.split()) / 10
+'''
 AGAIN = ("crowd", "reward")
 FAULTS: tuple[Fault, ...] = (
     Fault(
@@ -446,6 +533,54 @@ FAULTS: tuple[Fault, ...] = (
         ("reused-too-often",),
         strengths=(8, 24),
         settings=lambda s: [f"align.rollout.epochs={s:g}"],
+    ),
+    Fault("reference is another model", ("reference-wrong",), strengths=(0.02, 0.1), patch=other_reference),
+    Fault("reward model's head drawn anew", ("reward-not-as-saved",), patch=new_head),
+    Fault("rewards given to other answers", ("reward-mixed-up",), patch=shuffled),
+    Fault("sampler leaves out the tail", ("sampler-temperature",), strengths=(0.95, 0.7), patch=cut_distribution),
+    Fault("loss with the wrong sign", ("update-sign",), patch=against),
+    Fault("no gradient reaches the policy", ("policy-frozen",), patch=detached),
+    Fault(
+        "two criteria at odds",
+        ("criteria-at-odds",),
+        strengths=(1.0, 3.0),
+        files={"wordy.py": WORDY},
+        settings=lambda s: [
+            'align.objective.scorers={wordy="wordy.py:wordy"}',
+            f"align.reward_weights={{quality=1, wordy={s:g}}}",
+        ],
+        worlds=("demo",),
+    ),
+    Fault(
+        "reward model taught on another model's answers",
+        ("reward-off-distribution",),
+        strengths=(1.3, 2.0),
+        settings=lambda s: [f"sample.temperature={s:g}"],
+        prepare=elsewhere,
+        redo=("sample", "crowd", "reward"),
+    ),
+    Fault(
+        "too few rankings",
+        ("lists-few",),
+        "reward",
+        (40, 15),
+        settings=lambda s: [f"sample.prompts={s:g}"],
+        redo=("sample", "crowd", "reward"),
+    ),
+    Fault(
+        "reward model's rate too high",
+        ("supervised-rate-high",),
+        "reward",
+        (30, 300),
+        settings=lambda s: [f"reward.lr={5e-4 * s:g}"],
+        redo=("reward",),
+    ),
+    Fault(
+        "value clipping too tight",
+        ("value-clip-small",),
+        strengths=(0.02, 0.002),
+        needs="ppo",
+        settings=lambda s: [f"algorithms.ppo.value_clip={s:g}"],
     ),
     Fault("numbers overflow", ("overflow",), strengths=(0.1, 0.4), patch=overflowing),
 )

@@ -3,11 +3,17 @@
     python benchmarks/planted.py --quick                # one strength, one seed, one world: some minutes on two cores
     python benchmarks/planted.py --json planted.json    # every kind, strength, seed and world, and the healthy runs
     python benchmarks/planted.py --only "learning rate" # faults whose name holds a text
+    python benchmarks/planted.py --folder F             # keep the runs in F, and make those that are missing
 
 A job is a process of its own: it copies a world's project, plants one fault (`faults.py`), runs the stage that shows
-it, and writes what the diagnosis says. Thresholds and weights were set on one half of the jobs ("tune"), and are
-measured on the other ("test"): the half is a hash of kind, strength, seed and world. The table says for each kind how
-often its cause was named first and among the first three, and the step of the first symptom.
+it, and keeps the run's folder. Then the diagnosis reads the folders, as it would read folders that were copied here.
+Thresholds and weights were set on one half of the jobs ("tune"), and are measured on the other ("test"): the half is a
+hash of kind, strength, seed and world.
+
+The table says for each kind how often its cause was named first, and among the first three; at which evaluation the
+run was alarmed first, by the rules that are asked while it runs; and at which evaluation half of the damage was done.
+Damage is what the hidden quality of held-out answers lacks beside the healthy run of the same world, seed and
+algorithm. A reward model's run is alarmed when it ends, before a policy is trained with it.
 
 Alarms of healthy runs are findings that are more than a note.
 """
@@ -18,7 +24,9 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,12 +35,14 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+
+from prefloop.diagnose.records import RunRecord, Series  # noqa: E402 -- the path comes first
 
 HEALTHY: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     # name, world, overrides: several algorithms and sizes, nothing planted
@@ -41,12 +51,15 @@ HEALTHY: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("rloo", "demo", ("align.algorithm=rloo",)),
     ("ppo, larger batch", "demo", ("align.rollout.prompts=24",)),
     ("ppo, more steps", "demo", ("align.steps=28",)),
+    ("ppo, one update a step", "demo", ("align.rollout.minibatches=1",)),
     ("grpo", "stories", ()),
     ("rloo", "stories", ("align.algorithm=rloo",)),
     ("ppo", "stories", ("align.algorithm=ppo", "align.critic_lr=1e-3")),
     ("grpo, groups of 8", "stories", ("align.rollout.k=8", "align.rollout.prompts=8")),
     ("grpo, more steps", "stories", ("align.steps=28",)),
+    ("grpo, answers of 48 tokens", "stories", ("align.max_tokens=48", "evaluate.max_tokens=48")),
 )
+EVERY = "align.evaluation.eval_every=2"  # alarms are raised at evaluations, and damage is seen there
 
 
 @dataclass(frozen=True)
@@ -61,15 +74,26 @@ class Job:
     overrides: tuple[str, ...] = ()
 
     @property
+    def text(self) -> str:
+        return f"{self.label}/{self.world}/{self.strength:g}/{self.seed}"
+
+    @property
+    def hash(self) -> int:
+        return int(hashlib.sha256(self.text.encode()).hexdigest(), 16)
+
+    @property
     def half(self) -> str:
-        text = f"{self.label}/{self.world}/{self.strength:g}/{self.seed}"
-        return "tune" if int(hashlib.sha256(text.encode()).hexdigest(), 16) % 2 else "test"
+        return "tune" if self.hash % 2 else "test"
+
+    @property
+    def folder(self) -> str:
+        return re.sub(r"[^a-z0-9.]+", "-", self.text.lower())
 
 
 def jobs(asked: argparse.Namespace) -> list[Job]:
     from faults import FAULTS
 
-    seeds = range(1 if asked.quick else asked.seeds)
+    seeds = asked.seeds[:1] if asked.quick else asked.seeds
     found = []
     for fault in FAULTS:
         if asked.only and asked.only not in fault.name:
@@ -85,80 +109,60 @@ def jobs(asked: argparse.Namespace) -> list[Job]:
     if not asked.only or asked.only == "healthy":
         for name, world, overrides in HEALTHY:
             if world in asked.worlds:
-                some = range(1 if asked.quick else asked.healthy_seeds)
+                some = seeds[:1] if asked.quick else asked.healthy_seeds
                 found += [Job(None, f"healthy {name}", world, 0.0, seed, overrides) for seed in some]
-    return found
+    return sorted(found, key=lambda job: job.hash)  # in no order, so that what was stopped is a fair sample
 
 
 # -- one job, in a process of its own ----------------------------------------------------------------------------------
 
 
-def do(job: Job, base: Path) -> dict[str, Any]:
-    """Plant, run, diagnose."""
+def do(job: Job, base: Path, kept: Path) -> None:
+    """Plant, run, and keep the folder of the run, without its checkpoints."""
     from faults import FAULTS
 
+    from prefloop.diagnose.reading import run_folders
     from prefloop.project.project import Project
     from prefloop.stages.align import align
     from prefloop.stages.crowd import crowd
-    from prefloop.stages.diagnosing import diagnose_runs
+    from prefloop.stages.sample import sample
     from prefloop.stages.train_reward import reward
 
     fault = next((f for f in FAULTS if f.name == job.fault), None)
-    settings = list(job.overrides) + (fault.settings(job.strength) if fault else [])
+    settings = [EVERY, *job.overrides, *(fault.settings(job.strength) if fault else [])]
     stage = fault.stage if fault else "align"
+    redo = fault.redo if fault else ()
     stopped = ""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "project"
         shutil.copytree(base, folder)
-        redo = fault.redo if fault else ()
         if redo:
             _forget(folder, redo)
-        with Project.open(folder, settings, quiet=True) as project:
+        if fault and fault.files:
+            for name, text in fault.files.items():
+                (folder / name).write_text(text, encoding="utf-8")
+        with Project.open(folder, settings, quiet=True) as project, contextlib.ExitStack() as stack:
+            if "sample" in redo:
+                sample(project)
             if fault and fault.prepare:
                 fault.prepare(project, job.strength)
-            with contextlib.ExitStack() as stack:
-                if fault and fault.patch:
-                    stack.enter_context(fault.patch(job.strength))
-                try:
-                    if "crowd" in redo:
-                        crowd(project)
-                    if stage == "reward":
-                        reward(project)
-                    else:
-                        align(project, 0)
-                except Exception as error:  # noqa: BLE001 -- a run that a fault ends is still diagnosed
-                    stopped = f"{type(error).__name__}: {error}"
-                    traceback.print_exc()
-        found = [d for d in diagnose_runs(folder, stage=stage)]
-        diagnosis = found[-1]
-        causes = [cause.id for finding in diagnosis.findings for cause in finding.causes[:1]]
-        order = [cause.id for finding in diagnosis.findings for cause in finding.causes]
-        return {
-            **asdict(job),
-            "half": job.half,
-            "stage": stage,
-            "stopped": stopped,
-            "alarms": [f.title for f in diagnosis.alarms],
-            "first": (causes or ["nothing"])[0],
-            "firsts": causes,
-            "three": _three(diagnosis),
-            "order": order,
-            "symptoms": [s.rule for f in diagnosis.findings for s in f.symptoms],
-            "since": min((f.since for f in diagnosis.alarms if f.since is not None), default=None),
-            "steps": diagnosis.steps,
-            "problems": list(diagnosis.problems),
-            "findings": [f.to_json() for f in diagnosis.findings],
-        }
-
-
-def _three(diagnosis: Any) -> list[str]:
-    """The first three causes: the first of each finding in turn, then the second of each, and so on."""
-    named: list[str] = []
-    for place in range(3):
-        for finding in diagnosis.findings:
-            if place < len(finding.causes) and finding.causes[place].id not in named:
-                named.append(finding.causes[place].id)
-    return named[:3]
+            for name, make in (("crowd", crowd), ("reward", reward)):
+                if name in redo and name != stage:
+                    make(project)
+            if fault and fault.patch:
+                stack.enter_context(fault.patch(job.strength))
+            try:
+                reward(project) if stage == "reward" else align(project, 0)
+            except Exception as error:  # noqa: BLE001 -- a run that a fault ends is still diagnosed
+                stopped = f"{type(error).__name__}: {error}"
+                traceback.print_exc()
+        run = next(f for f in reversed(run_folders(folder)) if f.name.startswith(f"{stage}-"))
+        part = kept.with_name(kept.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        shutil.copytree(run, part / "run", ignore=lambda at, names: [n for n in names if (Path(at) / n).is_dir()])
+        (part / "job.json").write_text(json.dumps({**asdict(job), "stage": stage, "stopped": stopped}))
+        part.rename(kept)
 
 
 def _forget(folder: Path, stages: tuple[str, ...]) -> None:
@@ -174,7 +178,89 @@ def _forget(folder: Path, stages: tuple[str, ...]) -> None:
             connection.execute(text("delete from rankings"))
         if "reward" in stages:
             connection.execute(text("delete from models where kind = 'reward'"))
+        if "sample" in stages:
+            connection.execute(text("delete from completions"))
+            connection.execute(text("delete from items"))
     engine.dispose()
+
+
+# -- what the diagnosis says of it -------------------------------------------------------------------------------------
+
+
+def row(job: Job, kept: Path) -> dict[str, Any]:
+    """Return what the diagnosis says of a run, from its folder alone; the run has the name of its stage."""
+    from prefloop.diagnose.diagnosis import diagnose
+    from prefloop.diagnose.reading import read_run
+
+    about = json.loads((kept / "job.json").read_text())
+    run = replace(read_run(kept / "run"), name=f"{about['stage']}-001")
+    found = diagnose(run)
+    firsts = [cause.id for finding in found.findings for cause in finding.causes[:1]]
+    judge = run.series("eval_judge")
+    return {
+        **asdict(job),
+        "half": job.half,
+        "stage": run.stage,
+        "algorithm": str(run.align("algorithm")),
+        "stopped": about["stopped"],
+        "alarms": [f.title for f in found.alarms],
+        "firsts": firsts or ["nothing"],
+        "three": _three(found),
+        "symptoms": [s.rule for f in found.findings for s in f.symptoms],
+        "alarmed_at": alarmed_at(run),
+        "steps": found.steps,
+        "judge": dict(zip(judge.steps.tolist(), judge.values.tolist(), strict=True)) if judge else {},
+        "judge_error": _error_of(run),
+        "problems": list(found.problems),
+        "findings": [f.to_json() for f in found.findings],
+    }
+
+
+def alarmed_at(run: RunRecord) -> int | None:
+    """Return the first evaluation at which the rules that are asked while a run goes on raise an alarm."""
+    from prefloop.diagnose.diagnosis import diagnose
+
+    evaluated = run.series("eval_reward")
+    for step in evaluated.steps.tolist() if evaluated else []:
+        metrics = {name: Series(s.steps[s.steps <= step], s.values[s.steps <= step]) for name, s in run.metrics.items()}
+        cut = replace(run, metrics=metrics, status="running", result={}, samples=())
+        if diagnose(cut, live=True).alarms:
+            return int(step)
+    return None
+
+
+def _error_of(run: RunRecord) -> float:
+    """The standard error of the hidden quality at the last evaluation; 0 where there is none."""
+    spread, n = run.series("eval_judge_std"), run.series("eval_sequences")
+    return float(spread.values[-1]) / float(n.values[-1]) ** 0.5 if spread and n else 0.0
+
+
+def damage(rows: list[dict[str, Any]]) -> None:
+    """Add to each row the evaluation at which half of its damage was done; None where there was no damage to see."""
+    healthy = {
+        (r["world"], r["seed"], r["algorithm"]): r
+        for r in rows
+        if not r["fault"] and r["label"] == f"healthy {r['algorithm']}"
+    }
+    for r in rows:
+        r["half_at"] = None
+        well = healthy.get((r["world"], r["seed"], r["algorithm"]))
+        if not r["fault"] or not well or not r["judge"]:
+            continue
+        lacks = {step: well["judge"][step] - value for step, value in r["judge"].items() if step in well["judge"]}
+        total = list(lacks.values())[-1]
+        if total > 2 * math.hypot(r["judge_error"], well["judge_error"]):
+            r["half_at"] = next(step for step, lack in lacks.items() if lack >= total / 2)
+
+
+def _three(diagnosis: Any) -> list[str]:
+    """The first three causes: the first of each finding in turn, then the second of each, and so on."""
+    named: list[str] = []
+    for place in range(3):
+        for finding in diagnosis.findings:
+            if place < len(finding.causes) and finding.causes[place].id not in named:
+                named.append(finding.causes[place].id)
+    return named[:3]
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------
@@ -184,42 +270,58 @@ def main() -> None:
     asked = _arguments()
     if asked.job:
         job = Job(**{**json.loads(asked.job), "overrides": tuple(json.loads(asked.job)["overrides"])})
-        print(json.dumps(do(job, Path(asked.base))))
+        do(job, Path(asked.base), Path(asked.kept))
         return
     todo = jobs(asked)
-    worlds = Path(asked.folder or tempfile.mkdtemp(prefix="planted-"))
-    worlds.mkdir(parents=True, exist_ok=True)
+    home = Path(asked.folder or tempfile.mkdtemp(prefix="planted-"))
+    missing = [job for job in todo if not (home / "jobs" / job.folder).is_dir()]
     began = time.time()
-    for world, seed in sorted({(job.world, job.seed) for job in todo}):
-        from worlds import make_world
+    if not asked.diagnose:
+        (home / "worlds").mkdir(parents=True, exist_ok=True)
+        for world, seed in sorted({(job.world, job.seed) for job in missing}):
+            from worlds import make_world
 
-        print(f"world {world}, seed {seed}", file=sys.stderr, flush=True)
-        with contextlib.redirect_stdout(sys.stderr):
-            make_world(world, worlds / f"{world}-{seed}", seed)
-    with ThreadPoolExecutor(asked.workers) as pool:
-        rows = [row for row in pool.map(lambda job: _process(job, worlds), todo) if row]
-    result = {"rows": rows, "seconds": round(time.time() - began), **summary(rows)}
+            print(f"world {world}, seed {seed}", file=sys.stderr, flush=True)
+            with contextlib.redirect_stdout(sys.stderr):
+                make_world(world, home / "worlds" / f"{world}-{seed}", seed)
+        with ThreadPoolExecutor(asked.workers) as pool:
+            list(pool.map(lambda job: _process(job, home), missing))
+    rows = [row(job, home / "jobs" / job.folder) for job in todo if (home / "jobs" / job.folder).is_dir()]
+    damage(rows)
+    failed = [job.text for job in todo if not (home / "jobs" / job.folder).is_dir()]
+    result = {"rows": rows, "missing": failed, "seconds": round(time.time() - began), **summary(rows)}
     if asked.json:
         Path(asked.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
-    print("\n".join(table(rows)))
-    for half in ("tune", "test"):
+    for r in rows if asked.verbose else ():
+        if asked.half in (None, r["half"]):
+            print(_line(r))
+    print("\n".join(table([r for r in rows if asked.half in (None, r["half"])])))
+    for half in (asked.half,) if asked.half else ("tune", "test"):
         print(f"{half}: {json.dumps(result[half])}")
+    if failed:
+        print(f"{len(failed)} jobs have no run")
 
 
-def _process(job: Job, worlds: Path) -> dict[str, Any] | None:
-    base = worlds / f"{job.world}-{job.seed}"
-    command = [sys.executable, __file__, "--job", json.dumps(asdict(job)), "--base", str(base)]
+def _process(job: Job, home: Path) -> None:
+    kept = home / "jobs" / job.folder
+    base = home / "worlds" / f"{job.world}-{job.seed}"
+    command = [sys.executable, __file__, "--job", json.dumps(asdict(job)), "--base", str(base), "--kept", str(kept)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        print(f"FAILED {job}: {done.stderr[-1500:]}", file=sys.stderr, flush=True)
-        return None
-    row: dict[str, Any] = json.loads(lines[-1])
-    mark = "healthy" if job.fault is None else ("first" if right(row) else "three" if right(row, 3) else "WRONG")
-    print(f"{mark:8} {job.label} x{job.strength:g} seed {job.seed} {job.world}: {row['firsts']} since {row['since']}",
-          file=sys.stderr, flush=True)  # fmt: skip
-    return row
+    said = f"FAILED: {done.stderr[-1500:]}" if done.returncode else _line(row(job, kept))
+    print(f"{said}", file=sys.stderr, flush=True)
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["fault"]:
+        mark = "first" if right(row) else "three" if right(row, 3) else "WRONG"
+    else:
+        mark = "ALARM" if row["alarms"] else "healthy"
+    named = row["firsts"] if row["fault"] else row["alarms"]
+    return (
+        f"{mark:8} {row['half']} {row['label']} x{row['strength']:g} seed {row['seed']} {row['world']}: "
+        f"{', '.join(named)} | {', '.join(row['symptoms'])} | at {row['alarmed_at']}"
+    )
 
 
 def right(row: dict[str, Any], among: int = 1) -> bool:
@@ -227,8 +329,7 @@ def right(row: dict[str, Any], among: int = 1) -> bool:
     from faults import FAULTS
 
     causes = next(f.cause for f in FAULTS if f.name == row["fault"])
-    named = row["three"][:1] if among == 1 else row["three"]
-    return any(cause in named for cause in causes)
+    return any(cause in row["three"][:among] for cause in causes)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -238,41 +339,62 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         planted, healthy = [r for r in some if r["fault"]], [r for r in some if not r["fault"]]
         out[half] = {
             "planted": len(planted),
+            "kinds": len({r["fault"] for r in planted}),
             "first": sum(right(r) for r in planted),
             "among_three": sum(right(r, 3) for r in planted),
+            "damaged": sum(r["half_at"] is not None for r in planted),
+            "alarmed_before_half": sum(early(r) for r in planted),
             "healthy": len(healthy),
             "alarmed": sum(bool(r["alarms"]) for r in healthy),
         }
     return out
 
 
+def early(row: dict[str, Any]) -> bool:
+    """Whether a run that did damage was alarmed before, or when, half of it was done."""
+    return row["half_at"] is not None and row["alarmed_at"] is not None and row["alarmed_at"] <= row["half_at"]
+
+
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| fault | runs | first | among three | first symptom at step (of) |"
-    yield "|---|---|---|---|---|"
-    for label in dict.fromkeys(row["label"] for row in rows):
+    yield "| fault | runs | first | among three | first alarm, at step | half of the damage, at step |"
+    yield "|---|---|---|---|---|---|"
+    for label in sorted({row["label"] for row in rows}, key=lambda name: (name.startswith("healthy"), name)):
         some = [row for row in rows if row["label"] == label]
-        steps = sorted(str(row["since"]) for row in some if row["since"] is not None)
-        when = f"{', '.join(dict.fromkeys(steps))} ({some[0]['steps']})" if steps else "-"
         if some[0]["fault"]:
             first, three = sum(right(r) for r in some), sum(right(r, 3) for r in some)
-            yield f"| {label} | {len(some)} | {first} | {three} | {when} |"
+            ends = some[0]["stage"] == "reward"
+            alarm = "before `align`" if ends else _steps(some, "alarmed_at", "after the run")
+            half = "" if ends else _steps(some, "half_at", "no damage seen")
+            yield f"| {label} | {len(some)} | {first} | {three} | {alarm} | {half} |"
         else:
             alarmed = sum(bool(r["alarms"]) for r in some)
-            yield f"| {label} ({some[0]['world']}) | {len(some)} | {alarmed} alarmed | | {when} |"
+            where = ", ".join(sorted({r["world"] for r in some}))
+            yield f"| {label} ({where}) | {len(some)} | {alarmed} alarmed | | | |"
+
+
+def _steps(rows: list[dict[str, Any]], name: str, without: str) -> str:
+    """The steps of several runs, in order, each once; and what is said of runs without one."""
+    steps = sorted({row[name] for row in rows if row[name] is not None})
+    said = [str(step) for step in steps]
+    return ", ".join(said + [without] * any(row[name] is None for row in rows))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one strength, one seed and one world of each fault")
     parser.add_argument("--only", help='faults whose name holds this text; "healthy" for the healthy runs')
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--healthy-seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--healthy-seeds", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--worlds", nargs="+", default=["demo", "stories"])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--folder", help="where the worlds are kept, to be used again")
+    parser.add_argument("--folder", help="where worlds and runs are kept, to be used again")
+    parser.add_argument("--diagnose", action="store_true", help="make no run: diagnose those that are in --folder")
+    parser.add_argument("--half", choices=["tune", "test"], help="show one half only")
+    parser.add_argument("--verbose", action="store_true", help="a line for each run")
     parser.add_argument("--json", help="write every row there")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--base", help=argparse.SUPPRESS)
+    parser.add_argument("--kept", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -22,11 +22,29 @@ Check = dict[str, str]
 def reward_checks(
     scorer: Scorer, tokenization: Tokenization, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> list[Check]:
-    """Return whether a text has one score, alone or beside others; and whether prompts reach policy and judge alike."""
-    if not isinstance(scorer, ModelScorer) or not completions:
+    """Return whether a text has one score, whatever it stands beside; and whether policy and judge read one prompt."""
+    if len(completions) < 2:
         return []
     prompts, completions = prompts[:TRIED], completions[:TRIED]
-    return [_alone(scorer, prompts, completions), *_templates(scorer, tokenization, prompts)]
+    found = [_order(scorer, prompts, completions)]
+    if isinstance(scorer, ModelScorer):
+        found += [_alone(scorer, prompts, completions), *_templates(scorer, tokenization, prompts)]
+    return found
+
+
+def _order(scorer: Scorer, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Check:
+    """Any scorer is asked twice, the second time the other way round."""
+    forth = np.array(scorer.score(prompts, completions).total)
+    back = np.array(scorer.score(prompts[::-1], completions[::-1]).total)[::-1]
+    spread = max(float(forth.std()), TOLERANCE)
+    apart = float(np.max(np.abs(forth - back)))
+    if apart <= max(TOLERANCE, 0.25 * spread):
+        return _check("reward order", "ok", f"answers score up to {apart:.2g} apart when they are asked again")
+    if np.allclose(np.sort(forth), np.sort(back), atol=TOLERANCE):
+        return _check("reward order", "fail", "asked again the other way round, the same rewards went to other answers")
+    return _check(
+        "reward order", "warn", f"answers score up to {apart:.2g} apart when they are asked again (spread {spread:.2g})"
+    )
 
 
 def _alone(scorer: ModelScorer, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Check:

@@ -132,6 +132,40 @@ def rate_low(run: RunRecord) -> Iterator[Evidence]:
 
 
 @cause(
+    "policy-frozen",
+    "The update does not reach the policy",
+    broke="A gradient that is not zero changes the policy.",
+    remedy="Look at what is frozen, detached or multiplied by zero between the loss and the policy's weights.",
+    act=lambda run: Action("See which parameters of the policy get a gradient.", "prefloop doctor"),
+    explains={"nothing-moves": 1.5, "reward-flat": 0.7, "no-gradient": 4.0},
+    prior=-1.5,
+)
+def policy_frozen(run: RunRecord) -> Iterator[Evidence]:
+    asked, usual = rates(run).get("policy", (0.0, 0.0))
+    kl, spread = run.series("kl_k3"), run.series("reward_std")
+    if kl is not None and float(abs(kl.values).max()) < 1e-6 and asked and usual and asked / usual > 0.01:
+        yield Evidence("the KL is 0 at every step, though the learning rate is not", 2.0)
+    if spread is not None and spread.last < 1e-6:
+        yield Evidence("every answer has the same reward, so that there is nothing to learn", -4.0)
+
+
+@cause(
+    "update-sign",
+    "The update makes rewarded answers rarer",
+    broke="Optimising a reward raises it.",
+    remedy="Look for a minus in the loss or in the advantages of an algorithm of your own.",
+    act=lambda run: Action("Try the algorithm on a task whose best policy is known.", "prefloop doctor"),
+    explains={"reward-fell": 2.0, "reward-falls": 3.0, "judge-down": 0.3, "kl-far": 0.3, "ends-lost": 0.3},
+    expects={"reward-falls": 3.0},
+    prior=-1.5,
+)
+def update_sign(run: RunRecord) -> Iterator[Evidence]:
+    asked, usual = rates(run).get("policy", (0.0, 0.0))
+    if asked and usual and asked / usual > 5:
+        yield Evidence(f"[align] lr is {asked / usual:.0f} times what is usual for this width", -3.0)
+
+
+@cause(
     "reused-too-often",
     "One batch of samples is used for too many updates",
     broke="Samples are nearly on policy while they are learnt from.",

@@ -86,6 +86,19 @@ def reward_reads_padding(run: RunRecord) -> Iterator[Evidence]:
 
 
 @cause(
+    "reward-mixed-up",
+    "Rewards go to other answers than those that earned them, or change from one asking to the next",
+    broke="An answer has the same reward whenever it is asked about, and wherever it stands in a batch.",
+    remedy="Look at what the scorer sorts, caches or draws at random; it returns one number an answer, in order.",
+    act=lambda run: Action("Call the scorer twice on the same answers, the second time the other way round.", None),
+    explains={"check-reward-order": 5.0, "check-reward-padding": 2.0, "scorer-at-chance": 1.2, "reward-flat": 0.7},
+    expects={"check-reward-order": 4.0},
+)
+def reward_mixed_up(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
     "reward-not-as-saved",
     "The reward model that is loaded is not the one that was measured",
     broke="A reward model scores as it did before it was saved.",

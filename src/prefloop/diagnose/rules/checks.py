@@ -24,8 +24,9 @@ def _tried(id: str, broke: str, meaning: str) -> Callable[[Look], Look]:
 
 def _failed(run: RunRecord, name: str) -> Seen | None:
     for check in run.checks:
-        if check.get("name") == name and check.get("status") == "fail":
-            return Seen(str(check.get("detail")), 0, signal=name)
+        if check.get("name") == name and check.get("status") in ("fail", "warn"):
+            milder = "warning" if check["status"] == "warn" else None
+            return Seen(str(check.get("detail")), 0, signal=name, severity=milder)
     return None
 
 
@@ -45,3 +46,12 @@ def reward_padding(run: RunRecord) -> Seen | None:
 )
 def reward_template(run: RunRecord) -> Seen | None:
     return _failed(run, "reward template")
+
+
+@_tried(
+    "check-reward-order",
+    "An answer has the same reward whenever it is asked about, and wherever it stands in a batch.",
+    "Rewards reach other answers than those that earned them, or change from one asking to the next.",
+)
+def reward_order(run: RunRecord) -> Seen | None:
+    return _failed(run, "reward order")

@@ -111,6 +111,45 @@ def reward_fell(run: RunRecord) -> Seen | None:
     )
 
 
+@rule(
+    "reward-falls",
+    kind="trend",
+    reads=("reward",),
+    expected=Expected("rises", "sd of the reference's reward", "mean; Kendall's tau", "a step", "our rule"),
+    broke="Optimising a reward raises it.",
+    meaning="The reward of the samples falls from the first step on: the update works against what it optimises.",
+    cannot_tell="A rate that is far too high brings it down as well, often after a rise.",
+)
+def reward_falls(run: RunRecord) -> Seen | None:
+    reward = run.series("reward")
+    if reward is None or len(reward) < 6 or _has_bounds(run):
+        return None
+    tau = stats.kendalltau(reward.steps, reward.values, alternative="less")
+    if not tau.pvalue < 0.05 or reward.first - reward.last < 0.2 or int(np.argmax(reward.values)) > len(reward) // 3:
+        return None
+    said = f"the reward fell from {reward.first:.2f} to {reward.last:.2f}, without a rise before"
+    return Seen(said, int(reward.steps[0]), reward.last, p=float(tau.pvalue))
+
+
+@rule(
+    "no-gradient",
+    kind="invariant",
+    reads=("grad_norm_policy",),
+    severity="error",
+    expected=Expected("over 0", "norm", "of the mean gradient", "an update", "our invariant"),
+    broke="A reward that differs between answers gives a gradient.",
+    meaning="The policy's gradient is zero at most steps: nothing is learnt, whatever the rate.",
+    cannot_tell="Whether the loss, the mask or the weights are cut off.",
+)
+def no_gradient(run: RunRecord) -> Seen | None:
+    norm = run.series("grad_norm_policy")
+    if norm is None or len(norm) < 3:
+        return None
+    off = norm.values < 1e-9
+    since = norm.since(off)
+    return None if since is None else Seen("the policy's gradient is 0", since, 0.0)
+
+
 def _has_bounds(run: RunRecord) -> bool:
     """Whether other criteria have bounds ([align.objective]): then the run gives reward up for them, as it should."""
     return run.series("objective") is not None
@@ -128,7 +167,8 @@ def _has_bounds(run: RunRecord) -> bool:
     cannot_tell="Which of the criteria you care about more.",
 )
 def criteria_apart(run: RunRecord) -> Seen | None:
-    parts = {n: s for n, s in run.metrics.items() if n.startswith("reward_") and n[7:] in run.judges and len(s) >= 4}
+    known = {*run.judges, *(run.align("scorers") or {})}
+    parts = {n: s for n, s in run.metrics.items() if n.startswith("reward_") and n[7:] in known and len(s) >= 4}
     if len(parts) < 2:
         return None
     moved = {}
