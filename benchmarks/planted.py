@@ -59,7 +59,7 @@ HEALTHY: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("grpo, more steps", "stories", ("align.steps=28",)),
     ("grpo, answers of 48 tokens", "stories", ("align.max_tokens=48", "evaluate.max_tokens=48")),
 )
-EVERY = "align.evaluation.eval_every=2"  # alarms are raised at evaluations, and damage is seen there
+EVERY = "align.evaluation.eval_every=4"  # alarms are raised at evaluations, and damage is seen there
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,15 @@ FAULTS: dict[str, tuple[Callable[[], RunRecord], str]] = {
         lambda: align_run(checks=[{"name": "reward padding", "status": "fail", "detail": "0.4 apart"}]),
         "reward-reads-padding",
     ),
+    "rewards of other answers": (
+        lambda: align_run(checks=[{"name": "reward order", "status": "fail", "detail": "other answers"}]),
+        "reward-mixed-up",
+    ),
+    "no gradient": (
+        lambda: align_run({"grad_norm_policy": [0.0] * N, "kl": [0.0] * N, "kl_k3": [0.0] * N}),
+        "policy-frozen",
+    ),
+    "loss with the wrong sign": (lambda: align_run({"reward": [-0.1 * n for n in range(N)]}), "update-sign"),
     "groups": (lambda: align_run({"constant_groups": [1.0] * N}), "no-signal"),
     "leak": (lambda: align_run(data=Data(train=500, heldout=60, leaked=30)), "prompts-leak"),
     "few prompts": (lambda: align_run(data=Data(train=8, heldout=60)), "prompts-too-few"),

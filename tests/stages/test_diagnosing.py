@@ -55,7 +55,11 @@ def test_a_run_leaves_its_evidence_its_samples_and_the_judge_s_opinion(aligned: 
     run = read_run(run_of(aligned, "align"))
     assert run.problems == () and run.data is not None and run.data.train > 0 and run.ends is not None
     assert set(run.judges) == {"quality"} and run.judges["quality"]["heldout"]["pairs"] > 0
-    assert {check["name"]: check["status"] for check in run.checks} == {"reward padding": "ok", "reward template": "ok"}
+    assert {check["name"]: check["status"] for check in run.checks} == {
+        "reward order": "ok",
+        "reward padding": "ok",
+        "reward template": "ok",
+    }
     assert set(run.metrics) >= {"eval_judge", "eval_judge_std", "eval_sampler_gap", "reward_max", "kl_coefficient"}
     assert run.metrics["eval_ranked_pairs"].values[0] > 0
     assert set(run.manifest["learning_rates"]) == {"policy"}

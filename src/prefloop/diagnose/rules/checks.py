@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prefloop.diagnose.finding import Expected
+from prefloop.diagnose.finding import Expected, Severity
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Look, Seen, rule
 
@@ -25,8 +25,8 @@ def _tried(id: str, broke: str, meaning: str) -> Callable[[Look], Look]:
 def _failed(run: RunRecord, name: str) -> Seen | None:
     for check in run.checks:
         if check.get("name") == name and check.get("status") in ("fail", "warn"):
-            milder = "warning" if check["status"] == "warn" else None
-            return Seen(str(check.get("detail")), 0, signal=name, severity=milder)
+            severity: Severity = "error" if check["status"] == "fail" else "warning"
+            return Seen(str(check.get("detail")), 0, signal=name, severity=severity)
     return None
 
 
