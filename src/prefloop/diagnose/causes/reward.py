@@ -9,7 +9,7 @@ from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
 from prefloop.diagnose.rules.optimiser import rates
-from prefloop.diagnose.rules.people import coins, inverted, share
+from prefloop.diagnose.rules.people import coins, inverted, share, weighed
 
 BOTH = ("align", "reward")
 
@@ -19,6 +19,15 @@ def judge_reports(run: RunRecord) -> Iterator[Mapping[str, Any]]:
     for judge in run.judges.values():
         if report := judge.get("heldout"):
             yield report
+
+
+def _reliability(run: RunRecord, said: str) -> Action:
+    """Say whose rankings count how much, where people can be told apart and have not been weighed yet."""
+    if weighed(run):
+        return Action("They count little already, or not at all. Ask them what they meant.", "prefloop agreement")
+    if not any(person.weight is not None for person in run.people):
+        return Action("See who disagrees with the others.", "prefloop agreement")
+    return Action(said, "prefloop reward --annotators weighted")
 
 
 @cause(
@@ -56,8 +65,8 @@ def reward_sign(run: RunRecord) -> Iterator[Evidence]:
     "rankings-flipped",
     "A large share of the rankings is upside down",
     broke="Nobody ranks upside down.",
-    remedy="Find whose rankings they are, and leave them out or turn them round before they are imported.",
-    act=lambda run: Action("See who disagrees with the others.", "prefloop agreement"),
+    remedy="Weigh people by how reliable they are, which leaves those out; or turn theirs round before an import.",
+    act=lambda run: _reliability(run, "Leave out those whose order is the opposite of the others'."),
     explains={
         "reward-inverted": 2.5,
         "annotator-inverted": 3.0,
@@ -79,7 +88,7 @@ def rankings_flipped(run: RunRecord) -> Iterator[Evidence]:
     "Some people rank at random",
     broke="People's orders tell something about the answers.",
     remedy="Weigh people by how reliable they are, or leave the careless out.",
-    act=lambda run: Action("Weigh people by how reliable they are.", "prefloop reward --annotators weighted"),
+    act=lambda run: _reliability(run, "Weigh people by how reliable they are."),
     explains={
         "annotator-careless": 3.5,
         "agreement-at-chance": 1.5,
@@ -93,7 +102,7 @@ def annotators_careless(run: RunRecord) -> Iterator[Evidence]:
     part = share(coins(list(run.people)), run)
     if part > 0.1:
         yield Evidence(f"{part:.0%} of the rankings come from people whose order tells little", 1.0)
-    if run.setting("reward", "annotators") == "weighted":
+    if weighed(run):
         yield Evidence("people are weighted already", -1.0)
 
 
@@ -102,7 +111,7 @@ def annotators_careless(run: RunRecord) -> Iterator[Evidence]:
     "People leave the answers in the order in which they were shown",
     broke="The order in which answers are shown does not decide their rank.",
     remedy="Weigh people by how reliable they are; ask them, and look at their time a list.",
-    act=lambda run: Action("Take the order shown out of the weights.", "prefloop reward --annotators weighted"),
+    act=lambda run: _reliability(run, "Take the order shown out of the weights."),
     explains={"position-decides": 4.0, "annotator-careless": 0.5, "agreement-at-chance": 0.5, "reward-at-chance": 0.3},
     expects={"position-decides": 2.0},
     stages=("reward",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefloop.diagnose.finding import Expected
+from prefloop.diagnose.finding import Expected, Severity
 from prefloop.diagnose.records import Annotator, RunRecord
 from prefloop.diagnose.registry import Seen, rule
 
@@ -36,6 +36,16 @@ def share(people: list[Annotator], run: RunRecord) -> float:
     return sum(p.rankings for p in people) / max(1, sum(p.rankings for p in run.people))
 
 
+def weighed(run: RunRecord) -> bool:
+    """Return whether the run has counted people by their reliability, so that careless ones do little harm."""
+    told_apart = any(person.weight is not None for person in run.people)
+    return told_apart and run.setting("reward", "annotators") == "weighted"
+
+
+def _severity(run: RunRecord) -> Severity | None:
+    return "note" if weighed(run) else None
+
+
 @rule(
     "annotator-inverted",
     kind="data",
@@ -56,6 +66,7 @@ def annotator_inverted(run: RunRecord) -> Seen | None:
         None,
         min(p.weight or 0 for p in found),
         signal="reliability",
+        severity=_severity(run),
     )
 
 
@@ -79,6 +90,7 @@ def annotator_careless(run: RunRecord) -> Seen | None:
         None,
         min(p.weight or 0 for p in found),
         signal="reliability",
+        severity=_severity(run),
     )
 
 
@@ -104,7 +116,13 @@ def agreement_at_chance(run: RunRecord) -> Seen | None:
         return None
     mean = sum((p.agreement or 0) * p.pairs for p in known) / pairs
     return (
-        Seen(f"people agree on {mean:.0%} of {pairs // 2} pairs", None, mean, signal="agreement")
+        Seen(
+            f"people agree on {mean:.0%} of {pairs // 2} pairs",
+            None,
+            mean,
+            signal="agreement",
+            severity=_severity(run),
+        )
         if mean < 0.55
         else None
     )
@@ -138,4 +156,5 @@ def position_decides(run: RunRecord) -> Seen | None:
         None,
         max(abs(p.position or 0) for p in found),
         signal="position",
+        severity=_severity(run),
     )
