@@ -196,6 +196,11 @@ def test_damaged_files_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     found = diagnose(run)
     assert "not-finite" in {s.rule for f in found.findings for s in f.symptoms}
     assert read_run(tmp_path / "nothing").problems == ("manifest.json is missing",)
+    (folder / "manifest.json").write_text('{"stage": "align", "status": "done"}')
+    (folder / "result.json").write_text('{"steps": 9}')
+    assert "metrics.jsonl ends at step 4, although the run made 9" in read_run(folder).problems
+    (folder / "result.json").unlink()
+    assert "there is no result.json, although the run is done" in read_run(folder).problems
 
 
 def test_a_rule_that_breaks_is_named_and_the_others_are_asked() -> None:

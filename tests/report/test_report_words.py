@@ -12,6 +12,7 @@ from prefloop.diagnose.diagnosis import diagnose
 from prefloop.diagnose.records import RunRecord, series_of
 from prefloop.labels.agreement import Agreement
 from prefloop.project.project import Project
+from prefloop.report.collect import columns
 from prefloop.report.hacking import evidence
 from prefloop.report.text import number, percent, seconds, span
 from prefloop.report.words import headline, next_step, verdict
@@ -199,3 +200,8 @@ def test_what_comes_next_fits_a_run_that_made_no_policy_with_or_without_a_reward
     assert "no step was better than its start" in (next_step(facts) or {})["text"]
     result["best_step"] = 4
     assert (next_step(facts) or {})["command"] == f"prefloop {stages[0]}"
+
+
+def test_columns_of_a_damaged_metrics_file_hold_its_finite_numbers() -> None:
+    lines: list[Any] = [{"step": 1, "kl": 0.5}, 7, {"kl": 1.0}, {"step": 2, "kl": "x"}, {"step": 3, "kl": float("nan")}]
+    assert columns(lines) == {"step": [1, 2, 3], "kl": [0.5, None, None]}

@@ -181,6 +181,17 @@ def test_damaged_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     assert "manifest.json cannot be read" in page and "Entropy" in page
 
 
+def test_a_figure_that_is_no_number_any_more_has_the_step_at_which_it_ended(tmp_path: Path) -> None:
+    run = align_run(tmp_path)
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"kl": None, "entropy": "x"} if row["step"] > 4 else row for row in rows]
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    client = open_pages(tmp_path)
+    said = words(client.get(address(client, run.name)).text)
+    assert "training 2 at step 4, none since" in said and "training 0.8 held-out" in said
+    assert "the first, at step 5: entropy, kl" in said
+
+
 def test_a_run_with_one_step_and_a_run_with_none_have_a_page(tmp_path: Path) -> None:
     align_run(tmp_path, steps=1)
     empty = record.begin_run(tmp_path, "align", "x", {}, inputs={}, seed=0)

@@ -45,11 +45,13 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
     """A diagnosis for the terminal."""
     alarms, notes = len(diagnosis.alarms), len(diagnosis.findings) - len(diagnosis.alarms)
     state = "" if diagnosis.status == "done" else f", {diagnosis.status}"
-    head = f"{diagnosis.run} ({diagnosis.stage}, {diagnosis.steps} steps{state})"
+    steps = f", {_count(diagnosis.steps, 'step')}" if diagnosis.steps else ""
+    head = f"{diagnosis.run} ({diagnosis.stage}{steps}{state})"
     if not diagnosis.findings:
         yield f"{head}: nothing unusual by the {len(diagnosis.asked)} rules that could be asked"
     else:
-        yield f"{head}: {_count(alarms, 'finding')}" + (f", {_count(notes, 'note')}" if notes else "")
+        counted = [_count(n, what) for n, what in ((alarms, "finding"), (notes, "note")) if n]
+        yield f"{head}: {', '.join(counted)}"
     for number, finding in enumerate(diagnosis.findings, 1):
         yield ""
         yield from _finding(number, finding)

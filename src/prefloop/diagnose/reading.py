@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from prefloop import process
-from prefloop.diagnose.records import Annotator, Data, RunRecord, Sample, read_series
+from prefloop.diagnose.records import Annotator, Data, RunRecord, Sample, Series, read_series
 from prefloop.types import digest
 
 SAMPLES = 20_000  # samples of a run that are kept at most, evenly over its prompts
@@ -34,6 +34,8 @@ def read_run(folder: Path, samples: int = SAMPLES) -> RunRecord:
     metrics, torn = read_series(folder / "metrics.jsonl")
     seconds, _ = read_series(folder / "timings.jsonl")
     problems += torn
+    if manifest.get("status") == "done":
+        problems += _lost(result, metrics)
     inputs = _mapping(manifest.get("inputs"))
     return RunRecord(
         name=folder.name,
@@ -54,6 +56,14 @@ def read_run(folder: Path, samples: int = SAMPLES) -> RunRecord:
         ends=ends if isinstance(ends := evidence.get("ends"), bool) else None,
         problems=tuple(problems),
     )
+
+
+def _lost(result: Mapping[str, Any], metrics: Mapping[str, Series]) -> list[str]:
+    """What a run that is done must have left, and has not."""
+    if not result:
+        return ["there is no result.json, although the run is done"]
+    steps, logged = _int(result.get("steps")), max((int(s.steps[-1]) for s in metrics.values() if len(s)), default=0)
+    return [f"metrics.jsonl ends at step {logged}, although the run made {steps}"] if logged < steps else []
 
 
 def _status(manifest: Mapping[str, Any]) -> str:

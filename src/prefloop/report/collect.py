@@ -160,10 +160,17 @@ def of_round(facts: Mapping[str, Any], stage: str, round: int) -> Mapping[str, A
 
 
 def columns(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return lines of metrics.jsonl as columns of equal length; None where a step did not log a metric."""
-    rows = list(lines)
+    """Return lines of metrics.jsonl as columns of equal length; None where a step logged no finite number of a metric.
+
+    Lines that are not of metrics, in a damaged file, are left out.
+    """
+    rows = [row for row in lines if isinstance(row, Mapping) and isinstance(row.get("step"), int)]
     names = sorted({name for row in rows for name in row} - {"step"})
-    return {"step": [row["step"] for row in rows], **{name: [row.get(name) for row in rows] for name in names}}
+    return {"step": [row["step"] for row in rows], **{name: [_number(row.get(name)) for row in rows] for name in names}}
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def points(metrics: Mapping[str, Sequence[Any]], name: str) -> tuple[list[float], list[float]]:

@@ -22,6 +22,8 @@ DOCTOR = Action("Try the invariants on the project's own models.", "prefloop doc
 )
 def end_token(run: RunRecord) -> Iterator[Evidence]:
     ended = run.series("ended")
+    if run.align("missing_eos") == "off":
+        yield Evidence('[align.rollout] missing_eos is "off": answers need no end here', -2.0)
     if run.ends is False:
         yield Evidence("nobody has trained this model to end its answers, or has seen it do so", -3.0)
     elif run.ends:

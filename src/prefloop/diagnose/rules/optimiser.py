@@ -116,11 +116,12 @@ def not_finite(run: RunRecord) -> Seen | None:
     count = run.series("not_finite")
     if count is None:
         return None
-    return Seen(
-        f"metrics are not finite in {np.mean(count.values > 0):.0%} of the steps",
-        int(count.steps[np.argmax(count.values > 0)]),
-        float(count.values.max()),
-    )
+    since = int(count.steps[np.argmax(count.values > 0)])
+    each_step = {n: s.steps for n, s in run.metrics.items() if not n.startswith(("eval_", "heldout_"))}
+    lost = sorted(name for name, steps in each_step.items() if since not in steps and since - 1 in steps)
+    first = f"; the first, at step {since}: {', '.join(lost[:4])}" if lost else ""
+    said = f"metrics are not finite in {np.mean(count.values > 0):.0%} of the steps{first}"
+    return Seen(said, since, float(count.values.max()))
 
 
 @rule(

@@ -143,7 +143,7 @@ def _panel(run: RunRecord, name: str, metrics: Sequence[str], begun: Sequence[tu
         meaning,
         healthy,
         plot(lines, alt, band=band, marks=marks, share=share, reach=(0, run.steps)),
-        legend(lines, share),
+        legend(lines, share, run.steps),
         tuple(dict.fromkeys(number for _, number, _ in begun)),
     )
 
@@ -152,8 +152,18 @@ def points(series: Series) -> tuple[list[float], list[float]]:
     return [float(step) for step in series.steps], [float(value) for value in series.values]
 
 
-def legend(lines: Sequence[Line], share: bool) -> tuple[Entry, ...]:
-    return tuple(Entry(sample_of(n), line.name, figure(line.y[-1], share)) for n, line in enumerate(lines) if line.y)
+def legend(lines: Sequence[Line], share: bool, steps: int | None = None) -> tuple[Entry, ...]:
+    """Return the newest figure of each line.
+
+    steps: of the run; a figure of training that ends before, because it became no number, has its step
+    """
+    found = []
+    for n, line in enumerate(lines):
+        if line.y:
+            ended = steps is not None and line.name == "training" and line.x[-1] < steps
+            last = figure(line.y[-1], share) + (f" at step {line.x[-1]:g}, none since" if ended else "")
+            found.append(Entry(sample_of(n), line.name, last))
+    return tuple(found)
 
 
 def _first_last(line: Line, share: bool) -> str:
