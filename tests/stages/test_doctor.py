@@ -223,3 +223,24 @@ def test_a_reward_model_at_chance_is_a_warning(copied: Path) -> None:
         assert by_name(doctor(copied, with_model=False))["reward model"].status == status
     place.write_text(json.dumps(result | {"heldout": None}))
     assert "never been measured" in by_name(doctor(copied, with_model=False))["reward model"].detail
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ("len(answer)", "ok", "ranked pairs as people did"),
+        ("-len(answer)", "fail", "prefers what people ranked lower"),
+        ("1.0", "fail", "all alike"),
+        ("random.random()", "warn", "when they are asked again"),
+        ("len(answer) + 0.01 * random.random()", "ok", "ranked pairs as people did"),
+        ("zlib.crc32(answer.encode()) % 97", "warn", "hardly agrees with people"),
+        ("float('nan')", "fail", "gave nan"),
+    ],
+)
+def test_the_scorer_of_align_is_asked_about_answers_that_people_ranked(
+    copied: Path, body: str, status: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copied)
+    Path("mine.py").write_text(f"import random, zlib\n\ndef score(prompt, answer):\n    return {body}\n")
+    check = by_name(doctor(copied, ["align.reward=mine.py:score"], with_model=False))["reward function"]
+    assert check.status == status and said in f"{check.detail} {check.advice}"

@@ -26,13 +26,13 @@ def reward_checks(
     if len(completions) < 2:
         return []
     prompts, completions = prompts[:TRIED], completions[:TRIED]
-    found = [_order(scorer, prompts, completions)]
+    found = [asked_twice(scorer, prompts, completions)]
     if isinstance(scorer, ModelScorer):
         found += [_alone(scorer, prompts, completions), *_templates(scorer, tokenization, prompts)]
     return found
 
 
-def _order(scorer: Scorer, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Check:
+def asked_twice(scorer: Scorer, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Check:
     """Any scorer is asked twice, the second time the other way round."""
     forth = np.array(scorer.score(prompts, completions).total)
     back = np.array(scorer.score(prompts[::-1], completions[::-1]).total)[::-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from prefloop.diagnose.causes.scorer import asks_scorer
 from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
@@ -36,7 +37,7 @@ def _reliability(run: RunRecord, said: str) -> Action:
     broke="The reward that is optimised agrees with people's own rankings.",
     remedy="Look for a minus in the scorer or a negative weight in [align] reward_weights.",
     act=lambda run: Action(
-        "Measure the scorer on ranked lists; look for a minus or a negative weight.", "prefloop doctor"
+        "Measure the scorer on ranked lists; look for a minus or a negative weight.", asks_scorer(run)
     ),
     explains={
         "scorer-inverted": 4.0,
@@ -321,42 +322,6 @@ def reward_loophole(run: RunRecord) -> Iterator[Evidence]:
         yield Evidence(
             f"the reward is a function ({run.align('reward')}), which pays for what it says and no more", 0.5
         )
-
-
-@cause(
-    "reward-broken-constant",
-    "The scorer gives every answer the same reward",
-    broke="A reward tells answers apart.",
-    remedy="Call the scorer on two answers, one good and one bad.",
-    act=lambda run: Action("Call the scorer on two different answers.", "prefloop doctor"),
-    explains={
-        "reward-constant": 5.0,
-        "groups-constant": 1.5,
-        "reward-spread-lost": 1.0,
-        "reward-flat": 0.7,
-        "nothing-moves": 0.5,
-        "scorer-at-chance": 0.7,
-        "critic-useless": 0.2,
-    },
-    expects={"reward-constant": 3.0},
-)
-def reward_broken_constant(run: RunRecord) -> Iterator[Evidence]:
-    yield from ()
-
-
-@cause(
-    "reward-not-a-number",
-    "The scorer returns NaN now and then",
-    broke="Every reward is a finite number.",
-    remedy="Look at the answers that are named in the log; they are often empty or very long.",
-    act=lambda run: Action(
-        "Look at the answers for which the scorer returned no number.", f"prefloop diagnose {run.name}"
-    ),
-    explains={"reward-not-finite": 5.0, "not-finite": 1.5, "steps-skipped": 0.5, "run-failed": 0.5},
-    expects={"reward-not-finite": 3.0},
-)
-def reward_not_a_number(run: RunRecord) -> Iterator[Evidence]:
-    yield from ()
 
 
 @cause(

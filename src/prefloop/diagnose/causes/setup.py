@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from prefloop.diagnose.causes.scorer import asks_scorer
 from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
@@ -92,7 +93,7 @@ def reward_reads_padding(run: RunRecord) -> Iterator[Evidence]:
     "Rewards go to other answers than those that earned them, or change from one asking to the next",
     broke="An answer has the same reward whenever it is asked about, and wherever it stands in a batch.",
     remedy="Look at what the scorer sorts, caches or draws at random; it returns one number an answer, in order.",
-    act=lambda run: Action("Call the scorer twice on the same answers, the second time the other way round.", None),
+    act=lambda run: Action("Ask the scorer about answers that people ranked, twice.", asks_scorer(run)),
     explains={"check-reward-order": 5.0, "check-reward-padding": 2.0, "scorer-at-chance": 1.2, "reward-flat": 0.7},
     expects={"check-reward-order": 4.0},
 )

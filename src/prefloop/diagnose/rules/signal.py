@@ -72,8 +72,9 @@ def reward_flat(run: RunRecord) -> Seen | None:
     best = float(reward.values[1:].max()) - float(reward.values[0])
     if best > error:
         return None
+    rose = f"rose by {best:.2f} at most" if best > 0 else f"fell by {-best:.2f} at least"
     return Seen(
-        f"held-out reward rose by {best:.2f} at most, within two standard errors ({error:.2f})",
+        f"held-out reward {rose}, and two standard errors are {error:.2f}",
         int(reward.steps[0]),
         best,
         severity=None if starts_at_reference(run) else "note",  # a later round has less left to gain

@@ -15,6 +15,7 @@ from prefloop.project.project import Project
 from prefloop.stages.doctor.base import Check, guarded
 from prefloop.stages.doctor.contents import contents, reward_models, run_folders
 from prefloop.stages.doctor.machine import machine
+from prefloop.stages.doctor.scorer import NAME, reward_function
 from prefloop.store import Store
 
 
@@ -37,6 +38,8 @@ def doctor(root: Path | None, overrides: Sequence[str] = (), with_model: bool = 
     with Project(root, config, store, quiet=True) as project:
         checks += [*contents(project), *run_folders(project)]
         checks.append(guarded("reward model", lambda: reward_models(project)))
+        if project.config.align.reward:
+            checks.append(guarded(NAME, lambda: reward_function(project)))
         if with_model:
             from prefloop.stages.doctor.invariants import invariants
 
