@@ -60,3 +60,18 @@ def test_a_cause_that_is_less_likely_than_all_others_is_named_as_a_guess() -> No
     assert sure.confidence > 0.5 and sure.title == sure.causes[0].title
     unsure = replace(sure, causes=(replace(sure.causes[0], confidence=0.4),))
     assert unsure.title == "Perhaps the KL term is off, or far too small"
+
+
+def test_the_gradient_of_a_sequence_is_measured_by_its_length() -> None:
+    steep = {"grad_norm_policy": [35.0] * STEPS}
+    assert of(diagnose(align_run(steep, {"algorithm": "rloo"})), "gradient-large") is None
+    assert of(diagnose(align_run(steep, {"algorithm": "grpo"})), "gradient-large") == "warning"
+    steep = {"grad_norm_policy": [3000.0] * STEPS}
+    assert of(diagnose(align_run(steep, {"algorithm": "rloo"})), "gradient-large") == "warning"
+
+
+def test_a_rise_that_is_likelier_than_none_is_only_noted_where_it_is_not_sure() -> None:
+    few = {"eval_sequences": [26.0] * 3}  # two standard errors are 0.45
+    assert of(diagnose(align_run({**few, "eval_reward": [0.0, 0.3, 0.5]})), "reward-flat") is None
+    assert of(diagnose(align_run({**few, "eval_reward": [0.0, 0.1, 0.3]})), "reward-flat") == "note"
+    assert of(diagnose(align_run({**few, "eval_reward": [0.0, 0.1, 0.2]})), "reward-flat") == "warning"

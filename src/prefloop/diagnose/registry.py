@@ -9,6 +9,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
 
 from prefloop.diagnose.finding import Action, Evidence, Expected, Kind, Severity, Symptom
@@ -189,6 +190,7 @@ def causes() -> list[CauseRule]:
     return list(_causes.values())
 
 
+@cache
 def _load(room: str) -> None:
     package = import_module(f"prefloop.diagnose.{room}")
     for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):

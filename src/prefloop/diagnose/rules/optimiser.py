@@ -65,7 +65,13 @@ def whole_batches(run: RunRecord, series: Series) -> Series:
     "gradient-large",
     kind="level",
     stages=TRAINS,
-    expected=Expected("0.001 to 10 in policy optimisation, to 100 in SFT", "norm", "median", "a step", "axolotl"),
+    expected=Expected(
+        "0.001 to 10 in policy optimisation, to 100 in SFT; times the answers' length in rloo, which sums over tokens",
+        "norm",
+        "median",
+        "a step",
+        "axolotl, for losses that are a mean over tokens",
+    ),
     broke="The gradient has the size that clipping expects.",
     meaning="Every step is clipped to its length: the loss is far too steep, or in the wrong unit.",
     cannot_tell="A reward on a large scale looks like a broken model.",
@@ -74,6 +80,8 @@ def gradient_large(run: RunRecord) -> Seen | None:
     name = _norm(run)
     norm = run.series(name) if name else None
     limit = 20.0 if run.stage == "align" else 200.0
+    if run.align("algorithm") == "rloo" and (length := run.series("length")) is not None:
+        limit *= max(1.0, length.last)
     if norm is None or norm.last <= limit:
         return None
     return Seen(f"the gradient norm is {norm.last:.3g}", norm.since(norm.values > limit), norm.last, signal=name)

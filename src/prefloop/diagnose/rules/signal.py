@@ -77,7 +77,8 @@ def reward_flat(run: RunRecord) -> Seen | None:
         f"held-out reward {rose}, and two standard errors are {error:.2f}",
         int(reward.steps[0]),
         best,
-        severity=None if starts_at_reference(run) else "note",  # a later round has less left to gain
+        # A later round has less left to gain; and a rise of more than one standard error is likelier than none.
+        severity=None if starts_at_reference(run) and best <= 0.5 * error else "note",
     )
 
 
