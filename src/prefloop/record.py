@@ -143,11 +143,13 @@ def begin_run(
     inputs: Mapping[str, Any],
     seed: int,
     known: Iterable[str] = (),
+    notes: Mapping[str, object] | None = None,
 ) -> Run:
     """Resume the unfinished run of this stage and fingerprint, or make runs/<stage>-NNN with the next number.
 
     fingerprint: a hash of everything that decides the outcome; a run is resumed only if it is the same
     known: names of runs whose folders may have been deleted; none of them is used again
+    notes: further facts for the manifest of a new run
     """
     for run in reversed(runs(root)):
         manifest = run.manifest
@@ -172,6 +174,7 @@ def begin_run(
         "process": process.this_process(),
         "started_at": _now(),
         "finished_at": None,
+        **(notes or {}),
     }
     return Run(_make_folder(root / RUNS, stage, manifest, known))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefloop.cli.show import summary
 from prefloop.errors import ConfigError
 from prefloop.project.project import Project
 from prefloop.results import Traded
+from prefloop.stages.align import align
 from prefloop.stages.frontier import frontier
 
 FAST = [*USUAL, "evaluate.max_tokens=10", "evaluate.samples=2"]
@@ -61,6 +63,23 @@ def test_a_point_that_is_there_is_not_made_again_and_the_files_hold_what_was_fou
     drawn = ET.fromstring((root / "frontier.svg").read_text())
     text = " ".join(drawn.itertext())
     assert "weight 0" in text and "bound: brevity >= -15" in text and "prefers-color-scheme: dark" in text
+
+
+def test_the_points_of_a_front_give_the_round_no_policy_until_one_is_named(root: Path, weights: Traded) -> None:
+    named = weights.points[0].run
+    with Project.open(root, quiet=True) as project:
+        assert project.policy(1).version == project.reference().version
+    with Project.open(root, [f"run.choose={named}"], quiet=True) as project:
+        assert project.policy(1).version == named
+
+
+def test_a_point_that_is_asked_for_by_itself_counts_like_any_other_run(
+    root: Path, weights: Traded, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    with Project.open(copy, [*FAST, "align.reward_weights={reward=0.0, brevity=1.0}"], quiet=True) as project:
+        again = align(project)
+        assert again.skipped and again.run == weights.points[1].run and project.policy(1).version == again.run
 
 
 def test_bounds_are_points_too_and_one_that_cannot_be_kept_has_no_policy(root: Path) -> None:

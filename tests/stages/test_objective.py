@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from prefloop import config as settings
 from prefloop import record
 from prefloop.errors import ConfigError
 from prefloop.intervals import part_interval
-from prefloop.project.choose import Candidate, choose, objective_of
+from prefloop.project.choose import Candidate, choose, objective_of, passed_over
 from prefloop.project.project import Project
 from prefloop.results import AlignedOnline, read_aligned
 from prefloop.rewards.objective import Balance, Criterion, Goal, Kind
@@ -157,8 +158,18 @@ def test_a_run_for_another_objective_is_not_chosen_by_figures_that_mean_somethin
 
     for which in range(3):  # the newest run's objective decides, and its best run counts
         other = (which + 1) % 3
-        picked = choose(found((0.7, which), (0.9, other), (0.8, which), (0.6, which)), "win_rate", judges)
+        runs = found((0.7, which), (0.9, other), (0.8, which), (0.6, which))
+        picked = choose(runs, "win_rate", judges)
         assert picked and picked.run == "align-2"
+        tried = [*runs, replace(found((0.9, other))[0], run="align-4", front=True)]
+        assert choose(tried, "win_rate", judges) == picked, "a point of a front changes nothing"
+        named = choose(tried, "align-4", judges)
+        assert named and named.run == "align-4"
+        # The newest run kept no bound. The policy of another objective, which breaks it, does not take its place.
+        kept_none = replace(found((0.5, (which + 2) % 3))[0], run="align-4", result=read_aligned({"best_step": 0}))
+        assert choose([*runs, kept_none], "win_rate", judges) is None is choose([*runs, kept_none], "newest", judges)
+        (said,) = passed_over([*runs, kept_none], 0, "win_rate", None)
+        assert "round 0 keeps the policy that it started from" in said and '[run] choose = "align-3"' in said
 
 
 def test_where_no_step_keeps_the_bound_the_policy_stays_and_the_nearest_step_is_said(base: Path) -> None:

@@ -16,12 +16,15 @@ from prefloop.record import Run
 from prefloop.results import Aligned, read_aligned
 from prefloop.store import ModelRow
 
+FRONT = "front"  # where the manifest notes that a run is a point of `prefloop frontier`
+
 
 @dataclass(frozen=True)
 class Candidate:
     """Describes a finished run of `align`.
 
     result: None where the run's folder is lost.  gone: the weights of that policy are no longer there.
+    front: it is a point of `prefloop frontier`, and nobody asked for it by itself.
     """
 
     run: str
@@ -31,6 +34,7 @@ class Candidate:
     judged_by: Mapping[str, Any]  # reward models that its figures are by: {criterion: weights}
     gone: bool = False
     objective: Mapping[str, Any] = field(default_factory=dict)  # see `objective_of`
+    front: bool = False
 
     @property
     def unchanged(self) -> bool:
@@ -62,7 +66,8 @@ def candidates(runs: Sequence[Run], rows: Sequence[ModelRow], root: Path) -> lis
             judged_by, objective = inputs.get("rewards", {}), objective_of(manifest["config"].get("align", {}))
             row = by_run.get(run.name)
             gone = row is not None and not has_weights(root / row.path)
-            found.append(Candidate(run.name, round, row, result, judged_by, gone, objective))
+            front = bool(manifest.get(FRONT))
+            found.append(Candidate(run.name, round, row, result, judged_by, gone, objective, front))
     return found
 
 
@@ -80,23 +85,25 @@ def choose(found: Sequence[Candidate], how: str, judges: Mapping[str, Any]) -> C
     how:    "win_rate", "reward", "newest", or a run's name
     judges: the round's reward models as they are now, because figures by other ones cannot be compared
 
-    Figures of another objective cannot be compared either: those of the newest run's objective are. The settings of the
-    command that asks play no part, or else a later round would change what an earlier one came to.
+    Figures of another objective cannot be compared either: runs for the objective of the newest run count. Where none
+    of these made a policy, as where none kept a bound, none is taken that was made for something else. Points of a
+    front try objectives out, so that they count by name alone. The settings of the command that asks play no part, or
+    else a later round would change what an earlier one came to.
 
     Candidates whose files are there come first, then those that have not collapsed, then those that were measured.
     Where figures are equal, or there are none, the newest one counts.
     """
-    own = [c for c in found if c.row and not c.unchanged]
-    named = [c for c in own if c.run == how]
+    named = [c for c in found if c.run == how and c.row and not c.unchanged]
     if named:
         return named[0]
+    asked = [c for c in found if not c.front]
+    own = [c for c in asked if c.row and not c.unchanged and c.objective == asked[-1].objective]
     there = [c for c in own if not c.gone] or own
     healthy = [c for c in there if not c.collapsed] or there
     name: Literal["win_rate", "reward"] = "reward" if how == "reward" else "win_rate"
     measured = [c for c in healthy if c.figure(name) is not None and c.judged_by == judges]
     if how == "newest" or not measured:
         return healthy[-1] if healthy else None
-    measured = [c for c in measured if c.objective == measured[-1].objective]
     return max(reversed(measured), key=lambda c: c.figure(name) or 0.0)
 
 
@@ -107,7 +114,12 @@ def passed_over(found: Sequence[Candidate], round: int, how: str, picked: Candid
 
     A run that `[run] choose` names counts for its own round; where there is no such run, no round goes by it.
     """
-    if picked is None or picked.gone:
+    if picked is None:
+        yield from _none_counts(
+            [c for c in found if c.round == round and c.row and not c.unchanged and not c.gone], round
+        )
+        return
+    if picked.gone:
         return
     goes = f"round {round} goes by {picked.run}"
     for lost in (c.run for c in found if c.round == round and c.gone):
@@ -118,3 +130,19 @@ def passed_over(found: Sequence[Candidate], round: int, how: str, picked: Candid
             yield f'[run] choose names "{how}", but no finished run of align is called that: {goes}'
         elif named.unchanged and named.round == round:
             yield f"[run] choose names {how}, which made no policy: {goes}"
+
+
+def _none_counts(made: Sequence[Candidate], round: int) -> Iterator[str]:
+    """Yield why a round keeps the policy that it started from, though runs of it made one."""
+    if not made:
+        return
+    names = ", ".join(c.run for c in made)
+    why = (
+        f"{names} tried objectives out for prefloop frontier"
+        if all(c.front for c in made)
+        else f"the newest run made none, and {names} had another objective"
+    )
+    yield (
+        f"round {round} keeps the policy that it started from: {why}. To take one of them: "
+        f'[run] choose = "{made[-1].run}"'
+    )

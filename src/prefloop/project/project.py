@@ -24,7 +24,7 @@ from prefloop.config_section import Section
 from prefloop.engine.process import set_environment
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights
-from prefloop.project.choose import Candidate, candidates, choose, passed_over
+from prefloop.project.choose import FRONT, Candidate, candidates, choose, passed_over
 from prefloop.project.diagnosing import Announcer
 from prefloop.project.lines import Lines
 from prefloop.project.unfinished import refuse_other_settings
@@ -79,13 +79,16 @@ class ModelRef:
 class Project:
     """Is an open project. `say` and progress bars go to standard error; standard output is for results."""
 
-    def __init__(self, root: Path, config: Config, store: Store, quiet: bool = False, new: bool = False):
+    def __init__(
+        self, root: Path, config: Config, store: Store, quiet: bool = False, new: bool = False, front: bool = False
+    ):
         """Hold an open project; `open` is the usual way.
 
         new: begin another run where one with other settings stopped half-way, which is refused otherwise
+        front: runs are points of `prefloop frontier`, which give no round its policy unless `[run] choose` names one
         """
         self.root = root
-        self.new = new
+        self.new, self.front = new, front
         self._told: set[str] = set()  # It warned of these runs that are passed over, of each only once.
         self.begun = 0  # the round that `run` is in, which need not sample anything
         self.config = config
@@ -162,7 +165,15 @@ class Project:
     def done(self, kind: type[_Outcome], fingerprint: str) -> _Outcome | None:
         """The result of an earlier run of the same stage on the same inputs. kind: the stage's result."""
         run = record.find_run(self.root, kind.stage, fingerprint)
-        return kind.read(run.result, run.name, skipped=True) if run else None
+        if run is None:
+            return None
+        self._claim(run)
+        return kind.read(run.result, run.name, skipped=True)
+
+    def _claim(self, run: Run) -> None:
+        """Note that a point of a front is asked for by itself now, so that it counts like any other run."""
+        if run.manifest.get(FRONT) and not self.front:
+            run.note(FRONT, False)
 
     def begin(self, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> Run:
         track = self.config.track
@@ -177,7 +188,9 @@ class Project:
             inputs=inputs,
             seed=self.config.project.seed,
             known=[model.version for model in self.store.models()],
+            notes={FRONT: True} if self.front else {},
         )
+        self._claim(run)
         self.say(f"{stage}: {'going on with' if run.resumed else 'new run'} {run.path}")
         to = Tracking(track, self.root / track.folder, track.project or self.config.project.name, self.say)
         announcers = () if self.quiet else (Announcer(self.say),)
@@ -309,7 +322,7 @@ class Project:
         judges = {m.criterion or "": m.weights_sha256 for m in self._reward_models(round)}
         picked = choose(self.candidates(round), self.config.run.choose, judges)
         for why in passed_over(self.candidates(), round, self.config.run.choose, picked):
-            if why not in self._told:
+            if why not in self._told and not self.front:
                 self._told.add(why)
                 self.say(f"warning: {why}")
         return picked

@@ -100,7 +100,7 @@ def _config(config: Config, first: str, second: str, value: float, by_bound: boo
 
 
 def _with(project: Project, config: Config) -> Project:
-    made = Project(project.root, config, project.store, project.quiet, project.new)
+    made = Project(project.root, config, project.store, project.quiet, project.new, front=True)
     made.scorers, made.begun = project.scorers, project.begun
     return made
 
