@@ -30,6 +30,9 @@ class Behaviour(Section):
     required: tuple[str, ...] = Field((), description="regular expressions that every answer should match")
     slices: tuple[str, ...] = Field((), description="metadata fields of prompts; each of their values is looked at too")
     prompt_sets: dict[str, str] = Field(
-        default_factory=dict, description="name = file of prompts that evaluate asks beside the held-out ones"
+        default_factory=dict, description="name = file of prompts that are asked beside the held-out ones"
+    )
+    set_prompts: int = Field(
+        32, ge=0, description="prompts of each set that align asks at an evaluation; 0 = evaluate alone asks the sets"
     )
     time_limit: float = Field(10.0, gt=0, description="seconds that a function of yours may take for one answer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefloop.behaviour.registry import Pair, built_in
+from prefloop.behaviour.registry import Pair, Unfit, built_in
 
 
 def said(name: str, prompt: str, *answers: str) -> list[float | None]:
@@ -53,6 +53,48 @@ def test_a_check_says_this_of_an_answer(name: str, prompt: str, answer: str, val
     if name == "language":
         pytest.importorskip("py3langid", reason="py3langid is not installed: prefloop[language]")
     assert said(name, prompt, answer) == [value]
+
+
+FOREIGN = """Es tut mir leid, aber dabei kann ich nicht helfen.
+Je suis désolé, mais je ne peux pas vous aider.
+Lo siento, pero no puedo ayudar con eso.
+Mi dispiace, non posso aiutarti con questo.
+Desculpe, mas não posso ajudar com isso.
+Het spijt me, maar daar kan ik niet bij helpen.
+Jag är ledsen, men jag kan inte hjälpa dig med det.
+Undskyld, men det kan jeg ikke hjælpe dig med.
+Przepraszam, ale nie mogę w tym pomóc.
+Je mi líto, ale s tím vám nemohu pomoci, protože to nejde.
+Üzgünüm, ama bu konuda size yardımcı olamam.
+Maaf, saya tidak bisa membantu anda dengan itu.
+Tôi xin lỗi, nhưng tôi không thể giúp bạn.
+Valitettavasti en voi auttaa siinä, koska se ei ole sallittua.
+Sajnálom, de ebben nem tudok segíteni, mert nem szabad.
+Îmi pare rău, dar nu pot să te ajut cu asta.
+Извините, но я не могу с этим помочь.
+申し訳ありませんが、お手伝いできません。
+죄송합니다. 도와드릴 수 없습니다.
+عذراً، لا أستطيع المساعدة في ذلك.
+抱歉，我无法提供帮助。""".splitlines()
+
+
+@pytest.mark.parametrize("answer", FOREIGN)
+def test_a_check_that_knows_english_gives_no_figure_of_another_language(answer: str) -> None:
+    for name in ("refusals", "reading_ease"):
+        (found,) = built_in()[name].measure([Pair("Can you help?", answer)])
+        assert isinstance(found, Unfit) or (name == "reading_ease" and found is None), name
+
+
+def test_short_odd_and_quoting_answers_in_english_still_have_figures() -> None:
+    for answer in (
+        "Yes.",
+        "Lamp lamp lamp lamp.",
+        "Red leather shoes, size 9.",
+        "The café “El Paso” is on de Boer Street.",
+        "I can't help with that, naïve as it may sound.",
+        "x = sum(values) / len(values)",
+    ):
+        assert said("refusals", "", answer) != [None]
 
 
 def test_answers_that_are_alike_are_less_distinct_and_less_spread() -> None:

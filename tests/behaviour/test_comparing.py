@@ -149,6 +149,35 @@ def test_a_name_that_nobody_knows_is_an_error_with_the_nearest(settings: dict[st
     assert said in str(error.value)
 
 
+def test_a_bound_by_name_on_what_applies_to_no_prompt_is_unchecked_and_one_number_for_all_is_not() -> None:
+    both = (
+        [[Pair("Say hello.", "hello there", str(n))] for n in range(12)],
+        [[Pair("", "hi", str(n))] for n in range(12)],
+    )
+    for bound, unchecked in (({"valid_json": 0.02}, 1), (0.02, 0)):
+        found = compare(chosen(Behaviour(max_drop=bound), None), [Answers(*both)], 100)  # type: ignore[arg-type]
+        assert len(found.unchecked) == unchecked
+        told = " ".join([*found.unchecked, *found.problems])
+        assert 'the bound on "valid_json" could not be checked: it gives no number' in told
+    asks = [[Pair("Answer in JSON.", "{}", str(n))] for n in range(12)]
+    sets = [Answers(*both), Answers(asks, asks, "forms")]
+    found = compare(chosen(Behaviour(max_drop={"valid_json": 0.1}), None), sets, 100)  # type: ignore[arg-type]
+    assert found.unchecked == (), "a set of prompts is there for what applies to it"
+
+
+def test_answers_in_another_language_give_no_figure_and_break_the_bound_of_a_check_of_english() -> None:
+    english = [[Pair("Where is it?", f"It is on the way to you, box {n}.", str(n))] for n in range(20)]
+    german = [[Pair("Where is it?", f"Es ist auf dem Weg zu Ihnen, Kiste {n}.", str(n))] for n in range(20)]
+    checks = chosen(Behaviour(checks=("refusals",), max_drop={"refusals": 0.1}), None)  # type: ignore[arg-type]
+    (said,) = compare(checks, [Answers(german, english)], 100).unchecked
+    assert "does not count 20 of 20 of the policy's answers, and 0 of the reference's: it is not in English" in said
+    (said,) = compare(checks, [Answers(german, german)], 100).unchecked
+    assert 'gives no number for prompts of "all": it is not in English' in said
+    some = compare(chosen(Behaviour(), None), [Answers([*english, *german], [*english, *german])], 100)  # type: ignore[arg-type]
+    assert '"refusals" does not count 40 of 80 answers on "all": it is not in English' in " ".join(some.problems)
+    assert {row.check: row.change.n for row in some.checks}["reading_ease"] == 20
+
+
 def test_one_number_bounds_every_share_with_a_direction() -> None:
     found = chosen(Behaviour(max_drop=0.02, worse={"refusals": "either"}), None)  # type: ignore[arg-type]
     assert {"ended", "repetition", "valid_json"} <= set(found.bounds) and set(found.bounds.values()) == {0.02}

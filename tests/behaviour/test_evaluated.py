@@ -44,7 +44,10 @@ def test_functions_slices_and_sets_of_prompts_have_rows_of_their_own(project: Pr
         (check, name) for check in ("ended", "ends_in_stop") for name in ("all", "hats")
     }
     told = "\n".join(summary(found, project.root))
-    assert "LookupError: no such thing" in told and 'the bound on "fails" was not checked' in told
+    assert (
+        "LookupError: no such thing" in told
+        and 'NOT CHECKED, so not held: the bound on "fails" could not be checked on "hats"' in told
+    )
     assert 'no prompt has the metadata field "tone"' in told
     assert '<h2 id="behaviour-h">Behaviour</h2>' in page and "ends_in_stop" in page and "LookupError" in page
 

@@ -94,7 +94,14 @@ def _polite(folder: Path, limit: float) -> Chosen:
 
 def test_a_bound_that_could_not_be_checked_is_said(folder: Path) -> None:
     report = checked(folder, ["raise"] * 3, max_drop={"polite": 0.02})
-    assert report.broken == () and any('the bound on "polite" was not checked' in p for p in report.problems)
+    (said,) = report.unchecked
+    assert report.broken == () and 'the bound on "polite" could not be checked on "all": the check failed on 3' in said
+
+
+def test_one_odd_answer_leaves_a_bound_checked_and_many_do_not(folder: Path) -> None:
+    for odd, unchecked in ((2, 0), (3, 1)):
+        report = checked(folder, ["raise"] * odd + ["please"] * (20 - odd), max_drop={"polite": 0.02})
+        assert len(report.unchecked) == unchecked
 
 
 @pytest.mark.parametrize(

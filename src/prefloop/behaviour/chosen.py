@@ -18,10 +18,14 @@ from prefloop.user_functions import file_of
 
 @dataclass(frozen=True)
 class Chosen:
-    """Checks and {check: the most that it may get worse by}."""
+    """Checks and {check: the most that it may get worse by}.
+
+    named: whether each bound was asked for by name. One number for all is no bound on what applies to no prompt.
+    """
 
     checks: tuple[Check, ...]
     bounds: Mapping[str, float]
+    named: bool = True
 
     @property
     def identity(self) -> str:
@@ -47,7 +51,7 @@ def chosen(settings: Behaviour, root: Path) -> Chosen:
         bounds = dict(settings.max_drop)
         _refuse_unknown("max_drop", bounds, known)
     names |= dict.fromkeys(bounds)
-    return Chosen(tuple(directed[name] for name in names), bounds)
+    return Chosen(tuple(directed[name] for name in names), bounds, not isinstance(settings.max_drop, float))
 
 
 def _refuse_unknown(setting: str, names: Sequence[str] | Mapping[str, object], known: Mapping[str, Check]) -> None:

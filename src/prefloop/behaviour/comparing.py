@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefloop.behaviour.chosen import Chosen
-from prefloop.behaviour.registry import MARGINS, Check, Failed, Pair, Value
+from prefloop.behaviour.registry import MARGINS, Check, Failed, Pair, Unfit, Value
 from prefloop.intervals import FEWEST_GROUPS, mean_interval
 from prefloop.results import BehaviourReport, CheckResult, Interval
 from prefloop.results.base import from_json
@@ -29,6 +29,7 @@ FEWEST = 2  # One prompt has no spread, and no interval.
 ALL = "all"
 MOST_VALUES = 20  # of a field that cuts prompts into slices; a field with more is a name and no slice
 MOST_REASONS = 5  # why a check failed, each named once
+MOST_FAILED = 0.1  # of the answers of a side: where a check fails on more, nobody knows whether its bound is kept
 _FLIPS = 4999
 _NONE_SEEN = 3.0  # The rule of three: where n prompts show no change, 3/n of all may still have one (95 %).
 
@@ -50,26 +51,40 @@ def compare(chosen: Chosen, sets: Sequence[Answers], resamples: int = 2000, seed
     """Return what improved, held, regressed, or could not be told."""
     rows: list[CheckResult] = []
     problems: list[str] = []
+    unchecked: list[str] = []
+    idle: dict[str, list[str]] = {}  # {check with a bound: the sets that it says nothing of}
+    unfit: dict[str, list[str]] = {}  # {check: why it does not count answers}
     prompts: dict[str, int] = {}
     for answers in sets:
         slices = {answers.name: range(len(answers.ours)), **answers.slices}
         prompts |= {name: len(places) for name, places in slices.items()}
         for check in chosen.checks:
-            ours, failed = _measured(check, answers.ours)
-            theirs, failed_too = _measured(check, answers.theirs)
-            problems += _told(check, answers.name, [*failed, *failed_too])
+            sides = _measured(check, answers.ours), _measured(check, answers.theirs)
+            ours, theirs = (side.means for side in sides)
+            problems += _told(check, answers.name, sides)
+            unfit.setdefault(check.name, []).extend(sides[1].unfit)
             bound = chosen.bounds.get(check.name)
             found = [
                 row
                 for name, places in slices.items()
                 if (row := _row(check, name, ours[list(places)], theirs[list(places)], bound, resamples, seed))
             ]
-            if not found and bound is not None:
-                problems.append(
-                    f'the bound on "{check.name}" was not checked on "{answers.name}": too few prompts give numbers'
-                )
             rows += found
-    return BehaviourReport(checks=tuple(_judged(rows)), prompts=prompts, problems=tuple(problems))
+            if bound is None:
+                continue
+            if why := _why_unchecked(sides, bool(found)):
+                unchecked.append(f'the bound on "{check.name}" could not be checked on "{answers.name}": {why}')
+            elif not found:
+                idle.setdefault(check.name, []).append(answers.name)
+    for name, on in idle.items():
+        if len(on) == len(sets):
+            where = " and ".join(f'"{one}"' for one in on)
+            why = next((f": {s}" for s in unfit.get(name, ())), "")
+            said = f'the bound on "{name}" could not be checked: it gives no number for prompts of {where}{why}'
+            (unchecked if chosen.named else problems).append(said)
+    return BehaviourReport(
+        checks=tuple(_judged(rows)), prompts=prompts, problems=tuple(problems), unchecked=tuple(unchecked)
+    )
 
 
 def slices_of(
@@ -96,12 +111,30 @@ def slices_of(
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-def _measured(check: Check, answers: Sequence[Sequence[Pair]]) -> tuple[NDArray[np.float64], list[tuple[Pair, str]]]:
-    """The mean of each prompt's answers [N], NaN where there is no number; and the answers that failed, with why.
+@dataclass(frozen=True)
+class _Side:
+    """What a check said of one policy's answers. means: [N], of each prompt, NaN where there is no number.
+
+    failed, unfit: answers without a number, with why.  asked: how many answers there are
+    """
+
+    means: NDArray[np.float64]
+    failed: list[tuple[Pair, str]]
+    unfit: list[str]
+    asked: int
+
+    @property
+    def known(self) -> int:
+        return int((~np.isnan(self.means)).sum())
+
+
+def _measured(check: Check, answers: Sequence[Sequence[Pair]]) -> _Side:
+    """Measure one policy's answers.
 
     A check gets one answer of each prompt at once, so that a figure does not depend on how many there are.
     """
     failed: list[tuple[Pair, str]] = []
+    unfit: list[str] = []
     draws = []
     for some in zip(*answers, strict=True):
         try:
@@ -109,24 +142,41 @@ def _measured(check: Check, answers: Sequence[Sequence[Pair]]) -> tuple[NDArray[
         except Exception as error:  # noqa: BLE001 -- one check that fails must not end an evaluation
             values = [Failed(f"{type(error).__name__}: {error}")] * len(some)
         failed += [(pair, v.reason) for pair, v in zip(some, values, strict=True) if isinstance(v, Failed)]
-        draws.append([np.nan if v is None or isinstance(v, Failed) else float(v) for v in values])
+        unfit += [v.reason for v in values if isinstance(v, Unfit)]
+        draws.append([np.nan if v is None or isinstance(v, Failed | Unfit) else float(v) for v in values])
     table = np.array(draws, dtype=float)
     known = ~np.isnan(table)
     sums, counts = np.where(known, table, 0.0).sum(0), known.sum(0)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), failed
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return _Side(means, failed, unfit, table.size)
 
 
-def _told(check: Check, name: str, failed: Sequence[tuple[Pair, str]]) -> list[str]:
-    if not failed:
-        return []
-    reasons = Counter(why for _, why in failed)
+def _why_unchecked(sides: tuple[_Side, _Side], has_rows: bool) -> str:
+    """Say why nobody knows whether a bound is kept; "" where it is known, or where the check does not apply."""
+    ours, theirs = sides
+    for who, side in (("the reference's", theirs), ("the policy's", ours)):
+        if len(side.failed) > MOST_FAILED * side.asked:
+            return f"the check failed on {len(side.failed)} of {side.asked} of {who} answers"
+    if len(ours.unfit) - len(theirs.unfit) > MOST_FAILED * ours.asked:
+        more = f"{len(ours.unfit)} of {ours.asked} of the policy's answers, and {len(theirs.unfit)} of the reference's"
+        return f"it does not count {more}: {ours.unfit[0]}"
+    if has_rows or theirs.known < FEWEST:
+        return ""
+    return f"it gives a number for {theirs.known} of the reference's prompts, and for {ours.known} of the policy's"
+
+
+def _told(check: Check, name: str, sides: tuple[_Side, _Side]) -> list[str]:
     lines = []
+    if unfit := [why for side in sides for why in side.unfit]:
+        asked = sum(side.asked for side in sides)
+        lines.append(f'"{check.name}" does not count {len(unfit)} of {asked} answers on "{name}": {unfit[0]}')
+    failed = [row for side in sides for row in side.failed]
+    reasons = Counter(why for _, why in failed)
     for why, count in reasons.most_common(MOST_REASONS):
         pair = next(pair for pair, reason in failed if reason == why)
-        lines.append(
-            f"{count} times, first on prompt {pair.id} ({_short(pair.prompt)}), answer {_short(pair.answer)}: {why}"
-        )
-    return [f'the check "{check.name}" failed on "{name}" {line}' for line in lines]
+        at = f"{count} times, first on prompt {pair.id} ({_short(pair.prompt)}), answer {_short(pair.answer)}"
+        lines.append(f'the check "{check.name}" failed on "{name}" {at}: {why}')
+    return lines
 
 
 def _short(text: str) -> str:

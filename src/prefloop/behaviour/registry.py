@@ -43,8 +43,15 @@ class Failed:
     reason: str
 
 
-Value = float | None | Failed
-OfOne = Callable[[Pair], float | None]
+@dataclass(frozen=True)
+class Unfit:
+    """Stands for the number of an answer that a check cannot judge, though it was asked to. reason: for people."""
+
+    reason: str
+
+
+Value = float | None | Failed | Unfit
+OfOne = Callable[[Pair], float | None | Unfit]
 OfAll = Callable[[Sequence[Pair]], Sequence[Value]]
 
 

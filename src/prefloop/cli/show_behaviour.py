@@ -23,11 +23,12 @@ def behaviour_lines(r: BehaviourReport, against: str = "the reference") -> list[
         lines += [f"  {title:10} {_row(row)}" for row in found if row.max_drop is not None]
         if others := [row for row in found if row.max_drop is None]:
             lines.append(f"  {title:10} {', '.join(map(_name, others))}")
+    lines += [f"  NOT CHECKED, so not held: {why}" for why in r.unchecked]
     return [*lines, *(f"  problem: {problem}" for problem in r.problems)]
 
 
 def breach_lines(breaches: Sequence[Breach]) -> list[str]:
-    """The steps of `align` that broke a bound, where there are any."""
+    """The steps of `align` that broke a bound, or at which one could not be checked, where there are any."""
     if not breaches:
         return []
     at = ", ".join(str(breach.step) for breach in breaches)

@@ -23,9 +23,10 @@ def behaviour(run: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The section of a run of evaluate; None where it has none."""
     found = Evaluated.read(run["result"]) if run else None
     made = found.behaviour if found else None
-    if made is None or not (made.checks or made.problems):
+    if made is None or not (made.checks or made.problems or made.unchecked):
         return None
-    return {"said": _said(made), "head": HEAD, "rows": _rows(made), "problems": made.problems}
+    problems = [*(f"Not checked, so not held: {why}" for why in made.unchecked), *made.problems]
+    return {"said": _said(made), "head": HEAD, "rows": _rows(made), "problems": problems}
 
 
 def _said(made: BehaviourReport) -> str:
@@ -35,6 +36,9 @@ def _said(made: BehaviourReport) -> str:
         names = ", ".join(f"{row.check} ({row.slice})" for row in made.broken)
         return f"BROKEN bounds: {names}. Of {len(made.checks)} questions: {said}."
     bounded = any(row.max_drop is not None for row in made.checks)
+    if made.unchecked:
+        unknown = f"{len(made.unchecked)} bounds could NOT BE CHECKED, so they are not held"
+        return f"{unknown}. Of {len(made.checks)} questions: {said}."
     return f"Of {len(made.checks)} questions: {said}." + (" No bound is broken." if bounded else "")
 
 

@@ -57,7 +57,8 @@ BEHAVIOUR = (
         "behaviour_broken",
         "Broken bounds",
         "bounds",
-        "Bounds of [behaviour] max_drop that the policy breaks on validation prompts; such a step is not kept.",
+        "Bounds of [behaviour] max_drop that the policy breaks on validation prompts and sets, or that could not be "
+        "checked; such a step is not kept.",
         "0",
         "[behaviour] max_drop",
     ),

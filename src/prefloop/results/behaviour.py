@@ -37,11 +37,15 @@ class CheckResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourReport:
-    """All checks on all slices. prompts: of each slice. problems: what could not be checked, for people."""
+    """All checks on all slices. prompts: of each slice. problems: what could not be checked, for people.
+
+    unchecked: the bounds that nobody can say to be kept, since their checks gave no numbers, with the reason
+    """
 
     checks: tuple[CheckResult, ...]
     prompts: dict[str, int]
     problems: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
 
     def said(self, verdict: Verdict) -> tuple[CheckResult, ...]:
         """The checks with a verdict."""

@@ -19,9 +19,9 @@ from prefloop.models.tokenization import Tokenization
 from prefloop.ops.masked import masked_sum
 from prefloop.project.left_out import fitting
 from prefloop.project.project import Project
-from prefloop.results import CheckResult
+from prefloop.results import BehaviourReport, CheckResult
 from prefloop.rewards.base import ZeroScorer
-from prefloop.training.rollout import Rollouts, add_logprobs, roll_out
+from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, roll_out
 from prefloop.types import Demonstration, Item, Prompt, digest
 
 SHOWN = 3  # rows of a file that could not be used
@@ -54,46 +54,97 @@ def in_slices(
     return Answers(ours, theirs, name, slices), problems
 
 
-class Watch:
-    """Looks at the behaviour of a policy at every evaluation of `align`, on the validation prompts."""
+Said = dict[str, list[dict[str, Any]]]  # {set of prompts: the answers to it, as JSON values}
 
-    def __init__(self, project: Project):
-        self.project = project
-        self.checks = chosen(project.config.behaviour, project.root)
+
+class Watch:
+    """Looks at the behaviour of a policy at every evaluation of `align`: on the validation prompts and on prompt sets.
+
+    An answer is drawn for each prompt of a set, as for the validation prompts.
+    """
+
+    def __init__(self, project: Project, tokenization: Tokenization, sampling: Sampling | None):
+        """Read the checks and the sets. sampling: None where no prompt leaves room for an answer, and none is asked."""
+        self.project, self.tokenization, self.sampling = project, tokenization, sampling
+        settings = project.config.behaviour
+        self.checks = chosen(settings, project.root)
+        self.sets: dict[str, list[Encoded]] = {}
+        if sampling and settings.set_prompts:
+            for name, prompts in read_prompt_sets(project).items():
+                self.sets[name] = fitting(project, tokenization, prompts[: settings.set_prompts], sampling.max_tokens)
         self._told = False
 
-    @staticmethod
-    def remembered(rolls: Rollouts, batch: LogprobBatch) -> list[dict[str, Any]]:
-        """The reference's answers as JSON values, which later ones are compared with."""
-        return [vars(pair) for (pair,) in pairs_of(rolls, batch, 1)]
+    def remembered(self, engine: Engine, rolls: Rollouts, batch: LogprobBatch) -> Said:
+        """Return the reference's answers, which later ones are compared with.
 
-    def look(
-        self, step: int, rolls: Rollouts, batch: LogprobBatch, reference: Sequence[Mapping[str, Any]] | None
-    ) -> Seen:
-        """Compare one answer to each prompt with the reference's: None in a run that an older version began."""
-        if reference is None:
+        engine: that of the reference, for the sets.  rolls: its answers to the validation prompts
+
+        Raises ConfigError where a bound cannot be checked even on these, before anything is learnt: no step would keep
+        it.
+        """
+        said = {ALL: pairs_of(rolls, batch, 1)} | self._asked(engine, "reference")
+        if unchecked := self._compared(said, said, rolls)[0].unchecked:
+            raise ConfigError(
+                f"[behaviour] max_drop: {'; '.join(unchecked)}. A bound that cannot be checked is not held, so no step "
+                "would be kept. Mend the check, or take the bound out."
+            )
+        return {name: [vars(pair) for (pair,) in pairs] for name, pairs in said.items()}
+
+    def look(self, step: int, engine: Engine, rolls: Rollouts, batch: LogprobBatch, reference: Said | None) -> Seen:
+        """Compare one answer to each prompt with the reference's."""
+        if not isinstance(reference, Mapping):  # An older version began the run, and remembered less.
+            reference = {ALL: reference} if reference else {}
+        theirs = {name: [[Pair(**pair)] for pair in pairs] for name, pairs in reference.items()}
+        if ALL not in theirs:
             return Seen([], {})
-        ours = pairs_of(rolls, batch, 1)
-        theirs = [[Pair(**pair)] for pair in reference]
-        slices, cut = slices_of([prompt.metadata for prompt in rolls.prompts], self.project.config.behaviour.slices)
-        settings = self.project.config
-        found = compare(
-            self.checks, [Answers(ours, theirs, slices=slices)], settings.evaluate.bootstrap, settings.project.seed
-        )
+        ours = {ALL: pairs_of(rolls, batch, 1)} | self._asked(engine, f"{step}")
+        found, cut = self._compared(ours, theirs, rolls)
         if (problems := [*cut, *found.problems]) and not self._told:
             self._told = True
             self.project.say(f"warning: behaviour could not be checked fully: {'; '.join(problems)}")
-        broken = [_broken(row) for row in found.broken]
+        broken = [*(_broken(row) for row in found.broken), *found.unchecked]
         if broken:
-            self.project.say(f"warning: step {step} breaks a bound of behaviour, and is not kept: {'; '.join(broken)}")
+            self.project.say(
+                f"warning: step {step} does not keep the bounds of behaviour, and is not kept: {'; '.join(broken)}"
+            )
         figures = {f"eval_behaviour_{row.check}": row.policy for row in found.checks if row.slice == ALL}
+        figures |= {
+            f"eval_behaviour_{row.check}_on_{row.slice}": row.policy
+            for row in found.checks
+            if row.slice in self.sets and row.max_drop is not None
+        }
         counts = {"regressed": len(found.said("regressed")), "broken": len(broken)}
         return Seen(broken, figures | {f"eval_behaviour_{name}": float(n) for name, n in counts.items()})
+
+    def _asked(self, engine: Engine, version: str) -> dict[str, list[list[Pair]]]:
+        """Return one answer of the engine's policy to each prompt of the sets."""
+        found = {}
+        for name, prompts in self.sets.items():
+            assert self.sampling is not None
+            how = self.tokenization, ZeroScorer(), prompts, 1, self.sampling, Rollout()
+            rolls = roll_out(engine, *how, f"behaviour/{name}", version)
+            found[name] = pairs_of(rolls, add_logprobs(rolls.batch, engine), 1)
+        return found
+
+    def _compared(
+        self, ours: Mapping[str, list[list[Pair]]], theirs: Mapping[str, list[list[Pair]]], rolls: Rollouts
+    ) -> tuple[BehaviourReport, list[str]]:
+        """Return what became of the checks, and what could not be cut."""
+        settings = self.project.config
+        slices, cut = slices_of([prompt.metadata for prompt in rolls.prompts], settings.behaviour.slices)
+        both = [Answers(ours[ALL], theirs[ALL], slices=slices)]
+        for name in self.sets:
+            # The set's file may have changed since the run began: the prompts count that both have answered.
+            known = {pair.id: [pair] for (pair,) in theirs.get(name, [])}
+            kept = [answer for answer in ours[name] if answer[0].id in known]
+            if kept:
+                both.append(Answers(kept, [known[answer[0].id] for answer in kept], name))
+        return compare(self.checks, both, settings.evaluate.bootstrap, settings.project.seed), cut
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look showed: the bounds that are broken, in words, and metrics."""
+    """What one look showed: the bounds that are broken or could not be checked, in words, and metrics."""
 
     broken: list[str]
     metrics: dict[str, float]
@@ -121,11 +172,18 @@ def bounds_of(project: Project) -> dict[str, Any]:
     """
     settings = project.config.behaviour
     found = chosen(settings, project.root)
-    return {"behaviour": [found.identity, list(settings.slices)]} if found.bounds else {}
+    sets = read_prompt_sets(project, quiet=True) if settings.set_prompts else {}
+    if not found.bounds:
+        return {}
+    asked = {name: digest(*(p.id for p in prompts[: settings.set_prompts])) for name, prompts in sets.items()}
+    return {"behaviour": [found.identity, list(settings.slices), *([asked] if asked else [])]}
 
 
-def read_prompt_sets(project: Project) -> dict[str, list[Prompt]]:
-    """The prompts of `[behaviour] prompt_sets`. Raises ConfigError for a file that is not there."""
+def read_prompt_sets(project: Project, quiet: bool = False) -> dict[str, list[Prompt]]:
+    """The prompts of `[behaviour] prompt_sets`. Raises ConfigError for a file that is not there.
+
+    quiet: another call says which rows could not be used
+    """
     sets: dict[str, list[Prompt]] = {}
     for name, file in project.config.behaviour.prompt_sets.items():
         path = project.root / file
@@ -139,7 +197,7 @@ def read_prompt_sets(project: Project) -> dict[str, list[Prompt]]:
                 rejected.append(f"row {row.line}: {row.reason}")
             else:
                 prompts.append(row.prompt if isinstance(row, Demonstration | Item) else row)
-        if rejected:
+        if rejected and not quiet:
             project.say(f"warning: {len(rejected)} rows of {path} could not be used: {'; '.join(rejected[:SHOWN])}")
         if not prompts:
             raise DataError(f"{path} of [behaviour] prompt_sets holds no prompt")

@@ -74,7 +74,7 @@ class KeepBest:
         self.project, self.run, self.engine, self.validation = project, run, engine, validation
         self.looked: Looked | None = None  # the last look
         self.settings, self.progress, self.from_reference = project.config.align, progress, from_reference
-        self.watch = Watch(project)
+        self.watch = Watch(project, validation.tokenization, validation.sampling)
 
     def begin(self, fresh: bool) -> dict[str, float]:
         """Round the reference to `[align] frozen_dtype`.
@@ -103,7 +103,7 @@ class KeepBest:
         gone = collapsed(*(signs(looked.figures, at["figures"]) for at in (state.reference, state.start)))
         within = kl <= self.settings.evaluation.kl_budget
         constraints = self._constraints(looked)
-        behaved = self.watch.look(step, looked.rolls, looked.batch, state.reference.get("answers"))
+        behaved = self.watch.look(step, self.engine, looked.rolls, looked.batch, state.reference.get("answers"))
         eligible = within and not gone and not behaved.broken and all(c.met for c in constraints.values())
         if step == 0 or (eligible and reward > state.best_reward):
             state.best_step, state.best_reward = step, reward if eligible else -math.inf
@@ -166,11 +166,12 @@ class KeepBest:
         """Remember the answers that later evaluations are compared with: the first evaluation's and the reference's."""
         state = self.progress
         state.start = {"figures": looked.figures, "rewards": looked.rewards}
-        shown = looked
+        shown, engine = looked, self.engine
         if not self.from_reference:
+            engine = self.engine.with_policy("reference")
             shown = self.validation.look_at_reference(self.engine)
             self.run.samples(self.validation.sample_rows(0, shown, "reference"))
-        answers = self.watch.remembered(shown.rolls, shown.batch)
+        answers = self.watch.remembered(engine, shown.rolls, shown.batch)
         state.reference = {"figures": shown.figures, "rewards": shown.rewards, "answers": answers}
         runs_on = self.validation.tokenization.runs_on
         if runs_on and looked.figures["ended"] < 0.5:
@@ -232,12 +233,12 @@ class KeepNewest:
         self.project, self.run, self.engine, self.measure = project, run, engine, measure
         self.from_reference = from_reference
         self.carried: dict[str, Any] = {"best_step": 0, "weights": None, "evals": [], "before": []}
-        self.watch = Watch(project)
         self.validation: Validation | None = None
         try:
             self.validation = Validation(project, tokenization, None, trained_on, left_out, temperature=1.0)
         except NothingToDoError as error:  # Rankings may be learnt from where no prompt leaves room for an answer.
             project.say(f"warning: nobody looks at what the policy answers while it learns: {error}")
+        self.watch = Watch(project, tokenization, self.validation.sampling if self.validation else None)
 
     def begin(self) -> None:
         """Evaluate the reference's answers, and the policy's where it starts from another one.
@@ -250,7 +251,8 @@ class KeepNewest:
         if not self.from_reference:
             looks.append(self.validation.look(self.engine, f"{self.run.name}/0"))
         self.carried["before"] = [look.figures for look in looks]
-        self.carried["answers"] = self.watch.remembered(looks[0].rolls, looks[0].batch)
+        reference = self.engine.with_policy("reference")
+        self.carried["answers"] = self.watch.remembered(reference, looks[0].rolls, looks[0].batch)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluate for `fit`, with the weights that would be saved."""
@@ -265,7 +267,7 @@ class KeepNewest:
             said = f"held-out accuracy {found['heldout_accuracy']:.3f}, " if "heldout_accuracy" in found else ""
             text = self.validation.shown(looked, step)
             self.project.say(f"step {step}: {said}KL {figures['kl']:.2f} nats | {text}")
-            behaved = self.watch.look(step, looked.rolls, looked.batch, self.carried.get("answers"))
+            behaved = self.watch.look(step, self.engine, looked.rolls, looked.batch, self.carried.get("answers"))
             broken = behaved.broken
             seen["broken"] = broken
             found |= {f"eval_{name}": value for name, value in figures.items()} | behaved.metrics

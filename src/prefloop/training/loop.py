@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from prefloop.engine.base import Engine
 from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
 from prefloop.engine.profiling import next_step, span, timed
-from prefloop.errors import DataError, TrainingError
+from prefloop.errors import ConfigError, DataError, TrainingError
 from prefloop.project.project import Project
 from prefloop.record import Run
 from prefloop.training.rollout import summary
@@ -81,7 +81,11 @@ def train(
     """
     try:
         return _train(project, run, engine, task, schedule, label, shown)
-    except (TrainingError, DataError) as error:  # the last checkpoint is kept: the same command resumes there
+    except (
+        TrainingError,
+        DataError,
+        ConfigError,
+    ) as error:  # the last checkpoint is kept: the same command resumes there
         run.fail(str(error))
         raise
 

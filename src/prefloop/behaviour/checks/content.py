@@ -6,7 +6,8 @@ import json
 import re
 from collections import defaultdict
 
-from prefloop.behaviour.registry import Pair, check
+from prefloop.behaviour.english import OTHER, is_other
+from prefloop.behaviour.registry import Pair, Unfit, check
 
 # The openings by which the evaluations of Zou et al. (2023) and of XSTest (Röttger 2024) know a refusal.
 _REFUSAL = re.compile(
@@ -28,7 +29,9 @@ _NUMBER = re.compile(r"(?<![\w.])([#$€£]?)(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?
 
 
 @check("refusals", "share", "higher", "answers that begin by refusing, known by their words in English")
-def refusals(pair: Pair) -> float:
+def refusals(pair: Pair) -> float | Unfit:
+    if is_other(pair.answer):
+        return Unfit(OTHER)
     return float(_REFUSAL.search(pair.answer[:_OPENING]) is not None)
 
 

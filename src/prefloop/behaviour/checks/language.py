@@ -7,7 +7,8 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from prefloop.behaviour.registry import Pair, check
+from prefloop.behaviour.english import OTHER, is_other
+from prefloop.behaviour.registry import Pair, Unfit, check
 
 ENOUGH = 20  # letters, below which nobody can tell a language
 # Japanese mixes these, and the name of a character does not say "Japanese".
@@ -51,11 +52,13 @@ def _classifier() -> Callable[[str], tuple[str, float]] | None:
 
 
 @check("reading_ease", "points", "lower", "reading ease of English (Flesch 1948): 60 is plain, below 30 is hard")
-def reading_ease(pair: Pair) -> float | None:
+def reading_ease(pair: Pair) -> float | None | Unfit:
     """206.835 - 1.015 words a sentence - 84.6 syllables a word; between 0 and 121.22, which very odd texts leave."""
     said = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", pair.answer)
     if len(said) < 3:
         return None
+    if is_other(pair.answer):
+        return Unfit(OTHER)
     sentences = max(1, len(re.findall(r"[.!?…]+(?:\s|$)", pair.answer.strip())))
     syllables = sum(_syllables(word) for word in said)
     return min(121.22, max(0.0, 206.835 - 1.015 * len(said) / sentences - 84.6 * syllables / len(said)))
