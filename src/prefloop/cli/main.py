@@ -47,6 +47,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("prefloop.cli.data:export", "Write models, rankings or pairs to files."),
     "backup": ("prefloop.cli.backup:backup", "Back up the project while people work, or restore a backup."),
     "demo": ("prefloop.cli.demo:demo", "See the whole loop work on a built-in scenario."),
+    "case": ("prefloop.cli.cases:case", "See a failure happen, its diagnosis, and the remedy at work."),
     "doctor": ("prefloop.cli.checking:doctor", "Check the machine, the project and the model."),
 }
 

@@ -54,18 +54,21 @@ def render(facts: Mapping[str, Any]) -> str:
     }
     named = {"loop": "loop_steps", "policy": "policies", "reward": "rewards", "made": "provenance"}
     listed = [(id, title) for id, title in TITLES.items() if parts[named.get(id, id)]]
-    return _template().render(
-        **parts,
-        name=facts["project"]["name"],
-        simulated=simulated(facts),
-        headline=headline(facts),
-        next=next_step(facts),
-        loop_note=sections.loop_note(facts),
-        round_head=sections.ROUND_HEAD,
-        runs_head=runs.HEAD,
-        rounds=sections.rounds(facts),
-        sections=listed,
-        css=Markup(_text("page.css")),
+    return (
+        environment()
+        .from_string(_text("page.html"))
+        .render(
+            **parts,
+            name=facts["project"]["name"],
+            simulated=simulated(facts),
+            headline=headline(facts),
+            next=next_step(facts),
+            loop_note=sections.loop_note(facts),
+            round_head=sections.ROUND_HEAD,
+            runs_head=runs.HEAD,
+            rounds=sections.rounds(facts),
+            sections=listed,
+        )
     )
 
 
@@ -78,12 +81,14 @@ def _text(name: str) -> str:
     return (files("prefloop.report") / name).read_text(encoding="utf-8")
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return what makes pages in the report's style: everything is escaped, and what could hide text is shown."""
+    made = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    environment.filters |= {"number": number, "compact": compact, "signed": signed}
-    return environment.from_string(_text("page.html"))
+    made.filters |= {"number": number, "compact": compact, "signed": signed}
+    made.globals["css"] = Markup(_text("page.css"))
+    return made
