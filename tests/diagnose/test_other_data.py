@@ -60,6 +60,8 @@ def test_a_cause_that_is_less_likely_than_all_others_is_named_as_a_guess() -> No
     assert sure.confidence > 0.5 and sure.title == sure.causes[0].title
     unsure = replace(sure, causes=(replace(sure.causes[0], confidence=0.4),))
     assert unsure.title == "Perhaps the KL term is off, or far too small"
+    wild = replace(sure, causes=(replace(sure.causes[0], confidence=0.1),))
+    assert wild.title == sure.symptoms[0].said
 
 
 def test_the_gradient_of_a_sequence_is_measured_by_its_length() -> None:
@@ -75,3 +77,16 @@ def test_a_rise_that_is_likelier_than_none_is_only_noted_where_it_is_not_sure() 
     assert of(diagnose(align_run({**few, "eval_reward": [0.0, 0.3, 0.5]})), "reward-flat") is None
     assert of(diagnose(align_run({**few, "eval_reward": [0.0, 0.1, 0.3]})), "reward-flat") == "note"
     assert of(diagnose(align_run({**few, "eval_reward": [0.0, 0.1, 0.2]})), "reward-flat") == "warning"
+
+
+@pytest.mark.parametrize(
+    ("longer", "low", "severity"), [(0.38, 0.66, "note"), (0.38, 0.61, "warning"), (0.55, 0.66, "warning")]
+)
+def test_length_is_no_alarm_where_people_prefer_it_and_the_model_knows_more(
+    longer: float, low: float, severity: str
+) -> None:
+    """The naturalness of E2E: people prefer the shorter text in 62 % of pairs, and the model is right on 70 %."""
+    heldout = {"accuracy": 0.7, "low": low, "high": 0.74, "pairs": 860, "longer_wins": {"share": longer, "pairs": 860}}
+    heldout |= {"longer_won": {"share": 0.47, "pairs": 320}, "shorter_won": {"share": 0.84, "pairs": 540}}
+    run = RunRecord("reward-001", "reward", result={"heldout": heldout})
+    assert of(diagnose(run), "reward-likes-length") == severity

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-SURE = 0.5  # a cause that is less likely than this is a guess
+SURE, GUESS = 0.5, 0.2  # a cause that is less likely than the first is a guess; than the second, not even that
 Kind = Literal["invariant", "level", "trend", "setting", "data"]
 Severity = Literal["error", "warning", "note"]
 
@@ -106,8 +106,11 @@ class Finding:
 
     @property
     def title(self) -> str:
-        """Return the likeliest cause, as a guess where it is less likely than all others together."""
-        if not self.causes:
+        """Return the likeliest cause, as a guess where it is less likely than all others together.
+
+        Where even that would say too much, it is what was seen.
+        """
+        if self.confidence < GUESS:
             return self.symptoms[0].said
         named = self.causes[0].title
         return named if self.confidence >= SURE else f"Perhaps {named[0].lower()}{named[1:]}"

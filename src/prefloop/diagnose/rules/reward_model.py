@@ -150,8 +150,9 @@ def reward_underfitted(run: RunRecord) -> Seen | None:
         "within 0.15", "share of pairs", "difference of accuracies", "held-out pairs", "our level; Singhal 2023"
     ),
     broke="A reward model is right as often where the shorter answer won as where the longer did.",
-    meaning="It prefers length, and a policy will find that out.",
-    cannot_tell="Whether people prefer length too.",
+    meaning="It prefers length, and a policy will find that out. This is only noted where people prefer the same, and "
+    "the model is surely right more often than length alone.",
+    cannot_tell="Whether people prefer length for its own sake, or for what goes with it.",
 )
 def reward_likes_length(run: RunRecord) -> Seen | None:
     report = heldout(run)
@@ -169,7 +170,14 @@ def reward_likes_length(run: RunRecord) -> Seen | None:
         None,
         a - b,
         signal="longer_won",
+        severity="note" if _as_people_do(report, a - b) else None,
     )
+
+
+def _as_people_do(report: Mapping[str, Any], gap: float) -> bool:
+    """Return whether people prefer the same length, and the model is surely more often right than length alone."""
+    share, low = (report.get("longer_wins") or {}).get("share"), report.get("low")
+    return share is not None and low is not None and (share > 0.5) == (gap > 0) and low > max(share, 1 - share)
 
 
 @rule(
