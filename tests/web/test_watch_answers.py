@@ -196,13 +196,20 @@ def test_comparing_one_run_none_or_one_that_has_gone_offers_the_others(tmp_path:
     assert "2 of the runs that were asked for are not here" in gone and "<script>alert" not in gone
 
 
+def test_a_run_without_a_result_shows_its_newest_evaluation(tmp_path: Path) -> None:
+    run = align_run(tmp_path, steps=6, done=False)
+    client = open_pages(tmp_path)
+    said = words(client.get(address(client, run.name)).text)
+    assert "Newest evaluation step 4 Held-out reward +0.40 +0.00 before KL to the reference 2.0 nats" in said
+
+
 def test_runs_of_several_projects_are_told_apart(tmp_path: Path) -> None:
     align_run(tmp_path / "one")
     align_run(tmp_path / "two", drift=1.0)
     client = open_pages(tmp_path)
     keys = [found.removeprefix("/runs/") for found in re.findall(r'<a href="(/runs/[^"]+)"', client.get("/runs").text)]
     page = client.get("/runs/compare", params={"run": keys}).text
-    assert "one: align-001" in page and "two: align-001" in page
+    assert "Result one: align-001 two: align-001" in words(page) and 'data-label="two: align-001"' in page
 
 
 # -- a reward model ----------------------------------------------------------------------------------------------------

@@ -66,9 +66,11 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
     yield f"  {number}. {finding.title} ({finding.severity}{since}{sure})"
     yield from _wrapped(f"broke: {finding.broke}")
     for symptom in finding.symptoms:
-        yield from _wrapped(f"seen:  {symptom.said}. Expected: {symptom.expected.range} ({symptom.expected.unit}, "
-                            f"{symptom.expected.estimator}, {symptom.expected.aggregation}; {symptom.expected.source})"
-                            f" [{symptom.rule}]")  # fmt: skip
+        expected = symptom.expected
+        how = ", ".join(part for part in (expected.unit, expected.estimator, expected.aggregation) if part != "-")
+        yield from _wrapped(
+            f"seen:  {symptom.said}. Expected: {expected.range} ({how}; {expected.source}) [{symptom.rule}]"
+        )
     said = {symptom.said for symptom in finding.symptoms}
     for place, cause in enumerate(finding.causes, 1):
         yield from _wrapped(f"{'cause' if place == 1 else 'or'}:  {cause.title} ({cause.confidence:.0%})")

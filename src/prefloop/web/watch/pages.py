@@ -141,6 +141,7 @@ def compare_page(request: Request, watching: Watching, show: Show) -> Response:
         request,
         "watch_compare.html",
         looks=looks,
+        names=[_name(look, looks) for look in looks],
         missing=len(wanted) - len(looks),
         others=others,
         differences=differences(runs) if len(looks) > 1 else {},

@@ -21,7 +21,9 @@ class Fact:
 
 
 def facts(run: RunRecord) -> list[Fact]:
-    """Return the figures of a run's result; [] where it has none yet."""
+    """Return the figures of a run's result; where it has none yet, those of its newest evaluation."""
+    if not run.result:
+        return [fact for fact in _so_far(run) if fact.value != "–"]
     made = {"align": _aligned, "reward": _reward, "evaluate": _evaluated, "sft": _tuned}.get(run.stage)
     if made is None:
         shown = ((k, v) for k, v in run.result.items() if isinstance(v, (int, float)) and not isinstance(v, bool))
@@ -29,12 +31,36 @@ def facts(run: RunRecord) -> list[Fact]:
     return [fact for fact in made(run.result) if fact.value != "–"]
 
 
+def _so_far(run: RunRecord) -> Iterator[Fact]:
+    reward, accuracy = run.series("eval_reward"), run.series("heldout_accuracy")
+    newest = reward if reward is not None else accuracy
+    if newest is None:
+        return
+    yield Fact("Newest evaluation", f"step {newest.steps[-1]}")
+    if reward is not None:
+        before = float(reward.values[0]) if len(reward) > 1 else None
+        yield Fact("Held-out reward", signed(float(reward.values[-1])), _before(before))
+    yield Fact("KL to the reference", _with("nats", number(_last(run, "eval_kl"), 1)))
+    yield Fact("Win rate", percent(_last(run, "eval_win_rate")), "on validation prompts")
+    yield Fact("Length", _with("tokens", number(_last(run, "eval_length"), 1)))
+    yield Fact("Held-out accuracy", percent(_last(run, "heldout_accuracy")))
+
+
+def _last(run: RunRecord, name: str) -> float | None:
+    series = run.series(name)
+    return None if series is None else float(series.values[-1])
+
+
+def _before(value: float | None) -> str:
+    return "" if value is None else f"{signed(value)} before"
+
+
 def _aligned(result: Mapping[str, Any]) -> Iterator[Fact]:
     if "best_step" in result:
         kept = result["best_step"]
         yield Fact("Kept step", str(kept) if kept else "0, the start")
     before = finite(result.get("reward_before"))
-    yield Fact("Held-out reward", signed(finite(result.get("reward"))), f"{signed(before)} before" if before else "")
+    yield Fact("Held-out reward", signed(finite(result.get("reward"))), _before(before))
     yield Fact("KL to the reference", _with("nats", number(finite(result.get("kl")), 1)))
     yield Fact("Win rate", percent(finite(result.get("win_rate"))), "on validation prompts")
     yield Fact("Length", _with("tokens", number(finite(result.get("length")), 1)))
