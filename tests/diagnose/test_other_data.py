@@ -76,7 +76,16 @@ def test_a_rise_that_is_likelier_than_none_is_only_noted_where_it_is_not_sure() 
     few = {"eval_sequences": [26.0] * 3}  # two standard errors are 0.45
     assert of(diagnose(align_run({**few, "eval_reward": [0.0, 0.3, 0.5]})), "reward-flat") is None
     assert of(diagnose(align_run({**few, "eval_reward": [0.0, 0.1, 0.3]})), "reward-flat") == "note"
-    assert of(diagnose(align_run({**few, "eval_reward": [0.0, 0.1, 0.2]})), "reward-flat") == "warning"
+    still = {**few, "eval_reward": [0.0, 0.1, 0.2], "reward": [0.1, 0.0] * (STEPS // 2)}
+    assert of(diagnose(align_run(still)), "reward-flat") == "warning"
+    assert of(diagnose(align_run({**still, "reward": [0.02 * n for n in range(STEPS)]})), "reward-flat") == "note"
+
+
+def test_a_critic_with_a_new_head_may_start_from_noise() -> None:
+    """PPO on a function has no reward model to start its critic from."""
+    noise = {"explained_variance": [-21.0, -7.6, -2.3, *[-0.1] * (STEPS - 3)]}
+    assert of(diagnose(align_run(noise)), "critic-bad-start") == "warning"
+    assert of(diagnose(align_run(noise, {"reward": "sentiment.py:score"})), "critic-bad-start") == "note"
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,17 @@ def critic_useless(run: RunRecord) -> Seen | None:
     reads=("explained_variance",),
     expected=Expected("over -6 in the first steps", "share", "1 - var(error) / var(return)", "a step", "our rule"),
     broke="A critic starts no worse than a guess of the mean.",
-    meaning="A critic that starts from the reward model is near from the first step on.",
+    meaning="A critic that starts from the reward model is near from the first step on. Where a function gives the "
+    "reward, the critic's head is new, and this is only noted.",
     cannot_tell="Returns that hardly vary make the share very negative for a small error.",
 )
 def critic_bad_start(run: RunRecord) -> Seen | None:
     fit = run.series("explained_variance")
     if fit is None or len(fit) < 3 or fit.first > -6.0:
         return None
-    return Seen(f"the critic starts at {fit.first:.2f} explained variance", int(fit.steps[0]), fit.first)
+    said = f"the critic starts at {fit.first:.2f} explained variance"
+    new = bool(run.align("reward"))  # Where a function gives the reward, there is no reward model to start from.
+    return Seen(said, int(fit.steps[0]), fit.first, severity="note" if new else None)
 
 
 @rule(

@@ -9,6 +9,9 @@ from prefloop.diagnose.finding import Expected
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
 from prefloop.diagnose.rules.kl import starts_at_reference
+from prefloop.diagnose.statistics import trend
+
+RISES = 0.02  # chance gives so clear a rise this often
 
 
 @rule(
@@ -58,7 +61,9 @@ def nothing_moves(run: RunRecord) -> Seen | None:
         "rises by more than two standard errors", "sd of the reference's reward", "mean", "an evaluation", "our rule"
     ),
     broke="The reward that is optimised rises on held-out prompts.",
-    meaning="The run has spent its steps, and by the very reward that it optimised held-out answers are no better.",
+    meaning="The run has spent its steps, and by the very reward that it optimised held-out answers are no better. It "
+    "is only noted where a rise is likelier than none: by more than one standard error, or by a clear trend of the "
+    "answers that were learnt from; and in a later round, which has less left to gain.",
     cannot_tell="A run that is too short, and one that has no signal, look alike.",
 )
 def reward_flat(run: RunRecord) -> Seen | None:
@@ -77,9 +82,15 @@ def reward_flat(run: RunRecord) -> Seen | None:
         f"held-out reward {rose}, and two standard errors are {error:.2f}",
         int(reward.steps[0]),
         best,
-        # A later round has less left to gain; and a rise of more than one standard error is likelier than none.
-        severity=None if starts_at_reference(run) and best <= 0.5 * error else "note",
+        severity=None if starts_at_reference(run) and best <= 0.5 * error and not _rises(run) else "note",
     )
+
+
+def _rises(run: RunRecord) -> bool:
+    """Return whether the reward of what is learnt from rises, of which there is more than of held-out answers."""
+    reward = run.series("reward")
+    found = trend(reward, 1) if reward is not None else None
+    return found is not None and found < RISES
 
 
 @rule(
