@@ -112,6 +112,9 @@ def test_a_file_of_another_version_is_read_as_far_as_it_goes_and_can_be_shown(tm
             "win_rate": {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 9},
             "reward_gain": {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 9}}  # fmt: skip
     measured = Evaluated.read(without | {"sampled": mode, "greedy": mode})
+    older = {"checks": [], "prompts": {"all": 9}, "problems": []}  # before bounds could be left unchecked
+    behaved = Evaluated.read(without | {"sampled": mode, "greedy": mode, "behaviour": older})
+    assert behaved and behaved.behaviour and behaved.behaviour.unchecked == ()
     assert measured and measured.win_rate and measured.win_rate.detectable is None and measured.collapsed is None
     assert "align-001 against base on 9 held-out prompts, 1 answers each" in "\n".join(summary(measured, tmp_path))
 

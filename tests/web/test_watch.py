@@ -73,6 +73,7 @@ def test_a_run_whose_process_was_killed_has_stopped_at_once_on_its_own_machine(t
         worker.send_signal(signal.SIGKILL)
     said = words(client.get(address(client, "align-001")).text)
     assert "It stopped half-way , after step 8, and no process goes on with it" in said
+    assert re.search(r"last written \d+ seconds ago", said)
     assert "The same command goes on from the last checkpoint" in said  # by the diagnosis, with a button to copy it
     manifest = json.loads((tmp_path / "runs/align-001/manifest.json").read_text())
     elsewhere = {**manifest, "process": {**manifest["process"], "machine": "another"}}

@@ -3,15 +3,15 @@
 A field without a default is always written, with null for None. A field whose default is None is written only where it
 has a value. A `flat` field holds several figures that stand beside the others in the file, not in a table of their own.
 
-Reading is tolerant, since a run folder may be of another version: a field that the file lacks is None, and what the
-file has beside the fields is left out.
+Reading is tolerant, since a run folder may be of another version: a field that the file lacks has its default, or
+else is None, and what the file has beside the fields is left out.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -148,7 +148,7 @@ def from_json(kind: type[_Made], found: Mapping[str, Any], **more: Any) -> _Made
         elif key in found:
             values[part.name] = _made(hint, found[key])
         elif not part.metadata.get("apart"):
-            values[part.name] = None
+            values[part.name] = None if part.default is MISSING else part.default
     return kind(**values)
 
 

@@ -87,11 +87,15 @@ def span(seconds: float) -> str:
     return "years"
 
 
-def ago(at: float) -> Markup:
-    """Return how long ago a moment was, with the moment itself as a title."""
-    moment = datetime.fromtimestamp(at, UTC)
+def ago(at: float, to_the_second: bool = False) -> Markup:
+    """Return how long ago a moment was, with the moment itself as a title.
+
+    to_the_second: say "9 seconds" and not "1 minute"
+    """
+    moment, past = datetime.fromtimestamp(at, UTC), max(0.0, time.time() - at)
+    said = f"{past:.0f} seconds" if to_the_second and past < 60 else span(past)
     return Markup('<time datetime="{}" title="{} UTC">{} ago</time>').format(
-        moment.isoformat(timespec="seconds"), moment.strftime("%Y-%m-%d %H:%M"), span(max(0.0, time.time() - at))
+        moment.isoformat(timespec="seconds"), moment.strftime("%Y-%m-%d %H:%M"), said
     )
 
 

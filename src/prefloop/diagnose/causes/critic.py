@@ -45,7 +45,11 @@ def critic_not_learning(run: RunRecord) -> Iterator[Evidence]:
     "The critic starts from noise",
     broke="A critic starts no worse than a guess of the mean.",
     remedy="Start it from the reward model, which is the default, and do not change its head.",
-    act=lambda run: Action("Compare the saved reward model with what is loaded.", "prefloop doctor"),
+    act=lambda run: (
+        Action("A function gives the reward, so that its head is new: give it steps, or use grpo or rloo, without one.")
+        if run.align("reward")
+        else Action("Compare the saved reward model with what is loaded.", "prefloop doctor")
+    ),
     explains={"critic-bad-start": 3.0, "critic-useless": 0.7, "critic-spikes": 1.0, "value-clipped": 0.7},
     expects={"critic-bad-start": 2.0},
 )

@@ -335,7 +335,8 @@ def reward_loophole(run: RunRecord) -> Iterator[Evidence]:
     explains={"groups-constant": 3.0, "reward-flat": 0.7, "nothing-moves": 0.7, "reward-spread-lost": 0.7},
 )
 def no_signal(run: RunRecord) -> Iterator[Evidence]:
-    if run.series("reward_std") is not None and run.series("reward_std").values[0] > 1e-3:  # type: ignore[union-attr]
+    spread = run.series("reward_std")
+    if spread is not None and spread.values[0] > 1e-3 and run.series("constant_groups") is not None:
         yield Evidence("answers to different prompts do differ in reward", 0.5)
 
 
