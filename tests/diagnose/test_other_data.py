@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.diagnose.runs import STEPS, align_run
@@ -99,3 +100,20 @@ def test_length_is_no_alarm_where_people_prefer_it_and_the_model_knows_more(
     heldout |= {"longer_won": {"share": 0.47, "pairs": 320}, "shorter_won": {"share": 0.84, "pairs": 540}}
     run = RunRecord("reward-001", "reward", result={"heldout": heldout})
     assert of(diagnose(run), "reward-likes-length") == severity
+
+
+@pytest.mark.parametrize(
+    ("settings", "metrics", "cause"),
+    [
+        # A temperature of 0.1 makes log-ratios ten times larger: KL jumps, and the critic's returns with it.
+        ({"temperature": 0.1}, {"kl": [0.5, 1.0, 9.6, *[4.0] * (STEPS - 3)]}, "temperature-set"),
+        ({"prompts": 2, "k": 2}, {"explained_variance": [-9.0] * 4 + [0.1] * (STEPS - 4)}, "batch-too-small"),
+        ({"weight_decay": 1.0, "minibatches": 16}, {"entropy": [0.5 + 0.05 * n for n in range(STEPS)]}, "decay-pulls"),
+    ],
+)
+def test_a_setting_that_is_far_out_is_named_before_what_it_causes(
+    settings: dict[str, Any], metrics: dict[str, Any], cause: str
+) -> None:
+    found = diagnose(align_run(metrics, settings)).findings
+    assert found[0].causes[0].id == cause and len(found[0].symptoms) == 2
+    assert found[0].action.command and found[0].symptoms[0].kind == "setting"

@@ -107,7 +107,8 @@ def explain(run: RunRecord, symptoms: Sequence[Symptom], readable: set[str]) -> 
         if not able:
             findings += [Finding(run.name, run.stage, (symptom,), ()) for symptom in left]
             break
-        taken = tuple(s for s in left if s.rule in able[0].explains)
+        weight = able[0].explains
+        taken = tuple(sorted((s for s in left if s.rule in weight), key=lambda s: -weight[s.rule]))
         rivals = [cause for cause in able if any(s.rule in cause.explains for s in taken)]
         findings.append(Finding(run.name, run.stage, taken, _causes(rivals, scored)))
         left = [s for s in left if s not in taken]
