@@ -79,6 +79,10 @@ FAULTS: dict[str, tuple[Callable[[], RunRecord], str]] = {
         lambda: align_run(checks=[{"name": "reward padding", "status": "fail", "detail": "0.4 apart"}]),
         "reward-reads-padding",
     ),
+    "a template without the question": (
+        lambda: align_run(checks=[{"name": "prompts apart", "status": "fail", "detail": "99 of 100 alike"}]),
+        "template-loses-prompt",
+    ),
     "rewards of other answers": (
         lambda: align_run(checks=[{"name": "reward order", "status": "fail", "detail": "other answers"}]),
         "reward-mixed-up",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefloop.rewards.base import Scores
-from prefloop.training.first_checks import reward_checks
+from prefloop.training.first_checks import prompts_apart, reward_checks
 from prefloop.types import Completion, Prompt
 
 TEXTS = ["a", "a longer one", "the longest of all answers", "four", "five words are in here", ""]
@@ -57,3 +57,13 @@ def test_one_answer_alone_cannot_be_compared() -> None:
     scorer = Function(lambda texts: [1.0 for _ in texts])
     tokenization: Any = None
     assert reward_checks(scorer, tokenization, PROMPTS[:1], ANSWERS[:1]) == []
+
+
+def test_prompts_that_a_template_leaves_out_are_found() -> None:
+    def status(read: Callable[[int], list[int]]) -> str:
+        return prompts_apart([(prompt, read(n)) for n, prompt in enumerate(PROMPTS)])["status"]
+
+    assert status(lambda n: [7, n, 8]) == "ok"
+    assert status(lambda n: [7, 8]) == "fail"
+    assert status(lambda n: [7, max(1, n)]) == "warn"
+    assert prompts_apart([(PROMPTS[0], [7, 8])] * 3)["status"] == "ok"  # One prompt that is there again is not lost.

@@ -56,6 +56,7 @@ def test_a_run_leaves_its_evidence_its_samples_and_the_judge_s_opinion(aligned: 
     assert run.problems == () and run.data is not None and run.data.train > 0 and run.ends is not None
     assert set(run.judges) == {"quality"} and run.judges["quality"]["heldout"]["pairs"] > 0
     assert {check["name"]: check["status"] for check in run.checks} == {
+        "prompts apart": "ok",
         "reward order": "ok",
         "reward padding": "ok",
         "reward template": "ok",

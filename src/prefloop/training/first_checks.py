@@ -1,4 +1,4 @@
-"""Invariants of a run's own reward, tried on its first answers: before the first update, and before money is spent."""
+"""Invariants of a run's own prompts and reward, tried before the first update, and before money is spent."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from prefloop.rewards.model import ModelScorer
 from prefloop.types import Completion, Item, Prompt
 
 TRIED = 6  # answers that are scored once more, each by itself
+COMPARED = 1000  # prompts
 LISTS = 64  # held-out lists that the scorer is asked about
 TOLERANCE = 2e-2  # in spreads of the reward; bfloat16 rounds to about 2^-8
 
@@ -30,6 +31,18 @@ def reward_checks(
     if isinstance(scorer, ModelScorer):
         found += [_alone(scorer, prompts, completions), *_templates(scorer, tokenization, prompts)]
     return found
+
+
+def prompts_apart(encoded: Sequence[tuple[Prompt, Sequence[int]]]) -> Check:
+    """Return whether different prompts are different tokens to the policy: a template may leave the question out."""
+    read: dict[tuple[int, ...], set[str]] = {}
+    for prompt, ids in encoded[:COMPARED]:
+        read.setdefault(tuple(ids), set()).add(prompt.id)
+    asked = sum(map(len, read.values()))
+    lost = asked - len(read)
+    status = "fail" if lost > 0.5 * asked else "warn" if lost > 0.1 * asked else "ok"
+    said = f"{lost} of {asked} prompts are the very tokens of another one, as the policy reads them"
+    return _check("prompts apart", status, said)
 
 
 def asked_twice(scorer: Scorer, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Check:

@@ -21,7 +21,7 @@ from prefloop.rewards.criteria import balance_of
 from prefloop.training.alarms import Alarms
 from prefloop.training.answers_log import sample_rows
 from prefloop.training.demonstrations import rows_of
-from prefloop.training.first_checks import ranked_accuracy, reward_checks
+from prefloop.training.first_checks import prompts_apart, ranked_accuracy, reward_checks
 from prefloop.training.keeping import KeepBest
 from prefloop.training.policy_setup import PolicySetup
 from prefloop.training.prefetch import Prefetch
@@ -153,7 +153,7 @@ class PolicyTraining:
         if looked is not None:
             rolls = looked.rolls
             checks = reward_checks(s.scorer, s.tokenization, rolls.prompts, rolls.completions)
-            write_evidence(self.run, checks=checks)
+            write_evidence(self.run, checks=[prompts_apart(s.prompts), *checks])
         return ranked_accuracy(s.scorer, s.ranked)
 
     def state(self) -> dict[str, Any]:

@@ -133,6 +133,27 @@ def reference_wrong(run: RunRecord) -> Iterator[Evidence]:
 
 
 @cause(
+    "template-loses-prompt",
+    "The template leaves the question out",
+    broke="Different prompts are different tokens to the policy.",
+    remedy="Look at the chat template in the policy's folder: it has to write the content of every message.",
+    act=lambda run: DOCTOR,
+    explains={
+        "check-prompts-apart": 5.0,
+        "variety-lost": 1.0,
+        "judge-down": 0.5,
+        "reward-flat": 0.7,
+        "scorer-at-chance": 0.5,
+        "groups-constant": 0.3,
+        "length-moved": 0.3,
+    },
+    expects={"check-prompts-apart": 4.0},
+)
+def template_loses_prompt(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
     "prompts-leak",
     "Held-out prompts were trained on",
     broke="Held-out prompts were not trained on.",

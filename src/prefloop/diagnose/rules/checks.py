@@ -40,6 +40,15 @@ def reward_padding(run: RunRecord) -> Seen | None:
 
 
 @_tried(
+    "check-prompts-apart",
+    "Different prompts are different tokens to the policy.",
+    "The policy cannot answer what it does not read: its template leaves the question out, or cuts it off.",
+)
+def prompts_apart(run: RunRecord) -> Seen | None:
+    return _failed(run, "prompts apart")
+
+
+@_tried(
     "check-reward-template",
     "Policy and reward model read a prompt through the same chat template.",
     "The reward model reads text in a form that it was never trained on.",

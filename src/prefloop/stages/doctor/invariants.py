@@ -37,6 +37,7 @@ from prefloop.ops.masked import masked_sum
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import ModelRef, Project, derive, load_policy
 from prefloop.stages.doctor.base import Check, guarded
+from prefloop.training.first_checks import prompts_apart
 from prefloop.types import Prompt
 
 PROMPTS, SAMPLED_EACH, TOKENS = 4, 2, 24
@@ -262,8 +263,19 @@ def _compiled(s: _Subject, name: str) -> Check:
     return Check(name, "warn", "not there, or from other sources than these: torch computes it all, slower", advice)
 
 
+def _apart(subject: _Subject, name: str) -> Check:
+    stored = LeftOut(subject.project).accepted(
+        [subject.tokenization], subject.project.store.prompts(limit=200), "prompts"
+    )
+    if len(stored) < 2:
+        return Check(name, "skipped", "there are no prompts yet that could be compared")
+    made = prompts_apart([(p, subject.tokenization.encode_prompt(p)) for p in stored])
+    return _verdict(name, made["status"] == "ok", made["detail"], "the chat template leaves the question out")
+
+
 _POLICY: Mapping[str, Any] = {
     "compiled code": _compiled,
+    "prompts apart": _apart,
     "end of answers": _ending,
     "padding": _padding,
     "sampler and learner": _sampler,
