@@ -91,6 +91,7 @@ FAULTS: dict[str, tuple[Callable[[], RunRecord], str]] = {
         lambda: align_run({"grad_norm_policy": [0.0] * N, "kl": [0.0] * N, "kl_k3": [0.0] * N}),
         "policy-frozen",
     ),
+    "a reference that moves along": (lambda: align_run({"kl": [0.0] * N, "kl_k3": [0.0] * N}), "reference-wrong"),
     "loss with the wrong sign": (lambda: align_run({"reward": [-0.1 * n for n in range(N)]}), "update-sign"),
     "groups": (lambda: align_run({"constant_groups": [1.0] * N}), "no-signal"),
     "leak": (lambda: align_run(data=Data(train=500, heldout=60, leaked=30)), "prompts-leak"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
+from prefloop.diagnose.rules.kl import moved_unseen
 from prefloop.diagnose.rules.on_policy import first_ratio
 from prefloop.diagnose.rules.optimiser import rates
 from prefloop.diagnose.rules.signal import reward_fell
@@ -143,7 +144,9 @@ def rate_low(run: RunRecord) -> Iterator[Evidence]:
 def policy_frozen(run: RunRecord) -> Iterator[Evidence]:
     asked, usual = rates(run).get("policy", (0.0, 0.0))
     kl, spread = run.series("kl_k3"), run.series("reward_std")
-    if kl is not None and float(abs(kl.values).max()) < 1e-6 and asked and usual and asked / usual > 0.01:
+    if moved_unseen(run):
+        yield Evidence("updates do move the policy", -4.0)
+    elif kl is not None and float(abs(kl.values).max()) < 1e-6 and asked and usual and asked / usual > 0.01:
         yield Evidence("the KL is 0 at every step, though the learning rate is not", 2.0)
     if spread is not None and spread.last < 1e-6:
         yield Evidence("every answer has the same reward, so that there is nothing to learn", -4.0)

@@ -8,7 +8,7 @@ from prefloop.diagnose.causes.scorer import asks_scorer
 from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
-from prefloop.diagnose.rules.kl import starts_at_reference
+from prefloop.diagnose.rules.kl import moved_unseen, starts_at_reference
 
 DOCTOR = Action("Try the invariants on the project's own models.", "prefloop doctor")
 
@@ -123,10 +123,12 @@ def reward_not_as_saved(run: RunRecord) -> Iterator[Evidence]:
     broke="A policy that starts as the reference is at distance 0 from it.",
     remedy="Look at what loads the reference, and that nothing trains it.",
     act=lambda run: DOCTOR,
-    explains={"kl-not-zero-at-start": 2.5, "kl-negative": 1.5},
+    explains={"kl-not-zero-at-start": 2.5, "kl-negative": 1.5, "nothing-moves": 0.5},
     expects={"kl-not-zero-at-start": 1.0},
 )
 def reference_wrong(run: RunRecord) -> Iterator[Evidence]:
+    if moved_unseen(run):
+        yield Evidence("updates move the policy, and its KL to the reference stays 0: the reference moves along", 5.0)
     gap = run.series("eval_sampler_mismatch")
     if starts_at_reference(run) and gap is not None and gap.values[0] < 1e-3:
         yield Evidence("sampler and learner agree, so that the policy is read rightly", 1.0)

@@ -15,6 +15,14 @@ def starts_at_reference(run: RunRecord) -> bool:
     return run.inputs.get("policy") == run.inputs.get("reference")
 
 
+def moved_unseen(run: RunRecord) -> bool:
+    """Return whether updates move the policy while its KL to the reference stays at 0, in its first steps as later."""
+    kl, moved = run.series("kl_k3"), run.series("approx_kl")
+    if kl is None or moved is None or len(kl) < 4:
+        return False
+    return float(np.abs(kl.values).max()) < 1e-5 and float(np.abs(moved.values).max()) > 1e-5
+
+
 @rule(
     "kl-not-zero-at-start",
     kind="invariant",
