@@ -22,19 +22,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
+import importlib
+import io
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -268,24 +270,18 @@ def _three(diagnosis: Any) -> list[str]:
 
 def main() -> None:
     asked = _arguments()
-    if asked.job:
-        job = Job(**{**json.loads(asked.job), "overrides": tuple(json.loads(asked.job)["overrides"])})
-        do(job, Path(asked.base), Path(asked.kept))
-        return
     todo = jobs(asked)
     home = Path(asked.folder or tempfile.mkdtemp(prefix="planted-"))
     missing = [job for job in todo if not (home / "jobs" / job.folder).is_dir()]
     began = time.time()
-    if not asked.diagnose:
+    if missing and not asked.diagnose:
         (home / "worlds").mkdir(parents=True, exist_ok=True)
-        for world, seed in sorted({(job.world, job.seed) for job in missing}):
-            from worlds import make_world
-
-            print(f"world {world}, seed {seed}", file=sys.stderr, flush=True)
-            with contextlib.redirect_stdout(sys.stderr):
-                make_world(world, home / "worlds" / f"{world}-{seed}", seed)
-        with ThreadPoolExecutor(asked.workers) as pool:
-            list(pool.map(lambda job: _process(job, home), missing))
+        _load()
+        with multiprocessing.get_context("fork").Pool(asked.workers, maxtasksperchild=1) as pool:
+            worlds = sorted({(job.world, job.seed) for job in missing})
+            pool.starmap(_make, [(home, *world) for world in worlds], chunksize=1)
+            for said in pool.imap_unordered(functools.partial(_process, home), missing):
+                print(said, file=sys.stderr, flush=True)
     rows = [row(job, home / "jobs" / job.folder) for job in todo if (home / "jobs" / job.folder).is_dir()]
     damage(rows)
     failed = [job.text for job in todo if not (home / "jobs" / job.folder).is_dir()]
@@ -302,14 +298,30 @@ def main() -> None:
         print(f"{len(failed)} jobs have no run")
 
 
-def _process(job: Job, home: Path) -> None:
-    kept = home / "jobs" / job.folder
-    base = home / "worlds" / f"{job.world}-{job.seed}"
-    command = [sys.executable, __file__, "--job", json.dumps(asdict(job)), "--base", str(base), "--kept", str(kept)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    said = f"FAILED: {done.stderr[-1500:]}" if done.returncode else _line(row(job, kept))
-    print(f"{said}", file=sys.stderr, flush=True)
+def _load() -> None:
+    """Import what every job needs, once: a job is then a fork, which starts at once."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in ("faults", "worlds", "prefloop.stages.align", "prefloop.stages.crowd", "prefloop.stages.train_reward"):
+        importlib.import_module(name)
+
+
+def _make(home: Path, world: str, seed: int) -> None:
+    from worlds import make_world
+
+    print(f"world {world}, seed {seed}", file=sys.stderr, flush=True)
+    with contextlib.redirect_stdout(sys.stderr):
+        make_world(world, home / "worlds" / f"{world}-{seed}", seed)
+
+
+def _process(home: Path, job: Job) -> str:
+    """Do a job, and return the line that says how it went. What it prints is kept where it fails."""
+    kept, said = home / "jobs" / job.folder, io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            do(job, home / "worlds" / f"{job.world}-{job.seed}", kept)
+        return _line(row(job, kept))
+    except Exception:  # noqa: BLE001 -- one job that cannot be made must not end the others
+        return f"FAILED {job.text}: {said.getvalue()[-800:]}{traceback.format_exc()}"
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -392,9 +404,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--half", choices=["tune", "test"], help="show one half only")
     parser.add_argument("--verbose", action="store_true", help="a line for each run")
     parser.add_argument("--json", help="write every row there")
-    parser.add_argument("--job", help=argparse.SUPPRESS)
-    parser.add_argument("--base", help=argparse.SUPPRESS)
-    parser.add_argument("--kept", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -82,6 +82,8 @@ def rankings_flipped(run: RunRecord) -> Iterator[Evidence]:
     part = share(inverted(list(run.people)), run)
     if part > 0.02:
         yield Evidence(f"{part:.0%} of the rankings come from people whose order is the opposite of the others'", 1.5)
+    elif any(p.weight is not None for p in run.people):
+        yield Evidence("nobody's order is surely the opposite of the others'", -0.7)
 
 
 @cause(
@@ -215,7 +217,7 @@ def reward_underfit(run: RunRecord) -> Iterator[Evidence]:
 def lists_few(run: RunRecord) -> Iterator[Evidence]:
     lists = int(run.result.get("lists_trained_on") or run.result.get("lists") or 0)
     if lists and lists < 100:
-        yield Evidence(f"it learnt from {lists} lists", 1.5)
+        yield Evidence(f"it learnt from {lists} lists", 3.0 if lists < 30 else 1.5)
     elif lists >= 500:
         yield Evidence(f"it learnt from {lists} lists", -1.5)
 

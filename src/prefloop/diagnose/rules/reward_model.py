@@ -16,6 +16,7 @@ from prefloop.diagnose.registry import Seen, rule
 from prefloop.diagnose.reward_model import at_chance
 
 REWARD = ("reward",)
+SURE_PROMPTS = 8  # pairs of one prompt are not independent: fewer prompts say nothing surely
 _GAVE = re.compile(r"\bgave (?:nan|-?inf)\b", re.IGNORECASE)
 
 
@@ -63,14 +64,16 @@ def reward_at_chance(run: RunRecord) -> Seen | None:
     kind="data",
     stages=REWARD,
     severity="error",
-    expected=Expected("over 0.5", "share of pairs", "accuracy with 95 % interval", "held-out pairs", "our rule"),
+    expected=Expected(
+        "over 0.5", "share of pairs", "accuracy with 95 % interval", "held-out pairs of 8 prompts or more", "our rule"
+    ),
     broke="A reward model prefers what people prefer.",
     meaning="It is right less often than a coin: somewhere a sign is wrong.",
     cannot_tell="Whether the rankings or the model is upside down.",
 )
 def reward_inverted(run: RunRecord) -> Seen | None:
     report = heldout(run)
-    if report.get("high") is None or report["high"] >= 0.5:
+    if report.get("high") is None or report["high"] >= 0.5 or report.get("prompts", 0) < SURE_PROMPTS:
         return None
     return Seen(
         f"it is right on {report['accuracy']:.0%} of {report['pairs']} held-out pairs",
