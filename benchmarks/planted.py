@@ -131,7 +131,7 @@ def do(job: Job, base: Path, kept: Path) -> None:
     from prefloop.stages.train_reward import reward
 
     fault = next((f for f in FAULTS if f.name == job.fault), None)
-    settings = [EVERY, *job.overrides, *(fault.settings(job.strength) if fault else [])]
+    settings = [EVERY, "project.threads=1", *job.overrides, *(fault.settings(job.strength) if fault else [])]
     stage = fault.stage if fault else "align"
     redo = fault.redo if fault else ()
     stopped = ""
