@@ -2,7 +2,7 @@
 
 demo      the built-in model and scenario of `prefloop demo`: a Llama that answers customers; PPO.
 stories   another model, tokenizer and task: a wider and shallower Llama, made and fine-tuned here, that continues a
-          sentence without a chat template; the hidden quality counts kind words for the length; GRPO.
+          sentence without a chat template; it is good to begin and to end kindly, whatever the length; GRPO.
 """
 
 from __future__ import annotations
@@ -81,17 +81,18 @@ eval_prompts = 48
 scorer = "kind.py:kindness"
 max_tokens = 32
 """
-SCORER = '''"""The hidden quality of the world of stories: kind words a sentence, and no word said twice in a row."""
+SCORER = '''"""The hidden quality of the world of stories: they begin and end kindly, and say no word twice in a row."""
 
 KIND = {"kind", "happy", "friend", "love", "nice", "smiled", "shared", "helped", "good", "bright"}
 
 
 def kindness(prompt: str, text: str) -> float:
-    words = text.lower().replace(".", " ").split()
-    if not words:
+    sentences = [part.lower().split() for part in text.split(".") if part.strip()]
+    if not sentences:
         return -1.0
+    words = text.lower().replace(".", " ").split()
     twice = sum(a == b for a, b in zip(words, words[1:]))
-    return min(4, sum(word in KIND for word in words)) - 0.5 * twice - 0.02 * max(0, len(words) - 20)
+    return 2.0 * bool(KIND & set(sentences[0])) + bool(KIND & set(sentences[-1])) - 0.5 * twice
 '''
 _WHO = (
     "Tom", "Lily", "the dog", "the old cat", "a small bird", "Ben", "Mia", "the bear", "Sue", "a boy", "a girl", "Max",
@@ -143,10 +144,10 @@ def make_world(world: str, folder: Path, seed: int, overlap: int = 1) -> Path:
         folder.mkdir(parents=True)
         (folder / CONFIG_NAME).write_text(STORIES.format(seed=seed), encoding="utf-8")
         (folder / "kind.py").write_text(SCORER, encoding="utf-8")
-        with Project.open(folder, quiet=True) as project:
+        with Project.open(folder, ["project.threads=1"], quiet=True) as project:
             project.store.add([*prompts(600, seed), *shown(1500, seed)])
             sft(project)
-    with Project.open(folder, [f"crowd.overlap={overlap}"], quiet=True) as project:
+    with Project.open(folder, [f"crowd.overlap={overlap}", "project.threads=1"], quiet=True) as project:
         sample(project)
         crowd(project)
         reward(project)

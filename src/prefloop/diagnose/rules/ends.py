@@ -7,6 +7,7 @@ import numpy as np
 from prefloop.diagnose.finding import Expected
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
+from prefloop.diagnose.rules.overoptimisation import judge_rose
 
 
 def may_be_cut(run: RunRecord) -> bool:
@@ -96,7 +97,8 @@ def cut_off(run: RunRecord) -> Seen | None:
         "within half of the first steps", "tokens", "mean", "answers of a step", "our rule; Secrets of RLHF"
     ),
     broke="Answers stay about as long as they were, unless length was asked for.",
-    meaning="Length is the first thing that a reward model over-rates.",
+    meaning="Length is the first thing that a reward model over-rates. It is only noted where an independent judge finds "
+    "the answers better.",
     cannot_tell="Whether longer or shorter answers are better here.",
 )
 def length_moved(run: RunRecord) -> Seen | None:
@@ -109,7 +111,11 @@ def length_moved(run: RunRecord) -> Seen | None:
     if since is None:
         return None
     return Seen(
-        f"answers went from {first:.0f} to {length.last:.0f} tokens", since, length.last, (0.5 * first, 1.5 * first)
+        f"answers went from {first:.0f} to {length.last:.0f} tokens",
+        since,
+        length.last,
+        (0.5 * first, 1.5 * first),
+        severity="note" if judge_rose(run) else None,
     )
 
 
