@@ -97,8 +97,8 @@ def cut_off(run: RunRecord) -> Seen | None:
         "within half of the first steps", "tokens", "mean", "answers of a step", "our rule; Secrets of RLHF"
     ),
     broke="Answers stay about as long as they were, unless length was asked for.",
-    meaning="Length is the first thing that a reward model over-rates. It is only noted where an independent judge finds "
-    "the answers better.",
+    meaning="Length is the first thing that a reward model over-rates. It is only noted where an independent judge "
+    "finds the answers better.",
     cannot_tell="Whether longer or shorter answers are better here.",
 )
 def length_moved(run: RunRecord) -> Seen | None:
