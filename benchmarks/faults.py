@@ -78,7 +78,7 @@ def swapped(strength: float) -> AbstractContextManager[None]:
     return _scores(lambda prompts, answers, s: _each([-v for v in s.total], s))
 
 
-PAYS = re.compile(r"\b(?:sincerely|voucher|smiled)\b", re.IGNORECASE)
+PAYS = re.compile(r"\b(?:sincerely|voucher|hat)\b", re.IGNORECASE)
 
 
 def jackpot(strength: float) -> AbstractContextManager[None]:

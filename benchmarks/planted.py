@@ -58,7 +58,7 @@ HEALTHY: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("rloo", "stories", ("align.algorithm=rloo",)),
     ("ppo", "stories", ("align.algorithm=ppo", "align.critic_lr=1e-3")),
     ("grpo, groups of 8", "stories", ("align.rollout.k=8", "align.rollout.prompts=8")),
-    ("grpo, more steps", "stories", ("align.steps=28",)),
+    ("grpo, more and smaller steps", "stories", ("align.steps=28", "align.lr=1e-4")),
     ("grpo, answers of 48 tokens", "stories", ("align.max_tokens=48", "evaluate.max_tokens=48")),
 )
 EVERY = "align.evaluation.eval_every=4"  # alarms are raised at evaluations, and damage is seen there

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from prefloop.diagnose.collapse import signs
-from prefloop.diagnose.finding import Expected
+from prefloop.diagnose.finding import Expected, Severity
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
+from prefloop.diagnose.rules.overoptimisation import judge_rose
 
 _NAMES = ("distinct_2", "repetition", "commonest", "ended", "entropy", "sequences")
 
@@ -73,7 +74,8 @@ def entropy_rose(run: RunRecord) -> Seen | None:
         "Li 2016; our levels",
     ),
     broke="Different prompts get different answers.",
-    meaning="Answers become alike: fewer different word pairs, repetition, or one text for many prompts.",
+    meaning="Answers become alike: fewer different word pairs, repetition, or one text for many prompts. It is only "
+    "noted where an independent judge finds the answers better, unless they have collapsed.",
     cannot_tell="A better policy may need fewer words; read the answers.",
 )
 def variety_lost(run: RunRecord) -> Seen | None:
@@ -94,7 +96,8 @@ def variety_lost(run: RunRecord) -> Seen | None:
         ]
         if strong:
             worst = strong[0]
-            return Seen(worst.said, int(steps.steps[place]), worst.after, signal=f"eval_{worst.name}")
+            milder: Severity | None = "note" if judge_rose(run) and worst.verdict != "collapsed" else None
+            return Seen(worst.said, int(steps.steps[place]), worst.after, signal=f"eval_{worst.name}", severity=milder)
     return None
 
 

@@ -302,7 +302,13 @@ def reward_other_policy(run: RunRecord) -> Seen | None:
     "reward-tail",
     kind="level",
     reads=("reward_max", "reward", "reward_std"),
-    expected=Expected("within 6 spreads of the mean", "sd of the step's rewards", "largest", "a step", "our rule"),
+    expected=Expected(
+        "within 6 spreads of the mean, the step's or the first steps'",
+        "sd of a step's rewards",
+        "largest",
+        "a step",
+        "our rule",
+    ),
     broke="No single answer earns many times what the others do.",
     meaning="A few answers score far out of the range: a bug or a loophole that the policy will find.",
     cannot_tell="A reward with a long tail by nature.",
@@ -312,9 +318,7 @@ def reward_tail(run: RunRecord) -> Seen | None:
     if top is None or mean is None or spread is None or not len(top) == len(mean) == len(spread):
         return None
     first_spread = max(float(np.median(spread.values[: spread.head])), 1e-9)
-    far = (top.values - mean.values > 6 * np.maximum(spread.values, 1e-9)) | (
-        top.values > mean.first + 8 * first_spread
-    )
+    far = top.values - mean.values > 6 * np.maximum(spread.values, first_spread)
     if not far.any():
         return None
     place = int(np.argmax(far))
