@@ -54,7 +54,8 @@ class Explained:
 
 @dataclass(frozen=True)
 class Jackpot:
-    """Holds a phrase. worth: how much more its answers score, in spreads.  before, after: share of answers with it."""
+    """Holds a phrase. worth: how much more its answers score than others to the same prompt, in spreads of the first
+    answers without it.  before, after: share of answers with it."""
 
     phrase: str
     worth: float
@@ -124,25 +125,43 @@ def jackpot(samples: Sequence[Sample]) -> Jackpot | None:
     if parts is None:
         return None
     before, after = parts
-    spread = float(np.std([s.reward for s in before])) or 1e-9
     phrases = Counter(p for s in after for p in _phrases(s))
     said = [_phrases(s) for s in before]
-    reward = within(samples, np.array([s.reward for s in samples]))
+    rewards = np.array([s.reward for s in samples])
+    early = np.array([s.reward for s in before])
     have = [_phrases(s) for s in samples]
     best: Jackpot | None = None
     # sets have no order of their own: equal counts, and later equal worths, are decided by the phrase
     frequent = sorted(phrases.items(), key=lambda pair: (-pair[1], -len(pair[0]), pair[0]))[:200]
     for phrase, count in frequent:
         share, earlier = count / len(after), sum(phrase in some for some in said) / len(before)
-        if share < 0.2 or share < earlier + 0.15:
+        if share < 0.2 or share < earlier + 0.15 or earlier > 0.4:  # what most answers had is no find of the policy
             continue
         holds = np.array([phrase in some for some in have])
-        if holds.all() or not holds.any():
+        without = early[[phrase not in some for some in said]]
+        gap = _gap(samples, rewards, holds)
+        if gap is None or len(without) < 8:
             continue
-        worth = float(reward[holds].mean() - reward[~holds].mean()) / spread
+        worth = gap / max(float(without.std()), 1e-9)
         if worth > 2 and (best is None or worth > best.worth + 1e-9):
             best = Jackpot(phrase, worth, earlier, share, _first_phrase(samples, holds))
     return best
+
+
+def _gap(samples: Sequence[Sample], rewards: Array, holds: np.ndarray) -> float | None:
+    """Return how much more answers with the phrase score than others to the same prompt; None for under 6 prompts.
+
+    Prompts whose answers all have it, or all lack it, say nothing of its worth.
+    """
+    groups: dict[str, list[int]] = {}
+    for place, sample in enumerate(samples):
+        groups.setdefault(sample.prompt, []).append(place)
+    gaps = []
+    for places in groups.values():
+        has, of = holds[places], rewards[places]
+        if has.any() and not has.all():
+            gaps.append(float(of[has].mean() - of[~has].mean()))
+    return float(np.mean(gaps)) if len(gaps) >= 6 else None
 
 
 def _phrases(sample: Sample) -> set[str]:

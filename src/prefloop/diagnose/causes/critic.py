@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
+from prefloop.diagnose.rules.critic import NOISE
 from prefloop.diagnose.rules.optimiser import rates
 
 
@@ -56,8 +57,8 @@ def critic_not_learning(run: RunRecord) -> Iterator[Evidence]:
 def critic_from_noise(run: RunRecord) -> Iterator[Evidence]:
     yield from _is_ppo(run)
     fit = run.series("explained_variance")
-    if fit is not None and fit.first < -3:
-        yield Evidence(f"explained variance is {fit.first:.1f} in the first steps", 1.0)
+    if fit is not None and (fit.first < -3 or fit.values[0] < NOISE):
+        yield Evidence(f"explained variance is {fit.values[0]:.1f} at the first step", 1.0)
     if fit is not None and len(fit) >= 5 and fit.first < -0.5 and fit.last > fit.first + 0.5:
         yield Evidence("it gets better with every step, so that it does learn", 0.7)
 

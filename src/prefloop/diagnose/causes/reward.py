@@ -41,6 +41,7 @@ def _reliability(run: RunRecord, said: str) -> Action:
     ),
     explains={
         "scorer-inverted": 4.0,
+        "scorer-less-accurate": 0.7,
         "scorer-at-chance": 0.3,
         "judge-down": 1.0,
         "judge-parted": 0.5,
@@ -132,6 +133,7 @@ def position_bias(run: RunRecord) -> Iterator[Evidence]:
     explains={
         "reward-likes-length": 3.0,
         "people-like-length": 2.5,
+        "scorer-less-accurate": 0.7,
         "feature-carries-reward": 0.7,
         "length-moved": 1.2,
         "judge-parted": 0.7,
@@ -252,6 +254,7 @@ def off_distribution(run: RunRecord) -> Iterator[Evidence]:
     act=lambda run: Action("Look at the reward model first.", "prefloop diagnose --stage reward"),
     explains={
         "scorer-at-chance": 1.5,
+        "scorer-less-accurate": 0.1,
         "judge-down": 1.0,
         "judge-parted": 0.7,
         "reward-flat": 0.3,
@@ -307,6 +310,7 @@ def _stop(run: RunRecord) -> str:
     act=lambda run: Action("Have the answers that score highest ranked by people.", "prefloop sample"),
     explains={
         "jackpot": 4.0,
+        "scorer-less-accurate": 0.7,
         "feature-carries-reward": 1.8,
         "reward-tail": 2.0,
         "judge-down": 0.7,

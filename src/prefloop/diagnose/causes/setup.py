@@ -68,7 +68,13 @@ def answers_cut(run: RunRecord) -> Iterator[Evidence]:
     broke="Policy and reward model read a prompt through the same chat template.",
     remedy="Give the reward model's folder the chat template that it was trained with.",
     act=lambda run: DOCTOR,
-    explains={"check-reward-template": 4.0, "scorer-at-chance": 1.2, "judge-down": 0.5, "reward-flat": 0.2},
+    explains={
+        "check-reward-template": 4.0,
+        "scorer-less-accurate": 1.5,
+        "scorer-at-chance": 1.2,
+        "judge-down": 0.5,
+        "reward-flat": 0.2,
+    },
     expects={"check-reward-template": 1.5},
 )
 def reward_template(run: RunRecord) -> Iterator[Evidence]:
@@ -81,7 +87,13 @@ def reward_template(run: RunRecord) -> Iterator[Evidence]:
     broke="A reward model gives a text one score, alone or in a batch.",
     remedy="Compare the reward model's padding side and pad token with what it was saved with.",
     act=lambda run: DOCTOR,
-    explains={"check-reward-padding": 5.0, "scorer-at-chance": 1.0, "judge-down": 0.5, "reward-flat": 0.3},
+    explains={
+        "check-reward-padding": 5.0,
+        "scorer-less-accurate": 1.0,
+        "scorer-at-chance": 1.0,
+        "judge-down": 0.5,
+        "reward-flat": 0.3,
+    },
     expects={"check-reward-padding": 2.0},
 )
 def reward_reads_padding(run: RunRecord) -> Iterator[Evidence]:
@@ -94,7 +106,13 @@ def reward_reads_padding(run: RunRecord) -> Iterator[Evidence]:
     broke="An answer has the same reward whenever it is asked about, and wherever it stands in a batch.",
     remedy="Look at what the scorer sorts, caches or draws at random; it returns one number an answer, in order.",
     act=lambda run: Action("Ask the scorer about answers that people ranked, twice.", asks_scorer(run)),
-    explains={"check-reward-order": 5.0, "check-reward-padding": 2.0, "scorer-at-chance": 1.2, "reward-flat": 0.7},
+    explains={
+        "check-reward-order": 5.0,
+        "check-reward-padding": 2.0,
+        "scorer-less-accurate": 1.0,
+        "scorer-at-chance": 1.2,
+        "reward-flat": 0.7,
+    },
     expects={"check-reward-order": 4.0},
 )
 def reward_mixed_up(run: RunRecord) -> Iterator[Evidence]:
@@ -107,7 +125,7 @@ def reward_mixed_up(run: RunRecord) -> Iterator[Evidence]:
     broke="A reward model scores as it did before it was saved.",
     remedy="Train it again; its head may have been made anew.",
     act=lambda run: Action("Train the reward model again.", "prefloop reward"),
-    explains={"scorer-at-chance": 1.2, "judge-down": 0.4},
+    explains={"scorer-less-accurate": 2.5, "scorer-at-chance": 1.2, "judge-down": 0.4},
 )
 def reward_not_as_saved(run: RunRecord) -> Iterator[Evidence]:
     for name, judge in run.judges.items():

@@ -50,8 +50,8 @@ def feature_carries_reward(run: RunRecord) -> Seen | None:
         "our rule",
     ),
     broke="No phrase by itself earns a high reward.",
-    meaning="Answers that contain one phrase score far above others to the same prompts, and they have become many. It is "
-    "only noted where an independent judge finds the answers better.",
+    meaning="Answers that contain one phrase score far above others to the same prompts, and they have become many. "
+    "It is only noted where an independent judge finds the answers better.",
     cannot_tell="Whether the phrase is a good one.",
 )
 def has_jackpot(run: RunRecord) -> Seen | None:

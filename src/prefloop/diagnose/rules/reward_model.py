@@ -247,6 +247,34 @@ def scorer_inverted(run: RunRecord) -> Seen | None:
 
 
 @rule(
+    "scorer-less-accurate",
+    kind="invariant",
+    reads=("eval_ranked_accuracy", "eval_ranked_pairs"),
+    severity="error",
+    expected=Expected(
+        "within 0.05 on the same pairs, within 0.15 on others",
+        "share of pairs",
+        "accuracy, before the first update",
+        "held-out ranked pairs",
+        "our invariant",
+    ),
+    broke="A reward model scores as it did when it was measured.",
+    meaning="On held-out lists the scorer of this run is right less often than its reward model was after training.",
+    cannot_tell="Whether it is loaded, read or combined wrongly, or a part was added to it.",
+)
+def scorer_less_accurate(run: RunRecord) -> Seen | None:
+    accuracy, pairs = run.series("eval_ranked_accuracy"), run.series("eval_ranked_pairs")
+    reports = [report for judge in run.judges.values() if (report := judge.get("heldout"))]
+    if accuracy is None or pairs is None or len(run.judges) != 1 or not reports or pairs.values[0] < 30:
+        return None
+    before, now = float(reports[0].get("accuracy") or 0.0), float(accuracy.values[0])
+    same = reports[0].get("pairs") == int(pairs.values[0])
+    if before - now <= (0.05 if same else 0.15):
+        return None
+    return Seen(f"it is right on {now:.0%} of held-out pairs, {before:.0%} when its reward model was measured", 0, now)
+
+
+@rule(
     "reward-constant",
     kind="invariant",
     reads=("reward_std",),
