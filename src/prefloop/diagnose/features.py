@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefloop.diagnose.collapse import repetition, words
-from prefloop.diagnose.records import Array, Sample
+from prefloop.diagnose.records import Array, RunRecord, Sample
 
 LEAST = 24  # samples in the first and in the last part of a run
 PHRASE = 3  # words
@@ -23,8 +23,11 @@ PHRASE = 3  # words
 _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
 _SORRY = re.compile(r"\b(?:i can(?:no|')t|i'm sorry|i am sorry|unable to|as an ai)\b", re.IGNORECASE)
 
+LENGTH = "length in tokens"
+CLOSELY = 0.85  # correlation of reward and feature within prompts
+
 FEATURES: dict[str, Callable[[Sample], float]] = {
-    "length in tokens": lambda s: float(s.length),
+    LENGTH: lambda s: float(s.length),
     "repetition": lambda s: repetition([s.text]),
     "exclamation marks": lambda s: float(s.text.count("!")),
     "question marks": lambda s: float(s.text.count("?")),
@@ -117,6 +120,12 @@ def explained(samples: Sequence[Sample]) -> Explained | None:
         if best is None or found.share > best.share:
             best = found
     return best
+
+
+def followed(run: RunRecord) -> str | None:
+    """Return the feature that the reward follows closely within prompts, and that moved; None where there is none."""
+    found = explained(run.samples)
+    return found.feature if found is not None and found.correlation > CLOSELY else None
 
 
 def jackpot(samples: Sequence[Sample]) -> Jackpot | None:

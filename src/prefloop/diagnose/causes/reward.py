@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prefloop.diagnose.causes.scorer import asks_scorer
+from prefloop.diagnose.features import LENGTH, explained, followed
 from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
@@ -152,16 +153,11 @@ def length_bias(run: RunRecord) -> Iterator[Evidence]:
                 yield Evidence(f"its reward model is right on {a:.0%} where the longer won and {b:.0%} otherwise", 2.0)
             elif abs(a - b) < 0.1:
                 yield Evidence("its reward model does not favour length", -1.0)
-    found = next((s for s in [_feature(run)] if s), None)
-    if found == "length in tokens":
-        yield Evidence("length is the feature that explains most of the gain", 1.5)
-
-
-def _feature(run: RunRecord) -> str | None:
-    from prefloop.diagnose.features import explained
-
     found = explained(run.samples)
-    return found.feature if found and found.share >= 0.5 else None
+    if found is not None and found.share >= 0.5 and found.feature == LENGTH:
+        yield Evidence("length is the feature that explains most of the gain", 1.5)
+    if followed(run) == LENGTH:
+        yield Evidence("within prompts the reward follows length so closely that it hardly sees anything else", 2.5)
 
 
 @cause(
@@ -324,6 +320,9 @@ def _stop(run: RunRecord) -> str:
     },
 )
 def reward_loophole(run: RunRecord) -> Iterator[Evidence]:
+    paid = followed(run)
+    if paid and paid != LENGTH:
+        yield Evidence(f"within prompts the reward follows {paid} so closely that it hardly sees anything else", 2.5)
     if run.align("reward"):
         yield Evidence(
             f"the reward is a function ({run.align('reward')}), which pays for what it says and no more", 0.5

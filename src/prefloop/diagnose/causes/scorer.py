@@ -1,4 +1,4 @@
-"""Causes in the scorer itself: it is constant, or returns no number."""
+"""Causes in the scorer itself: it is constant, mixes rewards up, or returns no number."""
 
 from __future__ import annotations
 
@@ -49,4 +49,23 @@ def reward_broken_constant(run: RunRecord) -> Iterator[Evidence]:
     expects={"reward-not-finite": 3.0},
 )
 def reward_not_a_number(run: RunRecord) -> Iterator[Evidence]:
+    yield from ()
+
+
+@cause(
+    "reward-mixed-up",
+    "Rewards go to other answers than those that earned them, or change from one asking to the next",
+    broke="An answer has the same reward whenever it is asked about, and wherever it stands in a batch.",
+    remedy="Look at what the scorer sorts, caches or draws at random; it returns one number an answer, in order.",
+    act=lambda run: Action("Ask the scorer about answers that people ranked, twice.", asks_scorer(run)),
+    explains={
+        "check-reward-order": 5.0,
+        "check-reward-padding": 2.0,
+        "scorer-less-accurate": 1.0,
+        "scorer-at-chance": 1.2,
+        "reward-flat": 0.7,
+    },
+    expects={"check-reward-order": 4.0},
+)
+def reward_mixed_up(run: RunRecord) -> Iterator[Evidence]:
     yield from ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prefloop.diagnose.causes.scorer import asks_scorer
+from prefloop.diagnose.features import followed
 from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
@@ -101,25 +101,6 @@ def reward_reads_padding(run: RunRecord) -> Iterator[Evidence]:
 
 
 @cause(
-    "reward-mixed-up",
-    "Rewards go to other answers than those that earned them, or change from one asking to the next",
-    broke="An answer has the same reward whenever it is asked about, and wherever it stands in a batch.",
-    remedy="Look at what the scorer sorts, caches or draws at random; it returns one number an answer, in order.",
-    act=lambda run: Action("Ask the scorer about answers that people ranked, twice.", asks_scorer(run)),
-    explains={
-        "check-reward-order": 5.0,
-        "check-reward-padding": 2.0,
-        "scorer-less-accurate": 1.0,
-        "scorer-at-chance": 1.2,
-        "reward-flat": 0.7,
-    },
-    expects={"check-reward-order": 4.0},
-)
-def reward_mixed_up(run: RunRecord) -> Iterator[Evidence]:
-    yield from ()
-
-
-@cause(
     "reward-not-as-saved",
     "The reward model that is loaded is not the one that was measured",
     broke="A reward model scores as it did before it was saved.",
@@ -128,6 +109,8 @@ def reward_mixed_up(run: RunRecord) -> Iterator[Evidence]:
     explains={"scorer-less-accurate": 2.5, "scorer-at-chance": 1.2, "judge-down": 0.4},
 )
 def reward_not_as_saved(run: RunRecord) -> Iterator[Evidence]:
+    if paid := followed(run):
+        yield Evidence(f"the reward follows {paid} so closely that it looks like a part that was added to it", -2.0)
     for name, judge in run.judges.items():
         low = (judge.get("heldout") or {}).get("low")
         if low is not None:

@@ -252,7 +252,7 @@ def scorer_inverted(run: RunRecord) -> Seen | None:
     reads=("eval_ranked_accuracy", "eval_ranked_pairs"),
     severity="error",
     expected=Expected(
-        "within 0.05 on the same pairs, within 0.15 on others",
+        "within 0.02 on the same pairs, within 0.15 on others",
         "share of pairs",
         "accuracy, before the first update",
         "held-out ranked pairs",
@@ -269,7 +269,7 @@ def scorer_less_accurate(run: RunRecord) -> Seen | None:
         return None
     before, now = float(reports[0].get("accuracy") or 0.0), float(accuracy.values[0])
     same = reports[0].get("pairs") == int(pairs.values[0])
-    if before - now <= (0.05 if same else 0.15):
+    if before - now <= (0.02 if same else 0.15):
         return None
     return Seen(f"it is right on {now:.0%} of held-out pairs, {before:.0%} when its reward model was measured", 0, now)
 
