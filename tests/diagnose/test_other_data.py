@@ -117,3 +117,22 @@ def test_a_setting_that_is_far_out_is_named_before_what_it_causes(
     found = diagnose(align_run(metrics, settings)).findings
     assert found[0].causes[0].id == cause and len(found[0].symptoms) == 2
     assert found[0].action.command and found[0].symptoms[0].kind == "setting"
+
+
+def test_one_large_update_at_the_beginning_is_none_of_a_rate_that_is_too_high() -> None:
+    small = [0.001] * STEPS
+    for first, severity in (([0.15], None), ([0.15, 0.2], "warning")):
+        moved = {"approx_kl": [*first, *small][:STEPS]}
+        assert of(diagnose(align_run(moved)), "update-large") == severity
+    assert of(diagnose(align_run({"approx_kl": [*small[:8], 0.15, *small][:STEPS]})), "update-large") == "warning"
+    assert of(diagnose(align_run({"approx_kl": [0.04]})), "update-large") is None
+
+
+def test_an_error_of_the_scorer_is_told_from_others_and_the_command_goes_on_with_the_same_settings() -> None:
+    command = "/venv/bin/prefloop align --set align.reward=mine.py:score"
+    for reason, cause in (("scorer mine.py:score failed: TimeoutError: timed out", "scorer-raised"),
+                          ("out of memory", "stopped-by-an-error")):  # fmt: skip
+        run = align_run(status="failed", manifest={"reason": reason, "command": command})
+        (found,) = diagnose(run).findings
+        assert found.causes[0].id == cause
+        assert found.action.command == "prefloop align --set align.reward=mine.py:score"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from prefloop.diagnose.features import followed
@@ -215,12 +216,32 @@ def machine_slow(run: RunRecord) -> Iterator[Evidence]:
     "The run was stopped by an error",
     broke="A run ends by itself.",
     remedy="Do what the error says; the same command goes on from the last checkpoint.",
-    act=lambda run: Action("Do what the error says; the same command goes on.", f"prefloop {run.stage}"),
+    act=lambda run: Action("Do what the error says; the same command goes on.", _same_command(run)),
     explains={"run-failed": 2.0},
     stages=("align", "reward", "sft"),
 )
 def stopped_by_an_error(run: RunRecord) -> Iterator[Evidence]:
     yield from ()
+
+
+@cause(
+    "scorer-raised",
+    "The scorer raised an error",
+    broke="A scorer gives every answer a reward.",
+    remedy="Mend the scorer; one that asks over a network has to try again by itself. The same command begins anew with "
+    "a scorer that was changed, and goes on with one that was only out of reach.",
+    act=lambda run: Action(
+        "Mend the scorer; one that asks over a network has to try again by itself. Then give the same command.",
+        _same_command(run),
+    ),
+    explains={"run-failed": 2.0},
+)
+def scorer_raised(run: RunRecord) -> Iterator[Evidence]:
+    reason = str(run.manifest.get("reason") or "")
+    if re.match(r"scorer .* failed:", reason):
+        yield Evidence("the error came from the scorer", 3.0)
+    else:
+        yield Evidence("the error came from somewhere else", -4.0)
 
 
 @cause(

@@ -11,6 +11,9 @@ from prefloop.diagnose.registry import Seen, rule
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}  # nats; float32 gives 1e-5, bfloat16 1e-2
 
 
+BEGINNING = 3  # steps; the first of Adam is large whatever the gradient is
+
+
 def tolerance(run: RunRecord) -> float:
     return TOLERANCE.get(str(run.setting("model", "dtype", default="float32")), 1e-4)
 
@@ -125,12 +128,12 @@ def update_large(run: RunRecord) -> Seen | None:
     moved = run.series("approx_kl")
     if moved is None:
         return None
-    off = np.abs(moved.values) > 0.02
-    since = moved.since(off)
-    if since is None and np.abs(moved.values).max() < 0.1:
+    size = np.abs(moved.values)
+    since, huge = moved.since(size > 0.02), size >= 0.1
+    lasts = len(moved) >= BEGINNING and (since is not None or huge.sum() > 1 or huge[BEGINNING:].any())
+    if not lasts and size.max() < 0.5:
         return None
-    worst = float(np.abs(moved.values).max())
-    first = int(moved.steps[np.argmax(np.abs(moved.values) > 0.02)])
+    worst, first = float(size.max()), int(moved.steps[np.argmax(size > 0.02)])
     return Seen(f"an update moves the policy by up to {worst:.3g} nats a token", first, worst)
 
 
