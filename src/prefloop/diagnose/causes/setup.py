@@ -228,8 +228,8 @@ def stopped_by_an_error(run: RunRecord) -> Iterator[Evidence]:
     "scorer-raised",
     "The scorer raised an error",
     broke="A scorer gives every answer a reward.",
-    remedy="Mend the scorer; one that asks over a network has to try again by itself. The same command begins anew with "
-    "a scorer that was changed, and goes on with one that was only out of reach.",
+    remedy="Mend the scorer; one that asks over a network has to try again by itself. The same command begins anew "
+    "with a scorer that was changed, and goes on with one that was only out of reach.",
     act=lambda run: Action(
         "Mend the scorer; one that asks over a network has to try again by itself. Then give the same command.",
         _same_command(run),
