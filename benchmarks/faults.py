@@ -520,7 +520,7 @@ FAULTS: tuple[Fault, ...] = (
         strengths=(0.5, 0.25),
         settings=lambda s: [f"align.max_tokens={round(30 * s)}"],
     ),
-    Fault("entropy collapse", ("entropy-collapse",), strengths=(0.03, 0.3), patch=sharpened),
+    Fault("entropy collapse", ("entropy-collapse",), strengths=(1.0, 10.0), patch=sharpened),
     Fault(
         "unreachable KL target",
         ("kl-target-unreachable",),

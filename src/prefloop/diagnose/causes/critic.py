@@ -25,7 +25,13 @@ def _is_ppo(run: RunRecord) -> Iterator[Evidence]:
         "Give the critic a rate at which it learns.",
         f"prefloop align --set align.critic_lr={rates(run).get('critic', (0, 1e-3))[1]:g}",
     ),
-    explains={"critic-useless": 2.0, "critic-still": 2.5, "value-clipped": 0.7, "critic-bad-start": 0.3},
+    explains={
+        "critic-useless": 2.0,
+        "critic-still": 2.5,
+        "value-clipped": 0.7,
+        "critic-bad-start": 0.3,
+        "critic-rate-unusual": 1.0,
+    },
     expects={"critic-still": 0.7},
 )
 def critic_not_learning(run: RunRecord) -> Iterator[Evidence]:
@@ -51,7 +57,13 @@ def critic_not_learning(run: RunRecord) -> Iterator[Evidence]:
         if run.align("reward")
         else Action("Compare the saved reward model with what is loaded.", "prefloop doctor")
     ),
-    explains={"critic-bad-start": 3.0, "critic-useless": 0.7, "critic-spikes": 1.0, "value-clipped": 0.7},
+    explains={
+        "critic-bad-start": 3.0,
+        "critic-useless": 0.7,
+        "critic-loss-large": 1.5,
+        "critic-spikes": 1.0,
+        "value-clipped": 0.7,
+    },
     expects={"critic-bad-start": 2.0},
 )
 def critic_from_noise(run: RunRecord) -> Iterator[Evidence]:
@@ -90,6 +102,9 @@ def value_clip_small(run: RunRecord) -> Iterator[Evidence]:
     ),
     explains={
         "critic-spikes": 2.0,
+        "critic-loss-large": 2.5,
+        "critic-rate-unusual": 1.0,
+        "reward-flat": 0.5,
         "critic-useless": 1.0,
         "critic-bad-start": 0.5,
         "value-clipped": 1.0,

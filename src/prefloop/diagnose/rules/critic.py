@@ -7,6 +7,7 @@ import numpy as np
 from prefloop.diagnose.finding import Expected
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
+from prefloop.diagnose.rules.optimiser import rates
 from prefloop.diagnose.statistics import spikes, trend
 
 WARM_UP = 10  # steps in which a critic is not judged (NeMo-RL, ppo.md)
@@ -79,6 +80,57 @@ def critic_still(run: RunRecord) -> Seen | None:
     if loss.last < 0.8 * loss.first:
         return None
     return Seen(f"the value loss went from {loss.first:.3g} to {loss.last:.3g}", int(loss.steps[0]), loss.last)
+
+
+@rule(
+    "critic-loss-large",
+    kind="level",
+    reads=("value_loss", "reward_std"),
+    expected=Expected(
+        "under 30 times the variance of the rewards after the first step", "ratio", "mean", "a step", "our rule"
+    ),
+    broke="The critic's values have the size of the returns.",
+    meaning="Its values are off by many spreads of the reward, so that advantages are its errors and nothing else.",
+    cannot_tell="Whether it began so far off or was thrown there by its rate.",
+)
+def critic_loss_large(run: RunRecord) -> Seen | None:
+    loss, spread = run.series("value_loss"), run.series("reward_std")
+    if loss is None or spread is None or len(loss) < 3 or len(loss) != len(spread):
+        return None
+    times = loss.values / np.maximum(spread.values, 0.05) ** 2
+    off = times[1:] > 30
+    if not off.any():
+        return None
+    worst = float(times[1:].max())
+    return Seen(
+        f"the value loss is up to {worst:.0f} times the variance of the rewards",
+        int(loss.steps[1:][np.argmax(off)]),
+        worst,
+    )
+
+
+@rule(
+    "critic-rate-unusual",
+    kind="setting",
+    reads=("value_loss",),
+    severity="note",
+    expected=Expected(
+        "a twentieth to 20 times the default for the model's width", "ratio", "peak", "a run", "docs/config.md"
+    ),
+    broke="The critic's learning rate fits the width of the model.",
+    meaning="A critic that is too slow never learns, and one that is too fast forgets at each step what it learnt.",
+    cannot_tell="Critics bear a wider range of rates than policies.",
+)
+def critic_rate_unusual(run: RunRecord) -> Seen | None:
+    asked, usual = rates(run).get("critic", (0.0, 0.0))
+    if not usual or 0.05 <= asked / usual <= 20:
+        return None
+    return Seen(
+        f"the learning rate of the critic is {asked:g}; {usual:g} is usual for this width",
+        None,
+        asked / usual,
+        signal="critic_lr",
+    )
 
 
 @rule(
