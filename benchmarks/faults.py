@@ -78,7 +78,7 @@ def swapped(strength: float) -> AbstractContextManager[None]:
     return _scores(lambda prompts, answers, s: _each([-v for v in s.total], s))
 
 
-PAYS = re.compile(r"\b(?:sincerely|voucher|hat)\b", re.IGNORECASE)
+PAYS = re.compile(r"\b(?:regards|hat)\b", re.IGNORECASE)
 
 
 def jackpot(strength: float) -> AbstractContextManager[None]:
@@ -520,7 +520,7 @@ FAULTS: tuple[Fault, ...] = (
         strengths=(0.5, 0.25),
         settings=lambda s: [f"align.max_tokens={round(30 * s)}"],
     ),
-    Fault("entropy collapse", ("entropy-collapse",), strengths=(1.0, 10.0), patch=sharpened),
+    Fault("entropy collapse", ("entropy-collapse",), strengths=(3.0, 10.0), patch=sharpened),
     Fault(
         "unreachable KL target",
         ("kl-target-unreachable",),
@@ -578,7 +578,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "value clipping too tight",
         ("value-clip-small",),
-        strengths=(0.02, 0.002),
+        strengths=(0.005, 0.002),
         needs="ppo",
         settings=lambda s: [f"algorithms.ppo.value_clip={s:g}"],
     ),

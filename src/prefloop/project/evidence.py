@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
+from statistics import median
 from typing import Any
 
 from prefloop.diagnose.records import Annotator, Data
@@ -84,7 +85,8 @@ def _annotator(person: PersonReport, enough: bool) -> Annotator:
 
 
 def judges_of(project: Project, judges: Sequence[ModelRow], policy: str) -> dict[str, Any]:
-    """Return {criterion: what its reward model was measured to be, and how much of what it learnt from is foreign}.
+    """Return {criterion: what its reward model was measured to be, how many words the answers have that it learnt from
+    (median), and how many of them are another policy's}.
 
     policy: the version that the run starts from.
     """
@@ -93,7 +95,9 @@ def judges_of(project: Project, judges: Sequence[ModelRow], policy: str) -> dict
         path = project.root / RUNS / judge.version
         result = Run(path).result if path.is_dir() else {}
         facts: dict[str, Any] = {"version": judge.version, "heldout": result.get("heldout")}
-        lists = islice(project.store.items(criterion=judge.criterion, ranked=True), MOST_LISTS)
+        lists = list(islice(project.store.items(criterion=judge.criterion, ranked=True), MOST_LISTS))
+        if lists:
+            facts["answer_words"] = median(len(c.text.split()) for i in lists for c in i.completions)
         sampled = [names for i in lists if (names := {c.policy_version for c in i.completions if c.policy_version})]
         if sampled:
             facts["from_other_policies"] = sum(policy not in names for names in sampled) / len(sampled)

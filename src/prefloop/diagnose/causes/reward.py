@@ -209,7 +209,7 @@ def reward_underfit(run: RunRecord) -> Iterator[Evidence]:
     broke="A reward model can tell better from worse on prompts that it was not trained on.",
     remedy="Have more lists ranked.",
     act=lambda run: Action("Have more lists ranked, the uncertain ones first.", "prefloop prioritise"),
-    explains={"reward-at-chance": 1.0, "reward-overfitted": 0.7, "heldout-too-sure": 1.0},
+    explains={"lists-few": 4.0, "reward-at-chance": 1.0, "reward-overfitted": 0.7, "heldout-too-sure": 1.0},
     stages=("reward",),
 )
 def lists_few(run: RunRecord) -> Iterator[Evidence]:

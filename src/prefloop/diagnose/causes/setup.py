@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from statistics import median
 
 from prefloop.diagnose.features import followed
 from prefloop.diagnose.finding import Action, Evidence
@@ -12,6 +13,14 @@ from prefloop.diagnose.registry import cause
 from prefloop.diagnose.rules.kl import moved_unseen, starts_at_reference
 
 DOCTOR = Action("Try the invariants on the project's own models.", "prefloop doctor")
+
+
+def _lengths(run: RunRecord) -> tuple[float, float] | None:
+    """Return (words of the answers before the first update, words of those that people ranked); None where untold."""
+    ranked = [float(judge["answer_words"]) for judge in run.judges.values() if judge.get("answer_words")]
+    first = min((sample.step for sample in run.samples), default=0)
+    words = [len(sample.text.split()) for sample in run.samples if sample.step == first]
+    return (median(words), max(ranked)) if ranked and len(words) >= 8 else None
 
 
 @cause(
@@ -36,6 +45,12 @@ def end_token(run: RunRecord) -> Iterator[Evidence]:
         yield Evidence(f"{ended.values.max():.0%} of the answers of a later step end, so that they can", -3.0)
     if ended is not None and ended.first > 0.5:
         yield Evidence(f"{ended.first:.0%} of the answers end in the first steps", -2.0)
+    if (lengths := _lengths(run)) and ended is not None and ended.first < 0.5:
+        now, ranked = lengths
+        if now > 1.2 * ranked:
+            yield Evidence(f"answers go on for {now:.0f} words, where those that people ranked have {ranked:.0f}", 2.0)
+        elif now < 0.8 * ranked:
+            yield Evidence(f"answers stop at {now:.0f} words, where those that people ranked have {ranked:.0f}", -2.5)
 
 
 @cause(
@@ -61,6 +76,12 @@ def answers_cut(run: RunRecord) -> Iterator[Evidence]:
         yield Evidence(f"the limit is {limit} tokens", 1.0)
     if ended.first >= 0.95:
         yield Evidence("nearly all answers ended at first: they have grown", -1.5)
+    if (lengths := _lengths(run)) and ended.first < 0.9:
+        now, ranked = lengths
+        if now < 0.8 * ranked:
+            yield Evidence(f"answers stop at {now:.0f} words, where those that people ranked have {ranked:.0f}", 2.5)
+        elif now > 1.2 * ranked:
+            yield Evidence(f"answers go on for {now:.0f} words, where those that people ranked have {ranked:.0f}", -2.0)
 
 
 @cause(

@@ -11,6 +11,8 @@ from prefloop.diagnose.statistics import spikes
 
 TRAINS = ("align", "reward", "sft")
 
+FAR = 30  # times the usual learning rate, or a part of it: no adapter wants that
+
 
 def _norm(run: RunRecord) -> str | None:
     names = [n for n in run.metrics if n.startswith("grad_norm") and n != "grad_norm_critic"]
@@ -146,7 +148,7 @@ def not_finite(run: RunRecord) -> Seen | None:
     ),
     broke="The learning rate fits the width of the model.",
     meaning="A wider model needs a smaller rate; the default follows the width.",
-    cannot_tell="Adapters want about ten times as much.",
+    cannot_tell="Adapters want about ten times as much, so that it is a note up to a factor of 30.",
 )
 def rate_unusual(run: RunRecord) -> Seen | None:
     for role, (asked, usual) in rates(run).items():
@@ -156,6 +158,7 @@ def rate_unusual(run: RunRecord) -> Seen | None:
                 None,
                 asked / usual,
                 signal="lr",
+                severity=None if 1 / FAR <= asked / usual <= FAR else "warning",
             )
     return None
 

@@ -17,6 +17,7 @@ from prefloop.diagnose.reward_model import at_chance
 
 REWARD = ("reward",)
 SURE_PROMPTS = 8  # pairs of one prompt are not independent: fewer prompts say nothing surely
+FEW_LISTS = 50
 _GAVE = re.compile(r"\bgave (?:nan|-?inf)\b", re.IGNORECASE)
 
 
@@ -143,6 +144,20 @@ def reward_underfitted(run: RunRecord) -> Seen | None:
     if late < 0.97 * early:
         return None
     return Seen(f"training loss went from {early:.3f} to {late:.3f}", int(loss.steps[0]), late)
+
+
+@rule(
+    "lists-few",
+    kind="data",
+    stages=REWARD,
+    expected=Expected("50 or more", "lists", "count", "lists that were learnt from", "our level; docs/log.md"),
+    broke="A reward model learns from enough lists.",
+    meaning="With so few lists neither what it learnt nor what was measured of it is sure.",
+    cannot_tell="Long lists that many people ranked say more than short ones.",
+)
+def few_lists(run: RunRecord) -> Seen | None:
+    lists = int(run.result.get("lists_trained_on") or run.result.get("lists") or 0)
+    return Seen(f"it learnt from {lists} lists", None, lists, signal="lists") if 0 < lists < FEW_LISTS else None
 
 
 @rule(
