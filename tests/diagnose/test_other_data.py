@@ -136,3 +136,11 @@ def test_an_error_of_the_scorer_is_told_from_others_and_the_command_goes_on_with
         (found,) = diagnose(run).findings
         assert found.causes[0].id == cause
         assert found.action.command == "prefloop align --set align.reward=mine.py:score"
+
+
+def test_a_reward_model_that_few_held_out_pairs_measure_needs_more_rankings() -> None:
+    """HH with 538 pairs: 55.6 % of 63 held-out pairs, 42.9 % to 68.3 %."""
+    heldout = {"accuracy": 0.556, "low": 0.429, "high": 0.683, "pairs": 63, "prompts": 63}
+    run = RunRecord("reward-001", "reward", result={"heldout": heldout, "lists": 538, "criterion": "preference"})
+    (found,) = diagnose(run).findings
+    assert found.causes[0].id == "lists-few" and found.action.command == "prefloop prioritise"

@@ -14,6 +14,7 @@ from prefloop.diagnose.rules.optimiser import rates
 from prefloop.diagnose.rules.people import coins, inverted, share, weighed
 
 BOTH = ("align", "reward")
+FEW_PAIRS = 150  # one standard error is over 4 %
 
 
 def judge_reports(run: RunRecord) -> Iterator[Mapping[str, Any]]:
@@ -213,6 +214,10 @@ def reward_underfit(run: RunRecord) -> Iterator[Evidence]:
     stages=("reward",),
 )
 def lists_few(run: RunRecord) -> Iterator[Evidence]:
+    report = run.result.get("heldout") or {}
+    accuracy, pairs = report.get("accuracy"), report.get("pairs") or 0
+    if accuracy is not None and accuracy > 0.5 and 0 < pairs < FEW_PAIRS:
+        yield Evidence(f"{pairs} held-out pairs are too few to tell {accuracy:.0%} from chance", 2.0)
     lists = int(run.result.get("lists_trained_on") or run.result.get("lists") or 0)
     if lists and lists < 100:
         yield Evidence(f"it learnt from {lists} lists", 3.0 if lists < 30 else 1.5)
