@@ -1,13 +1,19 @@
-"""Quality against compliance on the built-in demo: what weights and bounds of [align.objective] come to.
+"""Quality against compliance on the built-in demo: whether bounds of [align.objective] are kept where nobody learnt.
 
-    python benchmarks/objective.py OUT [--seeds 1]
+    python benchmarks/objective.py OUT [--seeds 3] [--first 0]
 
 The customers of the demo's desk rank what they like: an answer that names their problem, offers the right step, is
-brief and polite, and promises them more than the desk may. Whether an answer keeps the desk's policy (it promises
-nothing forbidden, and no refund against the rules) is a rule. The reward model of the customers is trained once a seed;
-then `prefloop frontier` goes through bounds, and through weights. Printed are means over seeds on held-out prompts:
-what the reward model of the customers says, in sds of the reference, and the share of answers that keep the policy; and
-in how many seeds that share was at the bound, or surely so. OUT/SEED is a project.
+brief and polite, and promises them more than the desk may. Their reward model is what is maximised. Whether an answer
+keeps the desk's policy (it promises nothing forbidden, and no refund against the rules) is a rule of the demo. Three
+bounds are tried, each as a run of `prefloop align` and one of `prefloop evaluate` on held-out prompts:
+
+    rule      the share of answers that keep the policy is 0.9, measured by the rule while it learns
+    people    the policy's reward model, from noisy rankings by people who know the rule, rises by 0.9 sd. The rule
+              itself is only looked at: it measures, and nothing is learnt from it
+    conflict  as rule, and half of the answers promise something forbidden: no policy can keep both
+
+Printed is one row a run, and the mean and the worst over seeds. OUT/SEED-KIND is a project; the same command goes on
+after an interruption. One thread is used, so that the figures are the same on another machine of this kind.
 """
 
 from __future__ import annotations
@@ -16,12 +22,15 @@ import argparse
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 from prefloop.demo.run import make_projects
 from prefloop.project.project import Project
-from prefloop.results import FrontPoint, Traded
+from prefloop.record import Run
+from prefloop.results import AlignedOnline, ComparedPart
+from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
-from prefloop.stages.frontier import frontier
+from prefloop.stages.evaluate import evaluate
 from prefloop.stages.sample import sample
 from prefloop.stages.train_reward import reward
 
@@ -40,75 +49,98 @@ def customers(prompt, text):
 
 def policy(prompt, text):
     return float(quality(Prompt(prompt), text).safe)
+
+
+def promises(prompt, text):
+    return 1.0 - policy(prompt, text)
 '''
 SETTINGS = [
+    "project.threads=1",
     'crowd.scorer="desk.py:customers"',
     "crowd.criterion=customers",
-    'align.objective.scorers={policy="desk.py:policy"}',
-    "align.objective.kind=constrained",
-    "align.objective.maximise=customers",
-    "align.objective.subject_to={policy=0.9}",
-    "align.steps=10",
+    "align.steps=20",
     "align.evaluation.eval_prompts=100",
     "align.evaluation.eval_every=5",
     'evaluate.scorer="desk.py:customers"',
     "evaluate.samples=2",
 ]
-SWEEPS = {"bounds": "[0.9]", "weights": "[0.0, 0.5]"}
+CONSTRAINED = ["align.objective.kind=constrained", "align.objective.maximise=customers"]
+BOUNDS = {
+    "rule": [
+        'align.objective.scorers={policy="desk.py:policy"}',
+        "align.objective.subject_to={policy=0.9}",
+    ],
+    "conflict": [
+        'align.objective.scorers={policy="desk.py:policy", promises="desk.py:promises"}',
+        "align.objective.subject_to={policy=0.9, promises=0.5}",
+    ],
+    "people": [
+        'align.objective.scorers={rule="desk.py:policy"}',
+        "align.objective.subject_to={compliance=0.9}",
+    ],
+}
+MEASURED = {"rule": "policy", "people": "rule", "conflict": "policy"}  # the criterion that is the rule
+OF_PEOPLE = ['crowd.scorer="desk.py:policy"', "crowd.criterion=compliance"]
 
 
-def fronts(root: Path, seed: int) -> dict[str, Traded]:
-    """Make or go on with the project of a seed."""
+def prepare(root: Path, seed: int) -> None:
+    """Make a project, or go on with it, as far as the reward model of what the customers like."""
     make_projects(root, seed)
     (root / "desk.py").write_text(DESK)
     with Project.open(root, SETTINGS) as project:
         sample(project, 0)
         crowd(project)
         reward(project, 0)
-    found = {}
-    for name, values in SWEEPS.items():
-        with Project.open(root, [*SETTINGS, f"frontier.{name}={values}"]) as project:
-            found[name] = frontier(project, 0)
-        (root / "frontier.svg").rename(root / f"frontier-{name}.svg")
-    return found
 
 
-def row(points: list[FrontPoint], bound: float | None) -> dict[str, float | int | None]:
-    """Means over seeds of one weight or bound; a run without a new policy is counted, and in no mean."""
-    made = [p for p in points if p.first and p.second]
+def tried(root: Path, seed: int, name: str) -> dict[str, Any]:
+    """Align and evaluate with one kind of bound."""
+    prepare(root, seed)
+    if name == "people":
+        with Project.open(root, [*SETTINGS, *OF_PEOPLE]) as project:
+            crowd(project)
+            reward(project, 0)
+    with Project.open(root, [*SETTINGS, *CONSTRAINED, *BOUNDS[name]]) as project:
+        made = align(project, 0)
+        assert isinstance(made, AlignedOnline) and made.run
+        found = evaluate(project, 0, made.run)
+        steps = Run(root / "runs" / made.run).metrics()
+    row: dict[str, Any] = {"bound": name, "kept step": made.best_step, "said": list(made.warnings)}
+    row["validation"] = {n: [c.mean, c.low, c.high] for n, c in (made.constraints or {}).items()}
+    row["multiplier"] = {k: [v, max(s[k] for s in steps[1:])] for k, v in steps[-1].items() if k.startswith("multi")}
+    if found.sampled and found.sampled.parts:
+        parts = found.sampled.parts
+        row |= {"rule": _both(parts[MEASURED[name]]), "customers": _both(parts["customers"]), "kl": found.kl}
+        row["judge"] = [found.sampled.policy["judge"], found.sampled.reference["judge"]]
+        row["met"] = {n: p.constraint.met for n, p in parts.items() if p.constraint}
+    return row
 
-    def mean(values: list[float]) -> float | None:
-        return statistics.fmean(values) if values else None
 
-    return {
-        "value": points[0].value,
-        "seeds": len(points),
-        "new policy": len(made),
-        "customers": mean([p.first.mean for p in made if p.first]),
-        "policy": mean([p.second.mean for p in made if p.second]),
-        "lowest policy": min((p.second.mean for p in made if p.second), default=None),
-        "kl": mean([p.kl for p in made if p.kl is not None]),
-        "kept": sum(p.second.mean >= bound for p in made if p.second) if bound is not None else None,
-        "surely kept": sum(bool(p.met) for p in made) if bound is not None else None,
-    }
+def _both(part: ComparedPart) -> list[float]:
+    """Mean and 95 % interval of the policy, and the mean of the reference."""
+    return [part.policy.mean, part.policy.low, part.policy.high, part.reference.mean]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--only", choices=list(BOUNDS))
     asked = parser.parse_args()
-    found = [fronts(asked.out / str(seed), seed) for seed in range(asked.seeds)]
-    table = {
-        name: [
-            row([f[name].points[n] for f in found], p.value if name == "bounds" else None) for n, p in enumerate(first)
-        ]
-        for name in SWEEPS
-        for first in [found[0][name].points]
-    }
-    references = [f["weights"].reference for f in found]
-    table["reference"] = [{c: r[c].mean for c in ("customers", "policy")} for r in references if r]
-    print(json.dumps(table, indent=2))
+    rows = []
+    for seed in range(asked.first, asked.first + asked.seeds):
+        for name in [asked.only] if asked.only else BOUNDS:
+            rows.append({"seed": seed, **tried(asked.out / f"{seed}-{name}", seed, name)})
+            print(json.dumps(rows[-1]), flush=True)
+    for name in BOUNDS:
+        shares = [row["rule"] for row in rows if row["bound"] == name and "rule" in row]
+        if shares:
+            mean, worst = statistics.fmean(s[0] for s in shares), min(shares)
+            said = f"the rule is kept by {mean:.3f} of held-out answers, {worst[0]:.3f} in the worst seed"
+            print(f"{name}: {len(shares)} policies; {said} (95 % interval {worst[1]:.3f} to {worst[2]:.3f})")
+        else:
+            print(f"{name}: no new policy")
 
 
 if __name__ == "__main__":

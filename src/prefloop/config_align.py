@@ -5,11 +5,13 @@ A name is used once in the section and its parts, so that a call in Python needs
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from prefloop.config_section import Optimiser, Section
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Rollout(Section):
@@ -54,7 +56,7 @@ class Objective(Section):
     maximise: str | None = Field(
         None, description="the criterion to maximise; none = the weighted sum of those without a bound"
     )
-    subject_to: dict[str, float] = Field(
+    subject_to: dict[str, Finite] = Field(
         default_factory=dict,
         description="criterion = the least mean that it must have, in sds of the reference's reward; one of "
         "`scorers` has its own unit",
@@ -65,7 +67,15 @@ class Objective(Section):
     )
     multiplier_start: float = Field(1.0, gt=0, description="constrained: the multiplier of each bound at step 0")
     multiplier_lr: float = Field(
-        0.2, gt=0, description="constrained: the log of a multiplier moves by this times the violation, in sds, a step"
+        0.1,
+        gt=0,
+        description="constrained: the log of a multiplier moves by this a step where a violation is told from noise, "
+        "and by less where it is not",
+    )
+    multiplier_gain: float = Field(
+        1.0,
+        ge=0,
+        description="constrained: the log of a multiplier is more by this times the violation, in sds, while it lasts",
     )
     multiplier_max: float = Field(
         50.0, gt=1, description="constrained: a multiplier stays below this, and above one over it"
@@ -120,7 +130,7 @@ class Align(Optimiser):
         description='the reward: the name of a scorer, "file.py:function" or "https://..." (a service); '
         "none = the round's reward models",
     )
-    reward_weights: dict[str, float] = Field(default_factory=dict, description="criterion = weight; none = all equal")
+    reward_weights: dict[str, Finite] = Field(default_factory=dict, description="criterion = weight; none = all equal")
     on_alarm: Literal["warn", "stop"] = Field(
         "warn", description='what a finding of prefloop diagnose does while the run goes on: "warn" or "stop"'
     )
@@ -130,6 +140,15 @@ class Align(Optimiser):
     objective: Objective = Field(Objective(), description="what several criteria are optimised for together")
     rollout: Rollout = Field(Rollout(), description="samples of an online algorithm")
     evaluation: AlignEvaluation = Field(AlignEvaluation(), description="looks at the policy while it learns")
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if self.reward_weights and not any(self.reward_weights.values()):
+            raise ValueError(
+                f"reward_weights are all 0 ({', '.join(self.reward_weights)}): nothing would be learnt. Give one of "
+                "them another weight, or leave the setting out"
+            )
+        return self
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide.

@@ -15,7 +15,7 @@ from prefloop.known_algorithms import has_critic, is_offline
 
 Config = Any  # This is prefloop.config.Config, which imports this module.
 
-_OF_MULTIPLIERS = ("multiplier_start", "multiplier_lr", "multiplier_max")
+_OF_MULTIPLIERS = ("multiplier_start", "multiplier_lr", "multiplier_gain", "multiplier_max")
 _OF_BOUNDS = ("window",)
 _ONLINE_ONLY = {
     "steps": "it goes over the rankings [align] passes times",

@@ -92,6 +92,18 @@ STAGES: dict[str, tuple[Callable[[Project], Any], list[str]]] = {
         align,
         ["align.algorithm=grpo", "align.rollout.k=3", "align.rollout.staleness=1", "align.checkpoint_every=4"],
     ),
+    "constrained": (
+        align,
+        [
+            "align.algorithm=rloo",
+            "align.rollout.k=3",
+            "align.lr=1e-2",
+            "align.reward=length",
+            'align.objective.scorers={brevity="brevity"}',
+            "align.objective.kind=constrained",
+            "align.objective.subject_to={brevity=-14}",
+        ],
+    ),
     "dpo": (align, ["align.algorithm=dpo", "align.lists=4", "align.passes=4"]),
 }
 
@@ -201,7 +213,7 @@ def _forget(what: str) -> None:
             place = state
             for key in path:
                 place = place[key]
-            place[last] = {"kl": 0.05, "steps": 0, "best_reward": None}[last]
+            place[last] = {"kl": 0.05, "steps": 0, "best_reward": None, "logs": {}}[last]
         elif what.endswith(".adam"):
             files[what] = {}
         else:
@@ -287,7 +299,7 @@ def _items(stage: str) -> list[str]:
         return ["reward.adam", "reward.average", "state/engine/steps"]
     if stage == "ppo":
         return ["policy.adam", "critic", "state/progress/algorithm/kl"]
-    return ["policy.adam"]
+    return ["policy.adam", *(["state/progress/balance/logs"] if stage == "constrained" else [])]
 
 
 if __name__ == "__main__":

@@ -14,42 +14,58 @@ from resumable import build
 
 from prefloop import config as settings
 from prefloop import record
-from prefloop.errors import ConfigError
-from prefloop.intervals import part_interval
+from prefloop.algorithms.registry import names
+from prefloop.errors import ConfigError, DataError
+from prefloop.intervals import part_interval, wilson
 from prefloop.project.choose import Candidate, choose, objective_of, passed_over
 from prefloop.project.project import Project
 from prefloop.results import AlignedOnline, read_aligned
 from prefloop.rewards.objective import Balance, Criterion, Goal, Kind
+from prefloop.rewards.rules import make_scorer
 from prefloop.stages.align import align
 from prefloop.stages.evaluate import evaluate
 from prefloop.store import ModelRow
 from prefloop.training import loop
+from prefloop.types import Completion, Prompt
 
 A, B = Criterion("a", weight=1.0), Criterion("b", bound=0.0)
 
 
 def balance(kind: Kind = "constrained", bounded: Criterion = B, **more: Any) -> Balance:
-    return Balance(Goal(kind, (bounded, A)), **{"lr": 0.5, "window": 2, **more})
+    return Balance(Goal(kind, (bounded, A)), **{"lr": 0.5, "window": 2, "gain": 0.0, **more})
 
 
 def test_a_multiplier_follows_the_mean_violation_of_the_last_batches_as_computed_by_hand() -> None:
     now, found = balance(), []
     for mean in (-1.0, -0.5, 1.0):
-        now = now.seen({"a": [0.0, 0.0], "b": [mean - 0.25, mean + 0.25]})
-        found.append(now.metrics({"a": [0.0, 0.0], "b": [mean - 0.25, mean + 0.25]}))
+        now = now.seen({"a": [0.0, 0.0], "b": [mean - 1.0, mean + 1.0]})
+        found.append(now.metrics({"a": [0.0, 0.0], "b": [mean - 1.0, mean + 1.0]}))
     assert [m["violation_b"] for m in found] == pytest.approx([1.0, 0.75, -0.25])
-    # ln l: 0.5 * 1, + 0.5 * 0.75, - 0.5 * 0.25
-    assert [m["multiplier_b"] for m in found] == pytest.approx([math.exp(0.5), math.exp(0.875), math.exp(0.75)])
+    # Two standard errors of the mean are sqrt(2) after one batch, and 1 after two, of which the window holds no more.
+    # ln l: 0.5 * 1 / sqrt(2), + 0.5 * 0.75, - 0.5 * 0.25
+    logs = [0.3535534, 0.7285534, 0.6035534]
+    assert [m["multiplier_b"] for m in found] == pytest.approx([math.exp(log) for log in logs])
     assert [m["constraint_b"] for m in found] == [-1.0, -0.5, 1.0]
-    # (2 - 2.117 * 1) / (1 + 2.117)
-    assert now.reward({"a": [2.0], "b": [-1.0]}) == pytest.approx([-0.0375361], abs=1e-6)
+    # (2 - 1.8286 * 1) / (1 + 1.8286)
+    assert now.reward({"a": [2.0], "b": [-1.0]}) == pytest.approx([0.0605935], abs=1e-6)
+
+
+def test_a_multiplier_moves_by_no_more_than_its_rate_whatever_the_unit_and_falls_as_fast_as_it_rises() -> None:
+    """A share that is 0.4 below its bound, and one that is 0.1 above it, are both sure."""
+    share = Criterion("b", bound=0.9, mean=0.4, std=0.49)
+    below = balance(bounded=share, lr=0.2, window=1).seen({"a": [0.0], "b": [1.0, 0.0] * 50})
+    assert below.logs["b"] == pytest.approx(0.2)
+    assert below.seen({"a": [0.0], "b": [1.0] * 100}).logs["b"] == pytest.approx(0.0)
+    near = below.seen({"a": [0.0], "b": [1.0] * 91 + [0.0] * 9})
+    assert 0.16 < near.logs["b"] < 0.2, "one point over the bound is within the noise of 100 answers"
 
 
 def test_a_bound_counts_in_the_references_spread_and_the_margin_lifts_what_is_aimed_at() -> None:
     length = Criterion("b", bound=12.0, mean=10.0, std=2.0)
-    now = balance(bounded=length, start=1.0).seen({"a": [0.0], "b": [8.0]})
+    now = balance(bounded=length, gain=1.0).seen({"a": [0.0], "b": [8.0]})
     assert now.violation(length) == pytest.approx(2.0)  # (12 - 8) / 2
-    assert now.reward({"a": [0.0], "b": [8.0]}) == pytest.approx([-2.0 * math.e / (1 + math.e)])
+    # One answer has no noise, so that ln l moves by the whole 0.5; the violation adds 2.
+    assert now.reward({"a": [0.0], "b": [8.0]}) == pytest.approx([-2.0 * math.exp(2.5) / (1 + math.exp(2.5))])
     assert now.aims({"b": 1.0}).violation(length) == pytest.approx(2.5)
 
 
@@ -107,7 +123,10 @@ def aligned(root: Path, *overrides: str) -> tuple[AlignedOnline, list[dict[str, 
 
 GROWS = ("objective.kind=constrained", "objective.subject_to={brevity=-1000}")
 KEEPS = ("objective.kind=constrained", "objective.subject_to={brevity=-20}")
-CONSTRAINED = ("objective.kind=constrained", "objective.maximise=reward", "objective.multiplier_lr=0.5")
+# The two criteria are each other's opposite, and a step changes much: the multiplier has to answer at once.
+CONSTRAINED = (
+    "objective.kind=constrained", "objective.maximise=reward", "objective.multiplier_gain=3", "objective.window=2",
+)  # fmt: skip
 
 
 def test_a_constraint_changes_what_is_learnt_and_which_step_is_kept(base: Path) -> None:
@@ -121,6 +140,18 @@ def test_a_constraint_changes_what_is_learnt_and_which_step_is_kept(base: Path) 
     assert all(line["constraint_brevity"] > -18 for line in kept[1:])
     assert held.constraints["brevity"].low >= -16 and held.warnings == ()
     assert held.reward and free.reward and held.reward < free.reward
+
+
+@pytest.mark.parametrize("algorithm", names("online"))
+def test_every_online_algorithm_learns_to_keep_a_bound(base: Path, algorithm: str) -> None:
+    """Answers grow where the bound is far away; where it is near, the same run keeps them short."""
+    how = (f"algorithm={algorithm}", "evaluation.eval_every=20", "objective.multiplier_start=2")
+    runs = [aligned(base, *CONSTRAINED, f"objective.subject_to={{brevity={b}}}", *how)[1] for b in (-1000, -16)]
+    far, near = (lines[-1] for lines in runs)
+    assert far["multiplier_brevity"] < 0.1, "nothing pulls where the bound is kept by far"
+    assert max(line["multiplier_brevity"] for line in runs[1][1:]) > 1
+    assert near["eval_reward_brevity"] > far["eval_reward_brevity"] + 3
+    assert near["eval_constraint_brevity"] > -17
 
 
 def test_evaluate_gives_each_part_with_its_interval_and_whether_the_bound_is_surely_kept(base: Path) -> None:
@@ -182,6 +213,34 @@ def test_where_no_step_keeps_the_bound_the_policy_stays_and_the_nearest_step_is_
     assert again.result and again.result.constraints == made.constraints, "a result comes back from its file"
 
 
+def test_a_bound_that_these_prompts_cannot_show_is_said_before_the_first_step(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (base / "short.py").write_text("def short(prompt, text):\n    return len(text) < 9\n")
+    how = ("scorers={short='short.py:short'}", "kind=constrained", "subject_to={short=0.9}")
+    with Project.open(base, [*USUAL, *(f"align.objective.{o}" for o in how), "align.steps=1"]) as project:
+        made = align(project)
+    err = capsys.readouterr().err
+    said = "8 validation prompts cannot show that short is 0.9: if every answer kept it, the interval would still begin"
+    assert err.index(said) < err.index("step 0:") and isinstance(made, AlignedOnline)
+    assert said in made.warnings[0] and "It takes 35 prompts" in made.warnings[0]
+    assert wilson(35, 35)[0] >= 0.9 > wilson(34, 34)[0]
+
+
+def test_a_bound_that_is_out_of_reach_is_told_from_one_that_takes_more_steps(base: Path) -> None:
+    """Answers of at least one token cannot be shorter than that."""
+    far, _ = aligned(base, *CONSTRAINED, "objective.subject_to={brevity=1}", "objective.multiplier_max=1.5", "steps=8")
+    near, _ = aligned(base, *CONSTRAINED, "objective.subject_to={brevity=-8}", "steps=1")
+    assert "The multiplier of brevity is at multiplier_max" in far.warnings[0] and "out of reach" in far.warnings[0]
+    assert "Give more steps, or lower the bound." in near.warnings[0] and "multiplier_max" not in near.warnings[0]
+    (base / "odds.py").write_text(
+        "def odds(prompt, text):\n    return len(text) < 12\ndef even(prompt, text):\n    return len(text) >= 12\n"
+    )
+    both = ("objective.scorers={odds='odds.py:odds', even='odds.py:even'}", "objective.subject_to={odds=0.6, even=0.6}")
+    torn, _ = aligned(base, *CONSTRAINED, *both, "steps=4", "evaluation.eval_prompts=20")
+    assert torn.model is None and "came nearest" in torn.warnings[0]
+
+
 def test_a_lexicographic_run_stops_once_a_bound_that_was_kept_is_surely_lost(base: Path) -> None:
     """Whatever the policy does, this function finds it bad after 150 answers."""
     code = "said = []\ndef soured(prompt, text):\n    said.append(text)\n    return 2.0 * (len(said) < 150) - 1.0\n"
@@ -207,6 +266,10 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(base: Path, tmp_path: Pa
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(loop, "save_checkpoint", killing)
             aligned(roots[name], *asked)
+    bounded = [*USUAL, *(f"align.{o}" for o in asked), "behaviour.max_drop={ended=0.5}"]
+    said = r"bounds, checks and prompts of \[behaviour\]: the default then, "
+    with Project.open(roots["killed"], bounded, quiet=True) as other, pytest.raises(ConfigError, match=said):
+        align(other)
     assert aligned(roots["killed"], *asked)[1] == straight
     monkeypatch.setattr(Balance, "restored", lambda self, state: self)
     assert aligned(roots["forgetful"], *asked)[1] != straight, "the comparison above can fail"
@@ -221,7 +284,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(base: Path, tmp_path: Pa
         (["kind=constrained"], "needs a bound"),
         (["kind=lexicographic", "maximise=brevity", "subject_to={brevity=1}"], "a criterion is one of the two"),
         (["kind=worst", "scorers={}"], "the only criterion that counts"),
-        (["scorers={reward='brevity'}"], "which a reward model measures already"),
+        (["scorers={reward='brevity'}"], "which is what .align. reward is called"),
+        (["kind=constrained", "subject_to={brevity=nan}"], "subject_to.*finite"),
         (["scorers={short='brevty'}"], 'no scorer "brevty"'),
         (["subject_to={brevity=1}"], "keeps no bounds"),
         (["kind=worst", "multiplier_lr=0.5"], "by multipliers"),
@@ -234,6 +298,48 @@ def test_an_objective_that_cannot_be_is_refused_before_a_run_begins(
     with pytest.raises(ConfigError, match=said):
         aligned(base, *(f"objective.{o}" for o in overrides))
     assert len(record.runs(base)) == before
+
+
+def test_a_run_whose_scorer_was_changed_half_way_is_not_begun_anew_without_a_word(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(base, tmp_path / "changed"))
+    (root / "mine.py").write_text("def mine(prompt, text):\n    return float(len(text))\n")
+    asked = ("objective.scorers={mine='mine.py:mine'}", "steps=9")
+    real: Callable[..., None] = loop.save_checkpoint
+
+    def killing(folder: Path, done: int, *rest: Any) -> None:
+        real(folder, done, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, "save_checkpoint", killing)
+        aligned(root, *asked)
+    (root / "mine.py").write_text("def mine(prompt, text):\n    return float(len(text) + 1)\n")
+    with pytest.raises(ConfigError, match="stopped half-way, after step 3.*\n  the code of mine.py:mine: "):
+        aligned(root, *asked)
+
+
+def test_weights_that_are_all_zero_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"reward_weights are all 0 \(quality, style\): nothing would be learnt"):
+        settings.make_config({"align": {"reward_weights": {"quality": 0.0, "style": 0}}})
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("return float('nan') if len(text) > 9 else 1", "gave nan for completion"),
+        ("return 1 / (len(text) - 40)", "ZeroDivisionError"),
+        ("return None", "returned None, which is no number"),
+    ],
+)
+def test_a_criterion_that_gives_no_number_now_and_then_names_the_row(base: Path, code: str, said: str) -> None:
+    (base / "odd.py").write_text(f"def odd(prompt, text):\n    {code}\n")
+    scorer = make_scorer("odd.py:odd", base)
+    with pytest.raises(DataError, match=f"odd.py:odd .*{said}") as error:
+        scorer.score([Prompt("One?"), Prompt("Two?")], [Completion("a", "short"), Completion("b", "x" * 40)])
+    row = "prompt 'One?', answer 'short'" if "None" in code else "prompt 'Two?', answer 'xxxxxxxx"
+    assert row in str(error.value)
 
 
 def test_runs_of_before_objectives_are_still_the_same_runs() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.slow
-ALGORITHMS = ["sft", "reward", "ppo", "grpo", "stale", "dpo"]
+ALGORITHMS = ["sft", "reward", "ppo", "grpo", "stale", "constrained", "dpo"]
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
@@ -54,6 +54,15 @@ def test_the_first_rollout_is_the_references_own(report: dict[str, Any]) -> None
     if "staleness" in metrics[-1]:
         assert [line["staleness"] for line in metrics[1:]] == [0, 1, 1, 1, 0, 1, 1, 1, 0, 1]
     assert abs(metrics[-1]["kl"]) > 1e-4
+
+
+def test_a_constrained_run_that_is_killed_has_learnt_the_same_multiplier(report: dict[str, Any]) -> None:
+    straight, broken = (
+        [line.get("multiplier_brevity") for line in report[n]["metrics"]] for n in ("straight", "broken")
+    )
+    if straight[-1] is None:
+        pytest.skip("this run has no constraint")
+    assert broken == straight and len(set(straight)) == len(straight), "it moves at every step"
 
 
 def test_forgetting_any_one_item_of_the_state_does_change_them(report: dict[str, Any]) -> None:

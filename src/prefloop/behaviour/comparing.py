@@ -202,8 +202,9 @@ def _row(
         return None
     ours, theirs = ours[both], theirs[both]
     gaps = ours - theirs
-    if check.relative:
-        gaps = gaps / (abs(theirs.mean()) or 1.0)
+    relative = check.relative and bool(theirs.mean())  # Of nothing there is no share.
+    if relative:
+        gaps = gaps / abs(theirs.mean())
     change = from_json(Interval, mean_interval(gaps, resamples, seed))
     if check.unit == "share" and change.low == change.high:
         reach = min(1.0, _NONE_SEEN / len(gaps))
@@ -213,7 +214,7 @@ def _row(
         slice=name,
         unit=check.unit,
         worse=check.worse,
-        relative=check.relative,
+        relative=relative,
         policy=float(ours.mean()),
         reference=float(theirs.mean()),
         change=change,

@@ -285,7 +285,7 @@ def _traded(r: results.Traded) -> list[str]:
     for p in r.points:
         mark = "*" if p.run == r.chosen else " "
         if p.first is None or p.second is None:
-            lines.append(f"  {mark} {r.second} {sign} {p.value:g} ({p.run}): no new policy")
+            lines.append(f"  {mark} {r.second} {sign} {p.value:g} ({p.run}): no new policy{p.why and ', ' + p.why}")
             continue
         unmet = ", bound NOT MET" if p.met is False else ""
         beaten = "" if p.front else ", another point is better by both"

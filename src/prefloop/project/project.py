@@ -165,13 +165,12 @@ class Project:
     def done(self, kind: type[_Outcome], fingerprint: str) -> _Outcome | None:
         """The result of an earlier run of the same stage on the same inputs. kind: the stage's result."""
         run = record.find_run(self.root, kind.stage, fingerprint)
-        if run is None:
-            return None
-        self._claim(run)
-        return kind.read(run.result, run.name, skipped=True)
+        if run:
+            self._claim(run)
+        return kind.read(run.result, run.name, skipped=True) if run else None
 
     def _claim(self, run: Run) -> None:
-        """Note that a point of a front is asked for by itself now, so that it counts like any other run."""
+        """Let a point of a front that is asked for by itself count like any other run."""
         if run.manifest.get(FRONT) and not self.front:
             run.note(FRONT, False)
 
@@ -179,7 +178,8 @@ class Project:
         track = self.config.track
         check_installed(track.to)
         if not self.new:
-            refuse_other_settings(self.root, self.config, stage, fingerprint, inputs)
+            verb = "frontier" if self.front else stage
+            refuse_other_settings(self.root, self.config, stage, fingerprint, inputs, verb)
         run = record.begin_run(
             self.root,
             stage,

@@ -31,8 +31,13 @@ _RANKINGS = ("reward.criteria", "reward.annotators")  # Algorithms that learn fr
 _ALWAYS = ("project.seed", "data.heldout", "model.dtype", "model.chat")
 
 
-def refuse_other_settings(root: Path, config: Config, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> None:
-    """Raise ConfigError where the newest run of this piece of work stopped half-way and had other settings."""
+def refuse_other_settings(
+    root: Path, config: Config, stage: str, fingerprint: str, inputs: Mapping[str, Any], verb: str
+) -> None:
+    """Raise ConfigError where the newest run of this piece of work stopped half-way and had other settings.
+
+    verb: the command that begins another one
+    """
     run = _newest(root, config, stage, inputs) if stage in _ALSO else None
     if run is None or run.status == "done" or run.manifest["fingerprint"] == fingerprint:
         return
@@ -51,7 +56,7 @@ def refuse_other_settings(root: Path, config: Config, stage: str, fingerprint: s
                 [
                     f"{run.path} stopped half-way{where}, and was begun with other settings:",
                     *(f"  {key}: {_shown(before)} then, {_shown(now)} now" for key, before, now in changed),
-                    f"To go on with it, put them back. To begin another run with these: prefloop {stage} --new",
+                    f"To go on with it, put them back. To begin another run with these: prefloop {verb} --new",
                 ]
             )
         )
@@ -89,11 +94,17 @@ def _changed(stage: str, then: Config, now: Config) -> Iterator[tuple[str, Any, 
 def _changed_code(
     stage: str, now: Config, then_inputs: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what changed in the code of the caller's own algorithm and reward, by the hashes in the manifest."""
+    """Yield what changed in the code of the caller's algorithm, rewards and checks, by the hashes in the manifest."""
     if then_inputs.get("algorithm") != inputs.get("algorithm"):
         yield "the code of the algorithm", then_inputs.get("algorithm"), inputs.get("algorithm")
     if stage == "align" and now.align.reward is not None and then_inputs.get("rewards") != inputs.get("rewards"):
         yield f"the code of {now.align.reward}", then_inputs.get("rewards"), inputs.get("rewards")
+    before, after = (found.get("scorers") or {} for found in (then_inputs, inputs))
+    for name in sorted(before.keys() & after.keys()):
+        if before[name] != after[name]:
+            yield f"the code of {now.align.objective.scorers[name]}", before[name], after[name]
+    if then_inputs.get("behaviour") != inputs.get("behaviour"):
+        yield "bounds, checks and prompts of [behaviour]", then_inputs.get("behaviour"), inputs.get("behaviour")
 
 
 def _shown(value: Any) -> str:

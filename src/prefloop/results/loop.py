@@ -44,6 +44,7 @@ class FrontPoint:
     first, second: means of both criteria on held-out prompts
     met: of a bound, whether the lower end of the second's interval is at it or above
     front: whether no other point is better by both.  satisfies: whether it keeps the bounds that the project states
+    why: where there is no new policy, the reason
     """
 
     value: float
@@ -55,6 +56,7 @@ class FrontPoint:
     met: bool | None = None
     front: bool | None = None
     satisfies: bool | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

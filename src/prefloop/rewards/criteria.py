@@ -39,4 +39,4 @@ def balance_of(scorer: Scorer, settings: Objective) -> Balance | None:
     if not isinstance(scorer, CriteriaScorer) or not scorer.goal.bounds:
         return None
     s = settings
-    return Balance(scorer.goal, s.multiplier_lr, s.multiplier_max, s.multiplier_start, s.window)
+    return Balance(scorer.goal, s.multiplier_lr, s.multiplier_gain, s.multiplier_max, s.multiplier_start, s.window)

@@ -3,12 +3,15 @@
 Criteria are brought to one unit first, the standard deviation of the reference's reward. No algorithm knows of this.
 
 **constrained.** Maximise A subject to mean C_i >= b_i, by the Lagrangian: each bound has a multiplier l_i, and the
-reward is (A + sum l_i (C_i - b_i)) / (1 + sum l_i). After each batch ln l_i += lr * (b_i - the mean of C_i over the
-last batches), so that a multiplier grows as long as its bound is not kept. Moskovitz et al. (2023, arXiv 2310.04373)
-learn the multipliers within the run by gradient, and keep the reward bounded; Dai et al. (2023, Safe RLHF, arXiv
-2310.12773) step ln l on a moving average of the violation and divide by 1 + l. There the step is lr * l * violation,
-the gradient for ln l. Here it is lr * violation, as in multiplicative weights: with the factor l, a multiplier that has
-become small could hardly grow again within a run of a few dozen steps.
+reward is (A + sum l_i (C_i - b_i)) / (1 + sum l_i). After each batch ln l_i moves up while the mean of C_i over the
+last batches is below its bound, and down while it is above. Moskovitz et al. (2023, arXiv 2310.04373) learn the
+multipliers within the run by gradient, and keep the reward bounded; Dai et al. (2023, Safe RLHF, arXiv 2310.12773)
+step ln l on a moving average of the violation and divide by 1 + l. There the step is lr * l * violation, the gradient
+for ln l. Here it is lr * (violation / two standard errors of that mean), cut to lr: a step has a fixed size where the
+violation is told from noise, as with Adam, and is small where it is not. Violations themselves would be far from
+even: a share can be 0.5 below its bound of 0.9, but hardly 0.1 above it, so that a multiplier would rise ten times as
+fast as it falls. Such an integral answers late, and goes on when the violation is over. A proportional term answers
+at once (Stooke et al. 2020, arXiv 2007.03964): the multiplier is exp(the sum of the steps + gain * violation).
 
 **lexicographic.** The first bound that is not kept, on the mean over the last batches, is all that counts. Once all are
 kept, A is, for as long as they are.
@@ -75,29 +78,33 @@ class Balance:
     """What a run has learnt so far of keeping bounds: an immutable value, of which each step makes the next.
 
     recent:  {criterion: its means over the last batches, oldest first}, in sds of the reference
-    logs:    {criterion: log of its multiplier}
+    noise:   {criterion: the squared standard errors of these means}
+    logs:    {criterion: the sum of the steps of the log of its multiplier}
     margins: {criterion: how much more than its bound is aimed at}, in sds of the reference
     """
 
     goal: Goal
-    lr: float = 0.2
+    lr: float = 0.1
+    gain: float = 1.0
     most: float = 50.0
     start: float = 1.0
     window: int = 4
     recent: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    noise: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     logs: Mapping[str, float] = field(default_factory=dict)
     margins: Mapping[str, float] = field(default_factory=dict)
 
     def seen(self, parts: Parts) -> Balance:
         """Return what follows from the values of one more batch: moving averages, then a step of the multipliers."""
-        recent = {
-            c.name: (*self.recent.get(c.name, ()), float(c.normal(parts[c.name]).mean()))[-self.window :]
-            for c in self.goal.bounds
-        }
-        now = replace(self, recent=recent)
+        recent, noise = dict[str, tuple[float, ...]](), dict[str, tuple[float, ...]]()
+        for c in self.goal.bounds:
+            values = c.normal(parts[c.name])
+            recent[c.name] = (*self.recent.get(c.name, ()), float(values.mean()))[-self.window :]
+            noise[c.name] = (*self.noise.get(c.name, ()), float(values.var() / len(values)))[-self.window :]
+        now = replace(self, recent=recent, noise=noise)
         edge = math.log(self.most)
         logs = {
-            c.name: min(edge, max(-edge, self.logs.get(c.name, math.log(self.start)) + self.lr * now.violation(c)))
+            c.name: min(edge, max(-edge, self.logs.get(c.name, math.log(self.start)) + self.lr * now._told(c)))
             for c in self.goal.bounds
         }
         return replace(now, logs=logs if self.goal.kind == "constrained" else {})
@@ -112,12 +119,23 @@ class Balance:
         aim = float(criterion.normal(criterion.bound)) + self.margins.get(criterion.name, 0.0)
         return aim - float(np.mean(self.recent[criterion.name]))
 
+    def multiplier(self, criterion: Criterion) -> float:
+        """Return what the excess over a bound counts beside what is maximised, which counts 1."""
+        log = self.logs[criterion.name] + self.gain * self.violation(criterion)
+        return min(self.most, max(1.0 / self.most, math.exp(log)))
+
+    def _told(self, criterion: Criterion) -> float:
+        """Return the violation in units of two standard errors, between -1 and 1."""
+        violation, squares = self.violation(criterion), self.noise[criterion.name]
+        error = math.sqrt(sum(squares)) / len(squares)
+        return max(-1.0, min(1.0, violation / (2.0 * error))) if error else float(np.sign(violation))
+
     def reward(self, parts: Parts) -> list[float]:
         """Return the reward of each answer of a batch."""
         excess = {c.name: c.normal(parts[c.name]) - c.normal(c.bound or 0.0) for c in self.goal.bounds}
         total = self.goal.total(parts)
         if self.goal.kind == "constrained":
-            multipliers = {name: math.exp(log) for name, log in self.logs.items()}
+            multipliers = {c.name: self.multiplier(c) for c in self.goal.bounds}
             pulled = total + np.sum([by * excess[name] for name, by in multipliers.items()], axis=0)
             total = pulled / (1.0 + sum(multipliers.values()))
         elif (first := next((c for c in self.goal.bounds if self.violation(c) > 0), None)) is not None:
@@ -131,16 +149,17 @@ class Balance:
             found[f"constraint_{c.name}"] = float(np.mean(parts[c.name]))
             found[f"violation_{c.name}"] = self.violation(c)
             if c.name in self.logs:
-                found[f"multiplier_{c.name}"] = math.exp(self.logs[c.name])
+                found[f"multiplier_{c.name}"] = self.multiplier(c)
         return found
 
     def state(self) -> dict[str, Any]:
         return {
             "recent": {name: list(means) for name, means in self.recent.items()},
+            "noise": {name: list(squares) for name, squares in self.noise.items()},
             "logs": dict(self.logs),
             "margins": dict(self.margins),
         }
 
     def restored(self, state: Mapping[str, Any]) -> Balance:
-        recent = {name: tuple(means) for name, means in state["recent"].items()}
-        return replace(self, recent=recent, logs=dict(state["logs"]), margins=dict(state["margins"]))
+        recent, noise = ({name: tuple(found) for name, found in state[key].items()} for key in ("recent", "noise"))
+        return replace(self, recent=recent, noise=noise, logs=dict(state["logs"]), margins=dict(state["margins"]))

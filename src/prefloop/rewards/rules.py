@@ -219,10 +219,11 @@ class RuleScorer:
             raise DataError(f"scorer {self.name} failed: {type(error).__name__}: {error}") from error
         if len(values) != len(completions):
             raise DataError(f"scorer {self.name} gave {len(values)} numbers for {len(completions)} completions")
-        for completion, value in zip(completions, values, strict=True):
+        for prompt, completion, value in zip(prompts, completions, values, strict=True):
             if not math.isfinite(value):
                 raise DataError(
-                    f"scorer {self.name} gave {value} for completion {completion.id}: {completion.text[:80]!r}"
+                    f"scorer {self.name} gave {value} for completion {completion.id}, {_row(prompt, completion.text)}. "
+                    "It has to give a finite number for every answer."
                 )
         return Scores(values)
 
@@ -245,11 +246,33 @@ def make_scorer(spec: str, root: Path) -> RuleScorer:
         target = NAMED[spec][1]
         return RuleScorer(spec, _import(target) if isinstance(target, str) else target)
     function, path = load_function(spec, root, "scorer")
-    return RuleScorer(
-        spec,
-        lambda prompts, texts: [function(p.text, t) for p, t in zip(prompts, texts, strict=True)],
-        identity=digest(spec, path.read_text(encoding="utf-8")),
-    )
+    return RuleScorer(spec, _of_each(spec, function), identity=digest(spec, path.read_text(encoding="utf-8")))
+
+
+def _of_each(spec: str, function: Callable[[str, str], Any]) -> BatchFunction:
+    """Return a user's function of one answer as one of many. Where it fails, the DataError names the row."""
+
+    def values(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+        found = []
+        for prompt, text in zip(prompts, texts, strict=True):
+            try:
+                value = function(prompt.text, text)
+            except PrefloopError:
+                raise
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+                raise DataError(f"scorer {spec} failed on {_row(prompt, text)}: {why}") from error
+            if not hasattr(value, "__float__"):
+                raise DataError(f"scorer {spec} returned {value!r:.80}, which is no number, for {_row(prompt, text)}")
+            found.append(float(value))
+        return found
+
+    return values
+
+
+def _row(prompt: Prompt, text: str) -> str:
+    asked, said = (repr(t if len(t) <= 80 else f"{t[:79]}…") for t in (prompt.text, text))
+    return f"prompt {asked}, answer {said}"
 
 
 def _import(target: str) -> Any:

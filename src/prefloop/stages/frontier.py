@@ -14,7 +14,7 @@ from prefloop.errors import ConfigError, suggest
 from prefloop.known_algorithms import is_offline
 from prefloop.project.project import Project
 from prefloop.report.frontier import picture
-from prefloop.results import ComparedPart, Evaluated, FrontPoint, Interval, Traded
+from prefloop.results import Aligned, AlignedOnline, ComparedPart, Evaluated, FrontPoint, Interval, Traded
 from prefloop.stages.align import align
 from prefloop.stages.evaluate import evaluate
 
@@ -38,7 +38,7 @@ def frontier(project: Project, round: int | None = None) -> Traded:
         found = evaluate(made, round, run.run)
         skipped = skipped and run.skipped and found.skipped
         seen.append(found)
-        points.append(_point(project, value, run.run or "", found, (first, second), by_bound))
+        points.append(_point(value, run, found, (first, second), by_bound))
     points = _on_the_front(points)
     stated = {c: b for c, b in project.config.align.objective.subject_to.items() if c in (first, second)}
     points = [replace(p, satisfies=_satisfies(p, first, second, stated)) for p in points] if stated else points
@@ -105,11 +105,13 @@ def _with(project: Project, config: Config) -> Project:
     return made
 
 
-def _point(
-    project: Project, value: float, run: str, found: Evaluated, names: tuple[str, str], by_bound: bool
-) -> FrontPoint:
+def _point(value: float, aligned: Aligned, found: Evaluated, names: tuple[str, str], by_bound: bool) -> FrontPoint:
+    run = aligned.run or ""
     if found.sampled is None or found.sampled.parts is None:  # The run left the policy as it was.
-        return FrontPoint(value=value, run=run, policy=None, first=None, second=None, kl=None, met=False)
+        held = (aligned.constraints or {}).values() if isinstance(aligned, AlignedOnline) else ()
+        kept = all(c.met for c in held)
+        why = "since no step was better than the start" if kept else "since no step keeps the bound"
+        return FrontPoint(value=value, run=run, policy=None, first=None, second=None, kl=None, met=kept, why=why)
     ours = [found.sampled.parts[name] for name in names]
     constraint = ours[1].constraint
     return FrontPoint(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prefloop.errors import ConfigError, suggest
-from prefloop.intervals import part_interval
+from prefloop.intervals import part_interval, wilson
 from prefloop.project.project import Project
 from prefloop.record import Run
 from prefloop.results import Constraint
@@ -46,9 +47,9 @@ class Criteria:
             return made
         judged = [str(m.criterion or m.version) for m in models]
         if twice := sorted(set(settings.scorers) & {*judged, *([OWN] if own else [])}):
+            by = "is what [align] reward is called" if own else "a reward model measures already"
             raise ConfigError(
-                f"[align.objective] scorers names {', '.join(twice)}, which a reward model measures already. Give the "
-                "scorer another name."
+                f"[align.objective] scorers names {', '.join(twice)}, which {by}. Give the scorer another name."
             )
         known = [*judged, *made.functions]
         named = {"maximise": [settings.maximise] if settings.maximise else [], "subject_to": [*settings.subject_to]}
@@ -144,6 +145,33 @@ def constraints_of(goal: Goal, parts: Parts, k: int = 1, resamples: int = 2000, 
         seen = part_interval(values, resamples, seed)
         met = seen["low"] >= c.bound
         found[c.name] = Constraint(c.bound, seen["mean"], seen["low"], seen["high"], len(values), met)
+    return found
+
+
+def out_of_reach(goal: Goal, parts: Parts) -> list[str]:
+    """Return the bounds on shares that these prompts could not show to be kept, even if every answer kept them.
+
+    parts: the values of each prompt's answer.  A criterion counts as a share if each of them is 0 or 1.
+    """
+    found = []
+    for c in goal.bounds:
+        assert c.bound is not None
+        n = len(parts[c.name])
+        most = wilson(n, n)[0]
+        if not set(parts[c.name]) <= {0.0, 1.0} or most >= c.bound:
+            continue
+        if c.bound >= 1:
+            found.append(
+                f"{c.name} is 0 or 1 for each answer, so that its mean cannot be shown to be {c.bound:g} by any number "
+                "of prompts: lower the bound"
+            )
+            continue
+        needed = math.ceil(c.bound / (1 - c.bound) * n * (1 / most - 1))  # of n answers that are all 1, n / (n + z**2)
+        found.append(
+            f"{n} validation prompts cannot show that {c.name} is {c.bound:g}: if every answer kept it, the interval "
+            f"would still begin at {most:.3g}. It takes {needed} prompts ([align.evaluation] eval_prompts), or a lower "
+            "bound"
+        )
     return found
 
 

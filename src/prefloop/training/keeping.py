@@ -28,7 +28,7 @@ from prefloop.record import Run
 from prefloop.results import Breach, Collapse, Constraint
 from prefloop.results.base import from_json, to_json
 from prefloop.training.behaviour import Watch
-from prefloop.training.criteria import constraints_of, shown_constraints
+from prefloop.training.criteria import constraints_of, out_of_reach, shown_constraints
 from prefloop.training.frozen import round_reference
 from prefloop.training.policy_evaluation import Looked, Validation, wins
 from prefloop.training.progress import Progress
@@ -155,17 +155,46 @@ class KeepBest:
         if not looks or any(all(c["met"] for c in e["constraints"].values()) for e in looks):
             return []
         nearest = max(looks, key=lambda e: min((c["low"] - c["bound"]) for c in e["constraints"].values()))
-        seen = shown_constraints(from_json(Kept, nearest).constraints or {})
-        return [
+        before, held = (from_json(Kept, at).constraints or {} for at in (looks[0], nearest))
+        said = [
             "no step keeps every bound by the lower end of its 95 % interval on validation prompts, so the policy "
-            f"stays as it was. Step {nearest['step']} came nearest{seen}. Lower the bound, give more steps, or measure "
-            "on more prompts ([align.evaluation] eval_prompts) where the interval is wide."
+            f"stays as it was. Step {nearest['step']} came nearest{shown_constraints(held)}; at step 0 it was "
+            f"{', '.join(f'{name} {c.mean:.3g}' for name, c in before.items())}."
         ]
+        said += [f"{why[0].upper()}{why[1:]}." for why in self.progress.start.get("out_of_reach", ())]
+        for name, c in held.items():
+            if c.met or len(said) > 1:
+                continue
+            if self._at_most(name):
+                said.append(
+                    f"The multiplier of {name} is at multiplier_max, so that hardly anything else was learnt: the "
+                    "bound is out of reach of this policy, or of so few steps. Lower it, or give more steps."
+                )
+            elif nearest["step"] == 0:
+                said.append(
+                    "No step came nearer to all bounds than the start: they are at odds with each other, or out of "
+                    "reach. Lower one, or take one out."
+                )
+            elif c.mean >= c.bound:
+                said.append(
+                    f"The mean of {name} keeps its bound, and the interval is too wide to show it: measure on more "
+                    "prompts ([align.evaluation] eval_prompts), or give more steps."
+                )
+            else:
+                said.append("Give more steps, or lower the bound.")
+        return [" ".join(said)]
+
+    def _at_most(self, name: str) -> bool:
+        balance = self.progress.balance
+        return balance is not None and balance.logs.get(name, -math.inf) >= math.log(balance.most)
 
     def _remember_start(self, looked: Looked) -> None:
         """Remember the answers that later evaluations are compared with: the first evaluation's and the reference's."""
         state = self.progress
         state.start = {"figures": looked.figures, "rewards": looked.rewards}
+        if state.balance and (far := out_of_reach(state.balance.goal, looked.rolls.scores.parts)):
+            state.start["out_of_reach"] = far
+            self.project.say(f"warning: no step can be kept: {'; '.join(far)}")
         shown, engine = looked, self.engine
         if not self.from_reference:
             engine = self.engine.with_policy("reference")
