@@ -39,8 +39,8 @@ class Case:
     planted:  in words, what is wrong in the project.
     cause:    the id of the cause that the first finding should name (prefloop.diagnose.causes).
     fault:    settings of the project's prefloop.toml, as section.key=value; the healthy project has not got them.
-    task:     settings that both projects have, where the case has another task than the demo.
-    files:    name = text of files beside prefloop.toml, in both projects.
+    task:     settings that both projects have, where the case has another task than the demo's.
+    files:    name = text of files beside prefloop.toml.
     plant:    changes the data of the project, or who ranks, before its stages run.
     starts:   "rewarded": both have the same reward model; "sampled": nobody has ranked yet.
     stages:   what is run with the fault in place.

@@ -14,13 +14,14 @@ from prefloop.cases.measuring import Measured
 from prefloop.diagnose.finding import Finding
 from prefloop.diagnose.reading import read_run
 from prefloop.report.charts import bars, chart, lines
-from prefloop.report.metrics import METRICS
+from prefloop.report.metrics import explain
 from prefloop.report.page import environment
 from prefloop.report.text import number, percent
 from prefloop.results import CaseFigures, Interval
 
 NAMES = {"healthy": "before the fault", "fault": "with the fault", "after": "after the remedy"}
 SHOWN = 4  # prompts whose answers are shown
+LAST = 3  # answers of the run with the fault at its last evaluation
 
 
 def render(case: Case, root: Path, result: CaseFigures, finding: Finding, measured: Mapping[str, Measured]) -> str:
@@ -36,6 +37,7 @@ def render(case: Case, root: Path, result: CaseFigures, finding: Finding, measur
             tiles=_tiles(result),
             figures=_figures(case, root, result),
             samples=_samples(measured),
+            last=_last(root / "runs" / result.runs["fault"]),
         )
     )
 
@@ -65,22 +67,29 @@ def _figures(case: Case, root: Path, result: CaseFigures) -> list[Markup]:
     ]
     said = "; ".join(f"{name}: {number(value, 3)}" for name, value, _ in rows)
     low = min(0.0, *(value for _, value, _ in rows))
-    draw = bars(rows, "Quality of held-out answers", case.truth_is, share=False, strong=[NAMES["after"]], low=low)
+    draw = bars(rows, "Quality of held-out answers", "hidden quality", share=False, strong=[NAMES["after"]], low=low)
     found = [chart("quality", f"Quality of held-out answers. {said}.", draw)]
     records = {
         which: read_run((root / "healthy" if which == "healthy" else root) / "runs" / result.runs[which], samples=0)
         for which in NAMES
     }
-    known = {metric.name: metric for metric in METRICS}
     for name in case.curves:
-        metric = known[name.removeprefix("eval_")]
         series = {NAMES[which]: run.series(name) for which, run in records.items()}
         curves = {label: (list(s.steps), list(s.values)) for label, s in series.items() if s is not None}
-        if curves:
-            title = f"{metric.title}, held out" if name.startswith("eval_") else metric.title
+        metric = explain(name)
+        if curves and metric is not None:
+            of = f" ({name.removeprefix('eval_').removeprefix(metric.name[:-1])})" if metric.name.endswith("*") else ""
+            title = f"{metric.title}{of}" + (", held out" if name.startswith("eval_") else "")
             draw = lines(curves, title, metric.unit)
             found.append(chart(name, f"{title} by step in the three runs.", draw))
     return found
+
+
+def _last(run: Path) -> dict[str, Any] | None:
+    """Return the last answers of the run with the fault, whether or not their policy was kept."""
+    found = read_run(run).samples
+    step = max((sample.step for sample in found), default=0)
+    return {"step": step, "answers": [s for s in found if s.step == step][:LAST]} if step else None
 
 
 def _samples(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ def run_case(name: str, out: Path, seed: int = 0, quiet: bool = False, base: Pat
     _plant(case, out, shared, seed, quiet)
     run_stages(out, () if _runs(out) else case.stages, quiet=quiet)
     fault = _runs(out)[0]
-    finding = first_finding(out, seed, fault)
+    finding = first_finding(case, out, seed, fault)
     _say(quiet, f"  3 of 4: prefloop diagnose says of {finding.run}: {finding.title}\n    next: {finding.action.said}")
     applied = apply(case, out, finding.action.command, quiet)
     after = _runs(out)[-1]
@@ -74,12 +74,12 @@ def run_case(name: str, out: Path, seed: int = 0, quiet: bool = False, base: Pat
         after=measured["after"].interval(seed),
         restored=restored(measured["healthy"], measured["fault"], measured["after"], seed) if cost else None,
         runs={"healthy": healthy, "fault": fault, "after": after},
-        page=out / PAGE,
+        page=str(out / PAGE),
     )
     record.write_atomic(out / PAGE, render(case, out, result, finding, measured).encode())
     record.write_json_atomic(out / RESULT, result.figures())
-    if base is None:
-        shutil.rmtree(shared)
+    for scratch in (out / ".base", out / ".start"):
+        shutil.rmtree(scratch, ignore_errors=True)
     return result
 
 
@@ -97,13 +97,23 @@ def _read(path: Path) -> dict[str, Any]:
     return record.read_json(path) if path.is_file() else {}
 
 
+def _start(case: Case, out: Path, base: Path, seed: int, quiet: bool) -> Path:
+    """Return the project that both projects of the case are copies of."""
+    if not case.task:
+        return world(base, case.starts, seed, quiet)
+    started = copied(world(base, "sampled", seed, quiet), out / ".start")
+    _settle(case, started, case.task)
+    run_stages(started, ("crowd", "reward") if case.starts == "rewarded" else (), quiet=quiet)
+    return started
+
+
 def _healthy(case: Case, out: Path, base: Path, seed: int, quiet: bool) -> str:
     """Make the project without the fault; return its run of `align`."""
-    own = bool(case.task or case.files)
-    root = copied(world(base, case.starts if own else "healthy", seed, quiet), out / "healthy")
-    if own:
-        _settle(case, root, case.task)
-        run_stages(root, ("crowd", "reward", "align") if case.starts == "sampled" else ("align",), quiet=quiet)
+    if case.task:
+        root = copied(_start(case, out, base, seed, quiet), out / "healthy")
+        run_stages(root, case.stages, quiet=quiet)
+    else:
+        root = copied(world(base, "healthy", seed, quiet), out / "healthy")
     return _runs(root)[0]
 
 
@@ -113,8 +123,8 @@ def _plant(case: Case, out: Path, base: Path, seed: int, quiet: bool) -> None:
         return
     unfinished = out / ".fault.new"
     shutil.rmtree(unfinished, ignore_errors=True)
-    copied(world(base, case.starts, seed, quiet), unfinished)
-    _settle(case, unfinished, (*case.task, *case.fault))
+    copied(_start(case, out, base, seed, quiet), unfinished)
+    _settle(case, unfinished, case.fault)
     if case.plant:
         with Project.open(unfinished, quiet=quiet) as project:
             case.plant(project)
@@ -129,12 +139,13 @@ def _settle(case: Case, root: Path, settings: tuple[str, ...]) -> None:
     change(root, settings)
 
 
-def first_finding(root: Path, seed: int, run: str) -> Finding:
-    """Return what `prefloop diagnose` prints first of the run with the fault, and of those that it was made from.
+def first_finding(case: Case, root: Path, seed: int, run: str) -> Finding:
+    """Return what `prefloop diagnose` says first of the runs that were made with the fault, in their order.
 
     Raises TrainingError where it finds nothing.
     """
-    others = [r.name for r in record.runs(root) if r.manifest["stage"] == "reward"][:1]
+    judge = [r.name for r in record.runs(root) if r.manifest["stage"] == "reward"][:1]
+    others = judge if "reward" in case.stages else []
     for diagnosis in diagnose_runs(root, [*others, run]):
         if diagnosis.alarms:
             return diagnosis.alarms[0]

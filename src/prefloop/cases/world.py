@@ -1,6 +1,6 @@
 """The small world of all cases: the demo's support desk, sampled, ranked, with a reward model, and aligned once.
 
-    BASE/sampled    the demo's model and prompts, and four answers to each of 200 prompts
+    BASE/sampled    the demo's model and prompts, and four answers to each of 250 prompts
     BASE/rewarded   the same, ranked by the demo's crowd, with a reward model
     BASE/healthy    the same, with a policy
 
@@ -25,7 +25,11 @@ from prefloop.stages.sample import sample
 from prefloop.stages.train_reward import reward
 
 Kind = Literal["sampled", "rewarded", "healthy"]
-SETTINGS = ("sample.prompts=200", "run.rounds=1")
+SETTINGS = (
+    "project.threads=1",  # the number of threads is part of what makes a run repeatable
+    "sample.prompts=250",
+    "run.rounds=1",
+)
 _MADE: dict[Kind, tuple[Kind | None, tuple[str, ...]]] = {
     "sampled": (None, ("sample",)),
     "rewarded": ("sampled", ("crowd", "reward")),

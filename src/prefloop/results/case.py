@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from prefloop.results.base import Interval, Outcome
 
@@ -53,7 +52,4 @@ class CaseFigures(Outcome):
     after: Interval
     restored: Interval | None
     runs: Mapping[str, str]
-    page: Path
-
-    def figures(self) -> dict[str, Any]:
-        return super().figures() | {"page": str(self.page)}
+    page: str

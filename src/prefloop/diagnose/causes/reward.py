@@ -348,18 +348,3 @@ def no_signal(run: RunRecord) -> Iterator[Evidence]:
     spread = run.series("reward_std")
     if spread is not None and spread.values[0] > 1e-3 and run.series("constant_groups") is not None:
         yield Evidence("answers to different prompts do differ in reward", 0.5)
-
-
-@cause(
-    "criteria-at-odds",
-    "Two criteria are at odds",
-    broke="What is optimised together improves together.",
-    remedy='Say which one may not fall: [align.objective] kind = "constrained" and subject_to; or change the weights.',
-    act=lambda run: Action(
-        "Give the criterion that falls a bound, or see what one costs the other.", "prefloop frontier"
-    ),
-    explains={"criteria-apart": 4.0, "reward-flat": 0.3},
-    expects={"criteria-apart": 3.0},
-)
-def criteria_at_odds(run: RunRecord) -> Iterator[Evidence]:
-    yield from ()
