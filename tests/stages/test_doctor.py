@@ -244,3 +244,12 @@ def test_the_scorer_of_align_is_asked_about_answers_that_people_ranked(
     Path("mine.py").write_text(f"import random, zlib\n\ndef score(prompt, answer):\n    return {body}\n")
     check = by_name(doctor(copied, ["align.reward=mine.py:score"], with_model=False))["reward function"]
     assert check.status == status and said in f"{check.detail} {check.advice}"
+
+
+def test_a_slow_scorer_is_warned_of_and_asked_about_a_few_answers(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefloop.stages.doctor.scorer.SLOW", -1.0)
+    check = by_name(doctor(copied, ["align.reward=length"], with_model=False))["reward function"]
+    assert check.status == "warn" and "s an answer" in check.detail and "a step waits for it" in check.advice
+    assert int(check.detail.split(" scores ")[1].split()[0]) <= 4 * 8  # of four lists
