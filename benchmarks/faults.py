@@ -391,11 +391,11 @@ def _set(*keys: str) -> Callable[[float], list[str]]:
     return lambda strength: [f"{key}={strength:g}" for key in keys]
 
 
-WORDY = '''"""A second criterion that wants the opposite of what the desk wants."""
+CURT = '''"""A second criterion that wants less than a good answer has to say."""
 
 
-def wordy(prompt: str, text: str) -> float:
-    return len(text.split()) / 10
+def curt(prompt: str, text: str) -> float:
+    return -len(text.split()) / 10
 '''
 AGAIN = ("crowd", "reward")
 FAULTS: tuple[Fault, ...] = (
@@ -544,10 +544,10 @@ FAULTS: tuple[Fault, ...] = (
         "two criteria at odds",
         ("criteria-at-odds",),
         strengths=(1.0, 3.0),
-        files={"wordy.py": WORDY},
+        files={"curt.py": CURT},
         settings=lambda s: [
-            'align.objective.scorers={wordy="wordy.py:wordy"}',
-            f"align.reward_weights={{quality=1, wordy={s:g}}}",
+            'align.objective.scorers={curt="curt.py:curt"}',
+            f"align.reward_weights={{quality=1, curt={s:g}}}",
         ],
         worlds=("demo",),
     ),

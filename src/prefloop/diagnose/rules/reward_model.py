@@ -280,7 +280,8 @@ def scorer_inverted(run: RunRecord) -> Seen | None:
 def scorer_less_accurate(run: RunRecord) -> Seen | None:
     accuracy, pairs = run.series("eval_ranked_accuracy"), run.series("eval_ranked_pairs")
     reports = [report for judge in run.judges.values() if (report := judge.get("heldout"))]
-    if accuracy is None or pairs is None or len(run.judges) != 1 or not reports or pairs.values[0] < 30:
+    alone = len(run.judges) == 1 and not run.align("scorers")  # a sum of criteria orders lists by more than one
+    if accuracy is None or pairs is None or not alone or not reports or pairs.values[0] < 30:
         return None
     before, now = float(reports[0].get("accuracy") or 0.0), float(accuracy.values[0])
     same = reports[0].get("pairs") == int(pairs.values[0])
