@@ -21,6 +21,11 @@ def test_weighing_people_is_the_setting_that_the_option_stands_for() -> None:
     assert typed("prefloop reward --annotators weighted") == Typed("reward", ("reward.annotators=weighted",))
 
 
+def test_the_round_of_a_printed_command_is_kept() -> None:
+    assert typed("prefloop sample --round 0") == Typed("sample", (), 0)
+    assert typed("prefloop sample") == Typed("sample", ())
+
+
 @pytest.mark.parametrize("command", ["prefloop doctor", "prefloop agreement", "rm -rf /", "prefloop", ""])
 def test_a_command_that_runs_no_stage_of_the_loop_changes_nothing(command: str) -> None:
     assert typed(command) is None

@@ -12,6 +12,7 @@ from prefloop.config import load_config
 from prefloop.config_align import Align
 from prefloop.diagnose.diagnosis import diagnose
 from prefloop.diagnose.records import RunRecord
+from prefloop.diagnose.registry import causes
 
 FALLING = {
     "reward_customers": [0.1 * n for n in range(STEPS)],
@@ -64,3 +65,17 @@ def test_where_a_built_in_check_breaks_its_bound_the_policy_is_held_nearer() -> 
     breaches = [{"step": 7, "bounds": ["ended went from 1 to 0.6, max_drop is 0.05"]}]
     command = diagnose(broken(breaches=breaches)).findings[0].action.command
     assert command == "prefloop align --set algorithms.ppo.kl=0.1"
+
+
+def test_lists_of_another_policy_are_answered_by_sampling_the_policy_that_the_run_started_from() -> None:
+    judges = {"quality": {"from_other_policies": 1.0}}
+    run = align_run({"eval_judge": [0.6, 0.5, 0.4]}, round=2, judges=judges)
+    finding = next(f for f in diagnose(run).findings if f.causes[0].id == "reward-off-distribution")
+    assert finding.action.command == "prefloop sample --round 2"
+
+
+def test_a_function_that_is_gamed_is_named_in_what_to_do() -> None:
+    (cause,) = (cause for cause in causes() if cause.id == "reward-loophole")
+    said = cause.act(align_run(config={"reward": "desk.py:courtesy"})).said
+    assert said.endswith('without [align] reward = "desk.py:courtesy".')
+    assert "[align] reward" not in cause.act(align_run()).said

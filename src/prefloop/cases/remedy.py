@@ -20,6 +20,7 @@ class Typed:
 
     stage: str
     overrides: tuple[str, ...]
+    round: int | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,12 +39,13 @@ def typed(command: str) -> Typed | None:
     parser = _Parser(add_help=False)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--annotators")
+    parser.add_argument("--round", type=int)
     try:
         asked = parser.parse_args(words[2:])
     except ConfigError as error:
         raise ConfigError(f'a case cannot apply "{command}": {error}') from None
     weights = [f"reward.annotators={asked.annotators}"] if asked.annotators else []
-    return Typed(words[1], (*weights, *asked.overrides))
+    return Typed(words[1], (*weights, *asked.overrides), asked.round)
 
 
 def apply(case: Case, root: Path, command: str | None, quiet: bool = False) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ def apply(case: Case, root: Path, command: str | None, quiet: bool = False) -> t
     done: list[str] = [command] if command else []
     follows: tuple[str, ...]
     if asked:
-        run_stages(root, [asked.stage], asked.overrides, quiet)
+        run_stages(root, [asked.stage], asked.overrides, quiet, asked.round)
         follows = LOOP[LOOP.index(asked.stage) + 1 :]
     if case.person:
         with Project.open(root, quiet=quiet) as project:

@@ -71,15 +71,17 @@ def change(project: Path, overrides: Sequence[str]) -> None:
     record.write_atomic(path, with_overrides(path.read_text(encoding="utf-8"), overrides).encode())
 
 
-def run_stages(root: Path, stages: Sequence[str], overrides: Sequence[str] = (), quiet: bool = False) -> None:
-    """Run stages of the loop, as their commands do. What was done before is skipped."""
+def run_stages(
+    root: Path, stages: Sequence[str], overrides: Sequence[str] = (), quiet: bool = False, round: int | None = None
+) -> None:
+    """Run stages of the loop, as their commands do. What was done before is skipped. round: as their --round."""
     with Project.open(root, overrides, quiet=quiet) as project:
         for stage in stages:
             if stage == "sample":
-                sample(project)
+                sample(project, round)
             elif stage == "crowd":
                 crowd(project)
             elif stage == "reward":
-                reward(project)
+                reward(project, round)
             else:
-                align(project)
+                align(project, round)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -229,8 +230,11 @@ def lists_few(run: RunRecord) -> Iterator[Evidence]:
     "reward-off-distribution",
     "The reward model was trained on another policy's answers",
     broke="A reward model has seen answers like those that it is asked about.",
-    remedy="Sample from the policy of this round, have that ranked, and train the reward model again.",
-    act=lambda run: Action("Have the newest policy's answers ranked.", "prefloop sample"),
+    remedy="Sample from the policy that the run starts from, have that ranked, and train the reward model again.",
+    act=lambda run: Action(
+        "Have answers of the policy that the run starts from ranked, train the reward model again, and align again.",
+        f"prefloop sample --round {run.round}",
+    ),
     explains={
         "reward-other-policy": 3.0,
         "judge-parted": 1.0,
@@ -303,12 +307,19 @@ def _stop(run: RunRecord) -> str:
     return f"prefloop align --set align.evaluation.kl_budget={best:.1f}"
 
 
+def _loophole(run: RunRecord) -> Action:
+    said = "Have the newest answers ranked by people, train the reward model again, and align again"
+    if function := run.align("reward"):
+        return Action(f"{said}, without [align] reward = {json.dumps(function)}.", "prefloop sample")
+    return Action(f"{said}.", "prefloop sample")
+
+
 @cause(
     "reward-loophole",
     "The reward pays for one feature or phrase",
     broke="No phrase by itself earns a high reward.",
     remedy="Read the ten answers with the highest reward, have such answers ranked, and train the reward model again.",
-    act=lambda run: Action("Have the answers that score highest ranked by people.", "prefloop sample"),
+    act=lambda run: _loophole(run),
     explains={
         "jackpot": 4.0,
         "scorer-less-accurate": 0.7,
@@ -321,6 +332,7 @@ def _stop(run: RunRecord) -> str:
         "reward-spread-lost": 0.3,
         "length-moved": 0.4,
         "ends-lost": 0.3,
+        "scorer-at-chance": 0.7,
         "groups-constant": 0.4,
     },
 )
