@@ -144,3 +144,10 @@ def test_a_reward_model_that_few_held_out_pairs_measure_needs_more_rankings() ->
     run = RunRecord("reward-001", "reward", result={"heldout": heldout, "lists": 538, "criterion": "preference"})
     (found,) = diagnose(run).findings
     assert found.causes[0].id == "lists-few" and found.action.command == "prefloop prioritise"
+
+
+def test_a_function_that_measures_something_else_than_people_ranked_is_noted() -> None:
+    for reward, severity, cause in (("positive", "note", "function-other-than-people"), (None, "warning", None)):
+        found = diagnose(align_run({"eval_ranked_accuracy": [0.52]}, {"reward": reward}))
+        assert of(found, "scorer-at-chance") == severity
+        assert cause is None or found.findings[0].causes[0].id == cause

@@ -267,6 +267,8 @@ def off_distribution(run: RunRecord) -> Iterator[Evidence]:
     },
 )
 def reward_model_bad(run: RunRecord) -> Iterator[Evidence]:
+    if run.align("reward"):
+        yield Evidence("a function gives the reward", -5.0)
     for report in judge_reports(run):
         low = report.get("low")
         if low is not None and low <= 0.5:

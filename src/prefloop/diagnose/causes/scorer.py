@@ -17,6 +17,19 @@ def asks_scorer(run: RunRecord) -> str:
 
 
 @cause(
+    "function-other-than-people",
+    "The function that gives the reward measures something else than people ranked",
+    broke="The reward that is optimised agrees with people's own rankings.",
+    remedy="If it is meant to measure what people ranked, read a list beside its scores. If not, nothing is wrong.",
+    act=lambda run: Action("Ask the function about answers that people ranked.", asks_scorer(run)),
+    explains={"scorer-at-chance": 2.0, "judge-down": 0.5, "judge-parted": 0.5},
+)
+def function_other(run: RunRecord) -> Iterator[Evidence]:
+    if not run.align("reward"):
+        yield Evidence("reward models give the reward", -5.0)
+
+
+@cause(
     "reward-broken-constant",
     "The scorer gives every answer the same reward",
     broke="A reward tells answers apart.",

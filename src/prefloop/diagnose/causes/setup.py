@@ -131,6 +131,8 @@ def reward_reads_padding(run: RunRecord) -> Iterator[Evidence]:
     explains={"scorer-less-accurate": 2.5, "scorer-at-chance": 1.2, "judge-down": 0.4},
 )
 def reward_not_as_saved(run: RunRecord) -> Iterator[Evidence]:
+    if run.align("reward"):
+        yield Evidence("a function gives the reward", -5.0)
     if paid := followed(run):
         yield Evidence(f"the reward follows {paid} so closely that it looks like a part that was added to it", -2.0)
     for name, judge in run.judges.items():

@@ -236,7 +236,8 @@ def scorer_at_chance(run: RunRecord) -> Seen | None:
     a, error = float(accuracy.values[0]), math.sqrt(0.25 / float(pairs.values[0]) * 3)  # pairs of a list go together
     if a > 0.5 + error or a < 0.5 - 2 * error:
         return None
-    return Seen(f"it is right on {a:.0%} of {pairs.values[0]:.0f} held-out ranked pairs", 0, a)
+    said = f"it is right on {a:.0%} of {pairs.values[0]:.0f} held-out ranked pairs"
+    return Seen(said, 0, a, severity="note" if run.align("reward") else None)  # a function may be meant otherwise
 
 
 @rule(
