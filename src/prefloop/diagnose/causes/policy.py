@@ -10,7 +10,7 @@ from prefloop.diagnose.registry import cause
 from prefloop.diagnose.rules.kl import moved_unseen
 from prefloop.diagnose.rules.on_policy import first_ratio
 from prefloop.diagnose.rules.optimiser import rates
-from prefloop.diagnose.rules.signal import reward_fell
+from prefloop.diagnose.rules.signal import reward_falls, reward_fell
 
 
 def again(setting: str) -> str:
@@ -105,8 +105,11 @@ def rate_high(run: RunRecord) -> Iterator[Evidence]:
         times = asked / usual
         if times > 5:
             yield Evidence(f"[align] lr is {times:.0f} times what is usual for this width", 3.0)
-        elif times <= 2:
-            yield Evidence(f"[align] lr is {times:.2g} times what is usual for this width", -2.5)
+        elif times <= 3:
+            weight = -2.5 if times <= 2 else -1.5
+            yield Evidence(f"[align] lr is {times:.2g} times what is usual for this width", weight)
+    if reward_falls(run) is not None:
+        yield Evidence("the reward falls from the first step on, which a rate alone seldom does", -1.5)
     moved = run.series("approx_kl")
     if moved is not None and float(abs(moved.values).max()) < 0.005:
         yield Evidence("no update moved the policy by more than 0.005 nats a token", -2.0)
@@ -158,14 +161,29 @@ def policy_frozen(run: RunRecord) -> Iterator[Evidence]:
     broke="Optimising a reward raises it.",
     remedy="Look for a minus in the loss or in the advantages of an algorithm of your own.",
     act=lambda run: Action("Try the algorithm on a task whose best policy is known.", "prefloop doctor"),
-    explains={"reward-fell": 2.0, "reward-falls": 3.0, "judge-down": 0.3, "kl-far": 0.3, "ends-lost": 0.3},
-    expects={"reward-falls": 3.0},
+    explains={
+        "reward-fell": 2.0,
+        "reward-falls": 3.0,
+        "reward-flat": 0.5,
+        "update-large": 0.3,
+        "kl-jumped": 0.3,
+        "judge-down": 0.3,
+        "kl-far": 0.3,
+        "ends-lost": 0.3,
+        "cut-off": 0.3,
+        "length-moved": 0.3,
+        "variety-lost": 0.3,
+    },
+    expects={"reward-falls": 1.0},
     prior=-1.5,
 )
 def update_sign(run: RunRecord) -> Iterator[Evidence]:
     asked, usual = rates(run).get("policy", (0.0, 0.0))
     if asked and usual and asked / usual > 5:
         yield Evidence(f"[align] lr is {asked / usual:.0f} times what is usual for this width", -3.0)
+    held = run.series("eval_reward")
+    if held is not None and len(held) > 1 and float(held.values[1:].max()) < float(held.values[0]):
+        yield Evidence("no evaluation found a higher reward than the one before the first update", 1.5)
 
 
 @cause(
@@ -174,12 +192,22 @@ def update_sign(run: RunRecord) -> Iterator[Evidence]:
     broke="Samples are nearly on policy while they are learnt from.",
     remedy="Lower [align.rollout] epochs to 1, or minibatches to 2.",
     act=lambda run: Action("Use each batch of samples once.", again("align.rollout.epochs=1")),
-    explains={"clip-many": 2.0, "update-large": 1.5, "ratio-off": 1.0, "kl-jumped": 0.5, "reward-fell": 0.3},
+    explains={
+        "clip-many": 2.0,
+        "update-large": 2.0,
+        "ratio-off": 1.2,
+        "kl-jumped": 1.0,
+        "reward-fell": 0.3,
+        "entropy-rose": 0.5,
+        "kl-far": 0.5,
+        "kl-budget-spent-early": 0.5,
+    },
 )
 def reused(run: RunRecord) -> Iterator[Evidence]:
     updates = int(run.align("epochs", 1)) * int(run.align("minibatches", 1))
     if int(run.align("epochs", 1)) >= 4 or updates >= 16:
-        yield Evidence(f"each batch is used for {updates} updates in {run.align('epochs', 1)} passes", 2.5)
+        weight = 3.5 if int(run.align("epochs", 1)) >= 8 else 2.5
+        yield Evidence(f"each batch is used for {updates} updates in {run.align('epochs', 1)} passes", weight)
     elif int(run.align("epochs", 1)) == 1:
         yield Evidence("each answer is used once", -2.5)
 

@@ -187,7 +187,7 @@ def reward_overfit(run: RunRecord) -> Iterator[Evidence]:
     broke="A reward model learns the lists that it is trained on.",
     remedy="Train it for longer, or at the rate that is usual for its width.",
     act=lambda run: Action("Train it at the usual rate, for two passes.", "prefloop reward --set reward.epochs=2"),
-    explains={"reward-underfitted": 2.5, "reward-at-chance": 0.8, "rate-unusual": 1.0},
+    explains={"reward-underfitted": 2.5, "reward-at-chance": 0.8, "reward-inverted": 1.0, "rate-unusual": 1.0},
     expects={"reward-underfitted": 1.0},
     stages=("reward",),
 )
@@ -239,7 +239,8 @@ def lists_few(run: RunRecord) -> Iterator[Evidence]:
         "reward-other-policy": 3.0,
         "judge-parted": 1.0,
         "judge-down": 1.0,
-        "scorer-at-chance": 0.7,
+        "scorer-at-chance": 1.0,
+        "feature-carries-reward": 0.8,
         "judge-contradicts": 0.7,
         "reward-flat": 0.2,
     },
@@ -356,7 +357,14 @@ def reward_loophole(run: RunRecord) -> Iterator[Evidence]:
     act=lambda run: Action(
         "Sample more answers a prompt.", f"prefloop align --set align.rollout.k={2 * int(run.align('k', 4))}"
     ),
-    explains={"groups-constant": 3.0, "reward-flat": 0.7, "nothing-moves": 0.7, "reward-spread-lost": 0.7},
+    explains={
+        "groups-constant": 3.0,
+        "reward-flat": 0.7,
+        "nothing-moves": 0.7,
+        "reward-spread-lost": 0.7,
+        "scorer-less-accurate": 1.2,
+        "scorer-at-chance": 0.7,
+    },
 )
 def no_signal(run: RunRecord) -> Iterator[Evidence]:
     spread = run.series("reward_std")

@@ -37,6 +37,7 @@ def function_other(run: RunRecord) -> Iterator[Evidence]:
     act=lambda run: Action("Ask the scorer about answers that people ranked.", asks_scorer(run)),
     explains={
         "reward-constant": 5.0,
+        "scorer-less-accurate": 1.5,
         "groups-constant": 1.5,
         "reward-spread-lost": 1.0,
         "reward-flat": 0.7,

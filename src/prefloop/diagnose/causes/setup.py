@@ -11,6 +11,7 @@ from prefloop.diagnose.finding import Action, Evidence
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
 from prefloop.diagnose.rules.kl import moved_unseen, starts_at_reference
+from prefloop.diagnose.rules.reward_model import scorer_less_accurate
 
 DOCTOR = Action("Try the invariants on the project's own models.", "prefloop doctor")
 
@@ -42,7 +43,8 @@ def end_token(run: RunRecord) -> Iterator[Evidence]:
     if ended is not None and ended.first < 0.02:
         yield Evidence("not one answer in fifty ends, from the first step on", 2.0)
     if ended is not None and ended.values.max() > 0.05 and ended.first < 0.5:
-        yield Evidence(f"{ended.values.max():.0%} of the answers of a later step end, so that they can", -3.0)
+        surely = 3.0 if ended.values.max() > 0.15 else 1.5
+        yield Evidence(f"{ended.values.max():.0%} of the answers of a later step end, so that they can", -surely)
     if ended is not None and ended.first > 0.5:
         yield Evidence(f"{ended.first:.0%} of the answers end in the first steps", -2.0)
     if (lengths := _lengths(run)) and ended is not None and ended.first < 0.5:
@@ -69,7 +71,8 @@ def answers_cut(run: RunRecord) -> Iterator[Evidence]:
     if ended is None or length is None or not limit:
         return
     if ended.first < 0.02 and ended.values.max() > 0.05:
-        yield Evidence(f"later {ended.values.max():.0%} of the answers end, so that they can", 3.0)
+        surely = 3.0 if ended.values.max() > 0.15 else 1.5
+        yield Evidence(f"later {ended.values.max():.0%} of the answers end, so that they can", surely)
     if 0.02 <= ended.first < 0.9:
         yield Evidence(f"{ended.first:.0%} of the answers end before the limit, so that they can end", 1.5)
     if ended.first < 0.9 and limit <= 32:
@@ -131,6 +134,9 @@ def reward_reads_padding(run: RunRecord) -> Iterator[Evidence]:
     explains={"scorer-less-accurate": 2.5, "scorer-at-chance": 1.2, "judge-down": 0.4},
 )
 def reward_not_as_saved(run: RunRecord) -> Iterator[Evidence]:
+    seen = scorer_less_accurate(run)
+    if seen is not None and seen.baseline is not None and seen.baseline[0] - (seen.value or 0.0) > 0.1:
+        yield Evidence("it is right on a tenth of the pairs less, or more than that", 1.0)
     if run.align("reward"):
         yield Evidence("a function gives the reward", -5.0)
     if paid := followed(run):

@@ -19,7 +19,7 @@ _NAMES = ("distinct_2", "repetition", "commonest", "ended", "entropy", "sequence
     reads=("entropy",),
     heldout=True,
     expected=Expected(
-        "over 0.1, and over a third of the run's own first steps",
+        "over a quarter of the run's own first steps; over a third where it is under 0.1",
         "nats",
         "of the sampled tokens",
         "a token",
@@ -33,7 +33,8 @@ def entropy_collapsed(run: RunRecord) -> Seen | None:
     entropy = run.series("entropy")
     if entropy is None or len(entropy) < 3:
         return None
-    off = (entropy.values < 0.1) & (entropy.values < 0.34 * entropy.values[0])
+    share = entropy.values / max(float(entropy.values[0]), 1e-9)
+    off = (share < 0.25) | ((entropy.values < 0.1) & (share < 0.34))
     since = entropy.since(off)
     if since is None:
         return None

@@ -288,7 +288,8 @@ def scorer_less_accurate(run: RunRecord) -> Seen | None:
     same = reports[0].get("pairs") == int(pairs.values[0])
     if before - now <= (0.02 if same else 0.15):
         return None
-    return Seen(f"it is right on {now:.0%} of held-out pairs, {before:.0%} when its reward model was measured", 0, now)
+    said = f"it is right on {now:.0%} of held-out pairs, {before:.0%} when its reward model was measured"
+    return Seen(said, 0, now, (before, 1.0))
 
 
 @rule(

@@ -121,6 +121,7 @@ def reward_fell(run: RunRecord) -> Seen | None:
         f"held-out reward fell from {reward.values[best]:.2f} (step {reward.steps[best]}) to {reward.values[-1]:.2f}",
         int(reward.steps[best]),
         fell,
+        severity="error" if reward.values[0] - reward.values[-1] > error else None,  # worse than no training at all
     )
 
 
