@@ -1,0 +1,26 @@
+"""What the cases plant is in the data, the settings or the people, and is what their pages say."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from random import Random
+
+import numpy as np
+
+from prefloop.cases.book.conflicting_signals import earlier_list
+from prefloop.demo.quality import score
+from prefloop.demo.scenario import prompts
+
+
+def test_the_earlier_assistant_is_better_where_it_is_vague_and_length_does_not_tell() -> None:
+    longer, rng = [], Random(0)
+    for prompt in prompts(150, 0):
+        texts = [c.text for c in earlier_list(prompt, rng).completions]
+        assert len(set(texts)) == 4
+        quality = np.array(score([prompt] * 4, texts))
+        good = quality > np.median(quality)
+        assert good.sum() == 2 and quality[good].min() > quality[~good].max() + 0.15
+        length = np.array([len(text) for text in texts])
+        pairs = [(i, j) for i, j in permutations(range(4), 2) if quality[i] > quality[j] and length[i] != length[j]]
+        longer += [length[i] > length[j] for i, j in pairs]
+    assert 0.4 < np.mean(longer) < 0.6
