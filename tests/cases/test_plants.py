@@ -7,9 +7,18 @@ from random import Random
 
 import numpy as np
 
+from prefloop.cases.book.bad_annotators import CASE as BAD
 from prefloop.cases.book.conflicting_signals import earlier_list
+from prefloop.config import Crowd
 from prefloop.demo.quality import score
 from prefloop.demo.scenario import prompts
+from prefloop.labels.crowd import make_crowd
+
+
+def test_more_than_half_of_the_crowd_does_not_rank_by_quality() -> None:
+    shares = {key.removeprefix("crowd."): float(value) for key, value in (s.split("=") for s in BAD.fault)}
+    kinds = [person.kind for person in make_crowd(Crowd(scorer="demo", **shares), 0)]  # type: ignore[arg-type]
+    assert (kinds.count("inverted"), kinds.count("coin"), kinds.count("display_order"), len(kinds)) == (7, 2, 2, 20)
 
 
 def test_the_earlier_assistant_is_better_where_it_is_vague_and_length_does_not_tell() -> None:
