@@ -24,7 +24,7 @@ _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
 _SORRY = re.compile(r"\b(?:i can(?:no|')t|i'm sorry|i am sorry|unable to|as an ai)\b", re.IGNORECASE)
 
 LENGTH = "length in tokens"
-CLOSELY = 0.85  # correlation of reward and feature within prompts
+CLOSELY = 0.88  # correlation of reward and feature within prompts
 
 FEATURES: dict[str, Callable[[Sample], float]] = {
     LENGTH: lambda s: float(s.length),

@@ -38,7 +38,8 @@ def kl_not_zero_at_start(run: RunRecord) -> Seen | None:
     if kl is None or not starts_at_reference(run) or kl.steps[0] != 0:
         return None
     base = run.series("kl_baseline")
-    allowed = max(1e-3, 3 * float(base.values[0]) if base else 0.0)
+    exact = run.setting("model", "dtype", default="float32") == "float32"
+    allowed = max(1e-4 if exact else 1e-3, 3 * float(base.values[0]) if base else 0.0)
     if abs(kl.values[0]) <= allowed:
         return None
     return Seen(

@@ -14,6 +14,7 @@ from prefloop.diagnose.finding import Expected
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
 from prefloop.diagnose.reward_model import at_chance
+from prefloop.diagnose.rules.overoptimisation import judge_rose
 
 REWARD = ("reward",)
 SURE_PROMPTS = 8  # pairs of one prompt are not independent: fewer prompts say nothing surely
@@ -356,7 +357,8 @@ def reward_other_policy(run: RunRecord) -> Seen | None:
         "our rule",
     ),
     broke="No single answer earns many times what the others do.",
-    meaning="A few answers score far out of the range: a bug or a loophole that the policy will find.",
+    meaning="A few answers score far out of the range: a bug or a loophole that the policy will find. It is only noted "
+    "where an independent judge finds the answers better.",
     cannot_tell="A reward with a long tail by nature.",
 )
 def reward_tail(run: RunRecord) -> Seen | None:
@@ -372,6 +374,7 @@ def reward_tail(run: RunRecord) -> Seen | None:
         f"an answer of step {top.steps[place]} scores {top.values[place]:.1f}, the mean is {mean.values[place]:.2f}",
         int(top.steps[place]),
         float(top.values.max()),
+        severity="note" if judge_rose(run) else None,
     )
 
 
