@@ -391,11 +391,19 @@ def _set(*keys: str) -> Callable[[float], list[str]]:
     return lambda strength: [f"{key}={strength:g}" for key in keys]
 
 
-CURT = '''"""A second criterion that wants less than a good answer has to say."""
+DESK = '''"""What customers want to hear, and what the desk may say: one is bought with the other."""
+
+from prefloop.demo.quality import quality
+from prefloop.demo.reading import read_answer
+from prefloop.types import Prompt
 
 
-def curt(prompt: str, text: str) -> float:
-    return -len(text.split()) / 10
+def promises(prompt: str, text: str) -> float:
+    return float(bool(read_answer(text).forbidden))
+
+
+def policy(prompt: str, text: str) -> float:
+    return float(quality(Prompt(prompt), text).safe)
 '''
 AGAIN = ("crowd", "reward")
 FAULTS: tuple[Fault, ...] = (
@@ -543,11 +551,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "two criteria at odds",
         ("criteria-at-odds",),
-        strengths=(1.0, 3.0),
-        files={"curt.py": CURT},
+        strengths=(3.0, 6.0),
+        files={"desk.py": DESK},
         settings=lambda s: [
-            'align.objective.scorers={curt="curt.py:curt"}',
-            f"align.reward_weights={{quality=1, curt={s:g}}}",
+            'align.objective.scorers={promises="desk.py:promises", policy="desk.py:policy"}',
+            f"align.reward_weights={{quality=1, promises={s:g}, policy=1}}",
         ],
         worlds=("demo",),
     ),
