@@ -375,7 +375,8 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         if some[0]["fault"]:
             first, three = sum(right(r) for r in some), sum(right(r, 3) for r in some)
             ends = some[0]["stage"] == "reward"
-            alarm = "before `align`" if ends else _steps(some, "alarmed_at", "after the run")
+            late = "the run stops by itself" if all(r["stopped"] for r in some) else "after the run"
+            alarm = "before `align`" if ends else _steps(some, "alarmed_at", late)
             half = "" if ends else _steps(some, "half_at", "no damage seen")
             yield f"| {label} | {len(some)} | {first} | {three} | {alarm} | {half} |"
         else:
