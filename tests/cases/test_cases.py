@@ -67,7 +67,7 @@ def test_the_fault_still_stands_in_the_project_when_it_is_mended(name: str, run:
 def test_the_page_shows_the_finding_the_commands_and_all_three_policies(name: str, run: Run) -> None:
     of = run(name)
     page = Path(of.page).read_text(encoding="utf-8")
-    assert of.finding.title in page
+    assert of.finding.title in unescape(page)
     assert all(f"<dt>{label}</dt>" in page for label in ("before the fault", "with the fault", "after the remedy"))
     assert page.count('<div class="pair">') == 4 and all(command in unescape(page) for command in of.applied)
 
