@@ -103,6 +103,7 @@ CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default
         "stop_on": '["kl-weak"]',
         "multiplier_start": "2.0",
         "multiplier_lr": "0.5",
+        "multiplier_gain": "5.0",
         "multiplier_max": "1.01",
         "window": "1",
     },
@@ -244,7 +245,7 @@ def test_every_setting_of_a_bound_has_an_effect(project: Path) -> None:
              "align.objective.subject_to={short = -1.0}", *(f"align.{setting}" for setting in ONLINE)]  # fmt: skip
     _, plain = made(project, "align", usual)
     for asked in ("maximise=long", "subject_to={short = 5.0}", "multiplier_start=2.0", "multiplier_lr=0.5",
-                  "multiplier_max=1.01", "window=1", "kind=lexicographic"):  # fmt: skip
+                  "multiplier_gain=5.0", "multiplier_max=1.01", "window=1", "kind=lexicographic"):  # fmt: skip
         assert made(project, "align", [*usual, f"align.objective.{asked}"])[1] != plain, asked
 
 

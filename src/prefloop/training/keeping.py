@@ -170,7 +170,7 @@ class KeepBest:
                     f"The multiplier of {name} is at multiplier_max, so that hardly anything else was learnt: the "
                     "bound is out of reach of this policy, or of so few steps. Lower it, or give more steps."
                 )
-            elif nearest["step"] == 0:
+            elif nearest["step"] == 0 and len(held) > 1:
                 said.append(
                     "No step came nearer to all bounds than the start: they are at odds with each other, or out of "
                     "reach. Lower one, or take one out."
