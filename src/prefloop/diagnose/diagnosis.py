@@ -2,7 +2,7 @@
 
 A cause's score is a sum of log odds: its prior, what each symptom adds, what the absence of an expected symptom takes,
 and its own evidence. So every number in a finding can be read off the rules, and no model was fitted that nobody can
-follow. The weights were set on one half of the planted faults and are measured on the other (docs/diagnosis.md).
+follow. The weights were set on planted faults; docs/diagnosis.md says how, and how often they are right.
 """
 
 from __future__ import annotations
