@@ -20,8 +20,10 @@ def behaviour_broken(run: RunRecord) -> Seen | None:
     count = run.series("eval_behaviour_broken")
     if count is None or count.values[-1] <= 0:
         return None
+    broken = int(count.values[-1])
+    named = "1 bound of behaviour is" if broken == 1 else f"{broken} bounds of behaviour are"
     return Seen(
-        f"{count.values[-1]:.0f} bounds of behaviour are broken at the last evaluation",
+        f"{named} broken at the last evaluation",
         count.since(count.values > 0),
         float(count.values[-1]),
     )
