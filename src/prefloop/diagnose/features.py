@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -95,7 +96,15 @@ def within(samples: Sequence[Sample], values: Array) -> Array:
 
 
 def explained(samples: Sequence[Sample]) -> Explained | None:
-    """Return the feature that explains most of the gain in reward; None where no reward was gained or nothing moved."""
+    """Return the feature that explains most of the gain in reward; None where no reward was gained or nothing moved.
+
+    A rule and three causes ask it of the same samples: it goes through them once.
+    """
+    return _explained(tuple(samples))
+
+
+@lru_cache(maxsize=2)
+def _explained(samples: tuple[Sample, ...]) -> Explained | None:
     parts = _parts(samples)
     if parts is None:
         return None

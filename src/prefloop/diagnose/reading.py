@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from prefloop import process
-from prefloop.diagnose.records import Annotator, Data, RunRecord, Sample, Series, read_series
+from prefloop.diagnose.records import Annotator, Data, RunRecord, Sample, Series, last_step, read_series
 from prefloop.types import digest
 
 SAMPLES = 20_000  # samples of a run that are kept at most, evenly over its prompts
@@ -62,7 +62,7 @@ def _lost(result: Mapping[str, Any], metrics: Mapping[str, Series]) -> list[str]
     """What a run that is done must have left, and has not."""
     if not result:
         return ["there is no result.json, although the run is done"]
-    steps, logged = _int(result.get("steps")), max((int(s.steps[-1]) for s in metrics.values() if len(s)), default=0)
+    steps, logged = _int(result.get("steps")), last_step(metrics)
     return [f"metrics.jsonl ends at step {logged}, although the run made {steps}"] if logged < steps else []
 
 

@@ -161,7 +161,12 @@ class RunRecord:
     @property
     def steps(self) -> int:
         """Return the last step that was logged."""
-        return max((int(s.steps[-1]) for s in self.metrics.values() if len(s)), default=0)
+        return last_step(self.metrics)
+
+
+def last_step(metrics: Mapping[str, Series]) -> int:
+    """Return the last step that any metric was logged at; 0 where there is none."""
+    return max((int(s.steps[-1]) for s in metrics.values() if len(s)), default=0)
 
 
 def read_series(path: Path) -> tuple[dict[str, Series], list[str]]:

@@ -13,6 +13,7 @@ from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import cause
 from prefloop.diagnose.rules.optimiser import rates
 from prefloop.diagnose.rules.people import coins, inverted, share, weighed
+from prefloop.diagnose.rules.reward_model import learnt_from
 
 BOTH = ("align", "reward")
 FEW_PAIRS = 150  # one standard error is over 4 %
@@ -199,7 +200,7 @@ def reward_underfit(run: RunRecord) -> Iterator[Evidence]:
         elif asked / usual > 0.5:
             yield Evidence("its learning rate is usual for its width", -0.7)
     epochs = float(run.setting("reward", "epochs", default=1.0))
-    lists = int(run.result.get("lists_trained_on") or run.result.get("lists") or 0)
+    lists = learnt_from(run)
     updates = epochs * lists / max(1, int(run.setting("reward", "batch", default=8)))
     if lists and updates < 15:
         yield Evidence(f"it has made {updates:.0f} updates", 2.0)
@@ -219,7 +220,7 @@ def lists_few(run: RunRecord) -> Iterator[Evidence]:
     accuracy, pairs = report.get("accuracy"), report.get("pairs") or 0
     if accuracy is not None and accuracy > 0.5 and 0 < pairs < FEW_PAIRS:
         yield Evidence(f"{pairs} held-out pairs are too few to tell {accuracy:.0%} from chance", 2.0)
-    lists = int(run.result.get("lists_trained_on") or run.result.get("lists") or 0)
+    lists = learnt_from(run)
     if lists and lists < 100:
         yield Evidence(f"it learnt from {lists} lists", 3.0 if lists < 30 else 1.5)
     elif lists >= 500:

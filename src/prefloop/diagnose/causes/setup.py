@@ -16,12 +16,20 @@ from prefloop.diagnose.rules.reward_model import scorer_less_accurate
 DOCTOR = Action("Try the invariants on the project's own models.", "prefloop doctor")
 
 
-def _lengths(run: RunRecord) -> tuple[float, float] | None:
-    """Return (words of the answers before the first update, words of those that people ranked); None where untold."""
-    ranked = [float(judge["answer_words"]) for judge in run.judges.values() if judge.get("answer_words")]
+def _beside_ranked(run: RunRecord, longer: float, shorter: float) -> Iterator[Evidence]:
+    """Yield whether the first answers are much longer or shorter than those that people ranked, by these weights."""
+    ranked = max(
+        (float(judge["answer_words"]) for judge in run.judges.values() if judge.get("answer_words")), default=0
+    )
     first = min((sample.step for sample in run.samples), default=0)
     words = [len(sample.text.split()) for sample in run.samples if sample.step == first]
-    return (median(words), max(ranked)) if ranked and len(words) >= 8 else None
+    if not ranked or len(words) < 8:
+        return
+    now = median(words)
+    if now > 1.2 * ranked:
+        yield Evidence(f"answers go on for {now:.0f} words, where those that people ranked have {ranked:.0f}", longer)
+    elif now < 0.8 * ranked:
+        yield Evidence(f"answers stop at {now:.0f} words, where those that people ranked have {ranked:.0f}", shorter)
 
 
 @cause(
@@ -47,12 +55,8 @@ def end_token(run: RunRecord) -> Iterator[Evidence]:
         yield Evidence(f"{ended.values.max():.0%} of the answers of a later step end, so that they can", -surely)
     if ended is not None and ended.first > 0.5:
         yield Evidence(f"{ended.first:.0%} of the answers end in the first steps", -2.0)
-    if (lengths := _lengths(run)) and ended is not None and ended.first < 0.5:
-        now, ranked = lengths
-        if now > 1.2 * ranked:
-            yield Evidence(f"answers go on for {now:.0f} words, where those that people ranked have {ranked:.0f}", 2.0)
-        elif now < 0.8 * ranked:
-            yield Evidence(f"answers stop at {now:.0f} words, where those that people ranked have {ranked:.0f}", -2.5)
+    if ended is not None and ended.first < 0.5:
+        yield from _beside_ranked(run, longer=2.0, shorter=-2.5)
 
 
 @cause(
@@ -79,12 +83,8 @@ def answers_cut(run: RunRecord) -> Iterator[Evidence]:
         yield Evidence(f"the limit is {limit} tokens", 1.0)
     if ended.first >= 0.95:
         yield Evidence("nearly all answers ended at first: they have grown", -1.5)
-    if (lengths := _lengths(run)) and ended.first < 0.9:
-        now, ranked = lengths
-        if now < 0.8 * ranked:
-            yield Evidence(f"answers stop at {now:.0f} words, where those that people ranked have {ranked:.0f}", 2.5)
-        elif now > 1.2 * ranked:
-            yield Evidence(f"answers go on for {now:.0f} words, where those that people ranked have {ranked:.0f}", -2.0)
+    if ended.first < 0.9:
+        yield from _beside_ranked(run, longer=-2.0, shorter=2.5)
 
 
 @cause(

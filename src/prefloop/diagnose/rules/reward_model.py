@@ -26,6 +26,11 @@ def heldout(run: RunRecord) -> Mapping[str, Any]:
     return run.result.get("heldout") or {}
 
 
+def learnt_from(run: RunRecord) -> int:
+    """Return how many lists a reward model was trained on; 0 where its result does not say."""
+    return int(run.result.get("lists_trained_on") or run.result.get("lists") or 0)
+
+
 @dataclass(frozen=True)
 class _Measured:
     accuracy: float | None
@@ -157,7 +162,7 @@ def reward_underfitted(run: RunRecord) -> Seen | None:
     cannot_tell="Long lists that many people ranked say more than short ones.",
 )
 def few_lists(run: RunRecord) -> Seen | None:
-    lists = int(run.result.get("lists_trained_on") or run.result.get("lists") or 0)
+    lists = learnt_from(run)
     return Seen(f"it learnt from {lists} lists", None, lists, signal="lists") if 0 < lists < FEW_LISTS else None
 
 

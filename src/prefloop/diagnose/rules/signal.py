@@ -138,11 +138,11 @@ def reward_falls(run: RunRecord) -> Seen | None:
     reward = run.series("reward")
     if reward is None or len(reward) < 6 or _has_bounds(run):
         return None
-    tau = stats.kendalltau(reward.steps, reward.values, alternative="less")
-    if not tau.pvalue < 0.05 or reward.first - reward.last < 0.2 or int(np.argmax(reward.values)) > len(reward) // 3:
+    p = trend(reward, -1, window=len(reward))
+    if p is None or p >= 0.05 or reward.first - reward.last < 0.2 or int(np.argmax(reward.values)) > len(reward) // 3:
         return None
     said = f"the reward fell from {reward.first:.2f} to {reward.last:.2f}, without a rise before"
-    return Seen(said, int(reward.steps[0]), reward.last, p=float(tau.pvalue))
+    return Seen(said, int(reward.steps[0]), reward.last, p=p)
 
 
 @rule(
