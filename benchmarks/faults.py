@@ -359,7 +359,7 @@ def leak(project: Project, strength: float) -> None:
     """Held-out prompts are imported again with other case and spaces, as training prompts."""
     held = project.store.prompts(split="heldout", heldout=project.config.data.heldout)
     some = held[: round(strength * len(held))]
-    again = [replace_prompt(p, p.text.upper().replace(" ", "  ")) for p in some]
+    again = [Prompt(p.text.upper().replace(" ", "  ")) for p in some]
     project.store.add([replace(p, split="train") for p in again])
 
 
@@ -367,7 +367,7 @@ def repeat(project: Project, strength: float) -> None:
     """Training prompts are there several times, with other spaces."""
     train = project.store.prompts(split="train", heldout=project.config.data.heldout)
     some = train[: round(strength * len(train))]
-    project.store.add([replace(replace_prompt(p, p.text.replace(" ", "  ")), split="train") for p in some])
+    project.store.add([replace(Prompt(p.text.replace(" ", "  ")), split="train") for p in some])
 
 
 def elsewhere(project: Project, strength: float) -> None:
@@ -378,10 +378,6 @@ def elsewhere(project: Project, strength: float) -> None:
     with engine.begin() as connection:
         connection.execute(text("update completions set policy_version = 'another-model'"))
     engine.dispose()
-
-
-def replace_prompt(prompt: Prompt, text: str) -> Prompt:
-    return Prompt(text)
 
 
 # -- the list -------------------------------------------------------------------------------------------------------

@@ -131,8 +131,8 @@ def shown(n: int, seed: int) -> Iterator[Demonstration]:
         yield Demonstration(prompt, " ".join(told))
 
 
-def make_world(world: str, folder: Path, seed: int, overlap: int = 1) -> Path:
-    """A project that is ready for `align`; made once, and then copied. overlap: how many people rank each list."""
+def make_world(world: str, folder: Path, seed: int) -> Path:
+    """A project that is ready for `align`; made once, and then copied."""
     done = folder.with_name(folder.name + ".done")
     if done.exists():
         return folder
@@ -147,7 +147,7 @@ def make_world(world: str, folder: Path, seed: int, overlap: int = 1) -> Path:
         with Project.open(folder, ["project.threads=1"], quiet=True) as project:
             project.store.add([*prompts(600, seed), *shown(1500, seed)])
             sft(project)
-    with Project.open(folder, [f"crowd.overlap={overlap}", "project.threads=1"], quiet=True) as project:
+    with Project.open(folder, ["project.threads=1"], quiet=True) as project:
         sample(project)
         crowd(project)
         reward(project)

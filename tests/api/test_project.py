@@ -112,7 +112,7 @@ def test_a_run_with_a_reward_of_ones_own_resumes_exactly_and_is_refused_once_its
     project: prefloop.Project, ranked: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="Rewarding failed: RuntimeError: the server is gone"):
-        project.align("rloo", reward=Rewarding(fails_at=6), **SHORT)
+        project.align("rloo", reward=Rewarding(fails_at=6), **SHORT)  # two calls are checks before the first step
     other = Rewarding()
     other.identity = "short 2"
     with pytest.raises(ConfigError, match=r"stopped half-way(.|\n)*the code of Rewarding(.|\n)*--new"):

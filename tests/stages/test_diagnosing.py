@@ -240,6 +240,7 @@ def test_a_stage_says_in_one_line_what_is_wrong_with_its_run_and_status_says_it_
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diagnosis: ")]
         (found,) = [found for found in status(project).findings if found.run == name]
     assert said == [f"diagnosis: {found.sentence}"]
+    assert found.titles[0] in said[0]
     assert any("The KL term is off" in title for title in found.titles) and f"(prefloop diagnose {name} -C " in said[0]
     assert cli(["status", "-C", str(root)]) == 0
     assert said[0] in capsys.readouterr().out

@@ -156,7 +156,7 @@ def reward_underfitted(run: RunRecord) -> Seen | None:
     "lists-few",
     kind="data",
     stages=REWARD,
-    expected=Expected("50 or more", "lists", "count", "lists that were learnt from", "our level; docs/log.md"),
+    expected=Expected("50 or more", "lists", "count", "lists that were learnt from", "our level"),
     broke="A reward model learns from enough lists.",
     meaning="With so few lists neither what it learnt nor what was measured of it is sure.",
     cannot_tell="Long lists that many people ranked say more than short ones.",
