@@ -35,7 +35,7 @@ def read_run(folder: Path, samples: int = SAMPLES) -> RunRecord:
     seconds, _ = read_series(folder / "timings.jsonl")
     problems += torn
     if manifest.get("status") == "done":
-        problems += _lost(result, metrics)
+        problems += _lost(folder, result, metrics)
     inputs = _mapping(manifest.get("inputs"))
     return RunRecord(
         name=folder.name,
@@ -58,10 +58,10 @@ def read_run(folder: Path, samples: int = SAMPLES) -> RunRecord:
     )
 
 
-def _lost(result: Mapping[str, Any], metrics: Mapping[str, Series]) -> list[str]:
+def _lost(folder: Path, result: Mapping[str, Any], metrics: Mapping[str, Series]) -> list[str]:
     """What a run that is done must have left, and has not."""
-    if not result:
-        return ["there is no result.json, although the run is done"]
+    if not result:  # A damaged one was named when it was read.
+        return [] if (folder / "result.json").exists() else ["there is no result.json, although the run is done"]
     steps, logged = _int(result.get("steps")), last_step(metrics)
     return [f"metrics.jsonl ends at step {logged}, although the run made {steps}"] if logged < steps else []
 
