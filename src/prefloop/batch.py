@@ -220,11 +220,13 @@ class LogprobBatch(RolloutBatch):
     """Adds what the models say before the first update on this batch, all [N,T].
 
     `ref_logp` and `value` are there where the algorithm's `needs` names "reference" and "value".
+    baseline: [N] the mean of earlier rewards on the same prompt, where `needs` names "baseline"
     """
 
     old_logp: Tensor = field(metadata=_tensor("NT", "number"))
     ref_logp: Tensor | None = field(metadata=_tensor("NT", "number"))
     value: Tensor | None = field(metadata=_tensor("NT", "number"))
+    baseline: Tensor | None = field(metadata=_tensor("N", "number"), kw_only=True, default=None)
 
 
 @dataclass(frozen=True)

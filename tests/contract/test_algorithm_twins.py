@@ -139,9 +139,18 @@ def test_ppo_loses_as_its_formulas_say() -> None:
     )
 
 
-@pytest.mark.parametrize("kl_in", ["reward", "loss"])
-def test_grpo_loses_as_its_formulas_say(kl_in: str) -> None:
-    algorithm = make("grpo", {"clip": 0.1, "kl": 0.3, "kl_in": kl_in})
+IN_LOSS = {
+    "k1": lambda new, ref: new - ref,
+    "k2": lambda new, ref: (new - ref) ** 2 / 2,
+    "k3": lambda new, ref: math.exp(ref - new) - 1 + new - ref,
+}
+
+
+@pytest.mark.parametrize("estimator", ["", "k1", "k2", "k3"])
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_grpo_loses_as_its_formulas_say(estimator: str, unbiased: bool) -> None:
+    options = {"kl_in": "loss", "kl_estimator": estimator} if estimator else {}
+    algorithm = make("grpo", {"clip": 0.1, "kl": 0.3, "kl_unbiased": unbiased, **options})
     batch = ready(algorithm, annotated())
     (logp,) = outputs(algorithm, batch)
     loss = algorithm.loss(wrap(algorithm, [logp]), batch)
@@ -150,7 +159,8 @@ def test_grpo_loses_as_its_formulas_say(kl_in: str) -> None:
         terms = []
         for new, old, advantage, ref in row:
             term, cut = clipped(math.exp(new - old), advantage, 0.1)
-            terms.append(term + (0.3 * (math.exp(ref - new) - 1 + new - ref) if kl_in == "loss" else 0.0))
+            ratio = math.exp(new - old) if unbiased else 1.0
+            terms.append(term + (0.3 * ratio * IN_LOSS[estimator](new, ref) if estimator else 0.0))
             cuts.append(float(cut))
             drift.append(math.exp(new - old) - 1 - (new - old))
             ratios.append(math.exp(new - old))

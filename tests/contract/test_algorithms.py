@@ -25,6 +25,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *[(name, {}) for name in ALL],
     ("ppo", {"whiten_rewards": True, "gamma": 0.9, "clip": 0.05, "value_clip": 0.05, "kl_target": 6.0}),
     ("grpo", {"kl_in": "loss", "kl": 0.2}),
+    ("grpo", {"kl_in": "loss", "kl": 0.2, "kl_unbiased": False}),
+    ("rloo", {"kl_in": "loss", "kl": 0.2, "kl_estimator": "k1"}),
+    ("ppo", {"kl_in": "loss", "kl": 0.2, "kl_estimator": "k2", "kl_unbiased": False}),
     ("rloo", {"whiten_advantages": True}),
     *[(name, {"kl": 0.0}) for name in names("online")],
 ]
@@ -158,4 +161,4 @@ def test_the_gradient_of_the_loss_agrees_with_finite_differences(name: str, opti
 
 def test_the_registry_lists_every_algorithm_file() -> None:
     files = {path.stem for path in Path(str(base.__file__)).parent.glob("*.py")}
-    assert files - {"__init__", "base", "registry"} == set(ALGORITHMS)
+    assert files - {"__init__", "base", "penalty", "registry"} == set(ALGORITHMS)

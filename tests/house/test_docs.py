@@ -96,6 +96,8 @@ def test_an_algorithm_has_a_page_that_names_its_options(name: str) -> None:
     page = ROOT / "docs" / "algorithms" / f"{name}.md"
     assert page.is_file(), f"write docs/algorithms/{name}.md"
     text = page.read_text(encoding="utf-8")
+    if "(../kl-control.md)" in text:  # It explains what all methods have in common.
+        text += (ROOT / "docs" / "kl-control.md").read_text(encoding="utf-8")
     assert [option for option in options_of(make(name)) if f"`{option}`" not in text] == []
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from torch import Tensor
 
-from prefloop.batch import CreditedBatch, LogprobBatch
+from prefloop.batch import CreditedBatch, LogprobBatch, ReferencedBatch, Rows
 
 Role = Literal["policy", "reference", "critic", "reward"]
-# A batch must also hold these: the reference's log-probabilities, the critic's values.
-Need = Literal["reference", "value"]
+# A batch must also hold these: the reference's log-probabilities, the critic's values, the running mean reward of each
+# prompt.
+Need = Literal["reference", "value", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,19 @@ class Objective(Protocol):
     def loss(self, out: Any, batch: Any) -> Loss: ...
 
 
+class Beside(NamedTuple):
+    """Is another objective of the same optimiser step: on rows of its own, with its own weight, scaled."""
+
+    batch: Rows
+    objective: Objective
+    scale: float
+
+
 class OfflineAlgorithm(Objective, Protocol):
     """Defines an objective on rankings.
 
-    One without `needs` is given the reference's log-probabilities, as one that needs them.
+    One without `needs` is given the reference's log-probabilities, as one that needs them. One that has a method
+    `beside(batch) -> Sequence[Beside]` adds further objectives to the step, each divided by its own weight.
     """
 
     @property
@@ -62,8 +72,11 @@ class OnlineAlgorithm(Objective, Protocol):
         """Return what `credit` and `loss` read beside `old_logp`. Nothing else is computed, and its field is None."""
         ...
 
-    def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
-        """Return advantages over the *whole* rollout batch, and what is worth logging about them."""
+    def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch | ReferencedBatch, Mapping[str, float]]:
+        """Return advantages over the *whole* rollout batch, and what is worth logging about them.
+
+        An algorithm that learns from the order of a prompt's completions returns lists instead of rows.
+        """
         ...
 
     def adapt(self, metrics: Mapping[str, float]) -> Self:

@@ -4,52 +4,37 @@ The advantage is (r - mean) / std of the group, one number for all tokens of a s
 clipped. The loss of a sequence is the mean over its tokens, and the loss of a batch is the mean over sequences. The KL
 to the reference is taken out of the reward, as k1 of the sequence, *before* the group is normalised. The paper puts a
 k3 term in the loss, whose gradient is not that of the reverse KL and whose strength then depends on the group's spread
-(`kl_in = "loss"` does that).
+(`kl_in = "loss"` and `kl_unbiased = false` do that).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Role
+from prefloop.algorithms.penalty import KlPenalty
 from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss
 from prefloop.ops.group import constant_groups, group_normalised
-from prefloop.ops.kl import k1, k3
 from prefloop.ops.masked import keep, masked_sum
 from prefloop.ops.ratio import ratio_metrics
 
 
 @dataclass(frozen=True)
-class Grpo:
-    """Holds the options of GRPO, each with its usual range.
+class Grpo(KlPenalty):
+    """Holds the options of GRPO beside those of the KL. clip: 0.1 to 0.3."""
 
-    kl:    0.01 to 0.2
-    clip:  0.1 to 0.3
-    kl_in: "reward" or, as in the paper, "loss"
-    """
-
-    kl: float = 0.05
     clip: float = 0.2
-    kl_in: Literal["reward", "loss"] = "reward"
     name = "grpo"
     trains: tuple[Role, ...] = ("policy",)
     min_k = 2
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"reference"}) if self.kl else frozenset()
-
     def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
-        reward = batch.reward
-        if self.kl_in == "reward" and batch.ref_logp is not None:
-            reward = reward - self.kl * masked_sum(k1(batch.old_logp, batch.ref_logp), batch.action, dim=1)
-        row = group_normalised(reward, batch.group)
+        row = group_normalised(self.penalised(batch), batch.group)
         advantage = keep(row[:, None].expand_as(batch.old_logp), batch.action)
         credited = CreditedBatch(**vars(batch), advantage=advantage, returns=None)
         return credited, {
@@ -63,12 +48,9 @@ class Grpo:
     def loss(self, out: PolicyOutput, batch: CreditedBatch) -> Loss:
         action, rows = batch.action, self.weight(batch)
         token, cut = clipped_policy_loss(out.logp, batch.old_logp, batch.advantage, self.clip)
-        if self.kl_in == "loss" and batch.ref_logp is not None:
-            token = token + self.kl * k3(keep(out.logp, action), keep(batch.ref_logp, action))
+        if (penalty := self.loss_penalty(out.logp, batch)) is not None:
+            token = token + penalty
         length = action.sum(1).clamp(min=1)
         total = (masked_sum(token, action, dim=1) / length).sum()
         moved = ratio_metrics(out.logp, batch.old_logp, action, out.logp - batch.old_logp, cut)
         return Loss(total, {"policy_loss": (total.detach(), rows), **moved})
-
-    def adapt(self, metrics: Mapping[str, float]) -> Grpo:
-        return self

@@ -8,33 +8,27 @@ whole minibatch. docs/algorithms/ppo.md lists the thirty details and where each 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.penalty import KlPenalty
 from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss, clipped_value_loss
 from prefloop.ops.gae import gae
-from prefloop.ops.kl import adapt_coefficient, k1
-from prefloop.ops.masked import explained_variance, keep, last_index, masked_sum, whiten
+from prefloop.ops.masked import explained_variance, last_index, masked_sum, whiten
 from prefloop.ops.ratio import ratio_metrics
 
 
 @dataclass(frozen=True)
-class Ppo:
-    """Holds the options of PPO, each with its usual range.
+class Ppo(KlPenalty):
+    """Holds the options of PPO beside those of the KL, each with its usual range.
 
-    kl:         coefficient of the per-token KL to the reference; 0.01 to 0.2 with a reward of unit variance
-    kl_target:  nats a sequence that an adaptive controller steers to (3 to 12); 0 = fixed coefficient
-    kl_horizon: sequences over which the controller acts; 10,000
     clip, value_clip: 0.1 to 0.3;  value_coef: 0.05 to 0.5;  gamma: 1;  lam: 0.9 to 1
     """
 
-    kl: float = 0.05
-    kl_target: float = 0.0
-    kl_horizon: float = 10_000.0
     clip: float = 0.2
     value_clip: float = 0.2
     value_coef: float = 0.1
@@ -48,13 +42,11 @@ class Ppo:
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"value", "reference"}) if self.kl or self.kl_target else frozenset({"value"})
+        return super().needs | {"value"}
 
     def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         assert batch.value is not None
-        reward = torch.zeros_like(batch.old_logp)
-        if batch.ref_logp is not None:
-            reward = keep(-self.kl * k1(batch.old_logp, batch.ref_logp), batch.action)
+        reward = self.token_penalty(batch)
         rows = torch.arange(len(batch), device=reward.device)
         reward[rows, last_index(batch.action)] += batch.reward
         if self.whiten_rewards:
@@ -74,6 +66,8 @@ class Ppo:
         action, tokens = batch.action, self.weight(batch)
         policy, policy_cut = clipped_policy_loss(out.logp, batch.old_logp, batch.advantage, self.clip)
         value, value_cut = clipped_value_loss(out.value, batch.value, batch.returns, self.value_clip)
+        if (penalty := self.loss_penalty(out.logp, batch)) is not None:
+            policy = policy + penalty
         policy_sum, value_sum = masked_sum(policy, action), masked_sum(value, action)
         with torch.no_grad():
             metrics = {
@@ -84,9 +78,3 @@ class Ppo:
             }
         moved = ratio_metrics(out.logp, batch.old_logp, action, out.logp - batch.old_logp, policy_cut)
         return Loss(policy_sum + self.value_coef * value_sum, metrics | moved)
-
-    def adapt(self, metrics: Mapping[str, float]) -> Ppo:
-        if self.kl_target <= 0:
-            return self
-        n = int(metrics["sequences"])
-        return replace(self, kl=adapt_coefficient(self.kl, metrics["kl"], self.kl_target, n, self.kl_horizon))

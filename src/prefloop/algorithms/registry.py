@@ -90,9 +90,16 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
     try:
         checked = TypeAdapter(cls).validate_python(dict(options or {}))
     except ValidationError as error:
-        problems = "; ".join(f"{e['loc'][0]}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        problems = "; ".join(_problem(e) for e in error.errors())
         raise ConfigError(f"[algorithms.{name}] {problems}") from None
     return checked
+
+
+def _problem(error: Any) -> str:
+    """Say what is wrong with one option, or with several together (what `__post_init__` of an algorithm raises)."""
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    return f"{error['loc'][0]}: {error['msg']} (got {error['input']!r})"
 
 
 def options_of(algorithm: Any) -> dict[str, Any]:

@@ -12,40 +12,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Role
+from prefloop.algorithms.penalty import KlPenalty
 from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
 from prefloop.ops.clip import clipped_policy_loss
 from prefloop.ops.group import constant_groups, leave_one_out
-from prefloop.ops.kl import k1
 from prefloop.ops.masked import keep, masked_sum, whiten
 from prefloop.ops.ratio import ratio_metrics
 
 
 @dataclass(frozen=True)
-class Rloo:
-    """Holds the options of RLOO, each with its usual range.
+class Rloo(KlPenalty):
+    """Holds the options of RLOO beside those of the KL, each with its usual range.
 
-    kl:   0.01 to 0.2
     clip: 0.1 to 0.3
     whiten_advantages: whether advantages get unit variance over the batch, which is steadier early on
     """
 
-    kl: float = 0.05
     clip: float = 0.2
     whiten_advantages: bool = False
     name = "rloo"
     trains: tuple[Role, ...] = ("policy",)
     min_k = 2
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"reference"}) if self.kl else frozenset()
-
     def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
-        reward = batch.reward
-        if batch.ref_logp is not None:
-            reward = reward - self.kl * masked_sum(k1(batch.old_logp, batch.ref_logp), batch.action, dim=1)
-        row = leave_one_out(reward, batch.group)
+        row = leave_one_out(self.penalised(batch), batch.group)
         if self.whiten_advantages:
             row = whiten(row, torch.ones_like(row, dtype=torch.bool))
         advantage = keep(row[:, None].expand_as(batch.old_logp), batch.action)
@@ -63,8 +54,7 @@ class Rloo:
         old = masked_sum(batch.old_logp, batch.action, dim=1)
         advantage = masked_sum(batch.advantage, batch.action, dim=1) / batch.action.sum(1).clamp(min=1)
         row, cut = clipped_policy_loss(logp, old, advantage, self.clip)
+        if (penalty := self.loss_penalty(out.logp, batch)) is not None:
+            row = row + masked_sum(penalty, batch.action, dim=1)
         moved = ratio_metrics(out.logp, batch.old_logp, batch.action, logp - old, cut)
         return Loss(row.sum(), {"policy_loss": (row.detach().sum(), self.weight(batch)), **moved})
-
-    def adapt(self, metrics: Mapping[str, float]) -> Rloo:
-        return self

@@ -53,6 +53,12 @@ class Term:
     temperature: float | None = None
 
 
+def terms_of(batch: Rows, objective: Objective) -> list[Term]:
+    """Return the objective on a batch as a part of a step, and after it what the objective asks for beside itself."""
+    beside = getattr(objective, "beside", None)
+    return [Term(batch, objective), *(Term(*other) for other in (beside(batch) if beside else ()))]
+
+
 @dataclass(frozen=True)
 class Training:
     """Says what an engine learns: the models named in `lr`, each at its own learning rate, for so many steps.

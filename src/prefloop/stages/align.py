@@ -36,6 +36,8 @@ def check_options(config: Config) -> None:
     idle = {}
     if not options.get("kl_target"):
         idle["kl_horizon"] = "kl_target = 0 keeps the coefficient of the KL fixed"
+    if options.get("kl_in") != "loss":
+        idle |= dict.fromkeys(("kl_estimator", "kl_unbiased"), 'kl_in = "reward" always takes k1')
     rollout = settings.rollout
     if rollout.epochs * rollout.minibatches == 1 and not rollout.staleness:
         why = "each sample is learnt from once ([align.rollout] epochs and minibatches are 1): there is nothing to clip"

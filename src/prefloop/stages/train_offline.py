@@ -16,7 +16,7 @@ from prefloop.algorithms.registry import code_of, make
 from prefloop.batch import RankingBatch, ReferencedBatch, collate_rankings
 from prefloop.engine import Training
 from prefloop.engine import make as make_engine
-from prefloop.engine.base import Engine, Term
+from prefloop.engine.base import Engine, terms_of
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Tokenization
@@ -100,7 +100,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
                 project,
                 run,
                 engine,
-                lambda step: [Term(data.batch(order.at(step)), objective)],
+                lambda step: terms_of(data.batch(order.at(step)), objective),
                 schedule,
                 begin=keep.begin,
                 evaluate=keep.evaluate,

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from prefloop.algorithms.base import OnlineAlgorithm
 from prefloop.algorithms.sft import Sft
-from prefloop.batch import CreditedBatch
-from prefloop.engine.base import Term
+from prefloop.batch import CreditedBatch, LogprobBatch, RankingBatch, ReferencedBatch
+from prefloop.engine.base import Term, terms_of
 from prefloop.engine.profiling import span
 from prefloop.project.evidence import write_evidence
 from prefloop.project.project import Project
@@ -39,7 +40,9 @@ class PolicyTraining:
         self.progress = Progress(algorithm, balance_of(setup.scorer, settings.objective))
         self.keep = KeepBest(project, run, setup.engine, setup.validation, self.progress, setup.from_reference)
         self.alarms = Alarms(project, run, settings.on_alarm, settings.stop_on)
-        self._learnt_from: tuple[Rollouts, CreditedBatch] | None = None  # of the last step, for samples.jsonl
+        self._learnt_from: tuple[Rollouts, LogprobBatch, Tensor | None] | None = (
+            None  # of the last step, for samples.jsonl
+        )
         self.prefetch = Prefetch(
             self._roll_out,
             setup.engine.sync,
@@ -64,7 +67,7 @@ class PolicyTraining:
             batch = add_logprobs(rolls.batch, self.engine, algorithm.needs, trusted, self.progress.reference_shift)
         with span("learn"):
             credited, credit = algorithm.credit(batch)
-            self._learnt_from = rolls, credited
+            self._learnt_from = rolls, batch, getattr(credited, "advantage", None)
             updates = self._learn(credited, np.random.default_rng([self.seed, step]))
         metrics = {**describe(rolls, batch), **balanced, **credit, **self._of_updates(updates, behind)}
         self.progress.algorithm = algorithm.adapt(metrics)
@@ -97,16 +100,17 @@ class PolicyTraining:
             picked.append(prompts[int(np.random.default_rng([self.seed, 1, epoch]).permutation(len(prompts))[index])])
         return picked
 
-    def _learn(self, credited: CreditedBatch, rng: np.random.Generator) -> list[Mapping[str, float]]:
+    def _learn(self, credited: CreditedBatch | ReferencedBatch, rng: np.random.Generator) -> list[Mapping[str, float]]:
         """Update the policy on each minibatch of each pass. Returns the metrics of every update."""
         settings, updates = self.settings.rollout, []
+        rows = 1 if isinstance(credited, RankingBatch) else settings.k  # of the batch's first axis, in one list
         for _ in range(settings.epochs):
             # Every inner epoch has a fresh permutation. A prompt's completions stay together, so that it is read once.
-            lists = torch.from_numpy(rng.permutation(len(credited) // settings.k))
+            lists = torch.from_numpy(rng.permutation(len(credited) // rows))
             for part in torch.tensor_split(lists, min(settings.minibatches, len(lists))):
-                index = (part[:, None] * settings.k + torch.arange(settings.k)).flatten()
-                terms = [Term(credited.select(index), self.progress.algorithm), *self._shown(len(index), rng)]
-                updates.append(self.engine.step(*terms))
+                index = (part[:, None] * rows + torch.arange(rows)).flatten()
+                learnt = terms_of(credited.select(index), self.progress.algorithm)
+                updates.append(self.engine.step(*learnt, *self._shown(len(part) * settings.k, rng)))
         return updates
 
     def _shown(self, n: int, rng: np.random.Generator) -> list[Term]:
@@ -142,8 +146,8 @@ class PolicyTraining:
 
     def evaluate(self, done: int) -> dict[str, float]:
         if self._learnt_from is not None:
-            rolls, credited = self._learnt_from
-            self.run.samples(sample_rows(done, "train", rolls, credited, self.setup.tokenization, credited.advantage))
+            rolls, batch, advantage = self._learnt_from
+            self.run.samples(sample_rows(done, "train", rolls, batch, self.setup.tokenization, advantage))
         found = self.keep.evaluate(done)
         return found if done else {**found, **self._first_checks()}
 

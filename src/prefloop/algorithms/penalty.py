@@ -1,0 +1,85 @@
+"""Holds an online algorithm near its reference: the KL penalty that all of them share, and its controller.
+
+In the reward, -kl * (old_logp - ref_logp) of each token is added before advantages are computed (Ziegler 2019, eq. 2):
+the policy gradient of a reward with k1 in it is that of the reverse KL. In the loss, an estimator of the KL at each
+token is added to the policy's loss. An estimator alone has another gradient than the KL that it estimates, because the
+tokens were sampled from the policy as well: times the importance ratio, k1 and k3 have the right one; k2 has it with
+the ratio held constant (`kl_unbiased`). The k3 of the GRPO paper stands without the ratio (`kl_unbiased = false`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from prefloop.algorithms.base import Need
+from prefloop.batch import CreditedBatch, LogprobBatch
+from prefloop.ops.kl import adapt_coefficient, k1, k2, k3
+from prefloop.ops.masked import keep, masked_sum
+from prefloop.ops.ratio import LARGEST
+
+_ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
+
+
+@dataclass(frozen=True)
+class KlPenalty:
+    """Holds the options of the KL to the reference, each with its usual range.
+
+    kl:           what a nat costs; 0.01 to 0.2 with a reward of unit variance; 0 = no reference is run
+    kl_in:        "reward", or "loss" as in GRPO
+    kl_estimator: of the loss: "k1", "k2" or "k3"; in the reward it is k1
+    kl_unbiased:  in the loss: whether the gradient is that of the reverse KL (it is the estimator's own otherwise)
+    kl_target:    nats a sequence that an adaptive controller steers to (3 to 12); 0 = fixed coefficient
+    kl_horizon:   sequences over which the controller acts; 10,000
+    """
+
+    kl: float = 0.05
+    kl_in: Literal["reward", "loss"] = "reward"
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_unbiased: bool = True
+    kl_target: float = 0.0
+    kl_horizon: float = 10_000.0
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"reference"}) if self.kl or self.kl_target else frozenset()
+
+    def token_penalty(self, batch: LogprobBatch) -> Tensor:
+        """Return what the KL takes from the reward at each token [N,T]: 0 outside the actions, or with it in the loss.
+
+        It is to be added to the reward.
+        """
+        if batch.ref_logp is None or self.kl_in == "loss":
+            return torch.zeros_like(batch.old_logp)
+        return keep(-self.kl * k1(batch.old_logp, batch.ref_logp), batch.action)
+
+    def penalised(self, batch: LogprobBatch) -> Tensor:
+        """Return each sequence's reward [N], less the KL where it is in the reward."""
+        if batch.ref_logp is None or self.kl_in == "loss":
+            return batch.reward
+        return batch.reward - self.kl * masked_sum(k1(batch.old_logp, batch.ref_logp), batch.action, dim=1)
+
+    def loss_penalty(self, logp: Tensor, batch: CreditedBatch) -> Tensor | None:
+        """Return what the KL adds to the loss of each token [N,T], 0 outside the actions; None where it adds nothing.
+
+        logp: [N,T] by the policy that learns, with gradient
+        """
+        if batch.ref_logp is None or self.kl_in == "reward":
+            return None
+        now = keep(logp, batch.action)
+        kl = _ESTIMATORS[self.kl_estimator](now, keep(batch.ref_logp, batch.action))
+        if self.kl_unbiased:
+            ratio = torch.exp((now - keep(batch.old_logp, batch.action)).clamp(-LARGEST, LARGEST))
+            kl = kl * (ratio.detach() if self.kl_estimator == "k2" else ratio)
+        return self.kl * kl
+
+    def adapt(self, metrics: Mapping[str, float]) -> Self:
+        """Return itself with the KL coefficient of the next step. metrics: means over the step."""
+        if self.kl_target <= 0:
+            return self
+        n = int(metrics["sequences"])
+        return replace(self, kl=adapt_coefficient(self.kl, metrics["kl"], self.kl_target, n, self.kl_horizon))
