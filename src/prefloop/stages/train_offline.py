@@ -30,6 +30,7 @@ from prefloop.store import Store
 from prefloop.training.annotator_weights import weigh_annotators
 from prefloop.training.behaviour import bounds_of
 from prefloop.training.fit import Order, fit
+from prefloop.training.fit_together import check_policies
 from prefloop.training.keeping import KeepNewest
 from prefloop.training.learning_rates import beside_usual, rate
 from prefloop.training.lengths import Lengths
@@ -61,6 +62,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
     if done := project.done(AlignedOffline, fingerprint):
         return done
+    check_policies(project, start, reference)
     weighed = {c: weigh_annotators(items, c, mode, gold[c]) for c, items in asked.items() if items}
     for warning in filter(None, (t.warning for t in weighed.values())):
         project.say(f"warning: {warning}")

@@ -13,6 +13,7 @@ from prefloop.project.project import Project, derive
 from prefloop.results import AlignedOnline
 from prefloop.training.behaviour import bounds_of
 from prefloop.training.criteria import Criteria
+from prefloop.training.fit_together import check_judges, check_policies, judges_of_round
 from prefloop.training.loop import Schedule, train
 from prefloop.training.policy_setup import set_up
 from prefloop.training.policy_training import PolicyTraining
@@ -33,7 +34,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
         )
     start, reference = project.policy(round).here(), project.reference().here()
     own = project.scorer(settings.reward) if settings.reward is not None else None
-    judges = [] if own else project.reward_models(round)
+    judges = [] if own else judges_of_round(project, round)
     criteria = Criteria.of(project, judges, own)
     prompts, held_out = both_sides(project)
     if not prompts:
@@ -52,6 +53,8 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
     if done := project.done(AlignedOnline, fingerprint):
         return done
+    check_policies(project, start, reference)
+    check_judges(project, algorithm, start, judges, prompts)
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
         write_evidence(run, data=data_of(prompts, held_out), judges=judges_of(project, judges, start.version))

@@ -14,7 +14,6 @@ from prefloop.engine import Training
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Engine
 from prefloop.errors import ConfigError
-from prefloop.known_algorithms import has_critic, names
 from prefloop.models.policy import Policy
 from prefloop.models.reward import Critic, new_critic, new_reward_model
 from prefloop.models.tokenization import Tokenization
@@ -25,6 +24,7 @@ from prefloop.rewards.rules import RuleScorer
 from prefloop.store import ModelRow
 from prefloop.training.demonstrations import encode_demonstrations
 from prefloop.training.first_checks import LISTS
+from prefloop.training.fit_together import no_critic
 from prefloop.training.learning_rates import beside_usual, rate
 from prefloop.training.policy_evaluation import Validation
 from prefloop.training.rollout import Encoded
@@ -131,11 +131,7 @@ def _critic(
         fresh, theirs = new_reward_model(start.intact(), model, derive(seed, "critic"))
         critic = Critic(fresh.model, 0.0, 1.0)
     if theirs.fingerprint != tokenization.fingerprint:
-        without = ", ".join(name for name in names("online") if not has_critic(name))
-        raise ConfigError(
-            f"{algorithm.name} starts its critic from the reward model, which has another tokenizer than the policy. "
-            f'Use [reward] start = "policy", or an algorithm without a critic ({without}).'
-        )
+        raise ConfigError(no_critic(algorithm))
     return critic
 
 
