@@ -92,8 +92,8 @@ def _check_template(
         if judge.encode_prompt(prompt) != policy.encode_prompt(prompt):
             raise ConfigError(
                 f"the reward model {row.version} reads prompts through another chat template than the policy: "
-                f"{_where_they_part(judge, policy, prompt)}. Give the folder of [reward] start the policy's "
-                'chat template (tokenizer.chat_template), or set [reward] start = "policy"; then run prefloop reward again.'
+                f"{_where_they_part(judge, policy, prompt)}. Give the folder of [reward] start the policy's chat "
+                'template (tokenizer.chat_template), or set [reward] start = "policy"; then run prefloop reward again.'
             )
 
 
