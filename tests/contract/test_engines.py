@@ -15,6 +15,7 @@ from prefloop.algorithms.sft import Sft
 from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
 from prefloop.engine.base import Sampling, State, Term
+from prefloop.engine.refreshed import Refreshed
 from prefloop.engine.scripted import ScriptedEngine
 from prefloop.errors import TrainingError
 from prefloop.kernels import native
@@ -36,7 +37,7 @@ def training(budget: int) -> Training:
 def local(budget: int = 1000) -> Engine:
     words = tokenizer()
     model = causal(vocab=len(words), sharp=3.0)
-    models: Any = {"policy": Policy(model), "reference": Policy(copy.deepcopy(model))}
+    models: Any = {role: Policy(copy.deepcopy(model)) for role in ("policy", "reference", "refreshed")}
     return make(models, make_tokenization(words, model), 1, training=training(budget))
 
 
@@ -120,7 +121,7 @@ def test_an_engine_restored_by_name_goes_on_to_the_same_bytes(make_one: Make) ->
 
 
 @every_engine
-@pytest.mark.parametrize("file", ["policy", "policy.adam", "policy.average"])
+@pytest.mark.parametrize("file", ["policy", "policy.adam", "policy.average", "refreshed"])
 def test_a_state_with_names_of_another_model_is_refused_and_changes_nothing(make_one: Make, file: str) -> None:
     engine = learnt(make_one(), range(2))
     before = kept(engine.state())
@@ -163,6 +164,35 @@ def test_a_frozen_model_can_be_held_in_fewer_bits_and_one_that_learns_cannot(mak
 
 
 @every_engine
+def test_a_refreshed_reference_follows_the_policy_and_the_reference_stays(make_one: Make) -> None:
+    engine = learnt(make_one(), range(3))
+    start, learned = (copy.deepcopy(engine.state().tensors[role]) for role in ("refreshed", "policy"))
+    reference, refreshed = engine.weights_hash("reference"), engine.weights_hash("refreshed")
+    engine.refresh(keep=0.75)
+    for name, tensor in engine.state().tensors["refreshed"].items():
+        assert torch.allclose(tensor, 0.75 * start[name] + 0.25 * learned[name], atol=1e-7), name
+    assert engine.weights_hash("refreshed") != refreshed and engine.weights_hash("reference") == reference
+    engine.refresh()
+    same = engine.forward("refreshed", ROWS, as_learner=True)
+    assert engine.weights_hash("refreshed") == engine.weights_hash("policy")
+    learnt(engine, range(3, 4))
+    assert engine.weights_hash("refreshed") != engine.weights_hash("policy"), "it is a copy that does not learn"
+    assert torch.equal(same, engine.forward("refreshed", ROWS, as_learner=True))
+
+
+def test_a_refreshed_reference_in_few_bits_takes_steps_that_the_bits_cannot_tell() -> None:
+    model = torch.nn.Linear(8, 8).bfloat16()
+    policy = {name: p.detach().float() + 1e-3 for name, p in model.named_parameters()}
+    refreshed = Refreshed(model)
+    for _ in range(100):
+        refreshed.move(policy, keep=0.9)
+    assert all(torch.allclose(w, policy[name], atol=1e-6) for name, w in refreshed.weights.items())
+    assert all(torch.equal(p, policy[name].bfloat16()) for name, p in model.named_parameters())
+    with pytest.raises(TrainingError, match="another shape: weight is"):
+        refreshed.move({**policy, "weight": torch.zeros(3, 8)}, keep=0.9)
+
+
+@every_engine
 def test_an_engine_says_what_computes_each_of_its_models(make_one: Make) -> None:
     assert {"policy", "reference"} <= set(make_one().computed_by()["scoring"])
 
@@ -172,10 +202,10 @@ def test_what_computes_follows_the_model_and_what_it_is_for() -> None:
     engine = local()
     found = engine.computed_by()
     best = "compiled" if native.AVAILABLE else "packed"
-    assert found["sampling"] == best and found["scoring"] == {"policy": best, "reference": best}
+    assert found["sampling"] == best and found["scoring"] == dict.fromkeys(("policy", "reference", "refreshed"), best)
     assert found["learning"] == {"policy": "packed"}
     engine.cast("reference", "bfloat16")
-    assert engine.computed_by()["scoring"] == {"policy": best, "reference": "packed"}
+    assert engine.computed_by()["scoring"] == {"policy": best, "reference": "packed", "refreshed": best}
 
 
 @every_engine

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from prefloop.batch import CreditedBatch, LogprobBatch, ReferencedBatch, Rows
 
-Role = Literal["policy", "reference", "critic", "reward"]
+# "refreshed" is a reference that follows the policy, where there is one; "reference" stays as it was.
+Role = Literal["policy", "reference", "refreshed", "critic", "reward"]
 # A batch must also hold these: the reference's log-probabilities, the critic's values, the running mean reward of each
 # prompt.
 Need = Literal["reference", "value", "baseline"]

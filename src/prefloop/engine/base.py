@@ -90,7 +90,8 @@ class Engine(Protocol):
     def forward(self, role: Role, batch: Rows, as_learner: bool = False) -> Tensor:
         """Return what a model computes, without gradient, for batches of any size.
 
-        role: "policy" and "reference" give logp [N,T], "critic" gives value [N,T], "reward" gives the raw score [N]
+        role: "policy", "reference" and "refreshed" give logp [N,T], "critic" gives value [N,T], "reward" gives the raw
+        score [N]
         as_learner: whether a reference is computed by the policy's way, so that equal weights give the policy's bits
         """
         ...
@@ -110,6 +111,13 @@ class Engine(Protocol):
         """Return what `step` would report, and the gradient it would follow, by role and parameter name.
 
         Change nothing.
+        """
+        ...
+
+    def refresh(self, keep: float = 0.0) -> None:
+        """Move the model "refreshed" towards the policy that learns: it becomes `keep` parts itself, the rest policy.
+
+        What it has become is in `state`. Raises TrainingError where the two are models of different shapes.
         """
         ...
 

@@ -196,9 +196,9 @@ class Learner:
         """
         moments = {role: self._moments(role, files.get(f"{role}.adam", {})) for role in self.weights}
         for role, weights in self.weights.items():
-            _same_names(f"the {role} model", weights, files.get(role, {}))
+            same_names(f"the {role} model", weights, files.get(role, {}))
             if role in self.averaged:
-                _same_names(f"the average of the {role} model", weights, files.get(f"{role}.average", {}))
+                same_names(f"the average of the {role} model", weights, files.get(f"{role}.average", {}))
         self.steps = int(plain["steps"])
         self.skipped_in_a_row = int(plain["skipped_in_a_row"])
         for role, weights in self.weights.items():
@@ -227,7 +227,7 @@ class Learner:
         return found
 
 
-def _same_names(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+def same_names(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
     if different := sorted(ours.keys() ^ theirs.keys()):
         whose = "the model" if different[0] in ours else "the checkpoint"
         raise TrainingError(

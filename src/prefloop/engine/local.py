@@ -18,8 +18,9 @@ from prefloop.engine.base import Sampled, Sampling, State, Term
 from prefloop.engine.checkpoint import publish
 from prefloop.engine.decoding import sampler
 from prefloop.engine.decoding.select import decoder_class
-from prefloop.engine.learner import Learner
+from prefloop.engine.learner import Learner, same_names
 from prefloop.engine.profiling import span
+from prefloop.engine.refreshed import Refreshed
 from prefloop.kernels import gpu, native
 from prefloop.kernels.memory import named_when_full
 from prefloop.models.load import weights_hash
@@ -55,6 +56,7 @@ class LocalEngine:
         self.token_budget = token_budget
         self.learner = learner
         self.device = device
+        self.refreshed = Refreshed(self.models["refreshed"]) if "refreshed" in self.models else None
         policy: Any = self.models.get("policy")
         self.sampled = copy.deepcopy(policy.model) if own_sampler else None
 
@@ -129,11 +131,23 @@ class LocalEngine:
             raise AssertionError(f"the {role} model learns: its number type is set where it is loaded")
         self.models[role].to(getattr(torch, dtype))
 
+    def refresh(self, keep: float = 0.0) -> None:
+        if self.refreshed is None:
+            raise AssertionError('this engine was made without a model "refreshed"')
+        self.refreshed.move(self._learner().weights["policy"], keep)
+
     def state(self) -> State:
-        return self._learner().state()
+        learnt = self._learner().state()
+        if self.refreshed is None:
+            return learnt
+        return learnt._replace(tensors={**learnt.tensors, "refreshed": self.refreshed.state()})
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> None:
+        if self.refreshed is not None:
+            same_names("the refreshed reference", self.refreshed.weights, tensors.get("refreshed", {}))
         self._learner().restore(tensors, values)
+        if self.refreshed is not None:
+            self.refreshed.restore(tensors["refreshed"])
 
     def sync(self) -> None:
         """Give the sampler's copy the learner's weights. Without a copy they share them."""
