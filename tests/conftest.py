@@ -164,6 +164,17 @@ def make_tiny() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
+def tiny_with_reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny project that has been through sample, crowd and reward; whoever changes something copies it."""
+    from prefloop.cli.main import run
+
+    root = make_tiny_project(tmp_path_factory.mktemp("judged"))
+    for verb in ("sample", "crowd", "reward"):
+        assert run([verb, "-C", str(root), "-q"]) == 0
+    return root
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a Hugging Face folder with a random Llama of 16 dimensions and a tokenizer with a chat template."""
     import torch

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from prefloop.cli.main import run
 from prefloop.config import Model
 from prefloop.errors import ConfigError, DataError, NothingToDoError
 from prefloop.models.reward import new_reward_model
@@ -21,18 +20,9 @@ from prefloop.training.fit_together import check_policies
 from tiny_models import folder
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[Path], Path]) -> Path:
-    """Return a tiny project with a reward model."""
-    root = make_tiny(tmp_path_factory.mktemp("fits"))
-    for verb in ("sample", "crowd", "reward"):
-        assert run([verb, "-C", str(root), "-q"]) == 0
-    return root
-
-
 @pytest.fixture
-def copied(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "copy"))
+def copied(tiny_with_reward: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_with_reward, tmp_path / "copy"))
 
 
 def refused(root: Path, *overrides: str) -> str:
@@ -59,8 +49,8 @@ def give_reward_model(root: Path, source: Path, edit: Callable[[Any], None] = la
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
-def test_a_group_of_one_is_refused_by_a_method_that_needs_a_group(trained: Path, algorithm: str) -> None:
-    said = refused(trained, f"align.algorithm={algorithm}", "align.rollout.k=1")
+def test_a_group_of_one_is_refused_by_a_method_that_needs_a_group(tiny_with_reward: Path, algorithm: str) -> None:
+    said = refused(tiny_with_reward, f"align.algorithm={algorithm}", "align.rollout.k=1")
     assert "at least 2 completions" in said and "Set k = 4 or more" in said and '"ppo"' in said
 
 
@@ -92,14 +82,14 @@ def test_a_reward_model_with_another_template_than_the_policys_is_refused(copied
     assert "another chat template than the policy" in said and 'start = "policy"' in said
 
 
-def test_a_reward_model_trained_with_the_template_is_refused_without_it(trained: Path) -> None:
-    said = refused(trained, "align.algorithm=grpo", "model.chat=none")
+def test_a_reward_model_trained_with_the_template_is_refused_without_it(tiny_with_reward: Path) -> None:
+    said = refused(tiny_with_reward, "align.algorithm=grpo", "model.chat=none")
     assert 'trained with [model] chat = "auto"' in said and "Put the setting back" in said
 
 
-def test_a_reference_of_another_vocabulary_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_a_reference_of_another_vocabulary_is_refused(tiny_with_reward: Path, tmp_path: Path) -> None:
     other = folder(tmp_path / "foreign")
-    with Project.open(trained, quiet=True) as project:
+    with Project.open(tiny_with_reward, quiet=True) as project:
         own = project.base()
         check_policies(project, own, own)
         with pytest.raises(ConfigError, match=r"different vocabularies, .* Put \[model\] path back"):
