@@ -2,6 +2,7 @@
 
     python benchmarks/parity_trl.py                       # every case
     python benchmarks/parity_trl.py --only dpo            # cases whose name begins so
+    python benchmarks/parity_trl.py --json benchmarks/results/parity.json --docs docs/correctness.md    # both anew
 
 A tiny random Llama, a reference and the policy that sampled (each with other weights), and a reward model, are saved as
 Hugging Face folders. TRL computes each case from these in an environment of its own (made under --peers the first time:
@@ -253,11 +254,21 @@ def compare(case: Case, data: dict[str, Data], folder: Path, loss: float, told: 
     return row
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as the table of docs/correctness.md."""
+    lines = ["| case | algorithm | loss | gradient | |", "|---|---|---|---|---|"]
+    for row in rows:
+        figures = f"{row['loss_difference']:.1e} | {row['gradient_difference']:.1e}"
+        lines.append(f"| {row['case']} | `{row['algorithm']}` | {figures} | {row['why']} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cases whose name begins with this")
     parser.add_argument("--peers", type=Path, default=HERE / ".peers", help="where TRL's environment is, or is made")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--docs", type=Path, help="put the table into the end of this page")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     cases = [case for case in CASES if case.name.startswith(asked.only)]
@@ -287,6 +298,9 @@ def main() -> None:
         asked.json.write_text(
             json.dumps({"command": sys.argv, "peer": f"TRL {GENERAL}", "rows": rows}, indent=1) + "\n"
         )
+    if asked.docs:
+        kept = asked.docs.read_text().partition("| case | algorithm |")[0]
+        asked.docs.write_text(kept + table(rows))
     sys.exit(any(not row["agrees"] and not row["why"] for row in rows))
 
 

@@ -34,6 +34,16 @@ def test_links_and_pointers_lead_somewhere(path: Path) -> None:
     assert not dead
 
 
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+
+def test_the_tests_that_documents_name_exist() -> None:
+    named = {found for path in DOCS for found in TEST.findall(path.read_text(encoding="utf-8"))}
+    texts = {file: (ROOT / file).read_text(encoding="utf-8") for file, _ in named if (ROOT / file).is_file()}
+    missing = [f"{file}::{test}" for file, test in sorted(named) if f"def {test}(" not in texts.get(file, "")]
+    assert not missing and len(named) > 40
+
+
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
 def test_python_names_in_documents_exist(path: Path) -> None:
     missing = [n for n in PYTHON_NAME.findall(path.read_text(encoding="utf-8")) if not _exists(n)]
