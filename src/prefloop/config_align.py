@@ -125,6 +125,15 @@ class Align(Optimiser):
         description="type of the weights of reference and reward models; none = as they are. "
         "What rounding adds to the KL is measured and subtracted: kl_baseline in docs/metrics.md",
     )
+    reference_refresh: int = Field(
+        0,
+        ge=0,
+        description="steps after which the reference that the KL is priced from follows the policy; 0 = it stays. "
+        "Evaluations go on measuring from where the round began (ref_model_sync_steps in TRL)",
+    )
+    reference_ema: float = Field(
+        0.0, ge=0, lt=1, description="share that the reference keeps of itself at a refresh; 0 = it becomes the policy"
+    )
     reward: str | None = Field(
         None,
         description='the reward: the name of a scorer, "file.py:function" or "https://..." (a service); '
@@ -150,6 +159,14 @@ class Align(Optimiser):
             )
         return self
 
+    @model_validator(mode="after")
+    def _moves_what_can_move(self) -> Self:
+        if self.reference_refresh and self.frozen_dtype:
+            raise ValueError(
+                "frozen_dtype holds a reference that stays, and reference_refresh moves it: leave out one of them"
+            )
+        return self
+
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide.
 
@@ -164,6 +181,8 @@ class Align(Optimiser):
             "lists",
             "on_alarm",
             "stop_on",
+            "reference_refresh",
+            "reference_ema",
         ):  # Runs of versions without these settings are still the same runs.
             if found[new] == type(self).model_fields[new].default:
                 del found[new]

@@ -20,6 +20,8 @@ _OF_BOUNDS = ("window",)
 _ONLINE_ONLY = {
     "steps": "it goes over the rankings [align] passes times",
     "ptx": "it mixes in no demonstrations",
+    "reference_refresh": "its reference stays",
+    "reference_ema": "its reference stays",
     "frozen_dtype": "the reference is asked once, and the store keeps what it said for every run",
     "reward": "it learns from the rankings themselves",
     "rollout.prompts": "it learns from lists; [align] lists says how many a step takes",
@@ -83,6 +85,8 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
             yield f"align.{key}", f"{name} does not use it: {why.format(name=name)}"
     if not has_critic(name):
         yield "align.critic_lr", f"{name} has no critic"
+    if not align.reference_refresh:
+        yield "align.reference_ema", "reference_refresh = 0 never moves the reference"
     if is_offline(name):
         return
     yield "align.passes", f"{name} draws samples; [align] steps and [align.rollout] epochs say how long it learns"

@@ -92,6 +92,8 @@ CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default
         "eval_prompts": "3",
         "checkpoint_every": "1",
         "frozen_dtype": '"bfloat16"',
+        "reference_refresh": "1",
+        "reference_ema": "0.5",
         "staleness": "1",
         "reward_weights": "{quality = 2.0}",
         "reward": '"length"',
@@ -249,6 +251,13 @@ def test_every_setting_of_a_bound_has_an_effect(project: Path) -> None:
         assert made(project, "align", [*usual, f"align.objective.{asked}"])[1] != plain, asked
 
 
+def test_a_reference_that_follows_the_policy_is_moved_as_the_settings_say(project: Path) -> None:
+    usual = ["align.algorithm=rloo", *(f"align.{setting}" for setting in ONLINE), "align.steps=3"]
+    asked = ([], ["align.reference_refresh=1"], ["align.reference_refresh=2"],
+             ["align.reference_refresh=1", "align.reference_ema=0.5"])  # fmt: skip
+    assert len({made(project, "align", [*usual, *some])[1] for some in asked}) == len(asked)
+
+
 @pytest.mark.parametrize("stage", ["sft", "sample", pytest.param("reward", marks=pytest.mark.slow)])
 def test_every_setting_of_the_other_stages_has_an_effect_or_is_refused(project: Path, stage: str) -> None:
     assert set(CHANGED[stage]) == named(stage)
@@ -286,6 +295,7 @@ def test_what_settings_know_of_an_algorithm_is_true_of_its_class(name: str) -> N
         ('[align]\nreward = "length"\nreward_weights = {quality = 1.0}', "align.reward_weights"),
         ('[align]\nalgorithm = "rloo"\ncritic_lr = 0.1', "align.critic_lr"),
         ('[align]\nrollout.missing_eos = "off"\nrollout.missing_eos_penalty = 3', "align.rollout.missing_eos_penalty"),
+        ("[align]\nreference_ema = 0.9", "align.reference_ema"),
         ("[align]\nrollout.prompts = 2\nrollout.minibatches = 4", "align.rollout.minibatches"),
         ("[align]\nrollout.staleness = 1\nevaluation.eval_every = 1", "align.rollout.staleness"),
         ('[run]\nrounds = 3\nstages = ["sft", "report"]', "run.rounds"),

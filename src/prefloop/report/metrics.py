@@ -68,6 +68,15 @@ METRICS = (
         "Schulman 2020",
     ),
     Metric(
+        "kl_refreshed",
+        "KL to the reference that follows",
+        "nats a sequence",
+        "How far the policy is from the reference that moves with it ([align] reference_refresh), from which the KL is "
+        "priced. `kl` is from the one that stays.",
+        "falls to 0 at each refresh",
+        "Gorbatovski 2024",
+    ),
+    Metric(
         "kl_baseline",
         "KL of rounding the reference",
         "nats a sequence",

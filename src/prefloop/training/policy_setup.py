@@ -91,6 +91,8 @@ def set_up(
     ranked = list(islice((item for item in known if not any(refusal(t, item) for t in theirs)), LISTS))
     # The engine comes last, so that nothing can fail before its owner has it.
     models = learns | {"reference": Policy(frozen, settings.rollout.temperature).requires_grad_(False)}
+    if settings.reference_refresh:
+        models["refreshed"] = copy.deepcopy(models["reference"])
     per_step = settings.rollout.epochs * settings.rollout.minibatches
     training = Training(settings, settings.steps * per_step, lr, settings.average)
     ahead = settings.rollout.staleness > 0

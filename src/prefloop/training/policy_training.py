@@ -27,6 +27,7 @@ from prefloop.training.keeping import KeepBest
 from prefloop.training.policy_setup import PolicySetup
 from prefloop.training.prefetch import Prefetch
 from prefloop.training.progress import Progress
+from prefloop.training.reference import Refresh
 from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, eos_rule, roll_out
 
 
@@ -39,6 +40,7 @@ class PolicyTraining:
         self.engine = setup.engine
         self.progress = Progress(algorithm, balance_of(setup.scorer, settings.objective))
         self.keep = KeepBest(project, run, setup.engine, setup.validation, self.progress, setup.from_reference)
+        self.refresh = Refresh.of(settings)
         self.alarms = Alarms(project, run, settings.on_alarm, settings.stop_on)
         self._learnt_from: tuple[Rollouts, LogprobBatch, Tensor | None] | None = (
             None  # of the last step, for samples.jsonl
@@ -65,11 +67,13 @@ class PolicyTraining:
         algorithm, trusted = self.progress.algorithm, behind or self.progress.sampler_agrees
         with span("logprobs"):
             batch = add_logprobs(rolls.batch, self.engine, algorithm.needs, trusted, self.progress.reference_shift)
+            priced, moved = self.refresh.measured(self.engine, rolls.batch, batch, as_learner=not trusted)
         with span("learn"):
-            credited, credit = algorithm.credit(batch)
+            credited, credit = algorithm.credit(priced)
             self._learnt_from = rolls, batch, getattr(credited, "advantage", None)
             updates = self._learn(credited, np.random.default_rng([self.seed, step]))
-        metrics = {**describe(rolls, batch), **balanced, **credit, **self._of_updates(updates, behind)}
+            self.refresh.after(self.engine, step + 1)
+        metrics = {**describe(rolls, batch), **moved, **balanced, **credit, **self._of_updates(updates, behind)}
         self.progress.algorithm = algorithm.adapt(metrics)
         return metrics
 
