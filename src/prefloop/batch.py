@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefloop.labels.ranking import choice_sets, comparisons
+from prefloop.labels.ranking import choice_sets, comparisons, good_and_bad
+from prefloop.ops.masked import masked_sum
 from prefloop.types import Ranking
 
 Kind = Literal["index", "flag", "number"]
@@ -165,16 +166,21 @@ class RankingBatch(Rows):
 
     present:       [R,K] bool, real completions
     wins:          [R,K,K] how much "i beats j" counts; a ranking's pairs sum to its weight (1 / (K choose 2) each)
+    ties:          [R,K,K] how much "i ties j" counts, in both cells; `wins` holds half of it in each
     choice_mask:   [R,D,K], choice_weight: [R,D], numerator: [R,K]: the Plackett-Luce choices of the same rankings
     weight:        [R] rankings of the list, weighted
+    best, worst:   [R,K] how much "i is good" and "i is bad" count: labels of single completions, or the outer tiers
     """
 
     present: Tensor = field(metadata=_tensor("RK", "flag"))
     wins: Tensor = field(metadata=_tensor("RKK", "number"))
+    ties: Tensor = field(metadata=_tensor("RKK", "number"))
     choice_mask: Tensor = field(metadata=_tensor("RDK", "flag"))
     choice_weight: Tensor = field(metadata=_tensor("RD", "number"))
     numerator: Tensor = field(metadata=_tensor("RK", "number"))
     weight: Tensor = field(metadata=_tensor("R", "number"))
+    best: Tensor = field(metadata=_tensor("RK", "number"))
+    worst: Tensor = field(metadata=_tensor("RK", "number"))
 
     def rows(self) -> ListRows:
         return ListRows(
@@ -184,6 +190,16 @@ class RankingBatch(Rows):
     def lists(self, x: Tensor) -> Tensor:
         """Return numbers of rows [R*K] as lists [R,K]; 0 where there is no completion."""
         return torch.where(self.present, x.view(self.present.shape), torch.zeros_like(x).view(self.present.shape))
+
+    def logp(self, token_logp: Tensor, mean: bool = False) -> Tensor:
+        """Return each completion's log-probability [R,K] from that of its tokens [R*K,T]; `mean`: a token, not all."""
+        total = self.lists(masked_sum(token_logp, self.rows().action, dim=1))
+        return total / self.tokens if mean else total
+
+    @property
+    def tokens(self) -> Tensor:
+        """Return how many tokens each completion has [R,K], at least 1, so that one may divide."""
+        return self.action.sum(-1).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -303,8 +319,9 @@ def collate_judgements(
     """Return what people said about R lists, as a RankingBatch holds it. Arguments are as of `collate_rankings`."""
     count, wide = len(ids), max(len(row) for row in ids)
     # This is numpy, because each list is small, and there are many: torch takes microseconds for every number.
-    wins, numerator = np.zeros((count, wide, wide), np.float32), np.zeros((count, wide), np.float32)
-    weight = np.zeros(count, np.float32)
+    wins, ties = np.zeros((count, wide, wide), np.float32), np.zeros((count, wide, wide), np.float32)
+    numerator, weight = np.zeros((count, wide), np.float32), np.zeros(count, np.float32)
+    best, worst = np.zeros((count, wide), np.float32), np.zeros((count, wide), np.float32)
     masks: list[list[NDArray[np.bool_]]] = [[] for _ in ids]  # the masks of the choices of each list
     counts: list[list[NDArray[np.float64]]] = [[] for _ in ids]
     for r, row_ids in enumerate(ids):
@@ -315,6 +332,9 @@ def collate_judgements(
             said = _said(tuple(tuple(place[id] for id in tier) for tier in ranking.tiers), k)
             weight[r] += w
             wins[r, :k, :k] += (w * said.wins).astype(np.float32)
+            ties[r, :k, :k] += (w * said.ties).astype(np.float32)
+            for column, ids_of in zip((best, worst), good_and_bad(ranking), strict=True):
+                column[r, [place[id] for id in ids_of]] += w
             numerator[r, :k] += w * said.numerator
             masks[r].append(said.mask)
             counts[r].append(w * said.count)
@@ -327,10 +347,13 @@ def collate_judgements(
             choice_mask[r, : len(mask), : mask.shape[1]], choice_weight[r, : len(mask)] = mask, weighed
     found = {
         "wins": wins,
+        "ties": ties,
         "choice_mask": choice_mask,
         "choice_weight": choice_weight,
         "numerator": numerator,
         "weight": weight,
+        "best": best,
+        "worst": worst,
     }
     return {name: torch.from_numpy(array) for name, array in found.items()}
 
@@ -339,10 +362,11 @@ def collate_judgements(
 class _EncodedRanking:
     """Holds what one ranking of K completions says.
 
-    wins [K,K]; its choices, as mask [D,K] and count [D]; numerator [K]
+    wins, ties [K,K]; its choices, as mask [D,K] and count [D]; numerator [K]
     """
 
     wins: NDArray[np.float64]
+    ties: NDArray[np.float64]
     mask: NDArray[np.bool_]
     count: NDArray[np.float64]
     numerator: NDArray[np.float32]
@@ -355,10 +379,12 @@ def _said(tiers: tuple[tuple[int, ...], ...], k: int) -> _EncodedRanking:
     Results are cached, because few orders of few completions make up most of what people say.
     """
     named = tuple(tuple(map(str, tier)) for tier in tiers)
-    wins = np.zeros((k, k))
+    wins, ties = np.zeros((k, k)), np.zeros((k, k))
     for pair in comparisons(Ranking("", "", "", named)):
         better, worse = int(pair.better), int(pair.worse)
         wins[better, worse] += pair.weight * pair.p
         wins[worse, better] += pair.weight * (1.0 - pair.p)
+        if pair.p == 0.5:
+            ties[better, worse] = ties[worse, better] = pair.weight
     sets = choice_sets(named, [str(column) for column in range(k)])
-    return _EncodedRanking(wins, sets.mask, sets.weight, sets.numerator.astype(np.float32))
+    return _EncodedRanking(wins, ties, sets.mask, sets.weight, sets.numerator.astype(np.float32))

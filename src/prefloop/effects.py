@@ -11,7 +11,7 @@ from functools import reduce
 from typing import Any
 
 from prefloop.errors import ConfigError
-from prefloop.known_algorithms import has_critic, is_offline
+from prefloop.known_algorithms import has_critic, has_reference, is_offline
 
 Config = Any  # This is prefloop.config.Config, which imports this module.
 
@@ -37,7 +37,7 @@ _ONLINE_ONLY = {
     ),
     "on_alarm": "its rankings do not change while it learns; prefloop diagnose looks at the run afterwards",
     "stop_on": "its rankings do not change while it learns; prefloop diagnose looks at the run afterwards",
-    "evaluation.kl_budget": "no KL stops it; [algorithms.{name}] beta holds it to the reference",
+    "evaluation.kl_budget": "no KL stops it; {held}",
 }
 # `reward` reads this too, for the samples that it normalises on, so that in the TOML it always has an effect.
 _OF_SAMPLES = ("align.rollout.temperature",)
@@ -82,7 +82,7 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
     name = align.algorithm
     if is_offline(name):
         for key, why in _ONLINE_ONLY.items():
-            yield f"align.{key}", f"{name} does not use it: {why.format(name=name)}"
+            yield f"align.{key}", f"{name} does not use it: {why.format(held=_held(name))}"
     if not has_critic(name):
         yield "align.critic_lr", f"{name} has no critic"
     if not align.reference_refresh:
@@ -102,6 +102,15 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
         yield "align.rollout.minibatches", f"the {rollout.prompts} prompts of a step cannot be cut into more parts"
     if 1 in (align.checkpoint_every, align.evaluation.eval_every):
         yield "align.rollout.staleness", "samples are fresh after each checkpoint and evaluation, which come every step"
+
+
+def _held(name: str) -> str:
+    """Say what keeps an offline algorithm from going too far."""
+    return (
+        f"[algorithms.{name}] beta holds it to the reference"
+        if has_reference(name)
+        else "[align] lr and passes say how far it goes"
+    )
 
 
 def _objective(objective: Any) -> Iterator[tuple[str, str]]:

@@ -13,18 +13,31 @@ Kind = Literal["supervised", "reward", "offline", "online"]
 
 @dataclass(frozen=True)
 class Known:
-    """Describes an algorithm. where: "module:class" of a built-in one, or the class that a program registered."""
+    """Describes an algorithm.
+
+    where:       "module:class" of a built-in one, or the class that a program registered
+    reference:   offline: whether its loss holds the policy to a reference
+    learns_from: offline: what it cannot do without in the rankings
+    """
 
     kind: Kind
     where: str | type
     critic: bool = False
+    reference: bool = True
+    learns_from: Literal["any", "pairs", "labels", "best"] = "any"
 
 
 ALGORITHMS: dict[str, Known] = {
     "sft": Known("supervised", "prefloop.algorithms.sft:Sft"),
     "bradley_terry": Known("reward", "prefloop.algorithms.bradley_terry:BradleyTerry"),
     "plackett_luce": Known("reward", "prefloop.algorithms.plackett_luce:PlackettLuce"),
-    "dpo": Known("offline", "prefloop.algorithms.dpo:Dpo"),
+    "dpo": Known("offline", "prefloop.algorithms.dpo:Dpo", learns_from="pairs"),
+    "dpo_plackett_luce": Known("offline", "prefloop.algorithms.dpo_plackett_luce:DpoPlackettLuce", learns_from="pairs"),
+    "dpo_ties": Known("offline", "prefloop.algorithms.dpo_ties:DpoTies", learns_from="pairs"),
+    "ipo": Known("offline", "prefloop.algorithms.ipo:Ipo", learns_from="pairs"),
+    "simpo": Known("offline", "prefloop.algorithms.simpo:Simpo", reference=False, learns_from="pairs"),
+    "orpo": Known("offline", "prefloop.algorithms.orpo:Orpo", reference=False, learns_from="pairs"),
+    "cpo": Known("offline", "prefloop.algorithms.cpo:Cpo", reference=False, learns_from="pairs"),
     "ppo": Known("online", "prefloop.algorithms.ppo:Ppo", critic=True),
     "grpo": Known("online", "prefloop.algorithms.grpo:Grpo"),
     "rloo": Known("online", "prefloop.algorithms.rloo:Rloo"),
@@ -42,10 +55,20 @@ def known(name: str) -> Known | None:
     return registered.get(name) or ALGORITHMS.get(name)
 
 
+def names_that_learn_from(what: str) -> list[str]:
+    return [name for name in names("offline") if (found := known(name)) and found.learns_from == what]
+
+
 def is_offline(name: str) -> bool:
     """Return whether it learns from rankings and draws no samples."""
     found = known(name)
     return found is not None and found.kind == "offline"
+
+
+def has_reference(name: str) -> bool:
+    """Return whether its loss holds the policy to a reference."""
+    found = known(name)
+    return found is not None and found.reference
 
 
 def has_critic(name: str) -> bool:

@@ -25,6 +25,8 @@ from prefloop.messages import digest as digest
 FinishReason = Literal["stop", "length"]
 Split = Literal["train", "heldout"]
 IMPORTED = "import"  # This is the annotator of rankings whose file names nobody.
+# By this criterion single completions are judged: what is placed is good, unless it is marked unacceptable.
+ACCEPTABLE = "acceptable"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prefloop.algorithms.registry import make
-from prefloop.batch import LogprobBatch, PolicyOutput, RankingBatch, ReferencedBatch, Rows
+from prefloop.batch import LogprobBatch, PolicyOutput, Rows
 from prefloop.config_section import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
@@ -116,29 +116,6 @@ def test_an_online_algorithm_converges_to_the_regularised_optimum(name: str, opt
 
 def test_without_a_price_on_kl_the_policy_goes_to_the_best_arm() -> None:
     assert online("rloo", {"kl": 0.0})[0] > 0.95
-
-
-def test_dpo_with_exact_preferences_converges_to_the_same_optimum() -> None:
-    """The judge of Bradley-Terry preferences has the rewards as logits: "i beats j" counts sigmoid(r_i - r_j)."""
-    algorithm = make("dpo", {"beta": BETA})
-    wins = torch.sigmoid(REWARD[:, None] - REWARD[None, :]) / 6
-    wins.fill_diagonal_(0.0)
-    rows = {key: value[None] for key, value in rows_of(torch.arange(4)).items()}
-    batch = RankingBatch(
-        **rows,
-        present=torch.ones(1, 4, dtype=torch.bool),
-        wins=wins[None],
-        choice_mask=torch.ones(1, 1, 4, dtype=torch.bool),
-        choice_weight=torch.zeros(1, 1),
-        numerator=torch.zeros(1, 4),
-        weight=torch.ones(1),
-    )
-    referenced = ReferencedBatch(**vars(batch), ref_total=torch.full((1, 4), -math.log(4)))
-    learner = learner_of(("policy",), 0.1, 150)
-    for _ in range(150):
-        learner.step(Term(referenced, algorithm))
-    policy: Any = learner.models["policy"]
-    assert policy.probabilities().tolist() == pytest.approx(OPTIMUM, abs=0.002)
 
 
 def test_the_optimum_is_the_one_the_formula_gives_and_its_value_is_beta_log_z() -> None:

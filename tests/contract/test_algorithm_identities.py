@@ -14,11 +14,14 @@ from torch import Tensor
 from toy_batches import annotated, assert_same, dirty, learn, lists, noise, outputs, read_mask, ready, sequences, wrap
 from toy_models import ToyCritic, ToyPolicy
 
+from prefloop.algorithms.imitation import ImitateBest
 from prefloop.algorithms.registry import make, names
 from prefloop.batch import ReferencedBatch, RewardOutput, collate_rankings
+from prefloop.errors import ConfigError
 from prefloop.types import Ranking
 
-ONLINE, LISTS = names("online"), names("reward", "offline")
+ONLINE, REWARD = names("online"), names("reward")
+FROM_REFERENCE = ["dpo", "dpo_plackett_luce", "dpo_ties", "ipo"]  # Their loss is of gaps of the distance to it.
 
 
 # -- identities of some kinds ----------------------------------------------------------------------------------------
@@ -38,14 +41,14 @@ def test_a_shift_of_all_rewards_does_change_ppo_without_whitening() -> None:
     assert not torch.allclose(a["policy.head"], b["policy.head"], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("name", [*REWARD, *FROM_REFERENCE])
 def test_a_shift_of_all_scores_of_a_list_leaves_loss_and_gradient_as_they_are(name: str) -> None:
-    """For DPO, whose score is the distance to the reference, the reference is shifted."""
+    """Where the score is the distance to the reference, the reference is shifted."""
     algorithm, batch = make(name), lists()
     shift = 5 * noise((len(batch), 1), 4)
     score = [x.requires_grad_() for x in outputs(algorithm, batch)]
     here = algorithm.loss(wrap(algorithm, score), batch)
-    if name == "dpo":
+    if name in FROM_REFERENCE:
         there = algorithm.loss(wrap(algorithm, score), dataclasses.replace(batch, ref_total=batch.ref_total + shift))
     else:
         there = algorithm.loss(RewardOutput((score[0].view(batch.present.shape) + shift).flatten()), batch)
@@ -149,8 +152,9 @@ def test_dpo_gives_the_golden_loss() -> None:
     loss = algorithm.loss(wrap(algorithm, logp), batch)
     assert float(loss.total.detach()) == pytest.approx(0.5981388694, abs=1e-10)
     assert {k: float(s / w) for k, (s, w) in loss.metrics.items()} == pytest.approx(
-        {"loss": 0.5981388694, "accuracy": 1.0, "implicit_reward": 0.1}
-    )
+        {"loss": 0.5981388694, "accuracy": 1.0, "implicit_reward": 0.1, "margin": 0.2, "chosen_logp": 2.0,
+         "rejected_logp": 0.0}
+    )  # fmt: skip
 
 
 def test_dpo_at_a_tie_has_no_gradient_at_margin_zero() -> None:
@@ -171,6 +175,98 @@ def test_dpo_of_a_list_is_the_mean_over_its_pairs() -> None:
                 if batch.wins[r, i, j] > 0:
                     slow += float(batch.wins[r, i, j]) * math.log1p(math.exp(-float(gap[r, i] - gap[r, j])))
     assert float(algorithm.loss(wrap(algorithm, [logp]), batch).total) == pytest.approx(slow, rel=1e-5)
+
+
+# -- other offline methods -------------------------------------------------------------------------------------------
+
+
+def loss_of(name: str, options: dict[str, Any], batch: Any, logp: list[Tensor]) -> float:
+    algorithm = make(name, options)
+    return float(algorithm.loss(wrap(algorithm, logp), batch).total.detach())
+
+
+def test_ipo_gives_the_golden_loss() -> None:
+    batch, logp = pair(2.0)
+    assert loss_of("ipo", {"beta": 0.1}, batch, logp) == pytest.approx(9.0)  # (2 - 5)^2
+
+
+def test_cdpo_with_labels_of_chance_has_no_gradient_at_margin_zero() -> None:
+    batch, logp = pair(0.0)
+    algorithm = make("dpo", {"label_smoothing": 0.5})
+    algorithm.loss(wrap(algorithm, logp), batch).total.backward()
+    assert logp[0].grad is not None and not logp[0].grad.any()
+    with pytest.raises(ConfigError, match="labels of chance say nothing"):
+        make("dpo", {"label_smoothing": 0.5, "loss_type": "robust"})
+
+
+def test_list_wise_dpo_gives_the_golden_likelihood_of_a_ranking() -> None:
+    theta = torch.tensor([1.0, 0.5, -0.2, -1.3], dtype=torch.float64)
+    said = [Ranking("i", "w", "quality", (("a",), ("b",), ("c",), ("d",)))]
+    batch = collate_rankings([[([1, n], 1) for n in range(4)]], [list("abcd")], [said])
+    batch = ReferencedBatch(**vars(batch), ref_total=torch.zeros(1, 4, dtype=torch.float64))
+    logp = torch.stack([torch.zeros(4, dtype=torch.float64), theta / 0.1], 1)
+    assert loss_of("dpo_plackett_luce", {"beta": 0.1}, batch, [logp]) == pytest.approx(1.492418431134983, abs=1e-7)
+
+
+@pytest.mark.parametrize("tiers", [(("a",), ("b",)), (("b",), ("a",)), (("a", "b"),)])
+def test_list_wise_dpo_of_two_is_dpo(tiers: tuple[tuple[str, ...], ...]) -> None:
+    batch, logp = pair(1.7, tiers)
+    assert loss_of("dpo_plackett_luce", {}, batch, logp) == pytest.approx(loss_of("dpo", {}, batch, logp), rel=1e-6)
+
+
+@pytest.mark.parametrize("model", ["davidson", "rao_kupper"])
+def test_where_ties_are_rare_and_none_is_seen_dpo_with_ties_is_dpo(model: str) -> None:
+    batch, logp = pair(1.7)
+    rare, plain = {"tie_rate": 1e-9, "model": model}, loss_of("dpo", {}, batch, logp)
+    assert loss_of("dpo_ties", rare, batch, logp) == pytest.approx(plain, rel=1e-6)
+    assert loss_of("dpo_ties", {"model": model}, batch, logp) > plain + 0.1
+
+
+@pytest.mark.parametrize("model", ["davidson", "rao_kupper"])
+def test_the_outcomes_of_a_pair_with_ties_sum_to_one_and_equals_tie_as_often_as_is_said(model: str) -> None:
+    options = {"tie_rate": 0.4, "model": model}
+    outcomes = [(("a",), ("b",)), (("b",), ("a",)), (("a", "b"),)]
+    for margin in (0.0, 3.0):
+        chances = [math.exp(-loss_of("dpo_ties", options, *pair(margin, tiers))) for tiers in outcomes]
+        assert sum(chances) == pytest.approx(1.0)
+        assert chances[2] == pytest.approx(0.4) if margin == 0 else chances[0] > chances[1]
+
+
+def test_robust_dpo_of_labels_that_were_flipped_is_dpo_of_those_that_were_not_on_average() -> None:
+    right, wrong = (loss_of("dpo", {"label_smoothing": 0.3, "loss_type": "robust"}, *pair(1.7, tiers))
+                    for tiers in [(("a",), ("b",)), (("b",), ("a",))])  # fmt: skip
+    assert 0.7 * right + 0.3 * wrong == pytest.approx(loss_of("dpo", {}, *pair(1.7)), rel=1e-6)
+
+
+def test_with_a_uniform_reference_dpo_is_cpo_and_simpo_is_its_length_normalised_kind() -> None:
+    batch = lists()
+    batch = dataclasses.replace(batch, ref_total=torch.zeros_like(batch.ref_total))
+    logp = outputs(make("cpo"), batch)
+    assert loss_of("cpo", {}, batch, logp) == pytest.approx(loss_of("dpo", {}, batch, logp))
+    normalised = loss_of("dpo", {"length_normalised": True, "beta": 2.0}, batch, logp)
+    assert loss_of("simpo", {"gamma": 0.0, "beta": 2.0}, batch, logp) == pytest.approx(normalised)
+
+
+def test_odds_are_finite_where_every_token_is_certain() -> None:
+    batch, logp = pair(0.0)
+    algorithm = make("orpo")
+    algorithm.loss(wrap(algorithm, logp), batch).total.backward()
+    assert logp[0].grad is not None and torch.isfinite(logp[0].grad).all()
+
+
+def test_what_stands_beside_a_loss_has_tokens_of_the_best_answers_as_its_denominator() -> None:
+    """The gradients of both, each alone and divided by its own weight, are those of the step."""
+    batch = lists()
+    whole, metrics = learn(make("cpo", {"sft": 0.7}), batch)
+    alone, _ = learn(make("cpo", {"sft": 0.0}), batch)
+    best, beside = learn(ImitateBest(), batch)
+    assert_same(whole, {name: alone[name] + 0.7 * best[name] for name in alone}, atol=1e-7)
+    assert metrics["nll"] == pytest.approx(beside["nll"])
+    assert (
+        float(ImitateBest().weight(batch))
+        == float((batch.best * batch.action.sum(-1)).sum())
+        > float(batch.weight.sum())
+    )
 
 
 # -- sft -------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -30,6 +30,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("ppo", {"kl_in": "loss", "kl": 0.2, "kl_estimator": "k2", "kl_unbiased": False}),
     ("rloo", {"whiten_advantages": True}),
     *[(name, {"kl": 0.0}) for name in names("online")],
+    ("dpo", {"label_smoothing": 0.2, "length_normalised": True, "sft": 0.5}),
+    ("dpo", {"label_smoothing": 0.2, "loss_type": "robust"}),
+    ("dpo_ties", {"model": "rao_kupper", "tie_rate": 0.3}),
+    ("ipo", {"length_normalised": True}),
 ]
 every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda v: str(v) if v else "default")
 
@@ -131,7 +135,8 @@ def test_gradients_stay_finite_where_a_policy_has_run_away(name: str, options: d
     elif isinstance(batch, ReferencedBatch):
         batch = dataclasses.replace(batch, ref_total=batch.ref_total + size * noise(batch.ref_total.shape, 0))
     out = outputs(algorithm, batch, torch.float32)
-    spread = size if kind_of(name) in ("reward", "supervised") else 0.0
+    free = kind_of(name) in ("reward", "supervised") or "reference" not in algorithm.needs
+    spread = size if free and kind_of(name) != "online" else 0.0
     leaves = [(x.detach() - spread * noise(x.shape, 1).abs().float()).requires_grad_() for x in out]
     loss = algorithm.loss(wrap(algorithm, leaves), batch)
     read = read_mask(algorithm, batch)
@@ -147,7 +152,11 @@ def test_the_gradient_of_the_loss_agrees_with_finite_differences(name: str, opti
     batch = batch.select(torch.arange(3)) if kind_of(name) in ("reward", "offline") else batch.select(torch.arange(5))
     batch = dataclasses.replace(
         batch,
-        **{f: getattr(batch, f).double() for f in ("wins", "choice_weight", "numerator") if hasattr(batch, f)},
+        **{
+            f: getattr(batch, f).double()
+            for f in ("wins", "ties", "choice_weight", "numerator", "best", "worst")
+            if hasattr(batch, f)
+        },
     )
     read = read_mask(algorithm, batch)
     leaves = [torch.where(read, x, 0.0).requires_grad_() for x in outputs(algorithm, batch)]
@@ -159,6 +168,29 @@ def test_the_gradient_of_the_loss_agrees_with_finite_differences(name: str, opti
     assert torch.autograd.gradcheck(total, leaves, eps=1e-6, atol=1e-6)
 
 
+# Where an option has an effect only beside another one.
+COMPANIONS = {"loss_type": {"label_smoothing": 0.2}}
+
+
+@pytest.mark.parametrize("name", names("offline", "reward"))
+def test_every_option_changes_what_is_learnt(name: str) -> None:
+    for option, default in options_of(make(name)).items():
+        beside = COMPANIONS.get(option, {})
+        usual, _ = learn(make(name, beside), raw_batch(name))
+        for value in others(type(make(name)), option, default):
+            found, _ = learn(make(name, beside | {option: value}), raw_batch(name))
+            assert any(not torch.allclose(usual[n], found[n], rtol=1e-4, atol=1e-7) for n in usual), (option, value)
+
+
+def others(algorithm: type, option: str, default: Any) -> list[Any]:
+    """Return values of an option that are not its default."""
+    if isinstance(default, bool):
+        return [not default]
+    if isinstance(default, str):
+        return [value for value in get_args(get_type_hints(algorithm)[option]) if value != default]
+    return [default / 2 + 0.1]
+
+
 def test_the_registry_lists_every_algorithm_file() -> None:
     files = {path.stem for path in Path(str(base.__file__)).parent.glob("*.py")}
-    assert files - {"__init__", "base", "penalty", "registry"} == set(ALGORITHMS)
+    assert files - {"__init__", "base", "imitation", "penalty", "registry"} == set(ALGORITHMS)

@@ -17,7 +17,7 @@ from toy_models import VOCAB, ToyCritic, ToyPolicy, ToyReward
 from prefloop.algorithms.registry import kind_of
 from prefloop.batch import LogprobBatch, PolicyOutput, ReferencedBatch, RewardOutput, Rows, collate, collate_rankings
 from prefloop.config_section import Optimiser
-from prefloop.engine.base import Term
+from prefloop.engine.base import terms_of
 from prefloop.engine.learner import Learner
 from prefloop.types import Ranking
 
@@ -120,7 +120,7 @@ def learn(algorithm: Any, batch: Any, token_budget: int = 10**6) -> tuple[dict[s
     learner = Learner(models, settings, 10, dict.fromkeys(models, 1.0))
     learner.optimisers = {r: torch.optim.SGD(m.parameters(), lr=1.0) for r, m in models.items()}  # type: ignore[misc]
     before = {f"{r}.{n}": p.detach().clone() for r, m in models.items() for n, p in m.named_parameters()}
-    metrics = learner.step(Term(batch, algorithm))
+    metrics = learner.step(*terms_of(batch, algorithm))
     assert metrics["skipped"] == 0.0
     after = {f"{r}.{n}": p.detach() for r, m in models.items() for n, p in m.named_parameters()}
     return {name: before[name] - after[name] for name in before}, metrics

@@ -64,7 +64,8 @@ prompts = 4
 """
 FEW = "evaluation.eval_prompts=2"
 ONLINE = ("steps=2", "rollout.k=2", "rollout.minibatches=2", "evaluation.eval_every=2", FEW, "checkpoint_every=2")
-ALGORITHMS = names("online", "offline")
+# No setting of [align] tells one offline method from another, so that one stands for all.
+ALGORITHMS = [*names("online"), "dpo"]
 CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default and than the project's.
     "align": {
         "lr": "2e-3",
@@ -271,6 +272,7 @@ def test_what_settings_know_of_an_algorithm_is_true_of_its_class(name: str) -> N
     made, known = make(name), KNOWN[name]
     assert made.name == name
     assert known.critic == ("critic" in made.trains) == ("value" in getattr(made, "needs", ()))
+    assert known.kind != "offline" or known.reference == ("reference" in made.needs)
     assert (known.kind == "online") == hasattr(made, "credit") and (known.kind == "reward") == (
         made.trains == ("reward",)
     )

@@ -28,7 +28,7 @@ from tiny_models import TINY_MODEL, random_rows
         ("sft", sft.sft, sft, "heldout_loss", 1),
         # These are held-out lists, and some that it learnt from.
         ("reward", train_reward.reward, train_reward, "score_items", 2),
-        ("align", lambda project: train_offline.train_offline(project, 0), train_offline._Lists, "accuracy", 1),
+        ("align", lambda project: train_offline.train_offline(project, 0), train_offline.OfflineLists, "accuracy", 1),
     ],
 )
 def test_what_the_last_step_was_measured_at_is_the_result(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from resumable import build
+from resumable import TOML, build
 
 from prefloop.engine.local import LocalEngine
+from prefloop.errors import NothingToDoError
 from prefloop.models.load import weights_hash
 from prefloop.project.project import Project, load_policy
 from prefloop.record import Run
 from prefloop.rewards.sequence import encode
 from prefloop.stages.align import align
 from prefloop.stages.train_offline import train_offline
-from prefloop.types import digest
+from prefloop.types import Ranking, digest
 
 
 @pytest.fixture
@@ -79,6 +82,7 @@ def test_before_anything_is_learnt_half_of_the_pairs_are_in_order(tmp_path: Path
     assert first["examples"] == 4 and last["examples"] == (outcome.lists % 4 or 4)
 
 
+FEW = "align.evaluation.eval_prompts=2"
 WILD = ["align.algorithm=dpo", "align.lists=4", "align.passes=2", "align.evaluation.eval_every=1",
         "align.clip_norm=1000.0", "align.average=0", "align.schedule=constant"]  # fmt: skip
 
@@ -115,3 +119,42 @@ def test_rankings_are_learnt_from_where_no_prompt_leaves_room_for_an_answer(tmp_
         assert "nobody looks at what the policy answers" in capsys.readouterr().err
         assert result.best_step == result.steps and result.kl is None
         assert project.policy(1).version == result.policy
+
+
+def judged(root: Path, tiers: Any, **what: Any) -> None:
+    """Make a project whose people say the same of every list."""
+    build(root, with_reward=False)
+    with Project.open(root, quiet=True) as project:
+        items = list(project.store.items(ranked=True))
+    shutil.rmtree(root)
+    root.mkdir()
+    (root / "prefloop.toml").write_text(TOML)
+    with Project.open(root, quiet=True) as project:
+        for item in items:
+            a, b, c = (completion.id for completion in item.completions)
+            said = Ranking(item.id, "w", tiers=tiers(a, b, c), **({"criterion": "quality"} | what))
+            project.store.add([replace(item, rankings=(said,))])
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "orpo"])
+def test_a_method_that_needs_pairs_is_refused_at_the_start_where_all_answers_tie(
+    tmp_path: Path, algorithm: str
+) -> None:
+    judged(tmp_path / "project", lambda a, b, c: ((a, b, c),))
+    with Project.open(tmp_path / "project", [f"align.algorithm={algorithm}"], quiet=True) as project:
+        with pytest.raises(NothingToDoError, match=f"{algorithm} finds nothing to learn from: in all of 1. lists"):
+            align(project, 0)
+        assert not list((tmp_path / "project" / "runs").glob("align*"))
+
+
+@pytest.mark.parametrize("algorithm", ["simpo", "orpo", "cpo"])
+def test_a_method_without_a_reference_asks_none_about_its_lists(
+    tmp_path: Path, asked: list[str], algorithm: str
+) -> None:
+    root = tmp_path / "project"
+    build(root, with_reward=False)
+    with Project.open(root, [f"align.algorithm={algorithm}", "align.lists=8", FEW], quiet=True) as project:
+        outcome = train_offline(project, 0)
+    assert set(asked) == {"policy"} and outcome.heldout_accuracy is not None
+    *_, last = Run(root / "runs" / str(outcome.run)).metrics()
+    assert ("nll" in last) == (algorithm != "simpo") and last["chosen_logp"] < 0

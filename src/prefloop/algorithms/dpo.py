@@ -2,49 +2,61 @@
 
 The implicit reward of a completion is beta * (log p - log p_ref) of its tokens. The loss is Bradley-Terry over all
 pairs of each ranking: each pair counts 1 / (K choose 2), and a tie counts half in both directions (cDPO with epsilon =
-0.5). Each completion is run once a list, however many pairs it is in. Lengths are not normalised.
+0.5). Each completion is run once a list, however many pairs it is in.
+
+Variants are options: labels of which a share is wrong (cDPO, Mitchell 2023; robust DPO, Chowdhury 2024), lengths
+normalised (Lambert 2024), and cross-entropy on the best answers beside the loss (RPO, Pang 2024).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.imitation import Imitation
 from prefloop.batch import PolicyOutput, ReferencedBatch
-from prefloop.ops.masked import masked_sum
-from prefloop.ops.preference import bradley_terry, ordered_pairs
+from prefloop.ops.preference import bradley_terry, pair_metrics, smoothed, unflipped
 
 
 @dataclass(frozen=True)
-class Dpo:
-    """Holds the options of DPO.
+class Dpo(Imitation):
+    """Holds the options of DPO beside `sft`.
 
-    beta: strength of the pull to the reference; usual range 0.05 to 0.5
+    beta:              strength of the pull to the reference; usual range 0.05 to 0.5
+    label_smoothing:   the share of pairs that people are thought to have put the wrong way round; 0 to 0.3
+    loss_type:         what is done about them: "sigmoid" smooths the labels (cDPO), "robust" corrects the loss for them
+    length_normalised: whether log-probabilities are means over tokens; beta is then 2 to 10
     """
 
     beta: float = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    loss_type: Literal["sigmoid", "robust"] = "sigmoid"
+    length_normalised: bool = False
     name = "dpo"
     trains: tuple[Role, ...] = ("policy",)
     needs: frozenset[Need] = frozenset({"reference"})
+
+    def __post_init__(self) -> None:
+        if self.loss_type == "robust" and self.label_smoothing == 0.5:
+            raise ValueError('loss_type = "robust" needs a label_smoothing below 0.5: labels of chance say nothing')
 
     def weight(self, batch: ReferencedBatch) -> Tensor:
         return batch.weight.sum()
 
     def loss(self, out: PolicyOutput, batch: ReferencedBatch) -> Loss:
-        total_logp = batch.lists(masked_sum(out.logp, batch.rows().action, dim=1))
-        implicit = self.beta * torch.where(batch.present, total_logp - batch.ref_total, torch.zeros_like(total_logp))
-        total = bradley_terry(implicit, batch.wins).sum()
-        with torch.no_grad():
-            right, strict = ordered_pairs(total_logp - batch.ref_total, batch.wins)
-            count = batch.present.float().sum()
-        return Loss(
-            total,
-            {
-                "loss": (total.detach(), self.weight(batch)),
-                "accuracy": (right, strict),
-                "implicit_reward": (implicit.detach().sum(), count),
-            },
-        )
+        logp = batch.logp(out.logp)
+        moved = torch.where(batch.present, logp - batch.ref_total, torch.zeros_like(logp))
+        if self.length_normalised:
+            moved = moved / batch.tokens
+        wins = batch.wins
+        if self.label_smoothing:
+            wins = {"sigmoid": smoothed, "robust": unflipped}[self.loss_type](wins, self.label_smoothing)
+        implicit = self.beta * moved
+        total = bradley_terry(implicit, wins).sum()
+        metrics = pair_metrics(implicit, moved, logp, batch.present, batch.wins)
+        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})

@@ -79,18 +79,23 @@ class Learner:
         return metrics, found
 
     def _backward(self, terms: Sequence[Term]) -> dict[str, float]:
-        """Add the gradient of the terms to the parameters. Return means over the whole batch."""
+        """Add the gradient of the terms to the parameters. Return means over the whole batch.
+
+        Terms on one batch share its forward and backward passes.
+        """
         sums: dict[str, list[Tensor]] = {}
-        for term in terms:
-            parts = list(term.batch.split(self.settings.token_budget))
-            weight = torch.stack([term.objective.weight(part) for part in parts]).sum()
+        for shared in _on_one_batch(terms):
+            first = shared[0]
+            parts = list(first.batch.split(self.settings.token_budget))
+            scales = [t.scale / torch.stack([t.objective.weight(part) for part in parts]).sum() for t in shared]
             for part in parts:
                 with named_when_full("a training step", part.rows().ids.shape, self._smaller):
-                    loss = term.objective.loss(self._run(term.objective.trains, part, term.temperature), part)
-                    (loss.total * (term.scale / weight)).backward()
-                for name, (total, count) in loss.metrics.items():
+                    out = self._run(first.objective.trains, part, first.temperature)
+                    losses = [t.objective.loss(out, part) for t in shared]
+                    torch.stack([x.total * scale for x, scale in zip(losses, scales, strict=True)]).sum().backward()
+                for name, (amount, count) in (m for loss in losses for m in loss.metrics.items()):
                     pair = sums.setdefault(name, [torch.zeros(()), torch.zeros(())])
-                    pair[0], pair[1] = pair[0] + total.detach().cpu(), pair[1] + count.detach().cpu()
+                    pair[0], pair[1] = pair[0] + amount.detach().cpu(), pair[1] + count.detach().cpu()
         return {name: float(total / count.clamp(min=1e-12)) for name, (total, count) in sums.items()}
 
     @property
@@ -225,6 +230,14 @@ class Learner:
                 )
             found.setdefault(number[name], {})[slot] = value.clone()
         return found
+
+
+def _on_one_batch(terms: Sequence[Term]) -> list[list[Term]]:
+    """Return the terms by batch, of which the models are asked the same."""
+    groups: dict[tuple[Any, ...], list[Term]] = {}
+    for term in terms:
+        groups.setdefault((id(term.batch), term.objective.trains, term.temperature), []).append(term)
+    return list(groups.values())
 
 
 def same_names(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:

@@ -113,7 +113,8 @@ class LocalEngine:
             model.train()  # This matters only where a reward model trains with dropout.
         try:
             with span("learner"):
-                yield learner, [replace(t, batch=t.batch.to(self.device)) for t in terms]
+                moved = {id(t.batch): t.batch.to(self.device) for t in terms}  # Terms on one batch stay on one.
+                yield learner, [replace(t, batch=moved[id(t.batch)]) for t in terms]
         finally:
             for model in learner.models.values():
                 model.eval()

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from prefloop.exchange.base import BadRow, quoted
+from prefloop.types import ACCEPTABLE as ACCEPTABLE
 from prefloop.types import IMPORTED as IMPORTED
 from prefloop.types import Completion, Item, Prompt, Ranking, digest
 
 PREFERENCE = "preference"
-ACCEPTABLE = "acceptable"
 
 
 def build_item(

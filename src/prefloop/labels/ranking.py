@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from prefloop.errors import DataError
-from prefloop.types import Comparison, Ranking
+from prefloop.types import ACCEPTABLE, Comparison, Ranking
 
 # A tier of this size has 2^8 - 1 = 255 choices; a larger tier of m uses m(m-1)+1 of its 2^m - 1.
 LARGEST_EXACT_TIER = 8
@@ -79,6 +79,24 @@ def comparisons(ranking: Ranking) -> list[Comparison]:
     ranked = [(id, tier) for tier, ids in enumerate(ranking.tiers) for id in ids]
     pairs = list(itertools.combinations(ranked, 2))
     return [Comparison(a, b, p=1.0 if i < j else 0.5, weight=1.0 / len(pairs)) for (a, i), (b, j) in pairs]
+
+
+def good_and_bad(ranking: Ranking) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ids that a ranking says are good, and those that it says are bad.
+
+    Of a label, by the criterion "acceptable", they are what it says. Of an order of two tiers or more they are the best
+    tier and the worst one. A completion that was marked unacceptable is bad, and good in no case.
+    """
+    ranked = tuple(id for tier in ranking.tiers for id in tier)
+    if ranking.none_acceptable:
+        return (), tuple(dict.fromkeys((*ranked, *ranking.unacceptable)))
+    best: tuple[str, ...] = ()
+    worst = ranking.unacceptable
+    if ranking.criterion == ACCEPTABLE:
+        best = ranked
+    elif len(ranking.tiers) > 1:
+        best, worst = ranking.tiers[0], (*ranking.tiers[-1], *worst)
+    return tuple(id for id in best if id not in ranking.unacceptable), tuple(dict.fromkeys(worst))
 
 
 @dataclass(frozen=True)

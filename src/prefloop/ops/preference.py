@@ -5,20 +5,40 @@ They are sums, never means; the engine divides, once.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def bradley_terry(score: Tensor, wins: Tensor) -> Tensor:
+def bradley_terry(score: Tensor, wins: Tensor, margin: float = 0.0) -> Tensor:
     """Return the negative log-likelihood of weighted pairs (Bradley & Terry 1952), in nats.
 
-    score: [R,K]    only differences matter
-    wins:  [R,K,K]  how much "i beats j" counts; a tie counts half in both directions
-    returns: [R]    summed over each list's pairs
+    score:  [R,K]    only differences matter
+    wins:   [R,K,K]  how much "i beats j" counts; a tie counts half in both directions
+    margin: by how much the better score must be higher for an even chance (SimPO)
+    returns: [R]     summed over each list's pairs
     """
-    gap = score[:, :, None] - score[:, None, :]
-    return -torch.where(wins > 0, wins * logsigmoid(gap), torch.zeros_like(gap)).sum((1, 2))
+    return over_pairs(-logsigmoid(score[:, :, None] - score[:, None, :] - margin), wins)
+
+
+def over_pairs(loss: Tensor, wins: Tensor) -> Tensor:
+    """Return each list's sum [R] of the losses of "i beats j" [R,K,K], as often as `wins` [R,K,K] counts them."""
+    return torch.where(wins != 0, wins * loss, torch.zeros_like(loss)).sum((1, 2))
+
+
+def smoothed(wins: Tensor, flipped: float) -> Tensor:
+    """Return `wins` [R,K,K] as if each had gone the other way with this chance (cDPO, Mitchell 2023)."""
+    return (1 - flipped) * wins + flipped * wins.transpose(1, 2)
+
+
+def unflipped(wins: Tensor, flipped: float) -> Tensor:
+    """Return weights [R,K,K], some negative, whose expected loss is that of labels before this share was flipped.
+
+    The share is below 0.5 (robust DPO, Chowdhury 2024).
+    """
+    return ((1 - flipped) * wins - flipped * wins.transpose(1, 2)) / (1 - 2 * flipped)
 
 
 def ordered_pairs(score: Tensor, wins: Tensor, tie: float = 1e-4) -> tuple[Tensor, Tensor]:
@@ -55,3 +75,56 @@ def plackett_luce(score: Tensor, choice_mask: Tensor, choice_weight: Tensor, num
     denominators = torch.where(real, choice_weight * torch.logsumexp(spread, -1), torch.zeros_like(choice_weight))
     chosen = torch.where(numerator > 0, numerator * score, torch.zeros_like(score))
     return denominators.sum(-1) - chosen.sum(-1)
+
+
+def davidson(gap: Tensor, tie_rate: float) -> tuple[Tensor, Tensor]:
+    """Return the log chances of a win and of a tie [..] at a gap of scores [..] (Davidson 1970).
+
+    tie_rate: the chance of a tie at gap 0
+    """
+    tie = torch.full_like(gap, math.log(2 * tie_rate / (1 - tie_rate)))
+    total = torch.logsumexp(torch.stack([gap / 2, -gap / 2, tie]), 0)
+    return gap / 2 - total, tie - total
+
+
+def rao_kupper(gap: Tensor, tie_rate: float) -> tuple[Tensor, Tensor]:
+    """Return the log chances of a win and of a tie [..] at a gap of scores [..] (Rao & Kupper 1967).
+
+    tie_rate: the chance of a tie at gap 0
+    """
+    nu = (1 + tie_rate) / (1 - tie_rate)
+    win, loss = logsigmoid(gap - math.log(nu)), logsigmoid(-gap - math.log(nu))
+    return win, math.log(nu**2 - 1) + win + loss
+
+
+def log_odds(mean_logp: Tensor) -> Tensor:
+    """Return log(p / (1 - p)) of p = exp(mean_logp) [..], finite also where every token is certain."""
+    below = mean_logp.clamp(max=-torch.finfo(mean_logp.dtype).eps)
+    return below - torch.log(-torch.expm1(below))
+
+
+@torch.no_grad()
+def pair_metrics(
+    implicit: Tensor, moved: Tensor, total_logp: Tensor, present: Tensor, wins: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what every method that learns from pairs reports, as (sum, weight).
+
+    implicit:   [R,K] reward by which the method orders completions
+    moved:      [R,K] the same in nats, which says what is no more than rounding
+    total_logp: [R,K] log-probability of each completion
+    present:    [R,K] bool;  wins: [R,K,K]
+    """
+    right, strict = ordered_pairs(moved, wins)
+    better = wins > wins.transpose(1, 2)
+
+    def over(pairs: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(better, pairs, torch.zeros_like(pairs)).sum(), strict
+
+    wide = torch.zeros_like(wins, dtype=total_logp.dtype)
+    return {
+        "accuracy": (right, strict),
+        "implicit_reward": (implicit.sum(), present.to(implicit.dtype).sum()),
+        "margin": over(implicit[:, :, None] - implicit[:, None, :]),
+        "chosen_logp": over(total_logp[:, :, None] + wide),
+        "rejected_logp": over(total_logp[:, None, :] + wide),
+    }

@@ -85,7 +85,8 @@ def algorithm_name(run: Mapping[str, Any] | None) -> str:
     if run is None:
         return ""
     made = read_aligned(run["result"])
-    return str((made and made.algorithm) or run["config"].get("align", {}).get("algorithm", "")).upper()
+    name = (made and made.algorithm) or run["config"].get("align", {}).get("algorithm", "")
+    return str(name).upper().replace("_", " ")
 
 
 def headline(facts: Mapping[str, Any]) -> dict[str, Any]:

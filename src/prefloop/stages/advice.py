@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefloop import record
-from prefloop.known_algorithms import is_offline
+from prefloop.known_algorithms import has_reference, is_offline
 from prefloop.project.project import Project
 from prefloop.results import Aligned, AlignedOffline, AlignedOnline, Evaluated, Imported, Outcome
 from prefloop.training.rankings import ranked_criteria
@@ -127,7 +127,9 @@ def _no_new_policy(project: Project, round: int, result: Aligned | None) -> str:
         return f"{ranked}  (no new policy was made: the reward model cannot tell better from worse)"
     if result and (result.collapses or "budget" in str(result.stopped)):
         price = "beta" if is_offline(algorithm) else "kl"
-        less = f"a smaller [align] lr or a larger [algorithms.{algorithm}] {price}"
+        less = "a smaller [align] lr"
+        if has_reference(algorithm):
+            less = f"{less} or a larger [algorithms.{algorithm}] {price}"
         return f"prefloop align, with {less}  (no new policy was made: it went too far from its start)"
     other = "" if is_offline(algorithm) else "prefloop align, with a larger [align] lr or more steps; or: "
     return f"{other}{ranked}  (no new policy was made: no step was better than the start)"

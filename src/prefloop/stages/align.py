@@ -38,6 +38,8 @@ def check_options(config: Config) -> None:
         idle["kl_horizon"] = "kl_target = 0 keeps the coefficient of the KL fixed"
     if options.get("kl_in") != "loss":
         idle |= dict.fromkeys(("kl_estimator", "kl_unbiased"), 'kl_in = "reward" always takes k1')
+    if not options.get("label_smoothing"):
+        idle["loss_type"] = "label_smoothing = 0 says that every label is right"
     rollout = settings.rollout
     if rollout.epochs * rollout.minibatches == 1 and not rollout.staleness:
         why = "each sample is learnt from once ([align.rollout] epochs and minibatches are 1): there is nothing to clip"

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from prefloop.algorithms.base import Role
 from prefloop.algorithms.registry import code_of, make
-from prefloop.batch import RankingBatch, ReferencedBatch, collate_rankings
 from prefloop.engine import Training
 from prefloop.engine import make as make_engine
-from prefloop.engine.base import Engine, terms_of
+from prefloop.engine.base import terms_of
 from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.policy import Policy
-from prefloop.models.tokenization import Tokenization
-from prefloop.ops.masked import masked_sum
-from prefloop.ops.preference import ordered_pairs
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project, derive, load_policy
 from prefloop.results import AlignedOffline
-from prefloop.rewards.sequence import encode
-from prefloop.store import Store
 from prefloop.training.annotator_weights import weigh_annotators
 from prefloop.training.behaviour import bounds_of
 from prefloop.training.fit import Order, fit
@@ -35,22 +25,22 @@ from prefloop.training.keeping import KeepNewest
 from prefloop.training.learning_rates import beside_usual, rate
 from prefloop.training.lengths import Lengths
 from prefloop.training.loop import Schedule
-from prefloop.training.rankings import NO_RANKINGS, gold_of, rankable, ranked_criteria
-from prefloop.types import Item, digest
+from prefloop.training.offline_lists import OfflineLists
+from prefloop.training.rankings import gold_of, rankable, ranked_criteria, refuse_useless
+from prefloop.types import digest
 
 EVAL_LISTS = 100
 
 
 def train_offline(project: Project, round: int) -> AlignedOffline:
     """Optimise the policy on all rankings up to a round. Held-out lists measure it; its answers say what is kept."""
-    settings, seed = project.config.align, project.config.project.seed
+    settings, seed, store = project.config.align, project.config.project.seed, project.store
     options = project.config.algorithms.get(settings.algorithm, {})
     objective = make(settings.algorithm, options)
     shares = criteria_weights(project)
     asked = {c: rankable(project, c, round, "train") for c in shares}
     held = [item for c in shares for item in rankable(project, c, round, "heldout")][:EVAL_LISTS]
-    if not any(asked.values()):
-        raise NothingToDoError(NO_RANKINGS)
+    refuse_useless(project, settings.algorithm, [item for items in asked.values() for item in items])
     start, reference = project.policy(round).here(), project.reference().here()
     snapshot = project.snapshot("rankings", [r.id for items in asked.values() for item in items for r in item.rankings])
     inputs = {"policy": start.weights, "reference": reference.weights, "rankings": snapshot, "round": round}
@@ -95,8 +85,8 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
         asking = [item.prompt for item in train]
         schedule = Schedule(order.steps, settings.evaluation.eval_every, settings.checkpoint_every)
         with closing(make_engine(models, tokenization, seed, project.device, training)) as engine:
-            data = _Lists(project.store, named if told else None, engine, tokenization, train, counts)
-            heldout = _Lists(project.store, named if told else None, engine, tokenization, held)
+            data = OfflineLists(store, named if told else None, engine, tokenization, train, objective, counts)
+            heldout = OfflineLists(store, named if told else None, engine, tokenization, held, objective)
             keep = KeepNewest(project, run, engine, tokenization, asking, left_out, heldout.accuracy, from_reference)
             fit(
                 project,
@@ -162,65 +152,3 @@ def criteria_weights(project: Project) -> dict[str, float]:
             f"{said} would have no effect: weights tell criteria apart, and there is only {chosen[0]}. Take it out."
         )
     return {c: weights[c] for c in chosen if weights.get(c)}
-
-
-class _Lists:
-    """Holds encoded lists. The reference's log-probability of a completion is computed once and kept in the store."""
-
-    def __init__(
-        self,
-        store: Store,
-        reference: str | None,
-        engine: Engine,
-        tokenization: Tokenization,
-        items: Sequence[Item],
-        weights: Mapping[str, float] | None = None,
-    ):
-        """Encode the lists.
-
-        reference: names who is asked in the store; None where the algorithm needs no reference
-        weights: {ranking id: how much it counts}; 1 for those not named
-        """
-        self.store, self.reference, self.engine, self.items = store, reference, engine, items
-        self.weights = weights or {}
-        self.encoded = [[encode(tokenization, item.prompt, c) for c in item.completions] for item in items]
-        named = (c.id for item in items for c in item.completions)
-        self.known = {} if reference is None else store.logprobs(reference, named)
-
-    def batch(self, at: Sequence[int]) -> RankingBatch:
-        items = [self.items[i] for i in at]
-        ids = [[c.id for c in item.completions] for item in items]
-        weights = [[self.weights.get(r.id, 1.0) for r in item.rankings] for item in items]
-        batch = collate_rankings([self.encoded[i] for i in at], ids, [i.rankings for i in items], weights)
-        return batch if self.reference is None else self._referenced(batch, ids, self.reference)
-
-    def _referenced(self, batch: RankingBatch, ids: list[list[str]], reference: str) -> ReferencedBatch:
-        missing = [n for n, some in enumerate(ids) if any(key not in self.known for key in some)]
-        if missing:
-            totals = self._totals("reference", batch.select(torch.tensor(missing))).tolist()
-            said = {key: value for n, row in zip(missing, totals, strict=True) for key, value in zip(ids[n], row)}  # noqa: B905
-            fresh = {key: value for key, value in said.items() if key not in self.known}
-            self.store.add_logprobs(reference, fresh)
-            self.known.update(fresh)
-        ref = torch.zeros(batch.present.shape)
-        for row, some in zip(ref, ids, strict=True):
-            row[: len(some)] = torch.tensor([self.known[key] for key in some])
-        return ReferencedBatch(**{f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}, ref_total=ref)
-
-    def _totals(self, role: Any, batch: RankingBatch) -> Tensor:
-        """Return the log-probability of each completion in nats, [R,K]."""
-        return batch.lists(masked_sum(self.engine.forward(role, batch), batch.rows().action, dim=1))
-
-    def accuracy(self) -> dict[str, float]:
-        """Return the share of strict held-out pairs that the implicit reward orders as people do."""
-        if not self.items:
-            return {}
-        right = total = 0.0
-        for start in range(0, len(self.items), 16):
-            batch = self.batch(list(range(start, min(start + 16, len(self.items)))))
-            score = self._totals("policy", batch)
-            if isinstance(batch, ReferencedBatch):
-                score = score - batch.ref_total
-            ordered, strict = ordered_pairs(score, batch.wins)
-            right, total = right + float(ordered), total + float(strict)
-        return {"heldout_accuracy": right / total} if total else {}

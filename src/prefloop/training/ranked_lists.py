@@ -83,7 +83,7 @@ class CriteriaBatch(RankingBatch):
         return score.view(lists, k, -1).transpose(1, 2).flatten()
 
 
-_JUDGED = ("wins", "choice_mask", "choice_weight", "numerator", "weight")
+_JUDGED = ("wins", "ties", "choice_mask", "choice_weight", "numerator", "weight", "best", "worst")
 
 
 @dataclass(frozen=True)

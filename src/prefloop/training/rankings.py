@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
+from prefloop.errors import NothingToDoError
 from prefloop.exchange import Parsed, RowError
+from prefloop.known_algorithms import known, names_that_learn_from
+from prefloop.labels.ranking import good_and_bad
 from prefloop.labels.votes import Tiers
 from prefloop.project.project import Project
-from prefloop.types import Item
+from prefloop.types import ACCEPTABLE, Item
 
 Split = Literal["train", "heldout"]
 
-NOT_COMPARABLE = ("acceptable",)  # These criteria label one completion at a time, so they give no pairs to learn from.
+NOT_COMPARABLE = (ACCEPTABLE,)  # These criteria label one completion at a time, so they give no pairs to learn from.
 NO_RANKINGS = (
     "there are no rankings yet: let people rank what was sampled (prefloop annotate), or simulated people (prefloop "
     "crowd), or import a file of rankings or pairs"
@@ -34,6 +37,34 @@ def rankable(project: Project, criterion: str, round: int, split: Split | None) 
         if item.round <= round and useful:
             kept.append(replace(item, rankings=useful))
     return kept
+
+
+def usable(item: Item, learns_from: str) -> bool:
+    """Return whether an item has what an algorithm learns from: an order of two answers, a label, or a best answer."""
+    if learns_from == "any":
+        return True
+    if learns_from == "pairs":
+        return any(len(r.tiers) > 1 for r in item.rankings)
+    said = [good_and_bad(r) for r in item.rankings]
+    return any(good or (bad and learns_from == "labels") for good, bad in said)
+
+
+def refuse_useless(project: Project, algorithm: str, items: Iterable[Item]) -> None:
+    """Raise NothingToDoError where an offline algorithm finds nothing to learn from in these lists."""
+    found, items = known(algorithm), list(items)
+    if found is not None and any(usable(item, found.learns_from) for item in items):
+        return
+    if items:
+        ties = (
+            f"{algorithm} finds nothing to learn from: in all of {len(items)} lists every answer ties with the others"
+        )
+        raise NothingToDoError(f"{ties}. Let people say which answer is better, or import lists that do.")
+    if ACCEPTABLE in project.store.criteria() and (others := names_that_learn_from("labels")):
+        raise NothingToDoError(
+            f"{algorithm} learns from answers that are compared, and the store has labels of single answers only: "
+            f"{' or '.join(f'prefloop align --algorithm {name}' for name in others)} learns from those"
+        )
+    raise NothingToDoError(NO_RANKINGS)
 
 
 def gold_of(project: Project, criterion: str) -> dict[str, Tiers]:

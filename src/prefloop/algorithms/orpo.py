@@ -1,0 +1,44 @@
+"""Odds-ratio preference optimisation: imitates the best answers and widens their odds in one stage (Hong 2024, eq. 6).
+
+The loss of "i beats j" is -beta * log sigmoid(log odds_i - log odds_j), where odds = p / (1 - p) and p is the geometric
+mean of the probabilities of a completion's tokens. The cross-entropy on the best answers is added with weight `sft`.
+No reference is run. Pairs are weighted as in DPO.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.imitation import Imitation
+from prefloop.batch import PolicyOutput, RankingBatch
+from prefloop.ops.preference import bradley_terry, log_odds, pair_metrics
+
+
+@dataclass(frozen=True)
+class Orpo(Imitation):
+    """Holds the options of ORPO.
+
+    sft:  weight of the cross-entropy on the best answers, 1 in the paper
+    beta: weight of the odds ratio (lambda in the paper); usual range 0.1 to 1
+    """
+
+    sft: float = 1.0
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    name = "orpo"
+    trains: tuple[Role, ...] = ("policy",)
+    needs: frozenset[Need] = frozenset()
+    length_normalised = True
+
+    def weight(self, batch: RankingBatch) -> Tensor:
+        return batch.weight.sum()
+
+    def loss(self, out: PolicyOutput, batch: RankingBatch) -> Loss:
+        mean = batch.logp(out.logp, mean=True)
+        total = self.beta * bradley_terry(log_odds(mean), batch.wins).sum()
+        metrics = pair_metrics(self.beta * mean, mean, batch.logp(out.logp), batch.present, batch.wins)
+        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})

@@ -1,0 +1,44 @@
+"""Simple preference optimisation: a policy's own mean log-probability is the reward, without reference (Meng 2024).
+
+The loss of "i beats j" is -log sigmoid(beta * (m_i - m_j) - gamma), where m is the mean log-probability of a
+completion's tokens. Pairs are weighted as in DPO. Nothing holds the policy to a reference but few and small steps. With
+`sft` the cross-entropy on the best answers is added (CPO-SimPO).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.imitation import Imitation
+from prefloop.batch import PolicyOutput, RankingBatch
+from prefloop.ops.preference import bradley_terry, pair_metrics
+
+
+@dataclass(frozen=True)
+class Simpo(Imitation):
+    """Holds the options of SimPO beside `sft`.
+
+    beta:  scale of the reward; usual range 2 to 10
+    gamma: margin by which the better answer's reward must be higher; usual range 0.3 to 0.8 times beta
+    """
+
+    beta: Annotated[float, Field(gt=0)] = 2.0
+    gamma: Annotated[float, Field(ge=0)] = 1.0
+    name = "simpo"
+    trains: tuple[Role, ...] = ("policy",)
+    needs: frozenset[Need] = frozenset()
+    length_normalised = True
+
+    def weight(self, batch: RankingBatch) -> Tensor:
+        return batch.weight.sum()
+
+    def loss(self, out: PolicyOutput, batch: RankingBatch) -> Loss:
+        mean = batch.logp(out.logp, mean=True)
+        total = bradley_terry(self.beta * mean, batch.wins, self.gamma).sum()
+        metrics = pair_metrics(self.beta * mean, mean, batch.logp(out.logp), batch.present, batch.wins)
+        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})
