@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from prefloop.config_align import Align
 from prefloop.config_behaviour import Behaviour
+from prefloop.config_best_of import BestOf
 from prefloop.config_problems import explain, holds_nul, may_be_left_out, problems, sections, settings_of
 from prefloop.config_section import Optimiser, Section
 from prefloop.effects import SCRATCH, refuse_unused
@@ -237,6 +238,7 @@ class Config(Section):
     align: Align = Align()
     evaluate: Evaluate = Evaluate()
     behaviour: Behaviour = Behaviour()
+    best_of: BestOf = BestOf()
     frontier: Frontier = Frontier()
     run: Run = Run()
     track: Track = Track()

@@ -55,7 +55,16 @@ _EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
 
 def idle(config: Config) -> dict[str, str]:
     """Return the settings without effect as {"section.key": why nothing reads it}."""
-    return dict([*_model(config), *_sample_and_annotate(config), *_align(config), *_frontier(config), *_run(config)])
+    return dict(
+        [
+            *_model(config),
+            *_sample_and_annotate(config),
+            *_align(config),
+            *_frontier(config),
+            *_best_of(config),
+            *_run(config),
+        ]
+    )
 
 
 def _model(config: Config) -> Iterator[tuple[str, str]]:
@@ -126,6 +135,13 @@ def _objective(objective: Any) -> Iterator[tuple[str, str]]:
 def _frontier(config: Config) -> Iterator[tuple[str, str]]:
     if config.frontier.bounds:
         yield "frontier.weights", "[frontier] bounds takes the place of weights"
+
+
+def _best_of(config: Config) -> Iterator[tuple[str, str]]:
+    if config.best_of.majority is None:
+        yield "best_of.vote_temperature", "without majority nothing is voted for: the best reward decides"
+    elif config.best_of.scorer is None:
+        yield "best_of.vote_temperature", "without a scorer every answer has one vote"
 
 
 def _run(config: Config) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from prefloop import results
 from prefloop.api.functions import ScoreFunction, as_scorer
 from prefloop.api.rankings import RankedList, as_table, ranked_lists
+from prefloop.api.settings import Settings, as_overrides, setting_key
 from prefloop.config import CONFIG_NAME, Config, load_config
-from prefloop.config_problems import places
 from prefloop.effects import refuse_for_align
 from prefloop.project.project import Project as Core
-from prefloop.project.toml import toml
 from prefloop.store import Store
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
     from prefloop.api.models import Policy, RewardScorer
     from prefloop.stages.annotate_with import Annotator
-
-Settings = Mapping[str, Any] | Iterable[str]
 
 
 class Project:
@@ -63,7 +60,7 @@ class Project:
         new: begin another run where one with other settings stopped half-way, which is refused otherwise
         Raises ConfigError where there is no project, or a setting is wrong.
         """
-        overrides = _overrides(settings)
+        overrides = as_overrides(settings)
         return cls(Core.open(Path(folder).absolute(), overrides, quiet, new), overrides)
 
     def close(self) -> None:
@@ -207,7 +204,7 @@ class Project:
         more = settings | ({"algorithm": algorithm} if algorithm else {})
         name = algorithm or self.config.align.algorithm
         project = self._with("align", more, {f"algorithms.{name}": options or {}}, reward=reward)
-        refuse_for_align(project.config, [*self._overrides, *(f"{_key('align', key)}=" for key in more)])
+        refuse_for_align(project.config, [*self._overrides, *(f"{setting_key('align', key)}=" for key in more)])
         return align(project, round)
 
     def evaluate(
@@ -253,6 +250,30 @@ class Project:
                 core.scorers[made.name] = made
             names.append(scorer if isinstance(scorer, str) else made.name)
         return compare_sides(core, a, b, None if prompts is None else Path(prompts), names, slices)
+
+    def best_of(
+        self,
+        n: int | None = None,
+        *,
+        scorer: str | ScoreFunction | None = None,
+        majority: str | None = None,
+        policy: str = "policy",
+        prompts: str | Path | None = None,
+        out: str | Path | None = None,
+        lists: str | Path | None = None,
+        overwrite: bool = False,
+        **settings: Any,
+    ) -> results.BestOf:
+        """Answer prompts by the best of n by a scorer, or by majority of the final answers. Nothing is trained.
+
+        scorer: "reward" for the reward models, a name or a function; majority: a regular expression or
+        "file.py:function"; prompts: a file, else the held-out ones; settings: of `[best_of]`.
+        """
+        from prefloop.stages.best_of import best_of
+
+        core = self._with("best_of", {"n": n, "majority": majority, **settings}, scorer=scorer)
+        asked, answers, ranked = (None if path is None else Path(path) for path in (prompts, out, lists))
+        return best_of(core, policy, asked, answers, ranked, overwrite)
 
     def report(self) -> results.Reported:
         """Write report.html and report.json into the project folder."""
@@ -352,8 +373,8 @@ class Project:
                 core.scorers[scorer.name] = scorer
                 values[key] = scorer.name
         changes = {section: values, **(more or {})}
-        overrides = _overrides(
-            {_key(part, key): value for part, keys in changes.items() for key, value in keys.items()}
+        overrides = as_overrides(
+            {setting_key(part, key): value for part, keys in changes.items() for key, value in keys.items()}
         )
         if not overrides:
             return core
@@ -375,16 +396,4 @@ def initialise(
     from prefloop.stages.init import init
 
     named = None if model is None else str(model)
-    return init(Path(folder), named, scratch, [Path(text) for text in texts], _overrides(settings))
-
-
-def _key(section: str, name: str) -> str:
-    """Return the dotted key of a setting that a call names: k of align is "align.rollout.k"."""
-    return next(iter(places(Config, section, name)), f"{section}.{name}")
-
-
-def _overrides(settings: Settings) -> list[str]:
-    """Return settings as the command line gives them: "align.steps=20" for {"align.steps": 20}. None is left out."""
-    if isinstance(settings, Mapping):
-        return [f"{key}={toml(value)}" for key, value in settings.items() if value is not None]
-    return list(settings)
+    return init(Path(folder), named, scratch, [Path(text) for text in texts], as_overrides(settings))

@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("prefloop.cli.evaluating:evaluate", "Compare the aligned policy with the reference."),
     "frontier": ("prefloop.cli.frontier:frontier", "Trade one criterion for another, and draw what that costs."),
     "compare": ("prefloop.cli.comparing:compare", "Compare two policies, or a policy and texts, on any prompts."),
+    "best-of": ("prefloop.cli.best_of:best_of", "Answer prompts by the best of n, or by majority, without training."),
     "diagnose": ("prefloop.cli.diagnosing:diagnose", "Say what went wrong in a run, why, and what to do next."),
     "watch": ("prefloop.cli.watch:watch", "Follow runs in the browser: curves, findings, answers."),
     "report": ("prefloop.cli.loop:report", "Write a page with all results."),

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 
 from prefloop import results
 from prefloop.cli.show_behaviour import behaviour_lines, breach_lines, compared_lines
-from prefloop.results import Interval, Outcome
+from prefloop.cli.show_best_of import best_of_lines
+from prefloop.cli.show_frontier import traded_lines
+from prefloop.cli.show_text import between as _between
+from prefloop.cli.show_text import mean as _mean
+from prefloop.results import Outcome
 
 if TYPE_CHECKING:
     from prefloop.labels.preference_eval import PairReport
@@ -55,6 +59,8 @@ def _files(outcome: Outcome, root: Path) -> list[Path]:
         return [root / model.model for model in outcome.models.values()]
     if isinstance(outcome, results.Reported):
         return [root / outcome.json.name, root / outcome.html.name]
+    if isinstance(outcome, results.BestOf):
+        return [root / outcome.answers, root / outcome.lists]
     if isinstance(outcome, results.Evaluated) and outcome.run:
         return [root / "runs" / outcome.run / "result.json"]
     return []
@@ -276,36 +282,22 @@ def _evaluated(r: results.Evaluated) -> list[str]:
 
 @_figures.register
 def _traded(r: results.Traded) -> list[str]:
-    """One line a point, then which of them keeps the stated bounds."""
-    sign = ">=" if r.kind == "bounds" else "weighs"
-    lines = [f"{r.first} against {r.second}, round {r.round}; means on held-out prompts with 95 % intervals"]
-    if r.reference:
-        first, second = (_mean(r.reference[name], ".3f") for name in (r.first, r.second))
-        lines.append(f"    reference: {r.first} {first}, {r.second} {second}")
-    for p in r.points:
-        mark = "*" if p.run == r.chosen else " "
-        if p.first is None or p.second is None:
-            lines.append(f"  {mark} {r.second} {sign} {p.value:g} ({p.run}): no new policy{p.why and ', ' + p.why}")
-            continue
-        unmet = ", bound NOT MET" if p.met is False else ""
-        beaten = "" if p.front else ", another point is better by both"
-        lines.append(
-            f"  {mark} {r.second} {sign} {p.value:g} ({p.run}): {r.first} {_mean(p.first, '.3f')}, "
-            f"{r.second} {_mean(p.second, '.3f')}{unmet}{beaten}"
-        )
-    if r.stated:
-        stated = " and ".join(f"{name} >= {bound:g}" for name, bound in r.stated.items())
-        lines.append(
-            f'* {r.chosen} has the most {r.first} of those that keep {stated}. Take it: [run] choose = "{r.chosen}"'
-            if r.chosen
-            else f"NO POINT keeps {stated} by the lower end of its interval"
-        )
-    return [*lines, "files: frontier.svg, frontier.json"]
+    return traded_lines(r)
 
 
 @_figures.register
 def _compared(r: results.Compared) -> list[str]:
     return compared_lines(r)
+
+
+@_figures.register
+def _best_of(r: results.BestOf) -> list[str]:
+    return best_of_lines(r)
+
+
+@_figures.register
+def _reported(r: results.Reported) -> list[str]:
+    return []
 
 
 @_figures.register
@@ -379,22 +371,9 @@ def _exported(r: results.Exported) -> list[str]:
     return [*lines, *([f"uploaded to {r.pushed}"] if r.pushed else [])]
 
 
-@_figures.register
-def _reported(r: results.Reported) -> list[str]:
-    return []
-
-
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
 def _interval(value: float, low: float | None, high: float | None) -> str:
     return f"{value:.1%}" if low is None or high is None else f"{value:.1%} (95 % interval {low:.1%} to {high:.1%})"
-
-
-def _mean(m: Interval, form: str) -> str:
-    return _between(m.mean, m.low, m.high, form)
-
-
-def _between(mean: float, low: float, high: float, form: str) -> str:
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"

@@ -12,6 +12,8 @@ from prefloop.results.base import Outcome as Outcome
 from prefloop.results.base import Refused as Refused
 from prefloop.results.behaviour import BehaviourReport as BehaviourReport
 from prefloop.results.behaviour import CheckResult as CheckResult
+from prefloop.results.best_of import BestAt as BestAt
+from prefloop.results.best_of import BestOf as BestOf
 from prefloop.results.case import CaseFigures as CaseFigures
 from prefloop.results.case import CaseFinding as CaseFinding
 from prefloop.results.comparing import Compared as Compared
