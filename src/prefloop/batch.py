@@ -210,6 +210,13 @@ class ReferencedBatch(RankingBatch):
 
 
 @dataclass(frozen=True)
+class AnchoredBatch(ReferencedBatch):
+    """Adds `reference_point` [R]: nats that the policy moved on answers to other prompts, the same for all (KTO)."""
+
+    reference_point: Tensor = field(metadata=_tensor("R", "number"))
+
+
+@dataclass(frozen=True)
 class RolloutBatch(Rows):
     """Holds N completions as sampled.
 

@@ -35,9 +35,11 @@ ALGORITHMS: dict[str, Known] = {
     "dpo_plackett_luce": Known("offline", "prefloop.algorithms.dpo_plackett_luce:DpoPlackettLuce", learns_from="pairs"),
     "dpo_ties": Known("offline", "prefloop.algorithms.dpo_ties:DpoTies", learns_from="pairs"),
     "ipo": Known("offline", "prefloop.algorithms.ipo:Ipo", learns_from="pairs"),
+    "kto": Known("offline", "prefloop.algorithms.kto:Kto", learns_from="labels"),
     "simpo": Known("offline", "prefloop.algorithms.simpo:Simpo", reference=False, learns_from="pairs"),
     "orpo": Known("offline", "prefloop.algorithms.orpo:Orpo", reference=False, learns_from="pairs"),
     "cpo": Known("offline", "prefloop.algorithms.cpo:Cpo", reference=False, learns_from="pairs"),
+    "best_sft": Known("offline", "prefloop.algorithms.best_sft:BestSft", reference=False, learns_from="best"),
     "ppo": Known("online", "prefloop.algorithms.ppo:Ppo", critic=True),
     "grpo": Known("online", "prefloop.algorithms.grpo:Grpo"),
     "rloo": Known("online", "prefloop.algorithms.rloo:Rloo"),
@@ -55,8 +57,14 @@ def known(name: str) -> Known | None:
     return registered.get(name) or ALGORITHMS.get(name)
 
 
+def learns_from(name: str) -> str:
+    """Return what an offline algorithm cannot do without: "pairs", "labels", "best" answers, or "any" list."""
+    found = known(name)
+    return "any" if found is None else found.learns_from
+
+
 def names_that_learn_from(what: str) -> list[str]:
-    return [name for name in names("offline") if (found := known(name)) and found.learns_from == what]
+    return [name for name in names("offline") if learns_from(name) == what]
 
 
 def is_offline(name: str) -> bool:

@@ -17,9 +17,9 @@ import torch
 from test_bandit import BETA, OPTIMUM, REWARD, learner_of
 
 from prefloop.algorithms.registry import make
-from prefloop.batch import ReferencedBatch, collate_rankings
+from prefloop.batch import AnchoredBatch, collate_rankings
 from prefloop.engine.base import terms_of
-from prefloop.types import Ranking
+from prefloop.types import ACCEPTABLE, Ranking
 
 Judged = tuple[list[int], list[tuple[Any, float]]]  # the arms of a list, and [(tiers of arms, how much they count)]
 R = REWARD.tolist()
@@ -67,7 +67,8 @@ def learnt(name: str, options: dict[str, Any], judged: Iterable[Judged]) -> list
     ]
     encoded = [[([0, arm], 1) for arm in arms] for arms, _ in lists]
     batch = collate_rankings(encoded, names, said, [[weight for _, weight in all_] for _, all_ in lists])
-    referenced = ReferencedBatch(**vars(batch), ref_total=torch.full(batch.present.shape, -math.log(4)))
+    uniform = torch.full(batch.present.shape, -math.log(4))
+    referenced = AnchoredBatch(**vars(batch), ref_total=uniform, reference_point=torch.zeros(len(batch)))
     learner = learner_of(("policy",), 0.1, 150)
     for _ in range(150):
         learner.step(*terms_of(referenced, make(name, options)))
@@ -140,3 +141,45 @@ def test_methods_without_a_reference_end_where_the_slope_of_their_loss_is_zero(
 ) -> None:
     a, b, *_ = learnt(name, options, pairs(arms=2))
     assert a / (a + b) == pytest.approx(sigmoid(root(slope)), abs=2e-3)
+
+
+def learnt_from_labels(good: dict[int, float]) -> list[float]:
+    """Return the probabilities of the arms after KTO. good: {arm: the share of people who call it good}."""
+    lists = list(good.items())
+    said = [
+        [
+            Ranking("i", "yes", ACCEPTABLE, ((str(arm),),)),
+            Ranking("i", "no", ACCEPTABLE, ((str(arm),),), unacceptable=(str(arm),)),
+        ]
+        for arm, _ in lists
+    ]
+    shares = [[share, 1 - share] for _, share in lists]
+    batch = collate_rankings([[([0, arm], 1)] for arm, _ in lists], [[str(arm)] for arm, _ in lists], said, shares)
+    uniform = torch.full(batch.present.shape, -math.log(4))
+    anchored = AnchoredBatch(**vars(batch), ref_total=uniform, reference_point=torch.full((len(batch),), 0.2))
+    learner = learner_of(("policy",), 0.1, 150)
+    for _ in range(150):
+        learner.step(*terms_of(anchored, make("kto", {"beta": BETA})))
+    policy: Any = learner.models["policy"]
+    found: list[float] = policy.probabilities().tolist()
+    return found
+
+
+def test_kto_ends_where_the_slope_of_its_loss_is_zero_and_goes_on_where_an_answer_is_mostly_bad() -> None:
+    """It weighs how many call an answer good over half, and has an optimum inside only where that is most people."""
+
+    def slope(x: float) -> float:  # by the log-odds of arm 0 against arm 1; the other two arms vanish
+        total = 0.0
+        for share, p, sign in ((0.8, sigmoid(x), 1.0), (0.6, sigmoid(-x), -1.0)):
+            value = sigmoid(BETA * (math.log(p) + math.log(4) - 0.2))
+            total += sign * (1 - p) * BETA * value * (1 - value) * (1 - 2 * share)
+        return total
+
+    a, b, *rest = learnt_from_labels({0: 0.8, 1: 0.6})
+    assert max(rest) < 0.01 and a / (a + b) == pytest.approx(sigmoid(root(slope)), abs=0.01)
+    assert learnt_from_labels({0: 0.8, 1: 0.4})[0] > 0.9
+
+
+def test_sft_on_the_best_reaches_the_share_in_which_each_answer_is_put_first() -> None:
+    first = [math.exp(r) / sum(math.exp(other) for other in R) for r in R]
+    assert learnt("best_sft", {}, whole_orders()) == pytest.approx(first, abs=2e-3)

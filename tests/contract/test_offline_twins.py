@@ -14,7 +14,7 @@ from toy_batches import lists, outputs, wrap
 from prefloop.algorithms.imitation import ImitateBest
 from prefloop.algorithms.registry import make
 from prefloop.batch import ReferencedBatch, collate_rankings
-from prefloop.types import Ranking
+from prefloop.types import ACCEPTABLE, Ranking
 
 Answer = dict[str, float]  # of one completion: its log-probability, its tokens, and the log-ratio to the reference
 
@@ -137,3 +137,41 @@ def test_the_best_answers_are_imitated_as_often_as_people_put_them_first() -> No
     assert float(objective.weight(batch)) == 1.0 * 2 + 1.5 * 3
     logp = torch.full((9, batch.ids.shape[-1]), -0.5)
     assert measured(objective.loss(wrap(objective, [logp]), batch)) == {"nll": 0.5}
+
+
+def test_kto_loses_as_its_formula_says() -> None:
+    options = {"beta": 0.3, "desirable_weight": 1.2, "undesirable_weight": 0.7}
+    algorithm, batch = make("kto", options), lists()
+    (logp,) = outputs(algorithm, batch)
+    loss = algorithm.loss(wrap(algorithm, [logp]), batch)
+    total, right, good, bad = 0.0, [], [], []
+    for r in range(len(batch)):
+        for k, a in enumerate(answers_of(batch, logp, r)):
+            value = 1 / (1 + math.exp(-0.3 * (a["moved"] - 0.7)))
+            best, worst = float(batch.best[r, k]), float(batch.worst[r, k])
+            total += 1.2 * best * (1 - value) + 0.7 * worst * value
+            right += [value > 0.5] * int(best) + [value < 0.5] * int(worst)
+            good += [a["logp"]] * int(best)
+            bad += [a["logp"]] * int(worst)
+    assert good and bad and float(loss.total) == pytest.approx(total, rel=1e-6)
+    assert float(algorithm.weight(batch)) == len(good) + len(bad)
+    found = measured(loss)
+    del found["implicit_reward"]
+    assert found == pytest.approx(
+        {
+            "loss": total / len(right),
+            "accuracy": sum(right) / len(right),
+            "reference_point": 0.7,
+            "chosen_logp": sum(good) / len(good),
+            "rejected_logp": sum(bad) / len(bad),
+        },
+        rel=1e-6,
+    )
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_label_of_a_single_answer_says_that_it_is_good_or_bad_and_nothing_else(bad: bool) -> None:
+    said = Ranking("i", "w", ACCEPTABLE, (("a",),), unacceptable=("a",) if bad else ())
+    batch = collate_rankings([[([1, 2], 1)]], [["a"]], [[said]])
+    assert (batch.best.item(), batch.worst.item()) == ((0.0, 1.0) if bad else (1.0, 0.0))
+    assert not batch.wins.any() and not batch.ties.any() and not batch.choice_weight.any()

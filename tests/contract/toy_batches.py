@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toy_models import VOCAB, ToyCritic, ToyPolicy, ToyReward
 
 from prefloop.algorithms.registry import kind_of
-from prefloop.batch import LogprobBatch, PolicyOutput, ReferencedBatch, RewardOutput, Rows, collate, collate_rankings
+from prefloop.batch import AnchoredBatch, LogprobBatch, PolicyOutput, RewardOutput, Rows, collate, collate_rankings
 from prefloop.config_section import Optimiser
 from prefloop.engine.base import terms_of
 from prefloop.engine.learner import Learner
@@ -54,7 +54,7 @@ def annotated(n: int = 24, k: int = 4) -> LogprobBatch:
     )
 
 
-def lists(count: int = 9) -> ReferencedBatch:
+def lists(count: int = 9) -> AnchoredBatch:
     """Return lists of two to four completions with ties, partial rankings, and several rankings of one list."""
     rng = np.random.default_rng(11)
     encoded, ids, rankings = [], [], []
@@ -74,7 +74,11 @@ def lists(count: int = 9) -> ReferencedBatch:
     with torch.no_grad():
         logp = ToyPolicy(7)(batch.rows()).logp
         total = torch.where(batch.rows().action, logp, 0.0).sum(1).view(batch.present.shape)
-    return ReferencedBatch(**vars(batch), ref_total=torch.where(batch.present, total, torch.nan))
+    return AnchoredBatch(
+        **vars(batch),
+        ref_total=torch.where(batch.present, total, torch.nan),
+        reference_point=torch.full((count,), 0.7),
+    )
 
 
 def raw_batch(name: str) -> Any:

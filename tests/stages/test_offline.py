@@ -11,7 +11,9 @@ import pytest
 import torch
 from resumable import TOML, build
 
+from prefloop.algorithms.registry import make
 from prefloop.engine.local import LocalEngine
+from prefloop.engine.scripted import ScriptedEngine
 from prefloop.errors import NothingToDoError
 from prefloop.models.load import weights_hash
 from prefloop.project.project import Project, load_policy
@@ -19,7 +21,8 @@ from prefloop.record import Run
 from prefloop.rewards.sequence import encode
 from prefloop.stages.align import align
 from prefloop.stages.train_offline import train_offline
-from prefloop.types import Ranking, digest
+from prefloop.training.offline_lists import OfflineLists
+from prefloop.types import ACCEPTABLE, Ranking, digest
 
 
 @pytest.fixture
@@ -142,7 +145,7 @@ def test_a_method_that_needs_pairs_is_refused_at_the_start_where_all_answers_tie
 ) -> None:
     judged(tmp_path / "project", lambda a, b, c: ((a, b, c),))
     with Project.open(tmp_path / "project", [f"align.algorithm={algorithm}"], quiet=True) as project:
-        with pytest.raises(NothingToDoError, match=f"{algorithm} finds nothing to learn from: in all of 1. lists"):
+        with pytest.raises(NothingToDoError, match=f"{algorithm} finds no order to learn from: in all of 1. lists"):
             align(project, 0)
         assert not list((tmp_path / "project" / "runs").glob("align*"))
 
@@ -158,3 +161,64 @@ def test_a_method_without_a_reference_asks_none_about_its_lists(
     assert set(asked) == {"policy"} and outcome.heldout_accuracy is not None
     *_, last = Run(root / "runs" / str(outcome.run)).metrics()
     assert ("nll" in last) == (algorithm != "simpo") and last["chosen_logp"] < 0
+
+
+def labelled(root: Path, *overrides: str) -> Project:
+    """Return a project with KTO's labels alone: single answers, of which a third is bad."""
+    build(root, with_reward=False)
+    with Project.open(root, quiet=True) as project:
+        items = list(project.store.items(ranked=True))
+    shutil.rmtree(root)
+    root.mkdir()
+    (root / "prefloop.toml").write_text(TOML)
+    project = Project.open(root, ["align.algorithm=kto", *overrides], quiet=True)
+    for n, item in enumerate(items):
+        (answer, *_) = item.completions
+        label = Ranking(item.id, "w", ACCEPTABLE, ((answer.id,),), unacceptable=(answer.id,) if n % 3 == 0 else ())
+        project.store.add([replace(item, completions=(answer,), rankings=(label,))])
+    return project
+
+
+def test_kto_learns_from_labels_and_a_method_of_pairs_says_who_does(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    with labelled(root, "align.lists=5", "align.passes=2", FEW) as project:
+        outcome = align(project, 0)
+    lines = Run(root / "runs" / str(outcome.run)).metrics()
+    assert lines[0]["reference_point"] == 0 < max(line["reference_point"] for line in lines)
+    assert outcome.heldout_accuracy is not None and 0 <= outcome.heldout_accuracy <= 1
+    with Project.open(root, ["align.algorithm=dpo"], quiet=True) as project:
+        with pytest.raises(NothingToDoError, match="prefloop align --algorithm kto learns from those"):
+            align(project, 0)
+        assert [run.name for run in (root / "runs").iterdir() if run.name.startswith("align")] == [outcome.run]
+
+
+def test_kto_takes_the_outer_tiers_where_there_are_no_labels_and_is_refused_without_any(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    build(root, with_reward=False)
+    few = ["align.algorithm=kto", "align.lists=8", "align.evaluation.eval_prompts=2"]
+    with Project.open(root, few, quiet=True) as project:
+        assert align(project, 0).heldout_accuracy is not None
+    judged(tmp_path / "tied", lambda a, b, c: ((a, b, c),))
+    tied = Project.open(tmp_path / "tied", few, quiet=True)
+    with tied, pytest.raises(NothingToDoError, match="answers that people call good or bad, and there are none"):
+        align(tied, 0)
+
+
+def test_the_reference_point_of_kto_is_the_mean_log_ratio_on_answers_to_the_next_prompt(tmp_path: Path) -> None:
+    """It is that of the whole batch, and never below 0."""
+
+    def say(role: Any, ids: Any) -> list[float]:
+        return [-0.01 * id if role == "policy" else -0.01 * id - gap * (place + 1) for place, id in enumerate(ids)]
+
+    with labelled(tmp_path / "project") as project:
+        items = list(project.store.items(ranked=True))[:5]
+        _, tokenization = load_policy(project, project.reference())
+        for gap in (0.01, -0.01):
+            data = OfflineLists(project.store, f"r{gap}", ScriptedEngine(say=say), tokenization, items, make("kto"))
+            batch = data.batch([1, 4])
+            expected = []
+            for n, m in ((1, 2), (4, 0)):
+                (_, cut), (answer, start) = data.encoded[n][0], data.encoded[m][0]
+                places = range(cut, cut + len(answer) - start)
+                expected.append(sum(gap * (place + 1) for place in places))
+            assert batch.reference_point.tolist() == pytest.approx([max(0.0, sum(expected) / 2)] * 2, rel=1e-5)

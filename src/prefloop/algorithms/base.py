@@ -13,8 +13,8 @@ from prefloop.batch import CreditedBatch, LogprobBatch, ReferencedBatch, Rows
 # "refreshed" is a reference that follows the policy, where there is one; "reference" stays as it was.
 Role = Literal["policy", "reference", "refreshed", "critic", "reward"]
 # A batch must also hold these: the reference's log-probabilities, the critic's values, the running mean reward of each
-# prompt.
-Need = Literal["reference", "value", "baseline"]
+# prompt, the log-ratio on answers to other prompts.
+Need = Literal["reference", "value", "baseline", "mismatched"]
 
 
 @dataclass(frozen=True)

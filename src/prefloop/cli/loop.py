@@ -75,8 +75,9 @@ def crowd(asked: Common) -> None:
 
 
 def _objectives() -> dict[str, str]:
-    from prefloop.known_algorithms import names
+    from prefloop.known_algorithms import learns_from, names
 
+    data = {"labels": "answers that people call good or bad", "best": "the best answers of rankings"}
     return {name: f"docs/algorithms/{name}.md" for name in names("reward")}
 
 
@@ -125,10 +126,12 @@ def prioritise(asked: Common) -> None:
 
 
 def _algorithms() -> dict[str, str]:
-    from prefloop.known_algorithms import names
+    from prefloop.known_algorithms import learns_from, names
 
+    data = {"labels": "answers that people call good or bad", "best": "the best answers of rankings"}
     return {name: "online: learns from its own samples, which reward models score" for name in names("online")} | {
-        name: "offline: learns from the rankings themselves" for name in names("offline")
+        name: f"offline: learns from {data.get(learns_from(name), 'the rankings themselves')}"
+        for name in names("offline")
     }
 
 

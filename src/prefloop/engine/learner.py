@@ -87,7 +87,9 @@ class Learner:
         for shared in _on_one_batch(terms):
             first = shared[0]
             parts = list(first.batch.split(self.settings.token_budget))
-            scales = [t.scale / torch.stack([t.objective.weight(part) for part in parts]).sum() for t in shared]
+            weights = [torch.stack([t.objective.weight(part) for part in parts]).sum() for t in shared]
+            # What counts nothing has a loss of 0, and no gradient.
+            scales = [t.scale / weight.clamp(min=1e-12) for t, weight in zip(shared, weights, strict=True)]
             for part in parts:
                 with named_when_full("a training step", part.rows().ids.shape, self._smaller):
                     out = self._run(first.objective.trains, part, first.temperature)

@@ -128,3 +128,21 @@ def pair_metrics(
         "chosen_logp": over(total_logp[:, :, None] + wide),
         "rejected_logp": over(total_logp[:, None, :] + wide),
     }
+
+
+@torch.no_grad()
+def label_metrics(
+    gain: Tensor, implicit: Tensor, total_logp: Tensor, present: Tensor, best: Tensor, worst: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what a method that learns from labels reports, as (sum, weight), by the names of `pair_metrics`.
+
+    gain:  [R,K] implicit reward over the point of reference: it should be above 0 for good answers, below for bad ones
+    best, worst: [R,K] how much "i is good" and "i is bad" count
+    """
+    above = torch.where(gain.abs() <= 1e-4, torch.full_like(gain, 0.5), (gain > 0).to(gain.dtype))
+    return {
+        "accuracy": ((best * above + worst * (1 - above)).sum(), (best + worst).sum()),
+        "implicit_reward": (implicit.sum(), present.to(implicit.dtype).sum()),
+        "chosen_logp": ((best * total_logp).sum(), best.sum()),
+        "rejected_logp": ((worst * total_logp).sum(), worst.sum()),
+    }

@@ -329,7 +329,8 @@ METRICS = (
         "accuracy",
         "Accuracy",
         "share of pairs",
-        "Offline: training pairs that the implicit reward orders as people do.",
+        "Offline: training pairs that the implicit reward orders as people do; KTO: labels on the right side of its "
+        "reference point.",
         "rises",
         "-",
     ),
@@ -365,6 +366,14 @@ METRICS = (
         "Offline: of the worse answer, mean over training pairs.",
         "falls",
         "-",
+    ),
+    Metric(
+        "reference_point",
+        "Reference point of KTO",
+        "nats a sequence",
+        "KTO: log-ratio of policy and reference on answers to other prompts, at least 0: the KL that gains are over.",
+        "stays small",
+        "Ethayarajh 2024",
     ),
     Metric(
         "nll",

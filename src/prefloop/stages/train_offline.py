@@ -26,7 +26,7 @@ from prefloop.training.learning_rates import beside_usual, rate
 from prefloop.training.lengths import Lengths
 from prefloop.training.loop import Schedule
 from prefloop.training.offline_lists import OfflineLists
-from prefloop.training.rankings import gold_of, rankable, ranked_criteria, refuse_useless
+from prefloop.training.rankings import NOT_COMPARABLE, gold_of, learnable, learnt_criteria, refuse_useless
 from prefloop.types import digest
 
 EVAL_LISTS = 100
@@ -38,8 +38,8 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
     options = project.config.algorithms.get(settings.algorithm, {})
     objective = make(settings.algorithm, options)
     shares = criteria_weights(project)
-    asked = {c: rankable(project, c, round, "train") for c in shares}
-    held = [item for c in shares for item in rankable(project, c, round, "heldout")][:EVAL_LISTS]
+    asked = {c: learnable(project, settings.algorithm, c, round, "train") for c in shares}
+    held = [item for c in shares for item in learnable(project, settings.algorithm, c, round, "heldout")][:EVAL_LISTS]
     refuse_useless(project, settings.algorithm, [item for items in asked.values() for item in items])
     start, reference = project.policy(round).here(), project.reference().here()
     snapshot = project.snapshot("rankings", [r.id for items in asked.values() for item in items for r in item.rankings])
@@ -53,7 +53,13 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
     if done := project.done(AlignedOffline, fingerprint):
         return done
     check_policies(project, start, reference)
-    weighed = {c: weigh_annotators(items, c, mode, gold[c]) for c, items in asked.items() if items}
+    if mode != "all" and any(c in NOT_COMPARABLE for c in asked):
+        project.say(f'warning: [reward] annotators = "{mode}" weighs orders, and labels have none: each counts 1')
+    weighed = {
+        c: weigh_annotators(items, c, "all" if c in NOT_COMPARABLE else mode, gold[c])
+        for c, items in asked.items()
+        if items
+    }
     for warning in filter(None, (t.warning for t in weighed.values())):
         project.say(f"warning: {warning}")
     train = [item for t in weighed.values() for item in t.items]
@@ -138,7 +144,7 @@ def criteria_weights(project: Project) -> dict[str, float]:
 
     Raises ConfigError for weights that name other criteria, or cannot be followed.
     """
-    chosen = project.config.reward.criteria or tuple(ranked_criteria(project))
+    chosen = project.config.reward.criteria or tuple(learnt_criteria(project, project.config.align.algorithm))
     weights = project.config.align.reward_weights
     if not weights:
         return dict.fromkeys(chosen, 1.0)

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefloop.batch import RankingBatch, ReferencedBatch, collate_rankings
+from prefloop.batch import AnchoredBatch, RankingBatch, ReferencedBatch, collate, collate_rankings
 from prefloop.engine.base import Engine
+from prefloop.labels.ranking import good_and_bad
 from prefloop.models.tokenization import Tokenization
+from prefloop.ops.masked import masked_sum
 from prefloop.ops.preference import ordered_pairs
-from prefloop.rewards.sequence import encode
+from prefloop.rewards.sequence import Joined, encode, join
 from prefloop.store import Store
 from prefloop.types import Item
 
@@ -43,16 +45,44 @@ class OfflineLists:
         """
         self.store, self.reference, self.engine, self.items = store, reference, engine, items
         self.objective, self.weights = objective, weights or {}
+        self.tokenization = tokenization
         self.encoded = [[encode(tokenization, item.prompt, c) for c in item.completions] for item in items]
         named = (c.id for item in items for c in item.completions)
         self.known = {} if reference is None else store.logprobs(reference, named)
 
     def batch(self, at: Sequence[int]) -> RankingBatch:
+        """Return the batch of the lists `at`, with all that the algorithm needs."""
+        batch = self._with_reference(at)
+        if "mismatched" not in getattr(self.objective, "needs", ()):
+            return batch
+        return AnchoredBatch(**_fields(batch), reference_point=torch.full((len(at),), self._reference_point(at)))
+
+    def _with_reference(self, at: Sequence[int]) -> RankingBatch:
         items = [self.items[i] for i in at]
         ids = [[c.id for c in item.completions] for item in items]
         weights = [[self.weights.get(r.id, 1.0) for r in item.rankings] for item in items]
         batch = collate_rankings([self.encoded[i] for i in at], ids, [i.rankings for i in items], weights)
         return batch if self.reference is None else self._referenced(batch, ids, self.reference)
+
+    def _reference_point(self, at: Sequence[int]) -> float:
+        """Return how far the policy has moved from the reference on answers to other prompts, in nats, at least 0.
+
+        Each prompt gets the labelled answers of the next list with another prompt, so that a list that is the only one
+        of its batch has one, too.
+        """
+        joined = [self._joined(n, m, k) for n in at for m in [self._next(n)] for k in _labelled(self.items[m])]
+        rows = collate([one.ids for one in joined], [one.prompt for one in joined])
+        moved = self.engine.forward("policy", rows) - self.engine.forward("reference", rows, as_learner=True)
+        return max(0.0, float(masked_sum(moved, rows.action)) / len(rows))
+
+    def _joined(self, n: int, m: int, k: int) -> Joined:
+        """Return the prompt of list n with answer k of list m."""
+        (prompt, cut), (answer, start) = self.encoded[n][0], self.encoded[m][k]
+        return join(self.tokenization, prompt[:cut], answer[start:])
+
+    def _next(self, n: int) -> int:
+        others = ((n + step) % len(self.items) for step in range(1, len(self.items)))
+        return next(m for m in others if self.items[m].prompt.id != self.items[n].prompt.id)
 
     def _referenced(self, batch: RankingBatch, ids: list[list[str]], reference: str) -> ReferencedBatch:
         missing = [n for n, some in enumerate(ids) if any(key not in self.known for key in some)]
@@ -65,7 +95,7 @@ class OfflineLists:
         ref = torch.zeros(batch.present.shape)
         for row, some in zip(ref, ids, strict=True):
             row[: len(some)] = torch.tensor([self.known[key] for key in some])
-        return ReferencedBatch(**{f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}, ref_total=ref)
+        return ReferencedBatch(**_fields(batch), ref_total=ref)
 
     def _totals(self, role: Any, batch: RankingBatch) -> Tensor:
         """Return the log-probability of each completion in nats, [R,K]."""
@@ -75,12 +105,19 @@ class OfflineLists:
         """Return the share of strict held-out pairs that the method's implicit reward orders as people do.
 
         It is the log-probability, less the reference's where there is one, and a token where lengths are normalised.
+        Where there are only labels of single answers, every good one makes a pair with every bad one.
         """
         right = total = 0.0
+        good, bad = [torch.zeros(0)], [torch.zeros(0)]
         for start in range(0, len(self.items), AT_ONCE):
-            batch = self.batch(range(start, min(start + AT_ONCE, len(self.items))))
-            ordered, strict = ordered_pairs(self._implicit(batch), batch.wins)
+            batch = self._with_reference(range(start, min(start + AT_ONCE, len(self.items))))
+            implicit = self._implicit(batch)
+            ordered, strict = ordered_pairs(implicit, batch.wins)
             right, total = right + float(ordered), total + float(strict)
+            good.append(implicit[batch.best > batch.worst])
+            bad.append(implicit[batch.best < batch.worst])
+        if not total:
+            right, total = _above(torch.cat(good), torch.cat(bad))
         return {"heldout_accuracy": right / total} if total else {}
 
     def _implicit(self, batch: RankingBatch) -> Tensor:
@@ -88,3 +125,19 @@ class OfflineLists:
         if isinstance(batch, ReferencedBatch):
             score = score - batch.ref_total
         return score / batch.tokens if getattr(self.objective, "length_normalised", False) else score
+
+
+def _fields(batch: RankingBatch) -> dict[str, Tensor]:
+    return {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+
+
+def _labelled(item: Item) -> list[int]:
+    """Return the places of the completions that people call good or bad; all of them where nobody does."""
+    said = {id for ranking in item.rankings for ids in good_and_bad(ranking) for id in ids}
+    return [k for k, c in enumerate(item.completions) if c.id in said] or list(range(len(item.completions)))
+
+
+def _above(good: Tensor, bad: Tensor, tie: float = 1e-4) -> tuple[float, int]:
+    """Return how many pairs of a good and a bad answer are in order, a draw counting half, and how many there are."""
+    gap = good[:, None] - bad[None, :]
+    return float((gap > tie).sum()) + 0.5 * float((gap.abs() <= tie).sum()), gap.numel()

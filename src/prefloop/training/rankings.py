@@ -8,7 +8,7 @@ from typing import Literal
 
 from prefloop.errors import NothingToDoError
 from prefloop.exchange import Parsed, RowError
-from prefloop.known_algorithms import known, names_that_learn_from
+from prefloop.known_algorithms import learns_from, names_that_learn_from
 from prefloop.labels.ranking import good_and_bad
 from prefloop.labels.votes import Tiers
 from prefloop.project.project import Project
@@ -39,32 +39,63 @@ def rankable(project: Project, criterion: str, round: int, split: Split | None) 
     return kept
 
 
-def usable(item: Item, learns_from: str) -> bool:
-    """Return whether an item has what an algorithm learns from: an order of two answers, a label, or a best answer."""
-    if learns_from == "any":
+def learnable(project: Project, algorithm: str, criterion: str, round: int, split: Split | None) -> list[Item]:
+    """Return the items up to a round that an offline algorithm may learn from by this criterion."""
+    what = learns_from(algorithm)
+    if criterion not in NOT_COMPARABLE:
+        items = rankable(project, criterion, round, split)
+    else:
+        found = project.store.items(split=split, heldout=project.config.data.heldout, criterion=criterion, ranked=True)
+        items = [item for item in found if item.round <= round and what == "labels"]
+    # A list without any order still says to a method of pairs that its answers are equal.
+    return [item for item in items if usable(item, what)] if what in ("labels", "best") else items
+
+
+def usable(item: Item, what: str) -> bool:
+    """Return whether an item holds what an algorithm learns from: an order of two answers, a label, a best answer."""
+    if what == "any":
         return True
-    if learns_from == "pairs":
+    if what == "pairs":
         return any(len(r.tiers) > 1 for r in item.rankings)
     said = [good_and_bad(r) for r in item.rankings]
-    return any(good or (bad and learns_from == "labels") for good, bad in said)
+    return any(good or (bad and what == "labels") for good, bad in said)
 
 
 def refuse_useless(project: Project, algorithm: str, items: Iterable[Item]) -> None:
     """Raise NothingToDoError where an offline algorithm finds nothing to learn from in these lists."""
-    found, items = known(algorithm), list(items)
-    if found is not None and any(usable(item, found.learns_from) for item in items):
+    items, what = list(items), learns_from(algorithm)
+    if any(usable(item, what) for item in items):
+        if what == "labels" and len({item.prompt.id for item in items}) == 1:
+            raise NothingToDoError(
+                f"{algorithm} compares answers with answers to other prompts, and there is one prompt only. Import more"
+            )
         return
+    if what == "labels":
+        raise NothingToDoError(
+            f"{algorithm} learns from answers that people call good or bad, and there are none, nor lists with a best "
+            "and a worst answer: import rows of prompt, completion and label (docs/formats.md), or let people rank"
+        )
     if items:
         ties = (
-            f"{algorithm} finds nothing to learn from: in all of {len(items)} lists every answer ties with the others"
+            f"{algorithm} finds no order to learn from: in all of {len(items)} lists every answer ties with the others"
         )
-        raise NothingToDoError(f"{ties}. Let people say which answer is better, or import lists that do.")
+        raise NothingToDoError(f"{ties}. Let people say which answer is better, or import lists that do")
     if ACCEPTABLE in project.store.criteria() and (others := names_that_learn_from("labels")):
         raise NothingToDoError(
             f"{algorithm} learns from answers that are compared, and the store has labels of single answers only: "
             f"{' or '.join(f'prefloop align --algorithm {name}' for name in others)} learns from those"
         )
     raise NothingToDoError(NO_RANKINGS)
+
+
+def learnt_criteria(project: Project, algorithm: str) -> list[str]:
+    """Return the criteria that an offline algorithm learns from where no setting names any.
+
+    A method that learns from labels takes rankings only where nobody gave a label.
+    """
+    if learns_from(algorithm) == "labels" and ACCEPTABLE in project.store.criteria():
+        return [ACCEPTABLE]
+    return ranked_criteria(project)
 
 
 def gold_of(project: Project, criterion: str) -> dict[str, Tiers]:
