@@ -75,9 +75,8 @@ def crowd(asked: Common) -> None:
 
 
 def _objectives() -> dict[str, str]:
-    from prefloop.known_algorithms import learns_from, names
+    from prefloop.known_algorithms import names
 
-    data = {"labels": "answers that people call good or bad", "best": "the best answers of rankings"}
     return {name: f"docs/algorithms/{name}.md" for name in names("reward")}
 
 
