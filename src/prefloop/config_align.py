@@ -128,8 +128,9 @@ class Align(Optimiser):
     reference_refresh: int = Field(
         0,
         ge=0,
-        description="steps after which the reference that the KL is priced from follows the policy; 0 = it stays. "
-        "Evaluations go on measuring from where the round began (ref_model_sync_steps in TRL)",
+        description="steps after which the reference that the KL is priced from (offline: that the loss is of) follows "
+        "the policy; 0 = it stays. Evaluations go on measuring from where the round began (ref_model_sync_steps in "
+        "TRL)",
     )
     reference_ema: float = Field(
         0.0, ge=0, lt=1, description="share that the reference keeps of itself at a refresh; 0 = it becomes the policy"

@@ -20,8 +20,6 @@ _OF_BOUNDS = ("window",)
 _ONLINE_ONLY = {
     "steps": "it goes over the rankings [align] passes times",
     "ptx": "it mixes in no demonstrations",
-    "reference_refresh": "its reference stays",
-    "reference_ema": "its reference stays",
     "frozen_dtype": "the reference is asked once, and the store keeps what it said for every run",
     "reward": "it learns from the rankings themselves",
     "rollout.prompts": "it learns from lists; [align] lists says how many a step takes",

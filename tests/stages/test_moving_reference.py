@@ -20,11 +20,13 @@ from prefloop.training import loop
 
 SETTINGS = ["align.algorithm=rloo", "align.steps=4", "align.lr=3e-3", "align.rollout.prompts=3", "align.rollout.k=2",
             "align.max_tokens=6", "align.checkpoint_every=2", "align.evaluation.eval_every=2"]  # fmt: skip
+OFFLINE = ["align.algorithm=dpo", "align.lists=6", "align.passes=3", "align.lr=3e-3", "align.max_tokens=6",
+           "align.checkpoint_every=2", "align.evaluation.eval_every=2"]  # fmt: skip
 FOLLOWS = ["align.reference_refresh=2", "align.reference_ema=0.5"]
 
 
-def went(root: Path, *overrides: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    with Project.open(root, [*SETTINGS, *overrides], quiet=True) as project:
+def went(root: Path, *overrides: str, settings: list[str] = SETTINGS) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    with Project.open(root, [*settings, *overrides], quiet=True) as project:
         align(project, 0)
     (run,) = [run for run in record.runs(root) if run.manifest["stage"] == "align"]
     files = {
@@ -53,9 +55,30 @@ def test_at_a_refresh_the_price_begins_at_0_again_and_the_distance_of_the_run_do
     assert "kl_refreshed" not in frozen[1]
 
 
-def test_the_reference_that_follows_is_in_the_checkpoint(copied: Any) -> None:
+def test_offline_implicit_rewards_begin_at_0_again_where_the_reference_has_become_the_policy(copied: Any) -> None:
+    """The loss is of the reference that follows; the store keeps what the one that stays says, and held-out lists are
+    measured from it.
+    """
+    root = copied("hard")
+    _, metrics = went(root, "align.reference_refresh=2", settings=OFFLINE)
+    first, second, third, *_ = metrics
+    assert abs(second["implicit_reward"]) > 1e-4
+    assert third["implicit_reward"] == pytest.approx(0.0, abs=1e-5) and third["accuracy"] == 0.5
+    _, stays = went(copied("stays"), settings=OFFLINE)
+    assert [line["loss"] for line in stays[:2]] == pytest.approx([first["loss"], second["loss"]], abs=1e-6)
+    assert stays[1]["heldout_accuracy"] == second["heldout_accuracy"] and abs(stays[2]["implicit_reward"]) > 1e-4
+    with Project.open(root, [*OFFLINE, "align.lists=7"], quiet=True) as project:
+        align(project, 0)
+    *_, again = [run for run in record.runs(root) if run.manifest["stage"] == "align"]
+    assert again.metrics()[0]["implicit_reward"] == pytest.approx(0.0, abs=1e-5), (
+        "what the store kept is the reference's"
+    )
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, OFFLINE], ids=["rloo", "dpo"])
+def test_the_reference_that_follows_is_in_the_checkpoint(copied: Any, settings: list[str]) -> None:
     straight, stopped = copied("straight"), copied("stopped")
-    files, metrics = went(straight, *FOLLOWS)
+    files, metrics = went(straight, *FOLLOWS, settings=settings)
     real_save, real_load = checkpoints.save_checkpoint, checkpoints.load_checkpoint
 
     def stop(root: Path, done: int, *rest: Any) -> None:
@@ -70,12 +93,12 @@ def test_the_reference_that_follows_is_in_the_checkpoint(copied: Any) -> None:
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(loop, "save_checkpoint", stop)
-        went(stopped, *FOLLOWS)
+        went(stopped, *FOLLOWS, settings=settings)
     forgetful = Path(shutil.copytree(stopped, stopped.with_name("forgetful")))
-    assert went(stopped, *FOLLOWS) == (files, metrics)
+    assert went(stopped, *FOLLOWS, settings=settings) == (files, metrics)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop, "load_checkpoint", forget)
-        assert went(forgetful, *FOLLOWS)[0] != files, "this is the negative control"
+        assert went(forgetful, *FOLLOWS, settings=settings)[0] != files, "this is the negative control"
 
 
 @pytest.mark.parametrize(

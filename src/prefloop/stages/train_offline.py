@@ -27,6 +27,7 @@ from prefloop.training.lengths import Lengths
 from prefloop.training.loop import Schedule
 from prefloop.training.offline_lists import OfflineLists
 from prefloop.training.rankings import NOT_COMPARABLE, gold_of, learnable, learnt_criteria, refuse_useless
+from prefloop.training.reference import Refresh
 from prefloop.types import digest
 
 EVAL_LISTS = 100
@@ -81,17 +82,27 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
         from_reference = start.path == reference.path
         frozen = copy.deepcopy(model) if from_reference else load_policy(project, reference)[0]
         order = Order(len(train), settings.lists, settings.passes, derive(seed, "offline"))
+        if settings.reference_refresh >= order.steps:
+            project.say(
+                f"warning: [align] reference_refresh = {settings.reference_refresh} moves no reference: the run has "
+                f"{order.steps} steps, {order.steps_per_epoch} a pass"
+            )
         policy = Policy(model)
         lr = rate(project, settings.lr, "policy", model)
         run.note("learning_rates", {"policy": beside_usual("policy", lr, model)})
         training = Training(settings, order.steps, {"policy": lr}, settings.average)
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
+        if settings.reference_refresh:
+            models["refreshed"] = copy.deepcopy(models["reference"]).requires_grad_(False)
         named = digest(reference.weights, tokenization.fingerprint)
         told = "reference" in getattr(objective, "needs", ("reference",))
         asking = [item.prompt for item in train]
         schedule = Schedule(order.steps, settings.evaluation.eval_every, settings.checkpoint_every)
         with closing(make_engine(models, tokenization, seed, project.device, training)) as engine:
-            data = OfflineLists(store, named if told else None, engine, tokenization, train, objective, counts)
+            refresh = Refresh.of(settings)
+            data = OfflineLists(
+                store, named if told else None, engine, tokenization, train, objective, counts, refresh.role
+            )
             heldout = OfflineLists(store, named if told else None, engine, tokenization, held, objective)
             keep = KeepNewest(project, run, engine, tokenization, asking, left_out, heldout.accuracy, from_reference)
             fit(
@@ -101,6 +112,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
                 lambda step: terms_of(data.batch(order.at(step)), objective),
                 schedule,
                 begin=keep.begin,
+                after=lambda done: refresh.after(engine, done),
                 evaluate=keep.evaluate,
                 label=f"align {settings.algorithm}",
                 carried=keep.carried,

@@ -49,15 +49,17 @@ def fit(
     evaluate: Callable[[int], Mapping[str, float]],
     label: str,
     begin: Callable[[], None] = lambda: None,
+    after: Callable[[int], None] = lambda done: None,
     carried: dict[str, Any] | None = None,
 ) -> Mapping[str, float]:
     """Train on what `terms` gives for each step. Metrics are per optimiser step.
 
     Returns what `evaluate`, which is asked with the averaged weights where there are any, says at the end.
     begin:   called before the first step of a run, and not where a run is resumed
+    after:   called after each step, with how many are done, before anything is evaluated or saved
     carried: what `begin` and `evaluate` remember between steps, JSON-able; it goes into every checkpoint
     """
-    task = _Supervised(engine, terms, evaluate, begin, label, project.config.project.seed, carried)
+    task = _Supervised(engine, terms, evaluate, begin, after, label, project.config.project.seed, carried)
     train(project, run, engine, task, schedule, label, shown=("loss",))
     # Nothing was evaluated where the run had been killed after its last step.
     return evaluated(engine, task, schedule.steps) if task.found is None else task.found
@@ -71,6 +73,7 @@ class _Supervised:
     terms: Callable[[int], Sequence[Term]]
     measure: Callable[[int], Mapping[str, float]]
     prepare: Callable[[], None]
+    after: Callable[[int], None]
     label: str
     seed: int
     carried: dict[str, Any] | None
@@ -86,7 +89,9 @@ class _Supervised:
         with span("learn"):
             torch.manual_seed(derive(self.seed, self.label, step))  # Dropout has no other source of randomness.
             terms = self.terms(step)
-            return {"examples": float(len(terms[0].batch)), **self.engine.step(*terms)}
+            metrics = {"examples": float(len(terms[0].batch)), **self.engine.step(*terms)}
+            self.after(step + 1)
+            return metrics
 
     def evaluate(self, done: int) -> Mapping[str, float]:
         self.found = self.measure(done)

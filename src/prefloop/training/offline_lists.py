@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,15 +37,18 @@ class OfflineLists:
         items: Sequence[Item],
         objective: Any,
         weights: Mapping[str, float] | None = None,
+        role: Literal["reference", "refreshed"] = "reference",
     ):
         """Encode the lists.
 
         reference: names who is asked in the store; None where the algorithm needs no reference
         weights: {ranking id: how much it counts}; 1 for those not named
+        role: who the reference is. One that follows the policy is asked at every step, and the store knows nothing of
+              it; held-out lists are measured from the one that stays.
         """
         self.store, self.reference, self.engine, self.items = store, reference, engine, items
         self.objective, self.weights = objective, weights or {}
-        self.tokenization = tokenization
+        self.tokenization, self.role = tokenization, role
         self.encoded = [[encode(tokenization, item.prompt, c) for c in item.completions] for item in items]
         named = (c.id for item in items for c in item.completions)
         self.known = {} if reference is None else store.logprobs(reference, named)
@@ -62,7 +65,11 @@ class OfflineLists:
         ids = [[c.id for c in item.completions] for item in items]
         weights = [[self.weights.get(r.id, 1.0) for r in item.rankings] for item in items]
         batch = collate_rankings([self.encoded[i] for i in at], ids, [i.rankings for i in items], weights)
-        return batch if self.reference is None else self._referenced(batch, ids, self.reference)
+        if self.reference is None:
+            return batch
+        if self.role == "refreshed":
+            return ReferencedBatch(**_fields(batch), ref_total=self._totals("refreshed", batch))
+        return self._referenced(batch, ids, self.reference)
 
     def _reference_point(self, at: Sequence[int]) -> float:
         """Return how far the policy has moved from the reference on answers to other prompts, in nats, at least 0.
@@ -72,7 +79,7 @@ class OfflineLists:
         """
         joined = [self._joined(n, m, k) for n in at for m in [self._next(n)] for k in _labelled(self.items[m])]
         rows = collate([one.ids for one in joined], [one.prompt for one in joined])
-        moved = self.engine.forward("policy", rows) - self.engine.forward("reference", rows, as_learner=True)
+        moved = self.engine.forward("policy", rows) - self.engine.forward(self.role, rows, as_learner=True)
         return max(0.0, float(masked_sum(moved, rows.action)) / len(rows))
 
     def _joined(self, n: int, m: int, k: int) -> Joined:

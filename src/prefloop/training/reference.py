@@ -6,6 +6,7 @@ It is another model than the round's reference, which stays: from that one evalu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from prefloop.batch import LogprobBatch, RolloutBatch
 from prefloop.config_align import Align
@@ -27,6 +28,11 @@ class Refresh:
     @classmethod
     def of(cls, settings: Align) -> Refresh:
         return cls(settings.reference_refresh, settings.reference_ema)
+
+    @property
+    def role(self) -> Literal["reference", "refreshed"]:
+        """Return the model that the loss or the price is of."""
+        return "refreshed" if self.every else "reference"
 
     def after(self, engine: Engine, done: int) -> None:
         """Move the reference, where `done` steps are a multiple of those that it stays for."""
