@@ -53,7 +53,8 @@ Data = list[dict[str, Any]]
 class Case:
     """Names one comparison.
 
-    options: ours;  trainer, config: TRL's;  data: "pairs", "lists" (of three), "rollouts", "shown" or "labelled"
+    options: ours;  trainer, config: TRL's
+    data: "pairs", "one" (pair), "short" (prompts of one token), "lists" (of three), "rollouts", "shown" or "labelled"
     temperature: at which samples were drawn
     why: what explains a difference that is meant;  times: what TRL's loss and gradient are multiplied by to be ours
     """
@@ -70,6 +71,15 @@ class Case:
 
 
 GRPO: dict[str, Any] = {"loss_type": "grpo", "beta": 0.0, "epsilon": 0.02}  # Some tokens are clipped, most are not.
+SIMPO: dict[str, Any] = {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0}
+IPO = (
+    "TRL divides log-ratios by lengths, which eq. 17 does not: the gap is that of whole completions, as in DPO. "
+    "`length_normalised` gives TRL's"
+)
+ORPO = (
+    "TRL's cross-entropy covers the prompt too; in eq. 6 it is that of the answer. With prompts of one token, of which "
+    "nothing is predicted, both are the same"
+)
 CASES = (
     Case("sft", "sft", "sft", "shown"),
     Case("reward: pairs", "bradley_terry", "reward", "pairs"),
@@ -77,6 +87,47 @@ CASES = (
     Case("reward: Plackett-Luce of two", "plackett_luce", "reward", "pairs"),
     Case("dpo: sigmoid", "dpo", "dpo", "pairs", {"beta": 0.3}, {"beta": 0.3}),
     Case("dpo: all pairs of lists of three", "dpo", "dpo", "lists"),
+    Case(
+        "dpo: smoothed labels (cDPO)",
+        "dpo",
+        "dpo",
+        "one",
+        {"label_smoothing": 0.2},
+        {"loss_type": "aot", "label_smoothing": 0.2},  # Of TRL's losses this one smooths; of one pair it is cDPO.
+    ),
+    Case(
+        "dpo: robust",
+        "dpo",
+        "dpo",
+        "pairs",
+        {"loss_type": "robust", "label_smoothing": 0.2},
+        {"loss_type": "robust", "label_smoothing": 0.2},
+    ),
+    Case(
+        "dpo: length-normalised",
+        "dpo",
+        "dpo",
+        "pairs",
+        {"length_normalised": True, "beta": 2.0},
+        {"loss_type": "sigmoid_norm", "beta": 2.0},
+    ),
+    Case(
+        "dpo: with cross-entropy (RPO)",
+        "dpo",
+        "dpo",
+        "pairs",
+        {"sft": 0.5},
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+    ),
+    Case("dpo_plackett_luce: of two", "dpo_plackett_luce", "dpo", "pairs"),
+    Case("ipo: length-normalised", "ipo", "dpo", "pairs", {"length_normalised": True}, {"loss_type": "ipo"}),
+    Case("ipo", "ipo", "dpo", "pairs", {}, {"loss_type": "ipo"}, why=IPO),
+    Case("cpo", "cpo", "cpo", "pairs", {"sft": 0.5}, {"cpo_alpha": 0.5}),
+    Case("cpo: all pairs of lists of three", "cpo", "cpo", "lists", {"sft": 0.0}, {"cpo_alpha": 0.0}),
+    Case("simpo", "simpo", "cpo", "pairs", {}, SIMPO),
+    Case("simpo: with cross-entropy", "simpo", "cpo", "pairs", {"sft": 0.5}, SIMPO | {"cpo_alpha": 0.5}),
+    Case("orpo: prompts of one token", "orpo", "orpo", "short"),
+    Case("orpo", "orpo", "orpo", "pairs", why=ORPO),
     Case("grpo", "grpo", "grpo", "rollouts", {"kl": 0.0, "clip": 0.02}, GRPO),
     Case(
         "grpo: T = 0.7",
@@ -116,6 +167,7 @@ CASES = (
 )
 NOT_THERE = {
     "ppo": "TRL has no PPO since 1.13",
+    "dpo_ties": "TRL knows no ties",
 }
 
 
@@ -139,15 +191,17 @@ def make_data(end: int) -> dict[str, Data]:
             answer = tokens(rng, 2, 12, end if rng.random() < 0.8 else None)
             reward = 1.0 if group == 3 else float(np.float32(rng.normal()))
             rollouts.append({"prompt": prompt, "answer": answer, "reward": reward, "group": group})
-    two = [{"prompt": d["prompt"], "chosen": d["ranked"][0], "rejected": d["ranked"][1]} for d in lists]
-    three = [
-        {"prompt": d["prompt"], "chosen": d["ranked"][a], "rejected": d["ranked"][b]}
-        for d in lists
-        for a, b in ((0, 1), (0, 2), (1, 2))
-    ]
-    shown = [{"prompt": d["prompt"], "answer": answer} for d in lists for answer in d["ranked"][:2]]
-    labels = [d | {"label": n % 2 == 0} for n, d in enumerate(shown)]
-    return {"pairs": two, "lists": three, "ranked": lists, "rollouts": rollouts, "shown": shown, "labelled": labels}
+    two = [d | {"ranked": d["ranked"][:2]} for d in lists]
+    shown = [{"prompt": d["prompt"], "answer": answer} for d in two for answer in d["ranked"]]
+    return {
+        "pairs": two,
+        "lists": lists,
+        "one": two[:1],
+        "short": [d | {"prompt": d["prompt"][:1]} for d in two],
+        "rollouts": rollouts,
+        "shown": shown,
+        "labelled": [d | {"label": n % 2 == 0} for n, d in enumerate(shown)],
+    }
 
 
 def make_models(folder: Path) -> int:
@@ -199,11 +253,10 @@ def make_batch(case: Case, data: dict[str, Data], folder: Path) -> Any:
     if kind_of(case.ours) == "supervised":
         given = data[case.data]
         return collate([d["prompt"] + d["answer"] for d in given], [len(d["prompt"]) for d in given])
-    k = 3 if case.data == "lists" else 2
-    encoded = [[(d["prompt"] + answer, len(d["prompt"])) for answer in d["ranked"][:k]] for d in data["ranked"]]
-    names = [f"c{n}" for n in range(k)]
-    said = [[Ranking("i", "w", "quality", tuple((name,) for name in names))] for _ in encoded]
-    batch = collate_rankings(encoded, [names] * len(encoded), said)
+    encoded = [[(d["prompt"] + answer, len(d["prompt"])) for answer in d["ranked"]] for d in data[case.data]]
+    names = [[f"c{n}" for n in range(len(row))] for row in encoded]
+    said = [[Ranking("i", "w", "quality", tuple((name,) for name in row))] for row in names]
+    batch = collate_rankings(encoded, names, said)
     return ReferencedBatch(**vars(batch), ref_total=batch.lists(sums(folder, batch.rows())))
 
 
@@ -221,7 +274,7 @@ def ours(case: Case, data: dict[str, Data], folder: Path) -> tuple[dict[str, flo
     settings = Optimiser(lr=1e-4, clip_norm=1e12, token_budget=BUDGET)
     learner = Learner({role: module}, settings, 1, {role: 1e-4})
     terms = terms_of(batch, algorithm)
-    assert len(list(batch.split(BUDGET))) > 1
+    assert len(list(batch.split(BUDGET))) > 1 or case.data == "one"
     metrics, gradient = learner.gradients(*terms)
     loss = 0.0
     for term in terms:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,14 @@ def shown(case: dict[str, Any], data: list[dict[str, Any]], tokenizer: Any, out:
     return told(trainer, trainer.data_collator(rows))
 
 
-def pairs(case: dict[str, Any], data: list[dict[str, Any]], tokenizer: Any, out: str) -> Loss:
-    """DPO, CPO, ORPO, reward models: each reads pairs, and each names its fields in its own way."""
+def ranked(case: dict[str, Any], lists: list[dict[str, Any]], tokenizer: Any, out: str) -> Loss:
+    """DPO, CPO, ORPO, reward models: each reads all pairs of the lists, and names its fields in its own way."""
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
     from trl.experimental.cpo import CPOConfig, CPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     kind, rows = case["trainer"], []
+    data = [{"prompt": d["prompt"], "chosen": a, "rejected": b} for d in lists for a, b in combinations(d["ranked"], 2)]
     dataset = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
     more: dict[str, Any] = {"train_dataset": dataset, "processing_class": tokenizer}
     args = common(out, case["config"], len(data))
@@ -156,11 +158,11 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(FOLDER / "policy")
     gradients: dict[str, Any] = {}
     losses: dict[str, Any] = {}
-    compute = {"shown": shown, "pairs": pairs, "lists": pairs, "labelled": labelled, "rollouts": rollouts}
+    compute = {"shown": shown, "labelled": labelled, "rollouts": rollouts}
     for case in given["cases"]:
         with tempfile.TemporaryDirectory() as out:
             data = given["data"][case["data"]]
-            loss, grads = compute[case["data"]](case, data, tokenizer, out)
+            loss, grads = compute.get(case["data"], ranked)(case, data, tokenizer, out)
         losses[case["name"]] = float(loss)
         gradients |= {f"{case['name']}/{name}": grad for name, grad in grads.items()}
     save_file(gradients, FOLDER / "peer.safetensors")
