@@ -32,7 +32,7 @@ from vs_trl import GENERAL, HERE, peer, random_models
 
 from prefloop.algorithms.base import Role
 from prefloop.algorithms.registry import kind_of, make
-from prefloop.batch import LogprobBatch, ReferencedBatch, Rows, collate, collate_rankings
+from prefloop.batch import AnchoredBatch, LogprobBatch, ReferencedBatch, Rows, collate, collate_rankings
 from prefloop.config_section import Optimiser
 from prefloop.engine.base import terms_of
 from prefloop.engine.learner import Learner
@@ -126,6 +126,15 @@ CASES = (
     Case("cpo: all pairs of lists of three", "cpo", "cpo", "lists", {"sft": 0.0}, {"cpo_alpha": 0.0}),
     Case("simpo", "simpo", "cpo", "pairs", {}, SIMPO),
     Case("simpo: with cross-entropy", "simpo", "cpo", "pairs", {"sft": 0.5}, SIMPO | {"cpo_alpha": 0.5}),
+    Case("kto", "kto", "kto", "labelled"),
+    Case(
+        "kto: bad answers count less",
+        "kto",
+        "kto",
+        "labelled",
+        {"beta": 0.3, "undesirable_weight": 0.5},
+        {"beta": 0.3, "undesirable_weight": 0.5},
+    ),
     Case("orpo: prompts of one token", "orpo", "orpo", "short"),
     Case("orpo", "orpo", "orpo", "pairs", why=ORPO),
     Case("grpo", "grpo", "grpo", "rollouts", {"kl": 0.0, "clip": 0.02}, GRPO),
@@ -167,6 +176,7 @@ CASES = (
 )
 NOT_THERE = {
     "ppo": "TRL has no PPO since 1.13",
+    "best_sft": "it is sft on the best answers of lists",
     "dpo_ties": "TRL knows no ties",
 }
 
@@ -200,7 +210,8 @@ def make_data(end: int) -> dict[str, Data]:
         "short": [d | {"prompt": d["prompt"][:1]} for d in two],
         "rollouts": rollouts,
         "shown": shown,
-        "labelled": [d | {"label": n % 2 == 0} for n, d in enumerate(shown)],
+        # Each prompt also has the answer of another one, by which the reference point of KTO is measured.
+        "labelled": [d | {"label": n % 3 > 0, "other": shown[n - 2]["answer"]} for n, d in enumerate(shown)],
     }
 
 
@@ -253,11 +264,25 @@ def make_batch(case: Case, data: dict[str, Data], folder: Path) -> Any:
     if kind_of(case.ours) == "supervised":
         given = data[case.data]
         return collate([d["prompt"] + d["answer"] for d in given], [len(d["prompt"]) for d in given])
+    if case.data == "labelled":
+        return labelled(data[case.data], folder)
     encoded = [[(d["prompt"] + answer, len(d["prompt"])) for answer in d["ranked"]] for d in data[case.data]]
     names = [[f"c{n}" for n in range(len(row))] for row in encoded]
     said = [[Ranking("i", "w", "quality", tuple((name,) for name in row))] for row in names]
     batch = collate_rankings(encoded, names, said)
     return ReferencedBatch(**vars(batch), ref_total=batch.lists(sums(folder, batch.rows())))
+
+
+def labelled(given: Data, folder: Path) -> AnchoredBatch:
+    """Return lists of one answer each, good or bad, and how far the policy moved on answers to other prompts."""
+    said = [Ranking("i", "w", "acceptable", (("c",),), unacceptable=() if d["label"] else ("c",)) for d in given]
+    encoded = [[(d["prompt"] + d["answer"], len(d["prompt"]))] for d in given]
+    batch = collate_rankings(encoded, [["c"]] * len(given), [[one] for one in said])
+    other = collate([d["prompt"] + d["other"] for d in given], [len(d["prompt"]) for d in given])
+    moved = masked_sum(logprobs(folder / "policy", other) - logprobs(folder / "reference", other), other.action)
+    assert float(moved) > 0, "a reference point of 0 shows nothing"
+    point = torch.full((len(given),), float(moved) / len(given))
+    return AnchoredBatch(**vars(batch), ref_total=batch.lists(sums(folder, batch.rows())), reference_point=point)
 
 
 def ours(case: Case, data: dict[str, Data], folder: Path) -> tuple[dict[str, float], dict[str, torch.Tensor]]:

@@ -118,11 +118,10 @@ def labelled(case: dict[str, Any], data: list[dict[str, Any]], tokenizer: Any, o
         {
             "prompt_ids": d["prompt"],
             "completion_ids": d["answer"],
-            # What the baseline is measured on: each prompt with another one's answer.
-            "KL_completion_ids": data[n - 1]["answer"],
+            "KL_completion_ids": d["other"],
             "label": d["label"],
         }
-        for n, d in enumerate(data)
+        for d in data
     ]
     return told(trainer, trainer.data_collator(rows))
 

@@ -11,7 +11,7 @@ import torch
 from toy_batches import VOCAB, learn, lists, noise, raw_batch, ready
 
 from prefloop.algorithms.registry import make, names
-from prefloop.batch import LogprobBatch, ReferencedBatch, collate, collate_rankings
+from prefloop.batch import AnchoredBatch, LogprobBatch, ReferencedBatch, collate, collate_rankings
 from prefloop.config_align import Rollout
 from prefloop.training.rollout import eos_rule
 from prefloop.types import Ranking
@@ -22,6 +22,8 @@ ONLINE, OFFLINE = names("online"), names("offline")
 def signal(name: str, batch: Any, **options: Any) -> float:
     """Return the size of the largest number in the gradient, after it was seen to be finite, metrics included."""
     algorithm = make(name, options)
+    if "mismatched" in algorithm.needs and not isinstance(batch, AnchoredBatch):
+        batch = AnchoredBatch(**vars(batch), reference_point=torch.full((len(batch),), 0.5))
     gradient, metrics = learn(algorithm, ready(algorithm, batch))
     assert all(bool(torch.isfinite(g).all()) for g in gradient.values())
     assert all(np.isfinite(value) for value in metrics.values()), metrics
