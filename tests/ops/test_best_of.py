@@ -45,6 +45,7 @@ def test_ties_lower_the_estimate_as_far_as_they_lower_the_kl() -> None:
     for n in (2, 4, 16):
         found = [kl_estimate(rng.choice(3, size=64, p=p), n) for _ in range(300)]
         assert np.mean(found) == pytest.approx(kl_exact(p, [0, 1, 2], n), rel=0.04)
+    assert kl_estimate([1.0, 1.0, 2.0, 3.0], 2) == pytest.approx(kl_bound(2) - 0.25 * math.log(2) + 0.125)
     assert kl_estimate([3.0, 1.0, 2.0, 0.5], 4) == kl_bound(4), "without ties it is the bound"
     assert kl_estimate([1.0] * 8, 8) == 0.0, "the best of equal answers is any answer"
 

@@ -31,9 +31,6 @@ def fussy(prompt, text):
         raise ValueError("no hats")
     return float(len(text))
 
-def broken(prompt, text):
-    raise ValueError("never works")
-
 def colour(prompt, text):
     words = text.split()
     return words[-1] if words else None
@@ -203,8 +200,15 @@ def test_a_row_that_a_scorer_fails_on_is_named_and_the_others_are_answered(root:
         assert hats and len(made.unscored) == len(hats) == made.asked - made.prompts
         assert all("no hats" in row for row in made.unscored) and hats[0].text in made.unscored[0]
         assert "hat" not in (root / made.answers).read_text()
+        calls: list[str] = []
+
+        def broken(prompt: str, text: str) -> float:
+            calls.append(prompt)
+            raise ValueError("never works")
+
         with pytest.raises(DataError, match="never works"):
-            project.best_of(3, scorer="scorers.py:broken", **QUIET)
+            project.best_of(3, scorer=broken, **QUIET)
+        assert len(calls) == 4, "after all prompts together, only three are asked about one by one"
 
 
 def test_bad_input_is_refused_with_what_to_do(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def _table(curve: tuple[results.BestAt, ...]) -> list[str]:
         return []
     ties, judged = curve[-1].kl_estimate is not None, curve[-1].judge is not None
     head = f"{'n':>6}  {'KL <=' if ties else 'KL':>7}" + (f"  {'about':>7}" if ties else "")
-    lines = [head + f"  {'best reward':<26}" + ("  judge" if judged else "")]
+    lines = [(head + f"  {'best reward':<26}" + ("  judge" if judged else "")).rstrip()]
     for at in curve:
         row = f"{at.n:>6}  {at.kl:>7.3f}" + (f"  {at.kl_estimate:>7.3f}" if at.kl_estimate is not None else "")
         lines.append(
