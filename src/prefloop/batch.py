@@ -240,10 +240,9 @@ class RolloutBatch(Rows):
 
 @dataclass(frozen=True)
 class LogprobBatch(RolloutBatch):
-    """Adds what the models say before the first update on this batch, all [N,T].
+    """Adds what the models say before the first update on this batch [N,T], each where the algorithm `needs` it.
 
-    `ref_logp` and `value` are there where the algorithm's `needs` names "reference" and "value".
-    baseline: [N] the mean of earlier rewards on the same prompt, where `needs` names "baseline"
+    baseline: [N] the mean of earlier rewards on the same prompt
     """
 
     old_logp: Tensor = field(metadata=_tensor("NT", "number"))
@@ -254,10 +253,14 @@ class LogprobBatch(RolloutBatch):
 
 @dataclass(frozen=True)
 class CreditedBatch(LogprobBatch):
-    """Adds `advantage` [N,T], and `returns` [N,T], the critic's target (None without a critic)."""
+    """Adds `advantage` [N,T], the critic's target `returns` [N,T], and which rows are learnt from: `kept` [N]."""
 
     advantage: Tensor = field(metadata=_tensor("NT", "number"))
     returns: Tensor | None = field(metadata=_tensor("NT", "number"))
+    kept: Tensor | None = field(metadata=_tensor("N", "flag"), kw_only=True, default=None)
+
+    def learnt(self) -> Self:
+        return self if self.kept is None else self.select(self.kept.nonzero().flatten())
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,19 @@ ALGORITHMS: dict[str, Known] = {
     "best_sft": Known("offline", "prefloop.algorithms.best_sft:BestSft", reference=False, learns_from="best"),
     "ppo": Known("online", "prefloop.algorithms.ppo:Ppo", critic=True),
     "grpo": Known("online", "prefloop.algorithms.grpo:Grpo"),
+    "dr_grpo": Known("online", "prefloop.algorithms.dr_grpo:DrGrpo"),
+    "dapo": Known("online", "prefloop.algorithms.dapo:Dapo"),
+    "gspo": Known("online", "prefloop.algorithms.gspo:Gspo"),
+    "cispo": Known("online", "prefloop.algorithms.cispo:Cispo"),
     "rloo": Known("online", "prefloop.algorithms.rloo:Rloo"),
+    "reinforce": Known("online", "prefloop.algorithms.reinforce:Reinforce"),
+    "reinforce_plus_plus": Known("online", "prefloop.algorithms.reinforce_plus_plus:ReinforcePlusPlus"),
+    "reinforce_plus_plus_baseline": Known(
+        "online", "prefloop.algorithms.reinforce_plus_plus_baseline:ReinforcePlusPlusBaseline"
+    ),
+    "online_dpo": Known("online", "prefloop.algorithms.online_dpo:OnlineDpo"),
+    "raft": Known("online", "prefloop.algorithms.raft:Raft"),
+    "expert_iteration": Known("online", "prefloop.algorithms.expert_iteration:ExpertIteration"),
 }
 # A program adds these by `prefloop.register`; they are known as long as the process lives.
 registered: dict[str, Known] = {}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prefloop.algorithms.registry import make
-from prefloop.batch import LogprobBatch, PolicyOutput, Rows
+from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput, Rows
 from prefloop.config_section import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
@@ -82,6 +82,7 @@ def rollout(policy: Arms, value: Tensor) -> LogprobBatch:
         old_logp=logp,
         ref_logp=torch.where(rows["action"], -math.log(4), blank),
         value=torch.where(rows["action"], value, blank),
+        baseline=torch.full((N,), float((policy.probabilities() * REWARD).sum())),
     )
 
 
@@ -93,6 +94,7 @@ def online(name: str, options: dict[str, Any], updates: int = 2) -> Tensor:
         critic: Any = learner.models.get("critic")
         value = critic.value.detach() if critic is not None else torch.zeros(())
         batch, _ = algorithm.credit(rollout(policy, value))
+        batch = batch.learnt() if isinstance(batch, CreditedBatch) else batch
         for _ in range(updates):
             learner.step(Term(batch, algorithm))
     found: Tensor = policy.probabilities()
@@ -107,6 +109,15 @@ def online(name: str, options: dict[str, Any], updates: int = 2) -> Tensor:
         ("grpo", {"kl": BETA}),
         ("rloo", {"kl": BETA}),
         ("rloo", {"kl": BETA, "whiten_advantages": True}),
+        ("dr_grpo", {"kl": BETA, "length": 1}),
+        ("dapo", {"kl": BETA}),
+        ("gspo", {"kl": BETA, "clip": 0.2, "clip_high": 0.3}),
+        ("cispo", {"kl": BETA}),
+        ("reinforce", {"kl": BETA}),
+        ("reinforce", {"kl": BETA, "baseline": "batch", "whiten_advantages": True, "dual_clip": 3.0}),
+        ("reinforce_plus_plus", {"kl": BETA}),
+        ("reinforce_plus_plus_baseline", {"kl": BETA, "kl_in": "reward"}),
+        ("online_dpo", {"beta": BETA, "labels": "soft"}),
     ],
     ids=str,
 )
@@ -114,8 +125,26 @@ def test_an_online_algorithm_converges_to_the_regularised_optimum(name: str, opt
     assert online(name, options).tolist() == pytest.approx(OPTIMUM, abs=0.02)
 
 
-def test_without_a_price_on_kl_the_policy_goes_to_the_best_arm() -> None:
-    assert online("rloo", {"kl": 0.0})[0] > 0.95
+@pytest.mark.parametrize(("name", "options"), [("rloo", {"kl": 0.0}), ("raft", {}), ("online_dpo", {"beta": BETA})])
+def test_without_a_price_on_kl_or_by_order_alone_the_policy_goes_to_the_best_arm(
+    name: str, options: dict[str, Any]
+) -> None:
+    """Online DPO has a price, but each "better" of the sharp order counts as certain, whatever the gap."""
+    assert online(name, options)[0] > 0.95
+
+
+def test_expert_iteration_keeps_the_proportions_of_all_answers_that_are_good_enough() -> None:
+    """It ends at the policy that it started from, given that an answer is good: at 1/2 and 1/2 here."""
+    found = online("expert_iteration", {"threshold": 0.25, "per_prompt": N})
+    assert found.tolist() == pytest.approx([0.5, 0.5, 0.0, 0.0], abs=0.03)
+
+
+def test_where_advantages_are_scaled_a_kl_in_the_loss_is_relative_to_their_spread() -> None:
+    """REINFORCE++ baseline ends at pi ~ pi_ref exp(r / (kl * sd)), with the sd of the rewards under that policy."""
+    found = online("reinforce_plus_plus_baseline", {"kl": BETA}).double()
+    mean = float((found * REWARD).sum())
+    sd = math.sqrt(float((found * (REWARD - mean) ** 2).sum()))
+    assert found.tolist() == pytest.approx(torch.softmax(REWARD.double() / (BETA * sd), 0).tolist(), abs=0.02)
 
 
 def test_the_optimum_is_the_one_the_formula_gives_and_its_value_is_beta_log_z() -> None:

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from toy_models import VOCAB, ToyCritic, ToyPolicy, ToyReward
 
 from prefloop.algorithms.registry import kind_of
-from prefloop.batch import AnchoredBatch, LogprobBatch, PolicyOutput, RewardOutput, Rows, collate, collate_rankings
+from prefloop.batch import (
+    AnchoredBatch,
+    CreditedBatch,
+    LogprobBatch,
+    PolicyOutput,
+    RewardOutput,
+    Rows,
+    collate,
+    collate_rankings,
+)
 from prefloop.config_section import Optimiser
 from prefloop.engine.base import terms_of
 from prefloop.engine.learner import Learner
@@ -51,6 +60,7 @@ def annotated(n: int = 24, k: int = 4) -> LogprobBatch:
         old_logp=old,
         ref_logp=ref,
         value=value,
+        baseline=noise((n // k,), 6).repeat_interleave(k),
     )
 
 
@@ -87,8 +97,11 @@ def raw_batch(name: str) -> Any:
 
 
 def ready(algorithm: Any, batch: Any) -> Any:
-    """Return the batch with credit, where the algorithm gives it."""
-    return algorithm.credit(batch)[0] if hasattr(algorithm, "credit") else batch
+    """Return what is learnt from: the batch with credit, where the algorithm gives it, less what it does not keep."""
+    if not hasattr(algorithm, "credit"):
+        return batch
+    credited = algorithm.credit(batch)[0]
+    return credited.learnt() if isinstance(credited, CreditedBatch) else credited
 
 
 def dirty(batch: Any, extra: int = 0) -> Any:

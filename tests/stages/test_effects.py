@@ -13,7 +13,7 @@ import pytest
 from resumable import WORDS
 
 from prefloop import config as settings
-from prefloop.algorithms.registry import make, names
+from prefloop.algorithms.registry import make
 from prefloop.config_problems import describe, places
 from prefloop.effects import refuse_for_align
 from prefloop.errors import ConfigError
@@ -65,7 +65,7 @@ prompts = 4
 FEW = "evaluation.eval_prompts=2"
 ONLINE = ("steps=2", "rollout.k=2", "rollout.minibatches=2", "evaluation.eval_every=2", FEW, "checkpoint_every=2")
 # No setting of [align] tells one offline method from another, so that one stands for all.
-ALGORITHMS = [*names("online"), "dpo"]
+ALGORITHMS = ["ppo", "grpo", "rloo", "online_dpo", "dpo"]  # The stage, and no method, reads these settings.
 CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default and than the project's.
     "align": {
         "lr": "2e-3",
@@ -231,7 +231,8 @@ def check(root: Path, stage: str, key: str, usual: list[str], plain: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "algorithm", [pytest.param(a, marks=[pytest.mark.slow] if a in ("grpo", "rloo") else []) for a in ALGORITHMS]
+    "algorithm",
+    [pytest.param(a, marks=[pytest.mark.slow] if a in ("grpo", "rloo", "online_dpo") else []) for a in ALGORITHMS],
 )
 def test_every_setting_of_align_has_an_effect_or_is_refused(project: Path, algorithm: str) -> None:
     assert set(CHANGED["align"]) == named("align") - {"algorithm"}

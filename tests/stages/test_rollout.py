@@ -21,6 +21,7 @@ from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Tokenization, make_tokenization
 from prefloop.rewards.base import Scores
 from prefloop.rewards.objective import Balance, Criterion, Goal
+from prefloop.training.baselines import Baselines
 from prefloop.training.fit import Order
 from prefloop.training.progress import Progress
 from prefloop.training.rollout import add_logprobs, describe, eos_rule, roll_out
@@ -94,7 +95,7 @@ def test_scripted_answers_become_rows_with_their_own_tokens_and_ends(tokenizatio
         ("rloo", {"kl": 0}, ["forward policy"]),
         ("ppo", {}, ["forward policy", "forward reference", "forward critic"]),
         ("ppo", {"kl": 0}, ["forward policy", "forward critic"]),
-        ("ppo", {"kl": 0, "kl_target": 6}, ["forward policy", "forward reference", "forward critic"]),
+        ("ppo", {"kl_target": 6}, ["forward policy", "forward reference", "forward critic"]),
     ],
 )
 def test_only_the_models_that_an_algorithm_needs_are_asked(
@@ -168,7 +169,8 @@ def test_all_that_the_policy_loop_carries_comes_back_from_its_state() -> None:
     evals = [{"step": 7, "reward": 0.5, "kl": 1.0}]
     start = Balance(Goal("constrained", (Criterion("b", bound=0.5), Criterion("a"))))
     balance = replace(start, recent={"b": (0.25,)}, logs={"b": 0.5}, margins={"b": 0.125})
-    full = Progress(make("ppo", {"kl": 0.321}), balance, 7, 0.5, "KL is spent", True, 0.01, evals, seen, seen)
+    full = Progress(make("ppo", {"kl": 0.321}), balance, 7, 0.5, "KL is spent", True, 0.01, evals, seen, seen,
+                    Baselines({"p": (0.25, 3)}))  # fmt: skip
     untouched = Progress(make("ppo"))
     assert all(getattr(full, f.name) != getattr(untouched, f.name) for f in fields(Progress))
     for progress, made in ((full, start), (untouched, None)):

@@ -64,7 +64,11 @@ class OfflineAlgorithm(Objective, Protocol):
 
 
 class OnlineAlgorithm(Objective, Protocol):
-    """Defines an objective on the policy's own samples."""
+    """Defines an objective on the policy's own samples.
+
+    One whose loss depends on how long completions may be has a method `sized(max_tokens) -> Self`, which is called
+    before the first step.
+    """
 
     min_k: int  # It cannot do with fewer completions of a prompt.
 

@@ -9,48 +9,24 @@ k3 term in the loss, whose gradient is not that of the reverse KL and whose stre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Role
-from prefloop.algorithms.penalty import KlPenalty
-from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
-from prefloop.ops.clip import clipped_policy_loss
-from prefloop.ops.group import constant_groups, group_normalised
-from prefloop.ops.masked import keep, masked_sum
-from prefloop.ops.ratio import ratio_metrics
+from prefloop.algorithms.base import Role
+from prefloop.algorithms.clipping import TokenRatio
+from prefloop.algorithms.grouped import Grouped
+from prefloop.batch import LogprobBatch
+from prefloop.ops.group import group_normalised
 
 
 @dataclass(frozen=True)
-class Grpo(KlPenalty):
-    """Holds the options of GRPO beside those of the KL. clip: 0.1 to 0.3."""
+class Grpo(Grouped, TokenRatio):
+    """Its options are those of the group, the clip and the KL."""
 
-    clip: float = 0.2
     name = "grpo"
     trains: tuple[Role, ...] = ("policy",)
-    min_k = 2
+    aggregation = "sequence"
 
-    def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
-        row = group_normalised(self.penalised(batch), batch.group)
-        advantage = keep(row[:, None].expand_as(batch.old_logp), batch.action)
-        credited = CreditedBatch(**vars(batch), advantage=advantage, returns=None)
-        return credited, {
-            "constant_groups": float(constant_groups(batch.reward, batch.group)),
-            "kl_coefficient": self.kl,
-        }
-
-    def weight(self, batch: CreditedBatch) -> Tensor:
-        return torch.tensor(float(len(batch)), device=batch.ids.device)
-
-    def loss(self, out: PolicyOutput, batch: CreditedBatch) -> Loss:
-        action, rows = batch.action, self.weight(batch)
-        token, cut = clipped_policy_loss(out.logp, batch.old_logp, batch.advantage, self.clip)
-        if (penalty := self.loss_penalty(out.logp, batch)) is not None:
-            token = token + penalty
-        length = action.sum(1).clamp(min=1)
-        total = (masked_sum(token, action, dim=1) / length).sum()
-        moved = ratio_metrics(out.logp, batch.old_logp, action, out.logp - batch.old_logp, cut)
-        return Loss(total, {"policy_loss": (total.detach(), rows), **moved})
+    def advantages(self, batch: LogprobBatch) -> Tensor:
+        return group_normalised(self.penalised(batch), batch.group)

@@ -19,7 +19,7 @@ from torch import Tensor
 from prefloop.algorithms.base import Need
 from prefloop.batch import CreditedBatch, LogprobBatch
 from prefloop.ops.kl import adapt_coefficient, k1, k2, k3
-from prefloop.ops.masked import keep, masked_sum
+from prefloop.ops.masked import keep, last_index, masked_sum
 from prefloop.ops.ratio import LARGEST
 
 _ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
@@ -44,9 +44,15 @@ class KlPenalty:
     kl_target: float = 0.0
     kl_horizon: float = 10_000.0
 
+    def __post_init__(self) -> None:
+        if self.kl_target > 0 and not self.kl:
+            raise ValueError(
+                "kl_target would have no effect: it multiplies kl, which is 0. Give kl a value to start at."
+            )
+
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"reference"}) if self.kl or self.kl_target else frozenset()
+        return frozenset({"reference"}) if self.kl else frozenset()
 
     def token_penalty(self, batch: LogprobBatch) -> Tensor:
         """Return what the KL takes from the reward at each token [N,T]: 0 outside the actions, or with it in the loss.
@@ -56,6 +62,12 @@ class KlPenalty:
         if batch.ref_logp is None or self.kl_in == "loss":
             return torch.zeros_like(batch.old_logp)
         return keep(-self.kl * k1(batch.old_logp, batch.ref_logp), batch.action)
+
+    def token_reward(self, batch: LogprobBatch) -> Tensor:
+        """Return the reward of each token [N,T]: the KL's part at each, and the score at the last."""
+        reward = self.token_penalty(batch)
+        reward[torch.arange(len(batch), device=reward.device), last_index(batch.action)] += batch.reward
+        return reward
 
     def penalised(self, batch: LogprobBatch) -> Tensor:
         """Return each sequence's reward [N], less the KL where it is in the reward."""

@@ -83,7 +83,7 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
     """Return the algorithm with its options. Raises ConfigError for an unknown option (with the nearest right one)."""
     kind_of(name)
     cls = class_of(name)
-    known = [f for f in cls.__dataclass_fields__ if f not in FIXED]
+    known = [f.name for f in dataclasses.fields(cls) if f.name not in FIXED]
     for key in options or {}:
         if key not in known:
             raise ConfigError(f'[algorithms.{name}] has no option "{key}".{suggest(key, known)}')
@@ -104,4 +104,4 @@ def _problem(error: Any) -> str:
 
 def options_of(algorithm: Any) -> dict[str, Any]:
     """Return an algorithm's options as plain values; `make(name, options_of(a))` equals `a`."""
-    return {f: getattr(algorithm, f) for f in algorithm.__dataclass_fields__ if f not in FIXED}
+    return {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm) if f.name not in FIXED}

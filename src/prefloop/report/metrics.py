@@ -254,10 +254,11 @@ METRICS = (
         "constant_groups",
         "Groups without spread",
         "share of prompts",
-        "Prompts whose completions all got the same reward, and so give no gradient (GRPO, RLOO).",
+        "Prompts whose completions all got the same reward, and so give no gradient (methods with groups).",
         "low",
         f"{OURS}: not over 0.5",
     ),
+    Metric("kept", "Kept completions", "share", "Samples that RAFT or expert iteration imitates.", "above 0", "-"),
     Metric(
         "grad_norm_*",
         "Gradient norm",

@@ -43,7 +43,7 @@ def check_options(config: Config) -> None:
     rollout = settings.rollout
     if rollout.epochs * rollout.minibatches == 1 and not rollout.staleness:
         why = "each sample is learnt from once ([align.rollout] epochs and minibatches are 1): there is nothing to clip"
-        idle |= {"clip": why, "value_clip": why}
+        idle |= dict.fromkeys(("clip", "clip_high", "dual_clip", "value_clip"), why)
     if settings.reference_refresh and "reference" not in getattr(make(settings.algorithm, options), "needs", ()):
         raise ConfigError(
             f"[align] reference_refresh would have no effect: {settings.algorithm} measures nothing from a reference. "

@@ -26,6 +26,8 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
     settings, seed = project.config.align, project.config.project.seed
     options = project.config.algorithms.get(settings.algorithm, {})
     algorithm: OnlineAlgorithm = make(settings.algorithm, options)
+    if hasattr(algorithm, "sized"):
+        algorithm = algorithm.sized(settings.max_tokens)
     if settings.rollout.k < algorithm.min_k:
         others = " or ".join(f'"{n}"' for n in names("online") if class_of(n).min_k <= settings.rollout.k)
         raise ConfigError(

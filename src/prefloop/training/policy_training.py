@@ -67,6 +67,7 @@ class PolicyTraining:
         algorithm, trusted = self.progress.algorithm, behind or self.progress.sampler_agrees
         with span("logprobs"):
             batch = add_logprobs(rolls.batch, self.engine, algorithm.needs, trusted, self.progress.reference_shift)
+            batch = self._with_baseline(rolls, batch)
             priced, moved = self.refresh.measured(self.engine, rolls.batch, batch, as_learner=not trusted)
         with span("learn"):
             credited, credit = algorithm.credit(priced)
@@ -76,6 +77,15 @@ class PolicyTraining:
         metrics = {**describe(rolls, batch), **moved, **balanced, **credit, **self._of_updates(updates, behind)}
         self.progress.algorithm = algorithm.adapt(metrics)
         return metrics
+
+    def _with_baseline(self, rolls: Rollouts, batch: LogprobBatch) -> LogprobBatch:
+        """Add the running mean reward of each prompt, where the algorithm needs it, and let it follow."""
+        if "baseline" not in self.progress.algorithm.needs:
+            return batch
+        ids, baselines = [p.id for p in rolls.prompts], self.progress.baselines
+        batch = replace(batch, baseline=baselines.of(ids, batch.reward))
+        baselines.see(ids, batch.reward)
+        return batch
 
     def _roll_out(self, step: int, behind: bool) -> Rollouts:
         s = self.setup
@@ -105,16 +115,20 @@ class PolicyTraining:
         return picked
 
     def _learn(self, credited: CreditedBatch | ReferencedBatch, rng: np.random.Generator) -> list[Mapping[str, float]]:
-        """Update the policy on each minibatch of each pass. Returns the metrics of every update."""
-        settings, updates = self.settings.rollout, []
-        rows = 1 if isinstance(credited, RankingBatch) else settings.k  # of the batch's first axis, in one list
-        for _ in range(settings.epochs):
+        """Update the policy on each minibatch of each pass. Returns the metrics of every update.
+
+        Where the algorithm keeps nothing of the samples there is no update.
+        """
+        settings, algorithm, updates = self.settings.rollout, self.progress.algorithm, []
+        learnt = credited.learnt() if isinstance(credited, CreditedBatch) else credited
+        places = _lists(learnt)
+        for _ in range(settings.epochs if places else 0):
             # Every inner epoch has a fresh permutation. A prompt's completions stay together, so that it is read once.
-            lists = torch.from_numpy(rng.permutation(len(credited) // rows))
+            lists = torch.from_numpy(rng.permutation(len(places)))
             for part in torch.tensor_split(lists, min(settings.minibatches, len(lists))):
-                index = (part[:, None] * rows + torch.arange(rows)).flatten()
-                learnt = terms_of(credited.select(index), self.progress.algorithm)
-                updates.append(self.engine.step(*learnt, *self._shown(len(part) * settings.k, rng)))
+                some = learnt.select(torch.cat([places[n] for n in part.tolist()]))
+                shown = [] if getattr(algorithm, "critic_warmup", 0) else self._shown(len(part) * settings.k, rng)
+                updates.append(self.engine.step(*terms_of(some, algorithm), *shown))
         return updates
 
     def _shown(self, n: int, rng: np.random.Generator) -> list[Term]:
@@ -129,11 +143,12 @@ class PolicyTraining:
 
         With fresh samples the first ratio is exactly 1, or else the sampler and the learner disagree.
         """
-        means = {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
         stale = {"staleness": float(behind)} if self.settings.rollout.staleness else {}
-        if behind:
-            return {"stale_kl": updates[0]["approx_kl"], **stale, **means}
-        return {"first_ratio": updates[0]["ratio"], **stale, **means}
+        if not updates:
+            return stale
+        means = {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
+        named, of = ("stale_kl", "approx_kl") if behind else ("first_ratio", "ratio")
+        return {**({named: updates[0][of]} if of in updates[0] else {}), **stale, **means}
 
     # -- the other methods of a task ---------------------------------------------------------------------------------
 
@@ -169,3 +184,11 @@ class PolicyTraining:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.progress.restore(state)
+
+
+def _lists(batch: CreditedBatch | ReferencedBatch) -> list[Tensor]:
+    """Return the places on the batch's first axis that stay together: the completions of a prompt, which are a list."""
+    if isinstance(batch, RankingBatch):
+        return list(torch.arange(len(batch)).split(1))
+    _, counts = torch.unique_consecutive(batch.group, return_counts=True)
+    return list(torch.arange(len(batch)).split(counts.tolist()))

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefloop.algorithms.registry import make, options_of
 from prefloop.rewards.objective import Balance
+from prefloop.training.baselines import Baselines
 
 
 @dataclass
@@ -16,6 +17,7 @@ class Progress:
     """Holds values that are all in every checkpoint.
 
     balance: what is learnt of criteria with bounds; None where there are none
+    baselines: the running mean reward of each prompt, for an algorithm that needs it
     reference, start: {"figures", "rewards"} of the reference's and of step 0's answers to the validation prompts
     """
 
@@ -31,6 +33,7 @@ class Progress:
     evals: list[dict[str, Any]] = field(default_factory=list)
     reference: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)
+    baselines: Baselines = field(default_factory=Baselines)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -44,6 +47,7 @@ class Progress:
             "reference": self.reference,
             "start": self.start,
             **({"balance": self.balance.state()} if self.balance else {}),
+            **({"baselines": self.baselines.state()} if self.baselines.known else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -57,3 +61,4 @@ class Progress:
         self.reference, self.start = state["reference"], state["start"]
         if self.balance:
             self.balance = self.balance.restored(state["balance"])
+        self.baselines = Baselines.restored(state.get("baselines", {}))
