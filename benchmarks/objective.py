@@ -24,6 +24,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from prefloop.cases.world import MODEL
 from prefloop.demo.run import make_projects
 from prefloop.project.project import Project
 from prefloop.record import Run
@@ -85,7 +86,7 @@ OF_PEOPLE = ['crowd.scorer="desk.py:policy"', "crowd.criterion=compliance"]
 
 def prepare(root: Path, seed: int) -> None:
     """Make a project, or go on with it, as far as the reward model of what the customers like."""
-    make_projects(root, seed)
+    make_projects(root, seed, MODEL)
     (root / "desk.py").write_text(DESK)
     with Project.open(root, SETTINGS) as project:
         sample(project, 0)

@@ -1,6 +1,6 @@
 """Two small worlds for `planted.py`: a project each, ready to be aligned, with a hidden true quality.
 
-demo      the built-in model and scenario of `prefloop demo`: a Llama that answers customers; PPO.
+demo      the scenario of `prefloop demo` and the model of `prefloop case`: a Llama that answers customers; PPO.
 stories   another model, tokenizer and task: a wider and shallower Llama, made and fine-tuned here, that continues a
           sentence without a chat template; it is good to begin and to end kindly, whatever the length; GRPO.
 """
@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from prefloop.cases.world import MODEL, change
 from prefloop.config import CONFIG_NAME
 from prefloop.demo.run import make_projects
 from prefloop.project.project import Project
@@ -138,8 +139,9 @@ def make_world(world: str, folder: Path, seed: int) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     if world == "demo":
-        make_projects(folder, seed)
+        make_projects(folder, seed, MODEL)
         shutil.rmtree(folder / "imitation")
+        change(folder, ["align.steps=14", "align.evaluation.eval_every=7"])
     else:
         folder.mkdir(parents=True)
         (folder / CONFIG_NAME).write_text(STORIES.format(seed=seed), encoding="utf-8")

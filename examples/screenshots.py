@@ -33,7 +33,7 @@ def main(demo: Path, out: Path) -> None:
         save(page, out / "report.png")
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "demo"
-            shutil.copytree(demo, copy, ignore=shutil.ignore_patterns("runs", "imitation"))
+            shutil.copytree(demo, copy, ignore=shutil.ignore_patterns("runs", "imitation", "dpo"))
             ranking(page, copy, out / "ranking.png")
         browser.close()
 

@@ -38,7 +38,9 @@ DEMO: dict[str, Any] = {
         "rlhf": 0.85,
     },
     "quality_interval": {"rlhf": {"mean": 0.85, "low": 0.8, "high": 0.9, "n": 9}},
-    "quality_parts": {"sft": {"step": 0.4, "brief": 0.9}, "rlhf": {"step": 0.8, "brief": 0.9}},
+    "quality_parts": {"sft": {"step": 0.4, "brief": 0.9}, "rlhf": {"step": 0.8, "brief": 0.9, "readable": 0.996}},
+    "right_step": {"rlhf": {"mean": 0.94, "low": 0.8, "high": 0.98, "n": 9}},
+    "distinct_2": {"rlhf": 0.24},
     "per_prompt": {"sft": [0.4, 0.5, 0.6], "rlhf": [0.8, 0.9, 0.85], "demonstration": [0.5, 0.5, 0.5]},
     "win_rate": {"mean": 0.9, "low": 0.8, "high": 0.95, "n": 9},
     "samples": [{"prompt": "Hello", **{k: {"text": HOSTILE, "quality": 0.5} for k in ("sft", "rlhf")}}],
@@ -269,6 +271,8 @@ def test_the_demo_section_compares_the_systems(make_project: Any) -> None:
     first = next(a["id"] for t, a in page.tags if t == "section")
     assert first == "demo"
     assert "Preferences beat imitation on 90 % of 9 held-out prompts" in page.text
+    row = next(part for part in page.text.split("Word pairs") if "0.80 to 0.90" in part)
+    assert re.search(r"preferences \(RLHF\)\s*0.85\s*0.80 to 0.90\s*94 %\s*80 to 98 %\s*99.6 %\s*24 %", row)
     assert "preferences 0.85, which is more than the 0.80 that 95 % of demonstrations stay below" in page.text
 
 

@@ -4,7 +4,9 @@
     BASE/rewarded   the same, ranked by the demo's crowd, with a reward model
     BASE/healthy    the same, with a policy
 
-Each is a project, copied from the one before it. What is there stays, so that an interrupted command goes on.
+Each is a project, copied from the one before it. What is there stays, so that an interrupted command goes on. The model
+in `cases/model` is an earlier one of the demo's: its reward models can't tell whether an answer offers the right step,
+so that there is something to lead astray. The casebook's figures are of that model.
 """
 
 from __future__ import annotations
@@ -25,9 +27,13 @@ from prefloop.stages.sample import sample
 from prefloop.stages.train_reward import reward
 
 Kind = Literal["sampled", "rewarded", "healthy"]
+MODEL = "prefloop.cases"
 SETTINGS = (
     "project.threads=1",  # the number of threads is part of what makes a run repeatable
     "sample.prompts=250",
+    "align.steps=14",
+    "align.checkpoint_every=7",
+    "align.evaluation.eval_every=7",
     "run.rounds=1",
 )
 _MADE: dict[Kind, tuple[Kind | None, tuple[str, ...]]] = {
@@ -47,7 +53,7 @@ def world(base: Path, kind: Kind, seed: int, quiet: bool = False) -> Path:
     if before is not None:
         copied(world(base, before, seed, quiet), unfinished)
     elif not (unfinished / CONFIG_NAME).exists():
-        make_projects(unfinished, seed)
+        make_projects(unfinished, seed, MODEL)
         shutil.rmtree(unfinished / "imitation")
         change(unfinished, ["project.name=case", *SETTINGS])
     run_stages(unfinished, stages, quiet=quiet)

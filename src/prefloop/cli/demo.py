@@ -35,5 +35,5 @@ def demo(asked: Common, seed: int, out: Path) -> None:
     from prefloop.demo.run import demo as stage
 
     with redirect_stdout(sys.stderr):
-        result = stage((asked.root / out).absolute(), seed, asked.quiet)
+        result = stage((asked.root / out).absolute(), seed, asked.quiet, asked.overrides)
     emit(asked, result)

@@ -303,16 +303,14 @@ def _reported(r: results.Reported) -> list[str]:
 @_figures.register
 def _demo(r: results.DemoFigures) -> list[str]:
     """What came out, by the hidden true quality that training never saw."""
-    names = {
-        "demonstrations": "the demonstrations",
-        "sft": "imitation of as many more of them",
-        "best_of_n": "best of n by the reward model",
-        "rlhf": "the loop",
-    }
+    names = {"demonstrations": "the demonstrations", "sft": "imitation of as many more of them"}
+    names |= {"best_of_n": "best of n by the reward model", "dpo": "DPO on the same rankings", "rlhf": "the loop"}
+    beside = {n: f", right step {share:.0%}, readable {r.readable[n]:.1%}" for n, share in r.right_step.items()}
     win = _between(r.win_rate, r.win_rate_low, r.win_rate_high, ".1%")
     return [
         f"the loop against imitation with the same labelling: wins {win} on {r.prompts} prompts",
-        *(f"  true quality {r.quality[name]:+.3f}  {meaning}" for name, meaning in names.items()),
+        *(f"  true quality {r.quality[name]:.3f}{beside.get(name, '')}: {said}" for name, said in names.items()),
+        f"  different word pairs at temperature 1: {', '.join(f'{v:.0%} {names[n]}' for n, v in r.distinct_2.items())}",
         f"KL {r.kl:.2f} nats, reward model accuracy {_share(r.reward_accuracy)}, {r.seconds:.0f} s",
         f"files: {r.report}",
     ]

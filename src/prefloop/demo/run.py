@@ -1,10 +1,11 @@
-"""Runs `prefloop demo`: the loop on the built-in scenario, and beside it imitation under the same labelling budget.
+"""Runs `prefloop demo`: the loop on the built-in scenario, and beside it two other ways to spend the same labels.
 
     out/             a project like any other: sample -> crowd -> reward -> align -> evaluate
     out/imitation/   a second project: as many *new demonstrations* as the first has ranked lists -> sft
+    out/dpo/         a third one: the ranked lists of the first -> DPO, without reward model or samples of its own
 
-Then both policies, and best-of-n with the reward model, answer the same held-out prompts, and the hidden true quality
-is looked up. Everything derives from the seed; the same `out` again goes on where it was stopped.
+All start from the same model. Then they, and best-of-n with the reward model, answer the same held-out prompts, and the
+hidden true quality is looked up. Everything derives from the seed; the same `out` again goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -12,24 +13,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from prefloop import record
 from prefloop.config import CONFIG_NAME
-from prefloop.demo.quality import WEIGHTS, quality
+from prefloop.demo.measure import measure
 from prefloop.demo.scenario import demonstrations, prompts
-from prefloop.engine import make as make_engine
-from prefloop.engine.base import Sampling
 from prefloop.errors import ConfigError
-from prefloop.intervals import mean_interval, win_rate
-from prefloop.models.policy import Policy
-from prefloop.models.tokenization import Tokenization
-from prefloop.project.project import Project, derive, load_policy
+from prefloop.project.project import ModelRef, Project, derive
 from prefloop.results import DemoFigures
 from prefloop.stages.align import align
 from prefloop.stages.crowd import crowd
@@ -38,16 +31,10 @@ from prefloop.stages.report import report
 from prefloop.stages.sample import sample
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
-from prefloop.training.policy_evaluation import validation_and_test
-from prefloop.training.reward_scores import make_scorer
-from prefloop.training.sampled_lists import to_completion
-from prefloop.types import Completion, Prompt
 
 PROMPTS = 2000  # So many prompts of customers there are; some of them are held out.
 ROUNDS = 2
 BUDGET = 500  # The crowd ranks so many lists in all rounds together, and imitation gets so many demonstrations instead.
-BEST_OF = 8
-SHOWN = 8
 
 SETTINGS = """# The built-in demo, a project like any other: change what you like and type `prefloop run` in this folder
 [project]
@@ -82,11 +69,11 @@ checkpoint_every = 100
 
 [align]
 algorithm = "ppo"
-steps = 14
+steps = 30
 lr = 3e-4
 critic_lr = 1e-3
 max_tokens = 64
-checkpoint_every = 7
+checkpoint_every = 10
 
 [align.rollout]
 prompts = 16
@@ -95,7 +82,7 @@ minibatches = 4
 
 [align.evaluation]
 kl_budget = 30
-eval_every = 7
+eval_every = 10
 eval_prompts = 48
 
 [algorithms.ppo]
@@ -127,21 +114,61 @@ epochs = 1
 batch = 32
 lr = 2e-4
 """
+DPO = """# DPO on the lists that the crowd ranked for the loop.
+[project]
+name = "dpo"
+seed = {seed}
+
+[model]
+path = "../model"
+
+[data]
+heldout = 0.12
+
+[align]
+algorithm = "dpo"
+passes = 2
+lists = 16
+lr = 1e-3
+max_tokens = 64
+checkpoint_every = 100
+
+[align.evaluation]
+eval_every = 50
+
+[algorithms.dpo]
+beta = 0.1
+"""
 
 
-def demo(out: Path, seed: int = 0, quiet: bool = False) -> DemoFigures:
-    """Run or resume the demo in `out`. Raises ConfigError."""
+def demo(out: Path, seed: int = 0, quiet: bool = False, overrides: Sequence[str] = ()) -> DemoFigures:
+    """Run or resume the demo in `out`. Raises ConfigError.
+
+    overrides: settings of the loop; those of `[project]` are for the projects beside it too
+    """
     began = time.perf_counter()
     make_projects(out, seed)
-    with Project.open(out, quiet=quiet) as project, Project.open(out / "imitation", quiet=quiet) as imitation:
+    shared = [o for o in overrides if o.startswith("project.")]
+    with Project.open(out, overrides, quiet=quiet) as project:
         for turn in range(ROUNDS):
             sample(project, turn)
             crowd(project)
-            reward(project, turn)
+            judged = reward(project, turn).models[project.config.crowd.criterion]
             align(project, turn)
-        evaluate(project, ROUNDS - 1)
-        sft(imitation)
-        measured = measure(project, imitation, seed)
+        evaluated = evaluate(project, ROUNDS - 1)
+        beside = {"sft": _imitation(out, shared, quiet), "dpo": _dpo(out, project, seed, shared, quiet)}
+        measured = measure(project, beside | {"rlhf": project.policy(ROUNDS)}, ROUNDS - 1, seed)
+        measured |= {
+            "title": "A support desk under policy",
+            "text": (
+                f"Simulated people ranked {BUDGET} lists of four answers. DPO learnt from the same rankings, and the "
+                "same number of new demonstrations went into supervised fine-tuning instead. All started from the same "
+                "small model. True quality is known because the scenario is artificial; no training saw it."
+            ),
+            "budget": BUDGET,
+            "kl": evaluated.kl,
+            "reward_accuracy": judged.accuracy,
+        }
         record.write_json_atomic(out / "demo.json", measured)
         report(project)
     return DemoFigures(
@@ -150,7 +177,10 @@ def demo(out: Path, seed: int = 0, quiet: bool = False) -> DemoFigures:
         win_rate=measured["win_rate"]["mean"],
         win_rate_low=measured["win_rate"]["low"],
         win_rate_high=measured["win_rate"]["high"],
-        quality={name: measured["quality"][name] for name in ("demonstrations", "sft", "best_of_n", "rlhf")},
+        quality={name: measured["quality"][name] for name in ("demonstrations", "sft", "best_of_n", "dpo", "rlhf")},
+        right_step={name: measured["right_step"][name]["mean"] for name in ("sft", "best_of_n", "dpo", "rlhf")},
+        readable={name: measured["quality_parts"][name]["readable"] for name in ("sft", "best_of_n", "dpo", "rlhf")},
+        distinct_2=measured["distinct_2"],
         demonstrations_p95=measured["quality"]["demonstrations_p95"],
         kl=measured["kl"],
         reward_accuracy=measured["reward_accuracy"],
@@ -159,8 +189,30 @@ def demo(out: Path, seed: int = 0, quiet: bool = False) -> DemoFigures:
     )
 
 
-def make_projects(out: Path, seed: int) -> None:
-    """Make the two project folders with model, settings and data; what is already there stays."""
+def _imitation(out: Path, overrides: Sequence[str], quiet: bool) -> ModelRef:
+    """Return the policy that learnt from demonstrations instead."""
+    with Project.open(out / "imitation", overrides, quiet=quiet) as project:
+        sft(project)
+        return project.reference().here()
+
+
+def _dpo(out: Path, ranked: Project, seed: int, overrides: Sequence[str], quiet: bool) -> ModelRef:
+    """Return the policy that DPO made of the rankings of another project."""
+    folder = out / "dpo"
+    if not (folder / CONFIG_NAME).exists():
+        folder.mkdir(exist_ok=True)
+        record.write_atomic(folder / CONFIG_NAME, DPO.format(seed=seed).encode())
+    with Project.open(folder, overrides, quiet=quiet) as project:
+        project.store.add(replace(item, round=0, source="import") for item in ranked.store.items(ranked=True))
+        align(project)
+        return project.policy(1).here()
+
+
+def make_projects(out: Path, seed: int, model: str = "prefloop.demo") -> None:
+    """Make the two project folders with model, settings and data; what is already there stays.
+
+    model: the package in which the model lies that they start from
+    """
     settings = SETTINGS.format(seed=seed, lists=BUDGET // ROUNDS, rounds=ROUNDS)
     config = out / CONFIG_NAME
     if config.exists() and f"\nseed = {seed}\n" not in config.read_text():
@@ -169,7 +221,7 @@ def make_projects(out: Path, seed: int) -> None:
         raise ConfigError(f"{out} is not empty and no demo. Give another --out.")
     (out / "imitation").mkdir(parents=True, exist_ok=True)
     if not (out / "model").exists():
-        with as_file(files("prefloop.demo") / "model") as shipped:
+        with as_file(files(model) / "model") as shipped:
             aside = out / ".model.new"
             shutil.rmtree(aside, ignore_errors=True)
             shutil.copytree(shipped, aside)
@@ -181,112 +233,3 @@ def make_projects(out: Path, seed: int) -> None:
         project.store.add(prompts(PROMPTS, derive(seed, "demo-prompts")))
     with Project.open(out / "imitation", quiet=True) as project:
         project.store.add(demonstrations(BUDGET, derive(seed, "demo-demonstrations")))
-
-
-def measure(project: Project, imitation: Project, seed: int) -> dict[str, Any]:
-    """Return the true quality of every system on the held-out prompts that nothing was chosen on."""
-    heldout = project.store.prompts(split="heldout", heldout=project.config.data.heldout)
-    _, asked = validation_and_test(heldout)
-    settings = project.config.evaluate
-    sampling = Sampling(settings.max_tokens, settings.temperature)
-    models = {
-        "base": project.base(),
-        "sft": imitation.reference(),
-        "rlhf": project.policy(ROUNDS),
-    }
-    texts: dict[str, list[str]] = {}
-    for name, ref in models.items():
-        model, tokenization = load_policy(project, ref)
-        k = BEST_OF if name == "base" else 1
-        drawn = _answers(project, model, tokenization, asked, k, sampling, derive(seed, "demo", name))
-        if name == "base":
-            texts["best_of_n"] = _best(project, asked, drawn)
-        else:
-            texts[name] = [row[0].text for row in drawn]
-    shown = demonstrations(2000, derive(seed, "demo-measure"))
-    by_demonstration = np.array([quality(d.prompt, d.text).score for d in shown])
-    texts["demonstration"] = [d.text for d in _for_prompts(asked, seed)]
-    scores = {name: [quality(p, t).score for p, t in zip(asked, rows, strict=True)] for name, rows in texts.items()}
-    wins = win_rate(scores["rlhf"], scores["sft"], settings.bootstrap, seed)
-    evaluated = evaluate(project, ROUNDS - 1)
-    judged = reward(project, ROUNDS - 1).models[project.config.crowd.criterion]
-    return {
-        "title": "A support desk under policy",
-        "text": (
-            f"Simulated people ranked {BUDGET} lists of four answers. The same number of new demonstrations went into "
-            "supervised fine-tuning instead. Both started from the same small model. True quality is known because "
-            "the scenario is artificial; the reward model never saw it."
-        ),
-        "quality": {
-            "demonstrations": float(by_demonstration.mean()),
-            "demonstrations_p95": float(np.percentile(by_demonstration, 95)),
-            "demonstrations_best": float(by_demonstration.max()),
-            **{name: float(np.mean(scores[name])) for name in ("sft", "best_of_n", "rlhf")},
-        },
-        "quality_interval": {n: mean_interval(s, settings.bootstrap, seed) for n, s in scores.items()},
-        "quality_parts": {name: _parts(asked, rows) for name, rows in texts.items()},
-        "per_prompt": scores,
-        "win_rate": wins,
-        "best_of": BEST_OF,
-        "budget": BUDGET,
-        "kl": evaluated.kl,
-        "reward_accuracy": judged.accuracy,
-        "samples": _samples(asked, texts, scores),
-    }
-
-
-def _answers(
-    project: Project,
-    model: Any,
-    tokenization: Tokenization,
-    asked: Sequence[Prompt],
-    k: int,
-    sampling: Sampling,
-    seed: int,
-) -> list[list[Completion]]:
-    """Draw K completions of each prompt."""
-    ids = [tokenization.encode_prompt(p) for p in asked for _ in range(k)]
-    with closing(make_engine({"policy": Policy(model)}, tokenization, seed, device=project.device)) as engine:
-        drawn = engine.generate(ids, [derive(0, p.id, j) for p in asked for j in range(k)], sampling)
-    rows = zip((p for p in asked for _ in range(k)), drawn, strict=True)
-    flat = [to_completion(tokenization, p, f"demo:{n}", s, "demo", {}) for n, (p, s) in enumerate(rows)]
-    return [flat[n * k : (n + 1) * k] for n in range(len(asked))]
-
-
-def _best(project: Project, asked: Sequence[Prompt], drawn: list[list[Completion]]) -> list[str]:
-    """Choose from each list the completion with the highest score of the reward model."""
-    scorer = make_scorer(project, project.reward_models(ROUNDS - 1))
-    flat = [c for row in drawn for c in row]
-    scores = scorer.score([p for p, row in zip(asked, drawn, strict=True) for _ in row], flat).total
-    ranked = np.array(scores).reshape(len(drawn), -1).argmax(1)
-    return [row[int(best)].text for row, best in zip(drawn, ranked, strict=True)]
-
-
-def _for_prompts(asked: Sequence[Prompt], seed: int) -> list[Any]:
-    """Return a demonstration for each held-out prompt, for the side-by-side view."""
-    import random
-
-    from prefloop.demo.scenario import demonstration
-    from prefloop.types import Demonstration
-
-    rng = random.Random(derive(seed, "demo-shown"))
-    return [Demonstration(p, demonstration(p, rng)) for p in asked]
-
-
-def _parts(asked: Sequence[Prompt], rows: Sequence[str]) -> dict[str, float]:
-    """Return the mean of each component of true quality."""
-    parts = [quality(p, t) for p, t in zip(asked, rows, strict=True)]
-    return {name: float(np.mean([getattr(q, name) for q in parts])) for name in (*WEIGHTS, "readable")}
-
-
-def _samples(
-    asked: Sequence[Prompt], texts: dict[str, list[str]], scores: dict[str, list[float]]
-) -> list[dict[str, Any]]:
-    stride = max(1, len(asked) // SHOWN)
-    return [
-        {
-            "prompt": asked[n].text,
-            **{name: {"text": texts[name][n], "quality": scores[name][n]} for name in texts},
-        }
-        for n in list(range(0, len(asked), stride))[:SHOWN]
-    ]

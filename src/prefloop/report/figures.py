@@ -223,6 +223,7 @@ NAMES = {
     "demonstrations_best": "best demonstration",
     "sft": "imitation (SFT)",
     "best_of_n": "best of n by reward",
+    "dpo": "DPO",
     "rlhf": "preferences (RLHF)",
     "base": "start",
 }
@@ -284,7 +285,7 @@ def _histogram(scores: Mapping[str, Sequence[float]]) -> Markup:
 
 
 def _parts(parts: Mapping[str, Mapping[str, float]]) -> Markup:
-    shown = [k for k in ("demonstration", "sft", "best_of_n", "rlhf") if k in parts] or sorted(parts)
+    shown = [k for k in ("demonstration", "sft", "best_of_n", "dpo", "rlhf") if k in parts] or sorted(parts)
     names = list(next(iter(parts.values())))
 
     def draw(axes: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prefloop.report import runs, sections
+from prefloop.report import demo_section, runs, sections
 from prefloop.report.behaviour import behaviour
 from prefloop.report.collect import last
 from prefloop.report.hacking import evidence_of
@@ -39,7 +39,7 @@ def render(facts: Mapping[str, Any]) -> str:
     """
     evaluated, aligned = last(facts, "evaluate"), facts["stages"].get("align", ())
     parts: dict[str, Any] = {
-        "demo": sections.demo(facts["demo"]) if facts["demo"] else None,
+        "demo": demo_section.demo(facts["demo"]) if facts["demo"] else None,
         "loop_steps": sections.loop_steps(facts),
         "samples": sections.samples(evaluated) if evaluated else [],
         "runs": runs.table(facts["runs_of_align"]),

@@ -80,7 +80,12 @@ class Traded(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoFigures(Outcome):
-    """What came out of the demo. win_rate: of the loop against imitation; quality: {system: its true quality}."""
+    """What came out of the demo. win_rate: of the loop against imitation. The others are {system: figure}.
+
+    quality, readable:  means of the true quality and of the part of it that says whether an answer is readable
+    right_step:         share of prompts whose answer offers the right step, and only that
+    distinct_2:         variety at temperature 1: different word pairs, as a share of all
+    """
 
     stage: ClassVar[str] = "demo"
 
@@ -90,6 +95,9 @@ class DemoFigures(Outcome):
     win_rate_low: float
     win_rate_high: float
     quality: Mapping[str, float]
+    right_step: Mapping[str, float]
+    readable: Mapping[str, float]
+    distinct_2: Mapping[str, float]
     demonstrations_p95: float
     kl: float
     reward_accuracy: float | None
