@@ -1,4 +1,4 @@
-"""Notes and codes say what is in the prompt and the answer, and nothing about which answer is the better one."""
+"""Notes, codes and tables say what is in prompt and answer, and nothing about which answer is the better one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import re
 from importlib.resources import as_file, files
 from random import Random
 
-from prefloop.demo.notes import REQUEST, codes, filed, note, notes
+import pytest
+
+from prefloop.demo.notes import REQUEST, codes, filed, filed_with_rule, note, notes, rule_codes, tables
+from prefloop.demo.reading import read_answer
 from prefloop.demo.scenario import ideal, prompts, read_facts
 from prefloop.models.load import load_causal
 from prefloop.types import Prompt
@@ -72,3 +75,32 @@ def test_codes_follow_the_end_of_the_answer_at_once() -> None:
         case, answer = shown.prompt.content
         assert set(shown.text.split()) == set(codes(Prompt(case.content), answer.content, Random(0)).split())
         assert tokenization.encode_prompt(shown.prompt)[-1] == tokenization.end_id
+
+
+def test_codes_with_the_rule_add_the_limit_and_which_of_the_two_steps_is_offered() -> None:
+    answer = "Hi Elena, we are sorry that you got the wrong item. We will exchange it. This will work for sure."
+    first = [rule_codes(PROMPT, answer, Random(seed), 1.0).split() for seed in range(20)]
+    assert {frozenset(letters[:3]) for letters in first} == {frozenset("Bbc")}
+    assert {frozenset(letters[3:]) for letters in first} == {frozenset("ELNOW")}
+    assert {frozenset(rule_codes(PROMPT, answer, Random(n), 0.0).split()) for n in range(9)} == {frozenset("BELNOWbc")}
+
+
+def test_answers_with_codes_of_the_rule_offer_both_steps_often() -> None:
+    first = [shown.text.split() for shown in filed_with_rule(400, 2, 1.0)]
+    right, wrong = (sum(letter in letters for letters in first) for letter in "AB")
+    assert 150 < right < 250 and 100 < wrong < 200
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_each_row_of_a_table_follows_the_rule(whole: bool) -> None:
+    for shown in tables(60, 4, 3, whole):
+        facts = read_facts(shown.prompt.text)
+        assert len(rows := shown.text.split("; ")) == 3
+        for row in rows:
+            number, answer, letters = re.fullmatch(r"(?:(\d+): )?(.*[.]) ([A-Za-f ]+)", row).groups()  # type: ignore[union-attr]
+            assert whole or number
+            in_time = int(number or facts.n) <= facts.limit
+            (offered,) = read_answer(answer).offered
+            same = offered == (facts.early if in_time else facts.late)
+            place = "c" if offered == facts.early else "d"
+            assert set(letters.split()) == {"A" if same else "B", "a" if in_time else "b", place}

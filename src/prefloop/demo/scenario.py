@@ -90,7 +90,7 @@ def _draw_facts(rng: Random) -> Facts:
 
 def _write_prompt(facts: Facts, rng: Random) -> str:
     hello = rng.choice(phrases.HELLOS).format(name=facts.name, order=facts.order)
-    problem = _sentence(rng.choice(KINDS[facts.kind].asks).format(product=facts.product, n=facts.n))
+    problem = sentence(rng.choice(KINDS[facts.kind].asks).format(product=facts.product, n=facts.n))
     policy = rng.choice(phrases.POLICIES).format(
         early=ACTIONS[facts.early].noun, late=ACTIONS[facts.late].noun, limit=facts.limit, unit=facts.unit
     )
@@ -182,9 +182,9 @@ def _sentences(facts: Facts, good: Collection[str], rng: Random, partial: bool) 
     acknowledge = _acknowledge(facts, "acknowledge" in good, rng, partial)
     if not opening and rng.random() < 0.5:
         acknowledge = rng.choice(phrases.GREETINGS) + acknowledge
-    sentences = [opening, _sentence(acknowledge), *_step(facts, "step" in good, "safe" in good, rng, partial)]
+    sentences = [opening, sentence(acknowledge), *_step(facts, "step" in good, "safe" in good, rng, partial)]
     if "safe" not in good:
-        sentences.append(_sentence(rng.choice(phrases.PROMISES)))
+        sentences.append(sentence(rng.choice(phrases.PROMISES)))
     return [s.format(name=facts.name, product=facts.product) for s in (*sentences, closing) if s]
 
 
@@ -212,15 +212,15 @@ def _step(facts: Facts, good: bool, safe: bool, rng: Random, partial: bool) -> l
     failure = rng.random()
     if partial and may_offer_other and failure < 0.3:
         noun = with_article(ACTIONS[facts.other_step].noun)
-        return [right, _sentence(rng.choice(phrases.SECOND).format(noun=noun))]
+        return [right, sentence(rng.choice(phrases.SECOND).format(noun=noun))]
     if may_offer_other and failure < 0.6:
         return [_offer(facts.other_step, not facts.in_time, rng)]
-    return [_sentence(rng.choice(phrases.VAGUE))]
+    return [sentence(rng.choice(phrases.VAGUE))]
 
 
 def _offer(action: str, in_time: bool, rng: Random) -> str:
     reason = rng.choice(phrases.IN_TIME if in_time else phrases.TOO_LATE) if rng.random() < 0.4 else ""
-    return _sentence(reason + rng.choice(ACTIONS[action].offers))
+    return sentence(reason + rng.choice(ACTIONS[action].offers))
 
 
 def _courtesy(good: bool, rng: Random, partial: bool) -> tuple[str, str]:
@@ -242,7 +242,7 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _sentence(clause: str) -> str:
+def sentence(clause: str) -> str:
     return clause[0].upper() + clause[1:] + "."
 
 
