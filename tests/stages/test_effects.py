@@ -333,6 +333,7 @@ def test_what_a_file_says_for_its_own_algorithm_stays_where_a_command_takes_anot
         ({"ppo": {"kl_horizon": 50.0}}, "kl_horizon would have no effect"),
         ({"ppo": {"clip": 0.1}}, "clip would have no effect"),
         ({"grpo": {"klip": 0.1}}, 'has no option "klip"'),
+        ({"dpo": {"label_smoothing": 0.7}}, "label_smoothing: .*less than or equal to 0.5"),
         ({"grop": {"kl": 0.1}}, 'no algorithm "grop"'),
     ],
 )

@@ -12,14 +12,15 @@ import torch
 from resumable import TOML, build
 
 from prefloop.algorithms.registry import make
+from prefloop.config import make_config
 from prefloop.engine.local import LocalEngine
 from prefloop.engine.scripted import ScriptedEngine
-from prefloop.errors import NothingToDoError
+from prefloop.errors import ConfigError, NothingToDoError
 from prefloop.models.load import weights_hash
 from prefloop.project.project import Project, load_policy
 from prefloop.record import Run
 from prefloop.rewards.sequence import encode
-from prefloop.stages.align import align
+from prefloop.stages.align import align, check_options
 from prefloop.stages.train_offline import train_offline
 from prefloop.training.offline_lists import OfflineLists
 from prefloop.types import ACCEPTABLE, Ranking, digest
@@ -186,10 +187,15 @@ def test_kto_learns_from_labels_and_a_method_of_pairs_says_who_does(tmp_path: Pa
     lines = Run(root / "runs" / str(outcome.run)).metrics()
     assert lines[0]["reference_point"] == 0 < max(line["reference_point"] for line in lines)
     assert outcome.heldout_accuracy is not None and 0 <= outcome.heldout_accuracy <= 1
+    assert 0.0 not in [line.get("chosen_logp") for line in lines], "a mean of nothing is left out"
     with Project.open(root, ["align.algorithm=dpo"], quiet=True) as project:
         with pytest.raises(NothingToDoError, match="prefloop align --algorithm kto learns from those"):
             align(project, 0)
         assert [run.name for run in (root / "runs").iterdir() if run.name.startswith("align")] == [outcome.run]
+    with Project.open(root, ["align.algorithm=best_sft", "align.lists=8", FEW], quiet=True) as project:
+        taught = align(project, 0)
+        bad = sum(bool(item.rankings[0].unacceptable) for item in project.store.items(split="train", heldout=0.25))
+    assert 0 < taught.lists == outcome.lists - bad
 
 
 def test_kto_takes_the_outer_tiers_where_there_are_no_labels_and_is_refused_without_any(tmp_path: Path) -> None:
@@ -222,3 +228,12 @@ def test_the_reference_point_of_kto_is_the_mean_log_ratio_on_answers_to_the_next
                 places = range(cut, cut + len(answer) - start)
                 expected.append(sum(gap * (place + 1) for place in places))
             assert batch.reference_point.tolist() == pytest.approx([max(0.0, sum(expected) / 2)] * 2, rel=1e-5)
+
+
+def test_a_loss_for_wrong_labels_is_refused_where_no_label_is_said_to_be_wrong() -> None:
+    robust = {"loss_type": "robust"}
+    with pytest.raises(ConfigError, match="loss_type would have no effect: label_smoothing = 0"):
+        check_options(make_config({"align": {"algorithm": "dpo"}, "algorithms": {"dpo": robust}}))
+    check_options(
+        make_config({"align": {"algorithm": "dpo"}, "algorithms": {"dpo": robust | {"label_smoothing": 0.1}}})
+    )

@@ -81,7 +81,7 @@ class Learner:
     def _backward(self, terms: Sequence[Term]) -> dict[str, float]:
         """Add the gradient of the terms to the parameters. Return means over the whole batch.
 
-        Terms on one batch share its forward and backward passes.
+        Terms on one batch share its forward and backward passes. A mean of nothing is left out.
         """
         sums: dict[str, list[Tensor]] = {}
         for shared in _on_one_batch(terms):
@@ -98,7 +98,7 @@ class Learner:
                 for name, (amount, count) in (m for loss in losses for m in loss.metrics.items()):
                     pair = sums.setdefault(name, [torch.zeros(()), torch.zeros(())])
                     pair[0], pair[1] = pair[0] + amount.detach().cpu(), pair[1] + count.detach().cpu()
-        return {name: float(total / count.clamp(min=1e-12)) for name, (total, count) in sums.items()}
+        return {name: float(total / count) for name, (total, count) in sums.items() if count > 0}
 
     @property
     def _smaller(self) -> str:

@@ -8,6 +8,7 @@ from prefloop.algorithms.registry import kind_of, make
 from prefloop.config import CONFIG_NAME, Config
 from prefloop.effects import unused
 from prefloop.errors import ConfigError
+from prefloop.known_algorithms import is_offline
 from prefloop.project.project import Project
 from prefloop.results import Aligned, AlignRun, RoundStanding
 from prefloop.stages.train_offline import train_offline
@@ -47,7 +48,7 @@ def check_options(config: Config) -> None:
     if settings.reference_refresh and "reference" not in getattr(make(settings.algorithm, options), "needs", ()):
         raise ConfigError(
             f"[align] reference_refresh would have no effect: {settings.algorithm} measures nothing from a reference. "
-            "Leave it out, or set a price on the KL."
+            f"Leave it out{'' if is_offline(settings.algorithm) else ', or set a price on the KL'}."
         )
     for option in sorted(changed & idle.keys()):
         raise ConfigError(f"[algorithms.{settings.algorithm}] {option} would have no effect: {idle[option]}.")

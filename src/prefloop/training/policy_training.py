@@ -146,7 +146,8 @@ class PolicyTraining:
         stale = {"staleness": float(behind)} if self.settings.rollout.staleness else {}
         if not updates:
             return stale
-        means = {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
+        names = dict.fromkeys(name for u in updates for name in u)
+        means = {name: float(np.mean([u[name] for u in updates if name in u])) for name in names}
         named, of = ("stale_kl", "approx_kl") if behind else ("first_ratio", "ratio")
         return {**({named: updates[0][of]} if of in updates[0] else {}), **stale, **means}
 

@@ -46,7 +46,7 @@ def learnable(project: Project, algorithm: str, criterion: str, round: int, spli
         items = rankable(project, criterion, round, split)
     else:
         found = project.store.items(split=split, heldout=project.config.data.heldout, criterion=criterion, ranked=True)
-        items = [item for item in found if item.round <= round and what == "labels"]
+        items = [item for item in found if item.round <= round and what in ("labels", "best")]
     # A list without any order still says to a method of pairs that its answers are equal.
     return [item for item in items if usable(item, what)] if what in ("labels", "best") else items
 
@@ -91,11 +91,12 @@ def refuse_useless(project: Project, algorithm: str, items: Iterable[Item]) -> N
 def learnt_criteria(project: Project, algorithm: str) -> list[str]:
     """Return the criteria that an offline algorithm learns from where no setting names any.
 
-    A method that learns from labels takes rankings only where nobody gave a label.
+    A method that learns from labels takes rankings only where nobody gave a label, and one that imitates the best
+    answers takes those that are called good only where nobody ranked.
     """
-    if learns_from(algorithm) == "labels" and ACCEPTABLE in project.store.criteria():
-        return [ACCEPTABLE]
-    return ranked_criteria(project)
+    ranked, what = ranked_criteria(project), learns_from(algorithm)
+    labelled = ACCEPTABLE in project.store.criteria()
+    return [ACCEPTABLE] if labelled and (what == "labels" or (what == "best" and not ranked)) else ranked
 
 
 def gold_of(project: Project, criterion: str) -> dict[str, Tiers]:
