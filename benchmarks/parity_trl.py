@@ -71,6 +71,11 @@ class Case:
 
 
 GRPO: dict[str, Any] = {"loss_type": "grpo", "beta": 0.0, "epsilon": 0.02}  # Some tokens are clipped, most are not.
+DAPO = GRPO | {"loss_type": "dapo", "epsilon_high": 0.03}
+DROPPED = (
+    "groups of one reward are dropped, and their tokens not counted; TRL counts them. Under dynamic sampling of the "
+    "paper there are none"
+)
 SIMPO: dict[str, Any] = {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0}
 IPO = (
     "TRL divides log-ratios by lengths, which eq. 17 does not: the gap is that of whole completions, as in DPO. "
@@ -163,6 +168,50 @@ CASES = (
         {"kl": 0.1, "kl_in": "loss", "kl_unbiased": False, "clip": 0.02},
         GRPO | {"beta": 0.1, "use_bias_correction_kl": False},
     ),
+    Case(
+        "grpo: clip-higher and dual clip",
+        "grpo",
+        "grpo",
+        "rollouts",
+        {"kl": 0.0, "clip": 0.01, "clip_high": 0.02, "dual_clip": 1.03},
+        GRPO | {"epsilon": 0.01, "epsilon_high": 0.02, "delta": 1.03},
+    ),
+    Case(
+        "dr_grpo",
+        "dr_grpo",
+        "grpo",
+        "rollouts",
+        {"kl": 0.0, "clip": 0.02, "length": 16},
+        GRPO | {"loss_type": "dr_grpo", "scale_rewards": "none", "max_completion_length": 16},
+    ),
+    Case(
+        "dapo: all groups kept",
+        "dapo",
+        "grpo",
+        "rollouts",
+        {"drop_constant": False, "clip": 0.02, "clip_high": 0.03},
+        DAPO,
+    ),
+    Case("dapo", "dapo", "grpo", "rollouts", {"clip": 0.02, "clip_high": 0.03}, DAPO, why=DROPPED),
+    Case(
+        "dapo: all groups kept, as TRL's bnpo of one batch",
+        "dapo",
+        "grpo",
+        "rollouts",
+        {"drop_constant": False, "clip": 0.02, "clip_high": 0.03},
+        DAPO | {"loss_type": "bnpo"},
+    ),
+    Case(
+        "gspo",
+        "gspo",
+        "grpo",
+        "rollouts",
+        {"kl": 0.0, "clip": 3e-3, "clip_high": 4e-3},
+        GRPO | {"importance_sampling_level": "sequence", "epsilon": 3e-3, "epsilon_high": 4e-3},
+    ),
+    Case(
+        "cispo", "cispo", "grpo", "rollouts", {"clip_high": 0.02}, GRPO | {"loss_type": "cispo", "epsilon_high": 1.02}
+    ),
     Case("rloo", "rloo", "rloo", "rollouts", {"kl": 0.05}, {"beta": 0.05, "epsilon": 0.2}),
     Case(
         "rloo: T = 0.7",
@@ -175,9 +224,15 @@ CASES = (
     ),
 )
 NOT_THERE = {
-    "ppo": "TRL has no PPO since 1.13",
     "best_sft": "it is sft on the best answers of lists",
     "dpo_ties": "TRL knows no ties",
+    "ppo": "TRL has no PPO since 1.13",
+    "reinforce": "TRL has no running baseline",
+    "reinforce_plus_plus": "TRL has none",
+    "reinforce_plus_plus_baseline": 'TRL has none; its scale_rewards = "batch" divides by the spread of the rewards',
+    "online_dpo": "TRL's trainer samples inside of its step; the loss is that of dpo",
+    "raft": "TRL has none; the loss is that of sft",
+    "expert_iteration": "TRL has none; the loss is that of sft",
 }
 
 
@@ -291,7 +346,7 @@ def ours(case: Case, data: dict[str, Data], folder: Path) -> tuple[dict[str, flo
     batch = make_batch(case, data, folder)
     scale = 0.0
     if hasattr(algorithm, "credit"):
-        batch = algorithm.credit(batch)[0]
+        batch = algorithm.credit(batch)[0].learnt()
         scale = float(batch.advantage[batch.action].abs().mean())
     role: Role = "reward" if "reward" in algorithm.trains else "policy"
     model = load_reward_model(folder / "reward")[0] if role == "reward" else None
@@ -338,6 +393,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         figures = f"{row['loss_difference']:.1e} | {row['gradient_difference']:.1e}"
         lines.append(f"| {row['case']} | `{row['algorithm']}` | {figures} | {row['why']} |")
+    lines += ["", "Not compared:", "", *(f"- `{name}`: {why}" for name, why in NOT_THERE.items())]
     return "\n".join(lines) + "\n"
 
 

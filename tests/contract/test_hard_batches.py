@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy_batches import VOCAB, learn, lists, noise, raw_batch, ready
 
-from prefloop.algorithms.registry import make, names
+from prefloop.algorithms.registry import make, names, options_of
 from prefloop.batch import AnchoredBatch, LogprobBatch, ReferencedBatch, collate, collate_rankings
 from prefloop.config_align import Rollout
 from prefloop.training.rollout import eos_rule
@@ -19,19 +19,27 @@ from prefloop.types import Ranking
 ONLINE, OFFLINE = names("online"), names("offline")
 
 
-def signal(name: str, batch: Any, **options: Any) -> float:
-    """Return the size of the largest number in the gradient, after it was seen to be finite, metrics included."""
-    algorithm = make(name, options)
+def signal(name: str, batch: Any, kl: float | None = None) -> float:
+    """Return the size of the largest number in the gradient, after it was seen to be finite, metrics included.
+
+    kl: the coefficient, where the algorithm has one
+    """
+    algorithm = make(name)
+    if kl is not None and "kl" in options_of(algorithm):
+        algorithm = make(name, {"kl": kl})
     if "mismatched" in algorithm.needs and not isinstance(batch, AnchoredBatch):
         batch = AnchoredBatch(**vars(batch), reference_point=torch.full((len(batch),), 0.5))
-    gradient, metrics = learn(algorithm, ready(algorithm, batch))
+    batch = ready(algorithm, batch)
+    if not len(batch):
+        return 0.0  # The loop makes no update of such a step.
+    gradient, metrics = learn(algorithm, batch)
     assert all(bool(torch.isfinite(g).all()) for g in gradient.values())
     assert all(np.isfinite(value) for value in metrics.values()), metrics
     return max(float(g.abs().max()) for key, g in gradient.items() if key.startswith("policy."))
 
 
 def compares(name: str) -> bool:
-    """Return whether it learns from differences within a prompt's group, so that equal rewards teach nothing."""
+    """Return whether it learns from differences within a prompt's group alone, so that equal rewards teach nothing."""
     return make(name).min_k > 1
 
 
@@ -45,7 +53,7 @@ def test_answers_that_never_end_leave_a_finite_gradient(name: str, rule: Any) ->
     if rule == "replace" and compares(name):
         assert found < 1e-12, "all answers got the same reward, so none is better than another"
     if rule != "replace":
-        assert found > 1e-4
+        assert found > 0.0
 
 
 @pytest.mark.parametrize("name", ONLINE)
@@ -65,7 +73,7 @@ def test_one_prompt_alone_is_a_batch(name: str) -> None:
     assert signal(name, batch.select(torch.arange(4))) > 0.0
 
 
-@pytest.mark.parametrize("name", [name for name in ONLINE if not compares(name)])
+@pytest.mark.parametrize("name", [name for name in ONLINE if make(name).min_k == 1])
 def test_one_answer_a_prompt_is_enough_where_no_group_is_needed(name: str) -> None:
     batch: LogprobBatch = raw_batch(name)
     assert signal(name, dataclasses.replace(batch, group=torch.arange(len(batch)))) > 0.0

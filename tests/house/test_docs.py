@@ -44,6 +44,11 @@ def test_the_tests_that_documents_name_exist() -> None:
     assert not missing and len(named) > 40
 
 
+def test_every_algorithm_is_compared_with_trl_or_a_reason_says_why_not() -> None:
+    page = (ROOT / "docs" / "correctness.md").read_text(encoding="utf-8").partition("## The same numbers as TRL")[2]
+    assert [name for name in names() if f"| `{name}` |" not in page and f"- `{name}`: " not in page] == []
+
+
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
 def test_python_names_in_documents_exist(path: Path) -> None:
     missing = [n for n in PYTHON_NAME.findall(path.read_text(encoding="utf-8")) if not _exists(n)]
