@@ -10,7 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from prefloop.config_section import Optimiser, Section
+from prefloop.known_algorithms import known
 
+BY_ALGORITHM = ("dynamic_sampling", "overlong")  # Where [align.rollout] does not say, `known_algorithms` does.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -25,6 +27,19 @@ class Rollout(Section):
         description="how a cut-off answer is punished",
     )
     missing_eos_penalty: float = Field(1.0, ge=0, description="penalty, in units of the normalised reward")
+    overlong: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of max_tokens, its last part, over which a price on long answers rises to "
+        "missing_eos_penalty; none = by the algorithm (dapo: 0.2, others: 0)",
+    )
+    dynamic_sampling: int | None = Field(
+        None,
+        ge=0,
+        description="how often prompts whose answers all got the same reward are replaced by others, before a step "
+        "learns; none = by the algorithm (dapo: 3, others: 0)",
+    )
     epochs: int = Field(1, ge=1, description="passes over one rollout batch")
     minibatches: int = Field(2, ge=1, description="optimiser steps per pass")
     staleness: int = Field(
@@ -168,6 +183,13 @@ class Align(Optimiser):
             )
         return self
 
+    @property
+    def sampled(self) -> Rollout:
+        """Return [align.rollout], with what the algorithm does where a setting is none."""
+        usual = known(self.algorithm)
+        wanted = {name: getattr(usual, name, 0) for name in BY_ALGORITHM if getattr(self.rollout, name) is None}
+        return self.rollout.model_copy(update=wanted)
+
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide.
 
@@ -187,6 +209,9 @@ class Align(Optimiser):
         ):  # Runs of versions without these settings are still the same runs.
             if found[new] == type(self).model_fields[new].default:
                 del found[new]
+        for name in BY_ALGORITHM:
+            if found[name] is None:
+                del found[name]
         for name, usual in Objective().deciding().items():
             if found[name] == usual:
                 del found[name]

@@ -28,6 +28,8 @@ _ONLINE_ONLY = {
     "rollout.minibatches": "each step is one update; [align] lists says how many lists it takes",
     "rollout.missing_eos": "it draws no samples",
     "rollout.missing_eos_penalty": "it draws no samples",
+    "rollout.overlong": "it draws no samples",
+    "rollout.dynamic_sampling": "it draws no samples",
     "rollout.staleness": "it draws no samples",
     **dict.fromkeys(
         (f"objective.{key}" for key in ("kind", "maximise", "subject_to", "scorers", *_OF_BOUNDS, *_OF_MULTIPLIERS)),
@@ -105,6 +107,9 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
         yield "align.stop_on", 'on_alarm = "warn" stops no run'
     if rollout.missing_eos == "off":
         yield "align.rollout.missing_eos_penalty", 'missing_eos = "off"'
+        yield "align.rollout.overlong", 'missing_eos = "off" punishes no length'
+    if rollout.k == 1:
+        yield "align.rollout.dynamic_sampling", "k = 1: a single answer is no group"
     if rollout.minibatches > rollout.prompts:
         yield "align.rollout.minibatches", f"the {rollout.prompts} prompts of a step cannot be cut into more parts"
     if 1 in (align.checkpoint_every, align.evaluation.eval_every):

@@ -18,6 +18,7 @@ class Known:
     where:       "module:class" of a built-in one, or the class that a program registered
     reference:   offline: whether its loss holds the policy to a reference
     learns_from: offline: what it cannot do without in the rankings
+    dynamic_sampling, overlong: online: what [align.rollout] does where it does not say
     """
 
     kind: Kind
@@ -25,6 +26,8 @@ class Known:
     critic: bool = False
     reference: bool = True
     learns_from: Literal["any", "pairs", "labels", "best"] = "any"
+    dynamic_sampling: int = 0
+    overlong: float = 0.0
 
 
 ALGORITHMS: dict[str, Known] = {
@@ -43,7 +46,7 @@ ALGORITHMS: dict[str, Known] = {
     "ppo": Known("online", "prefloop.algorithms.ppo:Ppo", critic=True),
     "grpo": Known("online", "prefloop.algorithms.grpo:Grpo"),
     "dr_grpo": Known("online", "prefloop.algorithms.dr_grpo:DrGrpo"),
-    "dapo": Known("online", "prefloop.algorithms.dapo:Dapo"),
+    "dapo": Known("online", "prefloop.algorithms.dapo:Dapo", dynamic_sampling=3, overlong=0.2),
     "gspo": Known("online", "prefloop.algorithms.gspo:Gspo"),
     "cispo": Known("online", "prefloop.algorithms.cispo:Cispo"),
     "rloo": Known("online", "prefloop.algorithms.rloo:Rloo"),

@@ -258,6 +258,9 @@ METRICS = (
         "low",
         f"{OURS}: not over 0.5",
     ),
+    Metric(
+        "groups_replaced", "Replaced groups", "groups", "What dynamic_sampling drew anew.", "under prompts", "Yu 2025"
+    ),
     Metric("kept", "Kept completions", "share", "Samples that RAFT or expert iteration imitates.", "above 0", "-"),
     Metric(
         "grad_norm_*",

@@ -74,7 +74,7 @@ class Validation:
         temperature: that of the policy's log-probabilities and of the answers; None is that of the rollouts
         """
         settings = project.config.align
-        self.settings, self.rollout = settings.evaluation, settings.rollout
+        self.settings, self.rollout = settings.evaluation, settings.sampled
         self.tokenization, self.scorer = tokenization, scorer
         judges = reward_tokenizations(scorer) if scorer else []
         held, _ = validation_and_test(project.store.prompts(split="heldout", heldout=project.config.data.heldout))

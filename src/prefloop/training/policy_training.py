@@ -22,13 +22,14 @@ from prefloop.rewards.criteria import balance_of
 from prefloop.training.alarms import Alarms
 from prefloop.training.answers_log import sample_rows
 from prefloop.training.demonstrations import rows_of
+from prefloop.training.dynamic_sampling import without_constant_groups
 from prefloop.training.first_checks import prompts_apart, ranked_accuracy, reward_checks
 from prefloop.training.keeping import KeepBest
 from prefloop.training.policy_setup import PolicySetup
 from prefloop.training.prefetch import Prefetch
 from prefloop.training.progress import Progress
 from prefloop.training.reference import Refresh
-from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, eos_rule, roll_out
+from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, length_rules, roll_out
 
 
 class PolicyTraining:
@@ -36,6 +37,7 @@ class PolicyTraining:
 
     def __init__(self, project: Project, run: Run, algorithm: OnlineAlgorithm, setup: PolicySetup, seed: int):
         self.settings = settings = project.config.align
+        self.rollout = settings.sampled
         self.store, self.run, self.setup, self.seed = project.store, run, setup, seed
         self.engine = setup.engine
         self.progress = Progress(algorithm, balance_of(setup.scorer, settings.objective))
@@ -88,10 +90,16 @@ class PolicyTraining:
         return batch
 
     def _roll_out(self, step: int, behind: bool) -> Rollouts:
-        s = self.setup
-        name, version = f"{self.run.name}/{step}", f"{self.run.name}/{step - behind}"
-        how = self.settings.rollout.k, s.validation.sampling, self.settings.rollout
-        return roll_out(s.engine, s.tokenization, s.scorer, self._prompts_at(step), *how, name, version)
+        s, name, version = self.setup, f"{self.run.name}/{step}", f"{self.run.name}/{step - behind}"
+
+        def draw(prompts: Sequence[Encoded], attempt: int = 0) -> Rollouts:
+            how = self.rollout.k, s.validation.sampling, self.rollout, f"{name}.{attempt}" if attempt else name, version
+            return roll_out(s.engine, s.tokenization, s.scorer, prompts, *how)
+
+        rolls, attempts = draw(self._prompts_at(step)), self.rollout.dynamic_sampling
+        if not attempts or self.rollout.k == 1:
+            return rolls
+        return without_constant_groups(rolls, s.prompts, draw, attempts, [self.seed, 2, step])
 
     def _balanced(self, rolls: Rollouts) -> tuple[Rollouts, dict[str, float]]:
         """Return the rollouts with the reward that several criteria make together at this step, and its metrics.
@@ -102,12 +110,13 @@ class PolicyTraining:
             return rolls, {}
         self.progress.balance = balance = self.progress.balance.seen(rolls.scores.parts)
         made = balance.reward(rolls.scores.parts)
-        reward = eos_rule(torch.tensor(made, dtype=torch.float32), rolls.batch.ended, self.settings.rollout)
-        return replace(rolls, batch=replace(rolls.batch, reward=reward)), balance.metrics(rolls.scores.parts)
+        batch, most = rolls.batch, self.settings.max_tokens
+        reward = length_rules(made, batch.action, batch.ended, self.rollout, most)
+        return replace(rolls, batch=replace(batch, reward=reward)), balance.metrics(rolls.scores.parts)
 
     def _prompts_at(self, step: int) -> list[Encoded]:
         """Return the step's prompts. All steps take them from one long sequence of shuffled passes over the prompts."""
-        prompts, wanted = self.setup.prompts, self.settings.rollout.prompts
+        prompts, wanted = self.setup.prompts, self.rollout.prompts
         picked = []
         for place in range(step * wanted, (step + 1) * wanted):
             epoch, index = divmod(place, len(prompts))
@@ -119,7 +128,7 @@ class PolicyTraining:
 
         Where the algorithm keeps nothing of the samples there is no update.
         """
-        settings, algorithm, updates = self.settings.rollout, self.progress.algorithm, []
+        settings, algorithm, updates = self.rollout, self.progress.algorithm, []
         learnt = credited.learnt() if isinstance(credited, CreditedBatch) else credited
         places = _lists(learnt)
         for _ in range(settings.epochs if places else 0):
@@ -143,7 +152,7 @@ class PolicyTraining:
 
         With fresh samples the first ratio is exactly 1, or else the sampler and the learner disagree.
         """
-        stale = {"staleness": float(behind)} if self.settings.rollout.staleness else {}
+        stale = {"staleness": float(behind)} if self.rollout.staleness else {}
         if not updates:
             return stale
         names = dict.fromkeys(name for u in updates for name in u)

@@ -29,13 +29,16 @@ REFERENCE: frozenset[Need] = frozenset({"reference"})  # Whoever evaluates a pol
 class Rollouts:
     """Holds N completions with prompts [N], their scores [N], and the same as tensors.
 
-    The rewards of the tensors have the EOS rule applied.
+    The rewards of the tensors have the rules of length applied.
+
+    replaced: groups that took the place of constant ones; None where none is looked for (`dynamic_sampling`)
     """
 
     prompts: Sequence[Prompt]
     completions: Sequence[Completion]
     scores: Scores
     batch: RolloutBatch
+    replaced: int | None = None
 
 
 def roll_out(
@@ -73,11 +76,30 @@ def roll_out(
         flat.mask,
         flat.action,
         sampler_logp=sampler_logp,
-        reward=eos_rule(torch.tensor(list(scores.total), dtype=torch.float32), ended, settings),
+        reward=length_rules(scores.total, flat.action, ended, settings, sampling.max_tokens),
         group=torch.tensor([n for _, _, n in rows]),
         ended=ended,
     )
     return Rollouts(asked, completions, scores, batch)
+
+
+def length_rules(score: Sequence[float], action: Tensor, ended: Tensor, settings: Rollout, max_tokens: int) -> Tensor:
+    """Return rewards [N] of scores: answers that come near `max_tokens` cost something, and cut-off ones as well."""
+    reward = torch.tensor(list(score), dtype=torch.float32)
+    return eos_rule(overlong_rule(reward, action.sum(1), ended, settings, max_tokens), ended, settings)
+
+
+def overlong_rule(reward: Tensor, length: Tensor, ended: Tensor, settings: Rollout, max_tokens: int) -> Tensor:
+    """Return rewards less a price on long answers, which rises over the last share of `max_tokens` (DAPO, eq. 13).
+
+    It rises to the penalty of a cut-off answer, so that the last token is no cliff. Where those are not punished,
+    neither are long ones.
+    """
+    room = (settings.overlong or 0.0) * max_tokens
+    if not room or settings.missing_eos == "off":
+        return reward
+    price = settings.missing_eos_penalty * ((length - (max_tokens - room)) / room).clamp(0.0, 1.0)
+    return torch.where(ended, reward - price, reward)  # A cut-off answer pays its own price, once.
 
 
 def eos_rule(reward: Tensor, ended: Tensor, settings: Rollout) -> Tensor:
@@ -141,6 +163,7 @@ def describe(rolls: Rollouts, batch: LogprobBatch) -> dict[str, float]:
         **mismatch,
         **(parts if len(parts) > 1 else {}),
         **({"reward_cut": rolls.scores.cut / n} if rolls.scores.cut else {}),
+        **({} if rolls.replaced is None else {"groups_replaced": float(rolls.replaced)}),
     }
 
 
