@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefloop.diagnose.finding import Expected
 from prefloop.diagnose.records import RunRecord
 from prefloop.diagnose.registry import Seen, rule
+from prefloop.known_algorithms import is_offline
 
 LEARNS = ("align", "reward")
 
@@ -93,7 +94,7 @@ def prompts_repeated(run: RunRecord) -> Seen | None:
     cannot_tell="Whether the few prompts stand for all.",
 )
 def prompts_few(run: RunRecord) -> Seen | None:
-    if run.data is None or not run.data.train or run.align("algorithm") not in (None, "ppo", "grpo", "rloo"):
+    if run.data is None or not run.data.train or is_offline(run.align("algorithm", "ppo")):
         return None
     passes = run.align("steps", 0) * run.align("prompts", 0) / run.data.train
     if run.data.train >= 64 or passes <= 4:

@@ -68,7 +68,7 @@ def whole_batches(run: RunRecord, series: Series) -> Series:
     kind="level",
     stages=TRAINS,
     expected=Expected(
-        "0.001 to 10 in policy optimisation, to 100 in SFT; times the answers' length in rloo, which sums over tokens",
+        "0.001 to 10 in policy optimisation, to 100 in SFT; times the answers' length where the loss is a sum (rloo)",
         "norm",
         "median",
         "a step",
@@ -82,7 +82,7 @@ def gradient_large(run: RunRecord) -> Seen | None:
     name = _norm(run)
     norm = run.series(name) if name else None
     limit = 20.0 if run.stage == "align" else 200.0
-    if run.align("algorithm") == "rloo" and (length := run.series("length")) is not None:
+    if run.align("algorithm") in ("rloo", "reinforce") and (length := run.series("length")) is not None:
         limit *= max(1.0, length.last)
     if norm is None or norm.last <= limit:
         return None
