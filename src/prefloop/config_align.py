@@ -57,6 +57,11 @@ class AlignEvaluation(Section):
         gt=0,
         description="online: the run stops when the KL on held-out prompts exceeds this, in nats per sequence",
     )
+    calibrate_kl: bool = Field(
+        False,
+        description="online: [evaluate] scorer sets the KL that is aimed at, below the distance at which its mean "
+        "turns over, and chooses the step that is kept: docs/kl-control.md",
+    )
 
 
 class Objective(Section):
@@ -206,8 +211,10 @@ class Align(Optimiser):
             "stop_on",
             "reference_refresh",
             "reference_ema",
+            "calibrate_kl",
         ):  # Runs of versions without these settings are still the same runs.
-            if found[new] == type(self).model_fields[new].default:
+            part = AlignEvaluation if new == "calibrate_kl" else type(self)
+            if found[new] == part.model_fields[new].default:
                 del found[new]
         for name in BY_ALGORITHM:
             if found[name] is None:

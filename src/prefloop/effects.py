@@ -37,6 +37,7 @@ _ONLINE_ONLY = {
     ),
     "on_alarm": "its rankings do not change while it learns; prefloop diagnose looks at the run afterwards",
     "stop_on": "its rankings do not change while it learns; prefloop diagnose looks at the run afterwards",
+    "evaluation.calibrate_kl": "no price on the KL is steered; {held}",
     "evaluation.kl_budget": "no KL stops it; {held}",
 }
 # `reward` reads this too, for the samples that it normalises on, so that in the TOML it always has an effect.

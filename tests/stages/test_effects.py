@@ -91,6 +91,7 @@ CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default
         "ptx": "0.5",
         "average": "0.9",
         "kl_budget": "1e-9",
+        "calibrate_kl": "true",
         "eval_every": "1",
         "eval_prompts": "3",
         "checkpoint_every": "1",

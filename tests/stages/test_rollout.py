@@ -23,6 +23,7 @@ from prefloop.rewards.base import Scores
 from prefloop.rewards.objective import Balance, Criterion, Goal
 from prefloop.training.baselines import Baselines
 from prefloop.training.fit import Order
+from prefloop.training.kl_calibration import KlCalibration
 from prefloop.training.progress import Progress
 from prefloop.training.rollout import add_logprobs, describe, eos_rule, roll_out
 from prefloop.types import Completion, Prompt
@@ -171,9 +172,12 @@ def test_all_that_the_policy_loop_carries_comes_back_from_its_state() -> None:
     balance = replace(start, recent={"b": (0.25,)}, logs={"b": 0.5}, margins={"b": 0.125})
     full = Progress(make("ppo", {"kl": 0.321}), balance, 7, 0.5, "KL is spent", True, 0.01, evals, seen, seen,
                     Baselines({"p": (0.25, 3)}))  # fmt: skip
+    begun = KlCalibration.starting(0.05, 25.0, 1e-4, 10.0)
+    full.calibration = begun.look(5, [1.0, 2.0], [0.5, 0.25], 0).steer(3.0)
     untouched = Progress(make("ppo"))
     assert all(getattr(full, f.name) != getattr(untouched, f.name) for f in fields(Progress))
     for progress, made in ((full, start), (untouched, None)):
         again = Progress(make("ppo", {"kl": 9.0}), made, 99, 9.0, "?", evals=[{}])
+        again.calibration = begun if progress is full else None
         again.restore(json.loads(json.dumps(progress.state(), allow_nan=False)))
         assert again == progress

@@ -5,6 +5,8 @@ the policy gradient of a reward with k1 in it is that of the reverse KL. In the 
 token is added to the policy's loss. An estimator alone has another gradient than the KL that it estimates, because the
 tokens were sampled from the policy as well: times the importance ratio, k1 and k3 have the right one; k2 has it with
 the ratio held constant (`kl_unbiased`). The k3 of the GRPO paper stands without the ratio (`kl_unbiased = false`).
+
+An entropy bonus is added to the loss in the same way (`entropy_coef`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from prefloop.algorithms.base import Need
 from prefloop.batch import CreditedBatch, LogprobBatch
-from prefloop.ops.kl import adapt_coefficient, k1, k2, k3
+from prefloop.ops.kl import adapt_coefficient, entropy_bonus, k1, k2, k3
 from prefloop.ops.masked import keep, last_index, masked_sum
 from prefloop.ops.ratio import LARGEST
 
@@ -35,6 +37,8 @@ class KlPenalty:
     kl_unbiased:  in the loss: whether the gradient is that of the reverse KL (it is the estimator's own otherwise)
     kl_target:    nats a sequence that an adaptive controller steers to (3 to 12); 0 = fixed coefficient
     kl_horizon:   sequences over which the controller acts; 10,000
+    kl_min, kl_max: bounds of a coefficient that is steered, by this controller or by evaluation
+    entropy_coef: of an entropy bonus in the loss; 0 to 0.01
     """
 
     kl: float = 0.05
@@ -43,8 +47,13 @@ class KlPenalty:
     kl_unbiased: bool = True
     kl_target: float = 0.0
     kl_horizon: float = 10_000.0
+    kl_min: float = 1e-4
+    kl_max: float = 10.0
+    entropy_coef: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.kl_min <= self.kl_max:
+            raise ValueError(f"kl_min = {self.kl_min:g} and kl_max = {self.kl_max:g}: 0 < kl_min <= kl_max is needed")
         if self.kl_target > 0 and not self.kl:
             raise ValueError(
                 "kl_target would have no effect: it multiplies kl, which is 0. Give kl a value to start at."
@@ -76,22 +85,32 @@ class KlPenalty:
         return batch.reward - self.kl * masked_sum(k1(batch.old_logp, batch.ref_logp), batch.action, dim=1)
 
     def loss_penalty(self, logp: Tensor, batch: CreditedBatch) -> Tensor | None:
-        """Return what the KL adds to the loss of each token [N,T], 0 outside the actions; None where it adds nothing.
+        """Return what KL and entropy add to the loss of each token [N,T], 0 outside the actions; None where nothing.
 
         logp: [N,T] by the policy that learns, with gradient
         """
-        if batch.ref_logp is None or self.kl_in == "reward":
+        in_loss = batch.ref_logp is not None and self.kl_in == "loss"
+        if not in_loss and not self.entropy_coef:
             return None
-        now = keep(logp, batch.action)
-        kl = _ESTIMATORS[self.kl_estimator](now, keep(batch.ref_logp, batch.action))
-        if self.kl_unbiased:
-            ratio = torch.exp((now - keep(batch.old_logp, batch.action)).clamp(-LARGEST, LARGEST))
-            kl = kl * (ratio.detach() if self.kl_estimator == "k2" else ratio)
-        return self.kl * kl
+        now, old = keep(logp, batch.action), keep(batch.old_logp, batch.action)
+        ratio = torch.exp((now - old).clamp(-LARGEST, LARGEST))
+        added = torch.zeros_like(now)
+        if in_loss and batch.ref_logp is not None:
+            kl = _ESTIMATORS[self.kl_estimator](now, keep(batch.ref_logp, batch.action))
+            if self.kl_unbiased:
+                kl = kl * (ratio.detach() if self.kl_estimator == "k2" else ratio)
+            added = added + self.kl * kl
+        if self.entropy_coef:
+            added = added + self.entropy_coef * ratio.detach() * entropy_bonus(now)
+        return added
 
     def adapt(self, metrics: Mapping[str, float]) -> Self:
         """Return itself with the KL coefficient of the next step. metrics: means over the step."""
         if self.kl_target <= 0:
             return self
         n = int(metrics["sequences"])
-        return replace(self, kl=adapt_coefficient(self.kl, metrics["kl"], self.kl_target, n, self.kl_horizon))
+        return self.priced(adapt_coefficient(self.kl, metrics["kl"], self.kl_target, n, self.kl_horizon))
+
+    def priced(self, coefficient: float) -> Self:
+        """Return itself with a KL coefficient, within its bounds."""
+        return replace(self, kl=min(self.kl_max, max(self.kl_min, coefficient)))

@@ -25,6 +25,14 @@ def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
     return torch.expm1(-d) + d
 
 
+def entropy_bonus(logp: Tensor) -> Tensor:
+    """Return logp^2 / 2 of sampled tokens, whose gradient is that of the negative entropy, on average over samples.
+
+    The estimator -logp of the entropy has a gradient of mean 0; k2 is to k1 as this is to it.
+    """
+    return 0.5 * logp**2
+
+
 def adapt_coefficient(coefficient: float, kl: float, target: float, batch: int, horizon: float) -> float:
     """Return the next KL coefficient of a proportional controller (Ziegler 2019, eq. 3), its error clipped to +-0.2.
 

@@ -6,6 +6,7 @@ Whether a run left a range is said by the rules of `prefloop.diagnose`, and by n
 from __future__ import annotations
 
 from prefloop.report.metrics_of_criteria import BEHAVIOUR, CRITERIA, Metric
+from prefloop.report.metrics_of_kl import KL
 
 OURS = "our rule"
 METRICS = (
@@ -51,39 +52,7 @@ METRICS = (
         "an invariant",
     ),
     Metric("ranked_pairs", "Held-out pairs", "pairs", "How many pairs that accuracy is of.", "30 or more", "our rule"),
-    Metric(
-        "kl",
-        "KL to the reference",
-        "nats a sequence",
-        "How far the policy has moved: mean log-probability of its own completions, less the reference's.",
-        "rises, then flat; under the budget; low tens at most",
-        "Ziegler 2019 (target 6); N+ 2024 (50 and 85 were over-optimised)",
-    ),
-    Metric(
-        "kl_k3",
-        "KL, low-variance",
-        "nats a sequence",
-        "The same by the k3 estimator, which is never negative.",
-        "close to KL",
-        "Schulman 2020",
-    ),
-    Metric(
-        "kl_refreshed",
-        "KL to the reference that follows",
-        "nats a sequence",
-        "How far the policy is from the reference that moves with it ([align] reference_refresh), from which the KL is "
-        "priced. `kl` is from the one that stays.",
-        "falls to 0 at each refresh",
-        "Gorbatovski 2024",
-    ),
-    Metric(
-        "kl_baseline",
-        "KL of rounding the reference",
-        "nats a sequence",
-        "What [align] frozen_dtype alone adds to the KL, measured before the first update and taken out of every KL.",
-        "small beside the KL itself",
-        "our rule",
-    ),
+    *KL,
     Metric(
         "entropy",
         "Entropy",
@@ -213,14 +182,6 @@ METRICS = (
         "How far the updates of one step move the policy from the one that sampled (k3 estimator).",
         "about 0.001; not over 0.02",
         "common early-stop value",
-    ),
-    Metric(
-        "kl_coefficient",
-        "KL coefficient",
-        "reward a nat",
-        "What a nat of KL costs, in every algorithm with a KL term; moves where [algorithms.ppo] kl_target is set.",
-        "steady, or settling",
-        "Ziegler 2019",
     ),
     Metric(
         "policy_loss", "Policy loss", "-", "The surrogate that was minimised.", "near 0; its level says little", "-"

@@ -13,6 +13,7 @@ from prefloop.project.project import Project
 from prefloop.results import Aligned, AlignRun, RoundStanding
 from prefloop.stages.train_offline import train_offline
 from prefloop.stages.train_policy import train_policy
+from prefloop.training.kl_control import check_calibration
 
 
 def align(project: Project, round: int | None = None) -> Aligned:
@@ -35,8 +36,11 @@ def check_options(config: Config) -> None:
     options, usual = config.algorithms.get(settings.algorithm, {}), make(settings.algorithm)
     changed = {option for option, value in options.items() if value != getattr(usual, option)}
     idle = {}
-    if not options.get("kl_target"):
-        idle["kl_horizon"] = "kl_target = 0 keeps the coefficient of the KL fixed"
+    if settings.evaluation.calibrate_kl:
+        idle["kl_horizon"] = "calibrate_kl has a controller of its own"
+    elif not options.get("kl_target"):
+        why = "kl_target = 0 keeps the coefficient of the KL fixed"
+        idle |= dict.fromkeys(("kl_horizon", "kl_min", "kl_max"), why)
     if options.get("kl_in") != "loss":
         idle |= dict.fromkeys(("kl_estimator", "kl_unbiased"), 'kl_in = "reward" always takes k1')
     if not options.get("label_smoothing"):
@@ -45,6 +49,7 @@ def check_options(config: Config) -> None:
     if rollout.epochs * rollout.minibatches == 1 and not rollout.staleness:
         why = "each sample is learnt from once ([align.rollout] epochs and minibatches are 1): there is nothing to clip"
         idle |= dict.fromkeys(("clip", "clip_high", "dual_clip", "value_clip"), why)
+    check_calibration(config, make(settings.algorithm, options))
     if settings.reference_refresh and "reference" not in getattr(make(settings.algorithm, options), "needs", ()):
         raise ConfigError(
             f"[align] reference_refresh would have no effect: {settings.algorithm} measures nothing from a reference. "

@@ -14,6 +14,7 @@ from prefloop.results import AlignedOnline
 from prefloop.training.behaviour import bounds_of
 from prefloop.training.criteria import Criteria
 from prefloop.training.fit_together import check_judges, check_policies, judges_of_round
+from prefloop.training.kl_control import judge_of
 from prefloop.training.loop import Schedule, train
 from prefloop.training.policy_setup import set_up
 from prefloop.training.policy_training import PolicyTraining
@@ -51,6 +52,7 @@ def train_policy(project: Project, round: int) -> AlignedOnline:
         "round": round,
         **code_of(settings.algorithm),
         **bounds_of(project),
+        **judge_of(project),
     }
     fingerprint = project.fingerprint("align", settings, inputs | {"options": options})
     if done := project.done(AlignedOnline, fingerprint):

@@ -30,6 +30,7 @@ from prefloop.results.base import from_json, to_json
 from prefloop.training.behaviour import Watch
 from prefloop.training.criteria import constraints_of, out_of_reach, shown_constraints
 from prefloop.training.frozen import round_reference
+from prefloop.training.kl_calibration import lower_end
 from prefloop.training.policy_evaluation import Looked, Validation, wins
 from prefloop.training.progress import Progress
 from prefloop.types import Prompt
@@ -73,6 +74,7 @@ class KeepBest:
         """Remember what is evaluated. from_reference: whether the policy starts as the reference."""
         self.project, self.run, self.engine, self.validation = project, run, engine, validation
         self.looked: Looked | None = None  # the last look
+        self.gain: list[float] | None = None  # the judge's over the reference's answers then, where it calibrates
         self.settings, self.progress, self.from_reference = project.config.align, progress, from_reference
         self.watch = Watch(project, validation.tokenization, validation.sampling)
 
@@ -97,16 +99,18 @@ class KeepBest:
         self.run.samples(self.validation.sample_rows(step, looked))
         if not state.start:
             self._remember_start(looked)
-        # What is optimised chooses the step, so that the EOS rule counts.
+        # What is optimised chooses the step, so that the EOS rule counts; or the judge, where it sets the KL target.
         reward, kl = float(np.mean(looked.rewards)), looked.figures["kl"]
+        self.gain = self._gain(looked)
+        score = reward if self.gain is None else lower_end(self.gain)
         state.sampler_agrees = looked.figures["sampler_mismatch"] < AGREES
         gone = collapsed(*(signs(looked.figures, at["figures"]) for at in (state.reference, state.start)))
         within = kl <= self.settings.evaluation.kl_budget
         constraints = self._constraints(looked)
         behaved = self.watch.look(step, self.engine, looked.rolls, looked.batch, state.reference.get("answers"))
         eligible = within and not gone and not behaved.broken and all(c.met for c in constraints.values())
-        if step == 0 or (eligible and reward > state.best_reward):
-            state.best_step, state.best_reward = step, reward if eligible else -math.inf
+        if step == 0 or (eligible and score > state.best_reward):
+            state.best_step, state.best_reward = step, score if eligible else -math.inf
             with span("I/O"):
                 self.engine.save("policy", self.run.path / "best")
         won = wins(looked.rewards, state.reference["rewards"])
@@ -115,7 +119,7 @@ class KeepBest:
         broken = self._broken(constraints)
         state.evals.append({"step": step, "reward": reward, "kl": kl, "win_rate": won, "length": length,
                             "ended": ended, "collapsed": gone, "broken": behaved.broken, **held})  # fmt: skip
-        if not within:
+        if not within and self._spent(kl):
             state.stopped = f"KL {kl:.1f} nats a sequence is over the budget of {self.settings.evaluation.kl_budget:g}"
         state.stopped = state.stopped or broken
         text = self.validation.shown(looked, step)
@@ -130,6 +134,18 @@ class KeepBest:
             **behaved.metrics,
             "eval_win_rate": won,
         }
+
+    def _gain(self, looked: Looked) -> list[float] | None:
+        """Return what the judge says of each answer more than of the reference's; None where it calibrates nothing."""
+        if self.progress.calibration is None:
+            return None
+        assert looked.judged is not None
+        return [ours - theirs for ours, theirs in zip(looked.judged, self.progress.reference["judged"], strict=True)]
+
+    def _spent(self, kl: float) -> bool:
+        """Return whether a KL over the budget ends the run: not where it is being brought back (`calibrate_kl`)."""
+        last = self.progress.evals[-2]["kl"] if len(self.progress.evals) > 1 else 0.0
+        return self.progress.calibration is None or kl >= last > self.settings.evaluation.kl_budget
 
     def _constraints(self, looked: Looked) -> dict[str, Constraint]:
         """Return how each criterion with a bound does on the validation prompts. What is aimed at follows from it."""
@@ -202,6 +218,8 @@ class KeepBest:
             self.run.samples(self.validation.sample_rows(0, shown, "reference"))
         answers = self.watch.remembered(engine, shown.rolls, shown.batch)
         state.reference = {"figures": shown.figures, "rewards": shown.rewards, "answers": answers}
+        if state.calibration is not None:
+            state.reference["judged"] = shown.judged
         runs_on = self.validation.tokenization.runs_on
         if runs_on and looked.figures["ended"] < 0.5:
             self.project.say(f"warning: {looked.figures['ended']:.0%} of the answers ended by themselves: {runs_on}")

@@ -25,6 +25,7 @@ from prefloop.training.demonstrations import rows_of
 from prefloop.training.dynamic_sampling import without_constant_groups
 from prefloop.training.first_checks import prompts_apart, ranked_accuracy, reward_checks
 from prefloop.training.keeping import KeepBest
+from prefloop.training.kl_control import KlControl, calibration_of, with_earlier_runs
 from prefloop.training.policy_setup import PolicySetup
 from prefloop.training.prefetch import Prefetch
 from prefloop.training.progress import Progress
@@ -36,11 +37,13 @@ class PolicyTraining:
     """Is the task of `loop.train` that learns from its own samples."""
 
     def __init__(self, project: Project, run: Run, algorithm: OnlineAlgorithm, setup: PolicySetup, seed: int):
-        self.settings = settings = project.config.align
+        self.project, self.settings = project, (settings := project.config.align)
         self.rollout = settings.sampled
         self.store, self.run, self.setup, self.seed = project.store, run, setup, seed
         self.engine = setup.engine
-        self.progress = Progress(algorithm, balance_of(setup.scorer, settings.objective))
+        balance, calibration = balance_of(setup.scorer, settings.objective), calibration_of(project.config, algorithm)
+        self.progress = Progress(algorithm, balance, calibration=calibration)
+        self.control = KlControl(project, self.progress, seed)
         self.keep = KeepBest(project, run, setup.engine, setup.validation, self.progress, setup.from_reference)
         self.refresh = Refresh.of(settings)
         self.alarms = Alarms(project, run, settings.on_alarm, settings.stop_on)
@@ -77,8 +80,7 @@ class PolicyTraining:
             updates = self._learn(credited, np.random.default_rng([self.seed, step]))
             self.refresh.after(self.engine, step + 1)
         metrics = {**describe(rolls, batch), **moved, **balanced, **credit, **self._of_updates(updates, behind)}
-        self.progress.algorithm = algorithm.adapt(metrics)
-        return metrics
+        return metrics | self.control.stepped(metrics)
 
     def _with_baseline(self, rolls: Rollouts, batch: LogprobBatch) -> LogprobBatch:
         """Add the running mean reward of each prompt, where the algorithm needs it, and let it follow."""
@@ -167,6 +169,8 @@ class PolicyTraining:
         return self.progress.stopped
 
     def begin(self, fresh: bool) -> dict[str, float]:
+        if fresh and self.progress.calibration is not None:
+            self.progress.calibration = with_earlier_runs(self.project, self.progress.calibration)
         return self.keep.begin(fresh)
 
     def logged(self, done: int) -> None:
@@ -178,6 +182,9 @@ class PolicyTraining:
             rolls, batch, advantage = self._learnt_from
             self.run.samples(sample_rows(done, "train", rolls, batch, self.setup.tokenization, advantage))
         found = self.keep.evaluate(done)
+        if self.keep.looked is not None:
+            steered = self.control.evaluated(done, self.keep.looked, self.keep.gain)
+            found |= {f"eval_{name}": value for name, value in steered.items()}
         return found if done else {**found, **self._first_checks()}
 
     def _first_checks(self) -> dict[str, float]:

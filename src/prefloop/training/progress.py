@@ -10,6 +10,7 @@ from typing import Any
 from prefloop.algorithms.registry import make, options_of
 from prefloop.rewards.objective import Balance
 from prefloop.training.baselines import Baselines
+from prefloop.training.kl_calibration import KlCalibration
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Progress:
 
     balance: what is learnt of criteria with bounds; None where there are none
     baselines: the running mean reward of each prompt, for an algorithm that needs it
+    calibration: what is learnt of how far the policy may go; None where no judge says it
     reference, start: {"figures", "rewards"} of the reference's and of step 0's answers to the validation prompts
     """
 
@@ -34,6 +36,7 @@ class Progress:
     reference: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)
     baselines: Baselines = field(default_factory=Baselines)
+    calibration: KlCalibration | None = None
 
     def state(self) -> dict[str, Any]:
         return {
@@ -48,6 +51,7 @@ class Progress:
             "start": self.start,
             **({"balance": self.balance.state()} if self.balance else {}),
             **({"baselines": self.baselines.state()} if self.baselines.known else {}),
+            **({"calibration": self.calibration.state()} if self.calibration else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -62,3 +66,5 @@ class Progress:
         if self.balance:
             self.balance = self.balance.restored(state["balance"])
         self.baselines = Baselines.restored(state.get("baselines", {}))
+        if self.calibration:
+            self.calibration = self.calibration.restored(state["calibration"])

@@ -228,6 +228,8 @@ def kl_target_unreachable(run: RunRecord) -> Iterator[Evidence]:
     target = float(run.option("kl_target", 0) or 0)
     if not target:
         yield Evidence("the coefficient is fixed", -4.0)
+    elif run.align("calibrate_kl"):
+        yield Evidence("the target follows from the independent judge", -4.0)
     elif target > float(run.align("kl_budget", 1e9)):
         yield Evidence(f"the target of {target:g} nats is over the budget of {run.align('kl_budget'):g}", 1.5)
 

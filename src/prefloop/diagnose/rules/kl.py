@@ -149,8 +149,8 @@ def kl_weak(run: RunRecord) -> Seen | None:
 )
 def kl_controller_stuck(run: RunRecord) -> Seen | None:
     target, beta, kl = run.option("kl_target", 0), run.series("kl_coefficient"), run.series("kl")
-    if not target or beta is None or kl is None or len(beta) < 6:
-        return None
+    if not target or run.align("calibrate_kl") or beta is None or kl is None or len(beta) < 6:
+        return None  # A target that follows from the judge moves, and so does the coefficient.
     moves = np.diff(beta.values)
     one_way = bool((moves >= 0).all() or (moves <= 0).all())
     near = (kl.values > 0.5 * target) & (kl.values < 2 * target)
