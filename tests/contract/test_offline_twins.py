@@ -65,7 +65,9 @@ METHODS: list[tuple[str, dict[str, Any], Callable[[Answer], float], Callable[[fl
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "options", "reward", "losses"), METHODS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("name", "options", "reward", "losses"), METHODS, ids=lambda v: str(v)[:40] if isinstance(v, str | dict) else None
+)
 def test_a_pairwise_method_loses_as_its_formula_says(
     name: str, options: dict[str, Any], reward: Any, losses: Any
 ) -> None:
