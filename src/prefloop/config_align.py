@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from prefloop.config_section import Optimiser, Section
 from prefloop.known_algorithms import known
 
+LENGTH = ("length_penalty", "length_target", "length_normalised")
 BY_ALGORITHM = ("dynamic_sampling", "overlong")  # Where [align.rollout] does not say, `known_algorithms` does.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -33,6 +34,13 @@ class Rollout(Section):
         le=1,
         description="share of max_tokens, its last part, over which a price on long answers rises to "
         "missing_eos_penalty; none = by the algorithm (dapo: 0.2, others: 0)",
+    )
+    length_penalty: float = Field(
+        0.0, ge=0, description="what each token over length_target costs, in units of the normalised reward"
+    )
+    length_target: int = Field(0, ge=0, description="tokens of an answer that length_penalty leaves free")
+    length_normalised: bool = Field(
+        False, description="take out of the rewards of a step what a straight line in the answers' lengths explains"
     )
     dynamic_sampling: int | None = Field(
         None,
@@ -211,11 +219,13 @@ class Align(Optimiser):
             "stop_on",
             "reference_refresh",
             "reference_ema",
-            "calibrate_kl",
         ):  # Runs of versions without these settings are still the same runs.
-            part = AlignEvaluation if new == "calibrate_kl" else type(self)
-            if found[new] == part.model_fields[new].default:
+            if found[new] == type(self).model_fields[new].default:
                 del found[new]
+        for part, news in ((AlignEvaluation, ("calibrate_kl",)), (Rollout, LENGTH)):
+            for new in news:
+                if found[new] == part.model_fields[new].default:
+                    del found[new]
         for name in BY_ALGORITHM:
             if found[name] is None:
                 del found[name]

@@ -29,6 +29,7 @@ _ONLINE_ONLY = {
     "rollout.missing_eos": "it draws no samples",
     "rollout.missing_eos_penalty": "it draws no samples",
     "rollout.overlong": "it draws no samples",
+    **dict.fromkeys((f"rollout.length_{key}" for key in ("penalty", "target", "normalised")), "it draws no samples"),
     "rollout.dynamic_sampling": "it draws no samples",
     "rollout.staleness": "it draws no samples",
     **dict.fromkeys(
@@ -106,6 +107,14 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
     yield from _objective(align.objective)
     if align.on_alarm == "warn":
         yield "align.stop_on", 'on_alarm = "warn" stops no run'
+    yield from _rollout(rollout)
+    if 1 in (align.checkpoint_every, align.evaluation.eval_every):
+        yield "align.rollout.staleness", "samples are fresh after each checkpoint and evaluation, which come every step"
+
+
+def _rollout(rollout: Any) -> Iterator[tuple[str, str]]:
+    if not rollout.length_penalty:
+        yield "align.rollout.length_target", "length_penalty = 0 puts no price on length"
     if rollout.missing_eos == "off":
         yield "align.rollout.missing_eos_penalty", 'missing_eos = "off"'
         yield "align.rollout.overlong", 'missing_eos = "off" punishes no length'
@@ -113,8 +122,6 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
         yield "align.rollout.dynamic_sampling", "k = 1: a single answer is no group"
     if rollout.minibatches > rollout.prompts:
         yield "align.rollout.minibatches", f"the {rollout.prompts} prompts of a step cannot be cut into more parts"
-    if 1 in (align.checkpoint_every, align.evaluation.eval_every):
-        yield "align.rollout.staleness", "samples are fresh after each checkpoint and evaluation, which come every step"
 
 
 def _held(name: str) -> str:

@@ -85,8 +85,21 @@ def roll_out(
 
 def length_rules(score: Sequence[float], action: Tensor, ended: Tensor, settings: Rollout, max_tokens: int) -> Tensor:
     """Return rewards [N] of scores: answers that come near `max_tokens` cost something, and cut-off ones as well."""
-    reward = torch.tensor(list(score), dtype=torch.float32)
+    reward = length_control(torch.tensor(list(score), dtype=torch.float32), action.sum(1).float(), settings)
     return eos_rule(overlong_rule(reward, action.sum(1), ended, settings, max_tokens), ended, settings)
+
+
+def length_control(reward: Tensor, length: Tensor, settings: Rollout) -> Tensor:
+    """Return rewards [N] less what a straight line in length says of them, and less a price on tokens over a target.
+
+    length: tokens [N].  The line is fitted to these answers; where all are of one length there is none.
+    """
+    if settings.length_normalised:
+        off = length - length.mean()
+        reward = reward - off * (off @ reward) / (off @ off).clamp(min=1e-6)
+    if settings.length_penalty:
+        reward = reward - settings.length_penalty * (length - settings.length_target).clamp(min=0.0)
+    return reward
 
 
 def overlong_rule(reward: Tensor, length: Tensor, ended: Tensor, settings: Rollout, max_tokens: int) -> Tensor:
