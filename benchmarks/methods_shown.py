@@ -131,10 +131,10 @@ def tables(summary: dict[str, Any], figure: str) -> str:
         lines.append(
             f"| `{method}` | {_interval(m[figure])} | {_interval(m['kl'], 1)} | {cost} | {len(m['seeds'])}{notes} |"
         )
-    lines += ["", "| comparison | difference | published |", "|---|---|---|"]
-    for c in summary["comparisons"]:
-        if c["gap"]:
-            lines.append(f"| {c['what']} | {_interval(c['gap'], 3, '+')} (n = {c['gap']['n']}) | {c['published']} |")
+    made = [c for c in summary["comparisons"] if c["gap"]]
+    lines += ["", "| comparison | difference | published |", "|---|---|---|"] if made else []
+    for c in made:
+        lines.append(f"| {c['what']} | {_interval(c['gap'], 3, '+')} (n = {c['gap']['n']}) | {c['published']} |")
     return "\n".join(lines)
 
 
