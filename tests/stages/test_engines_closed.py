@@ -71,7 +71,7 @@ def test_every_function_that_makes_an_engine_closes_it() -> None:
                 if "make_engine" in called:
                     makes.add(path.stem)
                     assert "closing" in called or function.name == "set_up", f"{path}: {function.name}"
-    assert {"sft", "sample", "run", "models", "invariants", "policy_setup"} <= makes
+    assert {"sft", "sample", "measure", "best_of", "models", "invariants", "policy_setup"} <= makes
 
 
 @pytest.mark.parametrize("name", STAGES)
