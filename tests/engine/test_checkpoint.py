@@ -56,6 +56,30 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     assert found is not None and found.step == 100_000_000
 
 
+def test_what_a_kill_left_of_older_ones_is_dropped_when_the_run_goes_on(tmp_path: Path) -> None:
+    save(tmp_path, 6)
+    shutil.copytree(tmp_path / "step-00000006", tmp_path / "aside")
+    for step in (9, 10):
+        save(tmp_path, step)
+    (tmp_path / "aside").rename(tmp_path / "step-00000006")
+    (tmp_path / "step-00000003").mkdir()
+    (tmp_path / "step-00000003" / "policy.safetensors").write_bytes(b"half")
+    found = load_checkpoint(tmp_path)
+    assert found is not None and found.step == 10
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000009", "step-00000010"]
+
+
+def test_what_is_older_stays_where_the_newest_are_damaged(tmp_path: Path) -> None:
+    save(tmp_path, 6)
+    shutil.copytree(tmp_path / "step-00000006", tmp_path / "aside")
+    for step in (9, 10):
+        save(tmp_path, step)
+        (tmp_path / f"step-{step:08d}" / "state.json").write_text("{")
+    (tmp_path / "aside").rename(tmp_path / "step-00000006")
+    found = load_checkpoint(tmp_path)
+    assert found is not None and found.step == 6 and (tmp_path / "step-00000006").is_dir()
+
+
 def test_a_checkpoint_saved_again_replaces_the_first(tmp_path: Path) -> None:
     save(tmp_path, 3, size=4)
     save(tmp_path, 3, size=9)

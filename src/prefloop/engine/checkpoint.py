@@ -73,8 +73,7 @@ def save_checkpoint(root: Path, step: int, files: Mapping[str, Mapping[str, Tens
         (tmp / "state.json").write_text(json.dumps(body | {"sha256": _seal(body)}, indent=1, sort_keys=True))
 
     publish(root / f"step-{step:08d}", write)
-    for old in _steps(root)[:-KEEP]:
-        _remove(old)
+    _drop_older(root, step)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -88,9 +87,17 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def _drop_older(root: Path, step: int) -> None:
+    """Remove what is older than the newest two checkpoints, and than the one of this step."""
+    for old in _steps(root)[:-KEEP]:
+        if old.name < f"step-{step:08d}":
+            _remove(old)
+
+
 def load_checkpoint(root: Path) -> Checkpoint | None:
     """Return the newest checkpoint whose every file is undamaged; None if there is none. A damaged one is passed over.
 
+    What a process that was killed while it dropped older ones has left is dropped now.
     Raises TrainingError where an undamaged one was written by a prefloop whose checkpoints hold something else.
     """
     for folder in reversed(_steps(root)):
@@ -99,6 +106,7 @@ def load_checkpoint(root: Path) -> Checkpoint | None:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             continue
         if found is not None:
+            _drop_older(root, found.step)
             return found
     return None
 
