@@ -219,5 +219,5 @@ def others(algorithm: type, option: str, default: Any) -> list[Any]:
 
 def test_the_registry_lists_every_algorithm_file() -> None:
     files = {path.stem for path in Path(str(base.__file__)).parent.glob("*.py")}
-    shared = {"__init__", "base", "clipping", "grouped", "imitation", "penalty", "registry", "rejection"}
+    shared = {"__init__", "base", "clipping", "grouped", "imitation", "penalty", "ranked", "registry", "rejection"}
     assert files - shared == set(ALGORITHMS)

@@ -23,7 +23,7 @@ from prefloop.rewards.sequence import encode
 from prefloop.stages.align import align, check_options
 from prefloop.stages.train_offline import train_offline
 from prefloop.training.offline_lists import OfflineLists
-from prefloop.types import ACCEPTABLE, Ranking, digest
+from prefloop.types import ACCEPTABLE, Item, Ranking, digest
 
 
 @pytest.fixture
@@ -125,14 +125,20 @@ def test_rankings_are_learnt_from_where_no_prompt_leaves_room_for_an_answer(tmp_
         assert project.policy(1).version == result.policy
 
 
-def judged(root: Path, tiers: Any, **what: Any) -> None:
-    """Make a project whose people say the same of every list."""
+def emptied(root: Path) -> list[Item]:
+    """Make a project without rankings, and return those that it would have."""
     build(root, with_reward=False)
     with Project.open(root, quiet=True) as project:
         items = list(project.store.items(ranked=True))
     shutil.rmtree(root)
     root.mkdir()
     (root / "prefloop.toml").write_text(TOML)
+    return items
+
+
+def judged(root: Path, tiers: Any, **what: Any) -> None:
+    """Make a project whose people say the same of every list."""
+    items = emptied(root)
     with Project.open(root, quiet=True) as project:
         for item in items:
             a, b, c = (completion.id for completion in item.completions)
@@ -166,12 +172,7 @@ def test_a_method_without_a_reference_asks_none_about_its_lists(
 
 def labelled(root: Path, *overrides: str) -> Project:
     """Return a project with KTO's labels alone: single answers, of which a third is bad."""
-    build(root, with_reward=False)
-    with Project.open(root, quiet=True) as project:
-        items = list(project.store.items(ranked=True))
-    shutil.rmtree(root)
-    root.mkdir()
-    (root / "prefloop.toml").write_text(TOML)
+    items = emptied(root)
     project = Project.open(root, ["align.algorithm=kto", *overrides], quiet=True)
     for n, item in enumerate(items):
         (answer, *_) = item.completions

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Need
+from prefloop.algorithms.ranked import Ranked
 from prefloop.batch import PolicyOutput, RankingBatch
-from prefloop.ops.preference import pair_metrics
 
 
 @dataclass(frozen=True)
-class BestSft:
+class BestSft(Ranked):
     """Has no options: [align] lr and passes say how much is learnt."""
 
     name = "best_sft"
-    trains: tuple[Role, ...] = ("policy",)
     needs: frozenset[Need] = frozenset()
     length_normalised = True
 
@@ -31,5 +30,4 @@ class BestSft:
         logp = batch.logp(out.logp)
         mean = logp / batch.tokens
         total = -(batch.best * logp).sum()
-        metrics = pair_metrics(mean, mean, logp, batch.present, batch.wins)
-        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})
+        return self.reported(total, batch, mean, mean, logp)

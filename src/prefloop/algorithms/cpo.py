@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Need
 from prefloop.algorithms.imitation import Imitation
 from prefloop.batch import PolicyOutput, RankingBatch
-from prefloop.ops.preference import bradley_terry, pair_metrics
+from prefloop.ops.preference import bradley_terry
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,9 @@ class Cpo(Imitation):
     sft: float = 1.0
     beta: Annotated[float, Field(gt=0)] = 0.1
     name = "cpo"
-    trains: tuple[Role, ...] = ("policy",)
     needs: frozenset[Need] = frozenset()
-
-    def weight(self, batch: RankingBatch) -> Tensor:
-        return batch.weight.sum()
 
     def loss(self, out: PolicyOutput, batch: RankingBatch) -> Loss:
         logp = batch.logp(out.logp)
         total = bradley_terry(self.beta * logp, batch.wins).sum()
-        metrics = pair_metrics(self.beta * logp, logp, logp, batch.present, batch.wins)
-        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})
+        return self.reported(total, batch, self.beta * logp, logp, logp)

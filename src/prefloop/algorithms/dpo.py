@@ -13,14 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Need
 from prefloop.algorithms.imitation import Imitation
+from prefloop.algorithms.ranked import log_ratio
 from prefloop.batch import PolicyOutput, ReferencedBatch
-from prefloop.ops.preference import bradley_terry, pair_metrics, smoothed, unflipped
+from prefloop.ops.preference import bradley_terry, smoothed, unflipped
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,15 @@ class Dpo(Imitation):
     loss_type: Literal["sigmoid", "robust"] = "sigmoid"
     length_normalised: bool = False
     name = "dpo"
-    trains: tuple[Role, ...] = ("policy",)
     needs: frozenset[Need] = frozenset({"reference"})
 
     def __post_init__(self) -> None:
         if self.loss_type == "robust" and self.label_smoothing == 0.5:
             raise ValueError('loss_type = "robust" needs a label_smoothing below 0.5: labels of chance say nothing')
 
-    def weight(self, batch: ReferencedBatch) -> Tensor:
-        return batch.weight.sum()
-
     def loss(self, out: PolicyOutput, batch: ReferencedBatch) -> Loss:
         logp = batch.logp(out.logp)
-        moved = torch.where(batch.present, logp - batch.ref_total, torch.zeros_like(logp))
+        moved = log_ratio(logp, batch)
         if self.length_normalised:
             moved = moved / batch.tokens
         wins = batch.wins
@@ -58,5 +53,4 @@ class Dpo(Imitation):
             wins = {"sigmoid": smoothed, "robust": unflipped}[self.loss_type](wins, self.label_smoothing)
         implicit = self.beta * moved
         total = bradley_terry(implicit, wins).sum()
-        metrics = pair_metrics(implicit, moved, logp, batch.present, batch.wins)
-        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})
+        return self.reported(total, batch, implicit, moved, logp)

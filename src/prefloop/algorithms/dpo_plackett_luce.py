@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Need
 from prefloop.algorithms.imitation import Imitation
+from prefloop.algorithms.ranked import log_ratio
 from prefloop.batch import PolicyOutput, ReferencedBatch
-from prefloop.ops.preference import pair_metrics, plackett_luce
+from prefloop.ops.preference import plackett_luce
 
 
 @dataclass(frozen=True)
@@ -28,16 +26,11 @@ class DpoPlackettLuce(Imitation):
 
     beta: float = 0.1
     name = "dpo_plackett_luce"
-    trains: tuple[Role, ...] = ("policy",)
     needs: frozenset[Need] = frozenset({"reference"})
-
-    def weight(self, batch: ReferencedBatch) -> Tensor:
-        return batch.weight.sum()
 
     def loss(self, out: PolicyOutput, batch: ReferencedBatch) -> Loss:
         logp = batch.logp(out.logp)
-        moved = torch.where(batch.present, logp - batch.ref_total, torch.zeros_like(logp))
+        moved = log_ratio(logp, batch)
         implicit = self.beta * moved
         total = plackett_luce(implicit, batch.choice_mask, batch.choice_weight, batch.numerator).sum()
-        metrics = pair_metrics(implicit, moved, logp, batch.present, batch.wins)
-        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})
+        return self.reported(total, batch, implicit, moved, logp)

@@ -11,14 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Need
 from prefloop.algorithms.imitation import Imitation
+from prefloop.algorithms.ranked import log_ratio
 from prefloop.batch import PolicyOutput, ReferencedBatch
-from prefloop.ops.preference import davidson, over_pairs, pair_metrics, rao_kupper
+from prefloop.ops.preference import davidson, over_pairs, rao_kupper
 
 
 @dataclass(frozen=True)
@@ -34,19 +33,14 @@ class DpoTies(Imitation):
     tie_rate: Annotated[float, Field(gt=0, lt=1)] = 0.5
     model: Literal["davidson", "rao_kupper"] = "davidson"
     name = "dpo_ties"
-    trains: tuple[Role, ...] = ("policy",)
     needs: frozenset[Need] = frozenset({"reference"})
-
-    def weight(self, batch: ReferencedBatch) -> Tensor:
-        return batch.weight.sum()
 
     def loss(self, out: PolicyOutput, batch: ReferencedBatch) -> Loss:
         logp = batch.logp(out.logp)
-        moved = torch.where(batch.present, logp - batch.ref_total, torch.zeros_like(logp))
+        moved = log_ratio(logp, batch)
         implicit = self.beta * moved
         gap = implicit[:, :, None] - implicit[:, None, :]
         win, tie = {"davidson": davidson, "rao_kupper": rao_kupper}[self.model](gap, self.tie_rate)
         strict = (batch.wins - batch.ties / 2).clamp(min=0)
         total = -(over_pairs(win, strict) + over_pairs(tie, batch.ties / 2)).sum()
-        metrics = pair_metrics(implicit, moved, logp, batch.present, batch.wins)
-        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})
+        return self.reported(total, batch, implicit, moved, logp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ def per_token(row: Tensor, batch: LogprobBatch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Grouped(KlPenalty):
+class Grouped(KlPenalty, ABC):
     """Gives all tokens of a sequence one advantage, which comes from its group.
 
     drop_constant: whether groups whose rewards are all equal are not learnt from, and do not count in the mean
@@ -28,9 +29,9 @@ class Grouped(KlPenalty):
     drop_constant: bool = False
     min_k = 2
 
+    @abstractmethod
     def advantages(self, batch: LogprobBatch) -> Tensor:
         """Return the advantage of each sequence [N]."""
-        raise NotImplementedError
 
     def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         kept = ~constant_rows(batch.reward, batch.group) if self.drop_constant else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prefloop.algorithms.base import Beside, Loss, Need, Role
+from prefloop.algorithms.ranked import Ranked
 from prefloop.batch import PolicyOutput, RankingBatch
 
 
@@ -32,7 +33,7 @@ class ImitateBest:
 
 
 @dataclass(frozen=True)
-class Imitation:
+class Imitation(Ranked):
     """Adds the objective to a method that learns from preferences.
 
     sft: weight of the cross-entropy on the best answers, which is added to the loss; 0 = none

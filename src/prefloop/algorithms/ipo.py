@@ -11,17 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Need
+from prefloop.algorithms.ranked import Ranked, log_ratio
 from prefloop.batch import PolicyOutput, ReferencedBatch
-from prefloop.ops.preference import over_pairs, pair_metrics
+from prefloop.ops.preference import over_pairs
 
 
 @dataclass(frozen=True)
-class Ipo:
+class Ipo(Ranked):
     """Holds the options of IPO.
 
     beta:              strength of the pull to the reference (tau in the paper); usual range 0.01 to 1
@@ -31,18 +30,13 @@ class Ipo:
     beta: Annotated[float, Field(gt=0)] = 0.1
     length_normalised: bool = False
     name = "ipo"
-    trains: tuple[Role, ...] = ("policy",)
     needs: frozenset[Need] = frozenset({"reference"})
-
-    def weight(self, batch: ReferencedBatch) -> Tensor:
-        return batch.weight.sum()
 
     def loss(self, out: PolicyOutput, batch: ReferencedBatch) -> Loss:
         logp = batch.logp(out.logp)
-        moved = torch.where(batch.present, logp - batch.ref_total, torch.zeros_like(logp))
+        moved = log_ratio(logp, batch)
         if self.length_normalised:
             moved = moved / batch.tokens
         gap = moved[:, :, None] - moved[:, None, :]
         total = over_pairs((gap - 1 / (2 * self.beta)) ** 2, batch.wins).sum()
-        metrics = pair_metrics(self.beta * moved, moved, logp, batch.present, batch.wins)
-        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})
+        return self.reported(total, batch, self.beta * moved, moved, logp)

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.ranked import log_ratio
 from prefloop.batch import AnchoredBatch, PolicyOutput
 from prefloop.ops.preference import label_metrics
 
@@ -41,7 +42,7 @@ class Kto:
 
     def loss(self, out: PolicyOutput, batch: AnchoredBatch) -> Loss:
         logp = batch.logp(out.logp)
-        moved = torch.where(batch.present, logp - batch.ref_total, torch.zeros_like(logp))
+        moved = log_ratio(logp, batch)
         gain = self.beta * (moved - batch.reference_point[:, None])
         good = self.desirable_weight * batch.best * torch.sigmoid(-gain)
         bad = self.undesirable_weight * batch.worst * torch.sigmoid(gain)

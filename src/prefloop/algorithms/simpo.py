@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Need
 from prefloop.algorithms.imitation import Imitation
 from prefloop.batch import PolicyOutput, RankingBatch
-from prefloop.ops.preference import bradley_terry, pair_metrics
+from prefloop.ops.preference import bradley_terry
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,10 @@ class Simpo(Imitation):
     beta: Annotated[float, Field(gt=0)] = 2.0
     gamma: Annotated[float, Field(ge=0)] = 1.0
     name = "simpo"
-    trains: tuple[Role, ...] = ("policy",)
     needs: frozenset[Need] = frozenset()
     length_normalised = True
-
-    def weight(self, batch: RankingBatch) -> Tensor:
-        return batch.weight.sum()
 
     def loss(self, out: PolicyOutput, batch: RankingBatch) -> Loss:
         mean = batch.logp(out.logp, mean=True)
         total = bradley_terry(self.beta * mean, batch.wins, self.gamma).sum()
-        metrics = pair_metrics(self.beta * mean, mean, batch.logp(out.logp), batch.present, batch.wins)
-        return Loss(total, {"loss": (total.detach(), self.weight(batch)), **metrics})
+        return self.reported(total, batch, self.beta * mean, mean, batch.logp(out.logp))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from prefloop.config_best_of import BestOf
 from prefloop.demo.quality import WEIGHTS, Quality, quality
 from prefloop.demo.scenario import demonstration, demonstrations
 from prefloop.diagnose.collapse import text_figures
@@ -18,9 +19,9 @@ from prefloop.intervals import mean_interval, win_rate
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Tokenization
 from prefloop.project.project import ModelRef, Project, derive, load_policy
+from prefloop.training.best_of import draw
 from prefloop.training.policy_evaluation import validation_and_test
 from prefloop.training.reward_scores import make_scorer
-from prefloop.training.sampled_lists import to_completion
 from prefloop.types import Completion, Prompt
 
 BEST_OF = 8
@@ -87,12 +88,10 @@ def answers(
     seed: int,
 ) -> list[list[Completion]]:
     """Draw K completions of each prompt."""
-    ids = [tokenization.encode_prompt(p) for p in asked for _ in range(k)]
+    how = BestOf(n=k, max_tokens=sampling.max_tokens, temperature=sampling.temperature)
+    encoded = [(p, tokenization.encode_prompt(p)) for p in asked]
     with closing(make_engine({"policy": Policy(model)}, tokenization, seed, device=project.device)) as engine:
-        drawn = engine.generate(ids, [derive(0, p.id, j) for p in asked for j in range(k)], sampling)
-    rows = zip((p for p in asked for _ in range(k)), drawn, strict=True)
-    flat = [to_completion(tokenization, p, f"demo:{n}", s, "demo", {}) for n, (p, s) in enumerate(rows)]
-    return [flat[n * k : (n + 1) * k] for n in range(len(asked))]
+        return [list(item.completions) for item in draw(engine, tokenization, encoded, how, "demo", "demo")]
 
 
 def _best(project: Project, asked: Sequence[Prompt], drawn: list[list[Completion]], round: int) -> list[str]:
