@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from prefloop.kernels.attention import Heads, Rope, attention, can_pack, plan
@@ -160,20 +161,41 @@ def forward_packed(
     segments = [prompts] if answers is None else [prompts, answers]
     ids, positions = (torch.cat([getattr(s, name)[s.mask] for s in segments]) for name in ("ids", "positions"))
     rope = family.rope(positions)
-    layers = (PackedLayer(family.layer_weights(layer)) for layer in family.layers)
-    current = next(layers)
     x = family.embed(ids, positions)
-    if can_pack(x, current.weights.head_dim, current.weights.dropout) and on_key_values is None:
-        attend = _packed_attention(segments, rope, current.heads)
-    else:
-        attend = _padded_attention(segments, rope, x.dtype, on_key_values)
-    for following in layers:
-        x = current.after_attention(x, attend(current, x))
-        current = following
-    # The last layer computes the wanted tokens only. They are selected by `F.embedding`, because a token may be wanted
-    # several times (the end of a prompt is), and the gradient of plain indexing is then added up in a random order.
-    residual, attended = F.embedding(wanted, x), F.embedding(wanted, attend(current, x))
-    return apply_norm(current.after_attention(residual, attended), family.norm)
+    attend: Attend | None = None  # It is the same for all layers.
+
+    def compute(module: Any, is_last: bool, x: Tensor) -> Tensor:
+        nonlocal attend
+        layer = PackedLayer(family.layer_weights(module))
+        if attend is None and can_pack(x, layer.weights.head_dim, layer.weights.dropout) and on_key_values is None:
+            attend = _packed_attention(segments, rope, layer.heads)
+        elif attend is None:
+            attend = _padded_attention(segments, rope, x.dtype, on_key_values)
+        if not is_last:
+            return layer.after_attention(x, attend(layer, x))
+        # The last layer computes the wanted tokens only. They are selected by `F.embedding`, because a token may be
+        # wanted several times (the end of a prompt is), and the gradient of plain indexing is then added up in a random
+        # order.
+        residual, attended = F.embedding(wanted, x), F.embedding(wanted, attend(layer, x))
+        return layer.after_attention(residual, attended)
+
+    last = len(family.layers) - 1
+    for number, module in enumerate(family.layers):
+        x = _within(module, partial(compute, module, number == last), x)
+    return apply_norm(x, family.norm)
+
+
+def _within(module: Any, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return compute(x) for a layer, computed within its module where that asks for it.
+
+    If a module has a method `packed_forward`, it is given `compute` and x, and calls it between its own hooks: those of
+    FSDP gather the layer's weights. A module with gradient checkpointing keeps only x for the backward pass, and
+    computes the layer again there (Chen 2016).
+    """
+    if torch.is_grad_enabled() and module.training and getattr(module, "gradient_checkpointing", False):
+        compute = partial(checkpoint, compute, use_reentrant=False)
+    hooked = getattr(module, "packed_forward", None)
+    return compute(x) if hooked is None else hooked(compute, x)
 
 
 def _packed_attention(segments: Sequence[Segment], rope: Sequence[Rope], heads: Heads) -> Attend:
