@@ -33,7 +33,7 @@ def answers(project: Project, ref: ModelRef, samples: int, temperature: float) -
     asked_ids = [ids for _, ids in kept for _ in range(samples)]
     sampling = Sampling(settings.evaluate.max_tokens, temperature, 1.0, settings.sample.batch)
     models, seed = {"policy": Policy(model)}, settings.project.seed
-    with closing(make_engine(models, tokenization, seed, device=project.device)) as engine:
+    with closing(make_engine(models, tokenization, seed, project.placement)) as engine:
         drawn = engine.generate(asked_ids, keys, sampling)
     asked = [prompt for prompt, _ in kept for _ in range(samples)]
     texts = iter(tokenization.decode(sample.ids, prompt) for prompt, sample in zip(asked, drawn, strict=True))

@@ -48,7 +48,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ScriptedEngine]]:
     """The engines that the stages open, scripted: nothing else of the stages is another."""
     opened: list[ScriptedEngine] = []
 
-    def make(models: Any, tokenization: Any, seed: int, device: str = "cpu", training: Any = None, **_: Any) -> Any:
+    def make(models: Any, tokenization: Any, seed: int, placement: Any = "cpu", training: Any = None, **_: Any) -> Any:
         opened.append(ScriptedEngine(training=training))
         return opened[-1]
 

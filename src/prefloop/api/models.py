@@ -50,7 +50,7 @@ class Policy:
         asked = [as_prompt(prompt) for prompt in prompts]
         ids = [self._tokenization.encode_prompt(prompt) for prompt in asked for _ in range(k)]
         keys = [derive(0, prompt.id, place) for prompt in asked for place in range(k)]
-        engine = make_engine({"policy": Sampler(self.model)}, self._tokenization, seed, device=self._device)
+        engine = make_engine({"policy": Sampler(self.model)}, self._tokenization, seed, self._device)
         with closing(engine):
             drawn = engine.generate(ids, keys, Sampling(max_tokens, temperature, top_p))
         texts = [self._tokenization.decode(sample.ids, asked[n // k]) for n, sample in enumerate(drawn)]

@@ -46,7 +46,7 @@ def measure(case: Case, project: Project, run: str | None) -> Measured:
     sampling = Sampling(project.config.evaluate.max_tokens, project.config.evaluate.temperature)
     keys = [derive(0, prompt.id, n % ANSWERS) for n, prompt in enumerate(rows)]
     seed = derive(project.config.project.seed, "case")
-    with closing(make_engine({"policy": Policy(model)}, tokenization, seed, device=project.device)) as engine:
+    with closing(make_engine({"policy": Policy(model)}, tokenization, seed, project.placement)) as engine:
         drawn = engine.generate([tokenization.encode_prompt(p) for p in rows], keys, sampling)
     texts = [to_completion(tokenization, p, "case", s, "case", {}).text for p, s in zip(rows, drawn, strict=True)]
     values = np.array(case.truth(rows, texts), dtype=float)

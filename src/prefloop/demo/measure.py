@@ -90,7 +90,7 @@ def answers(
     """Draw K completions of each prompt."""
     how = BestOf(n=k, max_tokens=sampling.max_tokens, temperature=sampling.temperature)
     encoded = [(p, tokenization.encode_prompt(p)) for p in asked]
-    with closing(make_engine({"policy": Policy(model)}, tokenization, seed, device=project.device)) as engine:
+    with closing(make_engine({"policy": Policy(model)}, tokenization, seed, project.placement)) as engine:
         return [list(item.completions) for item in draw(engine, tokenization, encoded, how, "demo", "demo")]
 
 

@@ -10,6 +10,7 @@ from prefloop.algorithms.base import Role
 from prefloop.engine.base import Engine, Training
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import TOKEN_BUDGET, LocalEngine
+from prefloop.engine.placement import Placement
 from prefloop.models.tokenization import Tokenization
 
 
@@ -17,16 +18,18 @@ def make(
     models: Mapping[Role, nn.Module],
     tokenization: Tokenization,
     seed: int,
-    device: str = "cpu",
+    placement: str | Placement = "cpu",
     training: Training | None = None,
     own_sampler: bool = False,
 ) -> Engine:
-    """Return an engine on these models, which are moved to `device`.
+    """Return an engine on these models, which are moved to where they compute.
 
+    placement:   where the work is done; a plain string is a device of this process
     training:    which of them learn, and how; None where the engine only samples and scores
     own_sampler: whether samples come from a copy of the policy, which changes only in `sync`, so that sampling and
                  learning may go on at the same time
     """
+    device = placement if isinstance(placement, str) else placement.device
     if training is None:
         return LocalEngine(models, tokenization, seed, device=device, own_sampler=own_sampler)
     learns = {role: models[role] for role in training.lr}

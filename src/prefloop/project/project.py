@@ -21,6 +21,7 @@ from tqdm import tqdm
 from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, Model, load_config
 from prefloop.config_section import Section
+from prefloop.engine.placement import Placement
 from prefloop.engine.process import set_environment
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights
@@ -66,9 +67,7 @@ class ModelRef:
     def intact(self) -> str:
         """Return its folder, once its files are known to be what was registered.
 
-        Every load of a model goes through this.
-
-        Raises ModelError, which names what changed.
+        Every load of a model goes through this. Raises ModelError, which names what changed.
         """
         self.here()
         if self.files is not None:
@@ -103,15 +102,17 @@ class Project:
 
     @cached_property
     def device(self) -> str:
-        """Return the device of tensors.
-
-        Whatever computes asks for it first, since this also sets the number of threads.
-        """
+        """Return the device of tensors. Whatever computes asks for it first: this also sets the number of threads."""
         from prefloop.engine.process import pick_device, set_up
 
         device = pick_device(self.config.project.device)
         set_up(self.config.project.threads, device)
         return device
+
+    @property
+    def placement(self) -> Placement:
+        """Return where engines do their work, for `engine.make`."""
+        return Placement(self.device)
 
     @cached_property
     def queue(self) -> Queue:
@@ -372,10 +373,7 @@ class Project:
         return list({row.criterion or "": row for row in rows}.values())
 
     def ref(self, row: ModelRow) -> ModelRef:
-        """Return a registered model.
-
-        Raises ModelError for a path out of the project, because the store may come from elsewhere.
-        """
+        """Return a registered model. Raises ModelError for a path out of the project: the store may be another's."""
         if Path(row.path).is_absolute() or ".." in Path(row.path).parts:
             raise ModelError(f"the store says that {row.version} is at {row.path}, which is outside of the project")
         return ModelRef(row.version, str(self.root / row.path), row.weights_sha256 or "", row.files, True)

@@ -167,7 +167,7 @@ def _fill(
     todo = [start for start in range(0, len(kept), step) if not _part(parts, start).exists()]
     there = len(kept) - sum(len(kept[start : start + step]) for start in todo)
     seed = derive(project.config.project.seed, BestOf.stage)
-    engine = make_engine({"policy": Policy(model, settings.temperature)}, tokenization, seed, device=project.device)
+    engine = make_engine({"policy": Policy(model, settings.temperature)}, tokenization, seed, project.placement)
     with closing(engine), project.progress(len(kept), BestOf.stage, there) as bar:
         run.note("computed_by", engine.computed_by())
         for start in todo:

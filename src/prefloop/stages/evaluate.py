@@ -179,7 +179,7 @@ def _measure(
     with ExitStack() as opened:
 
         def opens(policy: Policy, reference: Policy) -> Engine:
-            made = make_engine({"policy": policy, "reference": reference}, tokenization, seed, device=project.device)
+            made = make_engine({"policy": policy, "reference": reference}, tokenization, seed, project.placement)
             return opened.enter_context(closing(made))
 
         engines = {"policy": opens(after, before), "reference": opens(before, before)}

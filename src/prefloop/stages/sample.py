@@ -46,7 +46,7 @@ def sample(project: Project, round: int | None = None) -> Sampled:
         known = {item.id for item in project.store.items(source="sample", round=round)}
         todo = [(p, ids) for p, ids in kept if item_id(p, ref.version, fingerprint) not in known]
         drawn = duplicates = ended = tokens = 0
-        engine = make_engine({"policy": Policy(model)}, tokenization, derive(seed, "sample"), device=project.device)
+        engine = make_engine({"policy": Policy(model)}, tokenization, derive(seed, "sample"), project.placement)
         with closing(engine), project.progress(len(kept), "sample", len(kept) - len(todo)) as bar:
             run.note("computed_by", engine.computed_by())
             for start in range(0, len(todo), CHUNK):

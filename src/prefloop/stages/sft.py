@@ -81,7 +81,7 @@ def sft(project: Project) -> Tuned:
         run.note("learning_rates", {"policy": beside_usual("sft", lr, model)})
         training = Training(settings, order.steps, {"policy": lr})
         schedule = Schedule(order.steps, settings.eval_every, settings.checkpoint_every)
-        with closing(make_engine({"policy": policy}, tokenization, seed, project.device, training)) as engine:
+        with closing(make_engine({"policy": policy}, tokenization, seed, project.placement, training)) as engine:
             held_loss = fit(
                 project,
                 run,

@@ -98,7 +98,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
         told = "reference" in getattr(objective, "needs", ("reference",))
         asking = [item.prompt for item in train]
         schedule = Schedule(order.steps, settings.evaluation.eval_every, settings.checkpoint_every)
-        with closing(make_engine(models, tokenization, seed, project.device, training)) as engine:
+        with closing(make_engine(models, tokenization, seed, project.placement, training)) as engine:
             refresh = Refresh.of(settings)
             data = OfflineLists(
                 store, named if told else None, engine, tokenization, train, objective, counts, refresh.role

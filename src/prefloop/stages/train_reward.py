@@ -165,7 +165,7 @@ def _train_one(project: Project, criterion: str, round: int) -> TrainedReward:
             scores.update(score_items(model, tokenization, held, project.device))
             return heldout_figures(pair_accuracy(scores, held, criterion, resamples=0)) if held else {}
 
-        with closing(make_engine({"reward": trained}, tokenization, seed, project.device, training)) as engine:
+        with closing(make_engine({"reward": trained}, tokenization, seed, project.placement, training)) as engine:
             fit(
                 project,
                 run,

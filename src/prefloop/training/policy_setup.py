@@ -96,7 +96,7 @@ def set_up(
     per_step = settings.rollout.epochs * settings.rollout.minibatches
     training = Training(settings, settings.steps * per_step, lr, settings.average)
     ahead = settings.rollout.staleness > 0
-    engine = make_engine(models, tokenization, seed, project.device, training, own_sampler=ahead)
+    engine = make_engine(models, tokenization, seed, project.placement, training, own_sampler=ahead)
     return PolicySetup(
         engine, tokenization, scorer, prompts, demonstrations, validation, left_out, from_reference, rates, ranked
     )  # fmt: skip

@@ -81,7 +81,7 @@ def reference_answers(
     kept = kept[::stride][: project.config.reward.normalise_prompts]
     sampling = Sampling(settings.max_tokens, settings.rollout.temperature)
     seed = derive(project.config.project.seed, "normalise")
-    engine = make_engine({"policy": Policy(policy)}, policy_tokenization, seed, device=project.device)
+    engine = make_engine({"policy": Policy(policy)}, policy_tokenization, seed, project.placement)
     with closing(engine), project.progress(2 * len(kept), label):
         lists, _ = draw_lists(engine, policy_tokenization, kept, 2, sampling, avoid_duplicates=False)
     asked: list[Prompt] = [p for p, _ in kept for _ in range(2)]

@@ -116,7 +116,7 @@ def ask(project: Project, ref: ModelRef, prompts: Sequence[Prompt], left_out: Le
     k, sampling = settings.samples, Sampling(settings.max_tokens, settings.temperature)
     seed = derive(project.config.project.seed, "compare")
     policy = Policy(model, settings.temperature)
-    with closing(make_engine({"policy": policy}, tokenization, seed, device=project.device)) as engine:
+    with closing(make_engine({"policy": policy}, tokenization, seed, project.placement)) as engine:
         ids = [ids for _, ids in fit for _ in range(k)]
         keys = [derive(0, prompt.id, draw) for prompt, _ in fit for draw in range(k)]
         drawn = engine.generate(ids, keys, sampling)

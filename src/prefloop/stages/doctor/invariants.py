@@ -101,7 +101,7 @@ class _Subject:
             "reference": Policy(copy.deepcopy(self.model)),
         }
         seed = derive(project.config.project.seed, "doctor")
-        made = make_engine(models, self.tokenization, seed, device=project.device)
+        made = make_engine(models, self.tokenization, seed, project.device)
         self.engine = engines.enter_context(closing(made))
         asked = [ids for ids in self.prompts for _ in range(SAMPLED_EACH)]
         self.samples: list[Sampled] = self.engine.generate(asked, list(range(len(asked))), Sampling(TOKENS))
