@@ -211,6 +211,42 @@ def test_without_an_average_the_block_changes_nothing() -> None:
         assert same(weights(learner), before)
 
 
+# -- frozen parameters -----------------------------------------------------------------------------------------------
+
+
+def half_frozen(average: float = 0.9) -> Learner:
+    policy = Policy(causal(sharp=3.0))
+    policy.model.model.embed_tokens.requires_grad_(False)
+    policy.model.model.layers[0].requires_grad_(False)
+    return Learner({"policy": policy}, LONG, 8, {"policy": LONG.lr}, average)
+
+
+def test_a_frozen_parameter_is_not_moved_averaged_or_in_the_state() -> None:
+    learner = half_frozen()
+    frozen = {n: p for n, p in learner.models["policy"].named_parameters() if not p.requires_grad}
+    before = {n: p.clone() for n, p in frozen.items()}
+    run(learner, 0, 2)
+    assert frozen and same(before, frozen)
+    files, _ = learner.state()
+    names = {n for n, p in learner.models["policy"].named_parameters() if p.requires_grad}
+    assert files["policy"].keys() == files["policy.average"].keys() == names
+    assert {key.rpartition(".")[0] for key in files["policy.adam"]} == names
+    held = sum(len(group["params"]) for group in learner.optimisers["policy"].param_groups)
+    assert held == len(names)
+
+
+def test_a_learner_with_frozen_parameters_goes_on_bit_for_bit() -> None:
+    straight = run(half_frozen(), 0, 5)
+    second = half_frozen()
+    second.restore(*copy.deepcopy(run(half_frozen(), 0, 3).state()))
+    assert same(flat_state(run(second, 3, 5)), flat_state(straight))
+
+
+def test_a_model_without_a_parameter_that_learns_is_refused() -> None:
+    with pytest.raises(TrainingError, match="policy"):
+        Learner({"policy": Policy(causal()).requires_grad_(False)}, FLAT, 8, {"policy": 1e-2})
+
+
 # -- low precision ---------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ MAX_SKIPS = 5  # After so many steps in a row with a gradient that is not finite
 class Learner:
     """Trains the models of some roles. All its state is in `state()`: what is not there does not survive a kill.
 
+    Only parameters that require a gradient are trained, averaged and in the state. The others are as they were loaded.
     Where weights are in low precision, it trains float32 copies, and the models hold these rounded (Micikevicius 2018):
     a bfloat16 has eight bits, and most steps are too small to move it.
     """
@@ -44,9 +45,10 @@ class Learner:
         self.average = average
         self.steps = 0
         self.skipped_in_a_row = 0
-        self.weights = {role: {n: _precise(p) for n, p in m.named_parameters()} for role, m in models.items()}
-        trained = [(self.weights[role][n], p) for role, m in models.items() for n, p in m.named_parameters()]
-        self.rounded = [(weight, parameter) for weight, parameter in trained if weight is not parameter]
+        trained = {role: _trained(role, model) for role, model in models.items()}
+        self.weights = {role: {n: _precise(p) for n, p in own.items()} for role, own in trained.items()}
+        both = [(self.weights[role][n], p) for role, own in trained.items() for n, p in own.items()]
+        self.rounded = [(weight, parameter) for weight, parameter in both if weight is not parameter]
         # The original PPO code has eps 1e-5 (detail 17).
         self.optimisers = {
             role: torch.optim.AdamW(
@@ -251,9 +253,19 @@ def same_names(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tenso
         )
 
 
+def _trained(role: Role, model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that learn, by name. Raises TrainingError where there are none."""
+    if not (found := {name: p for name, p in model.named_parameters() if p.requires_grad}):
+        raise TrainingError(
+            f"no parameter of the {role} model requires a gradient, so that it cannot learn. Call "
+            "model.requires_grad_(True), or give it an adapter."
+        )
+    return found
+
+
 def _precise(parameter: nn.Parameter) -> Tensor:
-    """Return the parameter, or a float32 copy of one that learns and is in low precision."""
-    if parameter.dtype not in (torch.bfloat16, torch.float16) or not parameter.requires_grad:
+    """Return the parameter, or a float32 copy of one in low precision."""
+    if parameter.dtype not in (torch.bfloat16, torch.float16):
         return parameter
     return parameter.detach().float().requires_grad_()
 
