@@ -138,6 +138,11 @@ class Align(Optimiser):
     critic_lr: float | None = Field(
         None, gt=0, description="peak rate of the critic; none = lr, or by the model's width"
     )
+    critic: Literal["separate", "head"] = Field(
+        "separate",
+        description='where the algorithm has a critic: "separate" is a network of its own, "head" a linear head on the '
+        "policy, which the critic's loss trains too",
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "linear", description='after the warm-up: "cosine", "linear" or "constant"'
     )
@@ -215,6 +220,7 @@ class Align(Optimiser):
             "reward",
             "passes",
             "lists",
+            "critic",
             "on_alarm",
             "stop_on",
             "reference_refresh",

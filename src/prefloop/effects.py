@@ -95,7 +95,7 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
         for key, why in _ONLINE_ONLY.items():
             yield f"align.{key}", f"{name} does not use it: {why.format(held=_held(name))}"
     if not has_critic(name):
-        yield "align.critic_lr", f"{name} has no critic"
+        yield from ((f"align.{key}", f"{name} has no critic") for key in ("critic", "critic_lr"))
     if not align.reference_refresh:
         yield "align.reference_ema", "reference_refresh = 0 never moves the reference"
     if is_offline(name):

@@ -8,6 +8,8 @@ to be wrong.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput, Rows
 from prefloop.config_section import Optimiser
 from prefloop.engine.base import Term
 from prefloop.engine.learner import Learner
+from prefloop.kernels.logprobs import scatter
+from prefloop.models.value_head import ValueHead
 
 REWARD = torch.tensor([1.0, 0.5, 0.0, -1.0])
 BETA = 0.5
@@ -53,6 +57,19 @@ class Baseline(nn.Module):
         return torch.where(rows.action, self.value, 0.0)
 
 
+class HeadedArms(Arms):
+    """The same policy, with a state (which is 1) that a value head can read in the same pass."""
+
+    model: Any = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(hidden_size=1)))
+    linear_head = False
+
+    def forward(self, rows: Rows, value_head: Callable[[Tensor], Tensor] | None = None) -> PolicyOutput:
+        out = super().forward(rows)
+        if value_head is None:
+            return out
+        return PolicyOutput(out.logp, scatter(value_head(torch.ones(int(rows.action.sum()), 1)), rows.action))
+
+
 def rows_of(arms: Tensor) -> dict[str, Tensor]:
     """Return episodes of a prompt token and an arm."""
     ids = torch.stack([torch.zeros_like(arms), arms], -1)
@@ -60,8 +77,11 @@ def rows_of(arms: Tensor) -> dict[str, Tensor]:
     return {"ids": ids, "mask": torch.ones_like(action), "action": action}
 
 
-def learner_of(trains: tuple[Any, ...], lr: float, steps: int) -> Learner:
-    makers = {"policy": Arms, "critic": Baseline}
+def learner_of(trains: tuple[Any, ...], lr: float, steps: int, headed: bool = False) -> Learner:
+    makers: dict[str, Callable[[], nn.Module]] = {"policy": Arms, "critic": Baseline}
+    if headed:
+        policy: Any = HeadedArms()
+        makers = {"policy": lambda: policy, "critic": lambda: ValueHead(policy)}
     settings = Optimiser(lr=lr, warmup=0.0, schedule="linear", clip_norm=1e9, token_budget=10**6)
     return Learner({role: makers[role]() for role in trains}, settings, steps, dict.fromkeys(trains, lr))
 
@@ -86,13 +106,15 @@ def rollout(policy: Arms, value: Tensor) -> LogprobBatch:
     )
 
 
-def online(name: str, options: dict[str, Any], updates: int = 2) -> Tensor:
+def online(name: str, options: dict[str, Any], updates: int = 2, headed: bool = False) -> Tensor:
     algorithm = make(name, options)
-    learner = learner_of(algorithm.trains, 0.1, STEPS * updates)
+    learner = learner_of(algorithm.trains, 0.1, STEPS * updates, headed)
     policy: Any = learner.models["policy"]
     for _ in range(STEPS):
         critic: Any = learner.models.get("critic")
-        value = critic.value.detach() if critic is not None else torch.zeros(())
+        value = torch.zeros(())
+        if critic is not None:
+            value = critic.read(torch.ones(1, 1)).detach() if headed else critic.value.detach()
         batch, _ = algorithm.credit(rollout(policy, value))
         batch = batch.learnt() if isinstance(batch, CreditedBatch) else batch
         for _ in range(updates):
@@ -123,6 +145,10 @@ def online(name: str, options: dict[str, Any], updates: int = 2) -> Tensor:
 )
 def test_an_online_algorithm_converges_to_the_regularised_optimum(name: str, options: dict[str, Any]) -> None:
     assert online(name, options).tolist() == pytest.approx(OPTIMUM, abs=0.02)
+
+
+def test_ppo_with_a_head_on_the_policy_for_a_critic_converges_to_it_too() -> None:
+    assert online("ppo", {"kl": BETA, "value_coef": 0.5}, headed=True).tolist() == pytest.approx(OPTIMUM, abs=0.02)
 
 
 @pytest.mark.parametrize(("name", "options"), [("rloo", {"kl": 0.0}), ("raft", {}), ("online_dpo", {"beta": BETA})])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from resumable import build
 
 from prefloop.project.project import Project
@@ -15,10 +16,13 @@ SETTINGS = ["align.steps=4", "align.rollout.prompts=4", "align.rollout.k=2", "al
             "align.evaluation.eval_prompts=2", "algorithms.ppo.critic_warmup=2"]  # fmt: skip
 
 
-def test_the_policy_stays_until_the_critic_is_warm_with_demonstrations_and_weight_decay_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("critic", ["separate", "head"])
+def test_the_policy_stays_until_the_critic_is_warm_with_demonstrations_and_weight_decay_too(
+    tmp_path: Path, critic: str
+) -> None:
     root = tmp_path / "project"
     build(root, with_reward=True)
-    with Project.open(root, SETTINGS, quiet=True) as project:
+    with Project.open(root, [*SETTINGS, f"align.critic={critic}"], quiet=True) as project:
         align(project)
         run = find_run(root, "align")
         assert run is not None

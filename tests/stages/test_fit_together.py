@@ -69,6 +69,10 @@ def test_a_critic_of_another_tokenizer_is_refused(copied: Path, tmp_path: Path) 
     give_reward_model(copied, folder(tmp_path / "foreign"))
     said = refused(copied, "align.algorithm=ppo")
     assert "another tokenizer than the policy" in said and 'start = "policy"' in said and "grpo" in said
+    assert '[align] critic = "head"' in said
+    settings = ["align.critic=head", "align.steps=1", "align.max_tokens=6", "align.rollout.prompts=2"]
+    with Project.open(copied, settings, quiet=True) as project:  # The policy's own states have its own tokens.
+        assert align(project, 0).run
 
 
 def test_a_reward_model_with_another_template_than_the_policys_is_refused(copied: Path) -> None:

@@ -30,6 +30,7 @@ class Objective(Protocol):
 
     `trains` names the models that get gradients. The loss of a whole batch is `loss(...).total / weight`, with the
     weight summed over all micro-batches and ranks before anything is divided: splitting cannot change a gradient.
+    One that has `holds` names there which of these models get no gradient at present.
     """
 
     name: str

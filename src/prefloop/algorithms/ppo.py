@@ -45,6 +45,10 @@ class Ppo(TokenRatio):
     def needs(self) -> frozenset[Need]:
         return super().needs | {"value"}
 
+    @property
+    def holds(self) -> tuple[Role, ...]:
+        return ("policy",) if self.critic_warmup else ()
+
     def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         assert batch.value is not None
         reward = self.token_reward(batch)
@@ -70,6 +74,7 @@ class Ppo(TokenRatio):
                 "value_mean": (masked_sum(out.value, action), tokens),
             }
         # While the critic warms up, no gradient reaches the policy: not even a zero, which weight decay would act on.
+        # Where the critic is a head on the policy, the head learns alone: `holds`.
         total = self.value_coef * value_sum
         return Loss(total if self.critic_warmup else policy.total + total, {**policy.metrics, **metrics})
 

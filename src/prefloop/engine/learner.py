@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefloop.algorithms.base import Role
+from prefloop.algorithms.base import Objective, Role
 from prefloop.batch import PolicyOutput, Rows
 from prefloop.config_section import Optimiser
 from prefloop.engine.base import State, Term
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full
+from prefloop.models.value_head import ValueHead
 
 MAX_SKIPS = 5  # After so many steps in a row with a gradient that is not finite, the run is ended.
 
@@ -94,7 +95,7 @@ class Learner:
             scales = [t.scale / weight.clamp(min=1e-12) for t, weight in zip(shared, weights, strict=True)]
             for part in parts:
                 with named_when_full("a training step", part.rows().ids.shape, self._smaller):
-                    out = self._run(first.objective.trains, part, first.temperature)
+                    out = self._run(first.objective, part, first.temperature)
                     losses = [t.objective.loss(out, part) for t in shared]
                     torch.stack([x.total * scale for x, scale in zip(losses, scales, strict=True)]).sum().backward()
                 for name, (amount, count) in (m for loss in losses for m in loss.metrics.items()):
@@ -106,15 +107,17 @@ class Learner:
     def _smaller(self) -> str:
         return f"Lower token_budget (now {self.settings.token_budget}): it changes no result, only how much is held."
 
-    def _run(self, roles: tuple[Role, ...], part: Rows, temperature: float | None) -> Any:
-        rows = part.rows()
+    def _run(self, objective: Objective, part: Rows, temperature: float | None) -> Any:
+        rows, roles = part.rows(), objective.trains
         if "reward" in roles:
             return self.models["reward"](rows)
         how = {} if temperature is None else {"temperature": temperature}
+        critic = self.models["critic"] if "critic" in roles else None
+        if isinstance(critic, ValueHead):  # Both come from one pass.
+            read = critic.read_detached if "policy" in getattr(objective, "holds", ()) else critic.read
+            return self.models["policy"](rows, **how, value_head=read)
         out: PolicyOutput = self.models["policy"](rows, **how)
-        if "critic" in roles:
-            out = PolicyOutput(out.logp, self.models["critic"](rows))
-        return out
+        return out if critic is None else PolicyOutput(out.logp, critic(rows))
 
     def _update(self) -> dict[str, float]:
         for weight, parameter in self.rounded:

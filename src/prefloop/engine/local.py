@@ -161,11 +161,13 @@ class LocalEngine:
     def computed_by(self) -> Mapping[str, Any]:
         wrapped: Mapping[Role, Any] = self.models
         models = {role: one.model for role, one in wrapped.items()}
-        found: dict[str, Any] = {"scoring": {role: computed_by(model) for role, model in models.items()}}
+        learns: Mapping[Role, Any] = self.learner.models if self.learner is not None else {}
+        scoring = {role: computed_by(model, learns=role in learns) for role, model in models.items()}
+        found: dict[str, Any] = {"scoring": scoring}
         if "policy" in models:
             found["sampling"] = decoder_class(models["policy"]).computed_by
         if self.learner is not None:
-            found["learning"] = {role: computed_by(models[role], learns=True) for role in self.learner.models}
+            found["learning"] = {role: scoring[role] for role in learns}
         if self.device == "cuda":
             return found | {"kernels": "triton" if gpu.AVAILABLE else "torch"}
         return found | {"kernels": torch.backends.cpu.get_cpu_capability() if native.AVAILABLE else "torch"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -20,11 +22,18 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.linear_head = _head_is_linear(model)
 
-    def forward(self, rows: Rows, temperature: float | None = None, as_learner: bool = False) -> PolicyOutput:
+    def forward(
+        self,
+        rows: Rows,
+        temperature: float | None = None,
+        as_learner: bool = False,
+        value_head: Callable[[Tensor], Tensor] | None = None,
+    ) -> PolicyOutput:
         """Return log-probabilities [N,T] of the action tokens; 0 elsewhere.
 
         temperature: replaces the policy's own sampling temperature
         as_learner: compute a frozen model as one in training is computed, which gives the same bits
+        value_head: gives the values of the states [M,H] that the action tokens are predicted from, in the same pass
         """
         temperature = self.temperature if temperature is None else temperature
         targets = rows.ids[rows.action]
@@ -39,10 +48,14 @@ class Policy(nn.Module):
                 attention_mask=rows.mask.long(),
                 position_ids=rows.positions,
                 use_cache=False,
+                output_hidden_states=value_head is not None,
             )
-            logits = out.logits[predicting(rows.action)]
-            logp = from_logits(logits, targets, temperature)
-        return PolicyOutput(scatter(logp, rows.action))
+            before = predicting(rows.action)
+            logp = from_logits(out.logits[before], targets, temperature)
+            if value_head is not None:
+                hidden = out.hidden_states[-1][before]
+        value = None if value_head is None else scatter(value_head(hidden), rows.action)
+        return PolicyOutput(scatter(logp, rows.action), value)
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: Rows) -> RewardOutput:
         """Return the raw score at the last real token of each row [N]; rows may be padded left or right."""
-        return RewardOutput(_scored(score_head(self.model), last_hidden(self.model, rows)).squeeze(-1))
+        return RewardOutput(scored(score_head(self.model), last_hidden(self.model, rows)).squeeze(-1))
 
     def normalise(self, score: Tensor) -> Tensor:
         """Return raw scores as rewards of mean 0 and standard deviation 1 on samples of the reference."""
@@ -98,7 +98,7 @@ class SharedReward(nn.Module):
         """Return raw scores [N,C] at the last real token of each row, one column for each criterion."""
         last = last_hidden(self.main.model, rows)
         heads = score_head(self.main.model), self.others
-        return RewardOutput(torch.cat([_scored(head, last) for head in heads], dim=-1))
+        return RewardOutput(torch.cat([scored(head, last) for head in heads], dim=-1))
 
 
 class Critic(nn.Module):
@@ -115,11 +115,11 @@ class Critic(nn.Module):
     def forward(self, rows: Rows) -> Tensor:
         """Return values [N,T]: at each action token the estimate from the state *before* it, and 0 elsewhere."""
         states = predicting_hidden(self.model, rows)
-        values = (_scored(score_head(self.model), states).squeeze(-1) - self.mean) / self.std
+        values = (scored(score_head(self.model), states).squeeze(-1) - self.mean) / self.std
         return scatter(values, rows.action)
 
 
-def _scored(head: nn.Linear, states: Tensor) -> Tensor:
+def scored(head: nn.Linear, states: Tensor) -> Tensor:
     """Return the head's output in float32, since answers to one prompt differ by less than bfloat16 can tell."""
     return F.linear(states.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 

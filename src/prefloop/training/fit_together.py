@@ -61,7 +61,8 @@ def check_judges(
     for row in judges:
         _check_template(project, row, readers[row.version], policy, prompts)
     # Which of several a critic starts from is known once they are loaded; `policy_setup` checks that one.
-    if "value" in algorithm.needs and all(one.fingerprint != policy.fingerprint for one in readers.values()):
+    separate = "value" in algorithm.needs and project.config.align.critic == "separate"
+    if separate and all(one.fingerprint != policy.fingerprint for one in readers.values()):
         raise ConfigError(no_critic(algorithm))
 
 
@@ -70,7 +71,7 @@ def no_critic(algorithm: OnlineAlgorithm) -> str:
     without = ", ".join(name for name in names("online") if not has_critic(name))
     return (
         f"{algorithm.name} starts its critic from the reward model, which has another tokenizer than the policy. "
-        f'Use [reward] start = "policy", or an algorithm without a critic ({without}).'
+        f'Use [align] critic = "head", [reward] start = "policy", or an algorithm without a critic ({without}).'
     )
 
 

@@ -17,6 +17,7 @@ from prefloop.errors import ConfigError
 from prefloop.models.policy import Policy
 from prefloop.models.reward import Critic, new_critic, new_reward_model
 from prefloop.models.tokenization import Tokenization
+from prefloop.models.value_head import ValueHead
 from prefloop.project.left_out import LeftOut, fitting, refusal
 from prefloop.project.project import ModelRef, Project, derive, load_policy
 from prefloop.rewards.model import ModelScorer, reward_tokenizations
@@ -73,9 +74,10 @@ def set_up(
     model, tokenization = load_policy(project, start)
     frozen = copy.deepcopy(model) if from_reference else load_policy(project, reference)[0]
     _cast_judges(scorer, settings.frozen_dtype)
-    learns: dict[Role, torch.nn.Module] = {"policy": Policy(model, settings.rollout.temperature)}
+    policy = Policy(model, settings.rollout.temperature)
+    learns: dict[Role, torch.nn.Module] = {"policy": policy}
     lr: dict[Role, float] = {}
-    critic = _critic(project, algorithm, start, tokenization, scorer, judges, seed)
+    critic = _critic(project, algorithm, policy, start, tokenization, scorer, judges, seed)
     lr["policy"] = rate(project, settings.lr, "policy", model)
     rates = {"policy": beside_usual("policy", lr["policy"], model)}
     if critic is not None:
@@ -112,18 +114,24 @@ def _cast_judges(scorer: OnlineScorer, dtype: str | None) -> None:
 def _critic(
     project: Project,
     algorithm: OnlineAlgorithm,
+    policy: Policy,
     start: ModelRef,
     tokenization: Tokenization,
     scorer: OnlineScorer,
     judges: Sequence[ModelRow],
     seed: int,
-) -> Critic | None:
+) -> Critic | ValueHead | None:
     """Return the critic, where the algorithm needs one. It starts as the reward model that counts most.
 
-    If a function gives the rewards, it starts as the policy with a new head.
+    If a function gives the rewards, it starts as the policy with a new head. `[align] critic = "head"` is a new head on
+    the policy itself.
     """
     if "value" not in algorithm.needs:
         return None
+    if project.config.align.critic == "head":
+        head = ValueHead(policy)
+        project.say(head.saves())
+        return head
     model = project.config.model
     if isinstance(scorer, ModelScorer) and scorer.reward_models:
         main = max(scorer.reward_models, key=lambda j: abs(j.weight))
