@@ -181,6 +181,7 @@ def test_a_refreshed_reference_follows_the_policy_and_the_reference_stays(make_o
 
 
 def test_a_refreshed_reference_in_few_bits_takes_steps_that_the_bits_cannot_tell() -> None:
+    torch.manual_seed(0)
     model = torch.nn.Linear(8, 8).bfloat16()
     policy = {name: p.detach().float() + 1e-3 for name, p in model.named_parameters()}
     refreshed = Refreshed(model)
