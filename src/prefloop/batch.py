@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -22,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefloop.labels.ranking import choice_sets, comparisons, good_and_bad
+from prefloop.labels.encoded import encoded_ranking
+from prefloop.labels.ranking import good_and_bad
 from prefloop.ops.masked import masked_sum
 from prefloop.types import Ranking
 
@@ -48,7 +48,8 @@ class Rows:
 
     ids:    [N,T] token ids; padding is undefined and never read
     mask:   [N,T] bool, real tokens
-    action: [N,T] bool, the completion's tokens (with the end token): what loss and reward are about
+    action: [N,T] bool, the completion's tokens (with the end token) that the assistant itself wrote: what loss and
+            reward are about
     """
 
     ids: Tensor = field(metadata=_tensor("NT", "index"))
@@ -282,8 +283,13 @@ class RewardOutput:
     score: Tensor
 
 
-def collate(sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> Rows:
-    """Return right-padded Rows from sequences of ids, and from how many ids of each are prompt."""
+def collate(
+    sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], assistant: Sequence[Sequence[bool]] = ()
+) -> Rows:
+    """Return right-padded Rows from sequences of ids, and from how many ids of each are prompt.
+
+    assistant: which ids behind each prompt the assistant itself wrote; () for a row, or for all, if it wrote them all
+    """
     width = max((len(s) for s in sequences), default=0)
     ids = torch.zeros(len(sequences), width, dtype=torch.long)
     mask = torch.zeros(len(sequences), width, dtype=torch.bool)
@@ -292,6 +298,9 @@ def collate(sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -
         ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
         mask[row, : len(sequence)] = True
         action[row, prompt : len(sequence)] = True
+    for row, (wrote, prompt) in enumerate(zip(assistant, prompt_lengths)):  # noqa: B905 -- there may be no flags
+        if wrote:
+            action[row, prompt : prompt + len(wrote)] = torch.tensor(wrote)
     return Rows(ids, mask, action)
 
 
@@ -300,20 +309,26 @@ def collate_rankings(
     ids: Sequence[Sequence[str]],
     rankings: Sequence[Sequence[Ranking]],
     weights: Sequence[Sequence[float]] | None = None,
+    assistant: Sequence[Sequence[Sequence[bool]]] = (),
 ) -> RankingBatch:
     """Return one RankingBatch from lists of encoded completions and the rankings over them.
 
     lists:    [R][K] (token ids, how many of them are prompt)
     ids:      [R][K] completion ids, as the rankings name them
     rankings: [R][..] any number a list;  weights: the same shape, how much each counts (1 by default)
+    assistant: [R][K] as of `collate`
     """
-    return RankingBatch(*collate_lists(lists), **collate_judgements(ids, rankings, weights))
+    return RankingBatch(*collate_lists(lists, assistant), **collate_judgements(ids, rankings, weights))
 
 
-def collate_lists(lists: Sequence[Sequence[tuple[Sequence[int], int]]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return ids, mask, action [R,K,T] and present [R,K] of lists of encoded completions."""
+def collate_lists(
+    lists: Sequence[Sequence[tuple[Sequence[int], int]]], assistant: Sequence[Sequence[Sequence[bool]]] = ()
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ids, mask, action [R,K,T] and present [R,K] of lists of encoded completions, as of `collate_rankings`."""
     count, wide = len(lists), max(len(row) for row in lists)
-    flat = collate([s for row in lists for s, _ in row], [p for row in lists for _, p in row])
+    flat = collate(
+        [s for row in lists for s, _ in row], [p for row in lists for _, p in row], [w for a in assistant for w in a]
+    )
     present = torch.arange(wide)[None, :] < torch.tensor([len(row) for row in lists])[:, None]
     token_ids = torch.zeros(count, wide, flat.ids.shape[1], dtype=torch.long)
     mask, action = torch.zeros_like(token_ids, dtype=torch.bool), torch.zeros_like(token_ids, dtype=torch.bool)
@@ -339,7 +354,7 @@ def collate_judgements(
         place = {name: column for column, name in enumerate(row_ids)}
         for j, ranking in enumerate(rankings[r]):
             w = weights[r][j] if weights is not None else 1.0
-            said = _said(tuple(tuple(place[id] for id in tier) for tier in ranking.tiers), k)
+            said = encoded_ranking(tuple(tuple(place[id] for id in tier) for tier in ranking.tiers), k)
             weight[r] += w
             wins[r, :k, :k] += (w * said.wins).astype(np.float32)
             ties[r, :k, :k] += (w * said.ties).astype(np.float32)
@@ -366,35 +381,3 @@ def collate_judgements(
         "worst": worst,
     }
     return {name: torch.from_numpy(array) for name, array in found.items()}
-
-
-@dataclass(frozen=True)
-class _EncodedRanking:
-    """Holds what one ranking of K completions says.
-
-    wins, ties [K,K]; its choices, as mask [D,K] and count [D]; numerator [K]
-    """
-
-    wins: NDArray[np.float64]
-    ties: NDArray[np.float64]
-    mask: NDArray[np.bool_]
-    count: NDArray[np.float64]
-    numerator: NDArray[np.float32]
-
-
-@lru_cache(maxsize=1 << 10)
-def _said(tiers: tuple[tuple[int, ...], ...], k: int) -> _EncodedRanking:
-    """Return what a ranking says. tiers: places in the list, best first.
-
-    Results are cached, because few orders of few completions make up most of what people say.
-    """
-    named = tuple(tuple(map(str, tier)) for tier in tiers)
-    wins, ties = np.zeros((k, k)), np.zeros((k, k))
-    for pair in comparisons(Ranking("", "", "", named)):
-        better, worse = int(pair.better), int(pair.worse)
-        wins[better, worse] += pair.weight * pair.p
-        wins[worse, better] += pair.weight * (1.0 - pair.p)
-        if pair.p == 0.5:
-            ties[better, worse] = ties[worse, better] = pair.weight
-    sets = choice_sets(named, [str(column) for column in range(k)])
-    return _EncodedRanking(wins, ties, sets.mask, sets.weight, sets.numerator.astype(np.float32))

@@ -209,6 +209,15 @@ def transcript_answer(prompt: str, text: str) -> Turns | None:
     return answer if len(answer) > 1 or answer[0].content != text.strip() else None
 
 
+def transcript_spans(prompt: str, text: str) -> list[tuple[int, int]]:
+    """Return where the assistant speaks in the text of an answer to a transcript that goes on with more turns."""
+    asked = prompt.rstrip()
+    whole, at = f"{asked} {text}", len(asked) + 1
+    said = [(start, end) for role, start, end in _said(whole, _gap(asked)) if role == "assistant" and end > at]
+    ends = [end if end == len(whole) else len(whole[:end].rstrip()) for _, end in said]
+    return [(max(0, start - at), end - at) for (start, _), end in zip(said, ends, strict=True) if start < end]
+
+
 def conversation(content: Content) -> Content:
     """Return the turns of a prompt that is a chat or a transcript; otherwise its text."""
     return (transcript(content) or content) if isinstance(content, str) else content
@@ -239,15 +248,20 @@ def _parted(text: str, breaks: int) -> Turns | None:
     Empty turns are dropped.
     breaks: the least number of line breaks before each turn except the first
     """
-    start = len(text) - len(text.lstrip())
-    heads = [head for head in _HEADS.finditer(text) if head.start() == start or _parts(text, head.start(), breaks)]
-    ends = [head.start() for head in heads[1:]] + [len(text)]
-    said = [(_ROLES[head[1]], text[head.end() : end].strip()) for head, end in zip(heads, ends, strict=True)]
+    said = [(role, text[start:end].strip()) for role, start, end in _said(text, breaks)]
     turns = tuple(
         Message(role, "\n\n".join(content for _, content in together))
         for role, together in groupby((pair for pair in said if pair[1]), key=lambda pair: pair[0])
     )
     return turns if turns and turns[0].role == "user" and (breaks or len(said) <= 2) else None
+
+
+def _said(text: str, breaks: int) -> list[tuple[str, int, int]]:
+    """Return who speaks and where: (role, start, end). The arguments are as of `_parted`."""
+    start = len(text) - len(text.lstrip())
+    heads = [head for head in _HEADS.finditer(text) if head.start() == start or _parts(text, head.start(), breaks)]
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    return [(_ROLES[head[1]], head.end(), end) for head, end in zip(heads, ends, strict=True)]
 
 
 def _parts(text: str, at: int, breaks: int) -> bool:

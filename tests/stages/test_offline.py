@@ -225,8 +225,8 @@ def test_the_reference_point_of_kto_is_the_mean_log_ratio_on_answers_to_the_next
             batch = data.batch([1, 4])
             expected = []
             for n, m in ((1, 2), (4, 0)):
-                (_, cut), (answer, start) = data.encoded[n][0], data.encoded[m][0]
-                places = range(cut, cut + len(answer) - start)
+                asked, said = data.encoded[n][0], data.encoded[m][0]
+                places = range(asked.prompt, asked.prompt + len(said.answer))
                 expected.append(sum(gap * (place + 1) for place in places))
             assert batch.reference_point.tolist() == pytest.approx([max(0.0, sum(expected) / 2)] * 2, rel=1e-5)
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
 from prefloop.store import removal
 from prefloop.training.demonstrations import encode_demonstrations
-from prefloop.types import Completion, Demonstration, Item, Prompt
+from prefloop.types import Completion, Demonstration, Item, Message, Prompt, Ranking
 from tiny_models import causal
 
 SETTINGS = """
@@ -106,7 +107,8 @@ def test_answers_with_calls_that_the_template_drops_are_left_out_counted_and_nam
 def test_demonstrations_and_ranked_answers_end_as_the_template_ends_them(gemma: Path) -> None:
     _, tokenization = load_causal(gemma)
     end, prompt = tokenization.tokenizer.convert_tokens_to_ids("<end_of_turn>"), Prompt("Say hello.")
-    [(shown, _)], _ = encode_demonstrations(tokenization, [Demonstration(prompt, "Hello!")], 100)
+    [joined], _ = encode_demonstrations(tokenization, [Demonstration(prompt, "Hello!")], 100)
+    shown = joined.ids
     judged, _ = encode(tokenization, prompt, Completion("c", "Hello!"))
     assert shown == judged and shown[-1] == end != tokenization.tokenizer.eos_token_id
     ids = (*shown[-8:-1], tokenization.tokenizer.eos_token_id)
@@ -286,3 +288,24 @@ def test_where_the_template_refuses_everything_a_stage_stops_and_says_so(
 def test_the_doctor_looks_past_prompts_that_the_template_refuses(looped: dict[str, Any]) -> None:
     failed = [check for check in doctor(looped["root"]) if check.status == "fail"]
     assert not failed
+
+
+def test_policies_leave_out_and_name_answers_of_which_a_template_hides_who_wrote_what(tmp_path: Path) -> None:
+    """Such a template writes an earlier turn differently once more turns follow."""
+    family = FAMILIES["Qwen2.5"]
+    marked = "('' if loop.last or message['role'] == 'user' else '[earlier]') + message['content']"
+    template = family.template.replace("message['content']", marked)
+    talk = (Message("assistant", "Hello!"), Message("user", "Go on."), Message("assistant", "Hello, cat!"))
+    offline = ["align.algorithm=dpo", "align.lists=4", "data.heldout=0"]
+    with make_project(tmp_path, make_model(tmp_path / "model", replace(family, template=template))) as project:
+        for n in range(8):
+            asked, messages = Prompt(f"Hello {n}"), talk if n == 3 else ()
+            answers = (Completion(f"{n}a", "Hello!"), Completion(f"{n}b", "-", messages=messages))
+            said = Ranking(f"i{n}", "w", "quality", ((f"{n}a",), (f"{n}b",)))
+            project.store.add([Item(f"i{n}", asked, answers, (said,)), Demonstration(asked, "-", messages=messages)])
+        taught = sft(project)
+    with Project.open(tmp_path, offline, quiet=True) as project:
+        aligned: Any = align(project, 0)
+    for result in (taught, aligned):
+        assert result.left_out is not None and result.left_out.refused == 1
+        assert "writes turn 1 of an answer as another text when more turns follow" in result.left_out.refused_rows[0]

@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any
 
 from prefloop.errors import ModelError, PrefloopError, TemplateError
-from prefloop.messages import Message, shown_turns
+from prefloop.messages import Message, Turns, shown_turns, transcript_spans
+from prefloop.models.assistant_turns import of_several_turns, plain_spans, template_spans
 from prefloop.models.chat import Chat, plain_answer, plain_lead, plain_prompt, prompt_turns
 from prefloop.models.end_of_turn import TurnTemplate, turn_template_of
 from prefloop.types import Completion, Demonstration, Prompt
@@ -116,10 +118,18 @@ class Tokenization:
         return whole[len(prompt_ids) :] if whole[: len(prompt_ids)] == list(prompt_ids) else None
 
     def completion_ids(self, prompt: Prompt, prompt_ids: Sequence[int], completion: Completion) -> list[int]:
-        """Return the ids that were sampled if this tokenizer made them; otherwise the text is encoded again."""
-        if completion.token_ids is not None and completion.tokenizer == self.fingerprint:
-            return list(completion.token_ids)
+        """Return the ids that were sampled if this tokenizer made them; otherwise the text is encoded again.
+
+        Messages of several turns are always encoded again, since their ids do not say who wrote them.
+        """
+        if (sampled := self._sampled(completion)) is not None:
+            return list(sampled)
         return self.answer_ids(prompt, prompt_ids, completion, completion.finish_reason != "length")
+
+    def _sampled(self, answer: Completion | Demonstration) -> tuple[int, ...] | None:
+        if not isinstance(answer, Completion) or of_several_turns(answer.messages):
+            return None
+        return answer.token_ids if answer.tokenizer == self.fingerprint else None
 
     def answer_ids(
         self, prompt: Prompt, prompt_ids: Sequence[int], answer: Completion | Demonstration, ended: bool = True
@@ -139,6 +149,57 @@ class Tokenization:
             self.tokenizer(text, add_special_tokens=False)["input_ids"]
         )
         return [*ids, end] if ended and end is not None else ids
+
+    def assistant_mask(
+        self, prompt: Prompt, prompt_ids: Sequence[int], answer: Completion | Demonstration, answer_ids: Sequence[int]
+    ) -> list[bool]:
+        """Return which ids of an answer the assistant itself wrote, with those that end its turns; [] if it is all.
+
+        A token belongs to who wrote its first character. Ids that were sampled are all the model's own.
+        answer_ids: the answer's ids, as `completion_ids` or `answer_ids` gives them
+        Raises TemplateError if the template does not show where the turns begin and end.
+        """
+        turns = shown_turns(prompt.content, answer.text, answer.messages)
+        if not of_several_turns(turns) or self._sampled(answer) is not None:
+            return []
+        try:
+            text, spans = self._answer_spans(prompt, answer, turns)
+            starts = self._starts(prompt, prompt_ids, text, answer_ids)
+        except Exception as error:
+            raise _refused(f"an answer to prompt {prompt.id}", error) from error
+        mask = [any(start <= place < end for start, end in spans) for place in starts]
+        return [*mask, *[turns[-1].role == "assistant"] * (len(answer_ids) - len(mask))]
+
+    def _answer_spans(
+        self, prompt: Prompt, answer: Completion | Demonstration, turns: Turns
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """Return the text of an answer of several turns, without its last end, and where the assistant speaks in it."""
+        if not self.chat:
+            text = plain_answer(answer.text, answer.messages)
+            lead = plain_lead(self._read(prompt)[0], text)
+            found = plain_spans(turns) if answer.messages else transcript_spans(str(prompt.content), text)
+            spans = [(start + len(lead) if start else 0, end + len(lead)) for start, end in found]
+            return lead + text, spans
+        said = self._chat.answer(prompt, turns)
+        ends = [str(self.tokenizer.convert_ids_to_tokens(id)) for id in self.stop_ids]
+        spans = template_spans(
+            self._chat, prompt, turns, said, self.turn.lead, ends, lambda text, turn: self._until_end(text, turn)[0]
+        )
+        return self._until_end(said, turns[-1])[0], spans
+
+    def _starts(self, prompt: Prompt, prompt_ids: Sequence[int], text: str, answer_ids: Sequence[int]) -> list[int]:
+        """Return where in the text of an answer each of its ids begins, except an end token behind the text."""
+        if not self.tokenizer.is_fast:
+            pieces = self.pieces(answer_ids, prompt_ids)
+            if not "".join(pieces).startswith(text):
+                raise ValueError("its tokenizer, which is a slow one, does not say which token stands for which text")
+            starts = [0, *accumulate(map(len, pieces))]
+            return [start for start in starts[: len(answer_ids)] if start < len(text)]
+        asked, first, special = self._read(prompt)[0], len(prompt_ids), not self.chat
+        if self._behind(prompt, prompt_ids, text) is None:
+            asked, first, special = "", 0, False
+        found = self.tokenizer(asked + text, add_special_tokens=special, return_offsets_mapping=True)["offset_mapping"]
+        return [start - len(asked) for start, _ in found[first:]][: len(answer_ids)]
 
     def render_answer(self, prompt: Prompt, answer: Completion | Demonstration) -> str | None:
         """Return the text that the chat template writes after the prompt for an answer of turns; None for a plain text.

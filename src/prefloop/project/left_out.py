@@ -35,17 +35,23 @@ class LeftOut:
         self.reasons: dict[str, str] = {}  # {row's id: "file row 8: what the template said"}
 
     def accepted(
-        self, tokenizations: Sequence[Tokenization], rows: Iterable[Row], what: str, some: bool = True
+        self,
+        tokenizations: Sequence[Tokenization],
+        rows: Iterable[Row],
+        what: str,
+        some: bool = True,
+        learns: bool = False,
     ) -> list[Row]:
         """Return the rows that the chat templates of all these models take, prompt and answers.
 
         what: what the rows are, for messages to people
         some: raise DataError where there are rows, and none is taken
+        learns: a policy learns the answers, so that it must be known which part of each the assistant wrote
         """
         kept: list[Row] = []
         refused: dict[str, tuple[Row, str]] = {}
         for row in rows:
-            why = next((why for tokenization in tokenizations if (why := refusal(tokenization, row))), None)
+            why = next((why for tokenization in tokenizations if (why := refusal(tokenization, row, learns))), None)
             if why is None:
                 kept.append(row)
             else:
@@ -108,8 +114,11 @@ def _prompt(row: Prompt | Demonstration | Item) -> Prompt:
     return row if isinstance(row, Prompt) else row.prompt
 
 
-def refusal(tokenization: Tokenization, row: Prompt | Demonstration | Item) -> str | None:
-    """Return what the chat template says against a prompt or an answer to it; None where it takes them."""
+def refusal(tokenization: Tokenization, row: Prompt | Demonstration | Item, learns: bool = False) -> str | None:
+    """Return what the chat template says against a prompt or an answer to it; None where it takes them.
+
+    The argument `learns` is as of `LeftOut.accepted`.
+    """
     if not tokenization.chat:
         return None
     prompt = _prompt(row)
@@ -117,7 +126,9 @@ def refusal(tokenization: Tokenization, row: Prompt | Demonstration | Item) -> s
     try:
         tokenization.render(prompt)
         for answer in answers:
-            tokenization.render_answer(prompt, answer)
+            if tokenization.render_answer(prompt, answer) is not None and learns:
+                ids = tokenization.encode_prompt(prompt)
+                tokenization.assistant_mask(prompt, ids, answer, tokenization.answer_ids(prompt, ids, answer))
     except TemplateError as error:
         return error.reason
     return None

@@ -65,10 +65,10 @@ def sft(project: Project) -> Tuned:
         model, tokenization = load_policy(project, base)
         model.train(False)
         left_out = LeftOut(project)
-        train = left_out.accepted([tokenization], train, "demonstrations")
+        train = left_out.accepted([tokenization], train, "demonstrations", learns=True)
         snapshot = left_out.used(snapshot)
         held_out = project.store.demonstrations(split="heldout", heldout=heldout)[:EVAL_LIMIT]
-        held_out = left_out.accepted([tokenization], held_out, "held-out demonstrations", some=False)
+        held_out = left_out.accepted([tokenization], held_out, "held-out demonstrations", some=False, learns=True)
         encoded, too_long = encode_demonstrations(tokenization, train, settings.max_tokens)
         if too_long:
             project.say(f"warning: {too_long} demonstrations are longer than {settings.max_tokens} tokens and left out")

@@ -73,10 +73,10 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
         run = project.begin("align", fingerprint, inputs)
         model, tokenization = load_policy(project, start)
         left_out = LeftOut(project)
-        train = left_out.accepted([tokenization], train, "lists")
+        train = left_out.accepted([tokenization], train, "lists", learns=True)
         refused = {r.id for items in asked.values() for i in items if i.id in left_out.reasons for r in i.rankings}
         snapshot = left_out.used(snapshot, refused)
-        held = left_out.accepted([tokenization], held, "held-out lists", some=False)
+        held = left_out.accepted([tokenization], held, "held-out lists", some=False, learns=True)
         lengths = Lengths(project, tokenization)
         train = lengths.telling(train)
         from_reference = start.path == reference.path

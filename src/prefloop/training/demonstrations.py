@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prefloop.batch import Rows, collate
 from prefloop.engine.base import Engine
 from prefloop.labels.ranking import mean_rank
 from prefloop.models.tokenization import Tokenization
 from prefloop.ops.masked import masked_sum
+from prefloop.rewards.sequence import Joined, join
 from prefloop.types import Demonstration, Item
 
 
 def encode_demonstrations(
     tokenization: Tokenization, shown: list[Demonstration], max_tokens: int
-) -> tuple[list[tuple[list[int], int]], int]:
-    """Encode demonstrations. Returns [(ids, how many are prompt)] of those that fit, and how many did not."""
+) -> tuple[list[Joined], int]:
+    """Encode demonstrations. Returns those that fit, and how many did not."""
     limit = min(max_tokens, tokenization.context)
     encoded = []
     for demonstration in shown:
         prompt = tokenization.encode_prompt(demonstration.prompt)
-        ids = [*prompt, *tokenization.answer_ids(demonstration.prompt, prompt, demonstration)]
-        if len(ids) <= limit:
-            encoded.append((ids, len(prompt)))
+        answer = tokenization.answer_ids(demonstration.prompt, prompt, demonstration)
+        if len(prompt) + len(answer) <= limit:
+            mask = tokenization.assistant_mask(demonstration.prompt, prompt, demonstration, answer)
+            encoded.append(join(tokenization, prompt, answer, assistant=mask))
     return encoded, len(shown) - len(encoded)
 
 
-def rows_of(encoded: list[tuple[list[int], int]]) -> Rows:
-    return collate([ids for ids, _ in encoded], [cut for _, cut in encoded])
+def rows_of(encoded: Sequence[Joined]) -> Rows:
+    return collate([e.ids for e in encoded], [e.prompt for e in encoded], [e.assistant for e in encoded])
 
 
 def preferred(items: Iterable[Item]) -> list[Demonstration]:
@@ -52,7 +54,7 @@ def preferred(items: Iterable[Item]) -> list[Demonstration]:
     return list(best.values())
 
 
-def heldout_loss(engine: Engine, held: list[tuple[list[int], int]]) -> dict[str, float]:
+def heldout_loss(engine: Engine, held: Sequence[Joined]) -> dict[str, float]:
     """Return the cross-entropy of held-out demonstrations in nats a token. The result is {} where there are none."""
     if not held:
         return {}

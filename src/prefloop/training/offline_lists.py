@@ -12,16 +12,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prefloop.batch import AnchoredBatch, RankingBatch, ReferencedBatch, collate, collate_rankings
+from prefloop.batch import AnchoredBatch, RankingBatch, ReferencedBatch, collate_rankings
 from prefloop.engine.base import Engine
 from prefloop.labels.ranking import good_and_bad
 from prefloop.models.tokenization import Tokenization
 from prefloop.ops.masked import masked_sum
 from prefloop.ops.preference import ordered_pairs
-from prefloop.rewards.sequence import Joined, encode, join
+from prefloop.rewards.sequence import Joined, join, join_learnt
 from prefloop.store import Store
-from prefloop.types import Item
+from prefloop.training.demonstrations import rows_of
+from prefloop.types import Item, digest
 
+ASSISTANT_ONLY = "the assistant's tokens only"
 AT_ONCE = 16  # So many held-out lists are measured in one batch.
 
 
@@ -49,9 +51,9 @@ class OfflineLists:
         self.store, self.reference, self.engine, self.items = store, reference, engine, items
         self.objective, self.weights = objective, weights or {}
         self.tokenization, self.role = tokenization, role
-        self.encoded = [[encode(tokenization, item.prompt, c) for c in item.completions] for item in items]
-        named = (c.id for item in items for c in item.completions)
-        self.known = {} if reference is None else store.logprobs(reference, named)
+        self.encoded = [[join_learnt(tokenization, item.prompt, c) for c in item.completions] for item in items]
+        self.named = {} if reference is None else self._names(reference)
+        self.known = self._stored()
 
     def batch(self, at: Sequence[int]) -> RankingBatch:
         """Return the batch of the lists `at`, with all that the algorithm needs."""
@@ -64,12 +66,19 @@ class OfflineLists:
         items = [self.items[i] for i in at]
         ids = [[c.id for c in item.completions] for item in items]
         weights = [[self.weights.get(r.id, 1.0) for r in item.rankings] for item in items]
-        batch = collate_rankings([self.encoded[i] for i in at], ids, [i.rankings for i in items], weights)
+        lists = [self.encoded[i] for i in at]
+        batch = collate_rankings(
+            [[(one.ids, one.prompt) for one in some] for some in lists],
+            ids,
+            [i.rankings for i in items],
+            weights,
+            [[one.assistant for one in some] for some in lists],
+        )
         if self.reference is None:
             return batch
         if self.role == "refreshed":
             return ReferencedBatch(**_fields(batch), ref_total=self._totals("refreshed", batch))
-        return self._referenced(batch, ids, self.reference)
+        return self._referenced(batch, ids)
 
     def _reference_point(self, at: Sequence[int]) -> float:
         """Return how far the policy has moved from the reference on answers to other prompts, in nats, at least 0.
@@ -78,31 +87,49 @@ class OfflineLists:
         of its batch has one, too.
         """
         joined = [self._joined(n, m, k) for n in at for m in [self._next(n)] for k in _labelled(self.items[m])]
-        rows = collate([one.ids for one in joined], [one.prompt for one in joined])
+        rows = rows_of(joined)
         moved = self.engine.forward("policy", rows) - self.engine.forward(self.role, rows, as_learner=True)
         return max(0.0, float(masked_sum(moved, rows.action)) / len(rows))
 
     def _joined(self, n: int, m: int, k: int) -> Joined:
         """Return the prompt of list n with answer k of list m."""
-        (prompt, cut), (answer, start) = self.encoded[n][0], self.encoded[m][k]
-        return join(self.tokenization, prompt[:cut], answer[start:])
+        asked, said = self.encoded[n][0], self.encoded[m][k]
+        return join(self.tokenization, asked.ids[: asked.prompt], said.answer, assistant=said.assistant)
 
     def _next(self, n: int) -> int:
         others = ((n + step) % len(self.items) for step in range(1, len(self.items)))
         return next(m for m in others if self.items[m].prompt.id != self.items[n].prompt.id)
 
-    def _referenced(self, batch: RankingBatch, ids: list[list[str]], reference: str) -> ReferencedBatch:
+    def _referenced(self, batch: RankingBatch, ids: list[list[str]]) -> ReferencedBatch:
         missing = [n for n, some in enumerate(ids) if any(key not in self.known for key in some)]
         if missing:
             totals = self._totals("reference", batch.select(torch.tensor(missing))).tolist()
             said = {key: value for n, row in zip(missing, totals, strict=True) for key, value in zip(ids[n], row)}  # noqa: B905
             fresh = {key: value for key, value in said.items() if key not in self.known}
-            self.store.add_logprobs(reference, fresh)
+            for name, keys in _grouped({key: self.named[key] for key in fresh}).items():
+                self.store.add_logprobs(name, {key: fresh[key] for key in keys})
             self.known.update(fresh)
         ref = torch.zeros(batch.present.shape)
         for row, some in zip(ref, ids, strict=True):
             row[: len(some)] = torch.tensor([self.known[key] for key in some])
         return ReferencedBatch(**_fields(batch), ref_total=ref)
+
+    def _names(self, reference: str) -> dict[str, str]:
+        """Return {completion id: by which name the store keeps what the reference says of it}.
+
+        Answers of several turns have a name of their own. What an older version kept of them by the reference's name is
+        of all their tokens, and not of the assistant's alone.
+        """
+        masked = digest(reference, ASSISTANT_ONLY)
+        ids = (c.id for item in self.items for c in item.completions)
+        encoded = (one for some in self.encoded for one in some)
+        return {id: masked if one.assistant else reference for id, one in zip(ids, encoded, strict=True)}
+
+    def _stored(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, keys in _grouped(self.named).items():
+            found |= self.store.logprobs(name, keys)
+        return found
 
     def _totals(self, role: Any, batch: RankingBatch) -> Tensor:
         """Return the log-probability of each completion in nats, [R,K]."""
@@ -132,6 +159,14 @@ class OfflineLists:
         if isinstance(batch, ReferencedBatch):
             score = score - batch.ref_total
         return score / batch.tokens if getattr(self.objective, "length_normalised", False) else score
+
+
+def _grouped(named: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return {name: its keys} of a mapping of keys to names."""
+    found: dict[str, list[str]] = {}
+    for key, name in named.items():
+        found.setdefault(name, []).append(key)
+    return found
 
 
 def _fields(batch: RankingBatch) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from prefloop.project.left_out import LeftOut, fitting, refusal
 from prefloop.project.project import ModelRef, Project, derive, load_policy
 from prefloop.rewards.model import ModelScorer, reward_tokenizations
 from prefloop.rewards.rules import RuleScorer
+from prefloop.rewards.sequence import Joined
 from prefloop.store import ModelRow
 from prefloop.training.demonstrations import encode_demonstrations
 from prefloop.training.first_checks import LISTS
@@ -38,7 +39,7 @@ OnlineScorer = ModelScorer | RuleScorer
 class PolicySetup:
     """Holds everything that a run of online `align` works with. Whoever asks for it closes the engine.
 
-    demonstrations: (ids, how many are prompt) of each that is mixed in (`[align] ptx`)
+    demonstrations: those that are mixed in (`[align] ptx`)
     from_reference: whether the policy starts as the reference
     rates: {role: its learning rate beside the usual one}
     ranked: held-out lists that people have ranked, and that the scorer can read
@@ -48,7 +49,7 @@ class PolicySetup:
     tokenization: Tokenization
     scorer: OnlineScorer
     prompts: Sequence[Encoded]
-    demonstrations: Sequence[tuple[list[int], int]]
+    demonstrations: Sequence[Joined]
     validation: Validation
     left_out: LeftOut
     from_reference: bool
@@ -145,12 +146,12 @@ def _critic(
     return critic
 
 
-def _demonstrations(project: Project, tokenization: Tokenization, left_out: LeftOut) -> Sequence[tuple[list[int], int]]:
+def _demonstrations(project: Project, tokenization: Tokenization, left_out: LeftOut) -> Sequence[Joined]:
     """Return the training demonstrations that are mixed into each step. There are none where `[align] ptx` is 0."""
     if not project.config.align.ptx:
         return []
     shown = project.store.demonstrations(split="train", heldout=project.config.data.heldout)
-    shown = left_out.accepted([tokenization], shown, "demonstrations")
+    shown = left_out.accepted([tokenization], shown, "demonstrations", learns=True)
     encoded, long = encode_demonstrations(tokenization, shown, tokenization.context)
     if long:
         project.say(f"warning: {long} demonstrations do not fit the model's context and are left out of ptx")
