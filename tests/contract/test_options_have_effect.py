@@ -45,7 +45,7 @@ OTHER: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "length_normalised": ([True], {}),
     "loss_type": (["robust"], {"label_smoothing": 0.2}),
     "length": ([7], {}),
-    "per_prompt": ([1], {}),
+    "per_prompt": ([1], {"threshold": 0.0}),
     "sft": ([0.5], {}),
     "threshold": ([0.5], {}),
     "value_clip": ([0.01], {}),

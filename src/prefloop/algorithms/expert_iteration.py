@@ -2,7 +2,7 @@
 
 Each step draws completions, keeps those whose reward is at least a threshold, and learns them by the supervised loss.
 It fits rewards that say right or wrong, where RAFT would also imitate the best of K wrong answers. With a reward model,
-0 is the mean of the reference's answers.
+1 is one standard deviation above the mean of the reference's answers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ExpertIteration(Rejection):
     per_prompt: the most answers of a prompt that are imitated, the best first, so that easy prompts do not take over
     """
 
-    threshold: float = 0.0
+    threshold: float = 1.0
     per_prompt: Annotated[int, Field(ge=1)] = 4
     name = "expert_iteration"
     trains: tuple[Role, ...] = ("policy",)
