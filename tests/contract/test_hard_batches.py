@@ -24,9 +24,8 @@ def signal(name: str, batch: Any, kl: float | None = None) -> float:
 
     kl: the coefficient, where the algorithm has one
     """
-    algorithm = make(name)
-    if kl is not None and "kl" in options_of(algorithm):
-        algorithm = make(name, {"kl": kl})
+    toy = {"kl": kl, "threshold": 0.0}  # Too few toy rewards reach expert iteration's own threshold.
+    algorithm = make(name, {key: toy[key] for key in options_of(make(name)).keys() & toy if toy[key] is not None})
     if "mismatched" in algorithm.needs and not isinstance(batch, AnchoredBatch):
         batch = AnchoredBatch(**vars(batch), reference_point=torch.full((len(batch),), 0.5))
     batch = ready(algorithm, batch)

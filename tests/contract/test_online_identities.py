@@ -229,3 +229,12 @@ def test_while_the_critic_warms_up_no_gradient_reaches_the_policy() -> None:
     metrics = {"kl": 12.0, "sequences": 256.0}
     assert warm.adapt(metrics) == make("ppo", {"critic_warmup": 1, "kl_target": 6.0})
     assert warm.adapt(metrics).adapt(metrics) == usual and usual.adapt(metrics).kl > usual.kl
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "gspo", "cispo"])
+def test_the_kl_of_a_group_with_equal_rewards_is_not_scaled_up_to_a_reward(name: str) -> None:
+    batch = annotated()
+    constant = batch.group < 2
+    batch = dataclasses.replace(batch, reward=torch.where(constant, 1.0, batch.reward))
+    found = make(name, {"kl": 0.3, "kl_in": "reward", "drop_constant": False}).credit(batch)[0].advantage
+    assert not found[constant].any() and (found[~constant] != 0).equal(batch.action[~constant])

@@ -18,7 +18,6 @@ from prefloop.algorithms.base import Loss, Role
 from prefloop.algorithms.grouped import Grouped
 from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
 from prefloop.ops.aggregate import aggregated, aggregation_weight
-from prefloop.ops.group import group_normalised
 from prefloop.ops.masked import keep
 from prefloop.ops.ratio import LARGEST, ratio_metrics
 
@@ -36,7 +35,7 @@ class Cispo(Grouped):
     trains: tuple[Role, ...] = ("policy",)
 
     def advantages(self, batch: LogprobBatch) -> Tensor:
-        return group_normalised(self.penalised(batch), batch.group)
+        return self.normalised(batch)
 
     def weight(self, batch: CreditedBatch) -> Tensor:
         return aggregation_weight(batch.action, "token")

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from prefloop.algorithms.penalty import KlPenalty
 from prefloop.batch import CreditedBatch, LogprobBatch
-from prefloop.ops.group import constant_groups, constant_rows
+from prefloop.ops.group import constant_groups, constant_rows, group_normalised
 from prefloop.ops.masked import keep
 
 
@@ -32,6 +33,14 @@ class Grouped(KlPenalty, ABC):
     @abstractmethod
     def advantages(self, batch: LogprobBatch) -> Tensor:
         """Return the advantage of each sequence [N]."""
+
+    def normalised(self, batch: LogprobBatch) -> Tensor:
+        """Return the priced rewards as `group_normalised` does [N]; 0 in a group whose rewards are all equal.
+
+        Only the KL differs there. Divided by its own deviation, however small, it would count as much as a reward.
+        """
+        teaches = ~constant_rows(batch.reward, batch.group)
+        return torch.where(teaches, group_normalised(self.penalised(batch), batch.group), 0.0)
 
     def credit(self, batch: LogprobBatch) -> tuple[CreditedBatch, Mapping[str, float]]:
         kept = ~constant_rows(batch.reward, batch.group) if self.drop_constant else None

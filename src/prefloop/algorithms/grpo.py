@@ -17,7 +17,6 @@ from prefloop.algorithms.base import Role
 from prefloop.algorithms.clipping import TokenRatio
 from prefloop.algorithms.grouped import Grouped
 from prefloop.batch import LogprobBatch
-from prefloop.ops.group import group_normalised
 
 
 @dataclass(frozen=True)
@@ -29,4 +28,4 @@ class Grpo(Grouped, TokenRatio):
     aggregation = "sequence"
 
     def advantages(self, batch: LogprobBatch) -> Tensor:
-        return group_normalised(self.penalised(batch), batch.group)
+        return self.normalised(batch)

@@ -14,7 +14,6 @@ from prefloop.algorithms.base import Role
 from prefloop.algorithms.clipping import SequenceRatio
 from prefloop.algorithms.grouped import Grouped
 from prefloop.batch import LogprobBatch
-from prefloop.ops.group import group_normalised
 
 
 @dataclass(frozen=True)
@@ -31,4 +30,4 @@ class Gspo(Grouped, SequenceRatio):
     mean = True
 
     def advantages(self, batch: LogprobBatch) -> Tensor:
-        return group_normalised(self.penalised(batch), batch.group)
+        return self.normalised(batch)
