@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/prefloop demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples benchmarks
