@@ -28,7 +28,7 @@ class Section(BaseModel):
 class Optimiser(Section):
     """Settings that every training stage shares."""
 
-    neutral = ("token_budget", "checkpoint_every")
+    neutral = ("token_budget", "gradient_checkpointing", "checkpoint_every")
 
     lr: float | None = Field(None, gt=0, description="peak learning rate (AdamW); none = by the model's width")
     warmup: float = Field(0.05, ge=0, le=1, description="share of steps with a rising learning rate")
@@ -38,3 +38,11 @@ class Optimiser(Section):
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
     clip_norm: float = Field(1.0, gt=0, description="the gradient's global norm is clipped to this")
     token_budget: int = Field(8192, ge=64, description="padded tokens in one forward pass; changes speed, not results")
+    gradient_checkpointing: bool = Field(
+        False, description="compute each layer again in the backward pass: less memory, about a third more time"
+    )
+
+    def deciding(self) -> dict[str, Any]:
+        found = super().deciding()
+        del found["gradient_checkpointing"]  # Runs of versions without it are still the same runs.
+        return found

@@ -172,6 +172,17 @@ def test_metrics_are_means_over_the_whole_batch() -> None:
     assert learner.step(Term(rows, Sft()))["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_gradient_checkpointing_is_turned_on_and_learns_the_same_bits() -> None:
+    found = []
+    for wanted in (False, True):
+        learner = learner_of(FLAT.model_copy(update={"gradient_checkpointing": wanted}))
+        model: Any = learner.models["policy"].train()
+        assert all(layer.gradient_checkpointing is wanted for layer in model.model.model.layers)
+        learner.step(Term(random_rows(), Sft()))
+        found.append(weights(learner))
+    assert same(*found)
+
+
 # -- the weight average ----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.batch import Rows, collate
+from prefloop.batch import ListRows, Rows, collate
+from prefloop.errors import ConfigError
+from prefloop.models.checkpointing import checkpoint_layers
 from prefloop.models.packed import supports_packed
 from prefloop.models.packed_forward import predicting_hidden
 from tiny_models import causal, uneven
@@ -24,7 +26,7 @@ def gradients(model: Any, rows: Rows) -> dict[str, torch.Tensor]:
     model.zero_grad()
     torch.manual_seed(5)
     states = predicting_hidden(model, rows)
-    states.square().sum().backward()
+    (states * torch.randn(states.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -52,7 +54,7 @@ def test_gradients_with_checkpointing_are_the_same_bits(kind: str, more: dict[st
     model, rows = uneven(causal(kind, sharp=3.0, **more)).train(), some_rows()
     assert supports_packed(model)
     plain = gradients(model, rows)
-    model.activation_checkpointing_enable()
+    checkpoint_layers(model, "policy")
     again = gradients(model, rows)
     assert plain.keys() == again.keys() and max(float(g.abs().max()) for g in plain.values()) > 1e-2
     assert all(torch.equal(plain[name], again[name]) for name in plain)
@@ -62,7 +64,7 @@ def test_checkpointing_keeps_at_most_two_times_the_width_a_token_and_layer() -> 
     model, rows = causal(hidden_size=64, intermediate_size=172, num_hidden_layers=8).train(), some_rows(8, 40)
     tokens_and_layers = int(rows.mask.sum()) * 8
     plain = kept_numbers(model, rows)
-    model.activation_checkpointing_enable()
+    checkpoint_layers(model, "policy")
     few = kept_numbers(model, rows)
     assert few <= 2 * 64 * tokens_and_layers < 10 * 64 * tokens_and_layers <= plain
 
@@ -81,7 +83,26 @@ def test_a_layer_is_computed_within_its_module_forward_and_in_the_checkpoints_se
         layer.number, layer.packed_forward = number, MethodType(packed_forward, layer)
     hooked = gradients(model, rows)
     assert seen == [f"hooks of {n}" for n in range(3)]
-    model.activation_checkpointing_enable()
+    checkpoint_layers(model, "policy")
     again = gradients(model, rows)
     assert seen == [f"hooks of {n}" for n in (0, 1, 2, 0, 1, 2)]
     assert all(torch.equal(plain[n], hooked[n]) and torch.equal(plain[n], again[n]) for n in plain)
+
+
+def test_lists_through_transformers_learn_the_same_with_checkpointing() -> None:
+    """Their prompts are read apart, into a cache, only without it."""
+    model, rows = causal("Gemma2", sharp=3.0).train(), some_rows()
+    ids = rows.ids.clone()
+    ids[:, :3] = ids[:1, :3]
+    lists = ListRows(ids, rows.mask, rows.action, k=len(rows))
+    assert not supports_packed(model)
+    plain = gradients(model, lists)
+    checkpoint_layers(model, "policy")
+    again = gradients(model, lists)
+    for name, gradient in plain.items():
+        assert torch.allclose(gradient, again[name], atol=1e-4 * max(1.0, float(gradient.abs().max()))), name
+
+
+def test_a_model_without_layers_to_compute_again_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing: the policy model \(Linear\)"):
+        checkpoint_layers(torch.nn.Linear(2, 2), "policy")

@@ -16,6 +16,7 @@ from prefloop.config_section import Optimiser
 from prefloop.engine.base import State, Term
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full
+from prefloop.models.checkpointing import checkpoint_layers
 from prefloop.models.value_head import ValueHead
 
 MAX_SKIPS = 5  # After so many steps in a row with a gradient that is not finite, the run is ended.
@@ -40,6 +41,9 @@ class Learner:
     ):
         """Prepare the training. The models are moved to `device` first, if one is named."""
         self.models = {role: model.to(device) for role, model in models.items()}
+        if settings.gradient_checkpointing:
+            for role, model in self.models.items():
+                checkpoint_layers(getattr(model, "model", model), role)
         self.settings = settings
         self.total_steps = total_steps
         self.lr = {role: lr[role] for role in models}

@@ -3,7 +3,8 @@
 Several answers to one prompt read the prompt once, and share its keys and values. Results are those of reading every
 row alone, up to rounding. There are four ways, and the first that the model and the rows allow is taken: compiled code
 (`compiled`, for models that are not in training); packed tokens in torch (`packed`); transformers in two parts (the
-prompts, then the answers); and transformers on the padded rows.
+prompts, then the answers), except with gradient checkpointing, which keeps no cache; and transformers on the padded
+rows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 
 from prefloop.batch import ListRows, Rows
 from prefloop.kernels.logprobs import predicting
+from prefloop.models.checkpointing import is_checkpointed
 from prefloop.models.compiled import forward_compiled, is_compilable
 from prefloop.models.packed import Segment, forward_packed, supports_packed
 from prefloop.ops.masked import last_index
@@ -32,7 +34,7 @@ def last_hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
     cut = _shared_prompts(rows)
     if supports_packed(model, rows.ids.shape[1]) and _right_padded(rows):
         return _without_padding(model, rows, cut, ends=True)
-    if cut is not None and _splits_exactly(model):
+    if cut is not None and not is_checkpointed(model) and _splits_exactly(model):
         _, answers, mask = _forward_in_two_parts(model, rows, cut)
         return answers[torch.arange(len(answers), device=answers.device), (mask.sum(-1) - 1).clamp(min=0)]
     states = hidden_states(model, rows)
@@ -47,7 +49,7 @@ def predicting_hidden(model: PreTrainedModel, rows: Rows, as_learner: bool = Fal
     cut = _shared_prompts(rows)
     if supports_packed(model, rows.ids.shape[1]) and _right_padded(rows):
         return _without_padding(model, rows, cut, ends=False, as_learner=as_learner)
-    if cut is not None and _splits_exactly(model):
+    if cut is not None and not is_checkpointed(model) and _splits_exactly(model):
         prompt, answers, mask = _forward_in_two_parts(model, rows, cut)
         return torch.cat([prompt[:, None], answers[:, :-1]], dim=1)[mask]
     return hidden_states(model, rows)[predicting(rows.action)]
