@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+TOKEN_BUDGET = 8192
 
 
 class Section(BaseModel):
@@ -37,10 +39,25 @@ class Optimiser(Section):
     )
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
     clip_norm: float = Field(1.0, gt=0, description="the gradient's global norm is clipped to this")
-    token_budget: int = Field(8192, ge=64, description="padded tokens in one forward pass; changes speed, not results")
+    token_budget: int | Literal["auto"] = Field(
+        TOKEN_BUDGET,
+        description='padded tokens in one forward pass, or "auto": as many as fit; changes speed, not results',
+    )
     gradient_checkpointing: bool = Field(
         False, description="compute each layer again in the backward pass: less memory, about a third more time"
     )
+
+    @field_validator("token_budget", mode="before")
+    @classmethod
+    def _is_a_number_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and (type(value) is not int or value < 64):
+            raise ValueError(f'it is a number of tokens from 64 on, or "auto" (got {value!r})')
+        return value
+
+    @property
+    def usual_budget(self) -> int:
+        """Return token_budget, and the usual one where an engine that trains has to find it."""
+        return TOKEN_BUDGET if self.token_budget == "auto" else self.token_budget
 
     def deciding(self) -> dict[str, Any]:
         found = super().deciding()

@@ -114,6 +114,14 @@ class Engine(Protocol):
         """
         ...
 
+    def fit_budget(self, found: int | None = None) -> int | None:
+        """Settle how many padded tokens a pass of a step takes, where the settings leave it to the engine ("auto").
+
+        It is the most that fits into memory; found: what an earlier process of the same run settled on. Returns it;
+        None where the settings say it. Nothing that is learnt changes.
+        """
+        ...
+
     def refresh(self, keep: float = 0.0) -> None:
         """Move the model "refreshed" towards the policy that learns: it becomes `keep` parts itself, the rest policy.
 

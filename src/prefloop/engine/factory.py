@@ -9,7 +9,7 @@ from torch import nn
 from prefloop.algorithms.base import Role
 from prefloop.engine.base import Engine, Training
 from prefloop.engine.learner import Learner
-from prefloop.engine.local import TOKEN_BUDGET, LocalEngine
+from prefloop.engine.local import LocalEngine
 from prefloop.engine.placement import Placement
 from prefloop.models.tokenization import Tokenization
 
@@ -34,5 +34,4 @@ def make(
         return LocalEngine(models, tokenization, seed, device=device, own_sampler=own_sampler)
     learns = {role: models[role] for role in training.lr}
     learner = Learner(learns, training.settings, training.steps, training.lr, training.average, device)
-    budget = training.settings.token_budget or TOKEN_BUDGET
-    return LocalEngine(models, tokenization, seed, budget, learner, device, own_sampler)
+    return LocalEngine(models, tokenization, seed, training.settings.usual_budget, learner, device, own_sampler)

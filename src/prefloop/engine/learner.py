@@ -45,6 +45,7 @@ class Learner:
             for role, model in self.models.items():
                 checkpoint_layers(getattr(model, "model", model), role)
         self.settings = settings
+        self.token_budget = settings.usual_budget  # With "auto" the engine sets it before the first step.
         self.total_steps = total_steps
         self.lr = {role: lr[role] for role in models}
         self.average = average
@@ -93,7 +94,7 @@ class Learner:
         sums: dict[str, list[Tensor]] = {}
         for shared in _on_one_batch(terms):
             first = shared[0]
-            parts = list(first.batch.split(self.settings.token_budget))
+            parts = list(first.batch.split(self.token_budget))
             weights = [torch.stack([t.objective.weight(part) for part in parts]).sum() for t in shared]
             # What counts nothing has a loss of 0, and no gradient.
             scales = [t.scale / weight.clamp(min=1e-12) for t, weight in zip(shared, weights, strict=True)]
@@ -109,7 +110,8 @@ class Learner:
 
     @property
     def _smaller(self) -> str:
-        return f"Lower token_budget (now {self.settings.token_budget}): it changes no result, only how much is held."
+        fewer = "" if self.settings.gradient_checkpointing else ", or set gradient_checkpointing = true"
+        return f"Lower token_budget (now {self.token_budget}){fewer}: no result changes, only how much is held."
 
     def _run(self, objective: Objective, part: Rows, temperature: float | None) -> Any:
         rows, roles = part.rows(), objective.trains

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from prefloop.algorithms.base import Role
 from prefloop.batch import PolicyOutput, RewardOutput, Rows
+from prefloop.config_section import TOKEN_BUDGET
 from prefloop.engine.base import Sampled, Sampling, State, Term
+from prefloop.engine.budget import most_tokens
 from prefloop.engine.checkpoint import publish
 from prefloop.engine.decoding import sampler
 from prefloop.engine.decoding.select import decoder_class
@@ -22,13 +24,11 @@ from prefloop.engine.learner import Learner, same_names
 from prefloop.engine.profiling import span
 from prefloop.engine.refreshed import Refreshed
 from prefloop.kernels import gpu, native
-from prefloop.kernels.memory import named_when_full
+from prefloop.kernels.memory import free_memory, named_when_full
 from prefloop.models.load import weights_hash
 from prefloop.models.packed_forward import computed_by
 from prefloop.models.save import save_pretrained
 from prefloop.models.tokenization import Tokenization
-
-TOKEN_BUDGET = 8192  # An engine that does not learn has this budget.
 
 
 class LocalEngine:
@@ -118,6 +118,17 @@ class LocalEngine:
         finally:
             for model in learner.models.values():
                 model.eval()
+
+    def fit_budget(self, found: int | None = None) -> int | None:
+        learner = self._learner()
+        if learner.settings.token_budget != "auto":
+            return None
+        if found is None:
+            devices = [self.device] if self.device.startswith("cuda") else []
+            with self._learning(()), torch.random.fork_rng(devices):  # Dropout draws there.
+                found = most_tokens(learner.models, self.device, free_memory(self.device))
+        learner.token_budget = self.token_budget = found
+        return found
 
     def _learner(self) -> Learner:
         if self.learner is None:

@@ -100,4 +100,4 @@ def _scores(project: Project, model: RewardModel, tokenization: Tokenization, it
     """
     prompts = [item.prompt for item in items for _ in item.completions]
     completions = [completion for item in items for completion in item.completions]
-    return raw_scores(model, tokenization, prompts, completions, project.config.align.token_budget, project.device)
+    return raw_scores(model, tokenization, prompts, completions, project.config.align.usual_budget, project.device)

@@ -94,6 +94,9 @@ def _train(
     project: Project, run: Run, engine: Engine, task: Task, schedule: Schedule, label: str, shown: Sequence[str]
 ) -> int:
     run.note("computed_by", engine.computed_by())
+    # A run that goes on splits its batches as before, because another split rounds otherwise.
+    if (budget := engine.fit_budget(run.manifest.get("token_budget"))) is not None:
+        run.note("token_budget", budget)
     run.note("steps", schedule.steps)  # Who watches the run learns from it how far it is.
     folder = run.path / "checkpoints"
     checkpoint = load_checkpoint(folder)
