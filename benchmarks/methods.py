@@ -63,7 +63,7 @@ CURVE = ("kl", "reward", "judge", "length", "distinct_2")
 class World:
     """A task. figure: what is compared, a key of the evaluation. completions: of a step.
 
-    passes, lists, offline_lr: of offline methods.  best_n: the largest n of best-of-n.  settings: of every stage
+    lr: of all methods.  passes, lists: of offline methods.  best_n: the largest n of best-of-n.  settings: of stages
     """
 
     figure: str
@@ -71,7 +71,7 @@ class World:
     completions: int
     passes: float
     lists: int
-    offline_lr: float
+    lr: float
     best_n: int
     settings: tuple[str, ...]
 
@@ -87,7 +87,7 @@ def world(name: str, quick: bool) -> World:
             completions=loop["rollout"]["prompts"] * loop["rollout"]["k"],
             passes=1 if quick else offline["passes"],
             lists=offline["lists"],
-            offline_lr=offline["lr"],
+            lr=loop["lr"],
             best_n=8 if quick else 64,
             settings=settings,
         )
@@ -103,7 +103,7 @@ def world(name: str, quick: bool) -> World:
         completions=128,
         passes=0.1 if quick else 1,
         lists=32,
-        offline_lr=3e-4,
+        lr=3e-4,
         best_n=8 if quick else 64,
         settings=settings,
     )
@@ -148,11 +148,16 @@ def ask(method: str, here: World) -> tuple[str, list[str], int]:
     """Return the algorithm of a method, the settings of its budget, and how many completions or lists it sees."""
     algorithm, k = VARIANTS.get(method, (method, K))
     if is_offline(algorithm):
-        budget = [f"align.passes={here.passes}", f"align.lists={here.lists}", f"align.lr={here.offline_lr}"]
+        budget = [f"align.passes={here.passes}", f"align.lists={here.lists}", f"align.lr={here.lr}"]
         return algorithm, budget, 0
     k = max(k, class_of(algorithm).min_k)
     prompts = here.completions // k
-    budget = [f"align.steps={here.steps}", f"align.rollout.prompts={prompts}", f"align.rollout.k={k}"]
+    budget = [
+        f"align.steps={here.steps}",
+        f"align.rollout.prompts={prompts}",
+        f"align.rollout.k={k}",
+        f"align.lr={here.lr}",
+    ]
     return algorithm, budget, here.steps * prompts * k
 
 
