@@ -13,7 +13,10 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from prefloop.batch import collate
 from prefloop.engine.base import Sampled, Sampling
+from prefloop.engine.decoding.room import OF_ALL, cache_bytes, rows_that_fit
 from prefloop.engine.decoding.sampler import choose, generate, uniforms
+from prefloop.errors import TrainingError
+from prefloop.kernels.memory import free_memory, total_memory
 from prefloop.models.policy import Policy
 from tiny_models import causal
 
@@ -210,3 +213,25 @@ def test_rounding_never_lets_an_impossible_token_through() -> None:
 def test_the_nucleus_always_keeps_the_most_likely_token() -> None:
     token, logp = choose(torch.tensor([[0.0, 3.0, 0.0]]), torch.tensor([0.999], dtype=torch.float64), 1.0, 1e-6)
     assert token.tolist() == [1] and float(logp) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_rows_are_as_many_as_their_keys_and_values_fit_into_memory(model: Any) -> None:
+    each = 100 * 2 * 2 * 8 * 4  # tokens, keys and values, layers, one head of 8 numbers, bytes
+    assert cache_bytes(model.config, torch.float32, 100) == each
+    assert rows_that_fit(model, 128, 100, free=10**9) == 128
+    assert [rows_that_fit(model, 128, 100, free=n * each) for n in (1, 5, 25, 90, 110, 160)] == [1, 4, 16, 64, 64, 128]
+    whole = int(OF_ALL * total_memory("cpu")) // 3  # Of this length three rows fit, if all is free.
+    assert rows_that_fit(model, 128, whole // (each // 100), free=10**15) == 2
+
+
+def test_layers_with_a_window_or_without_keys_need_less_room() -> None:
+    full, windowed = causal("Mistral", sliding_window=None).config, causal("Gemma3", sliding_window=24).config
+    assert cache_bytes(full, torch.float32, 100) == 100 * cache_bytes(full, torch.float32, 1)
+    assert cache_bytes(windowed, torch.float32, 100) == (100 + 24) * 2 * 8 * 4
+    assert cache_bytes(windowed, torch.bfloat16, 20) == (20 + 20) * 2 * 8 * 2
+
+
+def test_a_text_whose_keys_and_values_cannot_fit_is_refused_in_a_sentence(model: Any) -> None:
+    many = free_memory("cpu") // 100
+    with pytest.raises(TrainingError, match=r"one text of \d+ tokens needs .* GB for its keys .* Lower max_tokens"):
+        draw(model, PROMPTS, Sampling(many))

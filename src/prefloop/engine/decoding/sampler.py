@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from prefloop.engine.base import Sampled, Sampling
+from prefloop.engine.decoding.room import rows_that_fit
 from prefloop.engine.decoding.select import decoder_for
 from prefloop.kernels import gpu, native
 
@@ -102,10 +103,12 @@ def generate(
 ) -> list[Sampled]:
     """Return one completion for each prompt (repeat a prompt, with other keys, for several).
 
-    At most `sampling.batch` grow at a time. Where the decoder allows it, those that end make room for others at once.
+    At most `sampling.batch` grow at a time, and fewer where memory is short. Where the decoder allows it, those that end
+    make room for others at once.
     """
-    batch = min(sampling.batch, len(prompts))
-    decoder = decoder_for(model, batch, sampling.max_tokens, max(map(len, prompts), default=0) + sampling.max_tokens)
+    longest = max(map(len, prompts), default=0) + sampling.max_tokens
+    batch = rows_that_fit(model, min(sampling.batch, len(prompts)), longest)
+    decoder = decoder_for(model, batch, sampling.max_tokens, longest)
     board = _Board(keys, sampling, seed, stop_ids, batch, model.device)
     grow = decoder.record(lambda: board.draw(decoder.step(board.last[: board.working], board.done[: board.working])))
     waiting = _by_prompt(prompts)
