@@ -103,8 +103,8 @@ def generate(
 ) -> list[Sampled]:
     """Return one completion for each prompt (repeat a prompt, with other keys, for several).
 
-    At most `sampling.batch` grow at a time, and fewer where memory is short. Where the decoder allows it, those that end
-    make room for others at once.
+    At most `sampling.batch` grow at a time, and fewer where memory is short. Where the decoder allows it, those that
+    end make room for others at once.
     """
     longest = max(map(len, prompts), default=0) + sampling.max_tokens
     batch = rows_that_fit(model, min(sampling.batch, len(prompts)), longest)
