@@ -18,6 +18,7 @@ from prefloop.config_align import Align
 from prefloop.config_behaviour import Behaviour
 from prefloop.config_best_of import BestOf
 from prefloop.config_problems import explain, holds_nul, may_be_left_out, problems, sections, settings_of
+from prefloop.config_rollout import Rollouts
 from prefloop.config_section import Optimiser, Section
 from prefloop.effects import SCRATCH, refuse_unused
 from prefloop.errors import ConfigError
@@ -241,6 +242,7 @@ class Config(Section):
     best_of: BestOf = BestOf()
     frontier: Frontier = Frontier()
     run: Run = Run()
+    rollout: Rollouts = Rollouts()
     track: Track = Track()
     algorithms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of each algorithm")
 

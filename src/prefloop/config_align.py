@@ -53,6 +53,12 @@ class Rollout(Section):
     staleness: int = Field(
         0, ge=0, le=1, description="1 = sample the next step's completions while learning, one update behind"
     )
+    importance_cap: float | None = Field(
+        None,
+        ge=0,
+        description="largest importance weight of a token, by which its advantage is multiplied where another "
+        "distribution sampled it; 0 = no weights; none = 2 for samples of a server that are one update behind, else 0",
+    )
 
 
 class AlignEvaluation(Section):
@@ -228,7 +234,7 @@ class Align(Optimiser):
         ):  # Runs of versions without these settings are still the same runs.
             if found[new] == type(self).model_fields[new].default:
                 del found[new]
-        for part, news in ((AlignEvaluation, ("calibrate_kl",)), (Rollout, LENGTH)):
+        for part, news in ((AlignEvaluation, ("calibrate_kl",)), (Rollout, (*LENGTH, "importance_cap"))):
             for new in news:
                 if found[new] == part.model_fields[new].default:
                     del found[new]

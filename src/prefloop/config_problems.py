@@ -142,6 +142,9 @@ def _instead(location: Sequence[str], of: Model) -> str:
         return f" Write {called} in [{there}], or --set {place}=VALUE." + (
             f" An offline algorithm has {offline} in [{top}] instead." if offline else ""
         )
+    for key, part in known.items():  # [rollout] and [align.rollout] share a name.
+        if key.split(".")[1:] == [top] and TRL.get(name, name) in part.model_fields:
+            return f" Did you mean [{key}]?"
     fields = list(section.model_fields) if section else []
     elsewhere = {key.rpartition(".")[2]: key for key in _keys(of, top)}
     near = difflib.get_close_matches(name, [*fields, *elsewhere], n=1, cutoff=0.6)

@@ -11,7 +11,7 @@ from functools import reduce
 from typing import Any
 
 from prefloop.errors import ConfigError
-from prefloop.known_algorithms import has_critic, has_reference, is_offline
+from prefloop.known_algorithms import has_advantage, has_critic, has_reference, is_offline
 
 Config = Any  # This is prefloop.config.Config, which imports this module.
 
@@ -32,6 +32,7 @@ _ONLINE_ONLY = {
     **dict.fromkeys((f"rollout.length_{key}" for key in ("penalty", "target", "normalised")), "it draws no samples"),
     "rollout.dynamic_sampling": "it draws no samples",
     "rollout.staleness": "it draws no samples",
+    "rollout.importance_cap": "it draws no samples",
     **dict.fromkeys(
         (f"objective.{key}" for key in ("kind", "maximise", "subject_to", "scorers", *_OF_BOUNDS, *_OF_MULTIPLIERS)),
         "it learns from the rankings themselves; [align] reward_weights weighs those of several criteria",
@@ -65,6 +66,7 @@ def idle(config: Config) -> dict[str, str]:
             *_frontier(config),
             *_best_of(config),
             *_run(config),
+            *_rollout_servers(config.rollout),
         ]
     )
 
@@ -108,8 +110,17 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
     if align.on_alarm == "warn":
         yield "align.stop_on", 'on_alarm = "warn" stops no run'
     yield from _rollout(rollout)
+    if not has_advantage(name):
+        yield "align.rollout.importance_cap", f"{name} multiplies no advantage"
     if 1 in (align.checkpoint_every, align.evaluation.eval_every):
         yield "align.rollout.staleness", "samples are fresh after each checkpoint and evaluation, which come every step"
+
+
+def _rollout_servers(rollout: Any) -> Iterator[tuple[str, str]]:
+    if rollout.backend == "local":
+        yield from ((f"rollout.{key}", 'backend = "local" asks no server') for key in type(rollout).model_fields)
+    if not rollout.launch:
+        yield from ((f"rollout.{key}", "launch = 0 starts no server") for key in ("devices", "options"))
 
 
 def _rollout(rollout: Any) -> Iterator[tuple[str, str]]:

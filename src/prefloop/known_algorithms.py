@@ -19,6 +19,7 @@ class Known:
     reference:   offline: whether its loss holds the policy to a reference
     learns_from: offline: what it cannot do without in the rankings
     dynamic_sampling, overlong: online: what [align.rollout] does where it does not say
+    advantage:   online: whether its loss multiplies an advantage, which importance weights can correct
     """
 
     kind: Kind
@@ -28,6 +29,7 @@ class Known:
     learns_from: Literal["any", "pairs", "labels", "best"] = "any"
     dynamic_sampling: int = 0
     overlong: float = 0.0
+    advantage: bool = True
 
 
 ALGORITHMS: dict[str, Known] = {
@@ -55,9 +57,9 @@ ALGORITHMS: dict[str, Known] = {
     "reinforce_plus_plus_baseline": Known(
         "online", "prefloop.algorithms.reinforce_plus_plus_baseline:ReinforcePlusPlusBaseline"
     ),
-    "online_dpo": Known("online", "prefloop.algorithms.online_dpo:OnlineDpo"),
-    "raft": Known("online", "prefloop.algorithms.raft:Raft"),
-    "expert_iteration": Known("online", "prefloop.algorithms.expert_iteration:ExpertIteration"),
+    "online_dpo": Known("online", "prefloop.algorithms.online_dpo:OnlineDpo", advantage=False),
+    "raft": Known("online", "prefloop.algorithms.raft:Raft", advantage=False),
+    "expert_iteration": Known("online", "prefloop.algorithms.expert_iteration:ExpertIteration", advantage=False),
 }
 # A program adds these by `prefloop.register`; they are known as long as the process lives.
 registered: dict[str, Known] = {}
@@ -80,6 +82,12 @@ def learns_from(name: str) -> str:
 
 def names_that_learn_from(what: str) -> list[str]:
     return [name for name in names("offline") if learns_from(name) == what]
+
+
+def has_advantage(name: str) -> bool:
+    """Return whether its loss multiplies an advantage; True for one that is not known yet."""
+    found = known(name)
+    return found is None or found.advantage
 
 
 def is_offline(name: str) -> bool:

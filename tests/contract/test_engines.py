@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -12,15 +16,18 @@ import torch
 from safetensors.torch import load_file
 
 from prefloop.algorithms.sft import Sft
+from prefloop.config_rollout import Rollouts
 from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
 from prefloop.engine.base import Sampling, State, Term
+from prefloop.engine.placement import Placement
 from prefloop.engine.refreshed import Refreshed
 from prefloop.engine.scripted import ScriptedEngine
 from prefloop.errors import TrainingError
 from prefloop.kernels import native
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import make_tokenization
+from served import serving
 from tiny_models import causal, random_rows, tokenizer
 
 PROMPTS = [[5, 6], [7, 8, 9], [10], [5, 6], [11, 12, 13, 14]]
@@ -34,19 +41,44 @@ def training(budget: int) -> Training:
     return Training(settings, 8, {"policy": 1e-2}, average=0.9)
 
 
-def local(budget: int = 1000) -> Engine:
+def local(budget: int = 1000, placement: Placement = Placement()) -> Engine:  # noqa: B008 -- frozen
     words = tokenizer()
     model = causal(vocab=len(words), sharp=3.0)
     models: Any = {role: Policy(copy.deepcopy(model)) for role in ("policy", "reference", "refreshed")}
-    return make(models, make_tokenization(words, model), 1, training=training(budget))
+    return make(models, make_tokenization(words, model), 1, placement, training(budget))
 
 
 def scripted(budget: int = 1000) -> Engine:
     return ScriptedEngine(training=training(budget))
 
 
+def served(budget: int = 1000) -> Engine:
+    """Return an engine whose samples come from a server."""
+    folder, url = server()
+    return local(budget, Placement(rollout=Rollouts(backend="prefloop", servers=(url,)), root=folder))
+
+
+@cache
+def server() -> tuple[Path, str]:
+    """Return a project's folder and the address of a server, which ends with this process."""
+    folder = Path(mkdtemp())
+    local().save("policy", folder / "model")
+    return folder, ALL.enter_context(serving(folder / "model"))
+
+
+ALL = ExitStack()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ended() -> Iterator[None]:
+    with ALL:
+        yield
+    if server.cache_info().currsize:
+        shutil.rmtree(server()[0])
+
+
 Make = Callable[..., Engine]
-every_engine = pytest.mark.parametrize("make_one", [local, scripted])
+every_engine = pytest.mark.parametrize("make_one", [local, scripted, served])
 
 
 def kept(state: State) -> State:

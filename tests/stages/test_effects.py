@@ -104,6 +104,7 @@ CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default
         "reference_refresh": "1",
         "reference_ema": "0.5",
         "staleness": "1",
+        "importance_cap": "0.5",
         "reward_weights": "{quality = 2.0}",
         "reward": '"length"',
         "kind": '"worst"',

@@ -41,6 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "best-of": ("prefloop.cli.best_of:best_of", "Answer prompts by the best of n, or by majority, without training."),
     "diagnose": ("prefloop.cli.diagnosing:diagnose", "Say what went wrong in a run, why, and what to do next."),
     "watch": ("prefloop.cli.watch:watch", "Follow runs in the browser: curves, findings, answers."),
+    "rollout": ("prefloop.cli.rollout:rollout", "Start a server that samples for a trainer, here or elsewhere."),
     "report": ("prefloop.cli.loop:report", "Write a page with all results."),
     "status": ("prefloop.cli.checking:status", "Show where the project stands, what is running, and what comes next."),
     "run": ("prefloop.cli.loop:run", "Run the whole loop; finished stages are skipped."),

@@ -33,11 +33,14 @@ class Sampled:
     """Holds one sampled completion.
 
     It has the ids (end token included), their logprobs in nats, and whether it ended by itself.
+
+    weights: the published version that it was drawn with; "" where this process sampled
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     ended: bool
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,14 @@ class State(NamedTuple):
 
 
 class Engine(Protocol):
+    @property
+    def trusts_sampler(self) -> bool:
+        """Whether the sampler's log-probabilities may stand for the learner's, where they were seen to agree.
+
+        They may not where another program samples: the ratio is then of the learner's own.
+        """
+        ...
+
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
         """Return one completion for each prompt.
 
@@ -87,12 +98,13 @@ class Engine(Protocol):
         """
         ...
 
-    def forward(self, role: Role, batch: Rows, as_learner: bool = False) -> Tensor:
+    def forward(self, role: Role, batch: Rows, as_learner: bool = False, temperature: float | None = None) -> Tensor:
         """Return what a model computes, without gradient, for batches of any size.
 
         role: "policy", "reference" and "refreshed" give logp [N,T], "critic" gives value [N,T], "reward" gives the raw
         score [N]
         as_learner: whether a reference is computed by the policy's way, so that equal weights give the policy's bits
+        temperature: that of a policy's log-probabilities; None is the model's own, at which it samples
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 from torch import nn
 
@@ -29,7 +30,26 @@ def make(
     own_sampler: whether samples come from a copy of the policy, which changes only in `sync`, so that sampling and
                  learning may go on at the same time
     """
-    device = placement if isinstance(placement, str) else placement.device
+    where = Placement(placement) if isinstance(placement, str) else placement
+    elsewhere = where.rollout.backend != "local" and "policy" in models  # Servers have a copy in any case.
+    engine = _local(models, tokenization, seed, where.device, training, own_sampler and not elsewhere)
+    if not elsewhere:
+        return engine
+    from prefloop.engine.rollouts.engine import ServedEngine
+
+    policy: Any = models["policy"]
+    vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
+    return cast(Engine, ServedEngine(engine, tokenization, vocabulary, seed, where))
+
+
+def _local(
+    models: Mapping[Role, nn.Module],
+    tokenization: Tokenization,
+    seed: int,
+    device: str,
+    training: Training | None,
+    own_sampler: bool,
+) -> Engine:
     if training is None:
         return LocalEngine(models, tokenization, seed, device=device, own_sampler=own_sampler)
     learns = {role: models[role] for role in training.lr}

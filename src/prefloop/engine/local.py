@@ -34,6 +34,8 @@ from prefloop.models.tokenization import Tokenization
 class LocalEngine:
     """Keeps the promises of `engine.base.Engine`. `learner` is None where nothing is trained."""
 
+    trusts_sampler = True
+
     def __init__(
         self,
         models: Mapping[Role, nn.Module],
@@ -69,11 +71,12 @@ class LocalEngine:
             return sampler.generate(model, self.tokenization.stop_ids, prompts, keys, sampling, self.seed)
 
     @torch.no_grad()
-    def forward(self, role: Role, batch: Rows, as_learner: bool = False) -> Tensor:
+    def forward(self, role: Role, batch: Rows, as_learner: bool = False, temperature: float | None = None) -> Tensor:
+        how: dict[str, Any] = {"as_learner": True} if as_learner else {}
         with span(role):
-            return self._forward(role, batch, {"as_learner": True} if as_learner else {})
+            return self._forward(role, batch, how if temperature is None else how | {"temperature": temperature})
 
-    def _forward(self, role: Role, batch: Rows, how: Mapping[str, bool]) -> Tensor:
+    def _forward(self, role: Role, batch: Rows, how: Mapping[str, Any]) -> Tensor:
         rows = batch.rows().to(self.device)
         model = self.models[role]
         result: Tensor | None = None

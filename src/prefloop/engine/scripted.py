@@ -59,9 +59,9 @@ class ScriptedEngine(LocalEngine):
         self.calls.append("generate")
         return [self.answer(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
 
-    def forward(self, role: Role, batch: Rows, as_learner: bool = False) -> Tensor:
+    def forward(self, role: Role, batch: Rows, as_learner: bool = False, temperature: float | None = None) -> Tensor:
         self.calls.append(f"forward {role}")
-        return super().forward(role, batch, as_learner)
+        return super().forward(role, batch, as_learner, temperature)
 
     def step(self, *terms: Any) -> Any:
         self.calls.append("step")

@@ -112,7 +112,7 @@ class Project:
     @property
     def placement(self) -> Placement:
         """Return where engines do their work, for `engine.make`."""
-        return Placement(self.device)
+        return Placement(self.device, self.config.rollout, self.root, self.config.model)
 
     @cached_property
     def queue(self) -> Queue:

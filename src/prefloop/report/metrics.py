@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from prefloop.report.metrics_of_criteria import BEHAVIOUR, CRITERIA, Metric
 from prefloop.report.metrics_of_kl import KL
+from prefloop.report.metrics_of_rollouts import ROLLOUTS
 
 OURS = "our rule"
 METRICS = (
@@ -127,6 +128,7 @@ METRICS = (
         "0",
         "an invariant",
     ),
+    *ROLLOUTS,
     Metric(
         "sequences",
         "Sequences",

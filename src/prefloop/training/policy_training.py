@@ -15,6 +15,7 @@ from prefloop.algorithms.sft import Sft
 from prefloop.batch import CreditedBatch, LogprobBatch, RankingBatch, ReferencedBatch
 from prefloop.engine.base import Term, terms_of
 from prefloop.engine.profiling import span
+from prefloop.ops.ratio import importance_weights, mismatch
 from prefloop.project.evidence import write_evidence
 from prefloop.project.project import Project
 from prefloop.record import Run
@@ -31,6 +32,8 @@ from prefloop.training.prefetch import Prefetch
 from prefloop.training.progress import Progress
 from prefloop.training.reference import Refresh
 from prefloop.training.rollout import Encoded, Rollouts, add_logprobs, describe, length_rules, roll_out
+
+STALE_CAP = 2.0  # of importance weights, where a server's samples are one update behind (TRL's usual one)
 
 
 class PolicyTraining:
@@ -69,17 +72,22 @@ class PolicyTraining:
         rolls, balanced = self._balanced(sampled)
         with span("store"):
             self.store.add_rollouts([p.id for p in rolls.prompts], rolls.completions, self.run.name)
-        algorithm, trusted = self.progress.algorithm, behind or self.progress.sampler_agrees
+        algorithm = self.progress.algorithm
+        # Where servers sample, the ratio is of the learner's own log-probabilities, however well the two agree.
+        cap = self._cap(behind)
+        trusted = self.engine.trusts_sampler and not cap and (behind or self.progress.sampler_agrees)
         with span("logprobs"):
             batch = add_logprobs(rolls.batch, self.engine, algorithm.needs, trusted, self.progress.reference_shift)
             batch = self._with_baseline(rolls, batch)
             priced, moved = self.refresh.measured(self.engine, rolls.batch, batch, as_learner=not trusted)
         with span("learn"):
             credited, credit = algorithm.credit(priced)
+            credited, weighed = self._weighed(credited, cap)
             self._learnt_from = rolls, batch, getattr(credited, "advantage", None)
             updates = self._learn(credited, np.random.default_rng([self.seed, step]))
             self.refresh.after(self.engine, step + 1)
-        metrics = {**describe(rolls, batch), **moved, **balanced, **credit, **self._of_updates(updates, behind)}
+        metrics = {**describe(rolls, batch), **moved, **balanced, **credit, **weighed}
+        metrics |= self._of_updates(updates, behind, trusted)
         return metrics | self.control.stepped(metrics)
 
     def _with_baseline(self, rolls: Rollouts, batch: LogprobBatch) -> LogprobBatch:
@@ -90,6 +98,25 @@ class PolicyTraining:
         batch = replace(batch, baseline=baselines.of(ids, batch.reward))
         baselines.see(ids, batch.reward)
         return batch
+
+    def _cap(self, behind: bool) -> float:
+        """Return the largest importance weight of this step's tokens; 0 where there are no weights."""
+        asked = self.rollout.importance_cap
+        return asked if asked is not None else STALE_CAP if behind and not self.engine.trusts_sampler else 0.0
+
+    def _weighed(
+        self, credited: CreditedBatch | ReferencedBatch, cap: float
+    ) -> tuple[CreditedBatch | ReferencedBatch, dict[str, float]]:
+        """Multiply advantages by the importance weights of their tokens. Say how far the samplers are from each other.
+
+        A loss that multiplies an advantage is weighted so, whatever it clips, since weights are never negative.
+        """
+        if not isinstance(credited, CreditedBatch) or (self.engine.trusts_sampler and not cap):
+            return credited, {}
+        of = credited.old_logp, credited.sampler_logp, credited.action
+        if cap:
+            credited = replace(credited, advantage=credited.advantage * importance_weights(*of, cap))
+        return credited, mismatch(*of)
 
     def _roll_out(self, step: int, behind: bool) -> Rollouts:
         s, name, version = self.setup, f"{self.run.name}/{step}", f"{self.run.name}/{step - behind}"
@@ -149,17 +176,18 @@ class PolicyTraining:
         picked = rows_of([shown[i] for i in rng.integers(len(shown), size=n)])
         return [Term(picked, Sft(), self.settings.ptx, temperature=1.0)]  # They were not sampled.
 
-    def _of_updates(self, updates: Sequence[Mapping[str, float]], behind: bool) -> dict[str, float]:
+    def _of_updates(self, updates: Sequence[Mapping[str, float]], behind: bool, trusted: bool) -> dict[str, float]:
         """Return the means over the step's updates, and what the first update says of the samples.
 
-        With fresh samples the first ratio is exactly 1, or else the sampler and the learner disagree.
+        With fresh samples, or the learner's own log-probabilities, the first ratio is exactly 1, or else the sampler
+        and the learner disagree.
         """
         stale = {"staleness": float(behind)} if self.rollout.staleness else {}
         if not updates:
             return stale
         names = dict.fromkeys(name for u in updates for name in u)
         means = {name: float(np.mean([u[name] for u in updates if name in u])) for name in names}
-        named, of = ("stale_kl", "approx_kl") if behind else ("first_ratio", "ratio")
+        named, of = ("stale_kl", "approx_kl") if behind and trusted else ("first_ratio", "ratio")
         return {**({named: updates[0][of]} if of in updates[0] else {}), **stale, **means}
 
     # -- the other methods of a task ---------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def to_completion(
         token_ids=sample.ids,
         logprobs=sample.logprobs,
         finish_reason="stop" if sample.ended else "length",
-        sampling=sampling,
+        sampling={**sampling, "weights": sample.weights} if sample.weights else sampling,
         tokenizer=tokenization.fingerprint,
     )
 

@@ -1,0 +1,136 @@
+"""Says what the fleet asks of each kind of server, and what is checked of every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import prefloop
+from prefloop.engine.base import Sampled, Sampling
+from prefloop.engine.rollouts.canary import Canary
+from prefloop.engine.rollouts.http import Address, Fault, Refused
+from prefloop.engine.rollouts.server import fingerprints
+from prefloop.engine.weights import Version
+from prefloop.models.tokenization import Tokenization
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Holds what a server must share with the trainer.
+
+    vocabulary: rows of the embedding
+    adapter:    the rank of the adapter that is trained; 0 where whole weights are
+    """
+
+    tokenization: Tokenization
+    vocabulary: int
+    adapter: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """Is what one server is asked to sample: prompts with a key each, at one version of the weights."""
+
+    prompts: Sequence[Sequence[int]]
+    keys: Sequence[int]
+    sampling: Sampling
+    seed: int
+    version: Version
+    canary: Canary
+
+
+class Dialect(Protocol):
+    """Knows one kind of server. Every method raises Fault where asking again may help, and Refused where not."""
+
+    def check(self, server: Address, ours: Ours) -> None:
+        """Raise Refused where the server is not one for this trainer: another tokenizer, vocabulary, version."""
+        ...
+
+    def take(self, server: Address, version: Version) -> None:
+        """Make the server take over a version of the weights."""
+        ...
+
+    def generate(self, server: Address, job: Job) -> list[Sampled]: ...
+
+    def logprobs(
+        self, server: Address, rows: Sequence[Sequence[int]], prompts: Sequence[int], version: Version
+    ) -> list[list[float]]:
+        """Return the log-probabilities, at temperature 1, of what follows the first `prompts` tokens of each row."""
+        ...
+
+    def release(self, server: Address) -> None:
+        """Let go of the server."""
+        ...
+
+
+class Own:
+    """Is the dialect of `prefloop rollout serve`."""
+
+    def __init__(self, stop_ids: Sequence[int]):
+        self.stop_ids = list(stop_ids)
+
+    def check(self, server: Address, ours: Ours) -> None:
+        about = server.get("/v1/about")
+        if about.get("prefloop") != prefloop.__version__:
+            raise Refused(
+                f"{server} runs prefloop {about.get('prefloop')}, and this is {prefloop.__version__}: install one "
+                "version "
+                "on both machines."
+            )
+        mine = fingerprints(ours.tokenization)
+        if about["tokenizer"] != mine["tokenizer"]:
+            raise Refused(
+                f"{server} has another tokenizer (fingerprint {about['tokenizer']}, ours {mine['tokenizer']}): its "
+                "token "
+                "ids mean other texts. Start it with the model that is trained."
+            )
+        if ours.tokenization.chat and about["template"] != mine["template"]:
+            raise Refused(
+                f"{server} has another chat template (fingerprint {about['template']}, ours {mine['template']}). "
+                "Start it "
+                "with the model that is trained."
+            )
+        if about["vocabulary"] != ours.vocabulary:
+            raise Refused(
+                f"{server} has a vocabulary of {about['vocabulary']} tokens and the policy one of {ours.vocabulary}. "
+                "Start "
+                "it with the model that is trained."
+            )
+
+    def take(self, server: Address, version: Version) -> None:
+        said = server.post("/v1/weights", {"folder": str(version.folder)})
+        if said.get("version") != version.name:
+            raise Fault(f"it took over version {said.get('version')} in place of {version.name}")
+
+    def generate(self, server: Address, job: Job) -> list[Sampled]:
+        how = job.sampling
+        ask = {
+            "version": job.version.name,
+            "prompts": [list(p) for p in job.prompts],
+            "keys": list(job.keys),
+            "seed": job.seed,
+            "max_tokens": how.max_tokens,
+            "temperature": float(how.temperature),
+            "top_p": float(how.top_p),
+            "batch": how.batch,
+            "stop_ids": self.stop_ids,
+        }
+        said = server.post("/v1/generate", ask)
+        if said.get("version") != job.version.name:
+            raise Fault(f"it sampled with version {said.get('version')} in place of {job.version.name}")
+        return [Sampled(tuple(s["ids"]), tuple(s["logprobs"] or ()), s["ended"]) for s in said["samples"]]
+
+    def logprobs(
+        self, server: Address, rows: Sequence[Sequence[int]], prompts: Sequence[int], version: Version
+    ) -> list[list[float]]:
+        body = {
+            "version": version.name,
+            "rows": [list(r) for r in rows],
+            "prompt_lengths": list(prompts),
+            "temperature": 1.0,
+        }
+        return list(server.post("/v1/logprobs", body)["logprobs"])
+
+    def release(self, server: Address) -> None:
+        server.post("/v1/release", {}, timeout=5.0)

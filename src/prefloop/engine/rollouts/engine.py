@@ -1,0 +1,135 @@
+"""Is an engine whose samples come from servers. The engine that it wraps does all else, wherever that computes."""
+
+from __future__ import annotations
+
+import copy
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from prefloop.algorithms.base import Role
+from prefloop.engine.base import Engine, Sampled, Sampling, Term
+from prefloop.engine.placement import Placement
+from prefloop.engine.profiling import span
+from prefloop.engine.rollouts.canary import Canary
+from prefloop.engine.rollouts.dialect import Job, Ours, Own
+from prefloop.engine.rollouts.fleet import Fleet, Member
+from prefloop.engine.rollouts.http import Address, key_of
+from prefloop.engine.rollouts.launching import Launched
+from prefloop.engine.weights import Version, publish_version
+from prefloop.errors import TrainingError
+from prefloop.models.tokenization import Tokenization
+
+
+class ServedEngine:
+    """Keeps the promises of `engine.base.Engine`.
+
+    `sync` publishes the policy's weights; before the next samples every server takes them over, and is tried out.
+    """
+
+    trusts_sampler = False
+
+    def __init__(self, inner: Engine, tokenization: Tokenization, vocabulary: int, seed: int, placement: Placement):
+        """Wrap an engine. Servers are asked, or started, when the first samples are wanted."""
+        self._inner, self._seed, self._placement = inner, seed, placement
+        self._ours = Ours(tokenization, vocabulary)
+        self._canary = Canary.of(tokenization, vocabulary)
+        settings = placement.rollout
+        self._weights = (
+            Path(settings.weights) if settings.weights else placement.root.absolute() / "rollout" / "weights"
+        )
+        self._now: tuple[Version, Canary] | None = None  # what was published last
+        self._fleet = Fleet(settings, Own(tokenization.stop_ids), self._ours, self._members())
+        self._owns_fleet = True
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_inner" or name.startswith("__"):  # It is being copied.
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
+        if not prompts:
+            return []
+        with span("sampling"):
+            version, canary = self._now or self._publish()
+            return self._fleet.generate(Job(prompts, keys, sampling, self._seed, version, canary), self._repair)
+
+    def sync(self) -> None:
+        self._inner.sync()
+        self._publish()
+
+    def _publish(self) -> tuple[Version, Canary]:
+        """Publish the policy's weights, unless they are what was published last."""
+        with span("publish"):
+            name = self._inner.weights_hash("policy")
+            if self._now is None or self._now[0].name != name:
+                version = publish_version(self._weights, name, lambda folder: self._inner.save("policy", folder))
+                said = self._inner.forward("policy", self._canary.as_rows(), temperature=1.0)
+                self._now = version, self._canary.expecting(said)
+        return self._now
+
+    def _repair(self) -> None:
+        """Publish the version again. Raises TrainingError where the weights have moved on since."""
+        assert self._now is not None
+        version = self._now[0]
+        if self._inner.weights_hash("policy") != version.name:
+            raise TrainingError(
+                f"{version.folder} was damaged after it was published, and the policy has learnt since. The last "
+                "checkpoint "
+                "is kept: the same command goes on from there. Check the disk."
+            )
+        publish_version(self._weights, version.name, lambda folder: self._inner.save("policy", folder))
+
+    def with_policy(self, role: Role) -> Self:
+        other = copy.copy(self)
+        other._inner, other._now, other._owns_fleet = self._inner.with_policy(role), None, False
+        return other
+
+    def step(self, *terms: Term) -> Mapping[str, float]:
+        """Make a step. Its metrics say what happened while samples were drawn since the step before."""
+        return {**self._inner.step(*terms), **self._fleet.report()}
+
+    def restore(self, tensors: Mapping[str, Mapping[str, torch.Tensor]], values: Mapping[str, Any]) -> None:
+        self._inner.restore(tensors, values)
+        self._now = None
+
+    def computed_by(self) -> Mapping[str, Any]:
+        backend = self._placement.rollout.backend
+        where = self._placement.rollout.servers or f"{self._placement.rollout.launch} launched here"
+        return {**self._inner.computed_by(), "sampling": backend, "servers": where}
+
+    def close(self) -> None:
+        if self._owns_fleet:
+            self._fleet.close()
+        self._inner.close()
+
+    # -- the servers -------------------------------------------------------------------------------------------------
+
+    def _members(self) -> list[Member]:
+        settings, root = self._placement.rollout, self._placement.root.absolute()
+        trainer, key = f"{socket.gethostname()}:{root}", key_of(settings.key)
+
+        def connect(url: str) -> Address:
+            return Address(url, key, trainer, settings.key, settings.timeout)
+
+        found = [Member(url, connect) for url in settings.servers]
+        for n in range(settings.launch):
+            env = {"CUDA_VISIBLE_DEVICES": settings.devices[n]} if settings.devices else {}
+            log = root / "rollout" / f"server-{n}.log"
+            found.append(Member(f"launched server {n}", connect, Launched(self._command, log, env)))
+        return found
+
+    def _command(self, port: int, folder: Path) -> list[str]:
+        """Return the command that starts a server of a model."""
+        settings, model = self._placement.rollout, self._placement.model
+        return [
+            *(sys.executable, "-m", "prefloop", "rollout", "serve", str(folder), "--port", str(port)),
+            *("--dtype", model.dtype, "--chat", model.chat, "--device", self._placement.device),
+            *("--threads", str(torch.get_num_threads()), "--key", settings.key),
+            *(["--trust-remote-code"] if model.trust_remote_code else []),
+            *settings.options,
+        ]

@@ -1,0 +1,127 @@
+"""Asks a server over HTTP, and says of every failure whether asking again may help."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+CONNECT_S = 10.0
+_SHOWN = 300  # characters of what a server said
+
+
+class Fault(Exception):
+    """A server did not answer as it should: asking again, later or another one, may help."""
+
+
+class Stale(Fault):
+    """A server holds another version of the weights than it is asked for."""
+
+
+class Damaged(Fault):
+    """A server refuses published weights, because they are not what was published."""
+
+
+class Refused(Exception):
+    """Asking again would not help. The message says what to do."""
+
+
+class Address:
+    """Is where a server is asked. Its key goes into headers, and nowhere else."""
+
+    def __init__(self, url: str, key: str = "", trainer: str = "", variable: str = "", timeout: float = 600.0):
+        self.url, self.timeout = url.rstrip("/"), timeout
+        self._key, self._trainer, self._variable = key, trainer, variable
+
+    def __str__(self) -> str:
+        return self.url
+
+    def get(self, path: str, timeout: float | None = None) -> Any:
+        return self._ask("GET", path, None, timeout)
+
+    def post(self, path: str, body: Mapping[str, Any], timeout: float | None = None) -> Any:
+        return self._ask("POST", path, body, timeout)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float | None) -> Any:
+        """Return what the server answered, as JSON. Raises Fault or Refused."""
+        try:
+            status, data = self._exchange(method, path, body, timeout or self.timeout)
+        except ssl.SSLCertVerificationError as error:
+            raise Refused(
+                f"{self.url} shows a certificate that is not trusted here ({error.verify_message}). If it is your own, "
+                "put its authority's certificate into a file and set SSL_CERT_FILE to it; or ask the server over "
+                "http:// "
+                "in a network of your own."
+            ) from None
+        except ssl.SSLError as error:
+            raise Fault(f"no TLS connection: {error.reason or error}") from None
+        except TimeoutError:
+            raise Fault(f"no answer within {timeout or self.timeout:g} s ([rollout] timeout)") from None
+        except (OSError, HTTPException) as error:
+            raise Fault(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
+        try:
+            answer = json.loads(data) if data.strip() else {}
+        except ValueError:
+            if status == 200:
+                raise Fault(f"half an answer, or no JSON: {_short(data)!r}") from None
+            answer = {}
+        if status != 200:
+            self._fail(status, path, _said(answer) or _short(data))
+        return answer
+
+    def _exchange(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> tuple[int, bytes]:
+        parts = urlsplit(self.url)
+        headers = {"Accept": "application/json", "X-Prefloop-Trainer": self._trainer}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        data = None if body is None else json.dumps(body).encode()
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=min(CONNECT_S, timeout))
+        try:
+            connection.connect()
+            connection.sock.settimeout(timeout)
+            connection.request(method, parts.path + path, data, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def _fail(self, status: int, path: str, said: str) -> None:
+        if status in (401, 403):
+            where = f"the environment variable {self._variable}" if self._variable else "the key"
+            has = "does not hold the server's API key" if self._key else "is empty, and the server wants an API key"
+            raise Refused(f"{self.url} refuses the API key ({status}): {where} {has}.")
+        if status in (404, 405, 501):
+            raise Refused(f"{self.url} knows no {path} ({status}): {said}. Is [rollout] backend what runs there?")
+        if status == 409:
+            raise Stale(said)
+        if status == 422:
+            raise Damaged(said)
+        if status in (408, 425, 429) or status >= 500:
+            raise Fault(f"HTTP {status}: {said}")
+        raise Refused(f"{self.url}{path} refuses the request ({status}): {said}")
+
+
+def key_of(variable: str) -> str:
+    """Return the API key, which only the environment holds; "" where there is none."""
+    return os.environ.get(variable, "").strip()
+
+
+def _said(answer: Any) -> str:
+    """Return the message of an error, in the forms that servers have for it."""
+    found = answer.get("error") or answer.get("message") or answer.get("detail") if isinstance(answer, dict) else answer
+    found = found.get("message", found) if isinstance(found, dict) else found
+    return _short(str(found or "").encode())
+
+
+def _short(data: bytes) -> str:
+    text = " ".join(data.decode(errors="replace").split())
+    if text.startswith("<"):
+        return "a web page"
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

@@ -1,0 +1,125 @@
+"""Servers for tests: the package's own, in a thread, and one before it that makes the troubles of a script."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from prefloop.config import Model
+from prefloop.engine.rollouts import server
+
+
+@contextmanager
+def serving(folder: Path, key: str = "") -> Iterator[str]:
+    """Serve a model of a folder by HTTP; the address is given."""
+    listening = server.listen("127.0.0.1", 0, key, "KEY")
+    ready = threading.Event()
+    run = threading.Thread(
+        target=server.serve, args=(listening, str(folder), Model(), "cpu", lambda _: ready.set()), daemon=True
+    )
+    run.start()
+    assert ready.wait(60)
+    try:
+        yield f"http://127.0.0.1:{listening.server_address[1]}"
+    finally:
+        listening.shutdown()
+        run.join(10)
+
+
+class Troubles:
+    """What goes wrong with the next requests to a path, in order; None passes one on."""
+
+    def __init__(self) -> None:
+        self.script: list[str | None] = []
+        self.path = "/v1/generate"
+        self.about: dict[str, Any] = {}  # what /v1/about says in place of the truth
+        self.asked: list[tuple[str, Any]] = []
+        self.release = threading.Event()
+
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+LIES: dict[str, Change] = {
+    "an old version": lambda said: said.update(version="0123456789abcdef"),
+    "fewer samples": lambda said: said["samples"].pop(),
+    "no logprobs": lambda said: [s.update(logprobs=None) for s in said["samples"]],
+    "unknown tokens": lambda said: said["samples"][0]["ids"].__setitem__(0, 1_000_000),
+    "NaN": lambda said: said["samples"][0]["logprobs"].__setitem__(0, float("nan")),
+    "another model's logprobs": lambda said: said.update(logprobs=[[x - 0.1 for x in r] for r in said["logprobs"]]),
+}
+
+
+class Front(BaseHTTPRequestHandler):
+    """Passes requests on, unless the script has another word."""
+
+    protocol_version = "HTTP/1.1"
+    upstream: str
+    troubles: Troubles
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.pass_on("GET", b"")
+
+    def do_POST(self) -> None:
+        self.pass_on("POST", self.rfile.read(int(self.headers["Content-Length"])))
+
+    def pass_on(self, method: str, body: bytes) -> None:
+        troubles = self.troubles
+        troubles.asked.append((self.path, json.loads(body or b"{}")))
+        trouble = troubles.script.pop(0) if self.path == troubles.path and troubles.script else None
+        if trouble in ("hang", "die"):
+            if trouble == "hang":
+                troubles.release.wait(20)
+            self.close_connection = True
+        elif trouble == "500":
+            self.say(500, b'{"error": "out of memory"}')
+        elif trouble == "no JSON":
+            self.say(200, b"<html>a proxy's page</html>")
+        else:
+            status, data = self.ask(method, body)
+            said = json.loads(data)
+            LIES.get(str(trouble), lambda _: None)(said)
+            if self.path == "/v1/about":
+                said |= troubles.about
+            data = json.dumps(said).encode()
+            self.say(status, data, len(data) // 2 if trouble == "half an answer" else len(data))
+
+    def ask(self, method: str, body: bytes) -> tuple[int, bytes]:
+        connection = HTTPConnection(urlsplit(self.upstream).netloc, timeout=30)
+        connection.request(method, self.path, body, dict(self.headers))
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        return answer.status, data
+
+    def say(self, status: int, data: bytes, much: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:much])
+        self.close_connection = much is not None and much < len(data)
+
+
+@contextmanager
+def troubled(upstream: str) -> Iterator[tuple[str, Troubles]]:
+    """Stand before a server, and make trouble."""
+    troubles = Troubles()
+    front = ThreadingHTTPServer(("127.0.0.1", 0), type("Made", (Front,), {"upstream": upstream, "troubles": troubles}))
+    front.daemon_threads = True
+    threading.Thread(target=front.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{front.server_address[1]}", troubles
+    finally:
+        troubles.release.set()
+        front.shutdown()
+        front.server_close()
