@@ -34,6 +34,17 @@ class Project(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu" or "cuda"')
 
 
+class Lora(Section):
+    """What a new adapter is like. One that is trained further keeps its own form."""
+
+    rank: int = Field(16, ge=1, description="rank of the adapters")
+    alpha: float = Field(32.0, gt=0, description="an adapter is scaled by alpha / rank")
+    targets: tuple[str, ...] = Field(
+        (), description="names of linear modules that get an adapter, such as q_proj; none = all of every layer"
+    )
+    dora: bool = Field(False, description="also learn the length of each row of a matrix (DoRA); slower")
+
+
 class Model(Section):
     # These make or find the base model, which is an input of every stage by the hash of its weights.
     neutral = ("init", "path", "revision", "trust_remote_code", *SCRATCH)
@@ -49,6 +60,10 @@ class Model(Section):
     )
     trust_remote_code: bool = Field(False, description="run the code in a model's folder; set it only if you trust it")
     chat: Literal["auto", "none"] = Field("auto", description='"auto" uses the chat template if there is one')
+    adapter: Literal["none", "lora"] = Field(
+        "none", description='what is trained: "none" = all weights, "lora" = adapters beside one frozen model for all'
+    )
+    lora: Lora = Lora()
     # These apply to a model from scratch only.
     text: tuple[str, ...] = Field((), description="scratch: text files for the tokenizer, beside the training data")
     vocab_size: int = Field(2048, ge=64, description="scratch: size of the vocabulary")
@@ -56,6 +71,11 @@ class Model(Section):
     layers: int = Field(6, ge=1, description="scratch: number of layers")
     heads: int = Field(6, ge=1, description="scratch: attention heads")
     context: int = Field(512, ge=16, description="scratch: longest sequence in tokens")
+
+    def unusual(self, trains: bool) -> dict[str, Any]:
+        """Return the settings that decide a stage's outcome and are not at their defaults. trains: whether it learns"""
+        usual, read = type(self)().deciding(), ("adapter", *Lora.model_fields)
+        return {k: v for k, v in self.deciding().items() if v != usual[k] and (trains or k not in read)}
 
 
 class Data(Section):

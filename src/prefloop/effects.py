@@ -53,6 +53,7 @@ SCRATCH = (
     "heads",
     "context",
 )
+_OF_LORA = ("rank", "alpha", "targets", "dora")
 _EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
 
 
@@ -72,6 +73,12 @@ def idle(config: Config) -> dict[str, str]:
 
 
 def _model(config: Config) -> Iterator[tuple[str, str]]:
+    if config.model.adapter == "none":
+        yield from ((f"model.lora.{key}", 'adapter = "none" trains all weights') for key in _OF_LORA)
+    else:
+        yield "reward.freeze", f'[model] adapter = "{config.model.adapter}" freezes all but the adapters'
+        yield "align.frozen_dtype", "with adapters all models share one trunk; [model] dtype says how it is held"
+        yield "align.reference_ema", "an adapter cannot be moved part of the way: the reference becomes the policy"
     if config.model.init == "pretrained":
         yield from ((f"model.{key}", 'only init = "scratch" makes a model') for key in SCRATCH)
     else:

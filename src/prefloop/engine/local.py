@@ -26,6 +26,7 @@ from prefloop.engine.refreshed import Refreshed
 from prefloop.kernels import gpu, native
 from prefloop.kernels.memory import free_memory, named_when_full
 from prefloop.models.load import weights_hash
+from prefloop.models.lora import copy_of, rank_of
 from prefloop.models.packed_forward import computed_by
 from prefloop.models.save import save_pretrained
 from prefloop.models.tokenization import Tokenization
@@ -60,7 +61,7 @@ class LocalEngine:
         self.device = device
         self.refreshed = Refreshed(self.models["refreshed"]) if "refreshed" in self.models else None
         policy: Any = self.models.get("policy")
-        self.sampled = copy.deepcopy(policy.model) if own_sampler else None
+        self.sampled = copy_of(policy.model) if own_sampler else None
 
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
         policy: Any = self.models["policy"]
@@ -170,7 +171,8 @@ class LocalEngine:
             policy: Any = self.models["policy"]
             with torch.no_grad():
                 for mine, learned in zip(self.sampled.parameters(), policy.model.parameters(), strict=True):
-                    mine.copy_(learned)
+                    if mine is not learned:  # What no adapter changes is shared.
+                        mine.copy_(learned)
 
     def computed_by(self) -> Mapping[str, Any]:
         wrapped: Mapping[Role, Any] = self.models
@@ -182,6 +184,8 @@ class LocalEngine:
             found["sampling"] = decoder_class(models["policy"]).computed_by
         if self.learner is not None:
             found["learning"] = {role: scoring[role] for role in learns}
+        if ranks := {role: rank for role, model in models.items() if (rank := rank_of(model))}:
+            found["adapters"] = {role: f"rank {rank}" for role, rank in ranks.items()}
         if self.device == "cuda":
             return found | {"kernels": "triton" if gpu.AVAILABLE else "torch"}
         return found | {"kernels": torch.backends.cpu.get_cpu_capability() if native.AVAILABLE else "torch"}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prefloop.errors import TrainingError
+from prefloop.models.lora import of_adapter
 
 LOW = (torch.bfloat16, torch.float16)
 
@@ -23,7 +24,9 @@ class Refreshed:
     """
 
     def __init__(self, model: nn.Module):
-        self.parameters = dict(model.named_parameters())
+        found = dict(model.named_parameters())
+        adapter = {name: p for name, p in found.items() if of_adapter(name)}
+        self.parameters = adapter or found  # What an adapter stands on never moves.
         self.weights = {n: p.detach().float() if p.dtype in LOW else p for n, p in self.parameters.items()}
 
     @torch.no_grad()

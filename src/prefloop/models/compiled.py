@@ -1,8 +1,8 @@
 """Computes a model's body by compiled code (`kernels/native.c`): on a CPU, in float32, where there was a compiler.
 
 Factors that never change are multiplied into the matrices once: the weights and biases of norms, and the scale of
-attention scores. Results are those of `packed` up to rounding. The weights are copies, so a changed model needs a new
-`CompiledBody`.
+attention scores; adapters are added to them. Results are those of `packed` up to rounding. The weights are copies, so a
+changed model needs a new `CompiledBody`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from prefloop.kernels import native
 from prefloop.kernels.native import LANES, Panels, address, padded
-from prefloop.models.families import LayerWeights, Matrix, Norm, family_of
-from prefloop.models.packed import Segment, concatenate, supports_packed
+from prefloop.models.families import LayerWeights, Norm, family_of
+from prefloop.models.matrix import Matrix, concatenate
+from prefloop.models.packed import Segment, supports_packed
 
 
 def is_compilable(model: PreTrainedModel) -> bool:
@@ -52,7 +53,7 @@ class CompiledBody:
         layers = [self._layer(first), *map(self._layer, weights)]
         self.layers = (native.LayerStruct * len(layers))(*layers)
         hidden, query, inner = self.family.embedding.shape[1], self.layers[0].out.in_, self.layers[0].down.in_
-        self.kv_heads = len(first.k_proj[0]) // self.head_dim
+        self.kv_heads = len(first.k_proj.weight) // self.head_dim
         # so many numbers a token in each buffer: residual, normalised, qkv, attention, gate and up, activated
         self.widths = (hidden, hidden, self.layers[0].qkv.out, query, self.layers[0].gate_up.out, inner)
         self.struct = native.Body(
@@ -77,15 +78,16 @@ class CompiledBody:
         return address(self.held[-1])
 
     def _layer(self, weights: LayerWeights) -> native.LayerStruct:
+        weights = weights.merged()
         q, q_norm, scaling = weights.q_proj, weights.q_norm, weights.scaling
         if q_norm is None:
-            q = (q[0] * scaling, None if q[1] is None else q[1] * scaling)
+            q = q.rows(lambda x: x * scaling)
         else:
             q_norm = replace(q_norm, weight=q_norm.weight * scaling)
         qkv = fold_norm(concatenate([q, weights.k_proj, weights.v_proj]), weights.attention_norm)
         gate_up = fold_norm(concatenate(weights.gate_up_proj), weights.mlp_norm)
         matrices = qkv, weights.o_proj, gate_up, weights.down_proj
-        panels = [Panels(weight, bias) for weight, bias in matrices]
+        panels = [Panels(one.weight, one.bias) for one in matrices]
         self.held += panels
         norms = (q_norm, weights.k_norm, weights.attention_out_norm, weights.mlp_out_norm)
         held = [None if norm is None else self._hold(norm.weight) for norm in norms]
@@ -127,10 +129,10 @@ class CompiledBody:
 
 def fold_norm(matrix: Matrix, norm: Norm) -> Matrix:
     """Multiply the norm's weight and bias into the matrix. What is left of the norm has no parameters."""
-    weight, bias = matrix
+    weight, bias, _ = matrix
     if norm.bias is not None:
         bias = norm.bias @ weight.t() if bias is None else bias + norm.bias @ weight.t()
-    return weight * norm.weight, bias
+    return Matrix(weight * norm.weight, bias)
 
 
 @torch.no_grad()

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from prefloop.kernels.attention import Rope
+from prefloop.models.matrix import Matrix, matrix_of
 
 # The angles of these kinds of rotary positions do not depend on the text's length.
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
@@ -31,8 +31,6 @@ ACTIVATIONS = {
     "GELUTanh": "gelu_tanh",
     "FastGELUActivation": "gelu_tanh",
 }
-
-Matrix = tuple[Tensor, Tensor | None]  # weight [out,in], bias [out]
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,11 @@ class LayerWeights:
     mlp_out_norm: Norm | None = None  # applied to what the MLP adds to the residual
     parallel_residual: bool = False  # whether the MLP reads the layer's input, not the sum of it and attention
     rope_index: int = 0  # whether the MLP reads the layer's input, not the sum of it and attention
+
+    def merged(self) -> LayerWeights:
+        """Return the layer with every adapter added to its matrix, for code that knows none."""
+        matrices = {n: getattr(self, n).merged() for n in ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")}
+        return replace(self, gate_up_proj=tuple(matrix.merged() for matrix in self.gate_up_proj), **matrices)
 
     @property
     def activation(self) -> str:
@@ -117,7 +120,7 @@ class Family:
     def layer_weights(self, layer: Any) -> LayerWeights:
         """Return the parameters of one of `layers`.
 
-        Raises TypeError where a part is not a plain matrix (adapters, quantisation), or the layer has another form.
+        Raises TypeError where a part is not a matrix (quantisation), or the layer has another form.
         """
         attention, mlp = layer.self_attn, layer.mlp
         names = ("q_norm", "k_norm")
@@ -172,18 +175,10 @@ class Family:
             return matrix
         first, rest = torch.arange(rotated).chunk(2), torch.arange(rotated, head_dim).chunk(2)
         order = torch.cat([first[0], rest[0], first[1], rest[1]]).to(self.embedding.device)
-        weight, bias = matrix
-        weight = weight.unflatten(0, (-1, head_dim)).index_select(1, order).flatten(0, 1)
-        return weight, None if bias is None else bias.unflatten(0, (-1, head_dim)).index_select(1, order).flatten()
+        return matrix.rows(lambda x: x.unflatten(0, (-1, head_dim)).index_select(1, order).flatten(0, 1))
 
     def _matrix(self, linear: Any) -> Matrix:
-        if type(linear) is Conv1D:  # GPT-2 stores its matrices transposed.
-            weight = linear.weight.t()
-        elif type(linear) is nn.Linear:
-            weight = linear.weight
-        else:  # Adapters and quantised layers compute something else.
-            raise TypeError(f"a {type(linear).__name__} is not a plain matrix")
-        return weight.to(self.dtype), None if linear.bias is None else linear.bias.to(self.dtype)
+        return matrix_of(linear, self.dtype)
 
     def _norm(self, norm: Any) -> Norm:
         if type(norm) is nn.LayerNorm:
@@ -236,12 +231,11 @@ class GPTNeoXFamily(Family):
 
     def layer_weights(self, layer: Any) -> LayerWeights:
         attention, mlp, head_dim = layer.attention, layer.mlp, self.head_dim
-        weight, bias = self._matrix(attention.query_key_value)
-        weights = [part.flatten(0, 1) for part in weight.unflatten(0, (-1, 3, head_dim)).unbind(1)]
-        biases: list[Tensor | None] = [None] * 3
-        if bias is not None:
-            biases = [part.flatten() for part in bias.unflatten(0, (-1, 3, head_dim)).unbind(1)]
-        q, k, v = zip(weights, biases, strict=True)
+        each = self._matrix(attention.query_key_value)
+        q, k, v = (
+            each.rows(lambda x, n=n: x.unflatten(0, (-1, 3, head_dim))[:, n].flatten(0, 1))  # type: ignore[misc]
+            for n in range(3)
+        )
         return LayerWeights(
             self._half_split(q),
             self._half_split(k),
@@ -281,9 +275,8 @@ class GPT2Family(Family):
 
     def layer_weights(self, layer: Any) -> LayerWeights:
         attention, mlp = layer.attn, layer.mlp
-        weight, bias = self._matrix(attention.c_attn)
-        biases = [None] * 3 if bias is None else bias.chunk(3)
-        q, k, v = zip(weight.chunk(3), biases, strict=True)
+        each = self._matrix(attention.c_attn)
+        q, k, v = (each.rows(lambda x, n=n: x.chunk(3)[n]) for n in range(3))  # type: ignore[misc]
         return LayerWeights(
             q,
             k,

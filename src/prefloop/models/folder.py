@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prefloop.config import Model
 from prefloop.errors import ConfigError, ModelError
+from prefloop.models.adapter_folder import adapter_at
 
 # From these files transformers can make a tokenizer; an entry that starts with a dot is a file name's ending.
 _TOKENIZERS = (
@@ -37,8 +38,13 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def file_hash(folder: Path) -> str:
-    """Return a hash over the weights, config and tokenizer files of a folder, which identifies the model."""
+    """Return a hash over the weights, config and tokenizer files of a folder, which identifies the model.
+
+    An adapter's is also over those of its base, where that is a folder.
+    """
     total = hashlib.sha256()
+    if (adapter := adapter_at(folder)) is not None and Path(adapter.base).is_dir():
+        total.update(file_hash(Path(adapter.base)).encode())
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json") and path.is_file():
             total.update(path.name.encode())
@@ -79,9 +85,13 @@ def check_files(folder: Path, registered: Mapping[str, str], version: str) -> No
 def check_folder(source: str | Path) -> str:
     """Return the source as text, if it can be loaded. A name that is not a folder is taken for a hub id.
 
-    Raises ModelError for a folder without config, weights in safetensors, or tokenizer.
+    Raises ModelError for a folder without config, weights in safetensors, or tokenizer. Of an adapter, its base needs
+    them.
     """
     folder = Path(source)
+    if (adapter := adapter_at(folder)) is not None:
+        check_folder(adapter.base)
+        return str(folder)
     if not folder.is_dir():
         if folder.is_absolute() or str(source).startswith((".", "~")) or folder.exists():
             raise ModelError(f"{source} is not a folder. Give a Hugging Face model folder or a hub id (owner/name).")

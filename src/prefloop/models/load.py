@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from prefloop.config import Model
 from prefloop.errors import ModelError
+from prefloop.models.adapter_folder import adapter_at
 from prefloop.models.folder import check_folder
+from prefloop.models.lora import load_adapter, merged
 from prefloop.models.tokenization import Tokenization, make_tokenization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -20,8 +22,15 @@ DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # Attributes that hold a rat
 
 
 def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrainedModel, Tokenization]:  # noqa: B008 -- frozen
-    """Return a causal language model, with dropout off, and its tokenization. Raises ModelError."""
-    model = from_pretrained(AutoModelForCausalLM, source, settings)
+    """Return a causal language model, with dropout off, and its tokenization. Raises ModelError.
+
+    Of a folder with an adapter it is the adapter's base, with the adapter added to a copy of its weights.
+    """
+    adapter = adapter_at(source)
+    model = from_pretrained(AutoModelForCausalLM, source if adapter is None else adapter.base, settings)
+    if adapter is not None:
+        load_adapter(model, adapter)
+        model = merged(model).requires_grad_(True)
     tokenizer = load_tokenizer(source, settings)
     disable_dropout(model)
     return model, make_tokenization(tokenizer, model, settings.chat)
@@ -58,7 +67,10 @@ def from_pretrained(kind: Any, source: str | Path, settings: Model, fresh: tuple
 
 
 def load_tokenizer(source: str | Path, settings: Model) -> Any:
-    """Return the tokenizer of a folder or hub id. Raises ModelError."""
+    """Return the tokenizer of a folder or hub id; of an adapter without one, that of its base. Raises ModelError."""
+    adapter = adapter_at(source)
+    if adapter is not None and not any(adapter.path.glob("tokenizer*")):
+        source = adapter.base
     try:
         return AutoTokenizer.from_pretrained(
             str(source), revision=settings.revision or "main", trust_remote_code=settings.trust_remote_code

@@ -22,8 +22,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from prefloop.kernels.attention import Heads, Rope, attention, can_pack, plan
-from prefloop.kernels.linear import linear, rms_norm, rotary, silu_gate
-from prefloop.models.families import LayerWeights, Matrix, Norm, family_of, is_known
+from prefloop.kernels.linear import rms_norm, rotary, silu_gate
+from prefloop.models.families import LayerWeights, Norm, family_of, is_known
+from prefloop.models.matrix import Matrix, concatenate, multiply
 
 # Copies of matrices that stand together have at most so many elements; gate_proj and up_proj of a 0.5B model just fit.
 FUSE_UP_TO = 9 << 20
@@ -39,7 +40,7 @@ class PackedLayer:
 
     def __init__(self, weights: LayerWeights):
         self.weights = weights
-        self.heads = Heads(*(len(matrix) // weights.head_dim for matrix, _ in (weights.q_proj, weights.k_proj)))
+        self.heads = Heads(*(len(matrix.weight) // weights.head_dim for matrix in (weights.q_proj, weights.k_proj)))
         self.qkv_proj = fuse([weights.q_proj, weights.k_proj, weights.v_proj])
         self.gate_up_proj = fuse(weights.gate_up_proj)
         self.act_fn = ACTIVATION_FUNCTIONS.get(weights.activation, weights.act_fn)
@@ -90,33 +91,26 @@ class PackedLayer:
 
 def fuse(matrices: Sequence[Matrix]) -> list[Matrix]:
     """Return the matrices as one, where they are small enough for a copy; otherwise as they are."""
-    few = sum(weight.numel() for weight, _ in matrices) <= FUSE_UP_TO
+    few = sum(matrix.weight.numel() for matrix in matrices) <= FUSE_UP_TO
     return [concatenate(matrices)] if few and len(matrices) > 1 else list(matrices)
-
-
-def concatenate(matrices: Sequence[Matrix]) -> Matrix:
-    """Return one matrix whose output is the outputs of all `matrices` side by side."""
-    biases = [bias for _, bias in matrices if bias is not None]
-    weight = torch.cat([weight for weight, _ in matrices])
-    return weight, torch.cat(biases) if len(biases) == len(matrices) else None
 
 
 def project(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     """Return x [M,in] multiplied by each of the matrices; the results stand side by side [M,out]."""
     if len(matrices) == 1:
-        return linear(x, *matrices[0])
-    if x.is_cuda and not torch.is_grad_enabled() and all(bias is None for _, bias in matrices):
-        sizes = [len(weight) for weight, _ in matrices]
+        return multiply(x, matrices[0])
+    if x.is_cuda and not torch.is_grad_enabled() and all(one.bias is None and one.adapter is None for one in matrices):
+        sizes = [len(one.weight) for one in matrices]
         out = x.new_empty(len(x), sum(sizes))
-        for (weight, _), part in zip(matrices, out.split(sizes, dim=1), strict=True):
-            torch.mm(x, weight.t(), out=part)
+        for one, part in zip(matrices, out.split(sizes, dim=1), strict=True):
+            torch.mm(x, one.weight.t(), out=part)
         return out
-    return torch.cat([linear(x, *one) for one in matrices], dim=-1)
+    return torch.cat([multiply(x, one) for one in matrices], dim=-1)
 
 
 def add_projected(residual: Tensor, x: Tensor, matrix: Matrix, norm: Norm | None) -> Tensor:
     """Return the residual [M,H] plus x [M,in] multiplied by the matrix, normalised first if a norm is given."""
-    return linear(x, *matrix, onto=residual) if norm is None else residual + apply_norm(linear(x, *matrix), norm)
+    return multiply(x, matrix, residual) if norm is None else residual + apply_norm(multiply(x, matrix), norm)
 
 
 def apply_norm(x: Tensor, norm: Norm) -> Tensor:
@@ -283,17 +277,27 @@ def _sdpa(layer: PackedLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | No
 
 # -- which models ------------------------------------------------------------------------------------------------------
 
-_supported: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_supported: WeakKeyDictionary[PreTrainedModel, tuple[int, bool]] = WeakKeyDictionary()
 
 
 def supports_packed(model: PreTrainedModel, length: int = 0) -> bool:
     """Return whether this module computes what the model computes. It is tried out once for each model.
 
+    A model that has been given adapters is tried again.
+
     length: tokens of the longest text, which may be too long for a sliding window of the model
     """
-    if model not in _supported:
-        _supported[model] = is_known(model) and _agrees(model)
-    return _supported[model] and length <= (family_of(model).window or length)
+    now = structure(model)
+    tried, found = _supported.get(model, (None, False))
+    if tried != now:
+        found = is_known(model) and _agrees(model)
+        _supported[model] = now, found
+    return found and length <= (family_of(model).window or length)
+
+
+def structure(model: PreTrainedModel) -> int:
+    """Return a number that changes when modules of the model are replaced by others, such as those of adapters."""
+    return hash(tuple(map(type, model.modules())))
 
 
 @torch.no_grad()

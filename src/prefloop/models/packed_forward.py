@@ -20,7 +20,7 @@ from prefloop.batch import ListRows, Rows
 from prefloop.kernels.logprobs import predicting
 from prefloop.models.checkpointing import is_checkpointed
 from prefloop.models.compiled import forward_compiled, is_compilable
-from prefloop.models.packed import Segment, forward_packed, supports_packed
+from prefloop.models.packed import Segment, forward_packed, structure, supports_packed
 from prefloop.ops.masked import last_index
 
 COMPILED_FROM = 256  # From so many tokens of a batch on, copying the weights for compiled code pays.
@@ -182,14 +182,17 @@ def _forward_in_two_parts(model: Any, rows: Rows, cut: Tensor) -> tuple[Tensor, 
     return out.last_hidden_state[:, -1].repeat_interleave(k, 0), states, answer_mask
 
 
-_exact: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_exact: WeakKeyDictionary[PreTrainedModel, tuple[int, bool]] = WeakKeyDictionary()
 
 
 def _splits_exactly(model: PreTrainedModel) -> bool:
     """Return whether two parts with a cache give the same states as one pass. It is tried out once for each model."""
-    if model not in _exact:
-        _exact[model] = _try_split(model)
-    return _exact[model]
+    now = structure(model)
+    tried, found = _exact.get(model, (None, False))
+    if tried != now:
+        found = _try_split(model)
+        _exact[model] = now, found
+    return found
 
 
 @torch.no_grad()

@@ -20,9 +20,12 @@ from prefloop.batch import RewardOutput, Rows
 from prefloop.config import Model
 from prefloop.errors import ConfigError, ModelError
 from prefloop.kernels.logprobs import scatter
-from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
+from prefloop.models.adapter_folder import adapter_at, adapter_in, said_of_itself
+from prefloop.models.load import DTYPES, disable_dropout, from_pretrained, load_tokenizer
+from prefloop.models.lora import add_adapter, has_adapter, merged
 from prefloop.models.packed_forward import last_hidden, predicting_hidden
 from prefloop.models.tokenization import EXTRA_PAD, Tokenization, make_tokenization
+from prefloop.models.trunk import Trunks
 
 NORM_KEY = "prefloop_reward"
 # The head of a sequence classifier has one of these names, which differ between architectures.
@@ -136,9 +139,11 @@ def score_head(model: PreTrainedModel) -> nn.Linear:
 
 
 def new_reward_model(
-    source: str | Path, settings: Model, seed: int, dropout: float = 0.0
+    source: str | Path, settings: Model, seed: int, dropout: float = 0.0, trunks: Trunks | None = None
 ) -> tuple[RewardModel, Tokenization]:
     """Return a reward model with the weights of a causal model, and a new head of N(0, 1/(d+1)) and bias 0.
+
+    trunks: where an adapter finds its frozen model, if another one has loaded it
 
     The pad token must not be one that ends an answer, because plain transformers finds the last real token by it. If
     the model has no such pad token, one is added.
@@ -147,11 +152,11 @@ def new_reward_model(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = from_pretrained(AutoModelForSequenceClassification, source, settings, fresh=HEADS, num_labels=1)
+        model = _headless(source, settings, seed, trunks or Trunks())
         tokenization = make_tokenization(tokenizer, model, settings.chat)
         _separate_pad(model, tokenizer, tokenization)
     disable_dropout(model)
-    head = score_head(model)
+    head = score_head(model).requires_grad_(True)
     with torch.no_grad():
         scale = 1.0 / math.sqrt(head.in_features + 1)
         head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * scale)
@@ -160,6 +165,15 @@ def new_reward_model(
     if dropout:
         set_dropout(model, dropout)
     return RewardModel(model), make_tokenization(tokenizer, model, settings.chat)
+
+
+def _headless(source: str | Path, settings: Model, seed: int, trunks: Trunks) -> Any:
+    """Return a sequence classifier with the weights of a causal model, and a head that is to be drawn yet."""
+    if settings.adapter == "lora":
+        return trunks.classifier(source, settings, seed)
+    if adapter_at(source) is None:
+        return from_pretrained(AutoModelForSequenceClassification, source, settings, fresh=HEADS, num_labels=1)
+    return merged(trunks.classifier(source, settings, seed)).to(DTYPES[settings.dtype]).requires_grad_(True)
 
 
 def freeze_lowest(model: PreTrainedModel, layers: int) -> None:
@@ -196,13 +210,28 @@ def _separate_pad(model: Any, tokenizer: Any, tokenization: Tokenization) -> Non
         else:
             tokenizer.add_special_tokens({"pad_token": EXTRA_PAD})
             if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-                model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+                learns = model.get_input_embeddings().weight.requires_grad
+                model.resize_token_embeddings(len(tokenizer), mean_resizing=False).requires_grad_(learns)
+                model.grown = True
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def load_reward_model(source: str | Path, settings: Model = Model()) -> tuple[RewardModel, Tokenization]:  # noqa: B008 -- frozen
-    """Return a trained reward model, of prefloop or any sequence classifier with one label. Raises ModelError."""
-    model = from_pretrained(AutoModelForSequenceClassification, source, settings)
+def load_reward_model(
+    source: str | Path,
+    settings: Model = Model(),  # noqa: B008 -- frozen
+    trunks: Trunks | None = None,
+) -> tuple[RewardModel, Tokenization]:
+    """Return a trained reward model, of prefloop or any sequence classifier with one label. Raises ModelError.
+
+    trunks: where a model that was trained as an adapter finds its frozen model, if another one has loaded it
+    """
+    adapter = adapter_in(source) if settings.adapter == "lora" else adapter_at(source)
+    if adapter is None:
+        model = from_pretrained(AutoModelForSequenceClassification, source, settings)
+    else:
+        model = (trunks or Trunks()).classifier(source, settings)
+        for name, value in said_of_itself(adapter.path).items():
+            setattr(model.config, name, value)
     if model.config.num_labels != 1:
         raise ModelError(f"{source} has {model.config.num_labels} labels; a reward model has one (num_labels = 1).")
     disable_dropout(model)
@@ -212,7 +241,15 @@ def load_reward_model(source: str | Path, settings: Model = Model()) -> tuple[Re
     return RewardModel(model), tokenization
 
 
-def new_critic(source: str | Path, settings: Model) -> tuple[Critic, Tokenization]:
-    """Return a critic with the weights of the reward model in `source`. Raises ModelError."""
-    reward, tokenization = load_reward_model(source, settings)
+def new_critic(
+    source: str | Path, settings: Model, seed: int = 0, trunks: Trunks | None = None
+) -> tuple[Critic, Tokenization]:
+    """Return a critic with the weights of the reward model in `source`. Raises ModelError.
+
+    seed: that of an adapter, where the reward model has none of its own to go on with
+    """
+    reward, tokenization = load_reward_model(source, settings, trunks)
+    if settings.adapter == "lora" and not has_adapter(reward.model):
+        add_adapter(reward.model, settings.lora, str(source), seed)
+        score_head(reward.model).requires_grad_(True)
     return Critic(reward.model, reward.mean, reward.std), tokenization

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from tqdm import tqdm
 
 from prefloop import record
-from prefloop.config import CONFIG_NAME, Config, Model, load_config
-from prefloop.config_section import Section
+from prefloop.config import CONFIG_NAME, Config, load_config
+from prefloop.config_section import Optimiser, Section
 from prefloop.engine.placement import Placement
 from prefloop.engine.process import set_environment
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
@@ -28,6 +28,7 @@ from prefloop.models.folder import check_files, check_sizes, file_hash, file_has
 from prefloop.project.choose import FRONT, Candidate, candidates, choose, passed_over
 from prefloop.project.diagnosing import Announcer
 from prefloop.project.lines import Lines
+from prefloop.project.scratch import make_scratch_model
 from prefloop.project.unfinished import refuse_other_settings
 from prefloop.record import Run
 from prefloop.results import Outcome
@@ -38,10 +39,10 @@ from prefloop.types import Snapshot, digest
 
 if TYPE_CHECKING:  # torch takes seconds to load, and verbs that only move data do without it.
     from prefloop.models.tokenization import Tokenization
+    from prefloop.models.trunk import Trunks
 
 
 _Outcome = TypeVar("_Outcome", bound=Outcome)
-_USUAL_MODEL = Model().deciding()
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,13 @@ class Project:
         return Placement(self.device, self.config.rollout, self.root, self.config.model)
 
     @cached_property
+    def trunks(self) -> Trunks:
+        """Return the frozen models that adapters stand on, as long as they are in use."""
+        from prefloop.models.trunk import Trunks
+
+        return Trunks()
+
+    @cached_property
     def queue(self) -> Queue:
         """Return the queue of what people are asked to rank, by the rules of `[annotate]`."""
         return Queue(self.store, self.config.annotate, seed=self.config.project.seed)
@@ -159,7 +167,7 @@ class Project:
 
     def fingerprint(self, stage: str, settings: Section, inputs: Mapping[str, Any]) -> str:
         """Return a hash of all that decides a stage's outcome."""
-        model = {key: value for key, value in self.config.model.deciding().items() if value != _USUAL_MODEL[key]}
+        model = self.config.model.unusual(isinstance(settings, Optimiser))
         decides = dict(inputs) | ({"model settings": model} if model else {})
         return digest(stage, self.config.project.seed, self.config.data.heldout, settings.deciding(), decides)
 
@@ -238,7 +246,8 @@ class Project:
         if settings.init == "scratch":
             folder = self.root / "model"
             if not (folder / "config.json").is_file():
-                self._make_scratch(folder)
+                self.say(f"model: training a tokenizer and initialising a small Llama in {folder}")
+                make_scratch_model(folder, self.root, self.config, self.store)
             check_sizes(folder, settings)
             return ModelRef("base", str(folder), file_hash(folder))
         if not settings.path:
@@ -249,32 +258,6 @@ class Project:
                 raise ConfigError(f"[model] revision would have no effect: {folder} is a folder. Take it out.")
             return ModelRef("base", str(folder), file_hash(folder))
         return ModelRef("base", settings.path, f"{settings.path}@{settings.revision or 'main'}")
-
-    def _make_scratch(self, folder: Path) -> None:
-        from prefloop.engine.checkpoint import publish
-        from prefloop.models.scratch import make_scratch
-
-        def texts() -> Iterable[str]:
-            for name in self.config.model.text:
-                path = self.root / name
-                if not path.is_file():
-                    raise ConfigError(f"[model] text: {path} does not exist")
-                yield from path.read_text(encoding="utf-8").splitlines()
-            # What is held out is never learnt from, not even here.
-            answered, kept_out = False, self.config.data.heldout
-            for shown in self.store.demonstrations(split="train", heldout=kept_out):
-                answered = True
-                yield shown.prompt.text
-                yield shown.text
-            for item in self.store.items(split="train", heldout=kept_out):
-                answered = True
-                yield item.prompt.text
-                yield from (c.text for c in item.completions)
-            if not answered:
-                yield from (prompt.text for prompt in self.store.prompts(split="train", heldout=kept_out))
-
-        self.say(f"model: training a tokenizer and initialising a small Llama in {folder}")
-        publish(folder, lambda tmp: make_scratch(tmp, self.config.model, texts(), self.config.project.seed))
 
     def reference(self) -> ModelRef:
         """Return the frozen reference of every round: the newest supervised policy, else the base model."""
@@ -384,10 +367,14 @@ def derive(seed: int, *names: object) -> int:
     return int(digest(seed, *names), 16) >> 1
 
 
-def load_policy(project: Project, ref: ModelRef) -> tuple[Any, Tokenization]:
+def load_policy(project: Project, ref: ModelRef, learns: bool = False) -> tuple[Any, Tokenization]:
+    """Return (policy, its tokenization). learns: whether what `[model] adapter` asks for is trained of it."""
     from prefloop.models.load import load_causal
 
     assert project.device  # This comes before the first tensor, since it sets the number of threads.
+    if learns and project.config.model.adapter == "lora":
+        seed = derive(project.config.project.seed, "adapter")
+        return project.trunks.causal(ref.intact(), project.config.model, seed)
     return load_causal(ref.intact(), project.config.model)
 
 
@@ -395,4 +382,4 @@ def load_registered_reward(project: Project, row: ModelRow) -> tuple[Any, Tokeni
     """Return (reward model, its tokenization). Raises ModelError where its files are not those that were registered."""
     from prefloop.models.reward import load_reward_model
 
-    return load_reward_model(project.ref(row).intact(), project.config.model)
+    return load_reward_model(project.ref(row).intact(), project.config.model, project.trunks)

@@ -62,7 +62,7 @@ def sft(project: Project) -> Tuned:
         return done
     with project.lock():
         run = project.begin("sft", fingerprint, inputs)
-        model, tokenization = load_policy(project, base)
+        model, tokenization = load_policy(project, base, learns=True)
         model.train(False)
         left_out = LeftOut(project)
         train = left_out.accepted([tokenization], train, "demonstrations", learns=True)

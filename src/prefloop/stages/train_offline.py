@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import closing
 
 import torch
@@ -27,7 +26,7 @@ from prefloop.training.lengths import Lengths
 from prefloop.training.loop import Schedule
 from prefloop.training.offline_lists import OfflineLists
 from prefloop.training.rankings import NOT_COMPARABLE, gold_of, learnable, learnt_criteria, refuse_useless
-from prefloop.training.reference import Refresh
+from prefloop.training.reference import Refresh, load_reference, refreshed
 from prefloop.types import digest
 
 EVAL_LISTS = 100
@@ -71,7 +70,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
     }
     with project.lock():
         run = project.begin("align", fingerprint, inputs)
-        model, tokenization = load_policy(project, start)
+        model, tokenization = load_policy(project, start, learns=True)
         left_out = LeftOut(project)
         train = left_out.accepted([tokenization], train, "lists", learns=True)
         refused = {r.id for items in asked.values() for i in items if i.id in left_out.reasons for r in i.rankings}
@@ -80,7 +79,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
         lengths = Lengths(project, tokenization)
         train = lengths.telling(train)
         from_reference = start.path == reference.path
-        frozen = copy.deepcopy(model) if from_reference else load_policy(project, reference)[0]
+        frozen = load_reference(project, reference, model if from_reference else None)
         order = Order(len(train), settings.lists, settings.passes, derive(seed, "offline"))
         if settings.reference_refresh >= order.steps:
             project.say(
@@ -93,7 +92,7 @@ def train_offline(project: Project, round: int) -> AlignedOffline:
         training = Training(settings, order.steps, {"policy": lr}, settings.average)
         models: dict[Role, torch.nn.Module] = {"policy": policy, "reference": Policy(frozen)}
         if settings.reference_refresh:
-            models["refreshed"] = copy.deepcopy(models["reference"]).requires_grad_(False)
+            models["refreshed"] = refreshed(models["reference"], policy)
         named = digest(reference.weights, tokenization.fingerprint)
         told = "reference" in getattr(objective, "needs", ("reference",))
         asking = [item.prompt for item in train]

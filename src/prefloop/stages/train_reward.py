@@ -135,7 +135,7 @@ def _train_one(project: Project, criterion: str, round: int) -> TrainedReward:
         known = [*train, *rankable(project, criterion, round, "heldout")]
         write_evidence(run, data=data_of(*both_sides(project)), people=people_of(known, criterion, gold[criterion]))
         model, tokenization = new_reward_model(
-            start.path, project.config.model, derive(seed, "reward-head", criterion), settings.dropout
+            start.path, project.config.model, derive(seed, "reward-head", criterion), settings.dropout, project.trunks
         )
         model.criterion, model.max_tokens = criterion, reads(tokenization, settings.max_tokens)
         freeze_lowest(model.model, settings.freeze)

@@ -359,5 +359,4 @@ def _breaches(evals: Sequence[Mapping[str, Any]]) -> tuple[Breach, ...] | None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    for path in source.iterdir():
-        shutil.copyfile(path, target / path.name)
+    shutil.copytree(source, target, dirs_exist_ok=True)

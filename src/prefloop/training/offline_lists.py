@@ -133,7 +133,7 @@ class OfflineLists:
 
     def _totals(self, role: Any, batch: RankingBatch) -> Tensor:
         """Return the log-probability of each completion in nats, [R,K]."""
-        return batch.logp(self.engine.forward(role, batch))
+        return batch.logp(self.engine.forward(role, batch, as_learner=True))
 
     def accuracy(self) -> dict[str, float]:
         """Return the share of strict held-out pairs that the method's implicit reward orders as people do.

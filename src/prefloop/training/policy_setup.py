@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -29,6 +28,7 @@ from prefloop.training.first_checks import LISTS
 from prefloop.training.fit_together import no_critic
 from prefloop.training.learning_rates import beside_usual, rate
 from prefloop.training.policy_evaluation import Validation
+from prefloop.training.reference import load_reference, refreshed
 from prefloop.training.rollout import Encoded
 from prefloop.types import Item
 
@@ -72,8 +72,8 @@ def set_up(
     """
     settings = project.config.align
     from_reference = start.path == reference.path
-    model, tokenization = load_policy(project, start)
-    frozen = copy.deepcopy(model) if from_reference else load_policy(project, reference)[0]
+    model, tokenization = load_policy(project, start, learns=True)
+    frozen = load_reference(project, reference, model if from_reference else None)
     _cast_judges(scorer, settings.frozen_dtype)
     policy = Policy(model, settings.rollout.temperature)
     learns: dict[Role, torch.nn.Module] = {"policy": policy}
@@ -95,7 +95,7 @@ def set_up(
     # The engine comes last, so that nothing can fail before its owner has it.
     models = learns | {"reference": Policy(frozen, settings.rollout.temperature).requires_grad_(False)}
     if settings.reference_refresh:
-        models["refreshed"] = copy.deepcopy(models["reference"])
+        models["refreshed"] = refreshed(models["reference"], policy)
     per_step = settings.rollout.epochs * settings.rollout.minibatches
     training = Training(settings, settings.steps * per_step, lr, settings.average)
     ahead = settings.rollout.staleness > 0
@@ -137,9 +137,9 @@ def _critic(
     if isinstance(scorer, ModelScorer) and scorer.reward_models:
         main = max(scorer.reward_models, key=lambda j: abs(j.weight))
         row = next(m for m in judges if (m.criterion or m.version) == main.name)
-        critic, theirs = new_critic(project.ref(row).intact(), model)
+        critic, theirs = new_critic(project.ref(row).intact(), model, derive(seed, "critic"), project.trunks)
     else:
-        fresh, theirs = new_reward_model(start.intact(), model, derive(seed, "critic"))
+        fresh, theirs = new_reward_model(start.intact(), model, derive(seed, "critic"), trunks=project.trunks)
         critic = Critic(fresh.model, 0.0, 1.0)
     if theirs.fingerprint != tokenization.fingerprint:
         raise ConfigError(no_critic(algorithm))

@@ -5,13 +5,35 @@ It is another model than the round's reference, which stays: from that one evalu
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+
+from torch import nn
 
 from prefloop.batch import LogprobBatch, RolloutBatch
 from prefloop.config_align import Align
 from prefloop.engine.base import Engine
+from prefloop.models.lora import copy_of, has_adapter, silent_copy
 from prefloop.ops.masked import masked_sum
+from prefloop.project.project import ModelRef, Project, load_policy
+
+
+def load_reference(project: Project, reference: ModelRef, same: Any | None) -> Any:
+    """Return the round's reference, which is frozen. With adapters it stands on the weights that the policy stands on.
+
+    same: the policy, where it starts as the reference
+    """
+    if project.config.model.adapter == "lora":
+        return project.trunks.causal(reference.intact(), project.config.model)[0]
+    return load_policy(project, reference)[0] if same is None else copy.deepcopy(same)
+
+
+def refreshed(reference: nn.Module, policy: nn.Module) -> nn.Module:
+    """Return what is the reference now, and can become the policy: with an adapter of its own if the policy has one."""
+    if has_adapter(policy) and not has_adapter(reference):
+        return silent_copy(policy)
+    return copy_of(reference).requires_grad_(False)
 
 
 @dataclass(frozen=True)

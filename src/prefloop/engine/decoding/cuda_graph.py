@@ -19,6 +19,7 @@ from prefloop.engine.decoding.base import Decoder
 from prefloop.kernels import gpu
 from prefloop.kernels.attention import Rope
 from prefloop.models.families import family_of
+from prefloop.models.matrix import Matrix
 from prefloop.models.packed import PackedLayer, Segment, apply_norm, forward_packed, project, supports_packed
 
 
@@ -43,8 +44,8 @@ class GraphDecoder(Decoder):
         head: Any = model.get_output_embeddings()
         self.model, self.max_tokens, self.family = model, max_tokens, family_of(model)
         dtype, device = self.family.dtype, head.weight.device
-        self.layers = [PackedLayer(self.family.layer_weights(layer)) for layer in self.family.layers]
-        self.head = [(head.weight.detach(), head.bias)]
+        self.layers = [PackedLayer(self.family.layer_weights(layer).merged()) for layer in self.family.layers]
+        self.head = [Matrix(head.weight.detach(), head.bias)]
         # These are keys and values of rows' own tokens.
         shape = len(self.layers), 2, rows, self.layers[0].heads.kv, max_tokens, self.family.head_dim
         self.own = torch.zeros(shape, dtype=dtype, device=device)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from prefloop.batch import collate
 from prefloop.engine.decoding.base import Decoder
 from prefloop.models.families import family_of
+from prefloop.models.matrix import Matrix
 from prefloop.models.packed import PackedLayer, Segment, apply_norm, forward_packed, pad_rows, project
 
 
@@ -28,9 +29,9 @@ class PackedDecoder(Decoder):
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int):
         self.model, self.max_tokens, self.family = model, max_tokens, family_of(model)
-        self.layers = [PackedLayer(self.family.layer_weights(layer)) for layer in self.family.layers]
+        self.layers = [PackedLayer(self.family.layer_weights(layer).merged()) for layer in self.family.layers]
         head: Any = model.get_output_embeddings()
-        self.head = [(head.weight.detach(), head.bias)]
+        self.head = [Matrix(head.weight.detach(), head.bias)]
         device, self.dtype = head.weight.device, self.family.dtype
         self.kv_heads, size = self.layers[0].heads.kv, self.family.head_dim
         shape = (2, rows, self.kv_heads, max_tokens, size)

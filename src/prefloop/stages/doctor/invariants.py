@@ -7,7 +7,6 @@ differently once saved.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -27,7 +26,9 @@ from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampled, Sampling, Term
 from prefloop.kernels import gpu, native
 from prefloop.models.load import from_pretrained, load_tokenizer
+from prefloop.models.lora import copy_of, rank_of
 from prefloop.models.packed import supports_packed
+from prefloop.models.packed_forward import computed_by
 from prefloop.models.policy import Policy
 from prefloop.models.reward import RewardModel, load_reward_model
 from prefloop.models.save import save_pretrained
@@ -93,12 +94,12 @@ class _Subject:
 
     def __init__(self, project: Project, ref: ModelRef, engines: ExitStack):
         self.project = project
-        self.model, self.tokenization = load_policy(project, ref)
+        self.model, self.tokenization = load_policy(project, ref, learns=True)
         self.tolerance = TOLERANCE[project.config.model.dtype]
         self.prompts = _prompts(project, self.tokenization)
         models: dict[Role, torch.nn.Module] = {
             "policy": Policy(self.model),
-            "reference": Policy(copy.deepcopy(self.model)),
+            "reference": Policy(copy_of(self.model)),
         }
         seed = derive(project.config.project.seed, "doctor")
         made = make_engine(models, self.tokenization, seed, project.device)
@@ -263,6 +264,19 @@ def _compiled(s: _Subject, name: str) -> Check:
     return Check(name, "warn", "not there, or from other sources than these: torch computes it all, slower", advice)
 
 
+def _adapter(s: _Subject, name: str) -> Check:
+    """Check what trains and samples with the adapter that `[model] adapter` asks for."""
+    if not (rank := rank_of(s.model)):
+        return Check(name, "ok", "none: all weights are trained")
+    said, learns = s.engine.computed_by(), computed_by(s.model, learns=True)
+    count = sum(p.numel() for p in s.model.parameters() if p.requires_grad)
+    detail = f"rank {rank}, {count:,} parameters; trained by {learns} code, sampled by {said['sampling']}"
+    if learns == "packed":
+        return Check(name, "ok", detail)
+    why = f"prefloop has no code of its own for a {type(s.model).__name__} with these settings"
+    return Check(name, "warn", f"{detail}, because {why}", "it is right, and slower")
+
+
 def _apart(subject: _Subject, name: str) -> Check:
     stored = LeftOut(subject.project).accepted(
         [subject.tokenization], subject.project.store.prompts(limit=200), "prompts"
@@ -275,6 +289,7 @@ def _apart(subject: _Subject, name: str) -> Check:
 
 _POLICY: Mapping[str, Any] = {
     "compiled code": _compiled,
+    "adapter": _adapter,
     "prompts apart": _apart,
     "end of answers": _ending,
     "padding": _padding,
