@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from prefloop.config_section import Section
 
-Backend = Literal["local", "prefloop"]
+Backend = Literal["local", "prefloop", "vllm", "sglang"]
 
 
 class Rollouts(Section):
@@ -17,7 +17,8 @@ class Rollouts(Section):
 
     backend: Backend = Field(
         "local",
-        description='who samples: "local" is this process, "prefloop" a server of `prefloop rollout serve`',
+        description='who samples: "local" is this process, "prefloop" a server of `prefloop rollout serve`, "vllm" and '
+        '"sglang" servers of these',
     )
     servers: tuple[str, ...] = Field((), description='addresses of servers that run already, as "http://10.0.0.2:8302"')
     launch: int = Field(0, ge=0, description="servers that are started on this machine, and stopped at the end")
@@ -25,6 +26,10 @@ class Rollouts(Section):
         (), description="CUDA_VISIBLE_DEVICES of each launched server, in order; none = those of this process"
     )
     options: tuple[str, ...] = Field((), description="further command-line options of launched servers")
+    python: str | None = Field(
+        None,
+        description="Python of the environment that launches vllm or sglang; none = that of `prefloop rollout install`",
+    )
     key: str = Field(
         "PREFLOOP_ROLLOUT_KEY",
         min_length=1,

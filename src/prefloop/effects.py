@@ -126,8 +126,10 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
 def _rollout_servers(rollout: Any) -> Iterator[tuple[str, str]]:
     if rollout.backend == "local":
         yield from ((f"rollout.{key}", 'backend = "local" asks no server') for key in type(rollout).model_fields)
+    if rollout.backend == "prefloop":
+        yield "rollout.python", "a prefloop server is started by the Python that runs prefloop"
     if not rollout.launch:
-        yield from ((f"rollout.{key}", "launch = 0 starts no server") for key in ("devices", "options"))
+        yield from ((f"rollout.{key}", "launch = 0 starts no server") for key in ("devices", "options", "python"))
 
 
 def _rollout(rollout: Any) -> Iterator[tuple[str, str]]:

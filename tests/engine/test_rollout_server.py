@@ -189,6 +189,33 @@ def test_rollout_server_that_was_started_again_gets_the_weights_again(
     assert not other.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # by peft itself
+def test_rollout_server_samples_with_an_adapter_that_learns(real: str, folder: Path, tmp_path: Path) -> None:
+    """The published weights have the adapter added; the adapter stands beside them."""
+    pytest.importorskip("peft", reason="peft is not installed: prefloop[lora]")
+    from prefloop.config import Lora
+    from prefloop.models.lora import add_adapter
+
+    def build(where: Placement) -> Engine:
+        model = copy.deepcopy(MODEL)
+        add_adapter(model, Lora(rank=4), str(folder), 1)
+        training = Training(Optimiser(lr=1e-1, token_budget=1000), 8, {"policy": 1e-1})
+        return make({"policy": Policy(model)}, TOKENIZATION, 1, where, training, own_sampler=True)
+
+    mine, theirs = (
+        build(Placement()),
+        build(Placement(rollout=Rollouts(backend="prefloop", servers=(real,)), root=tmp_path)),
+    )
+    first = ids(mine)
+    for step in range(2):
+        assert ids(theirs) == ids(mine)
+        learn(mine, step), learn(theirs, step)
+    assert ids(theirs) == ids(mine) != first
+    newest = tmp_path / "rollout" / "weights" / theirs.weights_hash("policy")
+    assert (newest / "model" / "adapter" / "adapter_model.safetensors").is_file()
+    theirs.close()
+
+
 # -- what gates a version ----------------------------------------------------------------------------------------------
 
 

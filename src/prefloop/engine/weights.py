@@ -94,7 +94,7 @@ def read_version(folder: Path) -> tuple[str, dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     for file, wanted in manifest["files"].items():
         data = _read(folder / file, wanted)
-        if file.endswith(".safetensors"):
+        if Path(file).match("model/*.safetensors"):  # An adapter in a folder of its own is in these weights already.
             try:
                 tensors |= load(data)
             except SafetensorError as error:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+import torch
 
 import prefloop
 from prefloop.engine.base import Sampled, Sampling
+from prefloop.engine.placement import Placement
 from prefloop.engine.rollouts.canary import Canary
 from prefloop.engine.rollouts.http import Address, Fault, Refused
 from prefloop.engine.rollouts.server import fingerprints
@@ -43,6 +47,15 @@ class Job:
 class Dialect(Protocol):
     """Knows one kind of server. Every method raises Fault where asking again may help, and Refused where not."""
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Return variables with which a server of our own is started."""
+        ...
+
+    def command(self, port: int, folder: Path, dtype: str) -> list[str]:
+        """Return the arguments of Python that start a server of a model's folder, for this machine alone."""
+        ...
+
     def check(self, server: Address, ours: Ours) -> None:
         """Raise Refused where the server is not one for this trainer: another tokenizer, vocabulary, version."""
         ...
@@ -67,8 +80,19 @@ class Dialect(Protocol):
 class Own:
     """Is the dialect of `prefloop rollout serve`."""
 
-    def __init__(self, stop_ids: Sequence[int]):
-        self.stop_ids = list(stop_ids)
+    environment: Mapping[str, str] = {}
+
+    def __init__(self, stop_ids: Sequence[int], placement: Placement = Placement()):  # noqa: B008 -- frozen
+        self.stop_ids, self.placement = list(stop_ids), placement
+
+    def command(self, port: int, folder: Path, dtype: str) -> list[str]:
+        model = self.placement.model
+        return [
+            *("-m", "prefloop", "rollout", "serve", str(folder), "--port", str(port), "--dtype", dtype),
+            *("--chat", model.chat, "--device", self.placement.device, "--threads", str(torch.get_num_threads())),
+            *("--key", self.placement.rollout.key),
+            *(["--trust-remote-code"] if model.trust_remote_code else []),
+        ]
 
     def check(self, server: Address, ours: Ours) -> None:
         about = server.get("/v1/about")

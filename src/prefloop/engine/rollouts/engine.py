@@ -9,20 +9,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
+from torch import Tensor
 
 from prefloop.algorithms.base import Role
 from prefloop.engine.base import Engine, Sampled, Sampling, Term
 from prefloop.engine.placement import Placement
 from prefloop.engine.profiling import span
 from prefloop.engine.rollouts.canary import Canary
-from prefloop.engine.rollouts.dialect import Job, Ours, Own
+from prefloop.engine.rollouts.dialect import Dialect, Job, Ours, Own
+from prefloop.engine.rollouts.environments import python_of
 from prefloop.engine.rollouts.fleet import Fleet, Member
 from prefloop.engine.rollouts.http import Address, key_of
 from prefloop.engine.rollouts.launching import Launched
+from prefloop.engine.rollouts.sglang import Sglang
+from prefloop.engine.rollouts.vllm import Vllm
 from prefloop.engine.weights import Version, publish_version
 from prefloop.errors import TrainingError
 from prefloop.models.tokenization import Tokenization
+
+OTHERS: Mapping[str, type[Vllm] | type[Sglang]] = {"vllm": Vllm, "sglang": Sglang}
+
+
+def dialect_of(placement: Placement, tokenization: Tokenization) -> Dialect:
+    kind = OTHERS.get(placement.rollout.backend)
+    return kind(tokenization.stop_ids) if kind else Own(tokenization.stop_ids, placement)
 
 
 class ServedEngine:
@@ -43,7 +53,8 @@ class ServedEngine:
             Path(settings.weights) if settings.weights else placement.root.absolute() / "rollout" / "weights"
         )
         self._now: tuple[Version, Canary] | None = None  # what was published last
-        self._fleet = Fleet(settings, Own(tokenization.stop_ids), self._ours, self._members())
+        self._dialect = dialect_of(placement, tokenization)
+        self._fleet = Fleet(settings, self._dialect, self._ours, self._members())
         self._owns_fleet = True
 
     def __getattr__(self, name: str) -> Any:
@@ -93,7 +104,7 @@ class ServedEngine:
         """Make a step. Its metrics say what happened while samples were drawn since the step before."""
         return {**self._inner.step(*terms), **self._fleet.report()}
 
-    def restore(self, tensors: Mapping[str, Mapping[str, torch.Tensor]], values: Mapping[str, Any]) -> None:
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> None:
         self._inner.restore(tensors, values)
         self._now = None
 
@@ -118,18 +129,15 @@ class ServedEngine:
 
         found = [Member(url, connect) for url in settings.servers]
         for n in range(settings.launch):
-            env = {"CUDA_VISIBLE_DEVICES": settings.devices[n]} if settings.devices else {}
+            device = {"CUDA_VISIBLE_DEVICES": settings.devices[n]} if settings.devices else {}
+            env = {**self._dialect.environment, **device}
             log = root / "rollout" / f"server-{n}.log"
             found.append(Member(f"launched server {n}", connect, Launched(self._command, log, env)))
         return found
 
     def _command(self, port: int, folder: Path) -> list[str]:
         """Return the command that starts a server of a model."""
-        settings, model = self._placement.rollout, self._placement.model
-        return [
-            *(sys.executable, "-m", "prefloop", "rollout", "serve", str(folder), "--port", str(port)),
-            *("--dtype", model.dtype, "--chat", model.chat, "--device", self._placement.device),
-            *("--threads", str(torch.get_num_threads()), "--key", settings.key),
-            *(["--trust-remote-code"] if model.trust_remote_code else []),
-            *settings.options,
-        ]
+        settings = self._placement.rollout
+        own = settings.backend == "prefloop"
+        python = sys.executable if own else python_of(settings.backend, settings.python)
+        return [python, *self._dialect.command(port, folder, self._placement.model.dtype), *settings.options]

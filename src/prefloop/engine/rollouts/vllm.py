@@ -1,0 +1,114 @@
+"""Is the dialect of vLLM's server (0.32 and later), with its development mode for whole weights.
+
+`/v1/completions` takes token ids and gives token ids (`return_token_ids`). `/collective_rpc` reads whole weights from a
+folder. vLLM labels them with the version that it is told, so that a server that was started again is recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop.engine.base import Sampled
+from prefloop.engine.rollouts.dialect import Job, Ours
+from prefloop.engine.rollouts.http import Address, Fault, Refused, Stale
+from prefloop.engine.rollouts.others import PROBE, each, intact, same_template, same_tokens
+from prefloop.engine.weights import Version
+
+# A model's folder may bring sampling settings of its own, which vLLM takes where a request is silent.
+PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+
+
+class Vllm:
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+    def __init__(self, stop_ids: Sequence[int]):
+        self.stop_ids = list(stop_ids)
+
+    def command(self, port: int, folder: Path, dtype: str) -> list[str]:
+        """Return the arguments that start a server, after the Python of its environment."""
+        return [
+            *("-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--host", "127.0.0.1"),
+            *("--port", str(port), "--dtype", dtype, "--logprobs-mode", "processed_logprobs"),
+            *("--generation-config", "vllm", "--seed", "0"),
+        ]
+
+    def check(self, server: Address, ours: Ours) -> None:
+        try:
+            server.get("/weight_info")
+        except Refused as error:
+            raise Refused(
+                f"{error} vLLM takes over weights in its development mode only: start it with VLLM_SERVER_DEV_MODE=1, "
+                "in a "
+                "network of your own, since the mode has no passwords."
+            ) from None
+        same_tokens(server, ours, lambda text: {"prompt": text, "add_special_tokens": False})
+        messages = [{"role": "user", "content": PROBE}]
+        same_template(server, ours, {"messages": messages, "add_generation_prompt": True})
+
+    def take(self, server: Address, version: Version) -> None:
+        intact(version)
+        call = {"method": "reload_weights", "kwargs": {"weights_path": str(version.model)}}
+        server.post("/collective_rpc", call)
+        if not server.post("/reset_prefix_cache", {}).get("success", True):
+            raise Fault(
+                "it could not forget what it had computed with the weights before: requests of others run on it"
+            )
+        server.post("/update_weight_version", {"new_version": version.name})
+
+    def generate(self, server: Address, job: Job) -> list[Sampled]:
+        self._holds(server, job.version)
+        how = job.sampling
+
+        def ask(prompt: Sequence[int], seed: int) -> Sampled:
+            body = {
+                **PLAIN,
+                "prompt": list(prompt),
+                "max_tokens": how.max_tokens,
+                "temperature": how.temperature,
+                "top_p": how.top_p,
+                "seed": seed,
+                "stop_token_ids": self.stop_ids,
+                "logprobs": 0,
+                "return_token_ids": True,
+                "skip_special_tokens": False,
+            }
+            choice = server.post("/v1/completions", body)["choices"][0]
+            if choice.get("token_ids") is None:
+                raise Refused(f"{server} gives no token ids: it is older than vLLM 0.32. Update it.")
+            logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or ()
+            return Sampled(tuple(choice["token_ids"]), tuple(logprobs), choice["finish_reason"] == "stop")
+
+        made = each(job, ask)
+        self._holds(server, job.version)
+        return made
+
+    def _holds(self, server: Address, version: Version) -> None:
+        """Raise Stale where the server holds another version: it was started again, or another trainer uses it."""
+        held = server.get("/weight_info").get("weight_version")
+        if held != version.name:
+            raise Stale(
+                f"it holds version {held}, not {version.name}: it was started again, or another trainer uses it"
+            )
+
+    def logprobs(
+        self, server: Address, rows: Sequence[Sequence[int]], prompts: Sequence[int], version: Version
+    ) -> list[list[float]]:
+        found = []
+        for row, prompt in zip(rows, prompts, strict=True):
+            body: dict[str, Any] = {
+                **PLAIN,
+                "prompt": list(row),
+                "max_tokens": 1,
+                "temperature": 0,
+                "prompt_logprobs": 0,
+            }
+            said = server.post("/v1/completions", body)["choices"][0]["prompt_logprobs"]
+            if said is None:
+                raise Refused(f"{server} gives no log-probabilities of given tokens, by which its weights are checked.")
+            found.append([said[place][str(row[place])]["logprob"] for place in range(prompt, len(row))])
+        return found
+
+    def release(self, server: Address) -> None:
+        """Nothing is held: vLLM knows no trainers."""

@@ -1,0 +1,198 @@
+"""Servers that speak as vLLM and SGLang do: their samples are of the trainer's weights, or are not taken."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prefloop.algorithms.sft import Sft
+from prefloop.batch import collate
+from prefloop.config_rollout import Rollouts
+from prefloop.config_section import Optimiser
+from prefloop.engine import Engine, Training, make
+from prefloop.engine.base import Sampling, Term
+from prefloop.engine.placement import Placement
+from prefloop.engine.rollouts.environments import python_of
+from prefloop.errors import ConfigError, TrainingError
+from prefloop.models.load import load_causal
+from prefloop.models.policy import Policy
+from prefloop.models.tokenization import make_tokenization
+from speaking import Speaker, SpeaksSglang, SpeaksVllm, speaking
+from tiny_models import causal, random_rows, tokenizer
+
+PROMPTS, KEYS = [[5, 6], [5, 6], [7, 8, 9], [10]], [3, 4, 5, 6]
+SPEAKERS: dict[str, type[Speaker]] = {"vllm": SpeaksVllm, "sglang": SpeaksSglang}
+TAKES = {"vllm": "/collective_rpc", "sglang": "/update_weights_from_disk"}
+SAMPLES = {"vllm": "/v1/completions", "sglang": "/generate"}
+both = pytest.mark.parametrize("backend", ["vllm", "sglang"])
+Build = Callable[..., tuple[Engine, Any, str]]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Build]:
+    """Make an engine of a backend, the speaker that it asks, and the speaker's address."""
+    words = tokenizer()
+    model = causal(vocab=len(words), sharp=3.0)
+    tokenization = make_tokenization(words, model)
+    with ExitStack() as stack:
+
+        def one(backend: str, **settings: Any) -> tuple[Engine, Any, str]:
+            speaker = SPEAKERS[backend](model, tokenization)
+            url = stack.enter_context(speaking(speaker))
+            quick = {"backoff": 0.01, "retries": 2, "timeout": 20.0, **settings}
+            where = Placement(rollout=Rollouts(backend=backend, servers=(url,), **quick), root=tmp_path)
+            training = Training(Optimiser(lr=1e-2, token_budget=1000), 8, {"policy": 1e-2})
+            engine = make({"policy": Policy(copy.deepcopy(model))}, tokenization, 1, where, training)
+            stack.callback(engine.close)
+            return engine, speaker, url
+
+        yield one
+
+
+def learn(engine: Engine, seed: int) -> Any:
+    told = engine.step(Term(random_rows(seed=seed), Sft()))
+    engine.sync()
+    return told
+
+
+def agree(engine: Engine, how: Sampling) -> bool:
+    """Return whether the samples' log-probabilities are those that the trainer gives these tokens."""
+    made = engine.generate(PROMPTS, KEYS, how)
+    rows = collate([[*p, *s.ids] for p, s in zip(PROMPTS, made, strict=True)], [len(p) for p in PROMPTS])
+    said = torch.tensor([x for s in made for x in s.logprobs])
+    ours = engine.forward("policy", rows, temperature=how.temperature)[rows.action]
+    assert {s.weights for s in made} == {engine.weights_hash("policy")}
+    return bool(torch.allclose(said, ours, atol=1e-4))
+
+
+@both
+def test_rollout_server_of_others_samples_with_the_weights_of_each_update(build: Build, backend: str) -> None:
+    engine, speaker, _ = build(backend)
+    for step in range(2):
+        assert agree(engine, Sampling(6)) and agree(engine, Sampling(6, temperature=0.7))
+        learn(engine, step)
+    assert agree(engine, Sampling(6))
+    first, again = (engine.generate(PROMPTS, KEYS, Sampling(6)) for _ in range(2))
+    assert first == again and first[0].ids != first[1].ids, "a sample belongs to its key"
+    assert [path for path, _ in speaker.asked].count(TAKES[backend]) == 3, "one update for each version"
+    asked = next(body for path, body in speaker.asked if path == SAMPLES[backend])
+    sent = asked if backend == "vllm" else asked["sampling_params"]
+    assert sent["temperature"] == 0 or sent["min_p"] == 0.0, "the settings of the model's folder do not count"
+
+
+@both
+def test_rollout_server_of_others_that_was_started_again_gets_the_weights_again(build: Build, backend: str) -> None:
+    engine, speaker, _ = build(backend)
+    learn(engine, 0)
+    wanted = engine.generate(PROMPTS, KEYS, Sampling(6))
+    learned = learn(engine, 1)
+    assert learned["rollout_reissued"] == 0
+    speaker.script = {"/weight_info": ["", "restart"], "/generate": [""] * 8 + ["restart"]}
+    assert agree(engine, Sampling(6))
+    assert learn(engine, 2)["rollout_reissued"] >= 1
+    assert engine.generate(PROMPTS, KEYS, Sampling(6)) != wanted
+
+
+@both
+def test_rollout_server_of_others_that_keeps_its_old_weights_is_caught_by_the_canary(
+    build: Build, backend: str
+) -> None:
+    engine, speaker, url = build(backend)
+    assert agree(engine, Sampling(6))
+    for seed in range(4):
+        engine.step(Term(random_rows(seed=seed), Sft()))
+    engine.sync()
+    speaker.script = {TAKES[backend]: ["weights of before"] * 3}
+    before = len(speaker.asked)
+    with pytest.raises(TrainingError, match=f"{url}: its log-probabilities of the canary's texts differ"):
+        engine.generate(PROMPTS, KEYS, Sampling(6))
+    drawn = [b for path, b in speaker.asked[before:] if path == SAMPLES[backend] and str(b).find("'seed'") >= 0]
+    assert not drawn, "nothing is sampled from them"
+    assert agree(engine, Sampling(6))
+
+
+@both
+def test_rollout_server_of_others_reads_no_damaged_file(build: Build, backend: str, tmp_path: Path) -> None:
+    """They do not look themselves: the trainer does, and publishes the version again."""
+    engine, speaker, _ = build(backend)
+    engine.sync()
+    file = tmp_path / "rollout" / "weights" / engine.weights_hash("policy") / "model" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    assert agree(engine, Sampling(6))
+    assert [path for path, _ in speaker.asked].count(TAKES[backend]) == 1
+
+
+@both
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("no logprobs", "gives no log-probabilities"),
+        ("other ids", "has another tokenizer: it gives other token ids to"),
+    ],
+)
+def test_rollout_server_of_others_that_does_not_fit_is_refused(
+    build: Build, backend: str, trouble: str, message: str
+) -> None:
+    engine, speaker, url = build(backend)
+    speaker.script = {"/tokenize": [trouble], SAMPLES[backend]: [""] * 8 + [trouble] * 4}
+    with pytest.raises(ConfigError, match=f"{url} {message}"):
+        engine.generate(PROMPTS, KEYS, Sampling(6))
+
+
+@pytest.mark.parametrize(
+    ("backend", "script", "message"),
+    [
+        ("vllm", {"/weight_info": ["not in development mode"]}, "start it with VLLM_SERVER_DEV_MODE=1"),
+        ("vllm", {"/v1/completions": [""] * 8 + ["no ids"]}, "gives no token ids: it is older than vLLM"),
+        ("vllm", {"/collective_rpc": ["500"] * 3}, "HTTP 500: EngineCore died"),
+        ("vllm", {"/reset_prefix_cache": ["busy"] * 3}, "could not forget what it had computed"),
+        ("sglang", {"/update_weights_from_disk": ["fails"] * 3}, "could not take over the weights: .*no such file"),
+    ],
+)
+def test_rollout_server_of_others_is_named_with_what_to_do(
+    build: Build, backend: str, script: dict[str, list[str]], message: str
+) -> None:
+    engine, speaker, _ = build(backend)
+    speaker.script = script
+    with pytest.raises((ConfigError, TrainingError), match=message):
+        engine.generate(PROMPTS, KEYS, Sampling(6))
+
+
+def test_rollout_server_of_others_with_another_chat_template_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    model, tokenization = load_causal(tiny_model)
+    _, other = load_causal(tiny_model)
+    other.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    for theirs, fits in ((tokenization, True), (other, False)):
+        with speaking(SpeaksVllm(model, theirs)) as url:
+            where = Placement(rollout=Rollouts(backend="vllm", servers=(url,), retries=0), root=tmp_path)
+            engine = make({"policy": Policy(model)}, tokenization, 1, where)
+            if fits:
+                assert len(engine.generate([[5, 6]], [1], Sampling(4))) == 1
+            else:
+                with pytest.raises(ConfigError, match="has another chat template"):
+                    engine.generate([[5, 6]], [1], Sampling(4))
+            engine.close()
+
+
+@both
+def test_rollout_server_of_others_that_is_not_installed_is_named_with_the_command(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"Run: prefloop rollout install {backend}"):
+        python_of(backend, None)
+    with pytest.raises(ConfigError, match="rollout. python = .* is no program that can be run"):
+        python_of(backend, str(tmp_path / "python"))
+    made = tmp_path / "prefloop" / "rollout" / backend / "bin" / "python"
+    made.parent.mkdir(parents=True)
+    made.write_text("#!/bin/sh\n")
+    made.chmod(0o755)
+    assert python_of(backend, None) == str(made)
