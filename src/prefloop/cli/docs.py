@@ -95,7 +95,8 @@ _CODES = (
     (0, "the command did its work, or the work was done before"),
     (
         1,
-        "the disk is full, memory ran out, or a permission is missing; `doctor`, `diagnose`: something is wrong",
+        "the disk is full, memory ran out, or a permission is missing; `doctor`, `diagnose`: something is wrong; "
+        "`plan`: a stage does not fit",
     ),
     (2, "a setting or an option is wrong"),
     (3, "a file or row can't be used"),

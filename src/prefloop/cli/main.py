@@ -50,6 +50,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "backup": ("prefloop.cli.backup:backup", "Back up the project while people work, or restore a backup."),
     "demo": ("prefloop.cli.demo:demo", "See the whole loop work on a built-in scenario."),
     "case": ("prefloop.cli.cases:case", "See a failure happen, its diagnosis, and the remedy at work."),
+    "plan": ("prefloop.cli.planning:plan", "Say what stages will need before they start: memory, steps, hours."),
     "doctor": ("prefloop.cli.checking:doctor", "Check the machine, the project and the model."),
 }
 

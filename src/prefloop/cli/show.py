@@ -10,6 +10,7 @@ from prefloop import results
 from prefloop.cli.show_behaviour import behaviour_lines, breach_lines, compared_lines
 from prefloop.cli.show_best_of import best_of_lines
 from prefloop.cli.show_frontier import traded_lines
+from prefloop.cli.show_plan import plan_lines
 from prefloop.cli.show_text import between as _between
 from prefloop.cli.show_text import mean as _mean
 from prefloop.results import Outcome
@@ -356,6 +357,11 @@ def _ran(r: results.Ran) -> list[str]:
         name = f"{outcome.stage} {outcome.run or ''}".strip()
         lines.append(f"{name:28} {'already done' if outcome.skipped else 'done'}")
     return lines
+
+
+@_figures.register
+def _planned(r: results.Planned) -> list[str]:
+    return plan_lines(r)
 
 
 @_figures.register

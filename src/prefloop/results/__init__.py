@@ -39,6 +39,12 @@ from prefloop.results.loop import FrontPoint as FrontPoint
 from prefloop.results.loop import Ran as Ran
 from prefloop.results.loop import Reported as Reported
 from prefloop.results.loop import Traded as Traded
+from prefloop.results.planned import MemoryPart as MemoryPart
+from prefloop.results.planned import PhaseMemory as PhaseMemory
+from prefloop.results.planned import Placed as Placed
+from prefloop.results.planned import Planned as Planned
+from prefloop.results.planned import Speed as Speed
+from prefloop.results.planned import StagePlan as StagePlan
 from prefloop.results.status import DataStatus as DataStatus
 from prefloop.results.status import ModelStatus as ModelStatus
 from prefloop.results.status import PeopleStatus as PeopleStatus

@@ -1,0 +1,208 @@
+"""Compares the memory that `prefloop plan` forecasts with the peak that the stage then needs, on random models.
+
+    python benchmarks/plan.py                        # 10 M and 30 M parameters, about five minutes on two cores
+    python benchmarks/plan.py --sizes 100M,300M      # up to 12 GB of memory, half an hour
+
+Each stage is a process of its own: `measured` is the peak of its resident memory, `forecast` what `prefloop plan` said
+before, `off` how far that was from it. Two steps of each stage are done, since the optimiser's state comes with the
+first one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+# width, layers, heads, groups, inner, vocabulary
+SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
+    "10M": (256, 8, 4, 4, 688, 8192),
+    "30M": (384, 12, 6, 6, 1024, 16384),
+    "100M": (768, 10, 12, 4, 2048, 32000),
+    "135M": (576, 30, 9, 3, 1536, 49152),
+    "300M": (1024, 18, 16, 8, 3584, 49152),
+}
+K4 = ("--set", "align.rollout.k=4")
+STAGES: dict[str, list[str]] = {
+    "sft": ["sft"],
+    "sft, checkpointing": ["sft", "--set", "sft.gradient_checkpointing=true", "--set", "project.seed=1"],
+    "reward": ["reward"],
+    "align ppo": ["align", "--set", "align.algorithm=ppo"],
+    "align grpo": ["align", "--set", "align.algorithm=grpo", *K4],
+    "align grpo, lora": ["align", "--set", "align.algorithm=grpo", "--set", "model.adapter=lora", *K4],
+    "align dpo": ["align", "--set", "align.algorithm=dpo", "--set", "align.lists=8", "--set", "align.passes=0.5"],
+}
+TOML = """
+[project]
+device = "cpu"
+threads = 1
+[model]
+path = "base"
+[data]
+heldout = 0.2
+[sft]
+batch = 16
+epochs = 1
+limit = 32
+token_budget = 2048
+[sample]
+k = 4
+prompts = 32
+max_tokens = 32
+[crowd]
+scorer = "length"
+[reward]
+batch = 8
+epochs = 1
+token_budget = 2048
+normalise_prompts = 8
+[align]
+steps = 2
+max_tokens = 64
+token_budget = 2048
+[align.rollout]
+prompts = 8
+[align.evaluation]
+eval_every = 2
+eval_prompts = 8
+"""
+
+
+def make_project(root: Path, size: str) -> None:
+    """Make a project with a random Llama, demonstrations, and lists that are ranked at random."""
+    import random
+
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from prefloop.models.scratch import train_tokenizer
+    from prefloop.project.project import Project
+    from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
+
+    width, layers, heads, groups, inner, words = SIZES[size]
+    draw = random.Random(0)
+    vocabulary = ["cat", "dog", "sat", "mat", "ran", "park", "the", "on", "and", "looked", "small", "green"]
+
+    def text(n: int) -> str:
+        return " ".join(draw.choice(vocabulary) for _ in range(n))
+
+    tokenizer = train_tokenizer([text(50) for _ in range(50)], 400)
+    config = LlamaConfig(
+        vocab_size=words, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=512, tie_word_embeddings=True,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    (root / "prefloop.toml").write_text(TOML)
+    records: list[Any] = []
+    for n in range(48):
+        prompt = Prompt(f"{n} {text(12)}")
+        records.append(Demonstration(prompt, text(60)))
+        completions = tuple(Completion(f"i{n}:c{k}", text(60)) for k in range(4))
+        order = draw.sample([c.id for c in completions], 4)
+        ranking = Ranking(f"i{n}", "ann", "quality", tuple((id,) for id in order))
+        records.append(Item(f"i{n}", prompt, completions, (ranking,)))
+    with Project.open(root, quiet=True) as project:
+        project.store.add(records)
+
+
+def command(root: Path, *arguments: str) -> list[str]:
+    return [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "prefloop",
+        arguments[0],
+        "-C",
+        str(root),
+        "-q",
+        "--json",
+        *arguments[1:],
+    ]
+
+
+def measured(root: Path, arguments: list[str]) -> tuple[float, str]:
+    """Return the peak of a stage's resident memory in bytes, and what it said if it failed."""
+    log = root / "log"
+    child = os.fork()
+    if not child:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
+        os.execv(sys.executable, command(root, *arguments))
+    _, status, usage = os.wait4(child, 0)
+    return usage.ru_maxrss * 1024.0, log.read_text()[-500:] if status else ""
+
+
+def forecast(root: Path, arguments: list[str]) -> dict[str, Any]:
+    """Return what `prefloop plan` says of a stage, in a process of its own as the stage itself is."""
+    import subprocess
+
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
+    asked = command(root, "plan", arguments[0], "--no-measure", *arguments[1:])
+    said = subprocess.run(asked, capture_output=True, text=True, env=environment)
+    found: dict[str, Any] = json.loads(said.stdout.strip().splitlines()[-1])
+    if "error" in found:
+        raise SystemExit(found["error"]["message"])
+    return found
+
+
+def rows(size: str, stages: list[str]) -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make = os.fork()  # What makes the model does not stay in this process.
+        if not make:
+            make_project(root, size)
+            os._exit(0)
+        if os.waitpid(make, 0)[1]:
+            raise SystemExit("the project could not be made")
+        for stage in stages:
+            planned = forecast(root, STAGES[stage])
+            peak, failed = measured(root, STAGES[stage])
+            if failed:
+                raise SystemExit(f"{size} {stage}: {failed}")
+            (one,) = planned["stages"]
+            phase = max(one["phases"], key=lambda p: sum(part["bytes"] for part in p["parts"]))
+            yield {
+                "size": size,
+                "stage": stage,
+                "parameters": planned["parameters"],
+                "forecast": one["peak"],
+                "measured": peak,
+                "off": one["peak"] / peak - 1,
+                "phase": phase["phase"],
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="10M,30M")
+    parser.add_argument("--stages", default=";".join(STAGES))
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    print(f"{'size':>5} {'stage':<20} {'forecast':>10} {'measured':>10} {'off':>7}  phase that holds most")
+    worst = 0.0
+    for size in asked.sizes.split(","):
+        for row in rows(size, asked.stages.split(";")):
+            worst = max(worst, abs(row["off"]))
+            sizes = f"{row['forecast'] / 1e9:>7.2f} GB {row['measured'] / 1e9:>7.2f} GB {row['off']:>+7.1%}"
+            print(f"{row['size']:>5} {row['stage']:<20} {sizes}  {row['phase']}", flush=True)
+            if asked.json:
+                print(json.dumps(row), flush=True)
+    print(f"furthest off: {worst:.1%}")
+
+
+if __name__ == "__main__":
+    main()

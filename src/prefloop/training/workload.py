@@ -1,0 +1,228 @@
+"""Says what each stage will compute, from settings and store: steps, and the tokens of each. No model is loaded."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from prefloop.engine.forecast import Cast, Load
+from prefloop.known_algorithms import has_critic, has_reference, is_offline
+from prefloop.models.load import DTYPES
+from prefloop.project.project import Project
+from prefloop.training.fit import Order
+
+LOOKED_AT = 200  # So many texts of the store say how long the others are.
+CHARACTERS = 4.0  # Without a tokenizer a token is taken for so many.
+SCORED = 4  # Without a gradient a pass takes so many times the tokens (`LocalEngine.forward`).
+AT_ONCE = 128  # rows that grow at a time, unless [sample] says otherwise (`Sampling.batch`)
+
+Count = Callable[[str], float]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Is what one stage does. tokens: that are learnt from, in all steps;  scored, sampled: those of other passes
+
+    learnings: how many models learn from each token
+    """
+
+    name: str
+    method: str
+    steps: int
+    tokens: float
+    scored: float
+    sampled: float
+    length: float
+    learnings: int
+    cast: Cast
+    load: Load
+    normalising: tuple[Cast, Load] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Says how many texts there are, and how many tokens they have: on average, and the longest of those looked at."""
+
+    count: int
+    mean: float
+    longest: float
+    answers: float = 0.0  # mean tokens of an answer alone
+    k: float = 1.0  # answers of a list
+
+
+def work_of(project: Project, stage: str, budget: int, count: Count) -> Work:
+    """Return what "sft", "reward" or "align" will do. budget: padded tokens of one pass"""
+    if stage == "sft":
+        return _sft(project, budget, count)
+    if stage == "reward":
+        return _reward(project, budget, count)
+    if is_offline(project.config.align.algorithm):
+        return _offline(project, budget, count)
+    return _online(project, budget, count)
+
+
+def _sft(project: Project, budget: int, count: Count) -> Work:
+    settings = project.config.sft
+    shown = project.store.demonstrations(split="train", heldout=project.config.data.heldout)[: settings.limit]
+    whole = [min(count(d.prompt.text) + count(d.text), settings.max_tokens) for d in shown[:LOOKED_AT]]
+    notes = () if shown else (_assumed("demonstrations", "64 of the longest that [sft] max_tokens allows"),)
+    texts = Texts(len(shown) or 64, *_mean_and_longest(whole, settings.max_tokens))
+    answers = statistics.fmean(count(d.text) for d in shown[:LOOKED_AT]) if shown else texts.mean
+    order = Order(texts.count, settings.batch, settings.epochs, 0)
+    rows = _rows_of_a_pass(min(settings.batch, texts.count), texts.longest, budget)
+    learned = rows * texts.mean
+    load = Load(learned, SCORED * learned, rows * answers, checkpointing=settings.gradient_checkpointing)
+    tokens = texts.mean * texts.count * settings.epochs
+    return Work("sft", "sft", order.steps, tokens, 0.0, 0.0, texts.mean, 1, Cast(("policy",)), load, notes=notes)
+
+
+def _reward(project: Project, budget: int, count: Count) -> Work:
+    settings, align = project.config.reward, project.config.align
+    texts, notes = _lists(project, count, settings.max_tokens)
+    order = Order(texts.count, settings.batch, settings.epochs, 0)
+    load = _load_of_lists(texts, settings.batch, budget, settings.gradient_checkpointing, 0.0)
+    models = max(1, len(settings.criteria or project.store.criteria()))
+    tokens = models * settings.epochs * texts.count * (texts.mean - texts.answers + texts.k * texts.answers)
+    drawn = 2 * settings.normalise_prompts
+    other = Load(0.0, load.scored, rows=min(AT_ONCE, drawn), length=int(align.max_tokens + texts.mean))
+    cast = Cast(("reward",), average=settings.average > 0)
+    normalising = Cast(("reward",), ("reference",), samples=True, average=settings.average > 0), other
+    sampled = float(models * drawn * align.max_tokens)
+    return Work(
+        "reward",
+        settings.objective,
+        models * order.steps,
+        tokens,
+        0.0,
+        sampled,
+        texts.mean,
+        1,
+        cast,
+        load,
+        normalising,
+        notes,
+    )
+
+
+def _offline(project: Project, budget: int, count: Count) -> Work:
+    settings = project.config.align
+    texts, notes = _lists(project, count, None)
+    order = Order(texts.count, settings.lists, settings.passes, 0)
+    looks = settings.evaluation.eval_prompts
+    load = _load_of_lists(texts, settings.lists, budget, settings.gradient_checkpointing, texts.answers)
+    load = _with_rows(load, min(AT_ONCE, looks), settings.max_tokens + texts.mean - texts.answers)
+    frozen = ("reference",) if not settings.reference_refresh else ("reference", "refreshed")
+    cast = Cast(("policy",), frozen, samples=True, average=settings.average > 0)
+    once = texts.count * (texts.mean - texts.answers + texts.k * texts.answers)
+    asked = once if has_reference(settings.algorithm) else 0.0
+    evaluations = order.steps // settings.evaluation.eval_every + 1
+    sampled = float(evaluations * looks * settings.max_tokens)
+    return Work(
+        "align",
+        settings.algorithm,
+        order.steps,
+        settings.passes * once,
+        asked,
+        sampled,
+        texts.mean,
+        1,
+        cast,
+        load,
+        notes=notes,
+    )
+
+
+def _online(project: Project, budget: int, count: Count) -> Work:
+    settings, rollout = project.config.align, project.config.align.rollout
+    asked = project.store.prompts(split="train", heldout=project.config.data.heldout, limit=LOOKED_AT)
+    mean, longest = _mean_and_longest([count(prompt.text) for prompt in asked], 64)
+    notes = [] if asked else [_assumed("prompts", "64 tokens each")]
+    rows, answer = rollout.prompts * rollout.k, float(settings.max_tokens)
+    at_once = _rows_of_a_pass(-(-rollout.prompts // rollout.minibatches) * rollout.k, longest + answer, budget)
+    learned = at_once * answer + math.ceil(at_once / rollout.k) * mean
+    scored_rows = _rows_of_a_pass(rows, longest + answer, SCORED * budget)
+    scored = scored_rows * answer + math.ceil(scored_rows / rollout.k) * mean
+    looks = settings.evaluation.eval_prompts
+    growing = min(AT_ONCE, max(rows, looks))
+    load = Load(learned, scored, at_once * answer, growing, int(answer + mean), settings.gradient_checkpointing)
+    critic = has_critic(settings.algorithm)
+    judges = (
+        ()
+        if settings.reward is not None
+        else tuple(
+            f"reward {name}" for name in (project.config.reward.criteria or project.store.criteria() or ("quality",))
+        )
+    )
+    cast = Cast(
+        ("policy", "critic") if critic else ("policy",),
+        ("reference", "refreshed") if settings.reference_refresh else ("reference",),
+        judges,
+        value_head=settings.critic == "head",
+        own_sampler=rollout.staleness > 0,
+        samples=True,
+        average=settings.average > 0,
+        frozen_dtype=DTYPES[settings.frozen_dtype] if settings.frozen_dtype else None,
+    )
+    step = rows * answer + rollout.prompts * mean
+    evaluations = settings.steps // settings.evaluation.eval_every + 1
+    passes = 1 + len(judges) + critic  # the reference, reward models, the critic before it learns
+    notes.append("every answer is counted with [align] max_tokens; those that end sooner take less")
+    separate = critic and settings.critic == "separate"
+    return Work(
+        "align",
+        settings.algorithm,
+        settings.steps,
+        settings.steps * rollout.epochs * step,
+        settings.steps * passes * step + evaluations * looks * (answer + mean) * (2 + len(judges)),
+        (settings.steps * rows + evaluations * looks) * answer,
+        mean + answer,
+        2 if separate else 1,
+        cast,
+        load,
+        notes=tuple(notes),
+    )
+
+
+def _lists(project: Project, count: Count, most: int | None) -> tuple[Texts, tuple[str, ...]]:
+    heldout = project.config.data.heldout
+    items = list(islice(project.store.items(split="train", heldout=heldout, ranked=True), LOOKED_AT))
+    if not items:
+        k = float(project.config.sample.k)
+        notes = (_assumed("ranked lists", f"64 lists of {k:.0f} answers of [sample] max_tokens"),)
+        answer = float(project.config.sample.max_tokens)
+        return Texts(64, 64 + answer, 64 + answer, answer, k), notes
+    counts = project.store.counts()
+    share = len(items) / LOOKED_AT
+    total = len(items) if share < 1 else int(counts["items"] * (1 - heldout))
+    answers = [min(count(c.text), most or math.inf) for item in items for c in item.completions]
+    prompts = [count(item.prompt.text) for item in items]
+    whole = statistics.fmean(prompts) + statistics.fmean(answers)
+    k = statistics.fmean(len(item.completions) for item in items)
+    return Texts(total, min(whole, most or math.inf), max(prompts) + max(answers), statistics.fmean(answers), k), ()
+
+
+def _load_of_lists(texts: Texts, lists: int, budget: int, checkpointing: bool, predicted: float) -> Load:
+    """Return the load of lists whose prompts are read once. predicted: tokens of an answer that need a word's share"""
+    rows = _rows_of_a_pass(round(min(lists, texts.count) * texts.k), texts.longest, budget)
+    tokens = rows * texts.answers + rows / texts.k * (texts.mean - texts.answers)
+    return Load(tokens, SCORED * tokens, rows * predicted, checkpointing=checkpointing)
+
+
+def _with_rows(load: Load, rows: int, length: float) -> Load:
+    return Load(load.learned, load.scored, load.predicted, rows, int(length), load.checkpointing)
+
+
+def _rows_of_a_pass(rows: int, longest: float, budget: int) -> int:
+    return max(1, min(rows, int(budget // max(1.0, longest))))
+
+
+def _mean_and_longest(lengths: Sequence[float], otherwise: float) -> tuple[float, float]:
+    return (statistics.fmean(lengths), max(lengths)) if lengths else (float(otherwise), float(otherwise))
+
+
+def _assumed(what: str, instead: str) -> str:
+    return f"the store has no {what} yet: counted with {instead}"
