@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from prefloop.config_align import Align
 from prefloop.config_behaviour import Behaviour
@@ -31,6 +31,13 @@ class Project(Section):
     seed: int = Field(0, ge=0, description="the number from which every random choice is derived")
     store: str = Field("sqlite:///prefloop.db", description="SQLAlchemy URL; an SQLite path is relative to the project")
     threads: int = Field(0, ge=0, description="CPU threads for tensors; 0 = all cores")
+    ranks: PositiveInt | Literal["auto"] = Field(
+        1,
+        description='processes that compute together, one on each GPU; "auto" = as many as there are GPUs',
+    )
+    rank_timeout: float = Field(
+        1800.0, gt=0, description="seconds that ranks wait for one another before the group ends and is started again"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu" or "cuda"')
 
 

@@ -9,6 +9,7 @@ PrefloopError              anything that a user can put right; the command line 
 │   └── UnavailableError   the database cannot be reached at the moment; trying again later may work
 ├── BusyError              another process is writing to this project
 ├── TrainingError          a run cannot go on (NaN, nothing to learn from)
+├── RankError              one of several processes that compute together has died, or does not answer
 ├── NothingToDoError       the input of a stage does not exist yet
 ├── AnswerError            a submitted answer does not fit what was shown
 ├── LeaseError             a lease does not exist, belongs to another person, or has run out
@@ -72,6 +73,12 @@ class TrainingError(PrefloopError):
     """A run cannot go on; the last good checkpoint is kept."""
 
     exit_code = 7
+
+
+class RankError(PrefloopError):
+    """A rank has died or does not answer. The last good checkpoint is kept, and a new group goes on from there."""
+
+    exit_code = 9
 
 
 class NothingToDoError(PrefloopError):

@@ -75,4 +75,5 @@ def best_of(
             lists=lists,
             overwrite=overwrite,
         ),
+        computes=True,
     )

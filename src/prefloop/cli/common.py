@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,12 +128,15 @@ def in_project(
     overrides: Iterable[str] = (),
     profile: bool = False,
     new: bool = False,
+    computes: bool = False,
 ) -> None:
-    """Open the project, run a stage, print what came out."""
+    """Open the project, run a stage, print what came out. computes: whether `[project] ranks` is for it"""
     from prefloop.api.project import Project
+    from prefloop.cli.ranks import on_ranks
 
     # Standard output is for the result: what libraries and users' scorers print goes to standard error.
     with (
+        on_ranks(asked.root, [*asked.overrides, *overrides]) if computes else nullcontext(),
         redirect_stdout(sys.stderr),
         Project.open(asked.root, [*asked.overrides, *overrides], quiet=asked.quiet, new=new) as project,
     ):

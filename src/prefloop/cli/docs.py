@@ -105,6 +105,7 @@ _CODES = (
     (6, "another process is working on the project"),
     (7, "a training run can't continue; its last checkpoint is kept"),
     (8, "what the stage works on does not exist yet; the message names the command that makes it"),
+    (9, "one of several ranks died or did not answer; the same command continues from the last checkpoint"),
     (70, "there is a bug in prefloop; please report it"),
     (130, "the command was interrupted; the same command continues"),
 )

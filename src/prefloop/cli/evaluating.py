@@ -34,7 +34,7 @@ def evaluate(ctx: click.Context, asked: Common, round: int | None, run: str | No
     Next:     prefloop report
     """
     if ctx.invoked_subcommand is None:
-        in_project(asked, lambda project: project.evaluate(round, run))
+        in_project(asked, lambda project: project.evaluate(round, run), computes=True)
 
 
 @evaluate.command("reward", cls=Verb)

@@ -25,4 +25,4 @@ def frontier(asked: Common, round: int | None, new: bool) -> None:
               prefloop frontier --set frontier.bounds=[0,0.5,1]
     Next:     prefloop report
     """
-    in_project(asked, lambda project: project.frontier(round), new=new)
+    in_project(asked, lambda project: project.frontier(round), new=new, computes=True)

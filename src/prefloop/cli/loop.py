@@ -25,7 +25,7 @@ def sft(asked: Common, profile: bool, new: bool) -> None:
               prefloop sft --set sft.epochs=2
     Next:     prefloop sample
     """
-    in_project(asked, lambda project: project.sft(), profile=profile, new=new)
+    in_project(asked, lambda project: project.sft(), profile=profile, new=new, computes=True)
 
 
 @click.command("sample", cls=Verb, sections=("sample",))
@@ -48,7 +48,7 @@ def sample(asked: Common, round: int | None, new: bool) -> None:
     Example:  prefloop sample --set sample.k=4 --set sample.prompts=500
     Next:     prefloop annotate, where people rank; or prefloop crowd; or rank elsewhere (export rankings, import)
     """
-    in_project(asked, lambda project: project.sample(round), new=new)
+    in_project(asked, lambda project: project.sample(round), new=new, computes=True)
 
 
 def _scorers() -> dict[str, str]:
@@ -104,7 +104,7 @@ def reward(asked: Common, round: int | None, annotators: str | None, profile: bo
     Next:     prefloop align
     """
     overrides = [f'reward.annotators="{annotators}"'] if annotators else []
-    in_project(asked, lambda project: project.reward(round), overrides, profile, new)
+    in_project(asked, lambda project: project.reward(round), overrides, profile, new, computes=True)
 
 
 @click.command("prioritise", cls=Verb, sections=("annotate.criterion", "annotate.random_share"))
@@ -156,7 +156,7 @@ def align(asked: Common, round: int | None, algorithm: str | None, profile: bool
     """
 
     overrides = [f'align.algorithm="{algorithm}"'] if algorithm else []
-    in_project(asked, lambda project: project.align(round=round), overrides, profile, new)
+    in_project(asked, lambda project: project.align(round=round), overrides, profile, new, computes=True)
 
 
 @click.command("report", cls=Verb)
@@ -189,4 +189,4 @@ def run(asked: Common, new: bool) -> None:
     Example:  prefloop run --set run.rounds=2
     Next:     open report.html
     """
-    in_project(asked, lambda project: project.run(), new=new)
+    in_project(asked, lambda project: project.run(), new=new, computes=True)

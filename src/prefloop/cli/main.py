@@ -15,7 +15,8 @@ import click
 
 import prefloop
 from prefloop.engine.process import set_environment
-from prefloop.errors import PrefloopError
+from prefloop.engine.torchrun import exit_code, has_ended, restarts
+from prefloop.errors import PrefloopError, RankError
 from prefloop.known_algorithms import names
 
 _ALGORITHMS = ", ".join(name.upper() for name in names("online") + names("offline"))
@@ -114,14 +115,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # What torch and transformers make stays: there is little to be gained by looking through it while they are
     # imported.
     gc.set_threshold(50_000, 20, 100)
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    if has_ended():  # The command was one of several ranks, of which one died after the end.
+        sys.exit(0)
+    sys.exit(exit_code(run(sys.argv[1:] if argv is None else argv)))
 
 
 def run(argv: Sequence[str]) -> int:
     """One command; returns its exit code. Nothing escapes but what ends the interpreter itself."""
     as_json = "--json" in argv
     try:
-        code = cli.main(args=list(argv), prog_name="prefloop", standalone_mode=False)
+        code = cli.main(args=list(argv), prog_name="prefloop", standalone_mode=False, obj=tuple(argv))
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -129,6 +132,8 @@ def run(argv: Sequence[str]) -> int:
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "prefloop"
         return _end(as_json, "UsageError", f"{error.format_message()}\nSee: {where} --help", error.exit_code)
+    except RankError as error:
+        return _end(as_json and not restarts(), "RankError", str(error), error.exit_code)
     except PrefloopError as error:
         return _end(as_json, type(error).__name__, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):

@@ -19,6 +19,7 @@ from prefloop.batch import PolicyOutput, RewardOutput, Rows
 from prefloop.errors import TrainingError
 from prefloop.kernels.logprobs import KEPT
 from prefloop.kernels.memory import is_full
+from prefloop.kernels.plain import is_plain
 from prefloop.models.value_head import ValueHead
 
 SHARE = 0.8  # So much of the free memory is given to activations: others than these passes need some, too.
@@ -62,7 +63,7 @@ def coming(models: Mapping[Role, nn.Module]) -> int:
 
 def _kept(models: Mapping[Role, nn.Module], tokens: int, device: str) -> int:
     """Return the bytes that a forward pass keeps for the backward pass, the models' weights left out."""
-    held = {p.untyped_storage().data_ptr() for model in models.values() for p in model.parameters()}
+    held = {p.untyped_storage().data_ptr() for m in models.values() for p in m.parameters() if is_plain(p)}
     sizes: dict[int, int] = {}
     alive: list[Tensor] = []  # A place in memory that is free again would be counted once for all who had it.
 

@@ -12,6 +12,7 @@ from prefloop.engine.base import Engine, Training
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
 from prefloop.engine.placement import Placement
+from prefloop.engine.processes import joined
 from prefloop.models.tokenization import Tokenization
 
 
@@ -32,7 +33,14 @@ def make(
     """
     where = Placement(placement) if isinstance(placement, str) else placement
     elsewhere = where.rollout.backend != "local" and "policy" in models  # Servers have a copy in any case.
-    engine = _local(models, tokenization, seed, where.device, training, own_sampler and not elsewhere)
+    own_sampler = own_sampler and not elsewhere
+    engine: Engine
+    if (ranks := joined()) is not None:
+        from prefloop.engine.spmd import GroupEngine  # It loads much of torch.distributed.
+
+        engine = GroupEngine.make(ranks, models, tokenization, seed, training, own_sampler)
+    else:
+        engine = _local(models, tokenization, seed, where.device, training, own_sampler)
     if not elsewhere:
         return engine
     from prefloop.engine.rollouts.engine import ServedEngine

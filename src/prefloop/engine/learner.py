@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,19 @@ from prefloop.config_section import Optimiser
 from prefloop.engine.base import State, Term
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full
+from prefloop.kernels.plain import whole
 from prefloop.models.checkpointing import checkpoint_layers
 from prefloop.models.value_head import ValueHead
 
 MAX_SKIPS = 5  # After so many steps in a row with a gradient that is not finite, the run is ended.
+Sums = dict[str, list[Tensor]]  # a sum and its weight [] by the name of a metric
+
+
+class Part(NamedTuple):
+    """Is a part of a batch that is run at once. factor: what its loss is multiplied by; 0 where it does not count"""
+
+    rows: Any
+    factor: float = 1.0
 
 
 class Learner:
@@ -77,7 +86,7 @@ class Learner:
         """Return what a step would report, and the gradient it would follow, as "role.parameter". The weights stay."""
         metrics = self._backward(terms)
         found = {
-            f"{role}.{name}": parameter.grad.detach().cpu()
+            f"{role}.{name}": whole(parameter.grad.detach()).cpu()
             for role, model in self.models.items()
             for name, parameter in model.named_parameters()
             if parameter.grad is not None
@@ -91,22 +100,31 @@ class Learner:
 
         Terms on one batch share its forward and backward passes. A mean of nothing is left out.
         """
-        sums: dict[str, list[Tensor]] = {}
+        sums: Sums = {}
         for shared in _on_one_batch(terms):
             first = shared[0]
-            parts = list(first.batch.split(self.token_budget))
+            parts, mine = self._parts(first.batch)
             weights = [torch.stack([t.objective.weight(part) for part in parts]).sum() for t in shared]
             # What counts nothing has a loss of 0, and no gradient.
             scales = [t.scale / weight.clamp(min=1e-12) for t, weight in zip(shared, weights, strict=True)]
-            for part in parts:
+            for part, factor in mine:
                 with named_when_full("a training step", part.rows().ids.shape, self._smaller):
                     out = self._run(first.objective, part, first.temperature)
                     losses = [t.objective.loss(out, part) for t in shared]
-                    torch.stack([x.total * scale for x, scale in zip(losses, scales, strict=True)]).sum().backward()
-                for name, (amount, count) in (m for loss in losses for m in loss.metrics.items()):
-                    pair = sums.setdefault(name, [torch.zeros(()), torch.zeros(())])
-                    pair[0], pair[1] = pair[0] + amount.detach().cpu(), pair[1] + count.detach().cpu()
-        return {name: float(total / count) for name, (total, count) in sums.items() if count > 0}
+                    total = torch.stack([x.total * scale for x, scale in zip(losses, scales, strict=True)]).sum()
+                    (total * factor).backward()
+                for name, (amount, count) in (m for loss in losses if factor for m in loss.metrics.items()):
+                    add(sums, name, amount.detach().cpu(), count.detach().cpu())
+        return {name: float(total / count) for name, (total, count) in self._added_up(sums).items() if count > 0}
+
+    def _parts(self, batch: Rows) -> tuple[list[Rows], list[Part]]:
+        """Return all parts of a batch, and those that are run here."""
+        parts = list(batch.split(self.token_budget))
+        return parts, [Part(part) for part in parts]
+
+    def _added_up(self, sums: Sums) -> Sums:
+        """Return the sums over all parts, wherever they were run."""
+        return sums
 
     @property
     def _smaller(self) -> str:
@@ -130,7 +148,7 @@ class Learner:
             if parameter.grad is not None:
                 weight.grad, parameter.grad = parameter.grad.float(), None
         norms = {
-            role: nn.utils.clip_grad_norm_(weights.values(), self.settings.clip_norm)
+            role: whole(nn.utils.clip_grad_norm_(weights.values(), self.settings.clip_norm))
             for role, weights in self.weights.items()
         }
         finite = all(bool(torch.isfinite(norm)) for norm in norms.values())
@@ -178,14 +196,15 @@ class Learner:
 
         Without an average nothing changes.
         """
-        self._swap()
+        self.swap()
         try:
             yield
         finally:
-            self._swap()
+            self.swap()
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def swap(self) -> None:
+        """Exchange the weights and their averages."""
         for role, shadow in self.averaged.items():
             for name, weight in self.weights[role].items():
                 held = weight.detach().clone()
@@ -243,6 +262,12 @@ class Learner:
                 )
             found.setdefault(number[name], {})[slot] = value.clone()
         return found
+
+
+def add(sums: Sums, name: str, amount: Tensor, count: Tensor) -> None:
+    """Add to the sum of a metric and to its weight."""
+    pair = sums.setdefault(name, [torch.zeros(()), torch.zeros(())])
+    pair[0], pair[1] = pair[0] + amount, pair[1] + count
 
 
 def _on_one_batch(terms: Sequence[Term]) -> list[list[Term]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -64,12 +64,15 @@ class LocalEngine:
         self.sampled = copy_of(policy.model) if own_sampler else None
 
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
-        policy: Any = self.models["policy"]
-        model = policy.model if self.sampled is None else self.sampled
         longest = max(map(len, prompts), default=0) + sampling.max_tokens
         advice = "Lower max_tokens, or ask for fewer answers at once."
         with span("sampling"), named_when_full("sampling", (len(prompts), longest), advice):
-            return sampler.generate(model, self.tokenization.stop_ids, prompts, keys, sampling, self.seed)
+            return sampler.generate(self._sampler, self.tokenization.stop_ids, prompts, keys, sampling, self.seed)
+
+    @property
+    def _sampler(self) -> Any:
+        policy: Any = self.models["policy"]
+        return policy.model if self.sampled is None else self.sampled
 
     @torch.no_grad()
     def forward(self, role: Role, batch: Rows, as_learner: bool = False, temperature: float | None = None) -> Tensor:
@@ -79,21 +82,12 @@ class LocalEngine:
 
     def _forward(self, role: Role, batch: Rows, how: Mapping[str, Any]) -> Tensor:
         rows = batch.rows().to(self.device)
-        model = self.models[role]
-        result: Tensor | None = None
-        for index in rows.split_index(4 * self.token_budget):  # Without a gradient four times the rows fit.
-            some = rows.select(index)
-            with named_when_full(f"scoring by the {role} model", some.ids.shape, "Lower token_budget or max_tokens."):
-                part = _tensor(model(some, **how))
-            if result is None:
-                result = part.new_zeros(rows.ids.shape if part.dim() == 2 else rows.ids.shape[:1])
-            if part.dim() == 2:
-                result[index, : part.shape[1]] = part
-            else:
-                result[index] = part
-        if result is None:
-            raise AssertionError("forward was given an empty batch")
-        return result.cpu()
+        parts = rows.split_index(4 * self.token_budget)  # Without a gradient four times the rows fit.
+        return assembled(rows, ((index, self._part(role, rows.select(index), how)) for index in parts)).cpu()
+
+    def _part(self, role: Role, rows: Rows, how: Mapping[str, Any]) -> Tensor:
+        with named_when_full(f"scoring by the {role} model", rows.ids.shape, "Lower token_budget or max_tokens."):
+            return _tensor(self.models[role](rows, **how))
 
     def with_policy(self, role: Role) -> Self:
         other = copy.copy(self)
@@ -181,7 +175,7 @@ class LocalEngine:
         scoring = {role: computed_by(model, learns=role in learns) for role, model in models.items()}
         found: dict[str, Any] = {"scoring": scoring}
         if "policy" in models:
-            found["sampling"] = decoder_class(models["policy"]).computed_by
+            found["sampling"] = decoder_class(self._sampler).computed_by
         if self.learner is not None:
             found["learning"] = {role: scoring[role] for role in learns}
         if ranks := {role: rank for role, model in models.items() if (rank := rank_of(model))}:
@@ -202,6 +196,21 @@ class LocalEngine:
         self.models, self.learner, self.sampled = {}, None, None
         if self.device == "cuda":
             torch.cuda.empty_cache()
+
+
+def assembled(rows: Rows, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return what a model says of rows [N,T] or [N], from what it says of parts of them, each with its places."""
+    result: Tensor | None = None
+    for index, part in parts:
+        if result is None:
+            result = part.new_zeros(rows.ids.shape if part.dim() == 2 else rows.ids.shape[:1])
+        if part.dim() == 2:
+            result[index, : part.shape[1]] = part
+        else:
+            result[index] = part
+    if result is None:
+        raise AssertionError("forward was given an empty batch")
+    return result
 
 
 def _tensor(out: Any) -> Tensor:

@@ -24,13 +24,14 @@ def set_environment() -> None:
 
 
 def set_up(threads: int, device: str) -> None:
-    """Make the process ready to compute on `device`. `threads` 0 takes all cores that this process may use.
+    """Make the process ready to compute on `device`. `threads` 0 takes all cores that this process may use, or
+    its share of them where it is one of several ranks.
 
     The number of threads is part of what makes a CPU run repeatable.
     """
     import torch
 
-    torch.set_num_threads(threads or cores())
+    torch.set_num_threads(threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     _keep_memory()
     if device == "cuda":  # cuDNN's attention is planned anew for every shape, and ours all differ.
         torch.backends.cuda.enable_cudnn_sdp(False)

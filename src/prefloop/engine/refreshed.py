@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prefloop.errors import TrainingError
+from prefloop.kernels.plain import whole
 from prefloop.models.lora import of_adapter
 
 LOW = (torch.bfloat16, torch.float16)
@@ -34,7 +35,7 @@ class Refreshed:
         """Make it `keep` parts of itself and 1 - `keep` parts of the policy."""
         self._check(policy)
         for name, weight in self.weights.items():
-            weight.lerp_(policy[name].to(weight.dtype), 1 - keep)
+            weight.lerp_(whole(policy[name]).to(weight.dtype), 1 - keep)
         self._round()
 
     def state(self) -> dict[str, Tensor]:

@@ -18,6 +18,12 @@ def is_plain(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
 
 
+def whole(x: Tensor) -> Tensor:
+    """Return a tensor with all its numbers. Of a sharded one these are gathered, for which every rank must ask."""
+    gather: Callable[[], Tensor] | None = getattr(x, "full_tensor", None)
+    return x if gather is None else gather()
+
+
 def refuse_unless_plain(x: Tensor) -> None:
     """Raise TypeError for a tensor that compiled code must not read."""
     if not is_plain(x):

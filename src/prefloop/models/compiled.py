@@ -27,9 +27,9 @@ def is_compilable(model: PreTrainedModel) -> bool:
     if not (native.AVAILABLE and supports_packed(model)):
         return False
     family = family_of(model)
-    first = family.layer_weights(family.layers[0])
-    if family.embedding.device.type != "cpu" or family.dtype != torch.float32:
+    if not native.fits(family.embedding):
         return False
+    first = family.layer_weights(family.layers[0])
     fits = first.head_dim % 2 == 0 and first.head_dim <= native.WIDEST
     return fits and not first.dropout and bool(first.activation)
 

@@ -300,6 +300,11 @@ def structure(model: PreTrainedModel) -> int:
     return hash(tuple(map(type, model.modules())))
 
 
+def decide(model: PreTrainedModel, supported: bool) -> None:
+    """Take over what was found of a model whose weights are not here as a whole, and on which nothing is tried out."""
+    _supported[model] = structure(model), supported
+
+
 @torch.no_grad()
 def _agrees(model: PreTrainedModel) -> bool:
     """Return whether the hidden states of a small batch are those of transformers."""

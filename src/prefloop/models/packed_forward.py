@@ -195,6 +195,11 @@ def _splits_exactly(model: PreTrainedModel) -> bool:
     return found
 
 
+def decide_split(model: PreTrainedModel, exact: bool) -> None:
+    """Say whether two parts with a cache may be taken for a model, so that it is not tried out."""
+    _exact[model] = structure(model), exact
+
+
 @torch.no_grad()
 def _try_split(model: Any) -> bool:
     training = model.training

@@ -57,6 +57,10 @@ class Policy(nn.Module):
         value = None if value_head is None else scatter(value_head(hidden), rows.action)
         return PolicyOutput(scatter(logp, rows.action), value)
 
+    def states(self, rows: Rows) -> Tensor:
+        """Return the hidden states [M,H] that the action tokens are predicted from."""
+        return predicting_hidden(self.model, rows)
+
 
 @torch.no_grad()
 def _head_is_linear(model: PreTrainedModel) -> bool:

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from prefloop.batch import Rows
 from prefloop.kernels.logprobs import scatter
-from prefloop.models.packed_forward import predicting_hidden
 from prefloop.models.policy import Policy
 from prefloop.models.reward import scored
 
@@ -41,7 +40,7 @@ class ValueHead(nn.Module):
         """Return values [N,T]: at each action token the estimate from the state *before* it, and 0 elsewhere."""
         policy = self.held[0]
         if policy.linear_head:  # Values alone need no logits.
-            return scatter(self.read(predicting_hidden(policy.model, rows)), rows.action)
+            return scatter(self.read(policy.states(rows)), rows.action)
         value = policy(rows, value_head=self.read).value
         assert isinstance(value, Tensor)
         return value

@@ -1,0 +1,64 @@
+"""Runs a command by several ranks, where `[project] ranks` says so or torchrun has started it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+
+from prefloop.config import CONFIG_NAME, load_config
+from prefloop.config import Project as Settings
+from prefloop.errors import ConfigError, RankError
+
+
+@contextmanager
+def on_ranks(root: Path, overrides: Iterable[str]) -> Iterator[None]:
+    """Run the block on rank 0, while the other ranks serve it. A single process runs it as ever.
+
+    Ends the command where this process is another rank, or where others have run the block.
+    """
+    settings = load_config(root / CONFIG_NAME, list(overrides)).project
+    several = int(os.environ.get("WORLD_SIZE", "1"))
+    if several > 1:
+        with _group(root, settings, several):
+            yield
+        return
+    if settings.ranks != 1:
+        from prefloop.engine import torchrun
+
+        count = torchrun.wanted(settings.ranks, settings.device)
+        if count > 1:
+            argv = click.get_current_context().find_root().obj
+            raise click.exceptions.Exit(torchrun.run(count, argv, settings.threads))
+    yield
+
+
+@contextmanager
+def _group(root: Path, settings: Settings, several: int) -> Iterator[None]:
+    from prefloop.engine.process import pick_device, set_up
+    from prefloop.engine.processes import join, leave, refuse_unless_shared
+    from prefloop.engine.spmd import dismiss, serve
+
+    if settings.ranks not in (1, "auto", several):
+        raise ConfigError(
+            f"[project] ranks = {settings.ranks}, but torchrun has started {several}. Make them equal, or take the "
+            "setting out."
+        )
+    device = pick_device(settings.device)
+    set_up(settings.threads, device)
+    ranks = join(device, settings.rank_timeout)
+    try:
+        refuse_unless_shared(ranks, root)
+        if ranks.rank:
+            serve(ranks)
+            raise click.exceptions.Exit(0)
+        try:
+            yield
+        finally:
+            with suppress(RankError):  # What ended the stage is the error to show.
+                dismiss(ranks)
+    finally:
+        leave()

@@ -1,0 +1,251 @@
+"""Does one rank's part of each verb of an engine. All ranks are asked for the same verbs; rank 0 has the results.
+
+A model that learns is in pieces (`shard`). The sampler, and models that do not learn, are whole on every rank: sampling
+and scoring then need no other rank, and prompts and rows are dealt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from prefloop.algorithms.base import Role
+from prefloop.batch import Rows
+from prefloop.config_section import TOKEN_BUDGET
+from prefloop.engine.base import Sampled, Sampling, Training
+from prefloop.engine.checkpoint import Stored, publish
+from prefloop.engine.local import LocalEngine, assembled
+from prefloop.engine.outline import Outline
+from prefloop.engine.processes import Ranks, dealt, named_when_lost
+from prefloop.engine.shard import ShardedLearner, no_warning_of_views, put, shard, share_index
+from prefloop.engine.sharded_checkpoint import cut, read_pieces, save_sharded
+from prefloop.kernels.plain import whole
+from prefloop.models.load import weights_hash
+from prefloop.models.save import save_pretrained
+from prefloop.models.tokenization import Tokenization
+
+
+class Recipe(NamedTuple):
+    """Says all that a rank needs to make its part of an engine, but for the weights.
+
+    learns: the outline of the models that learn, by role, which may share parts; None where none does
+    whole:  those of the models that every rank holds as a whole: the policy, and what does not learn
+    packed: see `shard.shard`
+    """
+
+    learns: Outline | None
+    whole: Mapping[Role, Outline]
+    packed: Mapping[Role, bool]
+    tokenization: Tokenization
+    seed: int
+    training: Training | None
+    own_sampler: bool
+
+
+class RankEngine(LocalEngine):
+    def __init__(
+        self,
+        ranks: Ranks,
+        recipe: Recipe,
+        given: Mapping[Role, Any] | None = None,
+        tensors: Mapping[str, Sequence[Tensor]] | None = None,
+    ):
+        """Take part in making an engine.
+
+        given, tensors: the models, and the tensors of each outline by its numbers ("learns" or a role), on rank 0
+        """
+        self.ranks, training = ranks, recipe.training
+        self.channel = ranks.sampling if recipe.own_sampler else ranks.main
+        models: dict[Role, Any] = {}
+        if recipe.learns is not None:
+            models, pieces = shard(recipe.learns, ranks, recipe.packed)
+            _fill(ranks, recipe.learns, None if tensors is None else tensors["learns"], pieces)
+        self.given = dict(given or {})  # whole models, which the stage may also hold
+        for role, outline in recipe.whole.items():
+            mine: Sequence[Tensor] = []
+            if tensors is None:
+                self.given[role], mine = outline.build(
+                    lambda spec: torch.empty(spec.shape, dtype=spec.dtype, device=ranks.device)
+                )
+            _fill(ranks, outline, None if tensors is None else tensors[role], mine)
+            models.setdefault(role, self.given[role])
+        learner, budget = None, TOKEN_BUDGET
+        if training is not None:
+            trained = {role: models[role] for role in training.lr}
+            learner = ShardedLearner(ranks, trained, training.settings, training.steps, training.lr, training.average)
+            budget = training.settings.usual_budget
+        learns = learner.models if learner else {}
+        super().__init__(models, recipe.tokenization, recipe.seed, budget, learner, ranks.device)
+        self.own_sampler, self.moved = recipe.own_sampler, False
+        # These whole models follow the pieces in `sync`.
+        followed: tuple[Role, ...] = ("policy", "reward")
+        self.followers: dict[Role, Any] = {role: self.given.get(role) for role in followed if role in learns}
+        if "policy" in self.followers:
+            if self.own_sampler and given is not None:
+                self.followers["policy"] = copy.deepcopy(given["policy"])
+            self.sampled = self.followers["policy"].model
+
+    # -- what rows and prompts are dealt for ---------------------------------------------------------------------------
+
+    def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
+        if self.moved and self.learner is not None and not self.own_sampler:
+            self.sync()
+        lists = [list(places) for _, places in groupby(range(len(prompts)), key=lambda n: tuple(prompts[n]))]
+        share = dealt([len(prompts[places[0]]) * len(places) for places in lists], self.ranks.world)[self.ranks.rank]
+        mine = [n for place in share for n in lists[place]]
+
+        def draw() -> list[tuple[int, Sampled]]:
+            drawn = super(RankEngine, self).generate([prompts[n] for n in mine], [keys[n] for n in mine], sampling)
+            return list(zip(mine, drawn, strict=True))
+
+        found = dict(one for some in self._agreed(draw if mine else list) for one in some)
+        return [found[n] for n in range(len(prompts))]
+
+    def _forward(self, role: Role, batch: Rows, how: Mapping[str, Any]) -> Tensor:
+        rows = batch.rows()
+        shares = _parts_of(rows, 4 * self.token_budget, self.ranks.world)
+        mine = shares[self.ranks.rank]
+        if self.learner is None or role not in self.learner.models:
+            parts = self._agreed(lambda: [(index, self._scored(role, rows, index, how)) for index in mine])
+        else:
+            # Each rank gathers layers with all the others, so one that has fewer parts runs some row once more.
+            idle = max(map(len, shares)) - len(mine)
+            computed = [(index, self._scored(role, rows, index, how)) for index in mine]
+            for _ in range(idle):
+                self._scored(role, rows, torch.arange(1), how)
+            parts = self.channel.gathered(computed)
+        return assembled(rows, (part for some in parts for part in some))
+
+    def _scored(self, role: Role, rows: Rows, index: Tensor, how: Mapping[str, Any]) -> Tensor:
+        with no_warning_of_views():
+            return self._part(role, rows.select(index).to(self.device), how).cpu()
+
+    def _agreed(self, compute: Callable[[], list[Any]]) -> list[list[Any]]:
+        """Return what all ranks computed, where none needed another for it. An error of one is raised on all."""
+        mine: Any
+        try:
+            mine = compute()
+        except Exception as error:  # noqa: BLE001 -- the others would wait for this rank
+            mine = error
+        every = self.channel.gathered(mine)
+        for theirs in every:
+            if isinstance(theirs, Exception):
+                raise theirs
+        return every
+
+    # -- weights -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _follow(self, role: Role, model: Any) -> None:
+        """Copy the weights that the pieces hold into a whole model, where this rank has one. All ranks take part."""
+        targets = {} if model is None else dict(model.named_parameters())
+        with named_when_lost():
+            for name, piece in self._learner().weights[role].items():
+                full = whole(piece.detach())
+                if name in targets:
+                    targets[name].copy_(full)
+
+    def sync(self) -> None:
+        """Give whole models the weights of the pieces."""
+        if self.learner is not None:
+            for role, model in self.followers.items():
+                self._follow(role, model)
+            self.moved = False
+
+    def step(self, *terms: Any) -> Mapping[str, float]:
+        self.moved = True
+        with named_when_lost():
+            return super().step(*terms)
+
+    def gradients(self, *terms: Any) -> tuple[Mapping[str, float], Mapping[str, Tensor]]:
+        with named_when_lost():
+            return super().gradients(*terms)
+
+    def fit_budget(self, found: int | None = None) -> int | None:
+        """Settle on what fits into the memory of every rank."""
+        mine = super().fit_budget(found)
+        every = self.ranks.main.gathered(mine)
+        return mine if mine is None else super().fit_budget(min(every))
+
+    def swap(self) -> None:
+        """Exchange own and averaged weights."""
+        if self.learner is not None and self.learner.averaged:
+            self.learner.swap()
+            self.moved = True
+            if "reward" in self.followers:  # A stage measures by the whole model.
+                self._follow("reward", self.followers["reward"])
+
+    def refresh(self, keep: float = 0.0) -> None:
+        with named_when_lost():
+            super().refresh(keep)
+
+    def _newest(self, role: Role) -> Any:
+        """Return the whole model with the weights of now, on rank 0."""
+        if self.learner is not None and role in self.learner.weights:
+            model = self.given.get(role)
+            self._follow(role, model if not self.own_sampler or self.ranks.rank == 0 else None)
+        return self.given.get(role)
+
+    def weights_hash(self, role: Role) -> str:
+        model = self._newest(role)
+        return "" if self.ranks.rank else weights_hash(model.model)
+
+    def save(self, role: Role, folder: Path) -> None:
+        model = self._newest(role)
+        if self.ranks.rank == 0:
+            publish(folder, lambda tmp: save_pretrained(model.model, self.tokenization, tmp))
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def whole_file(self, file: str) -> dict[str, Tensor]:
+        """Return the whole tensors of a file of the state, on the CPU."""
+        held = super().state().tensors[file]
+        pieces = {name: x.to_local().cpu() for name, x in held.items() if isinstance(x, DTensor)}
+        every = self.ranks.main.gathered(pieces)
+        return {n: torch.cat([some[n] for some in every]) if n in pieces else x.cpu() for n, x in held.items()}
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> None:
+        weights = self._learner().weights
+        if isinstance(tensors, Stored):
+            mine = read_pieces(self.ranks, tensors, weights)
+        else:
+            mine = {file: cut(file, some, weights) for file, some in tensors.items()}
+        self.moved = True
+        super().restore(mine, values)
+
+    def save_checkpoint(self, root: Path, step: int, state: Mapping[str, Any]) -> None:
+        save_sharded(self.ranks, root, step, super().state().tensors, state)
+
+    def computed_by(self) -> Mapping[str, Any]:
+        return {**super().computed_by(), "ranks": self.ranks.world}
+
+    def close(self) -> None:
+        self.given, self.followers = {}, {}
+        super().close()
+
+
+def _parts_of(rows: Rows, budget: int, world: int) -> list[list[Tensor]]:
+    """Return the places of the rows in the parts that each rank computes. Lists are dealt as a whole."""
+    return [[index[some] for some in rows.select(index).split_index(budget)] for index in share_index(rows, world)]
+
+
+@torch.no_grad()
+def _fill(ranks: Ranks, outline: Outline, sources: Sequence[Tensor] | None, targets: Sequence[Tensor]) -> None:
+    """Send every tensor of rank 0's to all ranks, one after the other, and put it where it belongs."""
+    with named_when_lost():
+        for spec in outline.specs:
+            x = torch.empty(spec.shape, dtype=spec.dtype, device=ranks.device)
+            if sources is not None:
+                x.copy_(sources[spec.number])
+            if x.numel():
+                dist.broadcast(x.view(-1).view(torch.uint8), 0)  # Not every type of number can be sent.
+            if targets:
+                put(targets[spec.number], x)

@@ -1,0 +1,389 @@
+"""Two ranks keep every promise of an engine, and come to the numbers of one: gradients, metrics, samples, checkpoints.
+
+This process is rank 0, and a second one serves it. They compute on CPUs over gloo.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_engines as contract
+import torch
+import transformers
+from torch import Tensor
+from toy_batches import raw_batch, ready
+
+from prefloop.algorithms.base import Loss
+from prefloop.algorithms.registry import make as make_algorithm
+from prefloop.algorithms.registry import names
+from prefloop.algorithms.sft import Sft
+from prefloop.batch import Rows
+from prefloop.config_section import Optimiser
+from prefloop.engine import Engine, Training, make
+from prefloop.engine.base import Sampling, State, Term, terms_of
+from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
+from prefloop.engine.processes import Ranks, _joined
+from prefloop.engine.spmd import GroupEngine
+from prefloop.errors import ConfigError, RankError, TrainingError
+from prefloop.models.policy import Policy
+from prefloop.models.reward import Critic, RewardModel
+from prefloop.models.tokenization import make_tokenization
+from prefloop.models.value_head import ValueHead
+from tiny_models import causal, random_rows, tokenizer
+from two_ranks import two_ranks
+
+FLAT = Optimiser(lr=1e-2, warmup=0.0, schedule="constant")
+WORDS = tokenizer()
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[tuple[Ranks, subprocess.Popen[bytes]]]:
+    with two_ranks() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def ranks(group: tuple[Ranks, subprocess.Popen[bytes]]) -> Ranks:
+    return group[0]
+
+
+def scored(seed: int, dtype: torch.dtype = torch.float32) -> Any:
+    """Return a tiny sequence classifier with one label."""
+    config = causal(vocab=300, sharp=3.0).config
+    config.num_labels = 1
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return transformers.LlamaForSequenceClassification(config).to(dtype).eval()
+
+
+def models_of(*roles: str, kind: str = "Llama", dtype: torch.dtype = torch.float32) -> dict[Any, Any]:
+    made: dict[str, Callable[[], Any]] = {
+        "policy": lambda: Policy(causal(kind, vocab=300, sharp=3.0).to(dtype)),
+        "reference": lambda: Policy(causal(kind, vocab=300, sharp=3.0).to(dtype)).requires_grad_(False),
+        "refreshed": lambda: Policy(causal(kind, vocab=300, sharp=3.0).to(dtype)).requires_grad_(False),
+        "critic": lambda: Critic(scored(1, dtype), 0.1, 2.0),
+        "reward": lambda: RewardModel(scored(2, dtype)),
+    }
+    return {role: made[role]() for role in roles}
+
+
+def training(budget: int | None = None, average: float = 0.0, **lr: float) -> Training:
+    return Training(FLAT.model_copy(update={"token_budget": budget or 10**6}), 20, lr or {"policy": 1e-2}, average)
+
+
+def on_one(models: dict[Any, Any], how: Training) -> Engine:
+    return make(models, make_tokenization(WORDS, models["policy"].model) if "policy" in models else None, 1, "cpu", how)
+
+
+def on_two(ranks: Ranks, models: dict[Any, Any], how: Training, own_sampler: bool = False) -> GroupEngine:
+    words = make_tokenization(WORDS, next(iter(models.values())).model)
+    return GroupEngine.make(ranks, models, words, 1, how, own_sampler)
+
+
+def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Return how far two gradients are from one another, relative to the first."""
+    assert a.keys() == b.keys() and a
+    difference = sum(float((a[n].double() - b[n].double()).square().sum()) for n in a)
+    return math.sqrt(difference / sum(float(x.double().square().sum()) for x in a.values()))
+
+
+def single(batch: Any) -> Any:
+    """Return the batch with its numbers in float32."""
+    floats = {n: x.float() for n, x in vars(batch).items() if isinstance(x, Tensor) and x.dtype == torch.float64}
+    return type(batch)(**{**vars(batch), **floats})
+
+
+# -- the promises ------------------------------------------------------------------------------------------------------
+
+TESTS = [f for name, f in vars(contract).items() if name.startswith("test_")]
+PROMISES = [f for f in TESTS if "make_one" in inspect.signature(f).parameters]
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda f: f.__name__)
+def test_two_ranks_keep_the_promises_of_every_engine(
+    promise: Callable[..., None], ranks: Ranks, tmp_path: Path
+) -> None:
+    def make_one(budget: int = 1000) -> GroupEngine:
+        how = contract.training(budget)
+        return on_two(ranks, models_of("policy", "reference", "refreshed"), how)
+
+    wanted = inspect.signature(promise).parameters
+    if "file" in wanted:
+        for file in ("policy", "policy.adam", "policy.average", "refreshed"):
+            promise(make_one, file)
+    else:
+        promise(make_one, **({"tmp_path": tmp_path} if "tmp_path" in wanted else {}))
+
+
+# -- the numbers of one rank -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sft", *names()])
+def test_the_gradient_on_two_ranks_is_that_of_one_for_every_method(name: str, ranks: Ranks) -> None:
+    algorithm = Sft() if name == "sft" else make_algorithm(name, {})
+    batch = random_rows(24) if name == "sft" else single(ready(algorithm, raw_batch(name)))
+    lr = dict.fromkeys(algorithm.trains, 1e-2)
+    one = on_one(models_of(*lr), training(**lr))
+    metrics, expected = one.gradients(*terms_of(batch, algorithm))
+    two = on_two(ranks, models_of(*lr), training(64, **lr))  # parts of a few rows, not equally many on both ranks
+    found, gradient = two.gradients(*terms_of(batch, algorithm))
+    assert apart(dict(expected), dict(gradient)) < 1e-5
+    assert found == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    two.close()
+
+
+def test_a_critic_on_the_policy_learns_on_two_ranks_as_on_one_or_is_refused(ranks: Ranks) -> None:
+    def made(kind: str = "Llama") -> dict[Any, Any]:
+        policy = models_of("policy", kind=kind)["policy"]
+        head = ValueHead(policy)
+        torch.nn.init.constant_(head.head.weight, 0.1)
+        return {"policy": policy, "critic": head}
+
+    algorithm = make_algorithm("ppo", {})
+    batch, lr = single(ready(algorithm, raw_batch("ppo"))), {"policy": 1e-2, "critic": 1e-2}
+    one, two = on_one(made(), training(**lr)), on_two(ranks, made(), training(64, **lr))
+    assert torch.allclose(one.forward("critic", batch), two.forward("critic", batch), atol=1e-5)
+    (metrics, expected), (found, gradient) = (engine.gradients(Term(batch, algorithm)) for engine in (one, two))
+    assert apart(dict(expected), dict(gradient)) < 1e-5 and found == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    with pytest.raises(ConfigError, match='critic = "separate"'):
+        on_two(ranks, made("Gemma2"), training(**lr))
+
+
+def test_layers_in_pieces_are_computed_again_in_the_backward_pass_and_the_budget_is_found_by_all_ranks(
+    ranks: Ranks,
+) -> None:
+    rows = random_rows(24)
+    settings = FLAT.model_copy(update={"token_budget": "auto", "gradient_checkpointing": True})
+    for kind in ("Llama", "Gemma2"):
+        two = on_two(ranks, models_of("policy", kind=kind), Training(settings, 20, {"policy": 1e-2}))
+        budget = two.fit_budget()
+        assert budget is not None and budget >= 64 and two.fit_budget(128) == 128
+        _, expected = on_one(models_of("policy", kind=kind), training()).gradients(Term(rows, Sft()))
+        assert apart(dict(expected), dict(two.gradients(Term(rows, Sft()))[1])) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Qwen3", "Gemma3", "Gemma2"])
+def test_ranks_share_every_family_packed_or_by_transformers(kind: str, ranks: Ranks) -> None:
+    rows = random_rows(9)
+    one, two = (
+        on_one(models_of("policy", kind=kind), training()),
+        on_two(ranks, models_of("policy", kind=kind), training()),
+    )
+    assert apart(dict(one.gradients(Term(rows, Sft()))[1]), dict(two.gradients(Term(rows, Sft()))[1])) < 1e-5
+    assert torch.allclose(one.forward("policy", rows), two.forward("policy", rows), atol=1e-5)
+    assert two.computed_by()["learning"] == one.computed_by()["learning"] and two.computed_by()["ranks"] == 2
+
+
+def test_a_rank_without_rows_takes_part_and_counts_nothing(ranks: Ranks) -> None:
+    rows = random_rows(1)
+    one, two = on_one(models_of("policy"), training()), on_two(ranks, models_of("policy"), training())
+    (found, expected), (same, gradient) = one.gradients(Term(rows, Sft())), two.gradients(Term(rows, Sft()))
+    assert apart(dict(expected), dict(gradient)) < 1e-5 and found == pytest.approx(same, rel=1e-6)
+    assert torch.allclose(one.forward("policy", rows), two.forward("policy", rows), atol=1e-6)
+    (a,), (b,) = (engine.generate([[5, 6]], [3], Sampling(5)) for engine in (one, two))
+    assert a.ids == b.ids
+
+
+def state_of(engine: Engine) -> dict[str, Tensor]:
+    return {f"{file}/{n}": x.clone() for file, some in engine.state().tensors.items() for n, x in some.items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def stepped(engine: Engine, steps: range) -> Engine:
+    for step in steps:
+        torch.manual_seed(step)
+        engine.step(Term(random_rows(seed=step), Sft()))
+    return engine
+
+
+def test_three_steps_on_two_ranks_are_the_same_bits_again_and_those_of_one_rank_to_a_millionth(ranks: Ranks) -> None:
+    first, again = (stepped(on_two(ranks, models_of("policy"), training(average=0.9)), range(3)) for _ in range(2))
+    assert equal(state_of(first), state_of(again))
+    one = state_of(stepped(on_one(models_of("policy"), training(average=0.9)), range(3)))
+    assert all(torch.allclose(x, one[n], atol=2e-6) for n, x in state_of(first).items())
+
+
+@dataclass(frozen=True)
+class BrokenOnOneRow(Sft):
+    """Makes the loss of a row that begins with a certain token no number. Only one rank has it."""
+
+    token: int = 0
+
+    def loss(self, out: Any, batch: Rows) -> Loss:
+        good = super().loss(out, batch)
+        return Loss(good.total * (math.nan if bool((batch.ids[:, 0] == self.token).any()) else 1.0), good.metrics)
+
+
+def test_a_gradient_that_is_not_finite_on_one_rank_makes_all_ranks_skip_the_step(ranks: Ranks) -> None:
+    two, rows = on_two(ranks, models_of("policy"), training(average=0.9)), random_rows(6)
+    stepped(two, range(1))
+    before = state_of(two)
+    metrics = two.step(Term(rows, BrokenOnOneRow(token=int(rows.ids[0, 0]))))
+    assert metrics["skipped"] == 1.0 and math.isnan(metrics["grad_norm_policy"])
+    assert equal(before, state_of(two))
+    assert stepped(two, range(1, 2)).state().values["steps"] == 3 and not equal(before, state_of(two))
+
+
+def test_a_model_in_bfloat16_learns_in_float32_pieces_and_is_saved_in_bfloat16(ranks: Ranks, tmp_path: Path) -> None:
+    def made() -> dict[Any, Any]:
+        return models_of("policy", "reference", dtype=torch.bfloat16)
+
+    one, two = stepped(on_one(made(), training()), range(3)), stepped(on_two(ranks, made(), training()), range(3))
+    held = two.state().tensors["policy"]
+    assert {x.dtype for x in held.values()} == {torch.float32}
+    near = [float((x - one.state().tensors["policy"][n]).abs().max()) for n, x in held.items()]
+    assert max(near) < 0.03, "three steps at 1e-2 go the same way"
+    two.save("policy", tmp_path / "model")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
+    assert loaded.dtype == torch.bfloat16
+    assert all(torch.equal(p, held[f"model.{n}"].bfloat16()) for n, p in loaded.named_parameters())
+
+
+def test_samples_do_not_depend_on_ranks_and_those_of_an_own_sampler_not_on_a_learner_at_work(ranks: Ranks) -> None:
+    prompts = [[5, 6], [5, 6], [7, 8, 9], [10], [11, 12, 13, 14]]
+    keys, how = [3, 4, 5, 6, 7], Sampling(6)
+    one = on_one(models_of("policy"), training())
+    two = on_two(ranks, models_of("policy"), training(), own_sampler=True)
+    expected = one.generate(prompts, keys, how)
+    found: list[Any] = []
+    beside = threading.Thread(target=lambda: found.extend(two.generate(prompts, keys, how) for _ in range(8)))
+    beside.start()
+    stepped(two, range(4))
+    beside.join()
+    assert all([s.ids for s in drawn] == [s.ids for s in expected] for drawn in found) and len(found) == 8
+    assert [s.logprobs for s in found[0]] == [pytest.approx(s.logprobs, abs=1e-5) for s in expected]
+    two.sync()
+    stepped(one, range(4))
+    assert [s.ids for s in two.generate(prompts, keys, how)] == [s.ids for s in one.generate(prompts, keys, how)]
+
+
+def test_dropout_on_two_ranks_is_a_function_of_the_seed_of_the_step(ranks: Ranks) -> None:
+    def made(dropout: float = 0.3) -> GroupEngine:
+        models = models_of("policy")
+        for module in models["policy"].modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = dropout
+        return on_two(ranks, models, training())
+
+    first = stepped(made(), range(2))
+    saved = State({f: dict(some) for f, some in first.state().tensors.items()}, first.state().values)
+    again = made()
+    again.restore(*saved)
+    assert equal(state_of(stepped(again, range(2, 4))), state_of(stepped(first, range(2, 4))))
+    assert not equal(state_of(stepped(made(0.0), range(4))), state_of(first))
+
+
+def test_a_reward_model_that_two_ranks_train_is_whole_on_rank_0_after_a_sync(ranks: Ranks) -> None:
+    models = models_of("reward")
+    algorithm, batch = make_algorithm("plackett_luce", {}), single(raw_batch("plackett_luce"))
+    two = on_two(ranks, models, training(average=0.5, reward=1e-2))
+    for _ in range(3):
+        two.step(Term(batch, algorithm))
+    two.sync()
+    weights, own = two.state().tensors["reward"], models["reward"]
+    assert all(torch.equal(p, weights[n]) for n, p in own.named_parameters())
+    with two.averaged_weights():
+        averaged = two.state().tensors["reward"]
+        assert all(torch.equal(p, averaged[n]) for n, p in own.named_parameters())
+        assert not all(torch.equal(weights[n], x) for n, x in averaged.items())
+    assert all(torch.equal(p, weights[n]) for n, p in own.named_parameters())
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def saved(engine: Engine, root: Path, step: int) -> None:
+    tensors, values = engine.state()
+    save_checkpoint(root, step, tensors, {"engine": values, "progress": {"step": step}})
+
+
+def resumed(engine: Engine, root: Path, ranks: Ranks | None) -> int:
+    """Go on from the newest checkpoint, as `training.loop` does. Returns its step."""
+    if ranks:
+        _joined.append(ranks)
+    try:
+        found = load_checkpoint(root)
+    finally:
+        _joined.clear()
+    assert found is not None and found.state["progress"] == {"step": found.step}
+    engine.restore(found.files, found.state["engine"])
+    return found.step
+
+
+def test_a_run_of_two_ranks_goes_on_by_one_and_one_of_one_by_two(ranks: Ranks, tmp_path: Path) -> None:
+    def one() -> Engine:
+        return on_one(models_of("policy", "refreshed"), training(average=0.9))
+
+    def two() -> Engine:
+        return on_two(ranks, models_of("policy", "refreshed"), training(average=0.9))
+
+    quiet = state_of(stepped(two(), range(6)))
+    for begins, goes_on, where in ((two, two, "2-2"), (two, one, "2-1"), (one, two, "1-2")):
+        first = stepped(begins(), range(3))
+        first.refresh(keep=0.5)
+        saved(first, tmp_path / where, 3)
+        second = goes_on()
+        assert resumed(second, tmp_path / where, ranks if goes_on is two else None) == 3
+        assert equal(state_of(second), state_of(first)), f"{where}: nothing is lost on the way"
+        ended = state_of(stepped(second, range(3, 6)))
+        same = {n: x for n, x in quiet.items() if not n.startswith("refreshed")}
+        assert all(torch.allclose(ended[n], x, atol=2e-6) for n, x in same.items()), where
+        if where == "2-2":
+            assert all(torch.equal(ended[n], x) for n, x in same.items())
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors", ".json"}, "no pickle"
+
+
+def test_a_damaged_piece_falls_back_one_checkpoint_on_ranks(ranks: Ranks, tmp_path: Path) -> None:
+    two = on_two(ranks, models_of("policy"), training())
+    before: dict[int, dict[str, Tensor]] = {}
+    for step in (1, 2, 3):
+        saved(stepped(two, range(step - 1, step)), tmp_path, step)
+        before[step] = state_of(two)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    piece = sorted((tmp_path / "step-00000003" / "policy").iterdir())[1]
+    content = bytearray(piece.read_bytes())
+    content[-1] ^= 1
+    piece.write_bytes(content)
+    assert resumed(two, tmp_path, ranks) == 2 and equal(state_of(two), before[2])
+    piece.unlink()
+    assert resumed(two, tmp_path, ranks) == 2
+
+
+def test_a_checkpoint_that_ranks_cannot_write_is_an_error_on_rank_0_and_the_one_before_stays(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    two = on_two(ranks, models_of("policy"), training())
+    saved(two, tmp_path, 1)
+    (tmp_path / ".step-00000002.new").touch()  # A file stands where the folder would be made.
+    with pytest.raises((TrainingError, OSError)):
+        saved(two, tmp_path, 2)
+    assert resumed(two, tmp_path, ranks) == 1
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_death_of_a_rank_in_a_step_is_an_error_within_the_time_limit(
+    group: tuple[Ranks, subprocess.Popen[bytes]],
+) -> None:
+    """It comes last: after it there is one rank."""
+    ranks, other = group
+    two = on_two(ranks, models_of("policy"), training(budget=16))
+    term = Term(random_rows(200), Sft())
+    two.step(term)
+    threading.Timer(0.2, other.send_signal, [signal.SIGKILL]).start()
+    with pytest.raises(RankError, match="the same command goes on"):
+        for _ in range(1000):
+            two.step(term)
