@@ -22,6 +22,7 @@ from prefloop.config import Lora, Model
 from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
 from prefloop.engine.base import Sampling, Term
+from prefloop.engine.weights import publish_version, put_into, read_version
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapter_folder import WEIGHTS
 from prefloop.models.load import load_causal
@@ -315,6 +316,18 @@ def test_a_critic_of_a_whole_reward_model_gets_an_adapter_of_its_own(tmp_path: P
     assert torch.allclose(critic(ROWS), Critic(reward.model, 0.0, 1.0)(ROWS), atol=1e-6)
     learns = {name for name, p in critic.named_parameters() if p.requires_grad}
     assert "model.score.weight" in learns and all("lora_" in name or "score" in name for name in learns)
+
+
+def test_a_published_version_of_an_adapter_is_taken_over_by_a_server_of_the_whole_model(tmp_path: Path) -> None:
+    engine = engine_of(folder(tmp_path / "base"))
+    engine.step(Term(ROWS, Sft()))
+    name = engine.weights_hash("policy")
+    version = publish_version(tmp_path / "weights", name, lambda place: engine.save("policy", place))
+    server = load_causal(tmp_path / "base")[0]
+    before = logp(server)
+    put_into(server, read_version(version.folder)[1], version.folder)
+    assert torch.allclose(logp(server), engine.forward("policy", ROWS), atol=1e-5)
+    assert not torch.allclose(logp(server), before, atol=1e-3)
 
 
 def test_a_project_that_was_moved_finds_the_base_by_the_way_to_it(tmp_path: Path) -> None:
