@@ -308,6 +308,26 @@ def test_a_reward_model_has_its_head_and_scale_again_to_the_bit(tmp_path: Path, 
     assert torch.allclose(found, scores, atol=1e-5)
 
 
+def test_what_another_program_trained_beside_an_adapter_is_kept_and_its_dropout_is_not(tmp_path: Path) -> None:
+    base, theirs, out = folder(tmp_path / "base"), tmp_path / "theirs", tmp_path / "out"
+    config = peft.LoraConfig(
+        r=2, target_modules=["q_proj"], lora_dropout=0.5, modules_to_save=["embed_tokens"], init_lora_weights=False
+    )
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(0.5)
+    model.save_pretrained(theirs)
+    policy, tokenization = Trunks().causal(theirs, LORA)
+    assert torch.allclose(logp(policy), by_transformers(model), atol=1e-5)
+    assert not torch.allclose(logp(policy), logp(load_causal(base)[0]), atol=0.1)
+    learner = Policy(policy.train())
+    assert torch.equal(learner(ROWS).logp, learner(ROWS).logp)
+    save_pretrained(policy.eval(), tokenization, out)
+    for source in (out, out / "adapter"):
+        assert torch.allclose(logp(Trunks().causal(source, LORA)[0]), logp(policy), atol=1e-6)
+        assert torch.allclose(logp(load_causal(source)[0]), logp(policy), atol=1e-5)
+
+
 def test_a_critic_of_a_whole_reward_model_gets_an_adapter_of_its_own(tmp_path: Path) -> None:
     base = folder(tmp_path / "base")
     reward, tokenization = new_reward_model(base, Model(), seed=1)

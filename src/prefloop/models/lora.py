@@ -25,6 +25,7 @@ from prefloop.models.adapter_folder import WEIGHTS, AdapterFolder, write_note
 from prefloop.models.matrix import is_adapted, matrix_of, row_lengths
 
 NAME = "default"  # what peft calls an adapter that has no other name
+OWN = "of_its_own"  # an attribute of a model: the names of parameters beside its adapter that its base has otherwise
 _PREFIX = "base_model.model."  # before every name in peft's files
 _SAMPLED = 256  # numbers of each matrix that tell one base from another
 
@@ -184,12 +185,9 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _beside(model: Any) -> dict[str, Tensor]:
-    """Return the head of a classifier by name, and its embedding where that has a row more than the base has."""
-    found = _heads(model)
-    if getattr(model, "grown", False):
-        embedding = model.get_input_embeddings().weight
-        found |= {name: p for name, p in model.named_parameters() if p is embedding}
-    return found
+    """Return the head of a classifier by name, and whatever else is not the base's, such as an embedding that grew."""
+    own = getattr(model, OWN, ())
+    return _heads(model) | {name: p for name, p in model.named_parameters() if name in own}
 
 
 def _heads(model: Any) -> dict[str, Tensor]:
@@ -210,6 +208,7 @@ def load_adapter(model: Any, source: AdapterFolder, head: bool = True) -> None:
         raise ModelError(f"{source.path / WEIGHTS} cannot be read ({error}). Put it back from a backup.") from error
     config = peft.LoraConfig.from_pretrained(str(source.path))
     config.modules_to_save, config.inference_mode, config.base_model_name_or_path = None, False, source.base
+    config.lora_dropout = 0.0  # With dropout the ratio of the first update is not 1.
     own = {name: t for name, t in tensors.items() if of_adapter(name)}
     others = {name: t for name, t in tensors.items() if name not in own}
     try:
@@ -228,7 +227,7 @@ def load_adapter(model: Any, source: AdapterFolder, head: bool = True) -> None:
 
 
 def _load_heads(model: Any, tensors: Mapping[str, Tensor], source: AdapterFolder) -> None:
-    own, heads = dict(model.named_parameters()), _heads(model)
+    own, heads = dict(model.named_parameters(remove_duplicate=False)), _heads(model)
     if missing := sorted(heads.keys() - tensors.keys()):
         head = missing[0].partition(".")[0]
         raise ModelError(
@@ -244,8 +243,10 @@ def _load_heads(model: Any, tensors: Mapping[str, Tensor], source: AdapterFolder
         )  # in memory of its own, for the same bits
         learnt = nn.Parameter(value.to(own[name].device), requires_grad=name in heads)
         setattr(model.get_submodule(parent), leaf, learnt)
-        if name not in heads and tensor.shape != own[name].shape:
-            model.grown, model.config.vocab_size = True, len(tensor)
+        if name not in heads:
+            setattr(model, OWN, (*getattr(model, OWN, ()), name))
+    model.config.vocab_size = len(model.get_input_embeddings().weight)
+    model.tie_weights()
 
 
 def _other_base(source: AdapterFolder, why: str) -> ModelError:

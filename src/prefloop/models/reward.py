@@ -22,7 +22,7 @@ from prefloop.errors import ConfigError, ModelError
 from prefloop.kernels.logprobs import scatter
 from prefloop.models.adapter_folder import adapter_at, adapter_in, said_of_itself
 from prefloop.models.load import DTYPES, disable_dropout, from_pretrained, load_tokenizer
-from prefloop.models.lora import add_adapter, has_adapter, merged
+from prefloop.models.lora import OWN, add_adapter, has_adapter, merged
 from prefloop.models.packed_forward import last_hidden, predicting_hidden
 from prefloop.models.tokenization import EXTRA_PAD, Tokenization, make_tokenization
 from prefloop.models.trunk import Trunks
@@ -212,7 +212,8 @@ def _separate_pad(model: Any, tokenizer: Any, tokenization: Tokenization) -> Non
             if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
                 learns = model.get_input_embeddings().weight.requires_grad
                 model.resize_token_embeddings(len(tokenizer), mean_resizing=False).requires_grad_(learns)
-                model.grown = True
+                embedding = model.get_input_embeddings().weight
+                setattr(model, OWN, tuple(name for name, p in model.named_parameters() if p is embedding))
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
