@@ -101,6 +101,9 @@ def test_on_ranks_what_learns_is_divided_and_what_does_not_is_whole(eight_b: Pat
     assert shares["policy", "optimiser"] == whole["policy", "optimiser"] / 8
     assert shares["policy", "gradients"] == whole["policy", "gradients"] / 8
     assert shares["reference", "weights"] == whole["reference", "weights"]
+    assert sum(p.bytes for p in eight.phases[-1].parts if p.what == "whole copy") == 2 * 8_030_261_248
+    by_settings = planned(eight_b, "align.algorithm=grpo", "project.ranks=8", memory=80 * GB)
+    assert by_settings.devices == 8 and by_settings.stages[0].peak == eight.peak
 
 
 def test_adapters_hold_one_trunk_for_all_four_models(eight_b: Path) -> None:

@@ -119,7 +119,11 @@ def _weights(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device
         yield MemoryPart(role, "weights", shapes.parameters * (each if role == "refreshed" else frozen))
     for role in cast.scorers:
         yield MemoryPart(role, "weights", shapes.body * frozen)
-    if cast.samples and (cast.own_sampler or device.ranks > 1):
+    if device.ranks > 1:  # What samples and scores is whole on every rank.
+        for role in cast.learns:
+            if role != "critic":
+                yield MemoryPart(role, "whole copy", shapes.parameters * each)
+    elif cast.own_sampler:
         yield MemoryPart("sampler", "weights", shapes.parameters * each)
 
 
