@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -165,7 +165,6 @@ def draw(summary: dict[str, Any], figure: str, name: str) -> str:
             axes.plot((x["low"], x["high"]), (y["mean"], y["mean"]), color=colour, linewidth=0.8, alpha=0.5)
             axes.plot((x["mean"], x["mean"]), (y["low"], y["high"]), color=colour, linewidth=0.8, alpha=0.5)
             axes.plot(x["mean"], y["mean"], color=colour, marker="s" if offline else "o", linestyle="none", zorder=3)
-            axes.annotate(method, (x["mean"], y["mean"]), xytext=(5, 3), textcoords="offset points", fontsize=7)
         for colour, marker, text in ((SERIES[0], "o", "online"), (SERIES[1], "s", "offline")):
             axes.plot([], [], color=colour, marker=marker, linestyle="none", label=text)
         far = max([at["kl"] for at in best] + [m["kl"]["high"] for m in summary["table"].values()])
@@ -173,7 +172,12 @@ def draw(summary: dict[str, Any], figure: str, name: str) -> str:
         ticks = [x for x in (0, 0.25, 1, 2, 4, 8, 16, 32, 64, 128) if x <= far]
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.set_xlim(0, 1.15 * far)
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower center")
+        points = {method: (m["kl"]["mean"], m[figure]["mean"]) for method, m in summary["table"].items()}
+        seen = [y for _, y in points.values()] + [at[figure]["mean"] for at in best]
+        span = max(seen) - min(seen)
+        axes.set_ylim(min(seen) - 0.1 * span, max(seen) + 0.15 * span)  # Wide intervals of few seeds are cut.
+        _name_beside(axes, points)
         label(
             axes,
             f"Every method under an equal budget: {name}",
@@ -182,4 +186,20 @@ def draw(summary: dict[str, Any], figure: str, name: str) -> str:
         )
 
     alt = "; ".join(f"{n}: {m[figure]['mean']:.3f} at {m['kl']['mean']:.1f} nats" for n, m in summary["table"].items())
-    return document(chart("methods", alt, on, 7.6, 5.2))
+    return document(chart("methods", alt, on, 9.2, 5.6))
+
+
+def _name_beside(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write the names of points in a column on the right, the highest first, each with a line to its point."""
+    by_height = sorted(points.items(), key=lambda pair: -pair[1][1])
+    for (name, point), place in zip(by_height, np.linspace(1, 0, len(by_height)), strict=True):
+        axes.annotate(
+            name,
+            point,
+            xytext=(1.02, place),
+            textcoords="axes fraction",
+            fontsize=7,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.3, "alpha": 0.5, "shrinkA": 0, "shrinkB": 3},
+        )
