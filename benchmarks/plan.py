@@ -168,8 +168,6 @@ def rows(size: str, stages: list[str]) -> Iterator[dict[str, Any]]:
             os._exit(0)
         if os.waitpid(make, 0)[1]:
             raise SystemExit("the project could not be made")
-        if any("ppo" in stage or "grpo" in stage for stage in stages) and "reward" not in stages:
-            measured(root, STAGES["reward"])  # They learn from it.
         for stage in stages:
             planned = forecast(root, STAGES[stage])
             peak, failed = measured(root, STAGES[stage])

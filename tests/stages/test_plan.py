@@ -101,9 +101,6 @@ def test_on_ranks_what_learns_is_divided_and_what_does_not_is_whole(eight_b: Pat
     assert shares["policy", "optimiser"] == whole["policy", "optimiser"] / 8
     assert shares["policy", "gradients"] == whole["policy", "gradients"] / 8
     assert shares["reference", "weights"] == whole["reference", "weights"]
-    assert sum(p.bytes for p in eight.phases[-1].parts if p.what == "whole copy") == 2 * 8_030_261_248
-    by_settings = planned(eight_b, "align.algorithm=grpo", "project.ranks=8", memory=80 * GB)
-    assert by_settings.devices == 8 and by_settings.stages[0].peak == eight.peak
 
 
 def test_adapters_hold_one_trunk_for_all_four_models(eight_b: Path) -> None:
@@ -248,3 +245,14 @@ def test_the_example_for_one_gpu_fits_into_80_gb(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     found = planned(tmp_path, "project.device=cpu", stages=("sft", "reward", "align"), memory=80 * GB)
     assert found.parameters == pytest.approx(1.54e9, rel=0.01) and found.fits
+
+
+@pytest.mark.parametrize(("name", "devices"), [("eight_gpu", 8), ("two_nodes", 16)])
+def test_the_examples_for_ranks_fit_into_80_gb_on_each(name: str, devices: int, tmp_path: Path) -> None:
+    (tmp_path / "prefloop.toml").write_text((EXAMPLES / f"{name}.toml").read_text())
+    folder = tmp_path / str(load_config(tmp_path / "prefloop.toml").model.path)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(EIGHT_B))
+    stages = ("sft", "reward", "align")
+    found = planned(tmp_path, "project.device=cpu", stages=stages, memory=80 * GB, devices=devices)
+    assert found.parameters == pytest.approx(8.03e9, rel=0.01) and found.fits

@@ -119,11 +119,7 @@ def _weights(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device
         yield MemoryPart(role, "weights", shapes.parameters * (each if role == "refreshed" else frozen))
     for role in cast.scorers:
         yield MemoryPart(role, "weights", shapes.body * frozen)
-    if device.ranks > 1:  # What samples and scores is whole on every rank.
-        for role in cast.learns:
-            if role != "critic":
-                yield MemoryPart(role, "whole copy", shapes.parameters * each)
-    elif cast.own_sampler:
+    if cast.samples and (cast.own_sampler or device.ranks > 1):
         yield MemoryPart("sampler", "weights", shapes.parameters * each)
 
 

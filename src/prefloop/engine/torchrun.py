@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 from prefloop.engine.process import cores
 from prefloop.errors import ConfigError, RankError
@@ -44,16 +45,19 @@ def run(ranks: int, argv: Sequence[str], threads: int = 0) -> int:
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or max(1, cores() // ranks)))
     os.environ[SINGLE_STORE] = "1"
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
-    how = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={RESTARTS}", "--monitor-interval=0.2"]
+    meet = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={uuid4()}"]
+    how = [*meet, f"--nproc-per-node={ranks}", f"--max-restarts={RESTARTS}", "--monitor-interval=0.2"]
     with TemporaryDirectory(prefix="prefloop-") as folder:
         ended = Path(folder) / "code"
         os.environ[ENDED] = str(ended)
         try:
-            torchrun.run(torchrun.parse_args([*how, "-m", "prefloop", *argv]))
+            config, python, module = torchrun.config_from_args(torchrun.parse_args([*how, "-m", "prefloop"]))
+            elastic_launch(config, python)(*module, *argv)  # torchrun would take options such as --n for its own.
         except SignalException as error:
             raise KeyboardInterrupt from error
         except ChildFailedError as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 from prefloop.config import Model
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapter_folder import adapter_at
-from prefloop.models.unusual import quantised, refusal_of_quantised
 
 # From these files transformers can make a tokenizer; an entry that starts with a dot is a file name's ending.
 _TOKENIZERS = (
@@ -86,8 +85,8 @@ def check_files(folder: Path, registered: Mapping[str, str], version: str) -> No
 def check_folder(source: str | Path) -> str:
     """Return the source as text, if it can be loaded. A name that is not a folder is taken for a hub id.
 
-    Raises ModelError for a folder without config, weights in safetensors, or tokenizer, and for quantised weights.
-    Of an adapter, its base needs them.
+    Raises ModelError for a folder without config, weights in safetensors, or tokenizer. Of an adapter, its base needs
+    them.
     """
     folder = Path(source)
     if (adapter := adapter_at(folder)) is not None:
@@ -110,8 +109,6 @@ def check_folder(source: str | Path) -> str:
         )
     if not weights:
         raise ModelError(f"{folder} has no weights (*.safetensors).")
-    if how := quantised(folder):
-        raise ModelError(refusal_of_quantised(folder, how))
     if not any(name in names or name.startswith(".") and any(n.endswith(name) for n in names) for name in _TOKENIZERS):
         raise ModelError(
             f"{folder} has no tokenizer. Put its tokenizer.json (or the vocabulary its tokenizer_config.json names) "

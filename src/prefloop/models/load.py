@@ -13,11 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from prefloop.config import Model
 from prefloop.errors import ModelError
 from prefloop.models.adapter_folder import adapter_at
-from prefloop.models.families import is_known
 from prefloop.models.folder import check_folder
 from prefloop.models.lora import load_adapter, merged
 from prefloop.models.tokenization import Tokenization, make_tokenization
-from prefloop.models.unusual import config_in, other_kind, refusal_of_quantised
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # Attributes that hold a rate end like this.
@@ -35,11 +33,6 @@ def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrain
         model = merged(model).requires_grad_(True)
     tokenizer = load_tokenizer(source, settings)
     disable_dropout(model)
-    if looks_ahead(model):
-        raise ModelError(
-            f"{source}: a token of a {type(model).__name__} reads the tokens after it, so it cannot write a text word "
-            "by word. prefloop trains causal language models, such as Llama, Qwen or GPT-2."
-        )
     return model, make_tokenization(tokenizer, model, settings.chat)
 
 
@@ -63,10 +56,7 @@ def from_pretrained(kind: Any, source: str | Path, settings: Model, fresh: tuple
             **extra,
         )
     except Exception as error:
-        raise ModelError(_advice(str(where), error, getattr(kind, "__name__", str(kind)))) from error
-    if said := getattr(model.config, "quantization_config", None):  # Of a hub id it is known only now.
-        method = said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", "")
-        raise ModelError(refusal_of_quantised(source, f"quantised ({getattr(method, 'value', method)})"))
+        raise ModelError(_advice(str(where), error)) from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(fresh))
     if missing:  # transformers would go on with random numbers.
         raise ModelError(
@@ -92,10 +82,8 @@ def load_tokenizer(source: str | Path, settings: Model) -> Any:
         ) from error
 
 
-def _advice(source: str, error: Exception, wanted: str) -> str:
+def _advice(source: str, error: Exception) -> str:
     text = _first_line(error)
-    if "Unrecognized configuration class" in text and (config := config_in(source)):
-        return f"{source} could not be loaded: {other_kind(config, wanted)}."
     if "trust_remote_code" in str(error):
         return (
             f"{source} wants to run code of its own. If you trust its author, set [model] trust_remote_code = true and "
@@ -109,23 +97,6 @@ def _advice(source: str, error: Exception, wanted: str) -> str:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
-
-
-@torch.no_grad()
-def looks_ahead(model: PreTrainedModel) -> bool:
-    """Return whether a token's state depends on tokens after it. Models that prefloop computes itself are not tried."""
-    body: Any = model.base_model
-    if is_known(model):
-        return False
-    last = len(body.get_input_embeddings().weight) - 1
-    ids = torch.tensor([[0, 1, 0], [0, 1, last]], device=model.device)
-    training = model.training
-    model.eval()
-    try:
-        first = body(input_ids=ids, use_cache=False).last_hidden_state[:, 0].float()
-    finally:
-        model.train(training)
-    return bool((first[0] - first[1]).abs().max() > 1e-3 * max(1.0, float(first.std())))
 
 
 def disable_dropout(model: PreTrainedModel) -> None:

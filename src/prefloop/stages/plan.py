@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prefloop.config import Config
 from prefloop.engine.budget import LEAST, MOST_CPU, MOST_GPU
 from prefloop.engine.forecast import Adapter, Device, learned, peak, phases
@@ -35,18 +33,15 @@ FEW = 1024  # tokens of a pass that are proposed where memory is short
 def plan(
     project: Project,
     stages: Sequence[str] = STAGES,
-    devices: int | None = None,
+    devices: int = 1,
     memory: float | None = None,
     measured: bool = True,
 ) -> Planned:
     """Forecast memory and time of stages, from settings, store and the model's config.
 
-    devices: how many ranks share the work; None = what [project] ranks says
     memory: bytes of each device, for GPUs that are not here; None = what this machine has
     """
-    asked = project.config.project.ranks
-    here = max(1, torch.cuda.device_count()) if asked == "auto" else asked
-    return _Planner(project, devices or here, memory, measured).planned(stages)
+    return _Planner(project, devices, memory, measured).planned(stages)
 
 
 class _Planner:
@@ -144,8 +139,6 @@ class _Planner:
         if speed is None:
             return None
         learning, scoring, sampling = self._seconds(work, speed, adapter)
-        if adapter is not None and ranks > 1:  # One rank trains an adapter, and the other devices sample.
-            return max(learning + scoring, sampling / (ranks - 1)) / 3600
         return (learning + scoring + sampling) / ranks / 3600
 
     def _seconds(self, work: Work, speed: Speed, adapter: Adapter | None) -> tuple[float, float, float]:
@@ -224,8 +217,6 @@ class _Planner:
         """Say which devices learn and which sample, so that neither waits long for the other."""
         if devices == 1:
             return "one process"
-        if adapter is not None:
-            return f"one rank learns, {devices - 1} sample ([rollout])" if work.cast.samples else "one rank learns"
         if speed is None or not work.cast.samples or devices < 8:
             return f"{devices} ranks"
         *others, sampling = self._seconds(work, speed, adapter)

@@ -3,7 +3,6 @@
 `Decoder` runs any model through transformers. Three others do the same for models that `models.packed` supports, with a
 prompt's keys and values kept once for all its completions: `compiled` on a CPU in float32 where there was a compiler,
 `cuda_graph` on a GPU, where there is Triton, and `packed` by torch everywhere. `select` says which of them it is.
-`recompute` reads whole texts at each step, for models without keys and values (Mamba).
 `Decoder` and `PackedDecoder` are the slow twins of the others in the tests.
 """
 

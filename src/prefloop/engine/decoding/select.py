@@ -8,7 +8,6 @@ from prefloop.engine.decoding.base import Decoder
 from prefloop.engine.decoding.compiled import CompiledDecoder
 from prefloop.engine.decoding.cuda_graph import GraphDecoder, is_recordable
 from prefloop.engine.decoding.packed import PackedDecoder
-from prefloop.engine.decoding.recompute import RecomputingDecoder, keeps_cache
 from prefloop.models.compiled import is_compilable
 from prefloop.models.packed import supports_packed
 
@@ -21,7 +20,7 @@ def decoder_for(model: PreTrainedModel, rows: int, max_tokens: int, longest: int
 def decoder_class(model: PreTrainedModel, longest: int = 0) -> type[Decoder]:
     """Return the class of the decoder that `decoder_for` makes."""
     if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or not supports_packed(model, longest):
-        return Decoder if keeps_cache(model) else RecomputingDecoder
+        return Decoder
     if is_compilable(model):
         return CompiledDecoder
     if model.device.type == "cuda" and is_recordable(model):
