@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from prefloop.batch import collate
 from prefloop.engine.base import Sampled, Sampling
 from prefloop.engine.decoding import sampler
+from prefloop.models.adapter_folder import read_adapter
+from prefloop.models.lora import load_adapter, merged
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Tokenization
 
@@ -34,6 +36,7 @@ class Speaker:
     def restart(self) -> None:
         """Come up anew, with the weights of the start."""
         self.model, self.version = copy.deepcopy(self.first), "default"
+        self.adapters: dict[str, Any] = {}
 
     def load(self, folder: str) -> None:
         self.model.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
@@ -73,6 +76,8 @@ class SpeaksVllm(Speaker):
             return 404, {"detail": "Not Found"}
         if trouble == "500":
             return 500, {"error": {"message": "EngineCore died", "type": "InternalServerError", "code": 500}}
+        if trouble == "rank":
+            return 400, {"error": {"message": "LoRA rank 4 is greater than max_lora_rank 1.", "code": 400}}
         return 200, self.ROUTES[path](self, body, trouble)
 
     def weight_info(self, body: Any, trouble: str) -> Any:
@@ -93,7 +98,21 @@ class SpeaksVllm(Speaker):
         self.version = body["new_version"]
         return {"success": True, "new_version": self.version}
 
+    def models(self, body: Any, trouble: str) -> Any:
+        return {"object": "list", "data": [{"id": name} for name in ("model", *self.adapters)]}
+
+    def load_lora_adapter(self, body: Any, trouble: str) -> Any:
+        model = copy.deepcopy(self.first)
+        load_adapter(model, read_adapter(Path(body["lora_path"])))
+        self.adapters[body["lora_name"]] = merged(model) if trouble != "not applied" else self.first
+        return f"Success: LoRA adapter '{body['lora_name']}' added successfully."
+
+    def unload_lora_adapter(self, body: Any, trouble: str) -> Any:
+        del self.adapters[body["lora_name"]]
+        return f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
+
     def completions(self, body: Any, trouble: str) -> Any:
+        self.model = self.adapters.get(body.get("model"), self.model)
         ids = body["prompt"]
         drawn = self.sample(ids, body, body["max_tokens"], body.get("seed", 0))
         choice: dict[str, Any] = {"index": 0, "text": "", "finish_reason": "stop" if drawn.ended else "length"}
@@ -118,6 +137,9 @@ class SpeaksVllm(Speaker):
         "/update_weight_version": update_weight_version,
         "/v1/completions": completions,
         "/tokenize": tokenize,
+        "/v1/models": models,
+        "/v1/load_lora_adapter": load_lora_adapter,
+        "/v1/unload_lora_adapter": unload_lora_adapter,
     }
 
 
@@ -173,7 +195,7 @@ def speaking(speaker: Speaker) -> Iterator[str]:
         def say(self, body: Any) -> None:
             speaker.asked.append((self.path, body))
             status, said = speaker.answer(self.path, body)
-            data = json.dumps(said).encode()
+            data = (said if isinstance(said, str) else json.dumps(said)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

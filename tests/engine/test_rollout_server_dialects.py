@@ -13,6 +13,7 @@ import torch
 
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import collate
+from prefloop.config import Lora
 from prefloop.config_rollout import Rollouts
 from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
@@ -21,6 +22,7 @@ from prefloop.engine.placement import Placement
 from prefloop.engine.rollouts.environments import python_of
 from prefloop.errors import ConfigError, TrainingError
 from prefloop.models.load import load_causal
+from prefloop.models.lora import add_adapter
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import make_tokenization
 from speaking import Speaker, SpeaksSglang, SpeaksVllm, speaking
@@ -42,13 +44,16 @@ def build(tmp_path: Path) -> Iterator[Build]:
     tokenization = make_tokenization(words, model)
     with ExitStack() as stack:
 
-        def one(backend: str, **settings: Any) -> tuple[Engine, Any, str]:
+        def one(backend: str, adapter: Path | None = None, **settings: Any) -> tuple[Engine, Any, str]:
             speaker = SPEAKERS[backend](model, tokenization)
             url = stack.enter_context(speaking(speaker))
             quick = {"backoff": 0.01, "retries": 2, "timeout": 20.0, **settings}
             where = Placement(rollout=Rollouts(backend=backend, servers=(url,), **quick), root=tmp_path)
             training = Training(Optimiser(lr=1e-2, token_budget=1000), 8, {"policy": 1e-2})
-            engine = make({"policy": Policy(copy.deepcopy(model))}, tokenization, 1, where, training)
+            policy = copy.deepcopy(model)
+            if adapter is not None:
+                add_adapter(policy, Lora(rank=4), str(adapter), 1)
+            engine = make({"policy": Policy(policy)}, tokenization, 1, where, training)
             stack.callback(engine.close)
             return engine, speaker, url
 
@@ -128,6 +133,39 @@ def test_rollout_server_of_others_reads_no_damaged_file(build: Build, backend: s
     file.write_bytes(data)
     assert agree(engine, Sampling(6))
     assert [path for path, _ in speaker.asked].count(TAKES[backend]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # by peft itself
+@both
+def test_rollout_server_of_others_samples_with_an_adapter_that_learns(
+    build: Build, backend: str, tmp_path: Path
+) -> None:
+    """vLLM gets the adapter alone, a name for each version; SGLang whole weights with the adapter added."""
+    pytest.importorskip("peft", reason="peft is not installed: prefloop[lora]")
+    base = tmp_path / "base"
+    build(backend)[0].save("policy", base)
+    engine, speaker, url = build(backend, base)
+    for step in range(2):
+        assert agree(engine, Sampling(6))
+        learn(engine, step)
+    before = engine.generate(PROMPTS, KEYS, Sampling(6))
+    newest = tmp_path / "rollout" / "weights" / engine.weights_hash("policy") / "model"
+    assert (newest / "adapter" / "adapter_model.safetensors").is_file()
+    assert (newest / "model.safetensors").exists() == (backend == "sglang")
+    if backend == "sglang":
+        return
+    assert list(speaker.adapters) == [f"prefloop-{engine.weights_hash('policy')}"], "those before are forgotten"
+    speaker.restart()
+    assert engine.generate(PROMPTS, KEYS, Sampling(6)) == before
+    for seed in range(4):
+        engine.step(Term(random_rows(seed=seed), Sft()))
+    engine.sync()
+    speaker.script = {"/v1/load_lora_adapter": ["not applied"] * 3}
+    with pytest.raises(TrainingError, match="log-probabilities of the canary's texts differ"):
+        engine.generate(PROMPTS, KEYS, Sampling(6))
+    speaker.script = {"/v1/load_lora_adapter": ["rank"]}
+    with pytest.raises(ConfigError, match="rank 4 is greater than max_lora_rank 1. Start vLLM with .*max-lora-rank 8"):
+        engine.generate(PROMPTS, KEYS, Sampling(6))
 
 
 @both

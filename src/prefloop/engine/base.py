@@ -179,8 +179,11 @@ class Engine(Protocol):
         """Return what identifies the weights that a model holds now."""
         ...
 
-    def save(self, role: Role, folder: Path) -> None:
-        """Write a model as a Hugging Face folder, or leave the folder that was there as it was."""
+    def save(self, role: Role, folder: Path, adapter_alone: bool = False) -> None:
+        """Write a model as a Hugging Face folder, or leave the folder that was there as it was.
+
+        adapter_alone: of a model that has an adapter, write that alone, in the folder "adapter" inside
+        """
         ...
 
     def close(self) -> None:

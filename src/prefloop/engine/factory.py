@@ -13,6 +13,7 @@ from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
 from prefloop.engine.placement import Placement
 from prefloop.engine.processes import joined
+from prefloop.models.lora import rank_of
 from prefloop.models.tokenization import Tokenization
 
 
@@ -43,11 +44,12 @@ def make(
         engine = _local(models, tokenization, seed, where.device, training, own_sampler)
     if not elsewhere:
         return engine
+    from prefloop.engine.rollouts.dialect import Ours
     from prefloop.engine.rollouts.engine import ServedEngine
 
     policy: Any = models["policy"]
     vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
-    return cast(Engine, ServedEngine(engine, tokenization, vocabulary, seed, where))
+    return cast(Engine, ServedEngine(engine, Ours(tokenization, vocabulary, rank_of(policy.model)), seed, where))
 
 
 def _local(

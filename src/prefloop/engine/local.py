@@ -188,9 +188,9 @@ class LocalEngine:
         model: Any = self.models[role]
         return weights_hash(model.model)
 
-    def save(self, role: Role, folder: Path) -> None:
+    def save(self, role: Role, folder: Path, adapter_alone: bool = False) -> None:
         model: Any = self.models[role]
-        publish(folder, lambda tmp: save_pretrained(model.model, self.tokenization, tmp))
+        publish(folder, lambda tmp: save_pretrained(model.model, self.tokenization, tmp, adapter_alone))
 
     def close(self) -> None:
         self.models, self.learner, self.sampled = {}, None, None

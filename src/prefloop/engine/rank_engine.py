@@ -198,10 +198,10 @@ class RankEngine(LocalEngine):
         model = self._newest(role)
         return "" if self.ranks.rank else weights_hash(model.model)
 
-    def save(self, role: Role, folder: Path) -> None:
+    def save(self, role: Role, folder: Path, adapter_alone: bool = False) -> None:
         model = self._newest(role)
         if self.ranks.rank == 0:
-            publish(folder, lambda tmp: save_pretrained(model.model, self.tokenization, tmp))
+            publish(folder, lambda tmp: save_pretrained(model.model, self.tokenization, tmp, adapter_alone))
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

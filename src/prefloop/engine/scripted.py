@@ -80,7 +80,7 @@ class ScriptedEngine(LocalEngine):
     def weights_hash(self, role: Role) -> str:
         return weights_hash(self.models[role])
 
-    def save(self, role: Role, folder: Path) -> None:
+    def save(self, role: Role, folder: Path, adapter_alone: bool = False) -> None:
         self.calls.append(f"save {role}")
         publish(folder, lambda tmp: self._write(role, tmp))
 

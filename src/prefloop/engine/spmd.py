@@ -163,8 +163,8 @@ class GroupEngine:
         found: str = self.all("weights_hash", role)
         return found
 
-    def save(self, role: Role, folder: Path) -> None:
-        self.all("save", role, folder)
+    def save(self, role: Role, folder: Path, adapter_alone: bool = False) -> None:
+        self.all("save", role, folder, adapter_alone)
 
     def close(self) -> None:
         self.all("close")

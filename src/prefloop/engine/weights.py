@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from prefloop.engine.checkpoint import publish
 from prefloop.errors import ModelError
+from prefloop.models.adapter_folder import INSIDE
 
 KEEP = 4  # The policy's and the reference's may both be in use, each beside the one before.
 FORMAT = 1
@@ -40,6 +41,11 @@ class Version:
     def model(self) -> Path:
         """Return its Hugging Face folder."""
         return self.folder / "model"
+
+    @property
+    def adapter(self) -> Path | None:
+        """Return the folder of its adapter, if the policy is trained as one."""
+        return found if (found := self.model / INSIDE).is_dir() else None
 
 
 def publish_version(root: Path, name: str, save: Callable[[Path], None]) -> Version:

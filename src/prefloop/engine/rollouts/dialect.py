@@ -48,6 +48,11 @@ class Dialect(Protocol):
     """Knows one kind of server. Every method raises Fault where asking again may help, and Refused where not."""
 
     @property
+    def takes_adapters(self) -> bool:
+        """Whether a server gets an adapter beside its base. Others get whole weights, with the adapter added."""
+        ...
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """Return variables with which a server of our own is started."""
         ...
@@ -80,10 +85,11 @@ class Dialect(Protocol):
 class Own:
     """Is the dialect of `prefloop rollout serve`."""
 
+    takes_adapters = False
     environment: Mapping[str, str] = {}
 
-    def __init__(self, stop_ids: Sequence[int], placement: Placement = Placement()):  # noqa: B008 -- frozen
-        self.stop_ids, self.placement = list(stop_ids), placement
+    def __init__(self, ours: Ours, placement: Placement):
+        self.stop_ids, self.placement = list(ours.tokenization.stop_ids), placement
 
     def command(self, port: int, folder: Path, dtype: str) -> list[str]:
         model = self.placement.model

@@ -25,14 +25,13 @@ from prefloop.engine.rollouts.sglang import Sglang
 from prefloop.engine.rollouts.vllm import Vllm
 from prefloop.engine.weights import Version, publish_version
 from prefloop.errors import TrainingError
-from prefloop.models.tokenization import Tokenization
 
 OTHERS: Mapping[str, type[Vllm] | type[Sglang]] = {"vllm": Vllm, "sglang": Sglang}
 
 
-def dialect_of(placement: Placement, tokenization: Tokenization) -> Dialect:
+def dialect_of(placement: Placement, ours: Ours) -> Dialect:
     kind = OTHERS.get(placement.rollout.backend)
-    return kind(tokenization.stop_ids) if kind else Own(tokenization.stop_ids, placement)
+    return kind(ours) if kind else Own(ours, placement)
 
 
 class ServedEngine:
@@ -43,17 +42,16 @@ class ServedEngine:
 
     trusts_sampler = False
 
-    def __init__(self, inner: Engine, tokenization: Tokenization, vocabulary: int, seed: int, placement: Placement):
+    def __init__(self, inner: Engine, ours: Ours, seed: int, placement: Placement):
         """Wrap an engine. Servers are asked, or started, when the first samples are wanted."""
         self._inner, self._seed, self._placement = inner, seed, placement
-        self._ours = Ours(tokenization, vocabulary)
-        self._canary = Canary.of(tokenization, vocabulary)
+        self._ours, self._canary = ours, Canary.of(ours.tokenization, ours.vocabulary)
         settings = placement.rollout
         self._weights = (
             Path(settings.weights) if settings.weights else placement.root.absolute() / "rollout" / "weights"
         )
         self._now: tuple[Version, Canary] | None = None  # what was published last
-        self._dialect = dialect_of(placement, tokenization)
+        self._dialect = dialect_of(placement, ours)
         self._fleet = Fleet(settings, self._dialect, self._ours, self._members())
         self._owns_fleet = True
 
@@ -78,10 +76,14 @@ class ServedEngine:
         with span("publish"):
             name = self._inner.weights_hash("policy")
             if self._now is None or self._now[0].name != name:
-                version = publish_version(self._weights, name, lambda folder: self._inner.save("policy", folder))
+                version = publish_version(self._weights, name, self._save)
                 said = self._inner.forward("policy", self._canary.as_rows(), temperature=1.0)
                 self._now = version, self._canary.expecting(said)
         return self._now
+
+    def _save(self, folder: Path) -> None:
+        how = {"adapter_alone": True} if self._ours.adapter and self._dialect.takes_adapters else {}
+        self._inner.save("policy", folder, **how)
 
     def _repair(self) -> None:
         """Publish the version again. Raises TrainingError where the weights have moved on since."""
@@ -93,7 +95,7 @@ class ServedEngine:
                 "checkpoint "
                 "is kept: the same command goes on from there. Check the disk."
             )
-        publish_version(self._weights, version.name, lambda folder: self._inner.save("policy", folder))
+        publish_version(self._weights, version.name, self._save)
 
     def with_policy(self, role: Role) -> Self:
         other = copy.copy(self)

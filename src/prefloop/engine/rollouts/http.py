@@ -43,11 +43,13 @@ class Address:
     def get(self, path: str, timeout: float | None = None) -> Any:
         return self._ask("GET", path, None, timeout)
 
-    def post(self, path: str, body: Mapping[str, Any], timeout: float | None = None) -> Any:
-        return self._ask("POST", path, body, timeout)
+    def post(self, path: str, body: Mapping[str, Any], timeout: float | None = None, text: bool = False) -> Any:
+        return self._ask("POST", path, body, timeout, text)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float | None) -> Any:
-        """Return what the server answered, as JSON. Raises Fault or Refused."""
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float | None, text: bool = False
+    ) -> Any:
+        """Return what the server answered, as JSON. Raises Fault or Refused. text: whether any text is an answer"""
         try:
             status, data = self._exchange(method, path, body, timeout or self.timeout)
         except ssl.SSLCertVerificationError as error:
@@ -66,7 +68,7 @@ class Address:
         try:
             answer = json.loads(data) if data.strip() else {}
         except ValueError:
-            if status == 200:
+            if status == 200 and not text:
                 raise Fault(f"half an answer, or no JSON: {_short(data)!r}") from None
             answer = {}
         if status != 200:

@@ -19,10 +19,11 @@ PLAIN = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty
 
 
 class Sglang:
+    takes_adapters = False
     environment: dict[str, str] = {}
 
-    def __init__(self, stop_ids: Sequence[int]):
-        self.stop_ids = list(stop_ids)
+    def __init__(self, ours: Ours):
+        self.stop_ids = list(ours.tokenization.stop_ids)
 
     def command(self, port: int, folder: Path, dtype: str) -> list[str]:
         """Return the arguments that start a server, after the Python of its environment."""
