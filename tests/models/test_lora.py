@@ -88,6 +88,8 @@ def test_an_adapter_is_computed_packed_as_peft_computes_it_and_learns_the_same(
     assert computed_by(policy, learns=True) == "packed"
     moved(policy)
     assert (logp(policy) - logp(reference)).abs().max() > 0.1
+    ratio = torch.exp(Policy(policy.train())(ROWS).logp.detach() - logp(policy.eval()))
+    assert torch.equal(ratio, torch.ones_like(ratio)), "the first ratio of a step is not 1"
     theirs = by_transformers(policy)
     assert torch.allclose(logp(policy), theirs.detach(), atol=1e-5)
     expected = gradients(policy, theirs)
