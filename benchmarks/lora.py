@@ -58,7 +58,7 @@ def run_of(root: Path, here: World, common: Sequence[str], rank: int, times: flo
     """Align with adapters of a rank, or the whole model where it is 0, at a multiple of the whole model's rate."""
     asked = [*common, f"align.steps={here.steps}", f"align.rollout.prompts={here.completions // 4}",
              "align.rollout.k=4", "align.algorithm=grpo", f"align.lr={here.lr * times}"]  # fmt: skip
-    asked += ["model.adapter=lora", f"model.lora.rank={rank}"] if rank else []
+    asked += ["model.adapter=lora", f"model.lora.rank={rank}", "reward.freeze=0"] if rank else []
 
     def work() -> str:
         with Project.open(root, asked, quiet=True, new=True) as project:
