@@ -29,6 +29,7 @@ from prefloop.stages.evaluate import evaluate
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
 from prefloop.training import loop, policy_setup
+from prefloop.training.learning_rates import rate
 
 ADAPTERS = ["model.adapter=lora", "model.lora.rank=2"]
 ONLINE = ["align.algorithm=ppo", "align.steps=4", "align.rollout.prompts=3", "align.rollout.k=2", "align.lr=1e-2",
@@ -211,6 +212,15 @@ def test_the_doctor_tries_the_adapter_and_says_by_what_it_is_computed(copied: Pa
     assert {
         c.status for name, c in checks.items() if name in ("first update", "batch splitting", "sampler and learner")
     } == {"ok"}
+
+
+def test_an_adapter_that_goes_on_keeps_its_rank_and_says_so(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Project.open(copied, [*ADAPTERS, "model.lora.rank=5"]) as project:
+        model, _ = policy_of(project, project.reference(), learns=True)
+        rate(project, None, "policy", model)
+    said = capsys.readouterr().err
+    assert "rank = 5 is for new adapters; the policy goes on with one of rank 2" in said
+    assert "for an adapter of rank 2 of a model of width 16" in said
 
 
 def test_without_peft_the_error_names_the_extra(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from prefloop.models.lora import has_adapter
+from prefloop.models.lora import has_adapter, rank_of
 from prefloop.project.project import Project
 
 Kind = Literal["sft", "reward", "policy", "critic"]
@@ -32,10 +32,15 @@ def usual(kind: Kind, model: Any) -> float:
 
 def rate(project: Project, asked: float | None, kind: Kind, model: Any) -> float:
     """Return the rate that the settings ask for, or else the default of the model's width, which is then printed."""
+    rank, set_to = rank_of(model), project.config.model.lora.rank
+    if rank and rank != set_to:
+        project.say(
+            f"warning: [model.lora] rank = {set_to} is for new adapters; the {kind} goes on with one of rank {rank}"
+        )
     if asked is not None:
         return asked
     width, found = int(model.config.get_text_config().hidden_size), usual(kind, model)
-    what = "an adapter of a model" if has_adapter(model) else "a model"
+    what = f"an adapter of rank {rank} of a model" if rank else "a model"
     project.say(f"learning rate of the {kind}: {found:g}, for {what} of width {width}; set lr to choose another")
     return found
 
