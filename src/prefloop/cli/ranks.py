@@ -55,10 +55,14 @@ def _group(root: Path, settings: Settings, several: int) -> Iterator[None]:
         if ranks.rank:
             serve(ranks)
             raise click.exceptions.Exit(0)
-        try:
-            yield
-        finally:
-            with suppress(RankError):  # What ended the stage is the error to show.
+        yield
+        dismiss(ranks)
+    except KeyboardInterrupt:
+        raise  # The others may wait for this rank in the middle of a verb. torchrun, interrupted too, ends them all.
+    except BaseException:
+        with suppress(RankError):  # What ended the stage is the error to show.
+            if not ranks.rank:
                 dismiss(ranks)
-    finally:
         leave()
+        raise
+    leave()
