@@ -22,4 +22,4 @@ srun --kill-on-bad-exit=1 torchrun \
     --rdzv-backend=c10d \
     --rdzv-endpoint="$first:29500" \
     --rdzv-id="$SLURM_JOB_ID" \
-    -m prefloop "$@"
+    -m -- prefloop "$@" # Without the two dashes torchrun takes options such as --n for its own.
