@@ -180,7 +180,7 @@ def _activations(
     for role in separate:
         layers = shapes.layers * (2 * shapes.hidden if load.checkpointing else shapes.kept)
         yield MemoryPart(role, "activations", load.learned * layers * each)
-        if adapter is None and not load.checkpointing:
+        if not load.checkpointing:
             yield MemoryPart(role, "copies of matrices", shapes.copied * each)
     # The backward pass is in one layer at a time, whose gradients are about as large as what it kept.
     yield MemoryPart("learning", "one layer, backward", load.learned * shapes.kept * each)
