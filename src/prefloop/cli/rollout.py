@@ -19,6 +19,10 @@ def rollout() -> None:
     """Let servers sample for align, sample, evaluate and best-of.
 
     [rollout] backend and servers (or launch) say who samples; docs/rollouts.md explains them.
+
+    \b
+    Example:  prefloop rollout serve ./model --port 8302
+              prefloop align --set rollout.backend=prefloop --set rollout.launch=1
     """
 
 
