@@ -311,8 +311,8 @@ def make_config(table: Mapping[str, Any], where: str = "configuration", but: Ite
 
 
 def _for_another(written: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the settings that a file has for its own algorithm or kind of model, where a command takes another one."""
-    for section, switch in (("align", "algorithm"), ("model", "init")):
+    """Yield the settings that a file has for its own algorithm, model or sampler, where a command takes another one."""
+    for section, switch in (("align", "algorithm"), ("model", "init"), ("rollout", "backend")):
         there, now = written.get(section, {}), table.get(section, {})
         if isinstance(there, dict) and isinstance(now, dict):
             default = Config.model_fields[section].annotation.model_fields[switch].default  # type: ignore[union-attr]

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from prefloop.config_section import Section
+from prefloop.errors import ConfigError
 
-Backend = Literal["local", "prefloop", "vllm", "sglang"]
+Backend = Literal["local", "prefloop", "vllm", "sglang", "openai"]
 
 
 class Rollouts(Section):
@@ -18,9 +19,14 @@ class Rollouts(Section):
     backend: Backend = Field(
         "local",
         description='who samples: "local" is this process, "prefloop" a server of `prefloop rollout serve`, "vllm" and '
-        '"sglang" servers of these',
+        '"sglang" servers of these, "openai" any endpoint of this protocol, for `prefloop sample` alone',
     )
     servers: tuple[str, ...] = Field((), description='addresses of servers that run already, as "http://10.0.0.2:8302"')
+    model: str | None = Field(None, min_length=1, description="openai: the name of the model that the endpoint serves")
+    api: Literal["chat", "completions"] = Field(
+        "chat",
+        description='openai: "chat" sends messages to /chat/completions, "completions" sends text to /completions',
+    )
     launch: int = Field(0, ge=0, description="servers that are started on this machine, and stopped at the end")
     devices: tuple[str, ...] = Field(
         (), description="CUDA_VISIBLE_DEVICES of each launched server, in order; none = those of this process"
@@ -56,6 +62,8 @@ class Rollouts(Section):
 
     @model_validator(mode="after")
     def _says_who(self) -> Self:
+        if self.backend == "openai":
+            self._says_which_endpoint()
         if self.backend != "local" and bool(self.servers) == bool(self.launch):
             raise ValueError(f'backend = "{self.backend}" needs either servers = ["http://..."] or launch = 1 or more')
         if self.devices and len(self.devices) != self.launch:
@@ -69,3 +77,20 @@ class Rollouts(Section):
         if len(set(self.servers)) < len(self.servers):
             raise ValueError("servers names an address twice")
         return self
+
+    def _says_which_endpoint(self) -> None:
+        if self.launch:
+            raise ValueError('backend = "openai" asks endpoints that run already: take launch out')
+        if not self.servers or not self.model:
+            raise ValueError('backend = "openai" needs servers = ["https://..."], and model, which is asked there')
+        if found := next((address for address in self.servers if urlsplit(address).query), None):
+            raise ValueError(f"servers: an address holds no query: {found.partition('?')[0]}?...")
+
+
+def refuse_endpoint(settings: Rollouts, command: str) -> None:
+    """Raise ConfigError for a command that an endpoint's texts are of no use to."""
+    if settings.backend == "openai":
+        raise ConfigError(
+            f'{command} works with the policy, and [rollout] backend = "openai" gives texts of another model: it '
+            "serves prefloop sample alone. Give this command --set rollout.backend=local"
+        )

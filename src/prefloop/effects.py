@@ -126,6 +126,10 @@ def _align(config: Config) -> Iterator[tuple[str, str]]:
 def _rollout_servers(rollout: Any) -> Iterator[tuple[str, str]]:
     if rollout.backend == "local":
         yield from ((f"rollout.{key}", 'backend = "local" asks no server') for key in type(rollout).model_fields)
+    elif rollout.backend == "openai":
+        yield from ((f"rollout.{key}", "an endpoint gets no weights") for key in ("weights", "canary"))
+    else:
+        yield from ((f"rollout.{key}", 'only backend = "openai" reads it') for key in ("model", "api"))
     if rollout.backend == "prefloop":
         yield "rollout.python", "a prefloop server is started by the Python that runs prefloop"
     if not rollout.launch:

@@ -20,13 +20,14 @@ def on_ranks(root: Path, overrides: Iterable[str]) -> Iterator[None]:
 
     Ends the command where this process is another rank, or where others have run the block.
     """
-    settings = load_config(root / CONFIG_NAME, list(overrides)).project
+    config = load_config(root / CONFIG_NAME, list(overrides))
+    settings = config.project
     several = int(os.environ.get("WORLD_SIZE", "1"))
     if several > 1:
         with _group(root, settings, several):
             yield
         return
-    if settings.ranks != 1:
+    if settings.ranks != 1 and config.rollout.backend != "openai":  # Ranks have nothing to do for an endpoint.
         from prefloop.engine import torchrun
 
         count = torchrun.wanted(settings.ranks, settings.device)

@@ -134,12 +134,11 @@ def _tuned(r: results.Tuned) -> list[str]:
 @_figures.register
 def _sampled(r: results.Sampled) -> list[str]:
     round = f"round {r.round}" + (", which starts here" if r.starts_round else "")
-    lines = [f"{round}, policy {r.policy}: {r.completions} completions of {r.prompts} prompts"]
+    whose = f"policy {r.policy}" if r.endpoints is None else f"model {r.policy} at {', '.join(r.endpoints)}"
+    lines = [f"{round}, {whose}: {r.completions} completions of {r.prompts} prompts"]
     if r.ended is not None:
-        lines.append(
-            f"{r.ended:.0%} ended by themselves, {r.mean_tokens:.0f} tokens on average, "
-            f"{r.near_duplicates} near-duplicates"
-        )
+        length = "" if r.mean_tokens is None else f"{r.mean_tokens:.0f} tokens on average, "
+        lines.append(f"{r.ended:.0%} ended by themselves, {length}{r.near_duplicates} near-duplicates")
     return lines
 
 

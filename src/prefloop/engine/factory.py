@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import nn
 
 from prefloop.algorithms.base import Role
+from prefloop.config_rollout import refuse_endpoint
 from prefloop.engine.base import Engine, Training
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
@@ -33,6 +34,8 @@ def make(
                  learning may go on at the same time
     """
     where = Placement(placement) if isinstance(placement, str) else placement
+    if "policy" in models:
+        refuse_endpoint(where.rollout, "this command")
     elsewhere = where.rollout.backend != "local" and "policy" in models  # Servers have a copy in any case.
     own_sampler = own_sampler and not elsewhere
     engine: Engine

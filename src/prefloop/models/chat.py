@@ -48,7 +48,7 @@ class Chat:
         """
         if tools and not self.writes_tools:
             raise Unwritten("it does not write the tools that may be called")
-        text = self._apply([self._message(turn) for turn in turns], [_wrapped(tool) for tool in tools], generate)
+        text = self._apply([self._message(turn) for turn in turns], [wrapped(tool) for tool in tools], generate)
         for turn in turns:
             if turn.calls:
                 _need(text, turn.content, "the text of a message that calls a tool")
@@ -123,15 +123,15 @@ class Chat:
         return found if (turn.content or "").strip() else found | {"content": self.calls.empty}
 
     def _call(self, call: Json) -> dict[str, Any]:
-        wrapped = _wrapped(call)
-        given = wrapped["function"].get("arguments")
+        whole = wrapped(call)
+        given = whole["function"].get("arguments")
         given = {} if given is None else given
         assert self.calls is not None
         if self.calls.as_text:
             given = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
         else:
             given = arguments(given)
-        return {**wrapped, "function": {**wrapped["function"], "arguments": given}}
+        return {**whole, "function": {**whole["function"], "arguments": given}}
 
 
 _PARAMETERS = {"type": "object", "properties": {"place": {"type": "string", "description": "-"}}}
@@ -139,7 +139,7 @@ _PARAMETERS = {"type": "object", "properties": {"place": {"type": "string", "des
 _MISREAD = ("{'place'", '\\"place', "None")
 
 
-def _wrapped(value: Json) -> dict[str, Any]:
+def wrapped(value: Json) -> dict[str, Any]:
     """Return a call or a tool with its function under the key "function".
 
     Templates expect the key, and many files leave it out.

@@ -1,4 +1,4 @@
-"""Leaves rows that a model's chat template refuses out of a stage, counts them, and names them by file and row."""
+"""Leaves rows that a chat template or an endpoint refuses out of a stage. It counts and names them, by file and row."""
 
 from __future__ import annotations
 
@@ -71,6 +71,13 @@ class LeftOut:
                 )
         self.reasons |= named
         return kept
+
+    def add(self, row: Row, why: str) -> None:
+        """Leave out a row that something else than a template refuses; the first ones are printed."""
+        named = self._named({row.id: (row, why)})
+        self.reasons |= named
+        if self.project is not None and len(self.reasons) <= SHOWN:
+            self.project.say(f"warning: left out: {named[row.id]}")
 
     def stop(self, what: str) -> NoReturn:
         """Raise the DataError that says that nothing is left."""

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from prefloop import record
 from prefloop.config import CONFIG_NAME, Config, load_config
+from prefloop.config_rollout import refuse_endpoint
 from prefloop.config_section import Optimiser, Section
 from prefloop.engine.placement import Placement
 from prefloop.engine.process import set_environment
@@ -184,6 +185,8 @@ class Project:
             run.note(FRONT, False)
 
     def begin(self, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> Run:
+        if stage not in ("sample", "crowd"):
+            refuse_endpoint(self.config.rollout, f"prefloop {stage.replace('_', '-')}")
         track = self.config.track
         check_installed(track.to)
         if not self.new:

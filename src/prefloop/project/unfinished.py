@@ -23,7 +23,7 @@ from prefloop.record import Run
 # A stage reads these beside its own section; only these stages keep what they did so far.
 _ALSO: dict[str, tuple[str, ...]] = {
     "sft": (),
-    "sample": (),
+    "sample": ("rollout.model", "rollout.api"),
     "reward": ("align.rollout.temperature", "align.max_tokens"),  # Normalisation reads these settings of samples.
     "align": (),
 }

@@ -71,7 +71,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Refused:
-    """Rows that a stage left out, since the model's chat template refuses them. refused_rows: the first, by name."""
+    """Rows that a stage left out, since the model's chat template, or the endpoint that is asked, refuses them.
+
+    refused_rows: the first, by name
+    """
 
     refused: int
     refused_rows: tuple[str, ...]

@@ -130,6 +130,8 @@ class Sampled(Outcome):
     """Lists of completions in the store, to be ranked. policy: whose they are.
 
     ended: the share of completions that ended by themselves; None where nothing was drawn now.
+    mean_tokens: None also where an endpoint does not count them.
+    endpoints: where the model that gave them was asked, if it is not the project's.
     """
 
     stage: ClassVar[str] = "sample"
@@ -143,6 +145,7 @@ class Sampled(Outcome):
     near_duplicates: int
     ended: float | None
     mean_tokens: float | None
+    endpoints: tuple[str, ...] | None = None
     left_out: Refused | None = flat()
 
 

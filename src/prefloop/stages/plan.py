@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.config import Config
+from prefloop.config_rollout import refuse_endpoint
 from prefloop.engine.budget import LEAST, MOST_CPU, MOST_GPU
 from prefloop.engine.forecast import Adapter, Device, learned, peak, phases
 from prefloop.engine.speed import measure
@@ -41,6 +42,7 @@ def plan(
 
     memory: bytes of each device, for GPUs that are not here; None = what this machine has
     """
+    refuse_endpoint(project.config.rollout, "prefloop plan")
     return _Planner(project, devices, memory, measured).planned(stages)
 
 

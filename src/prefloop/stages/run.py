@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prefloop.behaviour.chosen import chosen
 from prefloop.config import Run as Settings
+from prefloop.config_rollout import refuse_endpoint
 from prefloop.errors import ConfigError, suggest
 from prefloop.project.project import Project
 from prefloop.results import Outcome, Ran
@@ -39,6 +40,7 @@ EACH_ROUND: dict[str, Callable[[Project, int], Outcome]] = {
     "align": align,
     "evaluate": evaluate,
 }
+OF_THE_POLICY = {"sft", "reward", "align", "evaluate"}
 AT_THE_END: dict[str, Callable[[Project], Outcome]] = {"report": report}
 
 
@@ -46,6 +48,8 @@ def run(project: Project) -> Ran:
     """Go through the loop. Stages run in the order the loop needs, whatever the order they are listed in."""
     settings = project.config.run
     _check(settings)
+    if own := [name for name in settings.stages if name in OF_THE_POLICY]:
+        refuse_endpoint(project.config.rollout, f"prefloop run with the stage {own[0]}")
     chosen(project.config.behaviour, project.root)  # A wrong name is an error before anything is trained.
     done: list[Outcome] = []
 

@@ -49,12 +49,17 @@ def draw_lists(
 
 def _repeats(tokenization: Tokenization, row: Sequence[Sampled | None], place: int) -> bool:
     """Return whether a sample nearly equals an earlier one of its list."""
-    mine = _fold(tokenization, row[place])
-    return any(_near(mine, _fold(tokenization, other)) for other in row[:place])
+    return repeats([tokenization.decode(s.ids) if s else "" for s in row[: place + 1]], place)
 
 
-def _fold(tokenization: Tokenization, sample: Sampled | None) -> str:
-    return " ".join(tokenization.decode(sample.ids).casefold().split()) if sample else ""
+def repeats(texts: Sequence[str], place: int) -> bool:
+    """Return whether a text nearly equals an earlier one of its list."""
+    mine = _fold(texts[place])
+    return any(_near(mine, _fold(other)) for other in texts[:place])
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _near(a: str, b: str) -> bool:

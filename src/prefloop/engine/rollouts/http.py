@@ -11,11 +11,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 CONNECT_S = 10.0
+SECRET = 8  # A key of fewer characters may stand anywhere in an answer.
 _SHOWN = 300  # characters of what a server said
 
 
 class Fault(Exception):
-    """A server did not answer as it should: asking again, later or another one, may help."""
+    """A server did not answer as it should: asking again, later or another one, may help.
+
+    after: seconds that the server wants to be left alone first
+    """
+
+    after = 0.0
 
 
 class Stale(Fault):
@@ -51,7 +57,7 @@ class Address:
     ) -> Any:
         """Return what the server answered, as JSON. Raises Fault or Refused. text: whether any text is an answer"""
         try:
-            status, data = self._exchange(method, path, body, timeout or self.timeout)
+            status, after, data = self._exchange(method, path, body, timeout or self.timeout)
         except ssl.SSLCertVerificationError as error:
             raise Refused(
                 f"{self.url} shows a certificate that is not trusted here ({error.verify_message}). If it is your own, "
@@ -65,17 +71,25 @@ class Address:
             raise Fault(f"no answer within {timeout or self.timeout:g} s ([rollout] timeout)") from None
         except (OSError, HTTPException) as error:
             raise Fault(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
+        if len(self._key) >= SECRET:
+            data = data.replace(self._key.encode(), b"...")  # A server that repeats the key would bring it into logs.
         try:
             answer = json.loads(data) if data.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             if status == 200 and not text:
                 raise Fault(f"half an answer, or no JSON: {_short(data)!r}") from None
             answer = {}
         if status != 200:
-            self._fail(status, path, _said(answer) or _short(data))
+            try:
+                self._fail(status, path, _said(answer) or _short(data))
+            except Fault as fault:
+                fault.after = after
+                raise
         return answer
 
-    def _exchange(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> tuple[int, bytes]:
+    def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float
+    ) -> tuple[int, float, bytes]:
         parts = urlsplit(self.url)
         headers = {"Accept": "application/json", "X-Prefloop-Trainer": self._trainer}
         if self._key:
@@ -90,7 +104,7 @@ class Address:
             connection.sock.settimeout(timeout)
             connection.request(method, parts.path + path, data, headers)
             response = connection.getresponse()
-            return response.status, response.read()
+            return response.status, _seconds(response.getheader("Retry-After")), response.read()
         finally:
             connection.close()
 
@@ -113,6 +127,11 @@ class Address:
 def key_of(variable: str) -> str:
     """Return the API key, which only the environment holds; "" where there is none."""
     return os.environ.get(variable, "").strip()
+
+
+def _seconds(header: str | None) -> float:
+    """Return what `Retry-After` asks for, where it is a number of seconds; it may also be a date."""
+    return float(header) if header and header.strip().isdecimal() else 0.0
 
 
 def _said(answer: Any) -> str:
