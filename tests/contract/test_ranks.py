@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import shutil
 import signal
 import subprocess
 import threading
@@ -22,22 +23,31 @@ import transformers
 from torch import Tensor
 from toy_batches import raw_batch, ready
 
+from prefloop import record
 from prefloop.algorithms.base import Loss
 from prefloop.algorithms.registry import make as make_algorithm
 from prefloop.algorithms.registry import names
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import Rows
+from prefloop.config import Lora
 from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
 from prefloop.engine.base import Sampling, State, Term, terms_of
 from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
+from prefloop.engine.outline import outline_of
 from prefloop.engine.processes import Ranks, _joined
+from prefloop.engine.rank_learner import share_index
 from prefloop.engine.spmd import GroupEngine
 from prefloop.errors import ConfigError, RankError, TrainingError
+from prefloop.models.lora import add_adapter, share
 from prefloop.models.policy import Policy
 from prefloop.models.reward import Critic, RewardModel
 from prefloop.models.tokenization import make_tokenization
 from prefloop.models.value_head import ValueHead
+from prefloop.project.project import Project
+from prefloop.stages.align import align
+from prefloop.stages.sft import sft
+from prefloop.stages.train_reward import reward
 from tiny_models import causal, random_rows, tokenizer
 from two_ranks import two_ranks
 
@@ -46,7 +56,8 @@ WORDS = tokenizer()
 
 
 @pytest.fixture(scope="module")
-def group() -> Iterator[tuple[Ranks, subprocess.Popen[bytes]]]:
+def group(tiny_with_reward: Path) -> Iterator[tuple[Ranks, subprocess.Popen[bytes]]]:
+    """Commands that this process runs meet no ranks, so that the project is made before there are two."""
     with two_ranks() as found:
         yield found
 
@@ -74,6 +85,31 @@ def models_of(*roles: str, kind: str = "Llama", dtype: torch.dtype = torch.float
         "reward": lambda: RewardModel(scored(2, dtype)),
     }
     return {role: made[role]() for role in roles}
+
+
+ADAPTER = Lora(rank=3, alpha=6)
+
+
+def adapted_of(*roles: str, settings: Lora = ADAPTER) -> dict[Any, Any]:
+    """Return models that stand on one trunk, each with an adapter; that of the reference is silent."""
+    trunk = causal(vocab=300, sharp=3.0)
+    made: dict[str, Any] = {}
+    for seed, role in enumerate(("policy", "refreshed", "reference", "critic", "reward")):
+        if role in ("critic", "reward"):
+            model = scored(seed)
+            model.model = share(trunk).model
+        else:
+            model = share(trunk)
+        add_adapter(model, settings, "base", 0 if role == "refreshed" else seed)
+        if role in ("critic", "reward"):
+            model.score.requires_grad_(True)
+        wrapped = {"critic": lambda m: Critic(m, 0.1, 2.0), "reward": RewardModel}.get(role, Policy)(model)
+        made[role] = wrapped.requires_grad_(False) if role in ("reference", "refreshed") else wrapped
+    return {role: made[role] for role in roles}
+
+
+BOTH = pytest.mark.parametrize("made", [models_of, adapted_of], ids=["whole", "adapters"])
+Made = Callable[..., dict[Any, Any]]
 
 
 def training(budget: int | None = None, average: float = 0.0, **lr: float) -> Training:
@@ -208,10 +244,13 @@ def stepped(engine: Engine, steps: range) -> Engine:
     return engine
 
 
-def test_three_steps_on_two_ranks_are_the_same_bits_again_and_those_of_one_rank_to_a_millionth(ranks: Ranks) -> None:
-    first, again = (stepped(on_two(ranks, models_of("policy"), training(average=0.9)), range(3)) for _ in range(2))
+@BOTH
+def test_three_steps_on_two_ranks_are_the_same_bits_again_and_those_of_one_rank_to_a_millionth(
+    made: Made, ranks: Ranks
+) -> None:
+    first, again = (stepped(on_two(ranks, made("policy"), training(average=0.9)), range(3)) for _ in range(2))
     assert equal(state_of(first), state_of(again))
-    one = state_of(stepped(on_one(models_of("policy"), training(average=0.9)), range(3)))
+    one = state_of(stepped(on_one(made("policy"), training(average=0.9)), range(3)))
     assert all(torch.allclose(x, one[n], atol=2e-6) for n, x in state_of(first).items())
 
 
@@ -251,16 +290,21 @@ def test_a_model_in_bfloat16_learns_in_float32_pieces_and_is_saved_in_bfloat16(r
     assert all(torch.equal(p, held[f"model.{n}"].bfloat16()) for n, p in loaded.named_parameters())
 
 
-def test_samples_do_not_depend_on_ranks_and_those_of_an_own_sampler_not_on_a_learner_at_work(ranks: Ranks) -> None:
+@BOTH
+def test_samples_do_not_depend_on_ranks_and_those_of_an_own_sampler_not_on_a_learner_at_work(
+    made: Made, ranks: Ranks
+) -> None:
     prompts = [[5, 6], [5, 6], [7, 8, 9], [10], [11, 12, 13, 14]]
     keys, how = [3, 4, 5, 6, 7], Sampling(6)
-    one = on_one(models_of("policy"), training())
-    two = on_two(ranks, models_of("policy"), training(), own_sampler=True)
+    one = on_one(made("policy", "reference"), training())
+    two = on_two(ranks, made("policy", "reference"), training(), own_sampler=True)
     expected = one.generate(prompts, keys, how)
     found: list[Any] = []
     beside = threading.Thread(target=lambda: found.extend(two.generate(prompts, keys, how) for _ in range(8)))
     beside.start()
-    stepped(two, range(4))
+    for step in range(4):  # The stage scores meanwhile, too.
+        assert torch.equal(two.forward("reference", random_rows()), two.forward("reference", random_rows()))
+        stepped(two, range(step, step + 1))
     beside.join()
     assert all([s.ids for s in drawn] == [s.ids for s in expected] for drawn in found) and len(found) == 8
     assert [s.logprobs for s in found[0]] == [pytest.approx(s.logprobs, abs=1e-5) for s in expected]
@@ -301,6 +345,102 @@ def test_a_reward_model_that_two_ranks_train_is_whole_on_rank_0_after_a_sync(ran
     assert all(torch.equal(p, weights[n]) for n, p in own.named_parameters())
 
 
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dora"), [("sft", True), ("ppo", False), ("grpo", False), ("dpo", False), ("plackett_luce", True)]
+)
+def test_the_gradient_of_an_adapter_on_two_ranks_is_that_of_one(name: str, dora: bool, ranks: Ranks) -> None:
+    algorithm = Sft() if name == "sft" else make_algorithm(name, {})
+    batch = random_rows(24) if name == "sft" else single(ready(algorithm, raw_batch(name)))
+    lr, settings = dict.fromkeys(algorithm.trains, 1e-2), ADAPTER.model_copy(update={"dora": dora})
+    one = on_one(adapted_of(*lr, settings=settings), training(**lr))
+    two = on_two(ranks, adapted_of(*lr, settings=settings), training(64, **lr))
+    (metrics, expected), (found, gradient) = (engine.gradients(*terms_of(batch, algorithm)) for engine in (one, two))
+    assert apart(dict(expected), dict(gradient)) < 1e-5
+    assert found == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    assert all("lora_" in name or "score" in name for name in gradient)
+
+
+def test_every_rank_has_the_trunk_once_and_the_same_bits_of_every_adapter(ranks: Ranks) -> None:
+    roles = ("policy", "reference", "refreshed", "critic")
+    models = adapted_of(*roles)
+    built, _ = outline_of(models)[0].build(lambda spec: torch.zeros(spec.shape, dtype=spec.dtype))
+
+    def held(some: dict[Any, Any]) -> int:
+        return sum({p.data_ptr(): p.nbytes for model in some.values() for p in model.parameters()}.values())
+
+    assert held(built) == held(models) < 0.5 * sum(held({role: model}) for role, model in models.items())
+    assert [p.requires_grad for p in built["critic"].parameters()] == [
+        p.requires_grad for p in models["critic"].parameters()
+    ]
+    two = on_two(ranks, models, training(policy=1e-2, critic=1e-2))
+    algorithm = make_algorithm("ppo", {})
+    batch = single(ready(algorithm, raw_batch("ppo")))
+    assert torch.equal(two.forward("policy", batch), two.forward("reference", batch, as_learner=True))
+    for _ in range(3):
+        assert two.step(*terms_of(batch, algorithm))["skipped"] == 0.0
+    two.refresh(0.5)
+    alone = on_one(models, training(policy=1e-2, critic=1e-2))
+    for role in roles:
+        found = two.forward(role, batch)
+        for rank, index in enumerate(share_index(batch, 2)):
+            expected = alone.forward(role, batch.select(index))
+            assert torch.equal(found[index, : expected.shape[1]], expected), f"the {role} of rank {rank}"
+    assert not torch.equal(two.forward("policy", batch), two.forward("reference", batch))
+
+
+ONLINE = ["align.steps=3", "align.rollout.prompts=3", "align.rollout.k=2", "align.lr=1e-2", "align.max_tokens=6",
+          "align.checkpoint_every=3", "align.evaluation.eval_every=3", "align.average=0.5"]  # fmt: skip
+OFFLINE = ["align.algorithm=dpo", "align.lists=6", "align.passes=1", "align.lr=1e-2", "align.max_tokens=6",
+           "align.evaluation.eval_every=2"]  # fmt: skip
+ROUND: list[tuple[Any, list[str]]] = [
+    (sft, ["sft.epochs=1", "sft.lr=1e-2"]),
+    (reward, ["reward.lr=1e-2"]),
+    (align, [*ONLINE, "align.algorithm=ppo", "align.rollout.staleness=1"]),
+    (align, [*ONLINE, "align.algorithm=grpo"]),
+    (align, OFFLINE),
+]
+
+
+def went_round(root: Path, ranks: Ranks | None) -> list[record.Run]:
+    """Return the runs of all stages that train, with adapters."""
+    found = []
+    for stage, settings in ROUND:
+        if ranks:
+            _joined.append(ranks)
+        try:
+            with Project.open(
+                root, ["model.adapter=lora", "model.lora.rank=2", "project.threads=1", *settings], quiet=True
+            ) as project:
+                stage(project)
+        finally:
+            _joined.clear()
+        found.append(max(record.runs(root), key=lambda run: run.path.stat().st_mtime_ns))
+    return found
+
+
+def files_of(run: record.Run) -> set[str]:
+    return {str(path.relative_to(run.path)) for path in run.path.rglob("*")}
+
+
+def test_every_stage_that_trains_adapters_reports_on_two_ranks_what_it_reports_on_one(
+    tiny_with_reward: Path, ranks: Ranks, tmp_path: Path
+) -> None:
+    one = went_round(Path(shutil.copytree(tiny_with_reward, tmp_path / "one")), None)
+    two = went_round(Path(shutil.copytree(tiny_with_reward, tmp_path / "two")), ranks)
+    for alone, shared in zip(one, two, strict=True):
+        assert len(alone.metrics()) == len(shared.metrics()) > 1
+        for expected, found in zip(alone.metrics(), shared.metrics(), strict=True):
+            assert found == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+        assert files_of(alone) == files_of(shared)
+        assert any(name.endswith("adapter/adapter_model.safetensors") for name in files_of(shared))
+        assert alone.manifest["computed_by"].items() < shared.manifest["computed_by"].items()
+    assert [run.metrics()[0]["eval_kl"] for run in two[2:4]] == [0.0, 0.0]
+    assert [run.metrics()[1]["first_ratio"] for run in two[2:4]] == [1.0, 1.0]
+
+
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
@@ -322,12 +462,13 @@ def resumed(engine: Engine, root: Path, ranks: Ranks | None) -> int:
     return found.step
 
 
-def test_a_run_of_two_ranks_goes_on_by_one_and_one_of_one_by_two(ranks: Ranks, tmp_path: Path) -> None:
+@BOTH
+def test_a_run_of_two_ranks_goes_on_by_one_and_one_of_one_by_two(made: Made, ranks: Ranks, tmp_path: Path) -> None:
     def one() -> Engine:
-        return on_one(models_of("policy", "refreshed"), training(average=0.9))
+        return on_one(made("policy", "refreshed"), training(average=0.9))
 
     def two() -> Engine:
-        return on_two(ranks, models_of("policy", "refreshed"), training(average=0.9))
+        return on_two(ranks, made("policy", "refreshed"), training(average=0.9))
 
     quiet = state_of(stepped(two(), range(6)))
     for begins, goes_on, where in ((two, two, "2-2"), (two, one, "2-1"), (one, two, "1-2")):

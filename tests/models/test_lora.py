@@ -202,9 +202,13 @@ def test_policy_reference_reward_model_and_critic_hold_the_memory_of_one(tmp_pat
 def test_a_trunk_is_loaded_again_once_no_model_stands_on_it(tmp_path: Path) -> None:
     trunks, base = Trunks(), folder(tmp_path / "base")
     first, _ = trunks.causal(base, LORA)
-    assert first.trunk is trunks.causal(base, LORA, seed=0)[0].trunk and len(trunks.held) == 1
+    assert first.standing.trunk is trunks.causal(base, LORA, seed=0)[0].standing.trunk and len(trunks.held) == 1
     apart = trunks.causal(base, LORA.model_copy(update={"dtype": "bfloat16"}))[0]
-    assert apart.trunk is not first.trunk and apart.dtype == torch.bfloat16 and first.dtype == torch.float32
+    assert (
+        apart.standing.trunk is not first.standing.trunk
+        and apart.dtype == torch.bfloat16
+        and first.dtype == torch.float32
+    )
 
 
 # -- the engine --------------------------------------------------------------------------------------------------------

@@ -101,6 +101,11 @@ def test_on_ranks_what_learns_is_divided_and_what_does_not_is_whole(eight_b: Pat
     assert shares["policy", "optimiser"] == whole["policy", "optimiser"] / 8
     assert shares["policy", "gradients"] == whole["policy", "gradients"] / 8
     assert shares["reference", "weights"] == whole["reference", "weights"]
+    with_adapters = [
+        planned(eight_b, "align.algorithm=grpo", "model.adapter=lora", memory=80 * GB, devices=n).stages[0].phases
+        for n in (1, 8)
+    ]
+    assert with_adapters[0] == with_adapters[1], "ranks hold adapters as one does"
 
 
 def test_adapters_hold_one_trunk_for_all_four_models(eight_b: Path) -> None:

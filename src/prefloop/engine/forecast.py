@@ -137,7 +137,7 @@ def _state(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) 
     """Yield what the learner keeps between steps."""
     copies = adapter is None and shapes.dtype in LOW and device.ranks == 1
     for role in cast.learns:
-        mine = learned(shapes, adapter, role, cast) / device.ranks
+        mine = learned(shapes, adapter, role, cast) / _pieces(adapter, device)
         yield MemoryPart(role, "optimiser", ADAM * mine)
         if copies:
             yield MemoryPart(role, "float32 copies", 4.0 * mine)
@@ -146,9 +146,13 @@ def _state(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) 
 
 
 def _gradients(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) -> list[MemoryPart]:
-    return [
-        MemoryPart(role, "gradients", 4.0 * learned(shapes, adapter, role, cast) / device.ranks) for role in cast.learns
-    ]
+    pieces = _pieces(adapter, device)
+    return [MemoryPart(role, "gradients", 4.0 * learned(shapes, adapter, role, cast) / pieces) for role in cast.learns]
+
+
+def _pieces(adapter: Adapter | None, device: Device) -> int:
+    """Return how many pieces models that learn are cut into. Those with adapters are whole on every rank."""
+    return device.ranks if adapter is None else 1
 
 
 def _sampling(shapes: Shapes, adapter: Adapter | None, load: Load, device: Device) -> Iterator[MemoryPart]:

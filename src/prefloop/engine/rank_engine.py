@@ -1,7 +1,7 @@
 """Does one rank's part of each verb of an engine. All ranks are asked for the same verbs; rank 0 has the results.
 
 A model that learns is in pieces (`shard`). The sampler, and models that do not learn, are whole on every rank: sampling
-and scoring then need no other rank, and prompts and rows are dealt.
+and scoring then need no other rank, and prompts and rows are dealt. Models that learn adapters are whole, too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from prefloop.engine.base import Sampled, Sampling, Training
 from prefloop.engine.checkpoint import Stored, publish
 from prefloop.engine.local import LocalEngine, assembled
 from prefloop.engine.outline import Outline
-from prefloop.engine.processes import Ranks, dealt, named_when_lost
-from prefloop.engine.shard import ShardedLearner, no_warning_of_views, put, shard, share_index
+from prefloop.engine.processes import Channel, Ranks, dealt, named_when_lost
+from prefloop.engine.rank_learner import WholeLearner, share_index
+from prefloop.engine.shard import ShardedLearner, no_warning_of_views, put, shard
 from prefloop.engine.sharded_checkpoint import cut, read_pieces, save_sharded
 from prefloop.kernels.plain import whole
 from prefloop.models.load import weights_hash
@@ -36,13 +37,15 @@ from prefloop.models.tokenization import Tokenization
 class Recipe(NamedTuple):
     """Says all that a rank needs to make its part of an engine, but for the weights.
 
-    learns: the outline of the models that learn, by role, which may share parts; None where none does
-    whole:  those of the models that every rank holds as a whole: the policy, and what does not learn
+    Both outlines are of models by role, which may share tensors.
+
+    pieces: of the models that learn, where they are cut; None where none learns, or adapters do
+    whole:  of those that every rank holds as a whole: the policy, what does not learn, and all beside adapters
     packed: see `shard.shard`
     """
 
-    learns: Outline | None
-    whole: Mapping[Role, Outline]
+    pieces: Outline | None
+    whole: Outline
     packed: Mapping[Role, bool]
     tokenization: Tokenization
     seed: int
@@ -56,38 +59,40 @@ class RankEngine(LocalEngine):
         ranks: Ranks,
         recipe: Recipe,
         given: Mapping[Role, Any] | None = None,
-        tensors: Mapping[str, Sequence[Tensor]] | None = None,
+        tensors: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     ):
         """Take part in making an engine.
 
-        given, tensors: the models, and the tensors of each outline by its numbers ("learns" or a role), on rank 0
+        given, tensors: the models, and the tensors of both outlines by their numbers, on rank 0
         """
         self.ranks, training = ranks, recipe.training
         self.channel = ranks.sampling if recipe.own_sampler else ranks.main
         models: dict[Role, Any] = {}
-        if recipe.learns is not None:
-            models, pieces = shard(recipe.learns, ranks, recipe.packed)
-            _fill(ranks, recipe.learns, None if tensors is None else tensors["learns"], pieces)
-        self.given = dict(given or {})  # whole models, which the stage may also hold
-        for role, outline in recipe.whole.items():
-            mine: Sequence[Tensor] = []
-            if tensors is None:
-                self.given[role], mine = outline.build(
-                    lambda spec: torch.empty(spec.shape, dtype=spec.dtype, device=ranks.device)
-                )
-            _fill(ranks, outline, None if tensors is None else tensors[role], mine)
-            models.setdefault(role, self.given[role])
+        if recipe.pieces is not None:
+            models, pieces = shard(recipe.pieces, ranks, recipe.packed)
+            _fill(ranks, recipe.pieces, None if tensors is None else tensors[0], pieces)
+        self.in_pieces = frozenset(models)
+        if given is None or tensors is None:
+            self.given, mine = recipe.whole.build(
+                lambda spec: torch.empty(spec.shape, dtype=spec.dtype, device=ranks.device)
+            )
+            _fill(ranks, recipe.whole, None, mine)
+        else:
+            self.given = dict(given)  # whole models, which the stage may also hold
+            _fill(ranks, recipe.whole, tensors[1], [])
+        models = {**self.given, **models}
         learner, budget = None, TOKEN_BUDGET
         if training is not None:
             trained = {role: models[role] for role in training.lr}
-            learner = ShardedLearner(ranks, trained, training.settings, training.steps, training.lr, training.average)
+            kind = ShardedLearner if self.in_pieces else WholeLearner
+            learner = kind(ranks, trained, training.settings, training.steps, training.lr, training.average)
             budget = training.settings.usual_budget
-        learns = learner.models if learner else {}
-        super().__init__(models, recipe.tokenization, recipe.seed, budget, learner, ranks.device)
+        own_sampler = recipe.own_sampler and not self.in_pieces
+        super().__init__(models, recipe.tokenization, recipe.seed, budget, learner, ranks.device, own_sampler)
         self.own_sampler, self.moved = recipe.own_sampler, False
         # These whole models follow the pieces in `sync`.
         followed: tuple[Role, ...] = ("policy", "reward")
-        self.followers: dict[Role, Any] = {role: self.given.get(role) for role in followed if role in learns}
+        self.followers: dict[Role, Any] = {role: self.given.get(role) for role in followed if role in self.in_pieces}
         if "policy" in self.followers:
             if self.own_sampler and given is not None:
                 self.followers["policy"] = copy.deepcopy(given["policy"])
@@ -106,14 +111,14 @@ class RankEngine(LocalEngine):
             drawn = super(RankEngine, self).generate([prompts[n] for n in mine], [keys[n] for n in mine], sampling)
             return list(zip(mine, drawn, strict=True))
 
-        found = dict(one for some in self._agreed(draw if mine else list) for one in some)
+        found = dict(one for some in self._agreed(draw if mine else list, self.channel) for one in some)
         return [found[n] for n in range(len(prompts))]
 
     def _forward(self, role: Role, batch: Rows, how: Mapping[str, Any]) -> Tensor:
         rows = batch.rows()
         shares = _parts_of(rows, 4 * self.token_budget, self.ranks.world)
         mine = shares[self.ranks.rank]
-        if self.learner is None or role not in self.learner.models:
+        if self.learner is None or role not in self.in_pieces:
             parts = self._agreed(lambda: [(index, self._scored(role, rows, index, how)) for index in mine])
         else:
             # Each rank gathers layers with all the others, so one that has fewer parts runs some row once more.
@@ -121,21 +126,21 @@ class RankEngine(LocalEngine):
             computed = [(index, self._scored(role, rows, index, how)) for index in mine]
             for _ in range(idle):
                 self._scored(role, rows, torch.arange(1), how)
-            parts = self.channel.gathered(computed)
+            parts = self.ranks.main.gathered(computed)
         return assembled(rows, (part for some in parts for part in some))
 
     def _scored(self, role: Role, rows: Rows, index: Tensor, how: Mapping[str, Any]) -> Tensor:
         with no_warning_of_views():
             return self._part(role, rows.select(index).to(self.device), how).cpu()
 
-    def _agreed(self, compute: Callable[[], list[Any]]) -> list[list[Any]]:
+    def _agreed(self, compute: Callable[[], list[Any]], channel: Channel | None = None) -> list[list[Any]]:
         """Return what all ranks computed, where none needed another for it. An error of one is raised on all."""
         mine: Any
         try:
             mine = compute()
         except Exception as error:  # noqa: BLE001 -- the others would wait for this rank
             mine = error
-        every = self.channel.gathered(mine)
+        every = (channel or self.ranks.main).gathered(mine)
         for theirs in every:
             if isinstance(theirs, Exception):
                 raise theirs
@@ -154,11 +159,13 @@ class RankEngine(LocalEngine):
                     targets[name].copy_(full)
 
     def sync(self) -> None:
-        """Give whole models the weights of the pieces."""
-        if self.learner is not None:
+        """Give whole models the weights of the pieces, and the sampler its own."""
+        if not self.in_pieces:
+            super().sync()
+        elif self.learner is not None:
             for role, model in self.followers.items():
                 self._follow(role, model)
-            self.moved = False
+        self.moved = False
 
     def step(self, *terms: Any) -> Mapping[str, float]:
         self.moved = True
@@ -189,7 +196,7 @@ class RankEngine(LocalEngine):
 
     def _newest(self, role: Role) -> Any:
         """Return the whole model with the weights of now, on rank 0."""
-        if self.learner is not None and role in self.learner.weights:
+        if self.learner is not None and role in self.in_pieces:
             model = self.given.get(role)
             self._follow(role, model if not self.own_sampler or self.ranks.rank == 0 else None)
         return self.given.get(role)

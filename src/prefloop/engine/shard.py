@@ -20,9 +20,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prefloop.algorithms.base import Role
 from prefloop.batch import Rows
-from prefloop.engine.learner import Learner, Part, Sums, add
+from prefloop.engine.learner import Part
 from prefloop.engine.outline import Outline, Spec
-from prefloop.engine.processes import Ranks, dealt
+from prefloop.engine.processes import Ranks
+from prefloop.engine.rank_learner import RankLearner
 from prefloop.models import packed as packed_models
 from prefloop.models import packed_forward
 
@@ -108,12 +109,8 @@ def piece_like(like: DTensor, source: Tensor) -> DTensor:
     return distribute_tensor(source, like.device_mesh, like.placements, src_data_rank=None)
 
 
-class ShardedLearner(Learner):
-    """Trains models in pieces: each rank runs whole lists of every batch, and one weight divides the loss of all."""
-
-    def __init__(self, ranks: Ranks, *args: Any, **named: Any):
-        self.ranks = ranks
-        super().__init__(*args, **named)
+class ShardedLearner(RankLearner):
+    """Trains models in pieces."""
 
     def _parts(self, batch: Rows) -> tuple[list[Rows], list[Part]]:
         """Return all parts of the batch on all ranks, and those that this rank runs.
@@ -121,7 +118,7 @@ class ShardedLearner(Learner):
         All ranks run equally many, since each gathers layers with all the others: one with fewer runs a list once more
         and counts nothing of it.
         """
-        shares = [list(some.split(self.token_budget)) for some in shares_of(batch, self.ranks.world)]
+        shares = self._shares(batch)
         mine = [Part(part, float(self.ranks.world)) for part in shares[self.ranks.rank]]  # FSDP divides by the ranks.
         idle = max(map(len, shares)) - len(mine)
         spare = batch.select(torch.arange(batch.together, device=batch.ids.device))
@@ -130,23 +127,3 @@ class ShardedLearner(Learner):
     def _run(self, *args: Any) -> Any:
         with no_warning_of_views():
             return super()._run(*args)
-
-    def _added_up(self, sums: Sums) -> Sums:
-        total: Sums = {}
-        for theirs in self.ranks.main.gathered(sums):
-            for name, (amount, count) in theirs.items():
-                add(total, name, amount, count)
-        return total
-
-
-def shares_of(batch: Rows, world: int) -> list[Any]:
-    """Return what each rank gets of a batch: whole lists, dealt by turns. A share may be empty."""
-    return [batch.select(index.to(batch.ids.device)) for index in share_index(batch, world)]
-
-
-def share_index(batch: Rows, world: int) -> list[Tensor]:
-    """Return the places on the batch's first axis that each rank gets."""
-    k = batch.together
-    longest = batch.lengths.view(-1, k).amax(1).tolist()
-    within = torch.arange(k)
-    return [(torch.tensor(some, dtype=torch.long)[:, None] * k + within).flatten() for some in dealt(longest, world)]

@@ -26,7 +26,7 @@ from prefloop.algorithms.base import Role
 from prefloop.batch import Rows
 from prefloop.engine.base import Sampled, Sampling, State, Term, Training
 from prefloop.engine.checkpoint import Pieces
-from prefloop.engine.outline import Outline, outline_of
+from prefloop.engine.outline import outline_of
 from prefloop.engine.processes import Channel, Ranks
 from prefloop.engine.rank_engine import RankEngine, Recipe
 from prefloop.errors import ConfigError, PrefloopError, RankError
@@ -72,28 +72,22 @@ class GroupEngine:
     ) -> GroupEngine:
         """Make an engine on all ranks, of models that are on this one. The arguments are those of `factory.make`."""
         given: Mapping[Role, Any] = models
-        if isinstance(given.get("critic"), ValueHead) and not given["policy"].linear_head:
+        learnt = {role: given[role] for role in training.lr} if training else {}
+        # Beside adapters everything is frozen, and stays one trunk for all roles: nothing is cut.
+        cut = learnt if not any(has_adapter(model) for model in learnt.values()) else {}
+        if isinstance(cut.get("critic"), ValueHead) and not given["policy"].linear_head:
             raise ConfigError(
                 f"the states of a {type(given['policy'].model).__name__}, which changes its logits, are not at hand on "
                 'ranks. Set [align] critic = "separate", or [project] ranks = 1.'
             )
-        learnt = {role: given[role] for role in training.lr} if training else {}
-        if any(has_adapter(model) for model in learnt.values()):
-            raise ConfigError(
-                "an adapter is trained by one rank: its weights are few, and what it stands on is whole on each GPU "
-                'anyway. Set [project] ranks = 1, or [model] adapter = "none" to train all weights.'
-            )
-        held = {role: model for role, model in given.items() if role not in learnt or role == "policy"}
-        for model in (*held.values(), *(learnt[role] for role in learnt if role == "reward")):
+        held = {role: model for role, model in given.items() if role not in cut or role == "policy"}
+        for model in (*held.values(), *(cut[role] for role in cut if role == "reward")):
             model.to(ranks.device)  # The stage and the sampler compute by these as a whole.
-        sent: dict[str, tuple[Outline, list[Tensor]]] = {role: outline_of(model) for role, model in held.items()}
-        sent["learns"] = outline_of(learnt)
-        outlines = {name: outline for name, (outline, _) in sent.items()}
-        tensors = {name: numbered for name, (_, numbered) in sent.items()}
+        pieces, whole = outline_of(cut), outline_of(held)
         recipe = Recipe(
-            outlines["learns"] if learnt else None,
-            {role: outlines[role] for role in held},
-            {role: supports_packed(model.model) for role, model in learnt.items()},
+            pieces[0] if cut else None,
+            whole[0],
+            {role: supports_packed(model.model) for role, model in cut.items()},
             replace(tokenization),  # without what it has remembered
             seed,
             training,
@@ -101,7 +95,7 @@ class GroupEngine:
         )
         number = next(_numbers)
         ranks.main.tell(Order(number, "make", (recipe,)))
-        return cls(ranks, number, RankEngine(ranks, recipe, models, tensors))
+        return cls(ranks, number, RankEngine(ranks, recipe, models, (pieces[1], whole[1])))
 
     def all(self, verb: str, *args: Any, channel: Channel | None = None, seed: int | None = None) -> Any:
         """Tell the other ranks to do a verb, and do it."""
@@ -151,7 +145,7 @@ class GroupEngine:
 
     def state(self) -> State:
         mine = self.engine.state()
-        return State(_Gathered(self, tuple(mine.tensors)), mine.values)
+        return State(_Gathered(self, tuple(mine.tensors)), mine.values) if self.engine.in_pieces else mine
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> None:
         self.all("restore", tensors, values)

@@ -79,8 +79,21 @@ class Trunks:
         base = str(Path(base).resolve()) if Path(base).is_dir() else base
         trunk = self.trunk(base, settings)
         model = make(trunk)
-        object.__setattr__(model, "trunk", trunk)  # It is no module of the model; it only has to live as long.
+        model.standing = Standing(trunk)
         return model, adapter, base
+
+
+class Standing:
+    """Lets a trunk live as long as the model that stands on it. A copy holds the same trunk, and a pickle none."""
+
+    def __init__(self, trunk: PreTrainedModel | None):
+        self.trunk = trunk
+
+    def __deepcopy__(self, _: object) -> Standing:
+        return self
+
+    def __reduce__(self) -> tuple[type[Standing], tuple[None]]:
+        return Standing, (None,)
 
 
 def _classifier(trunk: PreTrainedModel) -> Any:
