@@ -138,12 +138,14 @@ def test_ppo_adapts_its_kl_coefficient_only_where_it_has_a_target() -> None:
 def test_reward_side_kl_is_part_of_what_rloo_and_grpo_compare() -> None:
     """A completion far from the reference is worth less than its equal near to it."""
     batch = annotated()
-    near = dataclasses.replace(batch, reward=torch.zeros_like(batch.reward), ref_logp=batch.old_logp)
-    first = (torch.arange(len(batch)) % 4 == 0)[:, None]
+    place = torch.arange(len(batch)) % 4
+    near = dataclasses.replace(batch, reward=(place > 1).to(batch.reward), ref_logp=batch.old_logp)
+    first = (place == 0)[:, None]
     far = dataclasses.replace(near, ref_logp=torch.where(first, near.old_logp - 1.0, near.old_logp))
     for name in ("rloo", "grpo"):
-        advantage = make(name).credit(far)[0].advantage
-        assert (advantage[first.expand_as(advantage) & batch.action] < 0).all()
+        made = [x.credit(far)[0].advantage for x in (make(name), make(name, {"kl": 0.0}))]
+        priced, free = ((a.sum(1) / far.action.sum(1)).view(-1, 4) for a in made)
+        assert (priced[:, 0] < priced[:, 1]).all() and torch.allclose(free[:, 0], free[:, 1])
 
 
 # -- dpo -------------------------------------------------------------------------------------------------------------

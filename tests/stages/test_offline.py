@@ -12,6 +12,7 @@ import torch
 from resumable import TOML, build
 
 from prefloop.algorithms.registry import make
+from prefloop.batch import RankingBatch
 from prefloop.config import make_config
 from prefloop.engine.local import LocalEngine
 from prefloop.engine.scripted import ScriptedEngine
@@ -28,14 +29,12 @@ from prefloop.types import ACCEPTABLE, Item, Ranking, digest
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return of which models a forward pass over rankings was asked; those over answers ask for the learner's own
-    way.
-    """
+    """Return of which models a forward pass over rankings was asked."""
     roles: list[str] = []
     forward = LocalEngine.forward
 
     def noted(self: LocalEngine, role: Any, batch: Any, as_learner: bool = False) -> torch.Tensor:
-        if not as_learner:
+        if isinstance(batch, RankingBatch):
             roles.append(role)
         return forward(self, role, batch, as_learner)
 
