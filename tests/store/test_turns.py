@@ -69,7 +69,7 @@ def hold(root: Path) -> subprocess.Popen[str]:
 
 def test_a_process_waits_for_the_turn_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Store.open(URL, tmp_path) as store, hold(tmp_path) as holder:
-        monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(store.database, "_patience_s", 0.1)
         with pytest.raises(BusyError, match="another process has been writing"):
             store.add([Prompt("too early")])
         monkeypatch.undo()
@@ -102,7 +102,7 @@ def test_two_stores_of_one_process_take_turns_too(tmp_path: Path, monkeypatch: p
     with Store.open(URL, tmp_path) as one, Store.open(URL, tmp_path) as other:
         one.add([Prompt("one")])
         other.add([Prompt("other")])
-        monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(other.database, "_patience_s", 0.1)
         with one.database.write(), pytest.raises(BusyError):
             other.add([Prompt("in between")])
         assert one.counts()["prompts"] == 2
