@@ -148,7 +148,7 @@ def test_the_next_round_goes_on_with_the_adapter_and_the_same_reference(copied: 
     with Project.open(copied, [*ADAPTERS, *ONLINE], quiet=True) as project:
         policy, _ = policy_of(project, project.policy(1), learns=True)
         reference, _ = project.trunks.causal(project.reference().intact(), project.config.model)
-        assert policy.trunk is reference.trunk
+        assert policy.standing.trunk is reference.standing.trunk
         ours, theirs = dict(policy.named_parameters()), dict(reference.named_parameters())
         assert any(not torch.equal(ours[name], theirs[name]) for name in ours if "lora_" in name)
         found = evaluate(project, 0)

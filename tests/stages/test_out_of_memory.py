@@ -90,13 +90,18 @@ def no_more_memory():
     def step(self, *terms):
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
-        taken = []  # what earlier steps have freed stays with the process, and might be enough
+        taken = []  # what earlier steps have freed stays with the process, and might be enough, also in small pieces
+        for size in (1 << 18, 1 << 16):
+            try:
+                while True:
+                    taken.append(torch.empty(size))
+            except RuntimeError:
+                pass
         try:
-            while True:
-                taken.append(torch.empty(1 << 18))
-        except RuntimeError:
-            pass
-        return real(self, *terms)
+            return real(self, *terms)
+        finally:
+            taken.clear()  # The step failed or not: what comes after it has memory again.
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     Learner.step = step
 
 def checkpoints(root):

@@ -103,10 +103,11 @@ class Learner:
         sums: Sums = {}
         for shared in _on_one_batch(terms):
             first = shared[0]
-            parts, mine = self._parts(first.batch)
-            weights = [torch.stack([t.objective.weight(part) for part in parts]).sum() for t in shared]
-            # What counts nothing has a loss of 0, and no gradient.
-            scales = [t.scale / weight.clamp(min=1e-12) for t, weight in zip(shared, weights, strict=True)]
+            with named_when_full("a training step", first.batch.rows().ids.shape, self._smaller):
+                parts, mine = self._parts(first.batch)
+                weights = [torch.stack([t.objective.weight(part) for part in parts]).sum() for t in shared]
+                # What counts nothing has a loss of 0, and no gradient.
+                scales = [t.scale / weight.clamp(min=1e-12) for t, weight in zip(shared, weights, strict=True)]
             for part, factor in mine:
                 with named_when_full("a training step", part.rows().ids.shape, self._smaller):
                     out = self._run(first.objective, part, first.temperature)
