@@ -3,8 +3,6 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-# one more than there are cores, since many tests wait for servers and browsers
-WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))")
 PIP     = $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: demo test lint docs notebook build install install-test clean
@@ -13,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/prefloop demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples benchmarks
