@@ -82,8 +82,7 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise ModelError(
             f"{folder} holds no published weights, or cannot be seen here. Trainer and servers need one folder under "
-            "one "
-            "path: set [rollout] weights to a folder that they share."
+            "one path: set [rollout] weights to a folder that they share."
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/manifest.json cannot be read: {error}") from None
@@ -133,8 +132,7 @@ def put_into(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> No
         )
         raise ModelError(
             f"the weights in {where} are of another model than this server's: {name} is {theirs} there and {ours} "
-            "here. "
-            "Start the server with the model that is trained, and with its dtype."
+            "here. Start the server with the model that is trained, and with its dtype."
         )
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -277,7 +277,7 @@ def _sdpa(layer: PackedLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | No
 
 # -- which models ------------------------------------------------------------------------------------------------------
 
-_supported: WeakKeyDictionary[PreTrainedModel, tuple[int, bool]] = WeakKeyDictionary()
+_supported: WeakKeyDictionary[PreTrainedModel, tuple[bool, bool]] = WeakKeyDictionary()
 
 
 def supports_packed(model: PreTrainedModel, length: int = 0) -> bool:
@@ -287,7 +287,7 @@ def supports_packed(model: PreTrainedModel, length: int = 0) -> bool:
 
     length: tokens of the longest text, which may be too long for a sliding window of the model
     """
-    now = structure(model)
+    now = was_adapted(model)
     tried, found = _supported.get(model, (None, False))
     if tried != now:
         found = is_known(model) and _agrees(model)
@@ -295,14 +295,14 @@ def supports_packed(model: PreTrainedModel, length: int = 0) -> bool:
     return found and length <= (family_of(model).window or length)
 
 
-def structure(model: PreTrainedModel) -> int:
-    """Return a number that changes when modules of the model are replaced by others, such as those of adapters."""
-    return hash(tuple(map(type, model.modules())))
+def was_adapted(model: PreTrainedModel) -> bool:
+    """Return whether peft has put adapters into a model. Verdicts from before that are of other modules."""
+    return hasattr(model, "peft_config")
 
 
 def decide(model: PreTrainedModel, supported: bool) -> None:
     """Take over what was found of a model whose weights are not here as a whole, and on which nothing is tried out."""
-    _supported[model] = structure(model), supported
+    _supported[model] = was_adapted(model), supported
 
 
 @torch.no_grad()

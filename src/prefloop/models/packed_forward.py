@@ -20,7 +20,7 @@ from prefloop.batch import ListRows, Rows
 from prefloop.kernels.logprobs import predicting
 from prefloop.models.checkpointing import is_checkpointed
 from prefloop.models.compiled import forward_compiled, is_compilable
-from prefloop.models.packed import Segment, forward_packed, structure, supports_packed
+from prefloop.models.packed import Segment, forward_packed, supports_packed, was_adapted
 from prefloop.ops.masked import last_index
 
 COMPILED_FROM = 256  # From so many tokens of a batch on, copying the weights for compiled code pays.
@@ -182,12 +182,12 @@ def _forward_in_two_parts(model: Any, rows: Rows, cut: Tensor) -> tuple[Tensor, 
     return out.last_hidden_state[:, -1].repeat_interleave(k, 0), states, answer_mask
 
 
-_exact: WeakKeyDictionary[PreTrainedModel, tuple[int, bool]] = WeakKeyDictionary()
+_exact: WeakKeyDictionary[PreTrainedModel, tuple[bool, bool]] = WeakKeyDictionary()
 
 
 def _splits_exactly(model: PreTrainedModel) -> bool:
     """Return whether two parts with a cache give the same states as one pass. It is tried out once for each model."""
-    now = structure(model)
+    now = was_adapted(model)
     tried, found = _exact.get(model, (None, False))
     if tried != now:
         found = _try_split(model)
@@ -197,7 +197,7 @@ def _splits_exactly(model: PreTrainedModel) -> bool:
 
 def decide_split(model: PreTrainedModel, exact: bool) -> None:
     """Say whether two parts with a cache may be taken for a model, so that it is not tried out."""
-    _exact[model] = structure(model), exact
+    _exact[model] = was_adapted(model), exact
 
 
 @torch.no_grad()

@@ -105,27 +105,23 @@ class Own:
         if about.get("prefloop") != prefloop.__version__:
             raise Refused(
                 f"{server} runs prefloop {about.get('prefloop')}, and this is {prefloop.__version__}: install one "
-                "version "
-                "on both machines."
+                "version on both machines."
             )
         mine = fingerprints(ours.tokenization)
         if about["tokenizer"] != mine["tokenizer"]:
             raise Refused(
                 f"{server} has another tokenizer (fingerprint {about['tokenizer']}, ours {mine['tokenizer']}): its "
-                "token "
-                "ids mean other texts. Start it with the model that is trained."
+                "token ids mean other texts. Start it with the model that is trained."
             )
         if ours.tokenization.chat and about["template"] != mine["template"]:
             raise Refused(
                 f"{server} has another chat template (fingerprint {about['template']}, ours {mine['template']}). "
-                "Start it "
-                "with the model that is trained."
+                "Start it with the model that is trained."
             )
         if about["vocabulary"] != ours.vocabulary:
             raise Refused(
                 f"{server} has a vocabulary of {about['vocabulary']} tokens and the policy one of {ours.vocabulary}. "
-                "Start "
-                "it with the model that is trained."
+                "Start it with the model that is trained."
             )
 
     def take(self, server: Address, version: Version) -> None:

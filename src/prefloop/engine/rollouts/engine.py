@@ -92,8 +92,7 @@ class ServedEngine:
         if self._inner.weights_hash("policy") != version.name:
             raise TrainingError(
                 f"{version.folder} was damaged after it was published, and the policy has learnt since. The last "
-                "checkpoint "
-                "is kept: the same command goes on from there. Check the disk."
+                "checkpoint is kept: the same command goes on from there. Check the disk."
             )
         publish_version(self._weights, version.name, self._save)
 

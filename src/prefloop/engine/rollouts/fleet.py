@@ -93,8 +93,7 @@ class Fleet:
         said = "; ".join(f"{name}: {cause}" for name, cause in causes.items())
         raise TrainingError(
             f"no rollout server gave samples in {self.settings.retries + 1} attempts. {said}. The last checkpoint is "
-            "kept: "
-            "put the server right, and the same command goes on from there."
+            "kept: put the server right, and the same command goes on from there."
         )
 
     def _failed(self, fault: Fault, repair: Callable[[], None]) -> None:

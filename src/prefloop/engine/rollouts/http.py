@@ -62,8 +62,7 @@ class Address:
             raise Refused(
                 f"{self.url} shows a certificate that is not trusted here ({error.verify_message}). If it is your own, "
                 "put its authority's certificate into a file and set SSL_CERT_FILE to it; or ask the server over "
-                "http:// "
-                "in a network of your own."
+                "http:// in a network of your own."
             ) from None
         except ssl.SSLError as error:
             raise Fault(f"no TLS connection: {error.reason or error}") from None

@@ -45,8 +45,7 @@ def same_tokens(server: Address, ours: Ours, body: Callable[[str], dict[str, Any
         if server.post("/tokenize", body(text))["tokens"] != list(mine):
             raise Refused(
                 f"{server} has another tokenizer: it gives other token ids to {text!r}. Start it with the model that "
-                "is "
-                "trained."
+                "is trained."
             )
 
 

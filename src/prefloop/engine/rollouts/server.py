@@ -119,8 +119,7 @@ class Rollouts:
             raise Refusal(
                 423,
                 f"{self.trainer} uses this server (last asked {now - self.seen:.0f} s ago). Two trainers would take "
-                "each "
-                "other's weights away: stop one, or start a server for each.",
+                "each other's weights away: stop one, or start a server for each.",
             )
         self.trainer, self.seen = trainer, now
 
@@ -280,8 +279,7 @@ def listen(host: str, port: int, key: str, variable: str) -> _Server:
     if not key and not _loopback(host):
         raise ConfigError(
             f"{host} can be reached from other machines, and whoever reaches the server could use it. Put a secret "
-            "into "
-            f"the environment variable {variable} here and where you train, or listen on 127.0.0.1."
+            f"into the environment variable {variable} here and where you train, or listen on 127.0.0.1."
         )
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

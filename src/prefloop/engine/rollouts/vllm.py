@@ -88,8 +88,7 @@ class Vllm:
         except Refused as error:
             raise Refused(
                 f"{error} Start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and {' '.join(self._lora_options())}, on "
-                "the "
-                "model that the adapter is for."
+                "the model that the adapter is for."
             ) from None
 
     def _adapters(self, server: Address) -> set[str]:
