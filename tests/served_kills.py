@@ -28,19 +28,11 @@ from prefloop.engine.rollouts.engine import ServedEngine
 from prefloop.project.project import Project
 from prefloop.stages.align import align
 from prefloop.types import Prompt
+from tiny_models import TINY_MODEL
 
-TOML = """
-[project]
-seed = 3
-threads = 1
-device = "cpu"
-[model]
-init = "scratch"
-vocab_size = 300
-hidden_size = 16
-layers = 2
-heads = 2
-context = 64
+TOML = (
+    TINY_MODEL.replace("layers = 1", "layers = 2")  # With one layer nothing is learnt, and no model is kept.
+    + """
 [data]
 heldout = 0.25
 [align]
@@ -64,6 +56,7 @@ backoff = 0.02
 timeout = 20
 servers = ["http://127.0.0.1:PORT"]
 """
+)
 WORDS = ["red", "blue", "green", "black", "cat", "hat", "box", "cup", "key", "bag", "car", "pen", "map", "fan"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +24,7 @@ from prefloop.models.policy import Policy
 from prefloop.models.tokenization import Tokenization
 
 
-class Speaker:
+class Speaker(ABC):
     """Holds a model. script: what goes wrong next, by path; said: what was asked for, by path."""
 
     def __init__(self, model: Any, tokenization: Tokenization):
@@ -65,8 +66,9 @@ class Speaker:
         left = self.script.get(path, [])
         return left.pop(0) if left else ""
 
+    @abstractmethod
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
-        raise NotImplementedError
+        """Return status and body of an answer."""
 
 
 class SpeaksVllm(Speaker):

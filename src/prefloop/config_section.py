@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 TOKEN_BUDGET = 8192
+SCORED = 4  # Without a gradient so many times the tokens fit into a pass.
 
 
 class Section(BaseModel):

@@ -59,7 +59,7 @@ CALLS = [*(verb for verb in VERBS if verb != "rollout"), "rollout serve", "rollo
 def test_every_verb_says_what_it_does_with_an_example(prefloop: Callable, verb: str) -> None:
     said = prefloop(*verb.split(), "--help")
     assert said.code == 0
-    assert "Example:  prefloop" in said.out
+    assert "Example:  prefloop" in said.out and "Example:  prefloop" in prefloop(verb.split()[0], "--help").out
     assert "--json" in said.out and "--quiet" in said.out and "--set" in said.out
 
 

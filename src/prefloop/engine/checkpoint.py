@@ -116,7 +116,7 @@ def folder_of(root: Path, step: int) -> Path:
 def seal(tmp: Path, format: int, step: int, hashes: Mapping[str, str], state: Mapping[str, Any]) -> None:
     """Write what belongs to a checkpoint beside its tensors. hashes: the SHA-256 of every file"""
     body = {"format": format, "step": step, "files": dict(hashes), "state": dict(state)}
-    (tmp / "state.json").write_text(json.dumps(body | {"sha256": _seal(body)}, indent=1, sort_keys=True))
+    (tmp / "state.json").write_text(json.dumps(body | {"sha256": hash_of(body)}, indent=1, sort_keys=True))
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ def load_checkpoint(root: Path) -> Checkpoint | None:
 def _load(folder: Path) -> Checkpoint | None:
     """Return a checkpoint; None where a hash does not fit."""
     body = dict(json.loads((folder / "state.json").read_text()))
-    if body.pop("sha256") != _seal(body) or any(sha256(folder / n) != want for n, want in body["files"].items()):
+    if body.pop("sha256") != hash_of(body) or any(sha256(folder / n) != want for n, want in body["files"].items()):
         return None
     if body.get("format") not in (FORMAT, SHARDED):
         raise TrainingError(
@@ -168,8 +168,8 @@ def _load(folder: Path) -> Checkpoint | None:
     return Checkpoint(int(body["step"]), files if joined() else dict(files), body["state"])
 
 
-def _seal(body: Mapping[str, Any]) -> str:
-    """Return a hash over what state.json says, because a flipped digit would still be JSON."""
+def hash_of(body: Mapping[str, Any]) -> str:
+    """Return a hash over what a file of JSON says, because a flipped digit would still be JSON."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

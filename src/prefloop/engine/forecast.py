@@ -7,7 +7,7 @@ decoders do; who changes one of these changes this file.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -76,7 +76,6 @@ class Load:
     rows: int = 0
     length: int = 0
     checkpointing: bool = False
-    extra: dict[str, float] = field(default_factory=dict)
 
 
 def phases(shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, device: Device) -> list[PhaseMemory]:

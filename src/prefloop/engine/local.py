@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prefloop.algorithms.base import Role
 from prefloop.batch import PolicyOutput, RewardOutput, Rows
-from prefloop.config_section import TOKEN_BUDGET
+from prefloop.config_section import SCORED, TOKEN_BUDGET
 from prefloop.engine.base import Sampled, Sampling, State, Term
 from prefloop.engine.budget import most_tokens
 from prefloop.engine.checkpoint import publish
@@ -82,7 +82,7 @@ class LocalEngine:
 
     def _forward(self, role: Role, batch: Rows, how: Mapping[str, Any]) -> Tensor:
         rows = batch.rows().to(self.device)
-        parts = rows.split_index(4 * self.token_budget)  # Without a gradient four times the rows fit.
+        parts = rows.split_index(SCORED * self.token_budget)
         return assembled(rows, ((index, self._part(role, rows.select(index), how)) for index in parts)).cpu()
 
     def _part(self, role: Role, rows: Rows, how: Mapping[str, Any]) -> Tensor:

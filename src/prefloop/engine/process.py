@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
+from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt knows them by the numbers in glibc's malloc.h.
+PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 def set_environment() -> None:
@@ -57,3 +60,10 @@ def pick_device(wanted: str) -> str:
 def cores() -> int:
     """Return how many cores this process may run on: `taskset` and containers give fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process once the one that started it is gone. Only Linux knows how; else do nothing."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,10 +6,8 @@ a closed connection, or wait no longer than the time limit, and torchrun ends an
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
-import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +22,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 import prefloop
+from prefloop.engine.process import die_with_parent
 from prefloop.engine.torchrun import SINGLE_STORE
 from prefloop.errors import ConfigError, RankError
 
@@ -102,7 +101,8 @@ def join(device: str = "cpu", time_limit: float = TIME_LIMIT) -> Ranks:
     Raises ConfigError where the ranks do not fit each other, and RankError where they do not meet.
     """
     rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    _die_with_parent()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # A torchrun that is killed ends no rank itself.
+        die_with_parent()
     if device == "cuda":
         if local >= torch.cuda.device_count():
             raise ConfigError(
@@ -183,12 +183,6 @@ def refuse_unless_shared(ranks: Ranks, folder: Path) -> None:
                 f"{path} of rank {rank} on {host} is not the folder that rank 0 has on {every[0][0]}. All ranks write "
                 "their pieces of checkpoints: put the project where all nodes see the same files."
             )
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process with the one that started it: a torchrun that is killed ends no rank itself."""
-    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG.
 
 
 @contextmanager

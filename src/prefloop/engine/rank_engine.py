@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from prefloop.algorithms.base import Role
 from prefloop.batch import Rows
-from prefloop.config_section import TOKEN_BUDGET
+from prefloop.config_section import SCORED, TOKEN_BUDGET
 from prefloop.engine.base import Sampled, Sampling, Training
 from prefloop.engine.checkpoint import Stored, publish
 from prefloop.engine.local import LocalEngine, assembled
@@ -116,7 +116,7 @@ class RankEngine(LocalEngine):
 
     def _forward(self, role: Role, batch: Rows, how: Mapping[str, Any]) -> Tensor:
         rows = batch.rows()
-        shares = _parts_of(rows, 4 * self.token_budget, self.ranks.world)
+        shares = _parts_of(rows, SCORED * self.token_budget, self.ranks.world)
         mine = shares[self.ranks.rank]
         if self.learner is None or role not in self.in_pieces:
             parts = self._agreed(lambda: [(index, self._scored(role, rows, index, how)) for index in mine])

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from prefloop.engine.checkpoint import publish
+from prefloop.engine.checkpoint import hash_of, publish, sha256
 from prefloop.errors import ModelError
 from prefloop.models.adapter_folder import INSIDE
 
@@ -54,9 +54,9 @@ def publish_version(root: Path, name: str, save: Callable[[Path], None]) -> Vers
 
     def write(tmp: Path) -> None:
         save(tmp / "model")
-        files = {str(p.relative_to(tmp)): _digest(p) for p in sorted(tmp.rglob("*")) if p.is_file()}
+        files = {str(p.relative_to(tmp)): sha256(p) for p in sorted(tmp.rglob("*")) if p.is_file()}
         body = {"format": FORMAT, "version": name, "files": files}
-        (tmp / "manifest.json").write_text(json.dumps(body | {"sha256": _seal(body)}, indent=1, sort_keys=True))
+        (tmp / "manifest.json").write_text(json.dumps(body | {"sha256": hash_of(body)}, indent=1, sort_keys=True))
 
     try:
         check_version(version)
@@ -86,7 +86,7 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/manifest.json cannot be read: {error}") from None
-    if body.pop("sha256", None) != _seal(body):
+    if body.pop("sha256", None) != hash_of(body):
         raise ModelError(f"{folder}/manifest.json is damaged: it is not what its own hash says")
     if body.get("format") != FORMAT:
         raise ModelError(f"{folder} was published by another version of prefloop. Use one version on all machines.")
@@ -111,7 +111,7 @@ def check_version(version: Version) -> None:
     """Raise ModelError where a file is not what was published, for a server that does not look itself."""
     for file, wanted in read_manifest(version.folder)["files"].items():
         try:
-            found = _digest(version.folder / file)
+            found = sha256(version.folder / file)
         except OSError as error:
             raise ModelError(f"{version.folder / file} cannot be read: {error}") from None
         if found != wanted:
@@ -152,12 +152,3 @@ def _read(path: Path, wanted: str) -> bytes:
 
 def _damaged(path: Path) -> ModelError:
     return ModelError(f"{path} is damaged: its SHA-256 is not what the manifest says")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _seal(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefloop.config import Config
+from prefloop.config import Config, Lora
 from prefloop.config_rollout import refuse_endpoint
 from prefloop.engine.budget import LEAST, MOST_CPU, MOST_GPU
 from prefloop.engine.forecast import Adapter, Device, learned, peak, phases
@@ -161,7 +162,7 @@ class _Planner:
             yield f"{said}: {total / 1e9:.1f} GB{'' if self._fits(total) else ', which does not fit either'}"
         for ranks in PLACED[1:]:
             work, _ = self._work(self.project, stage)
-            device = Device(self.device.kind, self.device.memory, ranks, self.device.base)
+            device = replace(self.device, ranks=ranks)
             total = peak(self._phases(work, self.project.config, device=device))
             if self.device.kind != "cpu" and ranks > self.device.ranks and self._fits(total):
                 yield f"{ranks} devices: {total / 1e9:.1f} GB on each"
@@ -200,11 +201,11 @@ class _Planner:
 
     def _placed(self, work: Work, devices: int, speed: Speed | None) -> Placed:
         config = self.project.config
-        device = Device(self.device.kind, self.device.memory, devices, self.device.base)
-        alone = Device(self.device.kind, self.device.memory, 1, self.device.base)
+        device = replace(self.device, ranks=devices)
+        alone = replace(self.device, ranks=1)
         full = peak(phases(self.shapes, None, work.cast, work.load, device))
-        lora = peak(phases(self.shapes, adapter_of(config) or Adapter(16), work.cast, work.load, alone))
         adapter = adapter_of(config)
+        lora = peak(phases(self.shapes, adapter or Adapter(Lora().rank), work.cast, work.load, alone))
         return Placed(
             devices=devices,
             how=self._how(work, devices, speed, adapter),

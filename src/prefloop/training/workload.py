@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
+from prefloop.config_section import SCORED
+from prefloop.engine.base import Sampling
 from prefloop.engine.forecast import Cast, Load
 from prefloop.known_algorithms import has_critic, has_reference, is_offline
 from prefloop.models.load import DTYPES
@@ -16,8 +18,7 @@ from prefloop.training.fit import Order
 
 LOOKED_AT = 200  # So many texts of the store say how long the others are.
 CHARACTERS = 4.0  # Without a tokenizer a token is taken for so many.
-SCORED = 4  # Without a gradient a pass takes so many times the tokens (`LocalEngine.forward`).
-AT_ONCE = 128  # rows that grow at a time, unless [sample] says otherwise (`Sampling.batch`)
+AT_ONCE = Sampling.batch  # rows that grow at a time
 
 Count = Callable[[str], float]
 
@@ -114,7 +115,8 @@ def _offline(project: Project, budget: int, count: Count) -> Work:
     order = Order(texts.count, settings.lists, settings.passes, 0)
     looks = settings.evaluation.eval_prompts
     load = _load_of_lists(texts, settings.lists, budget, settings.gradient_checkpointing, texts.answers)
-    load = _with_rows(load, min(AT_ONCE, looks), settings.max_tokens + texts.mean - texts.answers)
+    grown = int(settings.max_tokens + texts.mean - texts.answers)
+    load = replace(load, rows=min(AT_ONCE, looks), length=grown)
     frozen = ("reference",) if not settings.reference_refresh else ("reference", "refreshed")
     cast = Cast(("policy",), frozen, samples=True, average=settings.average > 0)
     once = texts.count * (texts.mean - texts.answers + texts.k * texts.answers)
@@ -210,10 +212,6 @@ def _load_of_lists(texts: Texts, lists: int, budget: int, checkpointing: bool, p
     rows = _rows_of_a_pass(round(min(lists, texts.count) * texts.k), texts.longest, budget)
     tokens = rows * texts.answers + rows / texts.k * (texts.mean - texts.answers)
     return Load(tokens, SCORED * tokens, rows * predicted, checkpointing=checkpointing)
-
-
-def _with_rows(load: Load, rows: int, length: float) -> Load:
-    return Load(load.learned, load.scored, load.predicted, rows, int(length), load.checkpointing)
 
 
 def _rows_of_a_pass(rows: int, longest: float, budget: int) -> int:

@@ -8,7 +8,6 @@ dies, by whatever cause. The command has a process group of its own, all of whic
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -16,14 +15,15 @@ import sys
 import threading
 from contextlib import suppress
 
+from prefloop.engine.process import die_with_parent
+
 GRACE_S = 5.0
 LOOK_S = 0.2
-_PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 def main(command: list[str]) -> int:
     parent = os.getppid()
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent)
     gone = threading.Event()
     threading.Thread(target=_wait_for_end_of_input, args=(gone,), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: gone.set())
@@ -31,12 +31,6 @@ def main(command: list[str]) -> int:
         pass
     _end(child)
     return child.returncode or 0
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end the command if this process is killed. It is known on Linux only."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait_for_end_of_input(gone: threading.Event) -> None:
