@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from prefloop.config_align import Align
 from prefloop.config_behaviour import Behaviour
 from prefloop.config_best_of import BestOf
 from prefloop.config_problems import explain, holds_nul, may_be_left_out, problems, sections, settings_of
 from prefloop.config_rollout import Rollouts
-from prefloop.config_section import Optimiser, Section
+from prefloop.config_section import Optimiser, Section, number_or_auto
 from prefloop.effects import SCRATCH, refuse_unused
 from prefloop.errors import ConfigError
 
@@ -31,7 +31,7 @@ class Project(Section):
     seed: int = Field(0, ge=0, description="the number from which every random choice is derived")
     store: str = Field("sqlite:///prefloop.db", description="SQLAlchemy URL; an SQLite path is relative to the project")
     threads: int = Field(0, ge=0, description="CPU threads for tensors; 0 = all cores")
-    ranks: PositiveInt | Literal["auto"] = Field(
+    ranks: int | Literal["auto"] = Field(
         1,
         description='processes that compute together, one on each GPU; "auto" = as many as there are GPUs',
     )
@@ -39,6 +39,11 @@ class Project(Section):
         1800.0, gt=0, description="seconds that ranks wait for one another before the group ends and is started again"
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu" or "cuda"')
+
+    @field_validator("ranks", mode="before")
+    @classmethod
+    def _is_a_number_or_auto(cls, value: Any) -> Any:
+        return number_or_auto(value, 1, "a number of processes")
 
 
 class Lora(Section):

@@ -10,6 +10,13 @@ TOKEN_BUDGET = 8192
 SCORED = 4  # Without a gradient so many times the tokens fit into a pass.
 
 
+def number_or_auto(value: Any, least: int, what: str) -> Any:
+    """Return a setting that is a whole number or "auto". Raises ValueError."""
+    if value != "auto" and (type(value) is not int or value < least):
+        raise ValueError(f'it is {what} from {least} on, or "auto" (got {value!r})')
+    return value
+
+
 class Section(BaseModel):
     """One table of prefloop.toml."""
 
@@ -51,9 +58,7 @@ class Optimiser(Section):
     @field_validator("token_budget", mode="before")
     @classmethod
     def _is_a_number_or_auto(cls, value: Any) -> Any:
-        if value != "auto" and (type(value) is not int or value < 64):
-            raise ValueError(f'it is a number of tokens from 64 on, or "auto" (got {value!r})')
-        return value
+        return number_or_auto(value, 64, "a number of tokens")
 
     @property
     def usual_budget(self) -> int:

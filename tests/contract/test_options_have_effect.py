@@ -96,3 +96,13 @@ def test_another_value_of_an_option_changes_something(name: str, option: str) ->
 
 def test_the_table_names_no_option_that_has_gone() -> None:
     assert set(OTHER) == {option for _, option in EVERY}
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_number_outside_of_its_range_is_refused(name: str) -> None:
+    numbers = {key for key, value in options_of(make(name)).items() if isinstance(value, float)}
+    for key in numbers | (options_of(make(name)).keys() & {"clip_high", "dual_clip"}):
+        for value in (float("nan"), -1.0):
+            if (key, value) != ("threshold", -1.0):  # A reward may be any number.
+                with pytest.raises(ConfigError, match=key):
+                    make(name, {key: value})

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
+from pydantic import Field
 from torch import Tensor
 
 from prefloop.batch import CreditedBatch, LogprobBatch, ReferencedBatch, Rows
 
+# These are the ranges of options.
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 # "refreshed" is a reference that follows the policy, where there is one; "reference" stays as it was.
 Role = Literal["policy", "reference", "refreshed", "critic", "reward"]
 # A batch must also hold these: the reference's log-probabilities, the critic's values, the running mean reward of each

@@ -8,13 +8,11 @@ batch, where all ratios are 1, it is the plain policy gradient. The advantage is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Role
+from prefloop.algorithms.base import Loss, NotNegative, Positive, Role
 from prefloop.algorithms.grouped import Grouped
 from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
 from prefloop.ops.aggregate import aggregated, aggregation_weight
@@ -29,8 +27,8 @@ class Cispo(Grouped):
     clip_high: the ratio counts at most 1 + clip_high; below it is free, as in the paper
     """
 
-    kl: float = 0.0
-    clip_high: Annotated[float, Field(gt=0)] = 4.0
+    kl: NotNegative = 0.0
+    clip_high: Positive = 4.0
     name = "cispo"
     trains: tuple[Role, ...] = ("policy",)
 

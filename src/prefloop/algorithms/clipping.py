@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss
+from prefloop.algorithms.base import Loss, Positive
 from prefloop.algorithms.penalty import KlPenalty
 from prefloop.batch import CreditedBatch, PolicyOutput
 from prefloop.ops.aggregate import Aggregation, aggregated, aggregation_weight
@@ -30,8 +30,8 @@ class RatioClip(KlPenalty):
     dual_clip: where an advantage is negative, the ratio counts at most this much; 3 in Ye 2020
     """
 
-    clip: float = 0.2
-    clip_high: float | None = None
+    clip: Positive = 0.2
+    clip_high: Positive | None = None
     dual_clip: Annotated[float, Field(gt=1)] | None = None
 
     def clipped(self, logp: Tensor, old_logp: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:

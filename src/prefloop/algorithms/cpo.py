@@ -7,11 +7,8 @@ what holds the policy to good text. No reference is run. Pairs are weighted as i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
-
-from prefloop.algorithms.base import Loss, Need
+from prefloop.algorithms.base import Loss, Need, NotNegative, Positive
 from prefloop.algorithms.imitation import Imitation
 from prefloop.batch import PolicyOutput, RankingBatch
 from prefloop.ops.preference import bradley_terry
@@ -25,8 +22,8 @@ class Cpo(Imitation):
     beta: scale of the log-probabilities; usual range 0.05 to 0.5
     """
 
-    sft: float = 1.0
-    beta: Annotated[float, Field(gt=0)] = 0.1
+    sft: NotNegative = 1.0
+    beta: Positive = 0.1
     name = "cpo"
     needs: frozenset[Need] = frozenset()
 

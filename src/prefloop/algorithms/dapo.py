@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prefloop.algorithms.base import Role
+from prefloop.algorithms.base import NotNegative, Positive, Role
 from prefloop.algorithms.clipping import TokenRatio
 from prefloop.algorithms.grouped import Grouped
 from prefloop.batch import LogprobBatch
@@ -23,8 +23,8 @@ from prefloop.batch import LogprobBatch
 class Dapo(Grouped, TokenRatio):
     """Its options are those of the group, the clip and the KL; these have other defaults than in GRPO."""
 
-    kl: float = 0.0
-    clip_high: float | None = 0.28
+    kl: NotNegative = 0.0
+    clip_high: Positive | None = 0.28
     drop_constant: bool = True
     name = "dapo"
     trains: tuple[Role, ...] = ("policy",)

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from prefloop.algorithms.base import Loss, Need
+from prefloop.algorithms.base import Loss, Need, Positive
 from prefloop.algorithms.imitation import Imitation
 from prefloop.algorithms.ranked import log_ratio
 from prefloop.batch import PolicyOutput, ReferencedBatch
@@ -32,7 +32,7 @@ class Dpo(Imitation):
     length_normalised: whether log-probabilities are means over tokens; beta is then 2 to 10
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     label_smoothing: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     loss_type: Literal["sigmoid", "robust"] = "sigmoid"
     length_normalised: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefloop.algorithms.base import Loss, Need
+from prefloop.algorithms.base import Loss, Need, Positive
 from prefloop.algorithms.imitation import Imitation
 from prefloop.algorithms.ranked import log_ratio
 from prefloop.batch import PolicyOutput, ReferencedBatch
@@ -24,7 +24,7 @@ class DpoPlackettLuce(Imitation):
     beta: strength of the pull to the reference; usual range 0.05 to 0.5
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     name = "dpo_plackett_luce"
     needs: frozenset[Need] = frozenset({"reference"})
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from prefloop.algorithms.base import Loss, Need
+from prefloop.algorithms.base import Loss, Need, Positive
 from prefloop.algorithms.imitation import Imitation
 from prefloop.algorithms.ranked import log_ratio
 from prefloop.batch import PolicyOutput, ReferencedBatch
@@ -29,7 +29,7 @@ class DpoTies(Imitation):
     model:    of the outcomes: "davidson" or "rao_kupper"
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     tie_rate: Annotated[float, Field(gt=0, lt=1)] = 0.5
     model: Literal["davidson", "rao_kupper"] = "davidson"
     name = "dpo_ties"

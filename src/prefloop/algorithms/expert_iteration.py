@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from prefloop.algorithms.base import Role
+from prefloop.algorithms.base import Finite, Role
 from prefloop.algorithms.rejection import Rejection
 from prefloop.batch import CreditedBatch, LogprobBatch
 from prefloop.ops.group import rank_in_group
@@ -27,7 +27,7 @@ class ExpertIteration(Rejection):
     per_prompt: the most answers of a prompt that are imitated, the best first, so that easy prompts do not take over
     """
 
-    threshold: float = 1.0
+    threshold: Finite = 1.0
     per_prompt: Annotated[int, Field(ge=1)] = 4
     name = "expert_iteration"
     trains: tuple[Role, ...] = ("policy",)

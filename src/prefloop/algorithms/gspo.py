@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prefloop.algorithms.base import Role
+from prefloop.algorithms.base import Positive, Role
 from prefloop.algorithms.clipping import SequenceRatio
 from prefloop.algorithms.grouped import Grouped
 from prefloop.batch import LogprobBatch
@@ -23,8 +23,8 @@ class Gspo(Grouped, SequenceRatio):
     clip, clip_high: 3e-4 and 4e-4 in the paper, for answers of thousands of tokens, whose mean ratio moves less
     """
 
-    clip: float = 3e-3
-    clip_high: float | None = 4e-3
+    clip: Positive = 3e-3
+    clip_high: Positive | None = 4e-3
     name = "gspo"
     trains: tuple[Role, ...] = ("policy",)
     mean = True

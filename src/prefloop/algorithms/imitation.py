@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prefloop.algorithms.base import Beside, Loss, Need, Role
+from prefloop.algorithms.base import Beside, Loss, Need, NotNegative, Role
 from prefloop.algorithms.ranked import Ranked
 from prefloop.batch import PolicyOutput, RankingBatch
 
@@ -39,7 +39,7 @@ class Imitation(Ranked):
     sft: weight of the cross-entropy on the best answers, which is added to the loss; 0 = none
     """
 
-    sft: float = 0.0
+    sft: NotNegative = 0.0
 
     def beside(self, batch: RankingBatch) -> Sequence[Beside]:
         return [Beside(batch, ImitateBest(), self.sft)] if self.sft and bool(batch.best.any()) else []

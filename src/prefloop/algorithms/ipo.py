@@ -9,11 +9,8 @@ which pulls the gap to 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
-
-from prefloop.algorithms.base import Loss, Need
+from prefloop.algorithms.base import Loss, Need, Positive
 from prefloop.algorithms.ranked import Ranked, log_ratio
 from prefloop.batch import PolicyOutput, ReferencedBatch
 from prefloop.ops.preference import over_pairs
@@ -27,7 +24,7 @@ class Ipo(Ranked):
     length_normalised: whether log-probabilities are means over tokens, as in TRL; the margin is then nats a token
     """
 
-    beta: Annotated[float, Field(gt=0)] = 0.1
+    beta: Positive = 0.1
     length_normalised: bool = False
     name = "ipo"
     needs: frozenset[Need] = frozenset({"reference"})

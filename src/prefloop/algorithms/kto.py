@@ -9,13 +9,11 @@ changes nothing. Labels are those that people gave, or the best and the worst ti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Need, NotNegative, Positive, Role
 from prefloop.algorithms.ranked import log_ratio
 from prefloop.batch import AnchoredBatch, PolicyOutput
 from prefloop.ops.preference import label_metrics
@@ -30,9 +28,9 @@ class Kto:
                                           1 to 4/3 of the other's
     """
 
-    beta: Annotated[float, Field(gt=0)] = 0.1
-    desirable_weight: Annotated[float, Field(ge=0)] = 1.0
-    undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
+    beta: Positive = 0.1
+    desirable_weight: NotNegative = 1.0
+    undesirable_weight: NotNegative = 1.0
     name = "kto"
     trains: tuple[Role, ...] = ("policy",)
     needs: frozenset[Need] = frozenset({"reference", "mismatched"})

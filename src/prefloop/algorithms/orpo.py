@@ -8,11 +8,8 @@ No reference is run. Pairs are weighted as in DPO.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
-
-from prefloop.algorithms.base import Loss, Need
+from prefloop.algorithms.base import Loss, Need, NotNegative, Positive
 from prefloop.algorithms.imitation import Imitation
 from prefloop.batch import PolicyOutput, RankingBatch
 from prefloop.ops.preference import bradley_terry, log_odds
@@ -26,8 +23,8 @@ class Orpo(Imitation):
     beta: weight of the odds ratio (lambda in the paper); usual range 0.1 to 1
     """
 
-    sft: float = 1.0
-    beta: Annotated[float, Field(gt=0)] = 0.1
+    sft: NotNegative = 1.0
+    beta: Positive = 0.1
     name = "orpo"
     needs: frozenset[Need] = frozenset()
     length_normalised = True

@@ -18,7 +18,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from prefloop.algorithms.base import Need
+from prefloop.algorithms.base import Need, NotNegative, Positive
 from prefloop.batch import CreditedBatch, LogprobBatch
 from prefloop.ops.kl import adapt_coefficient, entropy_bonus, k1, k2, k3
 from prefloop.ops.masked import keep, last_index, masked_sum
@@ -41,15 +41,15 @@ class KlPenalty:
     entropy_coef: of an entropy bonus in the loss; 0 to 0.01
     """
 
-    kl: float = 0.05
+    kl: NotNegative = 0.05
     kl_in: Literal["reward", "loss"] = "reward"
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     kl_unbiased: bool = True
-    kl_target: float = 0.0
-    kl_horizon: float = 10_000.0
-    kl_min: float = 1e-4
-    kl_max: float = 10.0
-    entropy_coef: float = 0.0
+    kl_target: NotNegative = 0.0
+    kl_horizon: Positive = 10_000.0
+    kl_min: NotNegative = 1e-4
+    kl_max: Positive = 10.0
+    entropy_coef: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.kl_min <= self.kl_max:

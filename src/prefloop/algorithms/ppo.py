@@ -14,7 +14,7 @@ from typing import Annotated, Self
 import torch
 from pydantic import Field
 
-from prefloop.algorithms.base import Loss, Need, Role
+from prefloop.algorithms.base import Loss, Need, NotNegative, Positive, Role, Share
 from prefloop.algorithms.clipping import TokenRatio
 from prefloop.batch import CreditedBatch, LogprobBatch, PolicyOutput
 from prefloop.ops.clip import clipped_value_loss
@@ -30,10 +30,10 @@ class Ppo(TokenRatio):
     critic_warmup: steps, from the next one on, in which only the critic learns; 0 to 20
     """
 
-    value_clip: float = 0.2
-    value_coef: float = 0.1
-    gamma: float = 1.0
-    lam: float = 0.95
+    value_clip: Positive = 0.2
+    value_coef: NotNegative = 0.1
+    gamma: Share = 1.0
+    lam: Share = 0.95
     whiten_rewards: bool = False
     whiten_advantages: bool = True
     critic_warmup: Annotated[int, Field(ge=0)] = 0

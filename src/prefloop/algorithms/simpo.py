@@ -8,11 +8,8 @@ completion's tokens. Pairs are weighted as in DPO. Nothing holds the policy to a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
-
-from prefloop.algorithms.base import Loss, Need
+from prefloop.algorithms.base import Loss, Need, NotNegative, Positive
 from prefloop.algorithms.imitation import Imitation
 from prefloop.batch import PolicyOutput, RankingBatch
 from prefloop.ops.preference import bradley_terry
@@ -26,8 +23,8 @@ class Simpo(Imitation):
     gamma: margin by which the better answer's reward must be higher; usual range 0.3 to 0.8 times beta
     """
 
-    beta: Annotated[float, Field(gt=0)] = 2.0
-    gamma: Annotated[float, Field(ge=0)] = 1.0
+    beta: Positive = 2.0
+    gamma: NotNegative = 1.0
     name = "simpo"
     needs: frozenset[Need] = frozenset()
     length_normalised = True
