@@ -24,7 +24,7 @@ import torch
 
 from prefloop.config import Model
 from prefloop.engine.rollouts import server
-from prefloop.engine.rollouts.engine import ServedEngine
+from prefloop.engine.rollouts.engine import ServedEngine  # noqa: F401 -- so that no child has to import it
 from prefloop.project.project import Project
 from prefloop.stages.align import align
 from prefloop.types import Prompt
@@ -144,7 +144,6 @@ def kill_at_random(rng: random.Random, root: Path, model: str, port: int, lasts:
 
 
 def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    assert ServedEngine  # What is imported here is not imported by each child.
     rng = random.Random(seed)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
