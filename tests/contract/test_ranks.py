@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -311,6 +313,49 @@ def test_samples_do_not_depend_on_ranks_and_those_of_an_own_sampler_not_on_a_lea
     two.sync()
     stepped(one, range(4))
     assert [s.ids for s in two.generate(prompts, keys, how)] == [s.ids for s in one.generate(prompts, keys, how)]
+
+
+class SlowToBeMade(Optimiser):
+    """Makes the other rank need longer than this one to make an engine."""
+
+    @property
+    def usual_budget(self) -> int:
+        linger()
+        return super().usual_budget
+
+
+class SlowToBeCopied(transformers.LlamaForCausalLM):
+    """Makes the other rank need longer than this one to copy weights."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+        linger()
+        return super().parameters(recurse)
+
+
+def linger() -> None:
+    """Wait on the other rank, but for its thread that samples."""
+    if os.environ["RANK"] == "1" and threading.current_thread() is threading.main_thread():
+        time.sleep(0.3)
+
+
+@BOTH
+def test_an_own_sampler_draws_on_every_rank_by_the_weights_it_was_given_last_however_slow_a_rank_is(
+    made: Made, ranks: Ranks
+) -> None:
+    prompts, keys, how = [[5, 6], [7, 8, 9], [10], [11, 12, 13, 14]], [3, 4, 5, 6], Sampling(6)
+
+    def drawn(engine: Engine) -> list[Sequence[int]]:
+        return [one.ids for one in engine.generate(prompts, keys, how)]
+
+    one, models = on_one(made("policy"), training()), made("policy")
+    models["policy"].model.__class__ = SlowToBeCopied
+    slow = Training(SlowToBeMade(**FLAT.model_dump()), 20, {"policy": 1e-2})
+    two = on_two(ranks, models, slow, own_sampler=True)
+    assert drawn(two) == (at_first := drawn(one))
+    stepped(one, range(3)), stepped(two, range(3))
+    assert drawn(two) == at_first
+    two.sync()
+    assert drawn(two) == drawn(one) != at_first
 
 
 def test_dropout_on_two_ranks_is_a_function_of_the_seed_of_the_step(ranks: Ranks) -> None:

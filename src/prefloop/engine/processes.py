@@ -59,6 +59,10 @@ class Channel:
             dist.all_gather_object(found, mine, group=self.results)
         return found
 
+    def meet(self) -> None:
+        """Wait until every rank is here."""
+        self.gathered(None)
+
     def from_first(self, mine: Any = None) -> Any:
         """Return what rank 0 gave, on all ranks."""
         found = [mine]

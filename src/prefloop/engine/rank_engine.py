@@ -165,6 +165,8 @@ class RankEngine(LocalEngine):
         elif self.learner is not None:
             for role, model in self.followers.items():
                 self._follow(role, model)
+        if self.own_sampler:
+            self.ranks.main.meet()  # The next order to sample comes by another channel.
         self.moved = False
 
     def step(self, *terms: Any) -> Mapping[str, float]:

@@ -95,7 +95,10 @@ class GroupEngine:
         )
         number = next(_numbers)
         ranks.main.tell(Order(number, "make", (recipe,)))
-        return cls(ranks, number, RankEngine(ranks, recipe, models, (pieces[1], whole[1])))
+        made = cls(ranks, number, RankEngine(ranks, recipe, models, (pieces[1], whole[1])))
+        if own_sampler:
+            ranks.main.meet()  # An order to sample comes by another channel, and must find the engine.
+        return made
 
     def all(self, verb: str, *args: Any, channel: Channel | None = None, seed: int | None = None) -> Any:
         """Tell the other ranks to do a verb, and do it."""
@@ -228,8 +231,13 @@ def _do(ranks: Ranks, order: Order, engines: dict[int, RankEngine]) -> None:
     if order.seed is not None:
         torch.manual_seed((order.seed + ranks.rank * 0x9E3779B97F4A7C15) % (1 << 63))
     if order.verb == "make":
-        engines[order.engine] = RankEngine(ranks, order.args[0])
+        recipe: Recipe = order.args[0]
+        engines[order.engine] = RankEngine(ranks, recipe)
+        if recipe.own_sampler:
+            ranks.main.meet()
         return
+    if order.engine not in engines:
+        raise RankError(f"rank {ranks.rank} is asked for {order.verb} of engine {order.engine}, and has no such engine")
     engine = engines.pop(order.engine) if order.verb == "close" else engines[order.engine]
     getattr(engine if order.role is None else engine.with_policy(order.role), order.verb)(*order.args)
 

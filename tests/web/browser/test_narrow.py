@@ -45,6 +45,7 @@ def test_on_a_phone_every_page_has_room_for_fingers_and_none_scrolls_sideways(ma
     page.set_input_files("#file", site.server.app.state.services.root / "more.jsonl")
     page.locator("main button").tap()
     page.wait_for_selector("text=Files read lately")
+    page.wait_for_load_state()  # The style sheet may come after the words.
     found = {"after a file": page.evaluate(SMALL) + page.evaluate(SIDEWAYS)}
     page.goto(f"{site.url}/people")
     page.locator("text=Make a link").tap()
