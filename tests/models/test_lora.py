@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, FalconConfig, FalconForCausalLM
 
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import Rows
@@ -26,7 +26,7 @@ from prefloop.engine.weights import publish_version, put_into, read_version
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapter_folder import WEIGHTS
 from prefloop.models.load import load_causal
-from prefloop.models.lora import adapted, copy_of, has_adapter, merged, share
+from prefloop.models.lora import adapted, add_adapter, copy_of, has_adapter, merged, share
 from prefloop.models.packed import supports_packed
 from prefloop.models.packed_forward import computed_by
 from prefloop.models.policy import Policy
@@ -443,6 +443,12 @@ def test_an_adapter_that_does_not_fit_is_refused(
     spoil(base, out / "adapter")
     with pytest.raises(ModelError, match=said):
         load_reward_model(out / "adapter")
+
+
+def test_a_model_without_plain_linear_modules_is_refused_by_name() -> None:
+    config = FalconConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(ConfigError, match='FalconForCausalLM have no plain linear.*adapter = "none"'):
+        add_adapter(FalconForCausalLM(config), LORA.lora, "base", 0)
 
 
 def test_sharing_copies_no_weight(tmp_path: Path) -> None:

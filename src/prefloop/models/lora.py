@@ -115,6 +115,11 @@ def linear_names(model: PreTrainedModel) -> set[str]:
 
 def _targets(model: PreTrainedModel, settings: Lora) -> set[str]:
     known = linear_names(model)
+    if not known:
+        raise ConfigError(
+            f"the layers of a {type(model).__name__} have no plain linear modules, which adapters are for. Set "
+            '[model] adapter = "none", or take another model.'
+        )
     if unknown := set(settings.targets) - known:
         raise ConfigError(
             f"[model.lora] targets names {', '.join(sorted(unknown))}, which is no linear module of the layers of a "
