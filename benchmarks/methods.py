@@ -195,6 +195,7 @@ def aligned(root: Path, algorithm: str, settings: Sequence[str]) -> str:
 def tried(root: Path, method: str, here: World, common: Sequence[str]) -> dict[str, Any]:
     """Align by a method and evaluate it."""
     algorithm, budget, completions = ask(method, here)
+    before = {run.name for run in (root / "runs").iterdir()}
     name, measured = apart(lambda: aligned(root, algorithm, [*common, *budget]))
     run = Run(root / "runs" / name)
     steps = run.metrics()
@@ -202,7 +203,7 @@ def tried(root: Path, method: str, here: World, common: Sequence[str]) -> dict[s
         **measured,
         "completions": completions,
         "kept_step": run.result.get("best_step"),
-        "resumed": "resumed_at" in run.manifest,
+        "resumed": name in before,  # Its time is only that of the rest.
         "seconds": _seconds(run),
         "drawn": sum(s.get("sequences", 0) for s in steps),
         "curve": [{n: s[f"eval_{n}"] for n in CURVE if f"eval_{n}" in s} | {"step": s["step"]}

@@ -63,8 +63,9 @@ def summarise(found: list[dict[str, Any]], figure: str) -> dict[str, Any]:
         made = [figures(row, base) for row in seeds.values()]
         algorithm = VARIANTS.get(method, (method, 0))[0]
         part = "dpo" if is_offline(algorithm) else "" if has_critic(algorithm) else "grpo"
-        ratios = [row["cpu_s"] / by_method[part][seed]["cpu_s"] for seed, row in seeds.items()
-                  if seed in by_method.get(part, {}) and not row["resumed"]]  # fmt: skip
+        whole = {seed: row["cpu_s"] for seed, row in seeds.items() if not row["resumed"]}
+        of_part = {seed: row["cpu_s"] for seed, row in by_method.get(part, {}).items() if not row["resumed"]}
+        ratios = [whole[seed] / of_part[seed] for seed in whole.keys() & of_part.keys()]
         table[method] = {
             "judge": over_seeds([m["judge"] for m in made]),
             "reward": over_seeds([m["reward"] for m in made]),
@@ -73,7 +74,7 @@ def summarise(found: list[dict[str, Any]], figure: str) -> dict[str, Any]:
             "unchanged": sum("policy" not in row for row in seeds.values()),
             "collapsed": sum(bool(row.get("collapsed")) for row in seeds.values()),
             "completions": fmean(row["completions"] for row in seeds.values()),
-            "cpu_s": fmean(row["cpu_s"] for row in seeds.values()),
+            "cpu_s": fmean(whole.values()) if whole else None,
             "peak_mib": max(row["peak_mib"] for row in seeds.values()),
             "cpu_of_part": {"part": part, "ratio": fmean(ratios)} if ratios else None,
         }
@@ -132,7 +133,8 @@ def tables(summary: dict[str, Any], figure: str) -> str:
         slow = f"{part['ratio']:.2f} of {part['part']}{', SLOWER' * (part['ratio'] > SLOWER)}" if part else ""
         notes = "".join(f", {m[n]} {n}" for n in ("unchanged", "collapsed") if m[n])
         came_to = " | ".join(_interval(m[name]) for name in shown)
-        cost = f"{m['cpu_s']:.0f} | {slow} | {m['peak_mib']:.0f}"
+        time = "" if m["cpu_s"] is None else f"{m['cpu_s']:.0f}"
+        cost = f"{time} | {slow} | {m['peak_mib']:.0f}"
         lines.append(f"| `{method}` | {came_to} | {_interval(m['kl'], 1)} | {cost} | {len(m['seeds'])}{notes} |")
     made = [c for c in summary["comparisons"] if c["gap"]]
     lines += ["", "| comparison | difference | published |", "|---|---|---|"] if made else []
