@@ -32,11 +32,13 @@ from prefloop.algorithms.registry import names
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import Rows
 from prefloop.config import Lora
+from prefloop.config_rollout import Rollouts
 from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
 from prefloop.engine.base import Sampling, State, Term, terms_of
 from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
 from prefloop.engine.outline import outline_of
+from prefloop.engine.placement import Placement
 from prefloop.engine.processes import Ranks, _joined
 from prefloop.engine.rank_learner import share_index
 from prefloop.engine.spmd import GroupEngine
@@ -50,6 +52,7 @@ from prefloop.project.project import Project
 from prefloop.stages.align import align
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
+from served import serving
 from tiny_models import causal, random_rows, tokenizer
 from two_ranks import two_ranks
 
@@ -356,6 +359,36 @@ def test_an_own_sampler_draws_on_every_rank_by_the_weights_it_was_given_last_how
     assert drawn(two) == at_first
     two.sync()
     assert drawn(two) == drawn(one) != at_first
+
+
+@BOTH
+def test_two_ranks_learn_from_samples_of_a_rollout_server_as_one_rank_does(
+    made: Made, ranks: Ranks, tmp_path: Path
+) -> None:
+    on_one(models_of("policy"), training()).save("policy", tmp_path / "model")
+    found = []
+    with serving(tmp_path / "model") as url:
+        where = Placement(rollout=Rollouts(backend="prefloop", servers=(url,), retries=0), root=tmp_path)
+        for group in (None, ranks):
+            if group:
+                _joined.append(group)
+            try:
+                models = made("policy", "reference")
+                words = make_tokenization(WORDS, models["policy"].model)
+                engine = make(models, words, 1, where, training(average=0.9), own_sampler=True)
+            finally:
+                _joined.clear()
+            drawn = []
+            for step in range(2):
+                drawn.append(engine.generate([[5, 6], [7, 8, 9], [10]], [3, 4, 5], Sampling(6)))
+                stepped(engine, range(step, step + 1))
+                engine.sync()
+            drawn.append(engine.with_policy("reference").generate([[5, 6]], [3], Sampling(6)))
+            found.append([s for some in drawn for s in some])
+            engine.close()
+    one, two = found
+    assert [s.ids for s in one] == [s.ids for s in two] and len({s.weights for s in two}) > 1
+    assert [s.logprobs for s in two] == [pytest.approx(s.logprobs, abs=1e-5) for s in one]
 
 
 def test_dropout_on_two_ranks_is_a_function_of_the_seed_of_the_step(ranks: Ranks) -> None:

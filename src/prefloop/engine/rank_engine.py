@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -97,6 +97,11 @@ class RankEngine(LocalEngine):
             if self.own_sampler and given is not None:
                 self.followers["policy"] = copy.deepcopy(given["policy"])
             self.sampled = self.followers["policy"].model
+
+    def with_policy(self, role: Role) -> Self:
+        other = super().with_policy(role)
+        other.given = {**self.given, "policy": self.given[role]}  # This is what a server would be given.
+        return other
 
     # -- what rows and prompts are dealt for ---------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,9 @@ from prefloop.errors import ConfigError, RankError
 RESTARTS = 3
 SINGLE_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # With it every attempt of torchrun's has a store of its own.
 ENDED = "PREFLOOP_ENDED"  # It names the file with the exit code of the command, once rank 0 is done with it.
+_OF_RANKS = re.compile(
+    f"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|{ENDED})"
+)
 
 
 def wanted(ranks: int | str, device: str) -> int:
@@ -69,6 +73,11 @@ def run(ranks: int, argv: Sequence[str], threads: int = 0) -> int:
         finally:
             del os.environ[ENDED]
         return int(ended.read_text()) if ended.exists() else 0
+
+
+def alone() -> dict[str, str]:
+    """Return the environment for a program that this process starts: it is no rank, and can't end the command."""
+    return {name: value for name, value in os.environ.items() if not _OF_RANKS.fullmatch(name)}
 
 
 def restarts() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from prefloop.engine.rollouts.http import Address, Fault
+from prefloop.engine.torchrun import alone
 from prefloop.errors import TrainingError
 
 START_S = 900.0  # A large model takes minutes to load.
@@ -48,7 +48,7 @@ class Launched:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **self._env},
+                env={**alone(), **self._env},
             )
 
     def wait(self, server: Address) -> None:
