@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import torch
@@ -17,18 +17,25 @@ from prefloop.errors import RankError
 
 OTHER = """
 import torch
-from prefloop.engine.processes import join
+from prefloop.engine.processes import join, leave
 from prefloop.engine.spmd import serve
 torch.set_num_threads(1)
+{first}
 serve(join("cpu", {limit}))
+leave()
 """
 
 
 @contextmanager
-def two_ranks(limit: float = 60.0) -> Iterator[tuple[processes.Ranks, subprocess.Popen[bytes]]]:
-    """Yield this process's place, and the other process. `engine.make` goes on making engines of this process alone."""
+def two_ranks(
+    limit: float = 60.0, first: str = "", meet: Callable[[], None] = lambda: None
+) -> Iterator[tuple[processes.Ranks, subprocess.Popen[bytes]]]:
+    """Yield this process's place, and the other process. `engine.make` goes on making engines of this process alone.
+
+    first, meet: what the other process (as code) and this one do before they join
+    """
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    code, search = OTHER.format(limit=limit), os.pathsep.join(sys.path)
+    code, search = OTHER.format(limit=limit, first=first), os.pathsep.join(sys.path)
     theirs = {**os.environ, **place, "RANK": "1", "LOCAL_RANK": "1", "PYTHONPATH": search}
     other = subprocess.Popen([sys.executable, "-c", code], env=theirs)
     mine = {**place, "RANK": "0", "LOCAL_RANK": "0"}
@@ -36,6 +43,7 @@ def two_ranks(limit: float = 60.0) -> Iterator[tuple[processes.Ranks, subprocess
     os.environ.update(mine)
     torch.set_num_threads(1)
     try:
+        meet()
         ranks = processes.join("cpu", limit)
         processes._joined.clear()
         yield ranks, other

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import prefloop
 from prefloop.cli.main import run
 from prefloop.config import load_config
 from prefloop.engine import torchrun
 from prefloop.engine.processes import dealt
+from prefloop.engine.rollouts.launching import Launched
 from prefloop.errors import ConfigError, RankError
 from tiny_models import TINY_MODEL
 
@@ -40,6 +43,10 @@ def test_another_number_of_ranks_than_torchrun_started_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert run(["align", "-C", str(tmp_path), "--set", "project.ranks=2"]) == 2
     assert "ranks = 2, but torchrun has started 4" in capsys.readouterr().err
+    for rank, answers in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert run(["align", "-C", str(tmp_path), "--set", "project.ranks=2", "--json"]) == 2
+        assert capsys.readouterr().out.count("ConfigError") == answers, "one object is the result of the command"
 
 
 def test_an_error_that_would_come_again_keeps_the_group_from_starting_again(
@@ -52,6 +59,21 @@ def test_an_error_that_would_come_again_keeps_the_group_from_starting_again(
     monkeypatch.setenv("RANK", "0")
     assert torchrun.exit_code(RankError.exit_code) == RankError.exit_code and not torchrun.has_ended()
     assert torchrun.exit_code(2) == 0 and torchrun.has_ended() and (tmp_path / "code").read_text() == "2"
+
+
+def test_a_server_that_rank_0_starts_is_no_rank_and_its_end_is_not_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_torchrun = {"RANK": "0", "GROUP_WORLD_SIZE": "1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in {**of_torchrun, torchrun.ENDED: str(tmp_path / "code"), "LOCAL_NAME": "mine"}.items():
+        monkeypatch.setenv(name, value)
+    log = tmp_path / "log"
+    server = Launched(lambda port, folder: [sys.executable, "-m", "prefloop", "--version"], log, {"CHOSEN": "1"})
+    server.start(tmp_path)
+    assert server._process is not None and server._process.wait(60) == 0 and prefloop.__version__ in log.read_text()
+    server.stop()
+    assert not (tmp_path / "code").exists(), "torchrun would take it for the end of the command"
+    assert not torchrun.alone().keys() & of_torchrun.keys() and torchrun.alone()["LOCAL_NAME"] == "mine"
 
 
 def test_lists_are_dealt_as_a_whole_the_longest_first_and_ranks_differ_by_at_most_one() -> None:

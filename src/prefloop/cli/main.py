@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(argv: Sequence[str]) -> int:
     """One command; returns its exit code. Nothing escapes but what ends the interpreter itself."""
-    as_json = "--json" in argv
+    as_json = "--json" in argv and os.environ.get("RANK", "0") == "0"  # Other ranks have the same to say.
     try:
         code = cli.main(args=list(argv), prog_name="prefloop", standalone_mode=False, obj=tuple(argv))
         return code if isinstance(code, int) else 0
@@ -137,7 +138,9 @@ def run(argv: Sequence[str]) -> int:
     except PrefloopError as error:
         return _end(as_json, type(error).__name__, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        return _end(as_json, "Interrupted", "interrupted; the same command goes on where it stopped", 130, "")
+        return _end(
+            as_json and not restarts(), "Interrupted", "interrupted; the same command goes on where it stopped", 130, ""
+        )
     except MemoryError:
         return _end(as_json, "MemoryError", OUT_OF_MEMORY, 1)
     except OSError as error:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from prefloop.config import CONFIG_NAME, load_config
 from prefloop.config import Project as Settings
 from prefloop.errors import ConfigError, RankError
+
+if TYPE_CHECKING:
+    from prefloop.engine.processes import Ranks
 
 
 @contextmanager
@@ -41,7 +45,7 @@ def on_ranks(root: Path, overrides: Iterable[str]) -> Iterator[None]:
 def _group(root: Path, settings: Settings, several: int) -> Iterator[None]:
     from prefloop.engine.process import pick_device, set_up
     from prefloop.engine.processes import join, leave, refuse_unless_shared
-    from prefloop.engine.spmd import dismiss, serve
+    from prefloop.engine.spmd import serve
 
     if settings.ranks not in (1, "auto", several):
         raise ConfigError(
@@ -56,14 +60,29 @@ def _group(root: Path, settings: Settings, several: int) -> Iterator[None]:
         if ranks.rank:
             serve(ranks)
             raise click.exceptions.Exit(0)
-        yield
-        dismiss(ranks)
+        with _dismissing(ranks):
+            yield
     except KeyboardInterrupt:
         raise  # The others may wait for this rank in the middle of a verb. torchrun, interrupted too, ends them all.
     except BaseException:
-        with suppress(RankError):  # What ended the stage is the error to show.
-            if not ranks.rank:
-                dismiss(ranks)
         leave()
         raise
     leave()
+
+
+@contextmanager
+def _dismissing(ranks: Ranks) -> Iterator[None]:
+    """Tell the other ranks at the end of the block, however it ends, that the work is done."""
+    from prefloop.engine.spmd import dismiss
+
+    try:
+        yield
+    except (KeyboardInterrupt, RankError):
+        raise
+    except BaseException as error:
+        try:
+            dismiss(ranks)
+        except RankError as lost:  # A rank that hangs would keep the group for ever, if torchrun did not start it anew.
+            raise RankError(f"{error} And: {lost}") from error
+        raise
+    dismiss(ranks)

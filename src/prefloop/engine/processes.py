@@ -1,7 +1,8 @@
 """Joins this process to the group of ranks that torchrun started, and carries orders and results between them.
 
 Rank 0 has the stage. The others wait for its orders (`spmd.serve`). A rank that dies ends the group: its neighbours see
-a closed connection, or wait no longer than the time limit, and torchrun ends and restarts all of them.
+a closed connection, and torchrun ends and restarts all of them. A rank that hangs ends it after the time limit: inside
+a verb the others wait no longer, and between two verbs the pulse of rank 0 stops, which no rank can do without.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import pickle
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -29,13 +31,14 @@ from prefloop.errors import ConfigError, RankError
 TIME_LIMIT = 1800.0  # Seconds that ranks wait for one another inside a verb, where nothing else is said.
 MEETING = timedelta(minutes=10)  # Nodes start so long after one another.
 PATIENCE = timedelta(days=30)  # A rank waits so long for the next order, since the stage may do anything between two.
+PULSE_S = 1.0
 
 
 @dataclass(frozen=True)
 class Channel:
     """Carries orders from rank 0, and results to it. Each thread that orders has one of its own.
 
-    orders:  the group of processes over which orders come, however long that takes
+    orders:  the group of processes over which orders come, however long a rank waits for one
     results: the group over which ranks answer, within the time limit
     """
 
@@ -43,6 +46,8 @@ class Channel:
     results: Any
 
     def tell(self, order: Any) -> None:
+        if _lost:
+            raise RankError(_lost[0])  # Waiting once more would bring nothing.
         with named_when_lost():
             dist.broadcast_object_list([order], src=0, group=self.orders)
 
@@ -87,6 +92,8 @@ class Ranks:
 
 
 _joined: list[Ranks] = []
+_lost: list[str] = []  # what was said of the first rank that was found missing
+_pulses: list[tuple[Thread, Event]] = []
 
 
 def joined() -> Ranks | None:
@@ -123,21 +130,60 @@ def join(device: str = "cpu", time_limit: float = TIME_LIMIT) -> Ranks:
             world_size=world,
             timeout=limit,
         )
+        orders = PATIENCE if rank else limit  # Rank 0 waits for a rank that is to take an order.
+        pulse = dist.new_group(backend="gloo", timeout=limit)
         main, sampling = (
-            Channel(dist.new_group(backend="gloo", timeout=PATIENCE), dist.new_group(backend="gloo", timeout=limit))
+            Channel(dist.new_group(backend="gloo", timeout=orders), dist.new_group(backend="gloo", timeout=limit))
             for _ in range(2)
         )
     ranks = Ranks(rank, world, device, main, sampling)
     _check_equal(ranks)
     _joined.append(ranks)
+    left = Event()
+    _pulses.append(
+        (Thread(target=_heed if rank else _beat, args=(pulse, ranks, left), name="pulse", daemon=True), left)
+    )
+    _pulses[-1][0].start()
     return ranks
 
 
 def leave() -> None:
     """Forget the others. The process may join again."""
-    _joined.clear()
+    for thread, left in _pulses:
+        left.set()
+        thread.join()
+    for kept in (_joined, _lost, _pulses):
+        kept.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _beat(pulse: Any, ranks: Ranks, left: Event) -> None:
+    """Tell the other ranks every second that this process runs, until it leaves them."""
+    with suppress(RankError):  # The next order says it.
+        going_on = True
+        while going_on:
+            going_on = not left.wait(PULSE_S)
+            with named_when_lost():
+                dist.broadcast(torch.tensor(going_on), 0, group=pulse)
+
+
+def _heed(pulse: Any, ranks: Ranks, left: Event) -> None:
+    """End this process where rank 0 does not say any more that it runs."""
+    going_on = torch.tensor(True)
+    try:
+        while going_on and not left.is_set():
+            with named_when_lost():
+                dist.broadcast(going_on, 0, group=pulse)
+    except RankError as error:
+        if not left.is_set():
+            end_process(ranks, error)
+
+
+def end_process(ranks: Ranks, error: BaseException) -> None:
+    """End this process at once, and with it the group: the other threads of it may wait for a rank for ever."""
+    print(f"error: rank {ranks.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _store(rank: int, world: int, limit: timedelta) -> Any:
@@ -189,6 +235,9 @@ def refuse_unless_shared(ranks: Ranks, folder: Path) -> None:
             )
 
 
+_OF_CONNECTIONS = ("gloo", "Gloo", "NCCL", "pair closure")
+
+
 @contextmanager
 def named_when_lost() -> Iterator[None]:
     """Turn the error of a connection between ranks into a RankError."""
@@ -196,12 +245,14 @@ def named_when_lost() -> Iterator[None]:
         yield
     except (RuntimeError, pickle.UnpicklingError) as error:
         said = str(error)
-        if not (isinstance(error, dist.DistError) or "gloo" in said.lower() or "NCCL" in said):
+        if not (isinstance(error, dist.DistError) or any(word in said for word in _OF_CONNECTIONS)):
             raise
-        raise RankError(
-            f"another rank has died or did not answer in time ({said.strip().splitlines()[0][:200]}). Its own message "
-            "stands above, if it had time for one. The last checkpoint is kept: the same command goes on from there."
-        ) from error
+        _lost.append(
+            "another rank has died, or did not answer within [project] rank_timeout "
+            f"({said.strip().splitlines()[0][:200]}). Its own message stands above, if it had time for one. The last "
+            "checkpoint is kept: the same command goes on from there. Raise rank_timeout if a rank is only slow."
+        )
+        raise RankError(_lost[0]) from error
 
 
 def dealt(lists: Sequence[int], world: int) -> list[list[int]]:

@@ -10,7 +10,6 @@ Stages, algorithms and rewards are on rank 0 only. `rank_engine.RankEngine` is w
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from prefloop.batch import Rows
 from prefloop.engine.base import Sampled, Sampling, State, Term, Training
 from prefloop.engine.checkpoint import Pieces
 from prefloop.engine.outline import outline_of
-from prefloop.engine.processes import Channel, Ranks
+from prefloop.engine.processes import Channel, Ranks, end_process
 from prefloop.engine.rank_engine import RankEngine, Recipe
 from prefloop.errors import ConfigError, PrefloopError, RankError
 from prefloop.models.lora import has_adapter
@@ -212,7 +211,7 @@ def _beside(ranks: Ranks, engines: dict[int, RankEngine]) -> None:
     try:
         _obey(ranks, ranks.sampling, engines)
     except BaseException as error:  # noqa: BLE001 -- a thread that ends alone would leave the group waiting for it
-        _end_process(ranks, error)
+        end_process(ranks, error)
 
 
 def _obey(ranks: Ranks, channel: Channel, engines: dict[int, RankEngine]) -> None:
@@ -223,7 +222,7 @@ def _obey(ranks: Ranks, channel: Channel, engines: dict[int, RankEngine]) -> Non
             if isinstance(error, RankError):
                 raise
             if isinstance(error.__cause__, MemoryError | RuntimeError | OSError):
-                _end_process(ranks, error)  # It happened here only, and the others wait for this rank.
+                end_process(ranks, error)  # It happened here only, and the others wait for this rank.
             # What all ranks refuse, rank 0 refuses too, and its stage decides how to go on.
 
 
@@ -240,9 +239,3 @@ def _do(ranks: Ranks, order: Order, engines: dict[int, RankEngine]) -> None:
         raise RankError(f"rank {ranks.rank} is asked for {order.verb} of engine {order.engine}, and has no such engine")
     engine = engines.pop(order.engine) if order.verb == "close" else engines[order.engine]
     getattr(engine if order.role is None else engine.with_policy(order.role), order.verb)(*order.args)
-
-
-def _end_process(ranks: Ranks, error: BaseException) -> None:
-    """End this process at once, and with it the group: the other threads of it may wait for a rank for ever."""
-    print(f"error: rank {ranks.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    os._exit(1)
