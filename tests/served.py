@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -50,11 +50,28 @@ Change = Callable[[dict[str, Any]], Any]
 LIES: dict[str, Change] = {
     "an old version": lambda said: said.update(version="0123456789abcdef"),
     "fewer samples": lambda said: said["samples"].pop(),
+    "more samples": lambda said: said["samples"].append(said["samples"][0]),
+    "another order": lambda said: said["samples"].reverse(),
+    "an empty sample": lambda said: said["samples"][0].update(ids=[], logprobs=[]),
+    "a sample that is too long": lambda said: said["samples"][0].update(ids=[5] * 7, logprobs=[-1.0] * 7),
+    "a sample that is cut": lambda said: said["samples"][0].update(ids=[5], logprobs=[-1.0], ended=False),
+    "an end without its token": lambda said: said["samples"][0].update(ids=[5], logprobs=[-1.0], ended=True),
+    "a sample that goes on after its end": lambda said: said["samples"][0].update(ids=[5, 1] * 3, logprobs=[-1.0] * 6),
     "no logprobs": lambda said: [s.update(logprobs=None) for s in said["samples"]],
     "unknown tokens": lambda said: said["samples"][0]["ids"].__setitem__(0, 1_000_000),
+    "tokens below 0": lambda said: said["samples"][0]["ids"].__setitem__(0, -1),
+    "ids that are no integers": lambda said: said["samples"][0]["ids"].__setitem__(0, 5.5),
     "NaN": lambda said: said["samples"][0]["logprobs"].__setitem__(0, float("nan")),
+    "a positive logprob": lambda said: said["samples"][0]["logprobs"].__setitem__(0, 0.5),
+    "fewer logprobs": lambda said: said["samples"][0]["logprobs"].pop(),
+    "shifted logprobs": lambda said: [s.update(logprobs=[x - 0.1 for x in s["logprobs"]]) for s in said["samples"]],
+    "no samples at all": lambda said: said.pop("samples"),
     "another model's logprobs": lambda said: said.update(logprobs=[[x - 0.1 for x in r] for r in said["logprobs"]]),
+    "NaN of the canary": lambda said: said["logprobs"][0].__setitem__(0, float("nan")),
+    "fewer of the canary": lambda said: said["logprobs"].pop(),
 }
+# What a server makes of the request, before it answers that.
+TAKEN: dict[str, Change] = {"another temperature": lambda body: body.update(temperature=0.5)}
 
 
 class Front(BaseHTTPRequestHandler):
@@ -85,7 +102,18 @@ class Front(BaseHTTPRequestHandler):
             self.say(500, b'{"error": "out of memory"}')
         elif trouble == "no JSON":
             self.say(200, b"<html>a proxy's page</html>")
+        elif trouble == "a redirect":
+            self.send_response(302)
+            self.send_header("Location", "http://192.0.2.1/steals-keys")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif trouble in ("drops", "a terabyte", "no end"):
+            self.pour(str(trouble))
         else:
+            if trouble in TAKEN:
+                asked = json.loads(body)
+                TAKEN[trouble](asked)
+                body = json.dumps(asked).encode()
             status, data = self.ask(method, body)
             said = json.loads(data)
             LIES.get(str(trouble), lambda _: None)(said)
@@ -94,9 +122,21 @@ class Front(BaseHTTPRequestHandler):
             data = json.dumps(said).encode()
             self.say(status, data, len(data) // 2 if trouble == "half an answer" else len(data))
 
+    def pour(self, how: str) -> None:
+        """Begin an answer that is never whole."""
+        self.close_connection = True
+        self.send_response(200)
+        if how != "no end":
+            self.send_header("Content-Length", str(10**12 if how == "a terabyte" else 1000))
+        self.end_headers()
+        with suppress(OSError):
+            while not self.troubles.release.wait(0.02 if how == "drops" else 0):
+                self.wfile.write(b" " if how == "drops" else b" " * 65536)
+
     def ask(self, method: str, body: bytes) -> tuple[int, bytes]:
         connection = HTTPConnection(urlsplit(self.upstream).netloc, timeout=30)
-        connection.request(method, self.path, body, dict(self.headers))
+        headers = {**self.headers, "Content-Length": str(len(body))}
+        connection.request(method, self.path, body, headers)
         answer = connection.getresponse()
         data = answer.read()
         connection.close()
@@ -116,7 +156,7 @@ def troubled(upstream: str) -> Iterator[tuple[str, Troubles]]:
     troubles = Troubles()
     front = ThreadingHTTPServer(("127.0.0.1", 0), type("Made", (Front,), {"upstream": upstream, "troubles": troubles}))
     front.daemon_threads = True
-    threading.Thread(target=front.serve_forever, daemon=True).start()
+    threading.Thread(target=front.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{front.server_address[1]}", troubles
     finally:

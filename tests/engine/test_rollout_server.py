@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
 from prefloop.engine.base import Sampling, Term
 from prefloop.engine.placement import Placement
-from prefloop.engine.rollouts import server
+from prefloop.engine.rollouts import dialect, server
 from prefloop.engine.rollouts.http import Address, Damaged, Refused, Stale
 from prefloop.engine.weights import KEEP, publish_version, read_version
 from prefloop.errors import ConfigError, ModelError, TrainingError
@@ -50,6 +52,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real(folder: Path) -> Iterator[str]:
     with serving(folder) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def right() -> list[tuple[int, ...]]:
+    """What this process samples itself."""
+    return ids(local())
 
 
 @pytest.fixture
@@ -132,20 +140,63 @@ def test_rollout_server_beside_another_gives_the_samples_of_one(served: Make, re
         both.close()
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    ["die", "500", "no JSON", "half an answer", "an old version", "fewer samples", "NaN", "hang"],
-)
-def test_rollout_server_that_fails_is_asked_again_and_nothing_is_lost(
-    served: Make, front: tuple[str, Troubles], trouble: str
+TROUBLES = {
+    "die": "RemoteDisconnected",
+    "500": "HTTP 500: out of memory",
+    "no JSON": "half an answer, or no JSON: 'a web page'",
+    "half an answer": "IncompleteRead",
+    "a terabyte": "its answer is longer than",
+    "no end": "its answer is longer than",
+    "hang": "no answer within 0.5 s",
+    "drops": "no answer within 0.5 s",
+    "an old version": "it sampled with version 0123456789abcdef in place of",
+    "fewer samples": "it gave 5 samples for 6 prompts",
+    "more samples": "it gave 7 samples for 6 prompts",
+    "no samples at all": "its answer has another form: KeyError",
+    "an empty sample": "it gave a sample of 0 tokens",
+    "a sample that is too long": "it gave a sample of 7 tokens",
+    "a sample that is cut": "it cut a sample at 1 tokens, before max_tokens = 6",
+    "an end without its token": "it says that a sample ended by itself, with token 5",
+    "a sample that goes on after its end": "it gave a sample that goes on after a token that ends answers",
+    "ids that are no integers": "it gave token ids that are no integers",
+    "NaN": "it gave 6 log-probabilities for 6 tokens, or some that are not finite or above 0",
+    "a positive logprob": "it gave 6 log-probabilities for 6 tokens, or some that are not finite or above 0",
+    "fewer logprobs": "it gave 5 log-probabilities for 6 tokens",
+    "shifted logprobs": "the log-probabilities of its samples differ from the trainer's by 0.1 nats",
+    "another temperature": "the log-probabilities of its samples differ from the trainer's by",
+    "another order": "the log-probabilities of its samples differ from the trainer's by",
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_rollout_server_that_fails_or_lies_is_asked_again_and_named_where_it_goes_on(
+    served: Make,
+    front: tuple[str, Troubles],
+    trouble: str,
+    right: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dialect, "LONGEST", 100_000)
+    url, troubles = front
+    engine = served(url, retries=1, timeout=0.5 if trouble in ("hang", "drops") else 10.0, learns=False)
+    troubles.script = [trouble, trouble]
+    with pytest.raises(TrainingError, match=re.escape(f"2 attempts. {url}: {TROUBLES[trouble]}")):
+        ids(engine)
+    assert trouble not in troubles.script, "it was asked twice, and not more"
+    troubles.script = [trouble, None]
+    assert ids(engine) == right, "nothing is lost"
+
+
+def test_rollout_server_that_was_asked_again_is_told_once_in_the_metrics(
+    served: Make, front: tuple[str, Troubles], right: list[tuple[int, ...]]
 ) -> None:
     url, troubles = front
-    engine = served(url, timeout=0.5 if trouble == "hang" else 10.0)
-    troubles.script = [trouble, trouble, None]
-    assert ids(engine) == ids(local())
+    engine = served(url)
+    troubles.script = ["500", "die", None]
+    assert ids(engine) == right
     told = learn(engine, 0)
     assert told["rollout_retries"] == 2 and told["rollout_canary"] < 1e-5
-    assert "rollout_retries" not in learn(engine, 1), "it is told once"
+    assert "rollout_retries" not in learn(engine, 1)
 
 
 def test_rollout_server_that_fails_leaves_its_part_to_another(
@@ -224,7 +275,12 @@ def test_rollout_server_with_other_weights_is_caught_by_the_canary_and_never_sam
 ) -> None:
     url, troubles = front
     engine = served(url, retries=1)
-    troubles.path, troubles.script = "/v1/logprobs", ["another model's logprobs"] * 2
+    troubles.path = "/v1/logprobs"
+    for lie in ("NaN of the canary", "fewer of the canary"):
+        troubles.script = [lie] * 2
+        with pytest.raises(TrainingError, match="differ from the trainer's by inf nats"):
+            ids(engine)
+    troubles.script = ["another model's logprobs"] * 2
     with pytest.raises(TrainingError, match="differ from the trainer's by 0.1 nats a token on average, more than"):
         ids(engine)
     assert "/v1/generate" not in [path for path, _ in troubles.asked]
@@ -254,6 +310,19 @@ def test_rollout_server_refuses_a_version_with_a_flipped_byte_and_keeps_the_one_
     engine._fleet.members[0].forget()  # type: ignore[attr-defined]
     with pytest.raises(TrainingError, match="damaged after it was published, and the policy has learnt since"):
         ids(engine)
+
+
+def test_rollout_server_damage_is_not_repaired_by_a_thread_that_samples_while_another_learns(
+    served: Make, real: str, tmp_path: Path
+) -> None:
+    """The weights would be read while they change, and ranks would be given two orders at once."""
+    engine = served(real)
+    engine.sync()
+    name = engine.weights_hash("policy")
+    flip(tmp_path / "rollout" / "weights" / name / "model" / "model.safetensors")
+    with ThreadPoolExecutor(1) as beside, pytest.raises(TrainingError, match="the policy has learnt since"):
+        beside.submit(ids, engine).result()
+    assert ids(engine) == ids(local()), "the thread that learns may do it"
 
 
 def flip(file: Path) -> None:
@@ -330,6 +399,8 @@ def test_rollout_server_of_another_chat_template_is_refused_where_prompts_go_thr
     [
         ("no logprobs", "gives no log-probabilities"),
         ("unknown tokens", "sampled token 1000000, and the policy's vocab"),
+        ("tokens below 0", "sampled token -1, and the policy's vocab"),
+        ("a redirect", "has moved .302.. Write the address where it is now into .rollout. servers"),
     ],
 )
 def test_rollout_server_whose_samples_can_not_be_learnt_from_is_refused(
@@ -361,6 +432,12 @@ def test_rollout_server_wants_its_key_which_no_message_and_no_file_shows(
         monkeypatch.setenv("PREFLOOP_ROLLOUT_KEY", "wrong-81bc")
         with pytest.raises(ConfigError, match="refuses the API key .401.: .*does not hold the server's") as refused:
             ids(served(url))
+        monkeypatch.setenv("PREFLOOP_ROLLOUT_KEY", "right-7f3a\nnext-line")
+        with pytest.raises(
+            ConfigError, match="PREFLOOP_ROLLOUT_KEY holds no API key: a key has no line breaks"
+        ) as wrong:
+            ids(served(url))
+        assert "7f3a" not in str(wrong.value)
         monkeypatch.setenv("PREFLOOP_ROLLOUT_KEY", "right-7f3a")
         assert ids(served(url)) == ids(local())
         for made in (served(url), served(url)):

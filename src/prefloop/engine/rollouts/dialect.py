@@ -13,10 +13,12 @@ import prefloop
 from prefloop.engine.base import Sampled, Sampling
 from prefloop.engine.placement import Placement
 from prefloop.engine.rollouts.canary import Canary
-from prefloop.engine.rollouts.http import Address, Fault, Refused
+from prefloop.engine.rollouts.http import LONGEST, Address, Fault, Refused
 from prefloop.engine.rollouts.server import fingerprints
 from prefloop.engine.weights import Version
 from prefloop.models.tokenization import Tokenization
+
+A_TOKEN = 64  # bytes of an answer of our own server: an id and a log-probability, as text
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ class Own:
             "batch": how.batch,
             "stop_ids": self.stop_ids,
         }
-        said = server.post("/v1/generate", ask)
+        longest = LONGEST + A_TOKEN * how.max_tokens * len(job.prompts)
+        said = server.post("/v1/generate", ask, longest=longest)
         if said.get("version") != job.version.name:
             raise Fault(f"it sampled with version {said.get('version')} in place of {job.version.name}")
         return [Sampled(tuple(s["ids"]), tuple(s["logprobs"] or ()), s["ended"]) for s in said["samples"]]

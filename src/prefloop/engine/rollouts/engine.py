@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock, get_ident
 from typing import Any, Self
 
 from torch import Tensor
@@ -26,12 +28,17 @@ from prefloop.engine.rollouts.vllm import Vllm
 from prefloop.engine.weights import Version, publish_version
 from prefloop.errors import TrainingError
 
+COMPARED = 8  # samples of each server's part, at each call
 OTHERS: Mapping[str, type[Vllm] | type[Sglang]] = {"vllm": Vllm, "sglang": Sglang}
 
 
 def dialect_of(placement: Placement, ours: Ours) -> Dialect:
     kind = OTHERS.get(placement.rollout.backend)
     return kind(ours) if kind else Own(ours, placement)
+
+
+def _not_compared(job: Job, made: Sequence[Sampled]) -> float:
+    return 0.0
 
 
 class ServedEngine:
@@ -51,6 +58,9 @@ class ServedEngine:
             Path(settings.weights) if settings.weights else placement.root.absolute() / "rollout" / "weights"
         )
         self._now: tuple[Version, Canary] | None = None  # what was published last
+        self._publisher = 0  # the thread that did
+        self._moved = False  # whether the policy may have other weights since
+        self._alone = Lock()  # Several servers are asked at once.
         self._dialect = dialect_of(placement, ours)
         self._fleet = Fleet(settings, self._dialect, self._ours, self._members())
         self._owns_fleet = True
@@ -65,7 +75,10 @@ class ServedEngine:
             return []
         with span("sampling"):
             version, canary = self._now or self._publish()
-            return self._fleet.generate(Job(prompts, keys, sampling, self._seed, version, canary), self._repair)
+            still = get_ident() == self._publisher  # Another thread samples ahead, while this one learns.
+            job = Job(prompts, keys, sampling, self._seed, version, canary)
+            apart = self._apart if still and not self._moved else _not_compared
+            return self._fleet.generate(job, lambda: self._repair(still), apart)
 
     def sync(self) -> None:
         self._inner.sync()
@@ -79,22 +92,41 @@ class ServedEngine:
                 version = publish_version(self._weights, name, self._save)
                 said = self._inner.forward("policy", self._canary.as_rows(), temperature=1.0)
                 self._now = version, self._canary.expecting(said)
+            self._publisher, self._moved = get_ident(), False
         return self._now
 
     def _save(self, folder: Path) -> None:
         how = {"adapter_alone": True} if self._ours.adapter and self._dialect.takes_adapters else {}
         self._inner.save("policy", folder, **how)
 
-    def _repair(self) -> None:
-        """Publish the version again. Raises TrainingError where the weights have moved on since."""
+    def _repair(self, still: bool) -> None:
+        """Publish the version again. Raises TrainingError where the weights have moved on, or may just now.
+
+        still: whether nobody else works with the engine
+        """
         assert self._now is not None
         version = self._now[0]
-        if self._inner.weights_hash("policy") != version.name:
-            raise TrainingError(
-                f"{version.folder} was damaged after it was published, and the policy has learnt since. The last "
-                "checkpoint is kept: the same command goes on from there. Check the disk."
-            )
-        publish_version(self._weights, version.name, self._save)
+        with self._alone:
+            if not still or self._inner.weights_hash("policy") != version.name:
+                raise TrainingError(
+                    f"{version.folder} was damaged after it was published, and the policy has learnt since. The last "
+                    "checkpoint is kept: the same command goes on from there. Check the disk."
+                )
+            publish_version(self._weights, version.name, self._save)
+
+    def _apart(self, job: Job, made: Sequence[Sampled]) -> float:
+        """Return how far the log-probabilities of some samples are from the trainer's, on average.
+
+        The canary shows what a server holds. This shows what it sampled with, and that answers are at their prompts.
+        """
+        if job.sampling.top_p < 1 or job.sampling.temperature == 0:
+            return 0.0  # Servers have other conventions there.
+        places = range(0, len(made), -(-len(made) // COMPARED))
+        rows = [[*job.prompts[n], *made[n].ids] for n in places]
+        some = Canary(rows, [len(job.prompts[n]) for n in places])
+        with self._alone:
+            said = self._inner.forward("policy", some.as_rows(), temperature=job.sampling.temperature)
+        return some.expecting(said).apart([made[n].logprobs for n in places])
 
     def with_policy(self, role: Role) -> Self:
         other = copy.copy(self)
@@ -103,7 +135,17 @@ class ServedEngine:
 
     def step(self, *terms: Term) -> Mapping[str, float]:
         """Make a step. Its metrics say what happened while samples were drawn since the step before."""
+        self._moved = True
         return {**self._inner.step(*terms), **self._fleet.report()}
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        self._moved = True
+        try:
+            with self._inner.averaged_weights():
+                yield
+        finally:
+            self._moved = True
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> None:
         self._inner.restore(tensors, values)

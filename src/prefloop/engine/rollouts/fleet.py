@@ -23,6 +23,9 @@ from prefloop.engine.weights import Version
 from prefloop.errors import ConfigError, TrainingError
 
 LONGEST_WAIT_S = 60.0
+OF_SAMPLES = 4  # Samples may be so many times further off than the canary, which has more tokens.
+POSITIVE = 1e-3  # A log-probability may be above 0 by rounding only.
+Apart = Callable[[Job, Sequence[Sampled]], float]
 _BROKEN = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # An answer of another form raises one of them.
 
 
@@ -60,23 +63,24 @@ class Fleet:
         self._asked = False
         self._closed = threading.Event()
 
-    def generate(self, job: Job, repair: Callable[[], None]) -> list[Sampled]:
+    def generate(self, job: Job, repair: Callable[[], None], apart: Apart) -> list[Sampled]:
         """Return one sample for each prompt, in order.
 
         repair: publishes the version again, where its files were damaged
+        apart:  says how far samples of a part are from what the trainer says of them, in nats a token
         Raises ConfigError where a server is not one for this trainer, TrainingError where none answers.
         """
         parts, self._asked = _parts(job, len(self.members)), True
         try:
             if len(parts) == 1:
-                return self._sample(parts[0], 0, repair)
+                return self._sample(parts[0], 0, repair, apart)
             with ThreadPoolExecutor(len(parts), thread_name_prefix="rollouts") as pool:
-                made = list(pool.map(lambda n: self._sample(parts[n], n, repair), range(len(parts))))
+                made = list(pool.map(lambda n: self._sample(parts[n], n, repair, apart), range(len(parts))))
         except Refused as error:
             raise ConfigError(str(error)) from None
         return [s for part in made for s in part]
 
-    def _sample(self, job: Job, first: int, repair: Callable[[], None]) -> list[Sampled]:
+    def _sample(self, job: Job, first: int, repair: Callable[[], None], apart: Apart) -> list[Sampled]:
         """Sample a part, from the server `first` on."""
         causes: dict[str, str] = {}
         for attempt in range(self.settings.retries + 1):
@@ -86,7 +90,7 @@ class Fleet:
             member = self.members[(first + attempt) % len(self.members)]
             try:
                 with member.lock:
-                    return self._ask(member, job)
+                    return self._ask(member, job, apart)
             except Fault as fault:
                 causes[member.name] = str(fault)
                 self._failed(fault, repair)
@@ -102,11 +106,18 @@ class Fleet:
         if isinstance(fault, Damaged):
             repair()
 
-    def _ask(self, member: Member, job: Job) -> list[Sampled]:
+    def _ask(self, member: Member, job: Job, apart: Apart) -> list[Sampled]:
         try:
             member.up(job.version)
             self._bring(member, job)
-            return self._checked(member, self.dialect.generate(member.address, job), job)
+            made = self._checked(member, self.dialect.generate(member.address, job), job)
+            if (found := apart(job, made)) > OF_SAMPLES * self.settings.canary:
+                raise Fault(
+                    f"the log-probabilities of its samples differ from the trainer's by {found:.2g} nats a token on "
+                    f"average, more than {OF_SAMPLES} times [rollout] canary: they are of other weights, of another "
+                    "temperature, or of other prompts"
+                )
+            return made
         except Stale:
             member.holds = ""
             raise
@@ -146,15 +157,31 @@ class Fleet:
                 raise Fault(f"it gave a sample of {len(s.ids)} tokens; 1 to {job.sampling.max_tokens} were asked for")
             if not s.logprobs:
                 raise Refused(f"{member.name} gives no log-probabilities with its samples, and training needs them.")
-            if len(s.logprobs) != len(s.ids) or not all(math.isfinite(x) for x in s.logprobs):
-                raise Fault(f"it gave {len(s.logprobs)} log-probabilities for {len(s.ids)} tokens, or some not finite")
+            if len(s.logprobs) != len(s.ids) or not all(math.isfinite(x) and x < POSITIVE for x in s.logprobs):
+                raise Fault(
+                    f"it gave {len(s.logprobs)} log-probabilities for {len(s.ids)} tokens, or some that are not finite "
+                    "or above 0"
+                )
+            if not all(type(i) is int for i in s.ids):
+                raise Fault("it gave token ids that are no integers")
             if min(s.ids) < 0 or max(s.ids) >= self.ours.vocabulary:
+                found = max(s.ids) if min(s.ids) >= 0 else min(s.ids)
                 raise Refused(
-                    f"{member.name} sampled token {max(s.ids)}, and the policy's vocabulary has "
-                    f"{self.ours.vocabulary}: it "
+                    f"{member.name} sampled token {found}, and the policy's vocabulary has {self.ours.vocabulary}: it "
                     "serves a model with a larger one. Start it with the model that is trained."
                 )
+            self._check_end(s, job)
         return [replace(s, weights=job.version.name) for s in made]
+
+    def _check_end(self, s: Sampled, job: Job) -> None:
+        """Raise Fault where a sample does not end as it is said to."""
+        stops = self.ours.tokenization.stop_ids
+        if any(i in stops for i in s.ids[:-1]):
+            raise Fault("it gave a sample that goes on after a token that ends answers")
+        if s.ended and s.ids[-1] not in stops:
+            raise Fault(f"it says that a sample ended by itself, with token {s.ids[-1]}, which ends no answer")
+        if not s.ended and len(s.ids) < job.sampling.max_tokens:
+            raise Fault(f"it cut a sample at {len(s.ids)} tokens, before max_tokens = {job.sampling.max_tokens}")
 
     def _count(self, name: str) -> None:
         self.counts[name] += 1

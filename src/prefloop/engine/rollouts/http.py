@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import time
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from typing import Any
 from urllib.parse import urlsplit
 
+from prefloop.errors import ConfigError
+
 CONNECT_S = 10.0
+LONGEST = 64 << 20  # Bytes of an answer, where nothing else is expected.
+_PIECE = 1 << 20
 SECRET = 8  # A key of fewer characters may stand anywhere in an answer.
 _SHOWN = 300  # characters of what a server said
 
@@ -49,15 +54,29 @@ class Address:
     def get(self, path: str, timeout: float | None = None) -> Any:
         return self._ask("GET", path, None, timeout)
 
-    def post(self, path: str, body: Mapping[str, Any], timeout: float | None = None, text: bool = False) -> Any:
-        return self._ask("POST", path, body, timeout, text)
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        timeout: float | None = None,
+        text: bool = False,
+        longest: int = LONGEST,
+    ) -> Any:
+        """Ask with a body. text: whether any text is an answer; longest: how many bytes of one are read"""
+        return self._ask("POST", path, body, timeout, text, longest)
 
     def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float | None, text: bool = False
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        timeout: float | None,
+        text: bool = False,
+        longest: int = LONGEST,
     ) -> Any:
-        """Return what the server answered, as JSON. Raises Fault or Refused. text: whether any text is an answer"""
+        """Return what the server answered, as JSON. Raises Fault or Refused."""
         try:
-            status, after, data = self._exchange(method, path, body, timeout or self.timeout)
+            status, after, data = self._exchange(method, path, body, timeout or self.timeout, longest)
         except ssl.SSLCertVerificationError as error:
             raise Refused(
                 f"{self.url} shows a certificate that is not trusted here ({error.verify_message}). If it is your own, "
@@ -87,7 +106,7 @@ class Address:
         return answer
 
     def _exchange(
-        self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float, longest: int
     ) -> tuple[int, float, bytes]:
         parts = urlsplit(self.url)
         headers = {"Accept": "application/json", "X-Prefloop-Trainer": self._trainer}
@@ -98,12 +117,15 @@ class Address:
             headers["Content-Type"] = "application/json"
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=min(CONNECT_S, timeout))
+        until = time.monotonic() + timeout
         try:
             connection.connect()
-            connection.sock.settimeout(timeout)
+            sock = connection.sock
+            sock.settimeout(timeout)
             connection.request(method, parts.path + path, data, headers)
             response = connection.getresponse()
-            return response.status, _seconds(response.getheader("Retry-After")), response.read()
+            data = _read(response, sock, until, longest)
+            return response.status, _seconds(response.getheader("Retry-After")), data
         finally:
             connection.close()
 
@@ -114,6 +136,8 @@ class Address:
             raise Refused(f"{self.url} refuses the API key ({status}): {where} {has}.")
         if status in (404, 405, 501):
             raise Refused(f"{self.url} knows no {path} ({status}): {said}. Is [rollout] backend what runs there?")
+        if 300 <= status < 400:
+            raise Refused(f"{self.url} has moved ({status}). Write the address where it is now into [rollout] servers.")
         if status == 409:
             raise Stale(said)
         if status == 422:
@@ -124,8 +148,32 @@ class Address:
 
 
 def key_of(variable: str) -> str:
-    """Return the API key, which only the environment holds; "" where there is none."""
-    return os.environ.get(variable, "").strip()
+    """Return the API key, which only the environment holds; "" where there is none. Raises ConfigError."""
+    key = os.environ.get(variable, "").strip()
+    if not key.isascii() or not key.isprintable():  # An error of the HTTP library would show it.
+        raise ConfigError(
+            f"the environment variable {variable} holds no API key: a key has no line breaks, and no letters beyond "
+            "ASCII. Put the key alone into it."
+        )
+    return key
+
+
+def _read(response: HTTPResponse, sock: Any, until: float, longest: int) -> bytes:
+    """Return the body of an answer. Raises Fault where it is too long, TimeoutError where it comes too slowly."""
+    pieces, size = list[bytes](), 0
+    wanted = response.length
+    while size <= longest and (wanted is None or wanted <= longest):
+        if (left := until - time.monotonic()) <= 0:
+            raise TimeoutError
+        sock.settimeout(left)  # It holds for each piece alone.
+        piece = response.read1(_PIECE)
+        if not piece:
+            if wanted is not None and size < wanted:
+                raise IncompleteRead(b"".join(pieces), wanted - size)
+            return b"".join(pieces)
+        pieces.append(piece)
+        size += len(piece)
+    raise Fault(f"its answer is longer than {longest} bytes, which is more than was asked for")
 
 
 def _seconds(header: str | None) -> float:

@@ -65,8 +65,6 @@ class Endpoint(Address):
                 f"{self.url} has no {path}, or no model {self.model!r} (404): {said}. Set [rollout] model to one that "
                 f"it serves{self._models()}; servers is where its API begins, such as https://host/v1."
             )
-        if 300 <= status < 400:
-            raise Refused(f"{self.url} has moved ({status}). Write the address where it is now into [rollout] servers.")
         if status == 402:
             raise Refused(f"{self.url} wants to be paid first (402): {said}")
         if status == 409:
