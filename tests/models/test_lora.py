@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, FalconConfig, FalconForCausalLM
 
 from prefloop.algorithms.sft import Sft
@@ -27,6 +28,7 @@ from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapter_folder import WEIGHTS
 from prefloop.models.load import load_causal
 from prefloop.models.lora import adapted, add_adapter, copy_of, has_adapter, merged, share
+from prefloop.models.matrix import Adapter, Matrix, multiply
 from prefloop.models.packed import supports_packed
 from prefloop.models.packed_forward import computed_by
 from prefloop.models.policy import Policy
@@ -109,6 +111,33 @@ def test_the_gradient_of_an_adapter_is_that_of_the_matrix_through_its_two_factor
         a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
         assert torch.allclose(found[f"{name}.lora_A.default.weight"], scale * b.T @ of_matrix, atol=1e-3)
         assert torch.allclose(found[f"{name}.lora_B.default.weight"], scale * of_matrix @ a.T, atol=1e-3)
+
+
+class Made(TorchDispatchMode):
+    """Keeps all tensors of a shape that are made inside."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.shape, self.found = shape, list[Tensor]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.shape == self.shape:
+            self.found.append(out)
+        return out
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_what_a_matrix_gives_is_in_memory_once_with_an_adapter_as_without(residual: bool) -> None:
+    x, onto = torch.randn(48, 16, requires_grad=True), torch.randn(48, 24) if residual else None
+    plain = Matrix(torch.randn(24, 16), torch.randn(24))
+    both = plain._replace(adapter=Adapter(torch.randn(3, 16, requires_grad=True), torch.randn(24, 3)))
+    for matrix in (plain, both):
+        with Made(48, 24) as made:
+            found = multiply(x, matrix, onto)
+        assert len({one.untyped_storage().data_ptr() for one in made.found}) == 1
+    delta = x @ both.adapter.a.t() @ both.adapter.b.t() if both.adapter else x
+    torch.testing.assert_close(found, x @ plain.weight.t() + plain.bias + (0 if onto is None else onto) + delta)
 
 
 def test_what_is_merged_computes_the_same_and_merging_moves_no_weight(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor |
     if onto is not None and x.is_cuda and bias is None:
         return torch.addmm(onto, x, weight.t()) if torch.is_grad_enabled() else onto.addmm_(x, weight.t())
     if onto is not None:
-        return onto + linear(x, weight, bias)
+        return linear(x, weight, bias).add_(onto)
     if not (native.fits(x) and native.fits(weight)) or len(x) < WORTH or weight.numel() > LARGEST:
         return F.linear(x, weight, bias)
     found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]

@@ -61,10 +61,10 @@ def multiply(x: Tensor, matrix: Matrix, onto: Tensor | None = None) -> Tensor:
     weight, bias, adapter = matrix
     if adapter is None:
         return linear(x, weight, bias, onto)
-    low = F.linear(F.linear(x, adapter.a.to(x.dtype)), adapter.b.to(x.dtype))
+    low, b = F.linear(x, adapter.a.to(x.dtype)), adapter.b.to(x.dtype)
     if adapter.gain is None:
-        return linear(x, weight, bias, onto) + low
-    found = (linear(x, weight) + low) * adapter.gain.to(x.dtype)
+        return linear(x, weight, bias, onto).addmm_(low, b.t())
+    found = linear(x, weight).addmm_(low, b.t()) * adapter.gain.to(x.dtype)
     found = found if bias is None else found + bias
     return found if onto is None else onto + found
 
