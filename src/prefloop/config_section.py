@@ -65,6 +65,11 @@ class Optimiser(Section):
         """Return token_budget, and the usual one where an engine that trains has to find it."""
         return TOKEN_BUDGET if self.token_budget == "auto" else self.token_budget
 
+    @property
+    def scored_budget(self) -> int:
+        """Return the tokens of a pass without a gradient."""
+        return SCORED * self.usual_budget
+
     def deciding(self) -> dict[str, Any]:
         found = super().deciding()
         del found["gradient_checkpointing"]  # Runs of versions without it are still the same runs.

@@ -162,7 +162,7 @@ def _train_one(project: Project, criterion: str, round: int) -> TrainedReward:
         scores: dict[str, float] = {}  # These are of the held-out completions, by the model as it is.
 
         def evaluate(step: int) -> Mapping[str, float]:
-            scores.update(score_items(model, tokenization, held, project.device))
+            scores.update(score_items(model, tokenization, held, settings.scored_budget, project.device))
             return heldout_figures(pair_accuracy(scores, held, criterion, resamples=0)) if held else {}
 
         with closing(make_engine({"reward": trained}, tokenization, seed, project.placement, training)) as engine:
@@ -220,7 +220,8 @@ def _finish(
     model.set_normalisation(mean, std)
     engine.save("reward", run.path / "model")
     seen = train[:TRAIN_EVAL]
-    on_train = pair_accuracy(score_items(model, tokenization, seen, project.device), seen, criterion, resamples=0)
+    scores = score_items(model, tokenization, seen, project.config.reward.scored_budget, project.device)
+    on_train = pair_accuracy(scores, seen, criterion, resamples=0)
     result = TrainedReward(
         run=run.name,
         criterion=criterion,

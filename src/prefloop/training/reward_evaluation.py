@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prefloop.config import Model
+from prefloop.config import Model, Reward
 from prefloop.errors import NothingToDoError
 from prefloop.labels.preference_eval import PairReport, pair_accuracy
 from prefloop.models.reward import load_reward_model
@@ -41,7 +41,7 @@ def pair_accuracies(source: str, items: Sequence[Item], file: Path, rejected: Se
     left_out = LeftOut()
     lengths = Lengths(None, tokenization, model.max_tokens)
     comparable = lengths.telling(left_out.accepted([tokenization], comparable, "lists"))
-    scores = score_items(model, tokenization, comparable, "cpu")
+    scores = score_items(model, tokenization, comparable, Reward().scored_budget, "cpu")
     criteria = sorted({r.criterion for i in comparable for r in i.rankings})
     reports = {}
     for criterion in criteria:

@@ -33,7 +33,7 @@ def make_scorer(project: Project, models: list[ModelRow], weights: Mapping[str, 
         judges.append(
             WeightedRewardModel(name, model, tokenization, weights.get(name, 0.0) if weights else 1.0 / len(models))
         )
-    return ModelScorer(judges, device=project.device)
+    return ModelScorer(judges, project.config.align.scored_budget, project.device)
 
 
 def _checked_weights(project: Project, models: list[ModelRow]) -> Mapping[str, float]:
@@ -47,17 +47,20 @@ def _checked_weights(project: Project, models: list[ModelRow]) -> Mapping[str, f
     return weights
 
 
-def score_items(model: RewardModel, tokenization: Tokenization, items: Sequence[Item], device: str) -> dict[str, float]:
+def score_items(
+    model: RewardModel, tokenization: Tokenization, items: Sequence[Item], token_budget: int, device: str
+) -> dict[str, float]:
     """Return the score of every completion before normalisation, as {completion id: score}."""
     pairs = [(item.prompt, c) for item in items for c in item.completions]
-    raw = raw_scores(model, tokenization, [p for p, _ in pairs], [c for _, c in pairs], device=device)
+    raw = raw_scores(model, tokenization, [p for p, _ in pairs], [c for _, c in pairs], token_budget, device)
     return {c.id: float(s) for (_, c), s in zip(pairs, raw, strict=True)}
 
 
 def normalisation(project: Project, model: RewardModel, tokenization: Tokenization) -> tuple[float, float]:
     """Return mean and standard deviation of the raw score on fresh samples of the reference (detail 9 of PPO)."""
     label = f"reward {model.criterion}: samples to normalise on"
-    raw = raw_scores(model, tokenization, *reference_answers(project, label, [tokenization]), device=project.device)
+    asked = reference_answers(project, label, [tokenization])
+    raw = raw_scores(model, tokenization, *asked, project.config.reward.scored_budget, project.device)
     if not bool(torch.isfinite(raw).all()):
         return float("nan"), float("nan")
     values = raw.tolist()
@@ -74,7 +77,10 @@ def reference_answers(
     """
     settings = project.config.align
     ref = project.reference()
-    policy, policy_tokenization = load_policy(project, ref)
+    if project.config.model.adapter == "lora":  # The reward model's own trunk is the reference, too.
+        policy, policy_tokenization = project.trunks.causal(ref.intact(), project.config.model)
+    else:
+        policy, policy_tokenization = load_policy(project, ref)
     prompts = project.store.prompts(split="train", heldout=project.config.data.heldout)
     kept = fitting(project, policy_tokenization, prompts, settings.max_tokens, LeftOut(), theirs)
     stride = max(1, len(kept) // project.config.reward.normalise_prompts)
