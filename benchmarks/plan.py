@@ -33,6 +33,7 @@ K4 = ("--set", "align.rollout.k=4")
 STAGES: dict[str, list[str]] = {
     "sft": ["sft"],
     "sft, checkpointing": ["sft", "--set", "sft.gradient_checkpointing=true", "--set", "project.seed=1"],
+    "sft, adamw_8bit": ["sft", "--set", "sft.optim=adamw_8bit", "--set", "project.seed=2"],
     "reward": ["reward"],
     "align ppo": ["align", "--set", "align.algorithm=ppo"],
     "align grpo": ["align", "--set", "align.algorithm=grpo", *K4],

@@ -45,6 +45,9 @@ class Optimiser(Section):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description='after the warm-up: "cosine", "linear" or "constant"'
     )
+    optim: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description='"adamw", or "adamw_8bit": moments in 2 bytes a weight, not 8 (the extra "bitsandbytes")'
+    )
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
     clip_norm: float = Field(1.0, gt=0, description="the gradient's global norm is clipped to this")
     token_budget: int | Literal["auto"] = Field(
@@ -72,5 +75,8 @@ class Optimiser(Section):
 
     def deciding(self) -> dict[str, Any]:
         found = super().deciding()
-        del found["gradient_checkpointing"]  # Runs of versions without it are still the same runs.
+        # Runs of versions without these settings are still the same runs.
+        del found["gradient_checkpointing"]
+        if found["optim"] == "adamw":
+            del found["optim"]
         return found

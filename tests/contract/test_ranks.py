@@ -469,6 +469,30 @@ def test_every_rank_has_the_trunk_once_and_the_same_bits_of_every_adapter(ranks:
     assert not torch.equal(two.forward("policy", batch), two.forward("reference", batch))
 
 
+def test_adapters_have_moments_in_8_bits_on_two_ranks_as_on_one_and_models_in_pieces_are_refused_them(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    how = Training(FLAT.model_copy(update={"optim": "adamw_8bit"}), 20, {"policy": 1e-2})
+    large = Lora(rank=256, alpha=256)  # Smaller matrices have moments in float32.
+
+    def two() -> GroupEngine:
+        return on_two(ranks, adapted_of("policy", settings=large), how)
+
+    first = stepped(two(), range(2))
+    saved(first, tmp_path, 2)
+    straight = state_of(stepped(first, range(2, 4)))
+    again = two()
+    assert resumed(again, tmp_path, ranks) == 2
+    assert equal(state_of(stepped(again, range(2, 4))), straight)
+    assert any(x.dtype == torch.uint8 for x in straight.values())
+    one = stepped(on_one(adapted_of("policy", settings=large), how), range(4)).state().tensors["policy"]
+    far = torch.cat([(x - straight[f"policy/{name}"]).abs().flatten() for name, x in one.items()])
+    # Where gradients differ by rounding, a moment may go to the next of 256 values.
+    assert far.mean() < 1e-6 and far.max() < 1e-2
+    with pytest.raises(ConfigError, match=r'adamw_8bit" needs whole tensors.*optim = "adamw"'):
+        on_two(ranks, models_of("policy"), how)
+
+
 ONLINE = ["align.steps=3", "align.rollout.prompts=3", "align.rollout.k=2", "align.lr=1e-2", "align.max_tokens=6",
           "align.checkpoint_every=3", "align.evaluation.eval_every=3", "align.average=0.5"]  # fmt: skip
 OFFLINE = ["align.algorithm=dpo", "align.lists=6", "align.passes=1", "align.lr=1e-2", "align.max_tokens=6",

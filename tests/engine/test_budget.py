@@ -53,6 +53,23 @@ def test_what_is_kept_decides_the_budget() -> None:
     assert budgets(policy, free)[0] >= 4 * alone
 
 
+def test_moments_in_8_bits_leave_room_for_more_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = causal("Llama", 300, **SIZES)
+    less = coming({"policy": model}) - coming({"policy": model}, "adamw_8bit")
+    assert less == pytest.approx(5.97 * sum(p.numel() for p in model.parameters()), rel=0.01)
+
+    def found(optim: Any, free: int) -> int | None:
+        monkeypatch.setattr("prefloop.engine.local.free_memory", lambda device: free)
+        settings, lr = Optimiser(token_budget="auto", optim=optim), {"policy": 1e-3}
+        policy = Policy(model)
+        engine = make({"policy": policy}, make_tokenization(tokenizer(), model), 1, "cpu", Training(settings, 4, lr))
+        return engine.fit_budget()
+
+    free = coming({"policy": model}) + 3_800_000
+    assert found("adamw_8bit", free - less) == found("adamw", free) == 64
+    assert found("adamw_8bit", free) == 128
+
+
 def _scorer() -> Any:
     import transformers
 

@@ -64,6 +64,7 @@ def killed(base: Path) -> Path:
         (["align.lists=5"], "align.lists: 4 then, 5 now"),
         (["align.evaluation.eval_every=5"], "align.evaluation.eval_every: 4 then, 5 now"),
         (["align.average=0.5"], "align.average: 0.9 then, 0.5 now"),
+        (["align.optim=adamw_8bit"], "align.optim: 'adamw' then, 'adamw_8bit' now"),
         (["project.seed=4"], "project.seed: 3 then, 4 now"),
         (["data.heldout=0.4"], "data.heldout: 0.25 then, 0.4 now"),
         (["model.chat=none"], "model.chat: 'auto' then, 'none' now"),

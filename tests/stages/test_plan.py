@@ -108,6 +108,21 @@ def test_on_ranks_what_learns_is_divided_and_what_does_not_is_whole(eight_b: Pat
     assert with_adapters[0] == with_adapters[1], "ranks hold adapters as one does"
 
 
+def test_moments_in_8_bits_take_a_quarter_and_on_ranks_the_plan_says_that_they_are_refused(eight_b: Path) -> None:
+    def optimiser(*more: str, devices: int = 1) -> float:
+        (stage,) = planned(eight_b, "align.algorithm=grpo", *more, memory=80 * GB, devices=devices).stages
+        refused = any('optim = "adamw_8bit" is refused on several devices' in note for note in stage.notes)
+        assert refused == (devices > 1 and len(more) == 1)
+        return sum(part.bytes for part in stage.phases[-1].parts if part.what == "optimiser")
+
+    eight, lora = "align.optim=adamw_8bit", "model.adapter=lora"
+    assert optimiser(eight) == pytest.approx(optimiser() * (2 + 8 / 256) / 8)
+    assert optimiser(eight, lora, devices=8) == pytest.approx(optimiser(lora) * (2 + 8 / 256) / 8)
+    assert optimiser(eight, devices=8) == optimiser() / 8
+    tight = planned(eight_b, "align.algorithm=grpo", memory=180 * GB).stages[0]
+    assert any('optim = "adamw_8bit"' in said and "not fit" not in said for said in tight.advice)
+
+
 def test_adapters_hold_one_trunk_for_all_four_models(eight_b: Path) -> None:
     (stage,) = planned(eight_b, "align.algorithm=ppo", "model.adapter=lora", memory=80 * GB).stages
     assert shapes_of(_config(eight_b), Model()).adapter(16) == 41_943_040

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prefloop.algorithms.base import Role
 from prefloop.batch import PolicyOutput, RewardOutput, Rows
+from prefloop.engine.forecast import MOMENTS
 from prefloop.errors import TrainingError
 from prefloop.kernels.logprobs import KEPT
 from prefloop.kernels.memory import is_full
@@ -28,7 +29,7 @@ LONGEST = 256  # tokens of a row that is tried
 LEAST, MOST_CPU, MOST_GPU = 64, 8192, 1 << 18  # On a CPU a longer pass is not faster.
 
 
-def most_tokens(models: Mapping[Role, nn.Module], device: str, available: int) -> int:
+def most_tokens(models: Mapping[Role, nn.Module], device: str, available: int, optim: str = "adamw") -> int:
     """Return the greatest power of two of padded tokens whose activations fit. The models stay as they were.
 
     models:    those that learn together
@@ -40,12 +41,13 @@ def most_tokens(models: Mapping[Role, nn.Module], device: str, available: int) -
     few, many = cost(models, tried, device), cost(models, 2 * tried, device)
     each = max(1.0, (many - few) / tried)
     beside = max(0.0, few - each * tried)
-    room = SHARE * (available - coming(models) - beside)
+    first = coming(models, optim)
+    room = SHARE * (available - first - beside)
     most = MOST_GPU if device.startswith("cuda") else MOST_CPU
     if room < LEAST * each:
         raise TrainingError(
             f'token_budget = "auto": {available / 1e9:.1f} GB are free. Gradients and the optimiser take '
-            f"{coming(models) / 1e9:.1f} GB of them, and each token of a step {each / 1e6:.2f} MB: not even {LEAST} "
+            f"{first / 1e9:.1f} GB of them, and each token of a step {each / 1e6:.2f} MB: not even {LEAST} "
             "tokens fit. Set gradient_checkpointing = true, or use a smaller model; prefloop plan shows what each part "
             "needs."
         )
@@ -55,10 +57,10 @@ def most_tokens(models: Mapping[Role, nn.Module], device: str, available: int) -
     return found
 
 
-def coming(models: Mapping[Role, nn.Module]) -> int:
-    """Return the bytes that the first step will add: the gradients, and AdamW's two moments in float32."""
+def coming(models: Mapping[Role, nn.Module], optim: str = "adamw") -> int:
+    """Return the bytes that the first step will add: the gradients, and AdamW's two moments."""
     learnt = [p for model in models.values() for p in model.parameters() if p.requires_grad]
-    return sum(p.numel() * (max(4, p.element_size()) + 8) for p in learnt)
+    return sum(int(p.numel() * (max(4, p.element_size()) + MOMENTS[optim])) for p in learnt)
 
 
 def _kept(models: Mapping[Role, nn.Module], tokens: int, device: str) -> int:

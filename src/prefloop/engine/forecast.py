@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import torch
 
+from prefloop.engine.adamw_8bit import BLOCK
 from prefloop.kernels.linear import LARGEST
 from prefloop.kernels.logprobs import KEPT, LOGITS, LOGITS_GPU
 from prefloop.models.shapes import Shapes
 from prefloop.results import MemoryPart, PhaseMemory
 
-ADAM = 8  # bytes of AdamW's two moments of a weight
+MOMENTS = {"adamw": 8.0, "adamw_8bit": 2 + 8 / BLOCK}  # bytes of the two moments of a weight, by the setting `optim`
 LOW = (torch.bfloat16, torch.float16)
 
 
@@ -58,6 +59,7 @@ class Cast:
     own_sampler: bool = False
     samples: bool = False
     average: bool = False
+    optim: str = "adamw"
     frozen_dtype: torch.dtype | None = None
 
 
@@ -137,11 +139,16 @@ def _state(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) 
     copies = adapter is None and shapes.dtype in LOW and device.ranks == 1
     for role in cast.learns:
         mine = learned(shapes, adapter, role, cast) / _pieces(adapter, device)
-        yield MemoryPart(role, "optimiser", ADAM * mine)
+        yield MemoryPart(role, "optimiser", moments(adapter, cast, device) * mine)
         if copies:
             yield MemoryPart(role, "float32 copies", 4.0 * mine)
         if cast.average:
             yield MemoryPart(role, "average", 4.0 * mine)
+
+
+def moments(adapter: Adapter | None, cast: Cast, device: Device) -> float:
+    """Return the bytes of AdamW's moments of a weight. Pieces of models have none in 8 bits."""
+    return MOMENTS["adamw" if _pieces(adapter, device) > 1 else cast.optim]
 
 
 def _gradients(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) -> list[MemoryPart]:

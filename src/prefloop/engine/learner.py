@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from prefloop.algorithms.base import Objective, Role
 from prefloop.batch import PolicyOutput, Rows
 from prefloop.config_section import Optimiser
+from prefloop.engine.adamw_8bit import AdamW8bit
 from prefloop.engine.base import State, Term
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full
@@ -64,11 +66,10 @@ class Learner:
         self.weights = {role: {n: _precise(p) for n, p in own.items()} for role, own in trained.items()}
         both = [(self.weights[role][n], p) for role, own in trained.items() for n, p in own.items()]
         self.rounded = [(weight, parameter) for weight, parameter in both if weight is not parameter]
+        make: Any = AdamW8bit if settings.optim == "adamw_8bit" else partial(torch.optim.AdamW, fused=True)
         # The original PPO code has eps 1e-5 (detail 17).
-        self.optimisers = {
-            role: torch.optim.AdamW(
-                weights.values(), lr=self.lr[role], eps=1e-5, weight_decay=settings.weight_decay, fused=True
-            )
+        self.optimisers: dict[Role, torch.optim.Optimizer] = {
+            role: make(weights.values(), lr=self.lr[role], eps=1e-5, weight_decay=settings.weight_decay)
             for role, weights in self.weights.items()
         }
         self.averaged: dict[Role, dict[str, Tensor]] = {}
@@ -224,14 +225,20 @@ class Learner:
                 moments |= {f"{names[index]}.{slot}": value for slot, value in slots.items()}
         for role, shadow in self.averaged.items():
             files[f"{role}.average"] = shadow
-        return State(files, {"steps": self.steps, "skipped_in_a_row": self.skipped_in_a_row})
+        plain = {"steps": self.steps, "skipped_in_a_row": self.skipped_in_a_row, "optim": self.settings.optim}
+        return State(files, plain)
 
     @torch.no_grad()
     def restore(self, files: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]) -> None:
         """Take over what `state` returned.
 
-        Where it raises TrainingError, for names of other models, nothing is changed.
+        Where it raises TrainingError, for names of other models or another optimiser, nothing is changed.
         """
+        if (theirs := plain.get("optim", "adamw")) != self.settings.optim:
+            raise TrainingError(
+                f'the checkpoint holds moments of optim = "{theirs}", and this run has optim = '
+                f'"{self.settings.optim}". Set it back to go on, or begin again with --new.'
+            )
         moments = {role: self._moments(role, files.get(f"{role}.adam", {})) for role in self.weights}
         for role, weights in self.weights.items():
             same_names(f"the {role} model", weights, files.get(role, {}))

@@ -124,7 +124,7 @@ class LocalEngine:
         if found is None:
             devices = [self.device] if self.device.startswith("cuda") else []
             with self._learning(()), torch.random.fork_rng(devices):  # Dropout draws there.
-                found = most_tokens(learner.models, self.device, free_memory(self.device))
+                found = most_tokens(learner.models, self.device, free_memory(self.device), learner.settings.optim)
         learner.token_budget = self.token_budget = found
         return found
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from prefloop.errors import ModelError
+from prefloop.models.without_hub import without_hub_kernels
 
 
 class Spec(NamedTuple):
@@ -37,7 +38,8 @@ class Outline(NamedTuple):
         for spec in self.specs:
             empty = make(spec)
             made[spec.number] = nn.Parameter(empty, spec.learns) if spec.is_parameter else empty
-        return _Unpickler(io.BytesIO(self.pickled), made).load(), list(made.values())
+        with without_hub_kernels():  # Adapters import peft.
+            return _Unpickler(io.BytesIO(self.pickled), made).load(), list(made.values())
 
 
 def outline_of(model: nn.Module | Mapping[Any, nn.Module]) -> tuple[Outline, list[Tensor]]:

@@ -23,6 +23,7 @@ from prefloop.config import Lora
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapter_folder import WEIGHTS, AdapterFolder, write_note
 from prefloop.models.matrix import is_adapted, matrix_of, row_lengths
+from prefloop.models.without_hub import without_hub_kernels
 
 NAME = "default"  # what peft calls an adapter that has no other name
 OWN = "of_its_own"  # an attribute of a model: the names of parameters beside its adapter that its base has otherwise
@@ -33,7 +34,8 @@ _SAMPLED = 256  # numbers of each matrix that tell one base from another
 def needs_peft() -> Any:
     """Return the library. Raises ConfigError that names the extra where it is not installed."""
     try:
-        import peft
+        with without_hub_kernels():
+            import peft
     except ImportError as error:
         raise ConfigError('adapters need the package peft: pip install "prefloop[lora]"') from error
     return peft

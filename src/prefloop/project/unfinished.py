@@ -77,10 +77,11 @@ def _newest(root: Path, config: Config, stage: str, inputs: Mapping[str, Any]) -
 
 def _changed(stage: str, then: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
     before, after = getattr(then, stage).deciding(), getattr(now, stage).deciding()
-    changed = [name for name in after if before.get(name) != after[name]]
-    yield from ((places(Config, stage, name)[0], before[name], after[name]) for name in changed)
+    # A newer setting is left out where it has its default.
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    own = [places(Config, stage, name)[0] for name in changed]
     also = (*_ALSO[stage], *(_RANKINGS if stage == "align" and is_offline(now.align.algorithm) else ()), *_ALWAYS)
-    for key in also:
+    for key in (*own, *also):
         old, new = (reduce(getattr, key.split("."), config) for config in (then, now))
         if old != new:
             yield key, old, new

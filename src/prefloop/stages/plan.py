@@ -12,7 +12,7 @@ from typing import Any
 from prefloop.config import Config, Lora
 from prefloop.config_rollout import refuse_endpoint
 from prefloop.engine.budget import LEAST, MOST_CPU, MOST_GPU
-from prefloop.engine.forecast import Adapter, Device, learned, peak, phases
+from prefloop.engine.forecast import Adapter, Device, learned, moments, peak, phases
 from prefloop.engine.speed import measure
 from prefloop.errors import ModelError
 from prefloop.kernels.memory import total_memory
@@ -124,11 +124,17 @@ class _Planner:
             phases=tuple(found),
             peak=most,
             fits=self._fits(most),
-            checkpoints=KEPT_CHECKPOINTS * trained * (12 + 4 * work.cast.average),
+            checkpoints=KEPT_CHECKPOINTS
+            * trained
+            * (4 + moments(adapter, work.cast, self.device) + 4 * work.cast.average),
             hours=self._hours(work, speed, adapter, self.device.ranks),
-            notes=work.notes,
+            notes=(*work.notes, *self._refused_of_ranks(work, adapter)),
             advice=() if self._fits(most) else tuple(self._advice(work.name, most)),
         )
+
+    def _refused_of_ranks(self, work: Work, adapter: Adapter | None) -> Iterator[str]:
+        if work.cast.optim != "adamw" and adapter is None and self.device.ranks > 1:
+            yield f'[{work.name}] optim = "{work.cast.optim}" is refused on several devices; counted is "adamw"'
 
     def _fits(self, total: float) -> bool:
         return total <= USED * self.device.memory
@@ -177,6 +183,8 @@ class _Planner:
             yield '[model] adapter = "lora" with gradient_checkpointing = true', {"model.adapter": "lora", **less}
         if not settings.gradient_checkpointing:
             yield f"[{stage}] gradient_checkpointing = true", less
+        if settings.optim == "adamw" and config.model.adapter == "none" and self.device.ranks == 1:
+            yield f'[{stage}] optim = "adamw_8bit"', {f"{stage}.optim": "adamw_8bit"}
         if settings.usual_budget > FEW:
             few = {f"{stage}.token_budget": FEW}
             yield f"[{stage}] token_budget = {FEW}", few

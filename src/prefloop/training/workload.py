@@ -78,7 +78,19 @@ def _sft(project: Project, budget: int, count: Count) -> Work:
     learned = rows * texts.mean
     load = Load(learned, SCORED * learned, rows * answers, checkpointing=settings.gradient_checkpointing)
     tokens = texts.mean * texts.count * settings.epochs
-    return Work("sft", "sft", order.steps, tokens, 0.0, 0.0, texts.mean, 1, Cast(("policy",)), load, notes=notes)
+    return Work(
+        "sft",
+        "sft",
+        order.steps,
+        tokens,
+        0.0,
+        0.0,
+        texts.mean,
+        1,
+        Cast(("policy",), optim=settings.optim),
+        load,
+        notes=notes,
+    )
 
 
 def _reward(project: Project, budget: int, count: Count) -> Work:
@@ -90,8 +102,11 @@ def _reward(project: Project, budget: int, count: Count) -> Work:
     tokens = models * settings.epochs * texts.count * (texts.mean - texts.answers + texts.k * texts.answers)
     drawn = 2 * settings.normalise_prompts
     other = Load(0.0, load.scored, rows=min(AT_ONCE, drawn), length=int(align.max_tokens + texts.mean))
-    cast = Cast(("reward",), average=settings.average > 0)
-    normalising = Cast(("reward",), ("reference",), samples=True, average=settings.average > 0), other
+    cast = Cast(("reward",), average=settings.average > 0, optim=settings.optim)
+    normalising = (
+        Cast(("reward",), ("reference",), samples=True, average=settings.average > 0, optim=settings.optim),
+        other,
+    )
     sampled = float(models * drawn * align.max_tokens)
     return Work(
         "reward",
@@ -118,7 +133,7 @@ def _offline(project: Project, budget: int, count: Count) -> Work:
     grown = int(settings.max_tokens + texts.mean - texts.answers)
     load = replace(load, rows=min(AT_ONCE, looks), length=grown)
     frozen = ("reference",) if not settings.reference_refresh else ("reference", "refreshed")
-    cast = Cast(("policy",), frozen, samples=True, average=settings.average > 0)
+    cast = Cast(("policy",), frozen, samples=True, average=settings.average > 0, optim=settings.optim)
     once = texts.count * (texts.mean - texts.answers + texts.k * texts.answers)
     asked = once if has_reference(settings.algorithm) else 0.0
     evaluations = order.steps // settings.evaluation.eval_every + 1
@@ -167,6 +182,7 @@ def _online(project: Project, budget: int, count: Count) -> Work:
         own_sampler=rollout.staleness > 0,
         samples=True,
         average=settings.average > 0,
+        optim=settings.optim,
         frozen_dtype=DTYPES[settings.frozen_dtype] if settings.frozen_dtype else None,
     )
     step = rows * answer + rollout.prompts * mean

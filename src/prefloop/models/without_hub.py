@@ -1,0 +1,30 @@
+"""Lets a library be imported without what its import would ask the Hub for."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def without_hub_kernels() -> Iterator[None]:
+    """Let bitsandbytes be imported inside this block, or peft, which imports it where it is installed.
+
+    On processors that compute in bfloat16 it would download a kernel for matrices of 4 bits by the package `kernels`,
+    or warn that this package is missing. Nothing here has such matrices.
+    """
+    modules: dict[str, Any] = sys.modules  # type: ignore[assignment]
+    log, held = logging.getLogger("bitsandbytes.backends.cpu.ops"), modules.get("kernels")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    modules["kernels"] = None  # Python then says that there is no such module.
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        del modules["kernels"]
+        if held is not None:
+            modules["kernels"] = held
