@@ -44,6 +44,12 @@ _ONLINE_ONLY = {
 }
 # `reward` reads this too, for the samples that it normalises on, so that in the TOML it always has an effect.
 _OF_SAMPLES = ("align.rollout.temperature",)
+# `refuse_beside_adapters` is asked about these by the stage that they are for: no other one reads them.
+_BESIDE_ADAPTERS = {
+    "reward.freeze": "[model] adapter freezes all but the adapters",
+    "align.frozen_dtype": "with adapters all models share one trunk; [model] dtype says how it is held",
+    "align.reference_ema": "an adapter cannot be moved part of the way: the reference becomes the policy",
+}
 # These settings of [model] apply only to a new model.
 SCRATCH = (
     "text",
@@ -76,9 +82,7 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
     if config.model.adapter == "none":
         yield from ((f"model.lora.{key}", 'adapter = "none" trains all weights') for key in _OF_LORA)
     else:
-        yield "reward.freeze", f'[model] adapter = "{config.model.adapter}" freezes all but the adapters'
-        yield "align.frozen_dtype", "with adapters all models share one trunk; [model] dtype says how it is held"
-        yield "align.reference_ema", "an adapter cannot be moved part of the way: the reference becomes the policy"
+        yield from _BESIDE_ADAPTERS.items()
     if config.model.init == "pretrained":
         yield from ((f"model.{key}", 'only init = "scratch" makes a model') for key in SCRATCH)
     else:
@@ -207,9 +211,19 @@ def _section(config: Config, key: str) -> tuple[Any, str]:
 
 
 def refuse_unused(config: Config, where: str, but: Iterable[str] = ()) -> None:
-    """Raise ConfigError for settings without effect, except those named."""
-    allowed = set(but)
-    found = {key: why for key, why in unused(config).items() if key not in allowed}
+    """Raise ConfigError for settings without effect, except those named, and those that a stage is asked about."""
+    allowed = {*but, *(_BESIDE_ADAPTERS if config.model.adapter != "none" else ())}
+    _refuse(config, where, {key: why for key, why in unused(config).items() if key not in allowed})
+
+
+def refuse_beside_adapters(config: Config, section: str) -> None:
+    """Raise ConfigError for settings of a stage's section that have no effect where adapters learn."""
+    if config.model.adapter != "none":
+        found = {key: why for key, why in _BESIDE_ADAPTERS.items() if key.startswith(f"{section}.")}
+        _refuse(config, f"[{section}]", {key: why for key, why in found.items() if _is_set(config, key)})
+
+
+def _refuse(config: Config, where: str, found: dict[str, str]) -> None:
     if found:
         lines = [f"  {key} = {_shown(config, key)} would have no effect: {why}" for key, why in found.items()]
         raise ConfigError("\n".join([f"{where}:", *lines, "Take it out, or change what it depends on."]))

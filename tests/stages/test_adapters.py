@@ -26,6 +26,7 @@ from prefloop.project.project import load_policy as policy_of
 from prefloop.stages.align import align
 from prefloop.stages.doctor.doctor import doctor
 from prefloop.stages.evaluate import evaluate
+from prefloop.stages.run import run as whole_loop
 from prefloop.stages.sft import sft
 from prefloop.stages.train_reward import reward
 from prefloop.training import loop, policy_setup
@@ -194,16 +195,31 @@ def test_an_adapter_alone_changes_what_training_stages_did_and_no_other(copied: 
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "stage", "said"),
     [
-        ("model.lora.rank=4", 'adapter = "none" trains all weights'),
-        ("reward.freeze=1", "freezes all but the adapters"),
-        ('align.frozen_dtype="bfloat16"', "share one trunk"),
+        ("reward.freeze=1", reward, "reward.freeze = 1 would have no effect: .* freezes all but the adapters"),
+        ('align.frozen_dtype="bfloat16"', align, "share one trunk"),
+        ("align.reference_ema=0.5", align, "the reference becomes the policy"),
     ],
 )
-def test_a_setting_that_adapters_make_useless_is_refused(copied: Path, override: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        Project.open(copied, [override] if "lora" in override else [*ADAPTERS, override], quiet=True)
+def test_a_setting_that_adapters_make_useless_is_refused_by_the_stage_that_it_is_for_alone(
+    copied: Path, override: str, stage: Any, said: str
+) -> None:
+    before = set(copied.glob("runs/*"))
+    moves = ["align.reference_refresh=2"] if "reference_ema" in override else []
+    quick = [*ADAPTERS, *ONLINE, "align.steps=1", *moves, override]
+    with Project.open(copied, [*quick, f'run.stages=["sft", "{stage.__name__}"]'], quiet=True) as project:
+        for refusing in (stage, whole_loop):
+            with pytest.raises(ConfigError, match=said):
+                refusing(project)
+        assert set(copied.glob("runs/*")) == before, "also run refuses it before it begins"
+        if stage is reward:
+            assert align(project).steps == 1
+
+
+def test_settings_of_adapters_are_refused_where_all_weights_learn(copied: Path) -> None:
+    with pytest.raises(ConfigError, match='adapter = "none" trains all weights'):
+        Project.open(copied, ["model.lora.rank=4"], quiet=True)
 
 
 def test_the_doctor_tries_the_adapter_and_says_by_what_it_is_computed(copied: Path) -> None:

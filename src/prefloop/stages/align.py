@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from prefloop.algorithms.registry import kind_of, make
 from prefloop.config import CONFIG_NAME, Config
-from prefloop.effects import unused
+from prefloop.effects import refuse_beside_adapters, unused
 from prefloop.errors import ConfigError
 from prefloop.known_algorithms import is_offline
 from prefloop.project.project import Project
@@ -21,6 +21,7 @@ def align(project: Project, round: int | None = None) -> Aligned:
     settings = project.config.align
     kind = kind_of(settings.algorithm, "online", "offline")
     check_options(project.config)
+    refuse_beside_adapters(project.config, "align")
     if left := [key for key in unused(project.config) if key.startswith("align.")]:
         project.say(f"{settings.algorithm} does not use what {CONFIG_NAME} says of {', '.join(left)}")
     round = project.existing_round(round)

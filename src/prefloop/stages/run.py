@@ -7,6 +7,7 @@ from collections.abc import Callable
 from prefloop.behaviour.chosen import chosen
 from prefloop.config import Run as Settings
 from prefloop.config_rollout import refuse_endpoint
+from prefloop.effects import refuse_beside_adapters
 from prefloop.errors import ConfigError, suggest
 from prefloop.project.project import Project
 from prefloop.results import Outcome, Ran
@@ -50,6 +51,8 @@ def run(project: Project) -> Ran:
     _check(settings)
     if own := [name for name in settings.stages if name in OF_THE_POLICY]:
         refuse_endpoint(project.config.rollout, f"prefloop run with the stage {own[0]}")
+    for stage in settings.stages:
+        refuse_beside_adapters(project.config, stage)
     chosen(project.config.behaviour, project.root)  # A wrong name is an error before anything is trained.
     done: list[Outcome] = []
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing
 
 from prefloop.algorithms.registry import code_of, kind_of, make
+from prefloop.effects import refuse_beside_adapters
 from prefloop.engine import Training
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Engine, Term
@@ -44,6 +45,7 @@ def reward(project: Project, round: int | None = None) -> Rewarded:
     """Train the reward models that `[reward]` asks for, on all rankings up to a round (by default the newest)."""
     settings = project.config.reward
     kind_of(settings.objective, "reward")
+    refuse_beside_adapters(project.config, "reward")
     round = project.existing_round(round)
     available = ranked_criteria(project)
     criteria = list(settings.criteria) or available
