@@ -22,7 +22,7 @@ from prefloop.engine import make
 from prefloop.engine.base import Sampling
 from prefloop.engine.placement import Placement
 from prefloop.engine.weights import read_manifest
-from prefloop.errors import TrainingError
+from prefloop.errors import ConfigError, TrainingError
 from prefloop.models.load import load_causal
 from prefloop.models.policy import Policy
 from prefloop.project.project import Project
@@ -106,6 +106,18 @@ def test_rollout_server_run_that_must_end_names_the_server_and_goes_on_to_the_sa
     state = json.loads(next((root / "runs").glob("align-*/manifest.json")).read_text())
     assert url in json.dumps(state), "the run's folder says it too"
     assert run(root)["model"] == quiet["model"]
+
+
+def test_rollout_server_of_others_that_is_not_installed_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    root = project_in(tmp_path / "project", "http://127.0.0.1:1")
+    prepare(root)
+    for setting, said in ((), "rollout install vllm"), (('rollout.python="./none"',), "no program that can be run"):
+        with pytest.raises(ConfigError, match=said):
+            run(root, "rollout.backend=vllm", "rollout.servers=[]", "rollout.launch=1", *setting)
+    assert not (root / "runs").exists() and not (root / "rollout").exists()
 
 
 def test_rollout_server_samples_that_are_one_update_behind_are_weighed(

@@ -24,6 +24,7 @@ from prefloop.config_rollout import refuse_endpoint
 from prefloop.config_section import Optimiser, Section
 from prefloop.engine.placement import Placement
 from prefloop.engine.process import set_environment
+from prefloop.engine.rollouts.environments import check_launch
 from prefloop.errors import ConfigError, ModelError, NothingToDoError
 from prefloop.models.folder import check_files, check_sizes, file_hash, file_hashes, gone, has_weights
 from prefloop.project.choose import FRONT, Candidate, candidates, choose, passed_over
@@ -187,6 +188,8 @@ class Project:
     def begin(self, stage: str, fingerprint: str, inputs: Mapping[str, Any]) -> Run:
         if stage not in ("sample", "crowd"):
             refuse_endpoint(self.config.rollout, f"prefloop {stage.replace('_', '-')}")
+        if stage not in ("sft", "crowd"):  # The others sample.
+            check_launch(self.config.rollout)
         track = self.config.track
         check_installed(track.to)
         if not self.new:

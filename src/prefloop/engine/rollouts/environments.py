@@ -8,6 +8,7 @@ import sys
 import venv
 from pathlib import Path
 
+from prefloop.config_rollout import Rollouts
 from prefloop.errors import ConfigError
 
 # The versions whose protocol the dialects speak. Builds of torch for a CPU come from torch's own index.
@@ -40,6 +41,12 @@ def python_of(backend: str, asked: str | None) -> str:
         f"{backend} is not installed in an environment of its own. Run: prefloop rollout install {backend}; or set "
         "[rollout] python to the Python of an environment that has it, or servers to servers that run already."
     )
+
+
+def check_launch(settings: Rollouts) -> None:
+    """Raise ConfigError where servers of others are to be launched, and there is no environment of theirs."""
+    if settings.launch and settings.backend in {name.split("-")[0] for name in PACKAGES}:
+        python_of(settings.backend, settings.python)
 
 
 def install(name: str, folder: Path) -> Path:
