@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from prefloop.errors import ConfigError
+
 TOKEN_BUDGET = 8192
 SCORED = 4  # Without a gradient so many times the tokens fit into a pass.
 
@@ -72,6 +74,15 @@ class Optimiser(Section):
     def scored_budget(self) -> int:
         """Return the tokens of a pass without a gradient."""
         return SCORED * self.usual_budget
+
+    def refuse_pieces(self, section: str = "") -> None:
+        """Raise ConfigError where these settings cannot train models that ranks hold in pieces."""
+        if self.optim == "adamw_8bit":
+            raise ConfigError(
+                f'{section and f"[{section}] "}optim = "adamw_8bit" needs whole tensors, and ranks hold models that '
+                'learn in pieces. Set optim = "adamw", of which each rank keeps a piece, or [project] ranks = 1, or '
+                '[model] adapter = "lora".'
+            )
 
     def deciding(self) -> dict[str, Any]:
         found = super().deciding()

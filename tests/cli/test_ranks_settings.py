@@ -49,6 +49,20 @@ def test_another_number_of_ranks_than_torchrun_started_is_refused(
         assert capsys.readouterr().out.count("ConfigError") == answers, "one object is the result of the command"
 
 
+@pytest.mark.parametrize("started", ["by prefloop", "by torchrun"])
+def test_moments_in_8_bits_of_models_in_pieces_are_refused_before_a_command_begins(
+    started: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prefloop.toml").write_text(TINY_MODEL)
+    if started == "by torchrun":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    asked = ["-C", str(tmp_path), "--set", "project.ranks=2", "--set", "align.optim=adamw_8bit"]
+    for command in ("align", "run"):
+        assert run([command, *asked]) == 2
+        assert '[align] optim = "adamw_8bit" needs whole tensors' in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_error_that_would_come_again_keeps_the_group_from_starting_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

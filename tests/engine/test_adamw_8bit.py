@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,27 +110,30 @@ def test_a_gradient_that_is_not_finite_leaves_moments_and_scales_as_they_were() 
     assert not same(before, flat_state(learner))
 
 
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Yield the checkpoint of a run that stopped after step 4, and the state of one that made 7."""
-    root = tmp_path_factory.mktemp("stopped")
-    learner = learner_of(average=0.9)
+def stopped_after_4(root: Path, dtype: torch.dtype) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return the checkpoint of a run that stopped after step 4, and the state of one that made 7."""
+    learner = learner_of(average=0.9, dtype=dtype)
     run(learner, 0, 4, bad=2)
     state = learner.state()
     save_checkpoint(root, 4, state.tensors, state.values)
     run(learner, 4, 7)
-    yield load_checkpoint(root), flat_state(learner)
+    return load_checkpoint(root), flat_state(learner)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return stopped_after_4(tmp_path_factory.mktemp("stopped"), torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_bits(stopped: Any, dtype: torch.dtype) -> None:
-    found, straight = stopped
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_bits(dtype: torch.dtype, tmp_path: Path) -> None:
+    found, straight = stopped_after_4(tmp_path, dtype)
     again = learner_of(average=0.9, dtype=dtype)
     run(again, 5, 6)  # Whatever it did before is gone.
     again.restore(found.files, found.state)
     assert same(weights(again), {n: x.to(dtype) for n, x in found.files["policy"].items()})
     run(again, 4, 7)
-    assert same(flat_state(again), straight) == (dtype == torch.float32)
+    assert same(flat_state(again), straight)
 
 
 SLOTS = [f"exp_avg{moment}{part}" for moment in ("", "_sq") for part in ("", "_absmax", "_qmap")]
@@ -164,6 +166,11 @@ def test_a_checkpoint_of_the_other_optimiser_is_refused_and_changes_nothing(stop
         learner_of(average=0.9).restore(files, values)
     del values["optim"]  # A version that knew of one optimiser wrote it.
     learner_of("adamw", 0.9).restore(files, values)
+
+
+def test_runs_of_before_there_was_the_setting_are_still_the_same_runs() -> None:
+    plain, other = (Optimiser(optim=name).deciding() for name in ("adamw", "adamw_8bit"))
+    assert "optim" not in plain and other == plain | {"optim": "adamw_8bit"}
 
 
 # -- the library -------------------------------------------------------------------------------------------------------

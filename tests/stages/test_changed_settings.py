@@ -101,6 +101,18 @@ def test_what_changes_no_result_goes_on_to_the_bytes_of_a_run_left_in_peace(base
     assert len(registered) == 1
 
 
+def test_a_setting_that_a_run_had_and_that_has_its_default_now_is_refused_too(killed: Path) -> None:
+    root = killed.with_name("before")
+    shutil.copytree(killed, root)
+    path = root / "runs" / "align-001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["config"]["align"]["optim"], manifest["fingerprint"] = "adamw_8bit", "of those settings"
+    path.write_text(json.dumps(manifest))
+    said = "stopped half-way.*\n  align.optim: 'adamw_8bit' then, 'adamw' now"
+    with Project.open(root, DPO, quiet=True) as project, pytest.raises(ConfigError, match=said):
+        align(project)
+
+
 def test_a_run_of_before_align_had_parts_goes_on_and_other_settings_are_still_refused(killed: Path) -> None:
     """Its manifest has all settings of [align] in one section."""
     root = killed.with_name("older")

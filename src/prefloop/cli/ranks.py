@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prefloop.config import CONFIG_NAME, load_config
+from prefloop.config import CONFIG_NAME, Config, load_config
 from prefloop.config import Project as Settings
 from prefloop.errors import ConfigError, RankError
 
 if TYPE_CHECKING:
     from prefloop.engine.processes import Ranks
+
+_TRAINS: dict[str, tuple[str, ...]] = {  # the sections by which commands train
+    "sft": ("sft",),
+    "reward": ("reward",),
+    "align": ("align",),
+    "frontier": ("align",),
+    "run": ("sft", "reward", "align"),
+}
 
 
 @contextmanager
@@ -28,6 +36,7 @@ def on_ranks(root: Path, overrides: Iterable[str]) -> Iterator[None]:
     settings = config.project
     several = int(os.environ.get("WORLD_SIZE", "1"))
     if several > 1:
+        _refuse_pieces(config)
         with _group(root, settings, several):
             yield
         return
@@ -36,9 +45,18 @@ def on_ranks(root: Path, overrides: Iterable[str]) -> Iterator[None]:
 
         count = torchrun.wanted(settings.ranks, settings.device)
         if count > 1:
+            _refuse_pieces(config)
             argv = click.get_current_context().find_root().obj
             raise click.exceptions.Exit(torchrun.run(count, argv, settings.threads))
     yield
+
+
+def _refuse_pieces(config: Config) -> None:
+    """Raise ConfigError where this command would train a model in pieces, and its settings cannot, before it begins."""
+    command = click.get_current_context().info_name or ""
+    if config.model.adapter == "none":
+        for section in _TRAINS.get(command, ()):
+            getattr(config, section).refuse_pieces(section)
 
 
 @contextmanager

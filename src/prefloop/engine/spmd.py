@@ -74,11 +74,8 @@ class GroupEngine:
         learnt = {role: given[role] for role in training.lr} if training else {}
         # Beside adapters everything is frozen, and stays one trunk for all roles: nothing is cut.
         cut = learnt if not any(has_adapter(model) for model in learnt.values()) else {}
-        if cut and training and training.settings.optim == "adamw_8bit":
-            raise ConfigError(
-                'optim = "adamw_8bit" needs whole tensors, and ranks hold models that learn in pieces. Set optim = '
-                '"adamw", of which each rank keeps a piece, or [project] ranks = 1, or [model] adapter = "lora".'
-            )
+        if cut and training:
+            training.settings.refuse_pieces()
         if isinstance(cut.get("critic"), ValueHead) and not given["policy"].linear_head:
             raise ConfigError(
                 f"the states of a {type(given['policy'].model).__name__}, which changes its logits, are not at hand on "
