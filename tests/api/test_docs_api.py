@@ -20,7 +20,7 @@ def test_the_examples_of_the_page_run_from_top_to_bottom(tmp_path: Path, monkeyp
     rows = [{"prompt": f"Say {c} {t}.", "completion": f"The {t} is {c}."} for c in COLOURS for t in THINGS]
     Path("demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     names: dict[str, object] = {"__name__": "example"}
     for number, block in enumerate(blocks):
         name = f"<block {number} of api.md>"

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefloop.config import Model
 from prefloop.types import Completion, Prompt, content_from_json, digest
+
+if TYPE_CHECKING:
+    from prefloop.project.project import Project
 
 Asked = str | Sequence[Mapping[str, Any]] | Prompt
 
@@ -90,6 +93,29 @@ class RewardScorer:
         asked = [as_prompt(prompt) for prompt in prompts]
         answers = [Completion(digest("asked", n), text) for n, text in enumerate(texts)]
         return raw_scores(self.model, self._tokenization, asked, answers, device=self._device)
+
+
+def newest_policy(project: Project, round: int | None) -> Policy:
+    """Return the newest policy of a project, or that at the start of a round."""
+    from prefloop.project.project import load_policy
+
+    ref = project.policy(project.aligned_rounds() if round is None else round)
+    return Policy(*load_policy(project, ref), project.device)
+
+
+def newest_reward_model(project: Project, criterion: str | None, round: int | None) -> RewardScorer:
+    """Return the newest reward model of a criterion of a project; of the only one where none is named."""
+    from prefloop.errors import DataError, suggest
+    from prefloop.project.project import load_registered_reward
+
+    rows = project.reward_models(project.latest_round() if round is None else round)
+    known = {row.criterion or "": row for row in rows}
+    if criterion is None and len(known) == 1:
+        criterion = next(iter(known))
+    if criterion is None or criterion not in known:
+        raise DataError(f'there is no reward model for "{criterion}".{suggest(str(criterion), list(known))}')
+    row = known[criterion]
+    return RewardScorer(*load_registered_reward(project, row), project.device, row.version)
 
 
 def load_policy(source: str | Path, *, device: str = "auto", **settings: Any) -> Policy:

@@ -104,6 +104,17 @@ class Project:
         found = status(self._core)
         return replace(found, next=self.next_command(found))
 
+    def plan(
+        self, *stages: str, devices: int = 1, memory: float | None = None, measure: bool = True
+    ) -> results.Planned:
+        """Return what stages will need: memory, steps, tokens, hours. stages: "sft", "reward", "align"; none = all.
+
+        memory: GB of each device, for GPUs that are not here; measure: the speed of this machine, for the hours
+        """
+        from prefloop.stages.plan import STAGES, plan
+
+        return plan(self._core, stages or STAGES, devices, memory and memory * 1e9, measure)
+
     # -- data in -----------------------------------------------------------------------------------------------------
 
     def import_file(
@@ -299,26 +310,15 @@ class Project:
 
     def policy(self, round: int | None = None) -> Policy:
         """Return the newest policy, or that at the start of a round: 0 is the reference."""
-        from prefloop.api.models import Policy
-        from prefloop.project.project import load_policy
+        from prefloop.api.models import newest_policy
 
-        ref = self._core.policy(self._core.aligned_rounds() if round is None else round)
-        return Policy(*load_policy(self._core, ref), self._core.device)
+        return newest_policy(self._core, round)
 
     def reward_model(self, criterion: str | None = None, round: int | None = None) -> RewardScorer:
         """Return the newest reward model of a criterion. Raises NothingToDoError where there is none."""
-        from prefloop.api.models import RewardScorer
-        from prefloop.errors import DataError, suggest
-        from prefloop.project.project import load_registered_reward
+        from prefloop.api.models import newest_reward_model
 
-        rows = self._core.reward_models(self._core.latest_round() if round is None else round)
-        known = {row.criterion or "": row for row in rows}
-        if criterion is None and len(known) == 1:
-            criterion = next(iter(known))
-        if criterion is None or criterion not in known:
-            raise DataError(f'there is no reward model for "{criterion}".{suggest(str(criterion), list(known))}')
-        row = known[criterion]
-        return RewardScorer(*load_registered_reward(self._core, row), self._core.device, row.version)
+        return newest_reward_model(self._core, criterion, round)
 
     # -- data out ----------------------------------------------------------------------------------------------------
 
