@@ -2,6 +2,7 @@
 
     python benchmarks/plan.py                        # 10 M and 30 M parameters, about five minutes on two cores
     python benchmarks/plan.py --sizes 100M,300M      # up to 12 GB of memory, half an hour
+    python benchmarks/plan.py --sizes "wide 7M" --stages "reward, lora;align grpo, lora"
 
 Each stage is a process of its own: `measured` is the peak of its resident memory, `forecast` what `prefloop plan` said
 before, `off` how far that was from it. Two steps of each stage are done, since the optimiser's state comes with the
@@ -21,24 +22,37 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-# width, layers, heads, groups, inner, vocabulary
+# width, layers, heads, groups, inner, vocabulary; their output embedding is the input's, but in UNTIED
 SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
+    "wide 7M": (128, 4, 4, 4, 344, 50000),
+    "deep 6M": (128, 24, 4, 4, 344, 8192),
+    "grouped 31M": (384, 12, 6, 1, 1024, 16384),
     "10M": (256, 8, 4, 4, 688, 8192),
     "30M": (384, 12, 6, 6, 1024, 16384),
     "100M": (768, 10, 12, 4, 2048, 32000),
     "135M": (576, 30, 9, 3, 1536, 49152),
     "300M": (1024, 18, 16, 8, 3584, 49152),
 }
+UNTIED = ("grouped 31M",)
 K4 = ("--set", "align.rollout.k=4")
+LORA, LOW = ("--set", "model.adapter=lora"), ("--set", "model.dtype=bfloat16")
+DPO = ("--set", "align.algorithm=dpo", "--set", "align.lists=8", "--set", "align.passes=0.5")
+LONG = ("--set", "align.rollout.k=8", "--set", "align.max_tokens=256")
 STAGES: dict[str, list[str]] = {
     "sft": ["sft"],
     "sft, checkpointing": ["sft", "--set", "sft.gradient_checkpointing=true", "--set", "project.seed=1"],
     "sft, adamw_8bit": ["sft", "--set", "sft.optim=adamw_8bit", "--set", "project.seed=2"],
     "reward": ["reward"],
     "align ppo": ["align", "--set", "align.algorithm=ppo"],
+    "align ppo, bfloat16": ["align", "--set", "align.algorithm=ppo", *LOW],
     "align grpo": ["align", "--set", "align.algorithm=grpo", *K4],
-    "align grpo, lora": ["align", "--set", "align.algorithm=grpo", "--set", "model.adapter=lora", *K4],
-    "align dpo": ["align", "--set", "align.algorithm=dpo", "--set", "align.lists=8", "--set", "align.passes=0.5"],
+    "align grpo, long": ["align", "--set", "align.algorithm=grpo", *LONG],
+    "align dpo": ["align", *DPO],
+    "reward, lora": ["reward", *LORA],
+    "align ppo, lora": ["align", "--set", "align.algorithm=ppo", *LORA],
+    "align grpo, lora": ["align", "--set", "align.algorithm=grpo", *LORA, *K4],
+    "align grpo, bfloat16 lora": ["align", "--set", "align.algorithm=grpo", *LORA, *K4, *LOW],
+    "align dpo, lora": ["align", *DPO, *LORA],
 }
 TOML = """
 [project]
@@ -97,8 +111,8 @@ def make_project(root: Path, size: str) -> None:
     tokenizer = train_tokenizer([text(50) for _ in range(50)], 400)
     config = LlamaConfig(
         vocab_size=words, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=512, tie_word_embeddings=True,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=512,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None, tie_word_embeddings=size not in UNTIED,
     )  # fmt: skip
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
@@ -193,13 +207,13 @@ def main() -> None:
     parser.add_argument("--stages", default=";".join(STAGES))
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    print(f"{'size':>5} {'stage':<20} {'forecast':>10} {'measured':>10} {'off':>7}  phase that holds most")
+    print(f"{'size':>11} {'stage':<25} {'forecast':>10} {'measured':>10} {'off':>7}  phase that holds most")
     worst = 0.0
     for size in asked.sizes.split(","):
         for row in rows(size, asked.stages.split(";")):
             worst = max(worst, abs(row["off"]))
             sizes = f"{row['forecast'] / 1e9:>7.2f} GB {row['measured'] / 1e9:>7.2f} GB {row['off']:>+7.1%}"
-            print(f"{row['size']:>5} {row['stage']:<20} {sizes}  {row['phase']}", flush=True)
+            print(f"{row['size']:>11} {row['stage']:<25} {sizes}  {row['phase']}", flush=True)
             if asked.json:
                 print(json.dumps(row), flush=True)
     print(f"furthest off: {worst:.1%}")

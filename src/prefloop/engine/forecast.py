@@ -18,6 +18,7 @@ from prefloop.models.shapes import Shapes
 from prefloop.results import MemoryPart, PhaseMemory
 
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2 + 8 / BLOCK}  # bytes of the two moments of a weight, by the setting `optim`
+MERGED = 4  # so many copies of a layer's matrices are made while adapters are added to them for compiled code
 LOW = (torch.bfloat16, torch.float16)
 
 
@@ -50,11 +51,13 @@ class Cast:
     learns:  the roles that are trained: "policy", "critic", "reward"
     frozen:  those that are not: "reference", "refreshed" and reward models by name
     scorers: which of the frozen ones the stage itself asks, on the first rank alone
+    whole:   roles that stand on no trunk although adapters are trained, since they were made without
     """
 
     learns: tuple[str, ...]
     frozen: tuple[str, ...] = ()
     scorers: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
     value_head: bool = False
     own_sampler: bool = False
     samples: bool = False
@@ -67,13 +70,16 @@ class Cast:
 class Load:
     """Says how much goes through the models at a time.
 
-    learned: real tokens of one pass with a gradient;  scored: those of one without
+    learned: real tokens of one pass with a gradient;  passes: of a step
+    scored: those of one without, by models that do not learn;  checked: the same, by the code that learns
     predicted: which of the learned ones need a word's probability
     rows, length: how many texts grow at a time, and how long they become
     """
 
     learned: float
-    scored: float
+    passes: int = 1
+    scored: float = 0.0
+    checked: float = 0.0
     predicted: float = 0.0
     rows: int = 0
     length: int = 0
@@ -87,12 +93,13 @@ def phases(shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, devi
     found = []
     if cast.samples:
         found.append(PhaseMemory("sampling", (*held, *state, *_sampling(shapes, adapter, load, device))))
-    if cast.frozen or cast.scorers:
-        found.append(PhaseMemory("scoring", (*held, *state, *_scoring(shapes, load, device))))
-    gradients = _gradients(shapes, adapter, cast, device)
-    found.append(
-        PhaseMemory("learning", (*held, *state, *gradients, *_activations(shapes, adapter, cast, load, device)))
-    )
+    if load.scored or load.checked:
+        found.append(PhaseMemory("scoring", (*held, *state, *_scoring(shapes, adapter, cast, load, device))))
+    passing = _activations(shapes, adapter, cast, load, device)
+    # The first pass's gradients are there when the second one is computed.
+    before = _gradients(shapes, adapter, cast, device, shapes.dtype.itemsize) if load.passes > 1 else []
+    found.append(PhaseMemory("learning", (*held, *state, *before, *passing)))
+    found.append(PhaseMemory("updating", (*held, *state, *_gradients(shapes, adapter, cast, device))))
     return found
 
 
@@ -108,6 +115,8 @@ def _weights(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device
         for role in (*cast.learns, *cast.frozen, *cast.scorers):
             if role not in ("reference",) and not (role == "critic" and cast.value_head):
                 yield MemoryPart(role, "weights", 4.0 * learned(shapes, adapter, role, cast))
+            if role in cast.whole:
+                yield MemoryPart(role, "weights of its own", shapes.body * each)
         return
     for role in cast.learns:
         mine = learned(shapes, None, role, cast)
@@ -151,9 +160,12 @@ def moments(adapter: Adapter | None, cast: Cast, device: Device) -> float:
     return MOMENTS["adamw" if _pieces(adapter, device) > 1 else cast.optim]
 
 
-def _gradients(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) -> list[MemoryPart]:
-    pieces = _pieces(adapter, device)
-    return [MemoryPart(role, "gradients", 4.0 * learned(shapes, adapter, role, cast) / pieces) for role in cast.learns]
+def _gradients(
+    shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device, each: float = 4.0
+) -> list[MemoryPart]:
+    """Return the gradients of a step. each: bytes of a number, where the models are neither adapters nor in pieces"""
+    pieces, each = _pieces(adapter, device), each if adapter is None and device.ranks == 1 else 4.0
+    return [MemoryPart(role, "gradients", each * learned(shapes, adapter, role, cast) / pieces) for role in cast.learns]
 
 
 def _pieces(adapter: Adapter | None, device: Device) -> int:
@@ -164,38 +176,65 @@ def _pieces(adapter: Adapter | None, device: Device) -> int:
 def _sampling(shapes: Shapes, adapter: Adapter | None, load: Load, device: Device) -> Iterator[MemoryPart]:
     each, matrices = shapes.dtype.itemsize, shapes.layers * shapes.layer
     yield MemoryPart("policy", "caches", load.rows * load.length * shapes.cached * each)
-    if adapter is not None:
-        yield MemoryPart("policy", "merged copy", matrices * each)
-    if shapes.is_packed and device.kind == "cpu" and shapes.dtype == torch.float32:
+    if _is_compiled(shapes, device):
         yield MemoryPart("policy", "copies for compiled code", (matrices + shapes.head) * 4.0)
-    elif shapes.is_packed:
+        if adapter is not None:
+            yield MemoryPart("policy", "one layer, merged", MERGED * shapes.layer * each)
+    else:
+        if adapter is not None:
+            yield MemoryPart("policy", "merged copy", matrices * each)
         yield MemoryPart("policy", "copies of matrices", shapes.copied * each)
     yield MemoryPart("policy", "words", load.rows * shapes.vocabulary * (4.0 + each))
 
 
-def _scoring(shapes: Shapes, load: Load, device: Device) -> Iterator[MemoryPart]:
-    """Yield what a pass without a gradient needs: a few layers' numbers of each token, and of a head."""
-    each = shapes.dtype.itemsize
-    wide = 3 * shapes.hidden + shapes.kept // 3
-    yield MemoryPart("scoring", "activations", load.scored * wide * each)
-    if shapes.is_packed and device.kind == "cpu" and shapes.dtype == torch.float32:
-        yield MemoryPart("scoring", "copies for compiled code", shapes.layers * shapes.layer * 4.0)
+def _is_compiled(shapes: Shapes, device: Device) -> bool:
+    """Return whether compiled code reads and samples what does not learn."""
+    return shapes.is_packed and device.kind == "cpu" and shapes.dtype == torch.float32
+
+
+def _scoring(shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, device: Device) -> Iterator[MemoryPart]:
+    """Yield what a pass without a gradient needs, by compiled code or by the code that learns."""
+    each, compiled = shapes.dtype.itemsize, _is_compiled(shapes, device)
+    tokens = load.checked if compiled else max(load.scored, load.checked)
+    # On a CPU nearly all that a layer computes stays in pieces until its end (see `freed pieces`).
+    wide = _kept(shapes, adapter, device) if device.kind == "cpu" else 3 * shapes.hidden + shapes.kept // 3
+    by_learner = tokens * wide * each
+    activations = 8.0 * load.scored * (shapes.hidden + shapes.freed) if compiled else 0.0
+    copies = 4.0 * shapes.layers * shapes.layer if activations else 0.0
+    if by_learner > activations + copies:
+        yield MemoryPart("scoring", "activations", by_learner)
+    else:
+        yield MemoryPart("scoring", "activations", activations)
+        yield MemoryPart("scoring", "copies for compiled code", copies)
+    if "policy" in cast.learns and device.kind == "cpu":
+        yield MemoryPart("scoring", "words", 8.0 * _some_words(shapes) + _copies_of_head(shapes, device))
 
 
 def _activations(
     shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, device: Device
 ) -> Iterator[MemoryPart]:
-    each = shapes.dtype.itemsize
-    separate = [role for role in cast.learns if not (role == "critic" and cast.value_head)]
-    for role in separate:
-        layers = shapes.layers * (2 * shapes.hidden if load.checkpointing else shapes.kept)
-        yield MemoryPart(role, "activations", load.learned * layers * each)
+    each, of_a_layer = shapes.dtype.itemsize, _kept(shapes, adapter, device)
+    for role in cast.learns:
+        if role == "critic" and cast.value_head:
+            continue
+        kept = 2 * shapes.hidden if load.checkpointing else of_a_layer
+        yield MemoryPart(role, "activations", load.learned * shapes.layers * kept * each)
+        if device.kind == "cpu":
+            yield MemoryPart(role, "freed pieces", load.learned * shapes.layers * shapes.freed * each)
         if not load.checkpointing:
             yield MemoryPart(role, "copies of matrices", shapes.copied * each)
     # The backward pass is in one layer at a time, whose gradients are about as large as what it kept.
-    yield MemoryPart("learning", "one layer, backward", load.learned * shapes.kept * each)
+    yield MemoryPart("learning", "one layer, backward", load.learned * of_a_layer * each)
     if "policy" in cast.learns:
         yield MemoryPart("policy", "words", _words(shapes, load, device, adapter is None))
+
+
+def _kept(shapes: Shapes, adapter: Adapter | None, device: Device) -> int:
+    """Return what a layer keeps of a token. On a CPU plain torch computes low precision, and norms in float32."""
+    if device.kind != "cpu" or shapes.dtype not in LOW or not shapes.is_packed:
+        return shapes.kept
+    # A norm whose weight learns also keeps its result in float32, which is two numbers in low precision.
+    return shapes.kept + shapes.torch_keeps + (2 if adapter else 4) * shapes.normed
 
 
 def _words(shapes: Shapes, load: Load, device: Device, learns: bool) -> float:
@@ -204,9 +243,19 @@ def _words(shapes: Shapes, load: Load, device: Device, learns: bool) -> float:
     head = shapes.head * 4.0 if learns else 0.0  # A gradient of the head is added to that of the embedding.
     if device.kind != "cpu":
         return min(all_words, LOGITS_GPU) * 2 * each + head
-    copies = shapes.head * 4.0 if shapes.head <= LARGEST else 0.0
-    kept = all_words if all_words <= KEPT else 3 * max(LOGITS, 64 * shapes.vocabulary)
-    return 4.0 * kept + head + copies
+    copies = _copies_of_head(shapes, device)
+    if all_words <= KEPT:
+        return 4.0 * all_words + head + copies
+    return 12.0 * _some_words(shapes) + head + 2 * copies  # Logits are computed again, and so is the copy.
+
+
+def _some_words(shapes: Shapes) -> float:
+    """Return how many probabilities there are at a time on a CPU."""
+    return max(LOGITS, 64.0 * shapes.vocabulary)
+
+
+def _copies_of_head(shapes: Shapes, device: Device) -> float:
+    return shapes.head * 4.0 if _is_compiled(shapes, device) and shapes.head <= LARGEST else 0.0
 
 
 def peak(found: Sequence[PhaseMemory]) -> float:

@@ -38,6 +38,8 @@ class Shapes:
     parameters: all of them;  body: without an output embedding of its own;  head: the output embedding
     layer: the weights of one layer, of which a token goes through those `active`;  linears: its linear modules
     kept: what a layer keeps of a token for the backward pass
+    torch_keeps: what it keeps besides where plain torch computes it; the numbers that its norms read are `normed`
+    freed: what a layer computes of a token and lets go at once: queries, keys and values before rotary positions
     copied: copies of matrices that a training step makes in all layers, and keeps until its backward pass
     cached: keys and values of a token in all layers
     is_packed: whether prefloop's own code computes it, as far as the config tells
@@ -57,6 +59,9 @@ class Shapes:
     active: int
     linears: tuple[Linear, ...]
     kept: int
+    torch_keeps: int
+    normed: int
+    freed: int
     copied: int
     cached: int
     is_packed: bool
@@ -122,10 +127,15 @@ def shapes_of(config: Any, settings: Model, name: str = "") -> Shapes:
     # Norms and the matrices behind them keep their inputs; attention its vectors and what it read.
     norms = sum(_norm_size(part) == text.hidden_size for part in first.modules())
     kept = (2 + norms) * text.hidden_size + (query + 2 * kv) + query + up + inner * experts
+    normed = sum(_norm_size(part) for part in first.modules() if not isinstance(part, nn.LayerNorm))
     if "q_norm" in names:
         kept += query + 2 * kv
+        normed += query + kv - 2 * head_dim
+    torch_keeps = query  # Attention of padded rows copies its result.
     if gated and "silu" not in str(getattr(text, "hidden_act", None) or getattr(text, "hidden_activation", "silu")):
         kept += inner * experts  # Only silu is computed together with its product.
+    elif gated:
+        torch_keeps += inner * experts
     fused = [n for n in ((query + 2 * kv) * text.hidden_size, up * text.hidden_size) if n <= FUSE_UP_TO]
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
@@ -150,6 +160,9 @@ def shapes_of(config: Any, settings: Model, name: str = "") -> Shapes:
         ),
         linears=linears,
         kept=kept if is_packed else int(FROM_TRANSFORMERS * kept),
+        torch_keeps=torch_keeps,
+        normed=normed,
+        freed=query + 2 * kv,
         copied=text.num_hidden_layers * sum(fused) if is_packed and gated else 0,
         cached=2 * kv * text.num_hidden_layers,
         is_packed=is_packed,

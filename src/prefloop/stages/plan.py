@@ -18,6 +18,7 @@ from prefloop.errors import ModelError
 from prefloop.kernels.memory import total_memory
 from prefloop.known_algorithms import is_offline
 from prefloop.models.load import load_tokenizer
+from prefloop.models.lora import needs_peft
 from prefloop.models.shapes import Shapes, config_of, shapes_of
 from prefloop.project.project import Project
 from prefloop.results import PhaseMemory, Placed, Planned, Speed, StagePlan
@@ -56,6 +57,8 @@ class _Planner:
         self.config = config_of(settings, project.root)
         self.shapes = shapes_of(self.config, settings, settings.path or "the model from scratch")
         kind = "cpu" if self.here == "cpu" else "cuda"
+        if settings.adapter == "lora":
+            needs_peft()  # A run loads it, too: 60 MB.
         base = _resident() + LATER if kind == "cpu" else CONTEXT
         self.device = Device(kind, memory or total_memory(here), devices, base)
         self.count = _counter(project)

@@ -7,11 +7,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 from prefloop.config_section import SCORED
 from prefloop.engine.base import Sampling
 from prefloop.engine.forecast import Cast, Load
+from prefloop.errors import ModelError, NothingToDoError
 from prefloop.known_algorithms import has_critic, has_reference, is_offline
+from prefloop.models.adapter_folder import INSIDE, is_adapter
 from prefloop.models.load import DTYPES
 from prefloop.project.project import Project
 from prefloop.training.fit import Order
@@ -54,6 +57,11 @@ class Texts:
     answers: float = 0.0  # mean tokens of an answer alone
     k: float = 1.0  # answers of a list
 
+    @property
+    def of_a_list(self) -> float:
+        """Return the tokens of a list whose prompt is read once."""
+        return self.mean + (self.k - 1) * self.answers
+
 
 def work_of(project: Project, stage: str, budget: int, count: Count) -> Work:
     """Return what "sft", "reward" or "align" will do. budget: padded tokens of one pass"""
@@ -74,9 +82,12 @@ def _sft(project: Project, budget: int, count: Count) -> Work:
     texts = Texts(len(shown) or 64, *_mean_and_longest(whole, settings.max_tokens))
     answers = statistics.fmean(count(d.text) for d in shown[:LOOKED_AT]) if shown else texts.mean
     order = Order(texts.count, settings.batch, settings.epochs, 0)
-    rows = _rows_of_a_pass(min(settings.batch, texts.count), texts.longest, budget)
-    learned = rows * texts.mean
-    load = Load(learned, SCORED * learned, rows * answers, checkpointing=settings.gradient_checkpointing)
+    most = texts.longest / texts.mean
+    passes, learned = _passes(min(settings.batch, texts.count), texts.mean, most, texts.longest, budget)
+    held = len(project.store.demonstrations(split="heldout", heldout=project.config.data.heldout)[:LOOKED_AT])
+    _, checked = _passes(held, texts.mean, most, texts.longest, SCORED * budget)
+    predicted = learned * answers / texts.mean
+    load = Load(learned, passes, 0.0, checked, predicted, checkpointing=settings.gradient_checkpointing)
     tokens = texts.mean * texts.count * settings.epochs
     return Work(
         "sft",
@@ -97,16 +108,16 @@ def _reward(project: Project, budget: int, count: Count) -> Work:
     settings, align = project.config.reward, project.config.align
     texts, notes = _lists(project, count, settings.max_tokens)
     order = Order(texts.count, settings.batch, settings.epochs, 0)
-    load = _load_of_lists(texts, settings.batch, budget, settings.gradient_checkpointing, 0.0)
+    load = _load_of_lists(texts, settings.batch, budget, settings.gradient_checkpointing, False)
+    looked = min(LOOKED_AT, texts.count)  # lists that are scored, to compare them with the held-out ones
+    more = _load_of_lists(texts, looked, SCORED * budget, False, False).learned
+    load = replace(load, checked=more)
     models = max(1, len(settings.criteria or project.store.criteria()))
-    tokens = models * settings.epochs * texts.count * (texts.mean - texts.answers + texts.k * texts.answers)
+    tokens = models * settings.epochs * texts.count * texts.of_a_list
     drawn = 2 * settings.normalise_prompts
-    other = Load(0.0, load.scored, rows=min(AT_ONCE, drawn), length=int(align.max_tokens + texts.mean))
+    other = Load(0.0, rows=min(AT_ONCE, drawn), length=int(align.max_tokens + texts.mean))
     cast = Cast(("reward",), average=settings.average > 0, optim=settings.optim)
-    normalising = (
-        Cast(("reward",), ("reference",), samples=True, average=settings.average > 0, optim=settings.optim),
-        other,
-    )
+    normalising = replace(cast, frozen=("reference",), samples=True), other
     sampled = float(models * drawn * align.max_tokens)
     return Work(
         "reward",
@@ -129,12 +140,14 @@ def _offline(project: Project, budget: int, count: Count) -> Work:
     texts, notes = _lists(project, count, None)
     order = Order(texts.count, settings.lists, settings.passes, 0)
     looks = settings.evaluation.eval_prompts
-    load = _load_of_lists(texts, settings.lists, budget, settings.gradient_checkpointing, texts.answers)
+    load = _load_of_lists(texts, settings.lists, budget, settings.gradient_checkpointing, True)
+    more = _load_of_lists(texts, settings.lists, SCORED * budget, False, True).learned
     grown = int(settings.max_tokens + texts.mean - texts.answers)
-    load = replace(load, rows=min(AT_ONCE, looks), length=grown)
+    more = max(more, min(looks * texts.mean, float(SCORED * budget)))
+    load = replace(load, checked=more, rows=min(AT_ONCE, looks), length=grown)
     frozen = ("reference",) if not settings.reference_refresh else ("reference", "refreshed")
     cast = Cast(("policy",), frozen, samples=True, average=settings.average > 0, optim=settings.optim)
-    once = texts.count * (texts.mean - texts.answers + texts.k * texts.answers)
+    once = texts.count * texts.of_a_list
     asked = once if has_reference(settings.algorithm) else 0.0
     evaluations = order.steps // settings.evaluation.eval_every + 1
     sampled = float(evaluations * looks * settings.max_tokens)
@@ -159,14 +172,27 @@ def _online(project: Project, budget: int, count: Count) -> Work:
     mean, longest = _mean_and_longest([count(prompt.text) for prompt in asked], 64)
     notes = [] if asked else [_assumed("prompts", "64 tokens each")]
     rows, answer = rollout.prompts * rollout.k, float(settings.max_tokens)
-    at_once = _rows_of_a_pass(-(-rollout.prompts // rollout.minibatches) * rollout.k, longest + answer, budget)
-    learned = at_once * answer + math.ceil(at_once / rollout.k) * mean
-    scored_rows = _rows_of_a_pass(rows, longest + answer, SCORED * budget)
-    scored = scored_rows * answer + math.ceil(scored_rows / rollout.k) * mean
+    minibatch, whole = -(-rollout.prompts // rollout.minibatches), mean + rollout.k * answer
+    most, row = (longest + answer) / (mean + answer), longest + answer
+    # Where not even the answers to one prompt fit into a pass, they are parted.
+    together = rollout.k if row * rollout.k <= budget else 1
+    lists, each = (minibatch, whole) if together > 1 else (minibatch * rollout.k, mean + answer)
+    passes, learned = _passes(lists, each, most, row * together, budget)
+    _, scored = _passes(rollout.prompts, whole, most, row * rollout.k, SCORED * budget)
     looks = settings.evaluation.eval_prompts
     growing = min(AT_ONCE, max(rows, looks))
-    load = Load(learned, scored, at_once * answer, growing, int(answer + mean), settings.gradient_checkpointing)
     critic = has_critic(settings.algorithm)
+    checked = max(min(looks * (mean + answer), float(SCORED * budget)), scored if critic else 0.0)
+    load = Load(
+        learned,
+        passes,
+        scored,
+        checked,
+        learned * together * answer / each,
+        growing,
+        int(answer + mean),
+        settings.gradient_checkpointing,
+    )
     judges = (
         ()
         if settings.reward is not None
@@ -178,6 +204,7 @@ def _online(project: Project, budget: int, count: Count) -> Work:
         ("policy", "critic") if critic else ("policy",),
         ("reference", "refreshed") if settings.reference_refresh else ("reference",),
         judges,
+        whole=_whole(project, judges, critic and settings.critic == "separate"),
         value_head=settings.critic == "head",
         own_sampler=rollout.staleness > 0,
         samples=True,
@@ -205,6 +232,17 @@ def _online(project: Project, budget: int, count: Count) -> Work:
     )
 
 
+def _whole(project: Project, judges: Sequence[str], critic: bool) -> tuple[str, ...]:
+    """Return which models stand on no trunk: reward models that are there and have no adapter, and a critic of them."""
+    try:
+        rows = project.reward_models(project.latest_round())
+    except (NothingToDoError, ModelError):
+        return ()
+    own = {f"reward {row.criterion}" for row in rows if not is_adapter(Path(project.ref(row).path) / INSIDE)}
+    whole = tuple(role for role in judges if role in own)
+    return (*whole, "critic") if critic and whole else whole
+
+
 def _lists(project: Project, count: Count, most: int | None) -> tuple[Texts, tuple[str, ...]]:
     heldout = project.config.data.heldout
     items = list(islice(project.store.items(split="train", heldout=heldout, ranked=True), LOOKED_AT))
@@ -220,18 +258,27 @@ def _lists(project: Project, count: Count, most: int | None) -> tuple[Texts, tup
     prompts = [count(item.prompt.text) for item in items]
     whole = statistics.fmean(prompts) + statistics.fmean(answers)
     k = statistics.fmean(len(item.completions) for item in items)
-    return Texts(total, min(whole, most or math.inf), max(prompts) + max(answers), statistics.fmean(answers), k), ()
+    longest, context = max(prompts) + max(answers), most or math.inf
+    return Texts(total, min(whole, context), min(longest, context), statistics.fmean(answers), k), ()
 
 
-def _load_of_lists(texts: Texts, lists: int, budget: int, checkpointing: bool, predicted: float) -> Load:
-    """Return the load of lists whose prompts are read once. predicted: tokens of an answer that need a word's share"""
-    rows = _rows_of_a_pass(round(min(lists, texts.count) * texts.k), texts.longest, budget)
-    tokens = rows * texts.answers + rows / texts.k * (texts.mean - texts.answers)
-    return Load(tokens, SCORED * tokens, rows * predicted, checkpointing=checkpointing)
+def _load_of_lists(texts: Texts, lists: int, budget: int, checkpointing: bool, predicts: bool) -> Load:
+    """Return the load of a step on lists whose prompts are read once. predicts: whether words need probabilities"""
+    mean, row = texts.of_a_list, texts.longest * texts.k
+    passes, learned = _passes(min(lists, texts.count), mean, texts.longest / texts.mean, row, budget)
+    predicted = learned * texts.k * texts.answers / mean if predicts else 0.0
+    return Load(learned, passes, predicted=predicted, checkpointing=checkpointing)
 
 
-def _rows_of_a_pass(rows: int, longest: float, budget: int) -> int:
-    return max(1, min(rows, int(budget // max(1.0, longest))))
+def _passes(lists: int, mean: float, most: float, padded: float, budget: int) -> tuple[int, float]:
+    """Return how many passes a batch takes, and the tokens of the largest. A list is never parted.
+
+    mean: tokens of a list;  most: how much longer than that the longest is;  padded: what the longest takes
+    """
+    at_once = max(1, int(budget // max(1.0, padded)))
+    if at_once >= lists:
+        return 1, lists * mean
+    return math.ceil(lists / at_once), min(lists, at_once * most) * mean  # Lists of like length go together.
 
 
 def _mean_and_longest(lengths: Sequence[float], otherwise: float) -> tuple[float, float]:
