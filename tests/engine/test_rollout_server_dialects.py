@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -267,3 +268,33 @@ def test_rollout_server_that_ends_at_its_start_is_named_with_the_first_error_of_
     with pytest.raises(TrainingError, match=r"at once: ValueError: too little memory\. The end of (.|\n)*see above$"):
         launched.wait(Address(launched.url))
     launched.stop()
+
+
+HANGS = """
+import os, sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path != "/health":
+            time.sleep(60)
+        self.send_response(200)
+        self.end_headers()
+print("started", os.getpid(), flush=True)
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def test_rollout_server_that_was_launched_and_hangs_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/hangs.py "$@"\n')
+    python.chmod(0o755)
+    words = tokenizer()
+    model = causal(vocab=len(words), sharp=3.0)
+    rollout = Rollouts(backend="vllm", launch=1, python=str(python), timeout=0.5, retries=1, backoff=0.01)
+    engine = make({"policy": Policy(model)}, make_tokenization(words, model), 1, Placement("cpu", rollout, tmp_path))
+    with pytest.raises(TrainingError, match="launched server 0: no answer within 0.5 s"):
+        engine.generate(PROMPTS, KEYS, Sampling(6))
+    engine.close()
+    started = [line for line in (tmp_path / "rollout" / "server-0.log").read_text().splitlines() if "started" in line]
+    assert len(set(started)) == 2

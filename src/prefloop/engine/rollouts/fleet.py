@@ -17,7 +17,7 @@ from dataclasses import replace
 from prefloop.config_rollout import Rollouts
 from prefloop.engine.base import Sampled
 from prefloop.engine.rollouts.dialect import Dialect, Job, Ours
-from prefloop.engine.rollouts.http import Address, Damaged, Fault, Refused, Stale
+from prefloop.engine.rollouts.http import Address, Damaged, Fault, Refused, Silent, Stale
 from prefloop.engine.rollouts.launching import Launched
 from prefloop.engine.weights import Version
 from prefloop.errors import ConfigError, TrainingError
@@ -121,8 +121,10 @@ class Fleet:
         except Stale:
             member.holds = ""
             raise
-        except Fault:
+        except Fault as fault:
             member.forget()
+            if isinstance(fault, Silent) and member.launched is not None:
+                member.launched.stop()  # It hangs: the next attempt starts another.
             raise
         except _BROKEN as error:
             member.forget()

@@ -29,6 +29,10 @@ class Fault(Exception):
     after = 0.0
 
 
+class Silent(Fault):
+    """A server did not answer in time."""
+
+
 class Stale(Fault):
     """A server holds another version of the weights than it is asked for."""
 
@@ -86,7 +90,7 @@ class Address:
         except ssl.SSLError as error:
             raise Fault(f"no TLS connection: {error.reason or error}") from None
         except TimeoutError:
-            raise Fault(f"no answer within {timeout or self.timeout:g} s ([rollout] timeout)") from None
+            raise Silent(f"no answer within {timeout or self.timeout:g} s ([rollout] timeout)") from None
         except (OSError, HTTPException) as error:
             raise Fault(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
         if len(self._key) >= SECRET:
