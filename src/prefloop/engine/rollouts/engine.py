@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock, get_ident
 from typing import Any, Self
@@ -28,7 +29,7 @@ from prefloop.engine.rollouts.vllm import Vllm
 from prefloop.engine.weights import Version, publish_version
 from prefloop.errors import TrainingError
 
-COMPARED = 8  # samples of each server's part, at each call
+COMPARED, COMPARED_TOKENS = 8, 2048  # So many samples of each server's part, with their prompts, at each call.
 OTHERS: Mapping[str, type[Vllm] | type[Sglang]] = {"vllm": Vllm, "sglang": Sglang}
 
 
@@ -121,7 +122,9 @@ class ServedEngine:
         """
         if job.sampling.top_p < 1 or job.sampling.temperature == 0:
             return 0.0  # Servers have other conventions there.
-        places = range(0, len(made), -(-len(made) // COMPARED))
+        spread = range(0, len(made), -(-len(made) // COMPARED))
+        tokens = accumulate(len(job.prompts[n]) + len(made[n].ids) for n in spread)
+        places = [n for n, total in zip(spread, tokens, strict=True) if not n or total <= COMPARED_TOKENS]
         rows = [[*job.prompts[n], *made[n].ids] for n in places]
         some = Canary(rows, [len(job.prompts[n]) for n in places])
         with self._alone:
