@@ -174,7 +174,7 @@ def forecast(root: Path, arguments: list[str]) -> dict[str, Any]:
     return found
 
 
-def rows(size: str, stages: list[str]) -> Iterator[dict[str, Any]]:
+def rows(size: str, stages: list[str], changes: list[str]) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make = os.fork()  # What makes the model does not stay in this process.
@@ -184,8 +184,9 @@ def rows(size: str, stages: list[str]) -> Iterator[dict[str, Any]]:
         if os.waitpid(make, 0)[1]:
             raise SystemExit("the project could not be made")
         for stage in stages:
-            planned = forecast(root, STAGES[stage])
-            peak, failed = measured(root, STAGES[stage])
+            asked = [*STAGES[stage], *(part for change in changes for part in ("--set", change))]
+            planned = forecast(root, asked)
+            peak, failed = measured(root, asked)
             if failed:
                 raise SystemExit(f"{size} {stage}: {failed}")
             (one,) = planned["stages"]
@@ -205,12 +206,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10M,30M")
     parser.add_argument("--stages", default=";".join(STAGES))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of all stages")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     print(f"{'size':>11} {'stage':<25} {'forecast':>10} {'measured':>10} {'off':>7}  phase that holds most")
     worst = 0.0
     for size in asked.sizes.split(","):
-        for row in rows(size, asked.stages.split(";")):
+        for row in rows(size, asked.stages.split(";"), asked.set):
             worst = max(worst, abs(row["off"]))
             sizes = f"{row['forecast'] / 1e9:>7.2f} GB {row['measured'] / 1e9:>7.2f} GB {row['off']:>+7.1%}"
             print(f"{row['size']:>11} {row['stage']:<25} {sizes}  {row['phase']}", flush=True)

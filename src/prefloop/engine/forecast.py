@@ -220,9 +220,11 @@ def _activations(
         kept = 2 * shapes.hidden if load.checkpointing else of_a_layer
         yield MemoryPart(role, "activations", load.learned * shapes.layers * kept * each)
         if device.kind == "cpu":
-            yield MemoryPart(role, "freed pieces", load.learned * shapes.layers * shapes.freed * each)
+            yield MemoryPart(role, "freed pieces", load.learned * shapes.layers * _freed(shapes) * each)
         if not load.checkpointing:
             yield MemoryPart(role, "copies of matrices", shapes.copied * each)
+            if device.kind == "cpu" and adapter is None:  # The gradient of a copy is freed, too, and stays a hole.
+                yield MemoryPart(role, "gradients of copies", shapes.copied * each)
     # The backward pass is in one layer at a time, whose gradients are about as large as what it kept.
     yield MemoryPart("learning", "one layer, backward", load.learned * of_a_layer * each)
     if "policy" in cast.learns:
@@ -235,6 +237,11 @@ def _kept(shapes: Shapes, adapter: Adapter | None, device: Device) -> int:
         return shapes.kept
     # A norm whose weight learns also keeps its result in float32, which is two numbers in low precision.
     return shapes.kept + shapes.torch_keeps + (2 if adapter else 4) * shapes.normed
+
+
+def _freed(shapes: Shapes) -> int:
+    """Return what a layer frees of a token on a CPU. Plain torch copies what attention rotates once more."""
+    return 2 * shapes.freed + shapes.normed if shapes.dtype in LOW else shapes.freed
 
 
 def _words(shapes: Shapes, load: Load, device: Device, learns: bool) -> float:

@@ -21,9 +21,14 @@ def set_environment() -> None:
 
     A thread of torch's (GNU OpenMP) waits busily for the others before it sleeps. By default it waits milliseconds:
     while another process has one of the cores, the waiting keeps our own threads from theirs.
+
+    oneDNN, which computes bfloat16 on a CPU, keeps code and buffers for each of the last 1,024 shapes of matrices, and
+    ours all differ.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for shapes_kept in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(shapes_kept, "64")
 
 
 def set_up(threads: int, device: str) -> None:
