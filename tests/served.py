@@ -52,6 +52,7 @@ LIES: dict[str, Change] = {
     "fewer samples": lambda said: said["samples"].pop(),
     "more samples": lambda said: said["samples"].append(said["samples"][0]),
     "another order": lambda said: said["samples"].reverse(),
+    "two swapped": lambda said: said["samples"].insert(0, said["samples"].pop(2)),
     "an empty sample": lambda said: said["samples"][0].update(ids=[], logprobs=[]),
     "a sample that is too long": lambda said: said["samples"][0].update(ids=[5] * 7, logprobs=[-1.0] * 7),
     "a sample that is cut": lambda said: said["samples"][0].update(ids=[5], logprobs=[-1.0], ended=False),

@@ -187,6 +187,23 @@ def test_rollout_server_that_fails_or_lies_is_asked_again_and_named_where_it_goe
     assert ids(engine) == right, "nothing is lost"
 
 
+def test_rollout_server_that_swaps_two_answers_of_a_model_that_hardly_reads_is_caught(
+    tmp_path: Path,
+) -> None:
+    """A new model gives nearly the same answers to all prompts."""
+    model = causal(vocab=len(WORDS), sharp=1.0)
+    new = make({"policy": Policy(model)}, TOKENIZATION, 1)
+    new.save("policy", tmp_path / "new")
+    with serving(tmp_path / "new") as real, troubled(real) as (url, troubles):
+        where = Placement(rollout=Rollouts(backend="prefloop", servers=(url,), retries=0), root=tmp_path)
+        engine = make({"policy": Policy(model)}, TOKENIZATION, 1, where)
+        assert ids(engine) == ids(new)
+        troubles.script = ["two swapped"]
+        with pytest.raises(TrainingError, match="differ from the trainer's by 0.00.* more than 0.001"):
+            ids(engine)
+        engine.close()
+
+
 def test_rollout_server_that_was_asked_again_is_told_once_in_the_metrics(
     served: Make, front: tuple[str, Troubles], right: list[tuple[int, ...]]
 ) -> None:

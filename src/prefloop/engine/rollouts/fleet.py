@@ -23,7 +23,8 @@ from prefloop.engine.weights import Version
 from prefloop.errors import ConfigError, TrainingError
 
 LONGEST_WAIT_S = 60.0
-OF_SAMPLES = 4  # Samples may be so many times further off than the canary, which has more tokens.
+# Samples may be so many times further off than the canary, which has more tokens, and by rounding, in nats.
+OF_SAMPLES, OF_ROUNDING = 4, 1e-3
 POSITIVE = 1e-3  # A log-probability may be above 0 by rounding only.
 Apart = Callable[[Job, Sequence[Sampled]], float]
 _BROKEN = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # An answer of another form raises one of them.
@@ -36,6 +37,7 @@ class Member:
         self.name, self._connect, self.launched = name, connect, launched
         self.lock = threading.Lock()
         self.address = connect(name)
+        self.apart = 0.0  # how far it was at the last canary
         self.used = False  # whether it may think that this trainer uses it
         self.forget()
 
@@ -111,11 +113,12 @@ class Fleet:
             member.up(job.version)
             self._bring(member, job)
             made = self._checked(member, self.dialect.generate(member.address, job), job)
-            if (found := apart(job, made)) > OF_SAMPLES * self.settings.canary:
+            found, bound = apart(job, made), self._bound(member, job)
+            if found > bound:
                 raise Fault(
                     f"the log-probabilities of its samples differ from the trainer's by {found:.2g} nats a token on "
-                    f"average, more than {OF_SAMPLES} times [rollout] canary: they are of other weights, of another "
-                    "temperature, or of other prompts"
+                    f"average, more than {bound:.2g}, though those of the canary did not: they are of other weights, "
+                    "of another temperature, or of other prompts"
                 )
             return made
         except Stale:
@@ -147,8 +150,13 @@ class Fleet:
                 f"average, more than [rollout] canary = {self.settings.canary:g}: it does not sample from version "
                 f"{job.version.name}"
             )
-        self.canary = max(self.canary, apart)
+        self.canary, member.apart = max(self.canary, apart), apart
         member.holds = job.version.name
+
+    def _bound(self, member: Member, job: Job) -> float:
+        """Return how far samples may be off: by their temperature, and by how far the server's canary was."""
+        most = min(OF_SAMPLES * self.settings.canary, OF_ROUNDING + OF_SAMPLES * member.apart)
+        return most / min(1.0, job.sampling.temperature) if job.sampling.temperature else math.inf
 
     def _checked(self, member: Member, made: Sequence[Sampled], job: Job) -> list[Sampled]:
         """Return the samples, once they are what was asked for. A part of an answer is no answer."""
