@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from prefloop.config import Model
@@ -17,12 +17,14 @@ from prefloop.engine.rollouts import server
 
 
 @contextmanager
-def serving(folder: Path, key: str = "") -> Iterator[str]:
+def serving(folder: Path, key: str = "", dtype: Literal["float32", "bfloat16"] = "float32") -> Iterator[str]:
     """Serve a model of a folder by HTTP; the address is given."""
     listening = server.listen("127.0.0.1", 0, key, "KEY")
     ready = threading.Event()
     run = threading.Thread(
-        target=server.serve, args=(listening, str(folder), Model(), "cpu", lambda _: ready.set()), daemon=True
+        target=server.serve,
+        args=(listening, str(folder), Model(dtype=dtype), "cpu", lambda _: ready.set()),
+        daemon=True,
     )
     run.start()
     assert ready.wait(60)

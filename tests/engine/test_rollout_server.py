@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from prefloop.algorithms.sft import Sft
+from prefloop.config import Model
 from prefloop.config_rollout import Rollouts
 from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
@@ -27,6 +28,7 @@ from prefloop.engine.rollouts import dialect, server
 from prefloop.engine.rollouts.http import Address, Damaged, Refused, Stale
 from prefloop.engine.weights import KEEP, publish_version, read_version
 from prefloop.errors import ConfigError, ModelError, TrainingError
+from prefloop.models.load import load_causal
 from prefloop.models.policy import Policy
 from prefloop.models.tokenization import make_tokenization
 from served import Troubles, serving, troubled
@@ -201,6 +203,19 @@ def test_rollout_server_that_swaps_two_answers_of_a_model_that_hardly_reads_is_c
         troubles.script = ["two swapped"]
         with pytest.raises(TrainingError, match="differ from the trainer's by 0.00.* more than 0.001"):
             ids(engine)
+        engine.close()
+
+
+def test_rollout_server_in_bfloat16_is_not_taken_for_a_liar(tmp_path: Path) -> None:
+    """Its canary is the trainer's to the bit, and its sampler rounds at other places."""
+    model = causal(vocab=len(WORDS), sharp=10.0).to(torch.bfloat16)
+    make({"policy": Policy(model)}, TOKENIZATION, 1).save("policy", tmp_path / "model")
+    model, _ = load_causal(str(tmp_path / "model"), Model(dtype="bfloat16"))  # as the server does
+    with serving(tmp_path / "model", dtype="bfloat16") as url:
+        where = Placement(rollout=Rollouts(backend="prefloop", servers=(url,), retries=0), root=tmp_path)
+        engine = make({"policy": Policy(model)}, TOKENIZATION, 1, where)
+        assert len(engine.generate(PROMPTS, KEYS, Sampling(30))) == len(PROMPTS)
+        assert engine._fleet.canary == 0  # type: ignore[attr-defined]
         engine.close()
 
 
@@ -396,8 +411,6 @@ def test_rollout_server_of_another_model_or_version_is_refused_at_the_start(
 def test_rollout_server_of_another_chat_template_is_refused_where_prompts_go_through_one(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    from prefloop.models.load import load_causal
-
     model, tokenization = load_causal(tiny_model)
     assert tokenization.chat
     other = shutil.copytree(tiny_model, tmp_path / "other")

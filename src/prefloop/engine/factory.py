@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from prefloop.algorithms.base import Role
@@ -52,7 +53,8 @@ def make(
 
     policy: Any = models["policy"]
     vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
-    return cast(Engine, ServedEngine(engine, Ours(tokenization, vocabulary, rank_of(policy.model)), seed, where))
+    ours = Ours(tokenization, vocabulary, rank_of(policy.model), policy.model.dtype == torch.float32)
+    return cast(Engine, ServedEngine(engine, ours, seed, where))
 
 
 def _local(

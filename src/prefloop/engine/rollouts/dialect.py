@@ -27,11 +27,13 @@ class Ours:
 
     vocabulary: rows of the embedding
     adapter:    the rank of the adapter that is trained; 0 where whole weights are
+    single:     whether the weights are float32, so that rounding hardly shows
     """
 
     tokenization: Tokenization
     vocabulary: int
     adapter: int = 0
+    single: bool = True
 
 
 @dataclass(frozen=True)

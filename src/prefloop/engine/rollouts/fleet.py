@@ -23,7 +23,7 @@ from prefloop.engine.weights import Version
 from prefloop.errors import ConfigError, TrainingError
 
 LONGEST_WAIT_S = 60.0
-# Samples may be so many times further off than the canary, which has more tokens, and by rounding, in nats.
+# Samples may be so many times further off than the canary, which has more tokens, and by rounding of float32, in nats.
 OF_SAMPLES, OF_ROUNDING = 4, 1e-3
 POSITIVE = 1e-3  # A log-probability may be above 0 by rounding only.
 Apart = Callable[[Job, Sequence[Sampled]], float]
@@ -154,8 +154,13 @@ class Fleet:
         member.holds = job.version.name
 
     def _bound(self, member: Member, job: Job) -> float:
-        """Return how far samples may be off: by their temperature, and by how far the server's canary was."""
-        most = min(OF_SAMPLES * self.settings.canary, OF_ROUNDING + OF_SAMPLES * member.apart)
+        """Return how far samples may be off: by their temperature, and by how far the server's canary was.
+
+        Beyond float32 the canary says less: the sampler rounds more often than a pass over a whole text.
+        """
+        most = OF_SAMPLES * self.settings.canary
+        if self.ours.single:
+            most = min(most, OF_ROUNDING + OF_SAMPLES * member.apart)
         return most / min(1.0, job.sampling.temperature) if job.sampling.temperature else math.inf
 
     def _checked(self, member: Member, made: Sequence[Sampled], job: Job) -> list[Sampled]:
