@@ -133,6 +133,16 @@ def test_rollout_server_answers_for_another_model_in_the_policys_place(served: M
     assert reference == ids(local()) != after == ids(engine)
 
 
+def test_rollout_server_is_not_asked_for_a_reference_in_another_number_type(served: Make, real: str) -> None:
+    engine = served(real)
+    engine.cast("reference", "float32")
+    assert ids(engine.with_policy("reference"))
+    engine.cast("reference", "bfloat16")
+    with pytest.raises(ConfigError, match=r"samples from the reference too.*Take out \[align\] frozen_dtype"):
+        ids(engine.with_policy("reference"))
+    assert ids(engine), "the policy may still be asked for"
+
+
 def test_rollout_server_beside_another_gives_the_samples_of_one(served: Make, real: str, folder: Path) -> None:
     with serving(folder) as second, troubled(second) as (behind, troubles):
         both = served(real, behind)

@@ -27,7 +27,7 @@ from prefloop.engine.rollouts.launching import Launched
 from prefloop.engine.rollouts.sglang import Sglang
 from prefloop.engine.rollouts.vllm import Vllm
 from prefloop.engine.weights import Version, publish_version
-from prefloop.errors import TrainingError
+from prefloop.errors import ConfigError, TrainingError
 
 COMPARED, COMPARED_TOKENS = 8, 2048  # So many samples of each server's part, with their prompts, at each call.
 OTHERS: Mapping[str, type[Vllm] | type[Sglang]] = {"vllm": Vllm, "sglang": Sglang}
@@ -61,6 +61,7 @@ class ServedEngine:
         self._now: tuple[Version, Canary] | None = None  # what was published last
         self._publisher = 0  # the thread that did
         self._moved = False  # whether the policy may have other weights since
+        self._rounded: dict[Role, bool] = {}  # models that were cast; True where to another type than the policy's
         self._alone = Lock()  # Several servers are asked at once.
         self._dialect = dialect_of(placement, ours)
         self._fleet = Fleet(settings, self._dialect, self._ours, self._members())
@@ -87,6 +88,11 @@ class ServedEngine:
 
     def _publish(self) -> tuple[Version, Canary]:
         """Publish the policy's weights, unless they are what was published last."""
+        if self._rounded.get("policy"):
+            raise ConfigError(
+                "this run samples from the reference too, since its policy starts from another model, and rollout "
+                "servers hold the number type of the policy alone. Take out [align] frozen_dtype."
+            )
         with span("publish"):
             name = self._inner.weights_hash("policy")
             if self._now is None or self._now[0].name != name:
@@ -131,8 +137,13 @@ class ServedEngine:
             said = self._inner.forward("policy", some.as_rows(), temperature=job.sampling.temperature)
         return some.expecting(said).apart([made[n].logprobs for n in places])
 
+    def cast(self, role: Role, dtype: str) -> None:
+        self._inner.cast(role, dtype)
+        self._rounded[role] = (dtype == "float32") != self._ours.single
+
     def with_policy(self, role: Role) -> Self:
         other = copy.copy(self)
+        other._rounded = {"policy": self._rounded.get(role, False)}
         other._inner, other._now, other._owns_fleet = self._inner.with_policy(role), None, False
         return other
 
