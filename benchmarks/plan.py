@@ -42,6 +42,7 @@ STAGES: dict[str, list[str]] = {
     "sft": ["sft"],
     "sft, checkpointing": ["sft", "--set", "sft.gradient_checkpointing=true", "--set", "project.seed=1"],
     "sft, adamw_8bit": ["sft", "--set", "sft.optim=adamw_8bit", "--set", "project.seed=2"],
+    "sft, lora": ["sft", "--set", "project.seed=3", *LORA],
     "reward": ["reward"],
     "align ppo": ["align", "--set", "align.algorithm=ppo"],
     "align ppo, bfloat16": ["align", "--set", "align.algorithm=ppo", *LOW],
