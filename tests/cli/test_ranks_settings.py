@@ -10,6 +10,7 @@ import torch
 
 import prefloop
 from prefloop.cli.main import run
+from prefloop.cli.ranks import refuse_pieces
 from prefloop.config import load_config
 from prefloop.engine import torchrun
 from prefloop.engine.processes import dealt
@@ -61,6 +62,8 @@ def test_moments_in_8_bits_of_models_in_pieces_are_refused_before_a_command_begi
         assert run([command, *asked]) == 2
         assert '[align] optim = "adamw_8bit" needs whole tensors' in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+    only_sft = load_config(tmp_path / "prefloop.toml", ["align.optim=adamw_8bit", 'run.stages=["sft"]'])
+    refuse_pieces(only_sft, "run")  # No stage of it has the setting.
 
 
 def test_an_error_that_would_come_again_keeps_the_group_from_starting_again(

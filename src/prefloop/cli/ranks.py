@@ -17,13 +17,8 @@ from prefloop.errors import ConfigError, RankError
 if TYPE_CHECKING:
     from prefloop.engine.processes import Ranks
 
-_TRAINS: dict[str, tuple[str, ...]] = {  # the sections by which commands train
-    "sft": ("sft",),
-    "reward": ("reward",),
-    "align": ("align",),
-    "frontier": ("align",),
-    "run": ("sft", "reward", "align"),
-}
+# The sections by which commands train.
+_TRAINS = {"sft": "sft", "reward": "reward", "align": "align", "frontier": "align"}
 
 
 @contextmanager
@@ -36,7 +31,7 @@ def on_ranks(root: Path, overrides: Iterable[str]) -> Iterator[None]:
     settings = config.project
     several = int(os.environ.get("WORLD_SIZE", "1"))
     if several > 1:
-        _refuse_pieces(config)
+        refuse_pieces(config, click.get_current_context().info_name or "")
         with _group(root, settings, several):
             yield
         return
@@ -45,18 +40,18 @@ def on_ranks(root: Path, overrides: Iterable[str]) -> Iterator[None]:
 
         count = torchrun.wanted(settings.ranks, settings.device)
         if count > 1:
-            _refuse_pieces(config)
+            refuse_pieces(config, click.get_current_context().info_name or "")
             argv = click.get_current_context().find_root().obj
             raise click.exceptions.Exit(torchrun.run(count, argv, settings.threads))
     yield
 
 
-def _refuse_pieces(config: Config) -> None:
-    """Raise ConfigError where this command would train a model in pieces, and its settings cannot, before it begins."""
-    command = click.get_current_context().info_name or ""
+def refuse_pieces(config: Config, command: str) -> None:
+    """Raise ConfigError where a command would train a model in pieces, and its settings cannot, before it begins."""
     if config.model.adapter == "none":
-        for section in _TRAINS.get(command, ()):
-            getattr(config, section).refuse_pieces(section)
+        for stage in config.run.stages if command == "run" else (command,):
+            if section := _TRAINS.get(stage):
+                getattr(config, section).refuse_pieces(section)
 
 
 @contextmanager

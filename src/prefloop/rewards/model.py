@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prefloop.batch import as_lists, collate
+from prefloop.config_section import SCORED, TOKEN_BUDGET
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full
 from prefloop.models.reward import RewardModel
@@ -31,7 +32,12 @@ class WeightedRewardModel:
 class ModelScorer:
     """Scores by the weighted sum of the normalised rewards of several reward models. Weights are not rescaled."""
 
-    def __init__(self, reward_models: Sequence[WeightedRewardModel], token_budget: int = 32768, device: str = "cpu"):
+    def __init__(
+        self,
+        reward_models: Sequence[WeightedRewardModel],
+        token_budget: int = SCORED * TOKEN_BUDGET,
+        device: str = "cpu",
+    ):
         self.reward_models = [
             replace(one, model=one.model.to(device).eval().requires_grad_(False)) for one in reward_models
         ]
@@ -73,7 +79,7 @@ def raw_scores(
     tokenization: Tokenization,
     prompts: Sequence[Prompt],
     completions: Sequence[Completion],
-    token_budget: int = 32768,
+    token_budget: int = SCORED * TOKEN_BUDGET,
     device: str = "cpu",
 ) -> Tensor:
     """Return rewards before normalisation [N], on the CPU: what plain transformers computes from the same folder.

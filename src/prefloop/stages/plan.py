@@ -183,7 +183,8 @@ class _Planner:
         less = {f"{stage}.gradient_checkpointing": True}
         if config.model.adapter == "none":
             yield '[model] adapter = "lora"', {"model.adapter": "lora"}
-            yield '[model] adapter = "lora" with gradient_checkpointing = true', {"model.adapter": "lora", **less}
+            if not settings.gradient_checkpointing:
+                yield '[model] adapter = "lora" with gradient_checkpointing = true', {"model.adapter": "lora", **less}
         if not settings.gradient_checkpointing:
             yield f"[{stage}] gradient_checkpointing = true", less
         if settings.optim == "adamw" and config.model.adapter == "none" and self.device.ranks == 1:
