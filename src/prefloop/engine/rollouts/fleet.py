@@ -63,6 +63,7 @@ class Fleet:
         self.counts = {"rollout_retries": 0, "rollout_reissued": 0}
         self.canary = 0.0  # the largest difference since the last report
         self._asked = False
+        self._counting = threading.Lock()  # Servers are asked by threads.
         self._closed = threading.Event()
 
     def generate(self, job: Job, repair: Callable[[], None], apart: Apart) -> list[Sampled]:
@@ -199,7 +200,8 @@ class Fleet:
             raise Fault(f"it cut a sample at {len(s.ids)} tokens, before max_tokens = {job.sampling.max_tokens}")
 
     def _count(self, name: str) -> None:
-        self.counts[name] += 1
+        with self._counting:
+            self.counts[name] += 1
 
     def report(self) -> Mapping[str, float]:
         """Return what happened since the last report; nothing where no samples were drawn."""
