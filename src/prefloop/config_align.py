@@ -133,6 +133,7 @@ class Objective(Section):
 class Align(Optimiser):
     """What every algorithm has in common; its parts say how an online one samples, and how the policy is evaluated."""
 
+    neutral = (*Optimiser.neutral, "frozen_offload")
     # Offline algorithms have these names instead.
     offline: ClassVar[dict[str, str]] = {"epochs": "passes", "prompts": "lists"}
 
@@ -163,6 +164,11 @@ class Align(Optimiser):
         None,
         description="type of the weights of reference and reward models; none = as they are. "
         "What rounding adds to the KL is measured and subtracted: kl_baseline in docs/metrics.md",
+    )
+    frozen_offload: bool = Field(
+        False,
+        description="GPUs: keep reference and reward models in the CPU's memory while they are not asked; changes no "
+        "result",
     )
     reference_refresh: int = Field(
         0,

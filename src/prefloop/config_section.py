@@ -40,7 +40,7 @@ class Section(BaseModel):
 class Optimiser(Section):
     """Settings that every training stage shares."""
 
-    neutral = ("token_budget", "gradient_checkpointing", "checkpoint_every")
+    neutral: ClassVar[tuple[str, ...]] = ("token_budget", "gradient_checkpointing", "checkpoint_every")
 
     lr: float | None = Field(None, gt=0, description="peak learning rate (AdamW); none = by the model's width")
     warmup: float = Field(0.05, ge=0, le=1, description="share of steps with a rising learning rate")

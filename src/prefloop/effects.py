@@ -48,6 +48,7 @@ _OF_SAMPLES = ("align.rollout.temperature",)
 _BESIDE_ADAPTERS = {
     "reward.freeze": "[model] adapter freezes all but the adapters",
     "align.frozen_dtype": "with adapters all models share one trunk; [model] dtype says how it is held",
+    "align.frozen_offload": "with adapters all models share the trunk that the policy needs",
     "align.reference_ema": "an adapter cannot be moved part of the way: the reference becomes the policy",
 }
 # These settings of [model] apply only to a new model.

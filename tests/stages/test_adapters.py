@@ -199,6 +199,7 @@ def test_an_adapter_alone_changes_what_training_stages_did_and_no_other(copied: 
     [
         ("reward.freeze=1", reward, "reward.freeze = 1 would have no effect: .* freezes all but the adapters"),
         ('align.frozen_dtype="bfloat16"', align, "share one trunk"),
+        ("align.frozen_offload=true", align, "share the trunk that the policy needs"),
         ("align.reference_ema=0.5", align, "the reference becomes the policy"),
     ],
 )

@@ -102,6 +102,7 @@ CHANGED: dict[str, dict[str, str]] = {  # Each value is another than the default
         "checkpoint_every": "1",
         "critic": '"head"',
         "frozen_dtype": '"bfloat16"',
+        "frozen_offload": "true",
         "reference_refresh": "1",
         "reference_ema": "0.5",
         "staleness": "1",

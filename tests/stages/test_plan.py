@@ -123,6 +123,22 @@ def test_moments_in_8_bits_take_a_quarter_and_on_ranks_the_plan_says_that_they_a
     assert any('optim = "adamw_8bit"' in said and "not fit" not in said for said in tight.advice)
 
 
+def test_offloaded_models_are_held_by_a_gpu_only_in_the_phase_that_asks_them(eight_b: Path) -> None:
+    def of(*more: str, **how: Any) -> StagePlan:
+        return planned(eight_b, "align.algorithm=ppo", *more, **{"memory": 80 * GB, **how}).stages[0]
+
+    kept, offloaded = of(), of("align.frozen_offload=true")
+    reference, judge = 2 * 8.0303, 2 * (8.0303 - 128256 * 4096 / 1e9)  # A reward model has no matrix of words.
+    for phase, left in (("sampling", reference), ("scoring", reference), ("learning", 0.0), ("updating", 0.0)):
+        less = held(kept, phase) - held(offloaded, phase)
+        assert less == pytest.approx(reference + judge - left, rel=1e-3), phase
+    assert any("frozen_offload = true" in said for said in kept.advice)
+    assert not any("frozen_offload" in said for said in offloaded.advice)
+    assert any(f"takes {reference + judge:.1f} GB of the machine's own memory" in note for note in offloaded.notes)
+    on_cpu = [of(*more, memory=None).peak for more in ([], ["align.frozen_offload=true"])]
+    assert on_cpu[0] == pytest.approx(on_cpu[1], abs=0.1 * GB)  # but for what this process took meanwhile
+
+
 def test_adapters_hold_one_trunk_for_all_four_models(eight_b: Path) -> None:
     (stage,) = planned(eight_b, "align.algorithm=ppo", "model.adapter=lora", memory=80 * GB).stages
     assert shapes_of(_config(eight_b), Model()).adapter(16) == 41_943_040

@@ -10,6 +10,7 @@ from torch import nn
 
 from prefloop.algorithms.base import Role
 from prefloop.config_rollout import refuse_endpoint
+from prefloop.config_section import TOKEN_BUDGET
 from prefloop.engine.base import Engine, Training
 from prefloop.engine.learner import Learner
 from prefloop.engine.local import LocalEngine
@@ -43,9 +44,9 @@ def make(
     if (ranks := joined()) is not None:
         from prefloop.engine.spmd import GroupEngine  # It loads much of torch.distributed.
 
-        engine = GroupEngine.make(ranks, models, tokenization, seed, training, own_sampler)
+        engine = GroupEngine.make(ranks, models, tokenization, seed, training, own_sampler, where.offload)
     else:
-        engine = _local(models, tokenization, seed, where.device, training, own_sampler)
+        engine = _local(models, tokenization, seed, where, training, own_sampler)
     if not elsewhere:
         return engine
     from prefloop.engine.rollouts.dialect import Ours
@@ -61,12 +62,13 @@ def _local(
     models: Mapping[Role, nn.Module],
     tokenization: Tokenization,
     seed: int,
-    device: str,
+    where: Placement,
     training: Training | None,
     own_sampler: bool,
 ) -> Engine:
-    if training is None:
-        return LocalEngine(models, tokenization, seed, device=device, own_sampler=own_sampler)
-    learns = {role: models[role] for role in training.lr}
-    learner = Learner(learns, training.settings, training.steps, training.lr, training.average, device)
-    return LocalEngine(models, tokenization, seed, training.settings.usual_budget, learner, device, own_sampler)
+    learner, budget = None, TOKEN_BUDGET
+    if training is not None:
+        learns = {role: models[role] for role in training.lr}
+        learner = Learner(learns, training.settings, training.steps, training.lr, training.average, where.device)
+        budget = training.settings.usual_budget
+    return LocalEngine(models, tokenization, seed, budget, learner, where.device, own_sampler, where.offload)

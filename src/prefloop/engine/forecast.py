@@ -52,6 +52,7 @@ class Cast:
     frozen:  those that are not: "reference", "refreshed" and reward models by name
     scorers: which of the frozen ones the stage itself asks, on the first rank alone
     whole:   roles that stand on no trunk although adapters are trained, since they were made without
+    offload: whether the reference and the reward models are in the CPU's memory but for the phase that asks them
     """
 
     learns: tuple[str, ...]
@@ -64,6 +65,7 @@ class Cast:
     average: bool = False
     optim: str = "adamw"
     frozen_dtype: torch.dtype | None = None
+    offload: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,14 @@ def phases(shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, devi
     held = [*_process(device), *_weights(shapes, adapter, cast, device)]
     state = list(_state(shapes, adapter, cast, device))
     found = []
+    # Of offloaded models one is there at a time. Evaluations also sample from the reference.
+    asked = offloaded(shapes, adapter, cast, device)
     if cast.samples:
-        found.append(PhaseMemory("sampling", (*held, *state, *_sampling(shapes, adapter, load, device))))
+        lent = [part for part in asked if part.role == "reference"]
+        found.append(PhaseMemory("sampling", (*held, *state, *lent, *_sampling(shapes, adapter, load, device))))
     if load.scored or load.checked:
-        found.append(PhaseMemory("scoring", (*held, *state, *_scoring(shapes, adapter, cast, load, device))))
+        lent = sorted(asked, key=lambda part: part.bytes)[-1:]
+        found.append(PhaseMemory("scoring", (*held, *state, *lent, *_scoring(shapes, adapter, cast, load, device))))
     passing = _activations(shapes, adapter, cast, load, device)
     # The first pass's gradients are there when the second one is computed.
     before = _gradients(shapes, adapter, cast, device, shapes.dtype.itemsize) if load.passes > 1 else []
@@ -124,13 +130,24 @@ def _weights(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device
             yield MemoryPart(role, "weights", 4.0 * mine / device.ranks + 2 * shapes.layer * each)
         else:
             yield MemoryPart(role, "weights", mine * each)
-    frozen = (cast.frozen_dtype or shapes.dtype).itemsize
-    for role in cast.frozen:
-        yield MemoryPart(role, "weights", shapes.parameters * (each if role == "refreshed" else frozen))
-    for role in cast.scorers:
-        yield MemoryPart(role, "weights", shapes.body * frozen)
+    if "refreshed" in cast.frozen:
+        yield MemoryPart("refreshed", "weights", shapes.parameters * each)
+    if not offloaded(shapes, adapter, cast, device):
+        yield from _asked(shapes, cast)
     if cast.samples and (cast.own_sampler or device.ranks > 1):
         yield MemoryPart("sampler", "weights", shapes.parameters * each)
+
+
+def _asked(shapes: Shapes, cast: Cast) -> list[MemoryPart]:
+    """Return the weights of whole models that are only asked."""
+    frozen = (cast.frozen_dtype or shapes.dtype).itemsize
+    references = [MemoryPart("reference", "weights", shapes.parameters * frozen)] * ("reference" in cast.frozen)
+    return references + [MemoryPart(role, "weights", shapes.body * frozen) for role in cast.scorers]
+
+
+def offloaded(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) -> list[MemoryPart]:
+    """Return the weights that are in the CPU's memory while they are not asked; on ranks those of the first one."""
+    return _asked(shapes, cast) if cast.offload and device.kind != "cpu" and adapter is None else []
 
 
 def learned(shapes: Shapes, adapter: Adapter | None, role: str, cast: Cast) -> float:

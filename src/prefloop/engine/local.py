@@ -27,6 +27,7 @@ from prefloop.kernels import gpu, native
 from prefloop.kernels.memory import free_memory, named_when_full
 from prefloop.models.load import weights_hash
 from prefloop.models.lora import copy_of, rank_of
+from prefloop.models.offload import keep_on_cpu, lent
 from prefloop.models.packed_forward import computed_by
 from prefloop.models.save import save_pretrained
 from prefloop.models.tokenization import Tokenization
@@ -46,14 +47,21 @@ class LocalEngine:
         learner: Learner | None = None,
         device: str = "cpu",
         own_sampler: bool = False,
+        offload: bool = False,
     ):
         """Hold the models.
 
         own_sampler: whether samples come from a copy of the policy, which changes only in `sync`
+        offload: whether a frozen reference is in the CPU's memory between uses
         """
-        self.models = {role: model.to(device) for role, model in models.items()}
+        self.models = dict(models)
+        self.offloaded = [model for role, model in models.items() if offload and role == "reference"]
         for model in self.models.values():
             model.eval()
+            if model in self.offloaded:
+                keep_on_cpu(model)
+            else:
+                model.to(device)
         self.tokenization = tokenization
         self.seed = seed
         self.token_budget = token_budget
@@ -66,7 +74,7 @@ class LocalEngine:
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
         longest = max(map(len, prompts), default=0) + sampling.max_tokens
         advice = "Lower max_tokens, or ask for fewer answers at once."
-        with span("sampling"), named_when_full("sampling", (len(prompts), longest), advice):
+        with span("sampling"), self._there("policy"), named_when_full("sampling", (len(prompts), longest), advice):
             return sampler.generate(self._sampler, self.tokenization.stop_ids, prompts, keys, sampling, self.seed)
 
     @property
@@ -77,13 +85,18 @@ class LocalEngine:
     @torch.no_grad()
     def forward(self, role: Role, batch: Rows, as_learner: bool = False, temperature: float | None = None) -> Tensor:
         how: dict[str, Any] = {"as_learner": True} if as_learner else {}
-        with span(role):
+        with span(role), self._there(role):
             return self._forward(role, batch, how if temperature is None else how | {"temperature": temperature})
 
     def _forward(self, role: Role, batch: Rows, how: Mapping[str, Any]) -> Tensor:
         rows = batch.rows().to(self.device)
         parts = rows.split_index(SCORED * self.token_budget)
         return assembled(rows, ((index, self._part(role, rows.select(index), how)) for index in parts)).cpu()
+
+    def _there(self, *roles: Role) -> AbstractContextManager[None]:
+        """Return a context in which those of the models that are offloaded are on the device."""
+        asked = [self.models[role] for role in roles]
+        return lent(self.device, *(model for model in self.offloaded if model in asked))
 
     def _part(self, role: Role, rows: Rows, how: Mapping[str, Any]) -> Tensor:
         with named_when_full(f"scoring by the {role} model", rows.ids.shape, "Lower token_budget or max_tokens."):
@@ -140,6 +153,8 @@ class LocalEngine:
         if self.learner is not None and role in self.learner.models:
             raise AssertionError(f"the {role} model learns: its number type is set where it is loaded")
         self.models[role].to(getattr(torch, dtype))
+        if self.models[role] in self.offloaded:
+            keep_on_cpu(self.models[role])
 
     def refresh(self, keep: float = 0.0) -> None:
         if self.refreshed is None:
@@ -172,10 +187,11 @@ class LocalEngine:
         wrapped: Mapping[Role, Any] = self.models
         models = {role: one.model for role, one in wrapped.items()}
         learns: Mapping[Role, Any] = self.learner.models if self.learner is not None else {}
-        scoring = {role: computed_by(model, learns=role in learns) for role, model in models.items()}
-        found: dict[str, Any] = {"scoring": scoring}
-        if "policy" in models:
-            found["sampling"] = decoder_class(self._sampler).computed_by
+        with self._there(*models):
+            scoring = {role: computed_by(model, learns=role in learns) for role, model in models.items()}
+            found: dict[str, Any] = {"scoring": scoring}
+            if "policy" in models:
+                found["sampling"] = decoder_class(self._sampler).computed_by
         if self.learner is not None:
             found["learning"] = {role: scoring[role] for role in learns}
         if ranks := {role: rank for role, model in models.items() if (rank := rank_of(model))}:

@@ -15,9 +15,11 @@ class Placement:
     rollout: who samples
     root:    the project's folder, which holds published weights and the logs of servers
     model:   how the models were loaded, for servers that load them again
+    offload: whether a frozen reference is in the CPU's memory between uses
     """
 
     device: str = "cpu"
     rollout: Rollouts = Rollouts()
     root: Path = Path()
     model: Model = Model()
+    offload: bool = False

@@ -51,6 +51,7 @@ class Recipe(NamedTuple):
     seed: int
     training: Training | None
     own_sampler: bool
+    offload: bool
 
 
 class RankEngine(LocalEngine):
@@ -88,7 +89,9 @@ class RankEngine(LocalEngine):
             learner = kind(ranks, trained, training.settings, training.steps, training.lr, training.average)
             budget = training.settings.usual_budget
         own_sampler = recipe.own_sampler and not self.in_pieces
-        super().__init__(models, recipe.tokenization, recipe.seed, budget, learner, ranks.device, own_sampler)
+        super().__init__(
+            models, recipe.tokenization, recipe.seed, budget, learner, ranks.device, own_sampler, recipe.offload
+        )
         self.own_sampler, self.moved = recipe.own_sampler, False
         # These whole models follow the pieces in `sync`.
         followed: tuple[Role, ...] = ("policy", "reward")

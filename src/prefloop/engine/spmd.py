@@ -68,6 +68,7 @@ class GroupEngine:
         seed: int,
         training: Training | None = None,
         own_sampler: bool = False,
+        offload: bool = False,
     ) -> GroupEngine:
         """Make an engine on all ranks, of models that are on this one. The arguments are those of `factory.make`."""
         given: Mapping[Role, Any] = models
@@ -93,6 +94,7 @@ class GroupEngine:
             seed,
             training,
             own_sampler,
+            offload,
         )
         number = next(_numbers)
         ranks.main.tell(Order(number, "make", (recipe,)))

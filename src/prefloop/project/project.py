@@ -115,7 +115,8 @@ class Project:
     @property
     def placement(self) -> Placement:
         """Return where engines do their work, for `engine.make`."""
-        return Placement(self.device, self.config.rollout, self.root, self.config.model)
+        offload = self.config.align.frozen_offload
+        return Placement(self.device, self.config.rollout, self.root, self.config.model, offload)
 
     @cached_property
     def trunks(self) -> Trunks:

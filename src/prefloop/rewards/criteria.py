@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from prefloop.config_align import Objective
 from prefloop.rewards.base import Scorer, Scores
-from prefloop.rewards.model import ModelScorer, WeightedRewardModel
+from prefloop.rewards.model import ModelScorer
 from prefloop.rewards.objective import Balance, Goal
 from prefloop.types import Completion, Prompt
 
@@ -16,14 +16,9 @@ class CriteriaScorer(ModelScorer):
     function's is in its own unit.
     """
 
-    def __init__(
-        self,
-        reward_models: Sequence[WeightedRewardModel],
-        functions: Mapping[str, Scorer],
-        goal: Goal,
-        device: str = "cpu",
-    ):
-        super().__init__(reward_models, device=device)
+    def __init__(self, judges: ModelScorer, functions: Mapping[str, Scorer], goal: Goal):
+        """Take over the reward models of `judges`, and score as it does."""
+        super().__init__(judges.reward_models, judges.token_budget, judges.device, judges.offload)
         self.functions, self.goal = functions, goal
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:

@@ -12,6 +12,7 @@ from prefloop.batch import as_lists, collate
 from prefloop.config_section import SCORED, TOKEN_BUDGET
 from prefloop.errors import TrainingError
 from prefloop.kernels.memory import named_when_full
+from prefloop.models.offload import keep_on_cpu, lent
 from prefloop.models.reward import RewardModel
 from prefloop.models.tokenization import Tokenization
 from prefloop.rewards.base import Scorer, Scores
@@ -37,12 +38,27 @@ class ModelScorer:
         reward_models: Sequence[WeightedRewardModel],
         token_budget: int = SCORED * TOKEN_BUDGET,
         device: str = "cpu",
+        offload: bool = False,
     ):
-        self.reward_models = [
-            replace(one, model=one.model.to(device).eval().requires_grad_(False)) for one in reward_models
-        ]
+        """Take over the models. offload: whether they are in the CPU's memory between uses"""
+        self.reward_models = [replace(one, model=one.model.eval().requires_grad_(False)) for one in reward_models]
         self.token_budget = token_budget
         self.device = device
+        self.offload = offload
+        self._place()
+
+    def _place(self) -> None:
+        for one in self.reward_models:
+            if self.offload:
+                keep_on_cpu(one.model)
+            else:
+                one.model.to(self.device)
+
+    def cast(self, dtype: str) -> None:
+        """Hold the reward models in another number type, such as "bfloat16"."""
+        for one in self.reward_models:
+            one.model.to(getattr(torch, dtype))
+        self._place()
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         """Return the rewards of completions[i] as an answer to prompts[i].
@@ -54,7 +70,8 @@ class ModelScorer:
             asked = zip(prompts, completions, strict=True)
             joined = [join_completion(one.tokenization, p, c, one.model.max_tokens) for p, c in asked]
             cut.update(n for n, text in enumerate(joined) if text.lost)
-            raw = _scores(one.model, prompts, joined, self.token_budget, self.device)
+            with lent(self.device, *([one.model] if self.offload else [])):
+                raw = _scores(one.model, prompts, joined, self.token_budget, self.device)
             values = one.model.normalise(raw)
             bad = torch.nonzero(~torch.isfinite(values)).flatten()
             if len(bad):

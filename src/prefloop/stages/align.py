@@ -24,6 +24,8 @@ def align(project: Project, round: int | None = None) -> Aligned:
     refuse_beside_adapters(project.config, "align")
     if left := [key for key in unused(project.config) if key.startswith("align.")]:
         project.say(f"{settings.algorithm} does not use what {CONFIG_NAME} says of {', '.join(left)}")
+    if settings.frozen_offload and project.device == "cpu":
+        project.say("[align] frozen_offload has nothing to do on a CPU, where all models are in its memory anyway")
     round = project.existing_round(round)
     outcome: Aligned = train_policy(project, round) if kind == "online" else train_offline(project, round)
     return replace(outcome, standing=standing(project, round))

@@ -12,7 +12,7 @@ from typing import Any
 from prefloop.config import Config, Lora
 from prefloop.config_rollout import refuse_endpoint
 from prefloop.engine.budget import LEAST, MOST_CPU, MOST_GPU
-from prefloop.engine.forecast import Adapter, Device, learned, moments, peak, phases
+from prefloop.engine.forecast import Adapter, Device, learned, moments, offloaded, peak, phases
 from prefloop.engine.speed import measure
 from prefloop.errors import ModelError
 from prefloop.kernels.memory import total_memory
@@ -131,13 +131,19 @@ class _Planner:
             * trained
             * (4 + moments(adapter, work.cast, self.device) + 4 * work.cast.average),
             hours=self._hours(work, speed, adapter, self.device.ranks),
-            notes=(*work.notes, *self._refused_of_ranks(work, adapter)),
+            notes=(*work.notes, *self._refused_of_ranks(work, adapter), *self._offloaded(work, adapter)),
             advice=() if self._fits(most) else tuple(self._advice(work.name, most)),
         )
 
     def _refused_of_ranks(self, work: Work, adapter: Adapter | None) -> Iterator[str]:
         if work.cast.optim != "adamw" and adapter is None and self.device.ranks > 1:
             yield f'[{work.name}] optim = "{work.cast.optim}" is refused on several devices; counted is "adamw"'
+
+    def _offloaded(self, work: Work, adapter: Adapter | None) -> Iterator[str]:
+        elsewhere = sum(part.bytes for part in offloaded(self.shapes, adapter, work.cast, self.device))
+        if elsewhere:
+            each = ", the reference of them for each device" if self.device.ranks > 1 else ""
+            yield f"[align] frozen_offload takes {elsewhere / 1e9:.1f} GB of the machine's own memory{each}"
 
     def _fits(self, total: float) -> bool:
         return total <= USED * self.device.memory
@@ -196,6 +202,9 @@ class _Planner:
                 yield f"[{stage}] token_budget = {FEW} with gradient_checkpointing = true", few | less
         if config.model.dtype == "float32":
             yield '[model] dtype = "bfloat16"', {"model.dtype": "bfloat16"}
+        whole_models_on_gpu = config.model.adapter == "none" and self.device.kind != "cpu"
+        if stage == "align" and whole_models_on_gpu and not settings.frozen_offload:
+            yield "[align] frozen_offload = true", {"align.frozen_offload": True}
         if stage == "align" and not is_offline(settings.algorithm):
             if settings.critic == "separate":
                 yield '[align] critic = "head"', {"align.critic": "head"}

@@ -97,8 +97,8 @@ class Criteria:
             run.note(NOTED, units)
         goal = Goal(self.project.config.align.objective.kind, tuple(self._criteria(units)))
         weights = {c.name: c.weight for c in goal.criteria}
-        judges = make_scorer(self.project, list(self.models), weights).reward_models if self.models else []
-        return CriteriaScorer(judges, self.functions, goal, self.project.device)
+        judges = make_scorer(self.project, list(self.models), weights) if self.models else ModelScorer([])
+        return CriteriaScorer(judges, self.functions, goal)
 
     def _criteria(self, units: Mapping[str, Mapping[str, float]]) -> list[Criterion]:
         align = self.project.config.align

@@ -74,7 +74,8 @@ def set_up(
     from_reference = start.path == reference.path
     model, tokenization = load_policy(project, start, learns=True)
     frozen = load_reference(project, reference, model if from_reference else None)
-    _cast_judges(scorer, settings.frozen_dtype)
+    if settings.frozen_dtype and isinstance(scorer, ModelScorer):
+        scorer.cast(settings.frozen_dtype)  # The reference follows once what that does is measured.
     policy = Policy(model, settings.rollout.temperature)
     learns: dict[Role, torch.nn.Module] = {"policy": policy}
     lr: dict[Role, float] = {}
@@ -103,13 +104,6 @@ def set_up(
     return PolicySetup(
         engine, tokenization, scorer, prompts, demonstrations, validation, left_out, from_reference, rates, ranked
     )  # fmt: skip
-
-
-def _cast_judges(scorer: OnlineScorer, dtype: str | None) -> None:
-    """Hold the reward models in `[align] frozen_dtype`. The reference follows once what that does is measured."""
-    if dtype and isinstance(scorer, ModelScorer):
-        for judge in scorer.reward_models:
-            judge.model.to(getattr(torch, dtype))
 
 
 def _critic(

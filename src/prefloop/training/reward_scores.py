@@ -33,7 +33,8 @@ def make_scorer(project: Project, models: list[ModelRow], weights: Mapping[str, 
         judges.append(
             WeightedRewardModel(name, model, tokenization, weights.get(name, 0.0) if weights else 1.0 / len(models))
         )
-    return ModelScorer(judges, project.config.align.scored_budget, project.device)
+    align = project.config.align
+    return ModelScorer(judges, align.scored_budget, project.device, align.frozen_offload)
 
 
 def _checked_weights(project: Project, models: list[ModelRow]) -> Mapping[str, float]:

@@ -146,7 +146,14 @@ def _offline(project: Project, budget: int, count: Count) -> Work:
     more = max(more, min(looks * texts.mean, float(SCORED * budget)))
     load = replace(load, checked=more, rows=min(AT_ONCE, looks), length=grown)
     frozen = ("reference",) if not settings.reference_refresh else ("reference", "refreshed")
-    cast = Cast(("policy",), frozen, samples=True, average=settings.average > 0, optim=settings.optim)
+    cast = Cast(
+        ("policy",),
+        frozen,
+        samples=True,
+        average=settings.average > 0,
+        optim=settings.optim,
+        offload=settings.frozen_offload,
+    )
     once = texts.count * texts.of_a_list
     asked = once if has_reference(settings.algorithm) else 0.0
     evaluations = order.steps // settings.evaluation.eval_every + 1
@@ -211,6 +218,7 @@ def _online(project: Project, budget: int, count: Count) -> Work:
         average=settings.average > 0,
         optim=settings.optim,
         frozen_dtype=DTYPES[settings.frozen_dtype] if settings.frozen_dtype else None,
+        offload=settings.frozen_offload,
     )
     step = rows * answer + rollout.prompts * mean
     evaluations = settings.steps // settings.evaluation.eval_every + 1
