@@ -68,13 +68,23 @@ LIES: dict[str, Change] = {
     "a positive logprob": lambda said: said["samples"][0]["logprobs"].__setitem__(0, 0.5),
     "fewer logprobs": lambda said: said["samples"][0]["logprobs"].pop(),
     "shifted logprobs": lambda said: [s.update(logprobs=[x - 0.1 for x in s["logprobs"]]) for s in said["samples"]],
+    "rounded logprobs": lambda said: [s.update(logprobs=[round(x, 2) for x in s["logprobs"]]) for s in said["samples"]],
+    "one for all": lambda said: said.update(samples=[said["samples"][0]] * len(said["samples"])),
+    "copies": lambda said: said.update(samples=[said["samples"][n // 2 * 2] for n in range(len(said["samples"]))]),
+    "no end of its own": lambda said: [s.update(ended=False) for s in said["samples"]],
     "no samples at all": lambda said: said.pop("samples"),
     "another model's logprobs": lambda said: said.update(logprobs=[[x - 0.1 for x in r] for r in said["logprobs"]]),
     "NaN of the canary": lambda said: said["logprobs"][0].__setitem__(0, float("nan")),
     "fewer of the canary": lambda said: said["logprobs"].pop(),
 }
 # What a server makes of the request, before it answers that.
-TAKEN: dict[str, Change] = {"another temperature": lambda body: body.update(temperature=0.5)}
+TAKEN: dict[str, Change] = {
+    "another temperature": lambda body: body.update(temperature=0.5),
+    "a higher temperature": lambda body: body.update(temperature=2.0),
+    "no nucleus": lambda body: body.update(top_p=1.0),
+    "other keys": lambda body: body.update(keys=[key + 1000 for key in body["keys"]]),
+    "the most likely": lambda body: body.update(temperature=0.0),
+}
 
 
 class Front(BaseHTTPRequestHandler):

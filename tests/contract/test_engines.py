@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefloop.algorithms.sft import Sft
+from prefloop.batch import collate
 from prefloop.config_rollout import Rollouts
 from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
@@ -119,6 +120,20 @@ def test_what_a_model_says_of_a_row_does_not_depend_on_how_the_batch_is_split(ma
     for row in range(len(ROWS)):
         one = engine.forward("policy", ROWS.select(torch.tensor([row])))[0]
         assert torch.allclose(one, whole[row, : len(one)], atol=1e-5)
+
+
+@pytest.mark.parametrize("make_one", [local, served])
+def test_what_a_sampler_may_draw_is_what_it_draws_and_little_else(make_one: Make) -> None:
+    engine = make_one()
+    for how in (Sampling(12), Sampling(12, temperature=0), Sampling(12, temperature=0.7, top_p=0.6)):
+        made = engine.generate(PROMPTS, KEYS, how)
+        rows = collate([[*p, *s.ids] for p, s in zip(PROMPTS, made, strict=True)], [len(p) for p in PROMPTS])
+        low, high = (x[rows.action] for x in engine.drawable(rows, how))
+        said = torch.tensor([x for s in made for x in s.logprobs])
+        assert (low - 1e-5 <= said).all() and (said <= high + 1e-5).all() and (high - low).max() < 0.3
+    others = engine.drawable(ROWS, Sampling(12, temperature=0))[0][ROWS.action].isinf()
+    outside = engine.drawable(ROWS, Sampling(12, top_p=0.6))[0][ROWS.action].isinf()
+    assert others.float().mean() > 0.95 and 0.5 < outside.float().mean() < others.float().mean()
 
 
 @every_engine

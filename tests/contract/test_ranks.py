@@ -383,7 +383,8 @@ def test_two_ranks_learn_from_samples_of_a_rollout_server_as_one_rank_does(
                 drawn.append(engine.generate([[5, 6], [7, 8, 9], [10]], [3, 4, 5], Sampling(6)))
                 stepped(engine, range(step, step + 1))
                 engine.sync()
-            drawn.append(engine.with_policy("reference").generate([[5, 6]], [3], Sampling(6)))
+            drawn.append(engine.generate([[5, 6]], [3], Sampling(6, temperature=0)))
+            drawn.append(engine.with_policy("reference").generate([[5, 6]], [3], Sampling(6, top_p=0.7)))
             found.append([s for some in drawn for s in some])
             engine.close()
     one, two = found

@@ -177,6 +177,10 @@ TROUBLES = {
     "shifted logprobs": "the log-probabilities of its samples differ from the trainer's by 0.1 nats",
     "another temperature": "the log-probabilities of its samples differ from the trainer's by",
     "another order": "the log-probabilities of its samples differ from the trainer's by",
+    "rounded logprobs": "the log-probabilities of its samples differ from the trainer's by 0.00",
+    "one for all": "it gave copies of one sample as all answers to a prompt",
+    "the most likely": "it gave copies of one sample as all answers to a prompt",
+    "other keys": "6 of 6 samples are not what their keys give",
 }
 
 
@@ -197,6 +201,80 @@ def test_rollout_server_that_fails_or_lies_is_asked_again_and_named_where_it_goe
     assert trouble not in troubles.script, "it was asked twice, and not more"
     troubles.script = [trouble, None]
     assert ids(engine) == right, "nothing is lost"
+
+
+GREEDY, NUCLEUS = Sampling(12, temperature=0), Sampling(12, top_p=0.7)
+BY = "the log-probabilities of its samples differ from the trainer's by"
+OTHERWISE = [
+    (GREEDY, False, "shifted logprobs", BY),
+    (GREEDY, False, "another order", "temperature 0 and top_p 1 do not allow"),
+    (GREEDY, False, "rounded logprobs", BY),
+    (GREEDY, False, "a higher temperature", "temperature 0 and top_p 1 do not allow"),
+    (NUCLEUS, False, "shifted logprobs", BY),
+    (NUCLEUS, False, "another order", "temperature 1 and top_p 0.7 do not allow"),
+    (NUCLEUS, False, "no nucleus", "temperature 1 and top_p 0.7 do not allow"),
+    (NUCLEUS, False, "another temperature", BY),
+    (NUCLEUS, False, "other keys", "samples are not what their keys give"),
+    (Sampling(12), True, "shifted logprobs", BY),
+    (Sampling(12), True, "another order", BY),
+    (Sampling(12), True, "another temperature", BY),
+    (Sampling(12), True, "rounded logprobs", BY),
+    (Sampling(12), True, "copies", "it gave copies of one sample as all answers to a prompt"),
+    (Sampling(12, temperature=0.7), True, "another temperature", BY),
+    (GREEDY, True, "another order", BY),
+    (NUCLEUS, True, "another order", BY),
+]
+
+
+@pytest.mark.parametrize(("how", "ahead", "lie", "message"), OTHERWISE)
+def test_rollout_server_that_lies_is_caught_at_other_settings_and_while_the_policy_learns(
+    served: Make, front: tuple[str, Troubles], how: Sampling, ahead: bool, lie: str, message: str
+) -> None:
+    """Samples that are drawn ahead are of weights which the trainer has no longer."""
+    url, troubles = front
+    engine, prompts, keys = served(url, retries=0), [p for p in PROMPTS for _ in range(2)], list(range(12))
+    engine.sync()
+    right = local().generate(prompts, keys, how)
+
+    def draw() -> list[tuple[int, ...]]:
+        if not ahead:
+            return [s.ids for s in engine.generate(prompts, keys, how)]
+        with ThreadPoolExecutor(1) as beside:
+            return [s.ids for s in beside.submit(engine.generate, prompts, keys, how).result()]
+
+    if ahead:
+        assert draw(), "the server has taken over the version"
+        engine.step(Term(random_rows(seed=0), Sft()))
+    troubles.script = [lie]
+    with pytest.raises(TrainingError, match=message):
+        draw()
+    assert draw() == [s.ids for s in right], "the truth is believed"
+
+
+def test_rollout_server_that_changes_its_weights_after_the_canary_is_caught_while_the_policy_learns(
+    served: Make, front: tuple[str, Troubles]
+) -> None:
+    url, troubles = front
+    engine = served(url, retries=0)
+    engine.sync()
+    assert ids(engine)
+    engine.step(Term(random_rows(seed=0), Sft()))
+    troubles.path, troubles.script = "/v1/logprobs", ["another model's logprobs"]
+    with pytest.raises(TrainingError, match="it no longer holds version .* now differ from the trainer's by 0.1 nats"):
+        ids(engine)
+    assert ids(engine) == ids(local())
+
+
+def test_rollout_server_that_does_not_see_an_end_is_put_right(served: Make, front: tuple[str, Troubles]) -> None:
+    """A sample of all its tokens ends by itself where its last token says so, whatever the server thinks."""
+    url, troubles = front
+    engine, keys = served(url), list(range(2000))
+    wanted = local().generate([[5, 6]] * len(keys), keys, Sampling(3))
+    at_the_last = [n for n, s in enumerate(wanted) if s.ended and len(s.ids) == 3]
+    assert at_the_last
+    troubles.script = ["no end of its own"]
+    made = engine.generate([[5, 6]] * len(at_the_last), at_the_last, Sampling(3))
+    assert [s.ended for s in made] == [True] * len(at_the_last)
 
 
 def test_rollout_server_that_swaps_two_answers_of_a_model_that_hardly_reads_is_caught(
@@ -224,7 +302,8 @@ def test_rollout_server_in_bfloat16_is_not_taken_for_a_liar(tmp_path: Path) -> N
     with serving(tmp_path / "model", dtype="bfloat16") as url:
         where = Placement(rollout=Rollouts(backend="prefloop", servers=(url,), retries=0), root=tmp_path)
         engine = make({"policy": Policy(model)}, TOKENIZATION, 1, where)
-        assert len(engine.generate(PROMPTS, KEYS, Sampling(30))) == len(PROMPTS)
+        for how in (Sampling(30), Sampling(30, temperature=0), Sampling(30, top_p=0.8), Sampling(30, temperature=0.5)):
+            assert len(engine.generate(PROMPTS, KEYS, how)) == len(PROMPTS)
         assert engine._fleet.canary == 0  # type: ignore[attr-defined]
         engine.close()
 
@@ -237,7 +316,7 @@ def test_rollout_server_that_was_asked_again_is_told_once_in_the_metrics(
     troubles.script = ["500", "die", None]
     assert ids(engine) == right
     told = learn(engine, 0)
-    assert told["rollout_retries"] == 2 and told["rollout_canary"] < 1e-5
+    assert told["rollout_retries"] == 2 and told["rollout_canary"] < 1e-5 and told["rollout_apart"] < 1e-5
     assert "rollout_retries" not in learn(engine, 1)
 
 

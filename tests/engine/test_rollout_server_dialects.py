@@ -85,6 +85,8 @@ def test_rollout_server_of_others_samples_with_the_weights_of_each_update(build:
     engine, speaker, _ = build(backend)
     for step in range(2):
         assert agree(engine, Sampling(6)) and agree(engine, Sampling(6, temperature=0.7))
+        for how in (Sampling(6, temperature=0), Sampling(6, top_p=0.7)):
+            assert len(engine.generate(PROMPTS, KEYS, how)) == len(PROMPTS)
         learn(engine, step)
     assert agree(engine, Sampling(6))
     first, again = (engine.generate(PROMPTS, KEYS, Sampling(6)) for _ in range(2))

@@ -135,6 +135,20 @@ def test_rollout_server_samples_that_are_one_update_behind_are_weighed(
     assert usual[1] == never[1] != always[1], "fresh ones have none, unless they are asked for"
 
 
+def test_rollout_server_that_is_honest_is_believed_however_far_the_policy_moves_meanwhile(
+    front: tuple[str, Troubles], tmp_path: Path
+) -> None:
+    url, troubles = front
+    root = project_in(tmp_path / "far", url)
+    found = run(root, "align.rollout.staleness=1", "align.checkpoint_every=4", "align.evaluation.eval_every=4",
+                "align.lr=0.3")  # fmt: skip
+    moved = [line["sampler_kl"] for line in found["metrics"][2:]]
+    lines = (next((root / "runs").glob("align-*")) / "metrics.jsonl").read_text().splitlines()
+    apart = [json.loads(line).get("rollout_apart", 0.0) for line in lines]
+    assert max(apart) < 1e-5 < 0.1 < max(moved), "what is compared is of the weights that sampled"
+    assert len([path for path, _ in troubles.asked if path == "/v1/logprobs"]) > 4 and found["retries"] == 0
+
+
 def test_rollout_server_and_trainer_killed_at_random_moments_come_to_the_weights_of_the_quiet_run(
     tmp_path: Path,
 ) -> None:

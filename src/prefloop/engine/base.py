@@ -108,6 +108,14 @@ class Engine(Protocol):
         """
         ...
 
+    def drawable(self, batch: Rows, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Return the least and the most [N,T] that a sampler says of given tokens: their log-probability under what
+        `sampling` draws from.
+
+        Of a token that it may not draw, the least is infinite. A sampler elsewhere is checked by it.
+        """
+        ...
+
     def with_policy(self, role: Role) -> Self:
         """Return an engine on the same models in which `role` stands for the policy: it answers what that model would.
 

@@ -19,11 +19,13 @@ from prefloop.engine.base import Sampled, Sampling, State, Term
 from prefloop.engine.budget import most_tokens
 from prefloop.engine.checkpoint import publish
 from prefloop.engine.decoding import sampler
+from prefloop.engine.decoding.drawable import drawable
 from prefloop.engine.decoding.select import decoder_class
 from prefloop.engine.learner import Learner, same_names
 from prefloop.engine.profiling import span
 from prefloop.engine.refreshed import Refreshed
 from prefloop.kernels import gpu, native
+from prefloop.kernels.logprobs import scatter
 from prefloop.kernels.memory import free_memory, named_when_full
 from prefloop.models.load import weights_hash
 from prefloop.models.lora import copy_of, rank_of
@@ -101,6 +103,21 @@ class LocalEngine:
     def _part(self, role: Role, rows: Rows, how: Mapping[str, Any]) -> Tensor:
         with named_when_full(f"scoring by the {role} model", rows.ids.shape, "Lower token_budget or max_tokens."):
             return _tensor(self.models[role](rows, **how))
+
+    @torch.no_grad()
+    def drawable(self, batch: Rows, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        rows = batch.rows().to(self.device)
+        with named_when_full("checking samples", rows.ids.shape, "Lower max_tokens."):
+            tokens, found = rows.ids[rows.action], list[tuple[Tensor, Tensor]]()
+            for logits in self._whole_policy.logits(rows):
+                there = sum(len(low) for low, _ in found)
+                found.append(drawable(logits, tokens[there : there + len(logits)], sampling))
+        low, high = (scatter(torch.cat(some), rows.action).cpu() for some in zip(*found, strict=True))
+        return low, high
+
+    @property
+    def _whole_policy(self) -> Any:
+        return self.models["policy"]
 
     def with_policy(self, role: Role) -> Self:
         other = copy.copy(self)

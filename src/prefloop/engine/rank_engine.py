@@ -106,6 +106,10 @@ class RankEngine(LocalEngine):
         other.given = {**self.given, "policy": self.given[role]}  # This is what a server would be given.
         return other
 
+    @property
+    def _whole_policy(self) -> Any:
+        return self.given["policy"]
+
     # -- what rows and prompts are dealt for ---------------------------------------------------------------------------
 
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:

@@ -116,6 +116,9 @@ class GroupEngine:
         found: Tensor = self.all("forward", role, batch, as_learner, temperature)
         return found
 
+    def drawable(self, batch: Rows, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        return self.engine.drawable(batch, sampling)  # Few rows are looked at, and this rank has the whole policy.
+
     def with_policy(self, role: Role) -> GroupEngine:
         return GroupEngine(self.ranks, self.number, self.engine.with_policy(role), role)
 

@@ -44,9 +44,14 @@ def token_logprobs(
     changes no result
     returns:     [M]; computed in float32 whatever the model's dtype
     """
-    chunk = chunk or max(64, (LOGITS_GPU if hidden.is_cuda else LOGITS) // weight.shape[0])
+    chunk = chunk or logits_at_once(weight)
     found: Tensor = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)  # type: ignore[no-untyped-call]
     return found
+
+
+def logits_at_once(weight: Tensor) -> int:
+    """Return how many positions may have logits at one time, by an output embedding [V,..]."""
+    return max(64, (LOGITS_GPU if weight.is_cuda else LOGITS) // weight.shape[0])
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from prefloop.batch import PolicyOutput, Rows
-from prefloop.kernels.logprobs import from_logits, predicting, scatter, token_logprobs
+from prefloop.kernels.logprobs import from_logits, logits_at_once, predicting, scatter, token_logprobs
 from prefloop.models.packed_forward import predicting_hidden
 
 
@@ -43,19 +45,29 @@ class Policy(nn.Module):
             bias = getattr(head, "bias", None)
             logp = token_logprobs(hidden, head.weight, bias, targets, temperature)
         else:
-            out = self.model(
-                input_ids=torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids)),
-                attention_mask=rows.mask.long(),
-                position_ids=rows.positions,
-                use_cache=False,
-                output_hidden_states=value_head is not None,
-            )
+            out = self._outputs(rows, output_hidden_states=value_head is not None)
             before = predicting(rows.action)
             logp = from_logits(out.logits[before], targets, temperature)
             if value_head is not None:
                 hidden = out.hidden_states[-1][before]
         value = None if value_head is None else scatter(value_head(hidden), rows.action)
         return PolicyOutput(scatter(logp, rows.action), value)
+
+    def _outputs(self, rows: Rows, **how: bool) -> Any:
+        ids = torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids))
+        return self.model(
+            input_ids=ids, attention_mask=rows.mask.long(), position_ids=rows.positions, use_cache=False, **how
+        )
+
+    def logits(self, rows: Rows) -> Iterator[Tensor]:
+        """Yield the logits [m,V] that the action tokens are predicted from, some of them at a time, in order."""
+        if self.linear_head:
+            head = self.model.get_output_embeddings()
+            for hidden in predicting_hidden(self.model, rows).split(logits_at_once(head.weight)):
+                yield F.linear(hidden, head.weight, getattr(head, "bias", None))
+        else:
+            found = self._outputs(rows).logits[predicting(rows.action)]
+            yield from found.split(logits_at_once(found.T))
 
     def states(self, rows: Rows) -> Tensor:
         """Return the hidden states [M,H] that the action tokens are predicted from."""

@@ -57,6 +57,21 @@ class Dialect(Protocol):
         ...
 
     @property
+    def renormalises(self) -> bool:
+        """Whether, with top-p, log-probabilities of samples are for certain those within the nucleus."""
+        ...
+
+    @property
+    def any_temperature(self) -> bool:
+        """Whether `logprobs` knows other temperatures than 1."""
+        ...
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a sample depends on its key as it does here, so that the trainer draws the same."""
+        ...
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """Return variables with which a server of our own is started."""
         ...
@@ -76,9 +91,14 @@ class Dialect(Protocol):
     def generate(self, server: Address, job: Job) -> list[Sampled]: ...
 
     def logprobs(
-        self, server: Address, rows: Sequence[Sequence[int]], prompts: Sequence[int], version: Version
+        self,
+        server: Address,
+        rows: Sequence[Sequence[int]],
+        prompts: Sequence[int],
+        version: Version,
+        temperature: float = 1.0,
     ) -> list[list[float]]:
-        """Return the log-probabilities, at temperature 1, of what follows the first `prompts` tokens of each row."""
+        """Return the log-probabilities of what follows the first `prompts` tokens of each row."""
         ...
 
     def release(self, server: Address) -> None:
@@ -90,6 +110,7 @@ class Own:
     """Is the dialect of `prefloop rollout serve`."""
 
     takes_adapters = False
+    renormalises = any_temperature = keyed = True
     environment: Mapping[str, str] = {}
 
     def __init__(self, ours: Ours, placement: Placement):
@@ -153,13 +174,18 @@ class Own:
         return [Sampled(tuple(s["ids"]), tuple(s["logprobs"] or ()), s["ended"]) for s in said["samples"]]
 
     def logprobs(
-        self, server: Address, rows: Sequence[Sequence[int]], prompts: Sequence[int], version: Version
+        self,
+        server: Address,
+        rows: Sequence[Sequence[int]],
+        prompts: Sequence[int],
+        version: Version,
+        temperature: float = 1.0,
     ) -> list[list[float]]:
         body = {
             "version": version.name,
             "rows": [list(r) for r in rows],
             "prompt_lengths": list(prompts),
-            "temperature": 1.0,
+            "temperature": float(temperature),
         }
         return list(server.post("/v1/logprobs", body)["logprobs"])
 

@@ -7,7 +7,6 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
 from threading import Lock, get_ident
 from typing import Any, Self
@@ -19,6 +18,7 @@ from prefloop.engine.base import Engine, Sampled, Sampling, Term
 from prefloop.engine.placement import Placement
 from prefloop.engine.profiling import span
 from prefloop.engine.rollouts.canary import Canary
+from prefloop.engine.rollouts.comparing import AS_CLOSE, by_server, by_trainer, check, check_draws
 from prefloop.engine.rollouts.dialect import Dialect, Job, Ours, Own
 from prefloop.engine.rollouts.environments import python_of
 from prefloop.engine.rollouts.fleet import Fleet, Member
@@ -29,17 +29,12 @@ from prefloop.engine.rollouts.vllm import Vllm
 from prefloop.engine.weights import Version, publish_version
 from prefloop.errors import ConfigError, TrainingError
 
-COMPARED, COMPARED_TOKENS = 8, 2048  # So many samples of each server's part, with their prompts, at each call.
 OTHERS: Mapping[str, type[Vllm] | type[Sglang]] = {"vllm": Vllm, "sglang": Sglang}
 
 
 def dialect_of(placement: Placement, ours: Ours) -> Dialect:
     kind = OTHERS.get(placement.rollout.backend)
     return kind(ours) if kind else Own(ours, placement)
-
-
-def _not_compared(job: Job, made: Sequence[Sampled]) -> float:
-    return 0.0
 
 
 class ServedEngine:
@@ -79,8 +74,8 @@ class ServedEngine:
             version, canary = self._now or self._publish()
             still = get_ident() == self._publisher  # Another thread samples ahead, while this one learns.
             job = Job(prompts, keys, sampling, self._seed, version, canary)
-            apart = self._apart if still and not self._moved else _not_compared
-            return self._fleet.generate(job, lambda: self._repair(still), apart)
+            compare = self._by_trainer if still and not self._moved else self._by_server
+            return self._fleet.generate(job, lambda: self._repair(still), compare)
 
     def sync(self) -> None:
         self._inner.sync()
@@ -121,21 +116,18 @@ class ServedEngine:
                 )
             publish_version(self._weights, version.name, self._save)
 
-    def _apart(self, job: Job, made: Sequence[Sampled]) -> float:
-        """Return how far the log-probabilities of some samples are from the trainer's, on average.
-
-        The canary shows what a server holds. This shows what it sampled with, and that answers are at their prompts.
-        """
-        if job.sampling.top_p < 1 or job.sampling.temperature == 0:
-            return 0.0  # Servers have other conventions there.
-        spread = range(0, len(made), -(-len(made) // COMPARED))
-        tokens = accumulate(len(job.prompts[n]) + len(made[n].ids) for n in spread)
-        places = [n for n, total in zip(spread, tokens, strict=True) if not n or total <= COMPARED_TOKENS]
-        rows = [[*job.prompts[n], *made[n].ids] for n in places]
-        some = Canary(rows, [len(job.prompts[n]) for n in places])
+    def _by_trainer(self, member: Member, job: Job, made: Sequence[Sampled], bound: float) -> float:
+        """Return how far samples are from what the trainer says of them. Raises Fault where they are not of its."""
+        exact = self._ours.single and member.apart < AS_CLOSE
         with self._alone:
-            said = self._inner.forward("policy", some.as_rows(), temperature=job.sampling.temperature)
-        return some.expecting(said).apart([made[n].logprobs for n in places])
+            found = check(by_trainer(self._inner, self._dialect, exact, job, made), bound)
+            if exact and self._dialect.keyed and job.sampling.temperature:
+                check_draws(self._inner, job, made)
+            return found
+
+    def _by_server(self, member: Member, job: Job, made: Sequence[Sampled], bound: float) -> float:
+        """Return how far samples are from what the server says of them, since the trainer's weights move on."""
+        return check(by_server(self._dialect, member.address, self._placement.rollout.canary, job, made), bound)
 
     def cast(self, role: Role, dtype: str) -> None:
         self._inner.cast(role, dtype)

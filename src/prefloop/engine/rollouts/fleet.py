@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from prefloop.config_rollout import Rollouts
 from prefloop.engine.base import Sampled
+from prefloop.engine.rollouts.comparing import check_copies
 from prefloop.engine.rollouts.dialect import Dialect, Job, Ours
 from prefloop.engine.rollouts.http import Address, Damaged, Fault, Refused, Silent, Stale
 from prefloop.engine.rollouts.launching import Launched
@@ -26,7 +27,6 @@ LONGEST_WAIT_S = 60.0
 # Samples may be so many times further off than the canary, which has more tokens, and by rounding of float32, in nats.
 OF_SAMPLES, OF_ROUNDING = 4, 1e-3
 POSITIVE = 1e-3  # A log-probability may be above 0 by rounding only.
-Apart = Callable[[Job, Sequence[Sampled]], float]
 _BROKEN = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # An answer of another form raises one of them.
 
 
@@ -55,35 +55,38 @@ class Member:
         self.launched.wait(self.address)
 
 
+Compare = Callable[[Member, Job, Sequence[Sampled], float], float]
+
+
 class Fleet:
     """Holds the servers of an engine. `counts` holds what went wrong since the last report."""
 
     def __init__(self, settings: Rollouts, dialect: Dialect, ours: Ours, members: Sequence[Member]):
         self.settings, self.dialect, self.ours, self.members = settings, dialect, ours, members
         self.counts = {"rollout_retries": 0, "rollout_reissued": 0}
-        self.canary = 0.0  # the largest difference since the last report
+        self.canary = self.apart = 0.0  # the largest differences since the last report: of the canary, of samples
         self._asked = False
         self._counting = threading.Lock()  # Servers are asked by threads.
         self._closed = threading.Event()
 
-    def generate(self, job: Job, repair: Callable[[], None], apart: Apart) -> list[Sampled]:
+    def generate(self, job: Job, repair: Callable[[], None], compare: Compare) -> list[Sampled]:
         """Return one sample for each prompt, in order.
 
-        repair: publishes the version again, where its files were damaged
-        apart:  says how far samples of a part are from what the trainer says of them, in nats a token
+        repair:  publishes the version again, where its files were damaged
+        compare: returns how far samples of a part are off, in nats a token. Raises Fault beyond a bound
         Raises ConfigError where a server is not one for this trainer, TrainingError where none answers.
         """
         parts, self._asked = _parts(job, len(self.members)), True
         try:
             if len(parts) == 1:
-                return self._sample(parts[0], 0, repair, apart)
+                return self._sample(parts[0], 0, repair, compare)
             with ThreadPoolExecutor(len(parts), thread_name_prefix="rollouts") as pool:
-                made = list(pool.map(lambda n: self._sample(parts[n], n, repair, apart), range(len(parts))))
+                made = list(pool.map(lambda n: self._sample(parts[n], n, repair, compare), range(len(parts))))
         except Refused as error:
             raise ConfigError(str(error)) from None
         return [s for part in made for s in part]
 
-    def _sample(self, job: Job, first: int, repair: Callable[[], None], apart: Apart) -> list[Sampled]:
+    def _sample(self, job: Job, first: int, repair: Callable[[], None], compare: Compare) -> list[Sampled]:
         """Sample a part, from the server `first` on."""
         causes: dict[str, str] = {}
         for attempt in range(self.settings.retries + 1):
@@ -93,7 +96,7 @@ class Fleet:
             member = self.members[(first + attempt) % len(self.members)]
             try:
                 with member.lock:
-                    return self._ask(member, job, apart)
+                    return self._ask(member, job, compare)
             except Fault as fault:
                 causes[member.name] = str(fault)
                 self._failed(fault, repair)
@@ -109,18 +112,15 @@ class Fleet:
         if isinstance(fault, Damaged):
             repair()
 
-    def _ask(self, member: Member, job: Job, apart: Apart) -> list[Sampled]:
+    def _ask(self, member: Member, job: Job, compare: Compare) -> list[Sampled]:
         try:
             member.up(job.version)
             self._bring(member, job)
             made = self._checked(member, self.dialect.generate(member.address, job), job)
-            found, bound = apart(job, made), self._bound(member, job)
-            if found > bound:
-                raise Fault(
-                    f"the log-probabilities of its samples differ from the trainer's by {found:.2g} nats a token on "
-                    f"average, more than {bound:.2g}, though those of the canary did not: they are of other weights, "
-                    "of another temperature, or of other prompts"
-                )
+            check_copies(job, made)
+            apart = compare(member, job, made, self._bound(member, job))
+            with self._counting:
+                self.apart = max(self.apart, apart)
             return made
         except Stale:
             member.holds = ""
@@ -162,7 +162,7 @@ class Fleet:
         most = OF_SAMPLES * self.settings.canary
         if self.ours.single:
             most = min(most, OF_ROUNDING + OF_SAMPLES * member.apart)
-        return most / min(1.0, job.sampling.temperature) if job.sampling.temperature else math.inf
+        return most / min(1.0, job.sampling.temperature or 1.0)
 
     def _checked(self, member: Member, made: Sequence[Sampled], job: Job) -> list[Sampled]:
         """Return the samples, once they are what was asked for. A part of an answer is no answer."""
@@ -187,7 +187,8 @@ class Fleet:
                     "serves a model with a larger one. Start it with the model that is trained."
                 )
             self._check_end(s, job)
-        return [replace(s, weights=job.version.name) for s in made]
+        stops = self.ours.tokenization.stop_ids
+        return [replace(s, ended=s.ids[-1] in stops, weights=job.version.name) for s in made]
 
     def _check_end(self, s: Sampled, job: Job) -> None:
         """Raise Fault where a sample does not end as it is said to."""
@@ -207,8 +208,10 @@ class Fleet:
         """Return what happened since the last report; nothing where no samples were drawn."""
         if not self._asked:
             return {}
-        found = {**{name: float(n) for name, n in self.counts.items()}, "rollout_canary": self.canary}
-        self.counts, self.canary, self._asked = dict.fromkeys(self.counts, 0), 0.0, False
+        found = {name: float(n) for name, n in self.counts.items()}
+        found |= {"rollout_canary": self.canary, "rollout_apart": self.apart}
+        self.counts, self._asked = dict.fromkeys(self.counts, 0), False
+        self.canary = self.apart = 0.0
         return found
 
     def close(self) -> None:

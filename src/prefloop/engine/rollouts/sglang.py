@@ -21,6 +21,7 @@ PLAIN = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty
 
 class Sglang:
     takes_adapters = False
+    renormalises = any_temperature = keyed = False
     environment: dict[str, str] = {}
 
     def __init__(self, ours: Ours):
@@ -72,7 +73,12 @@ class Sglang:
         return each(job, ask)
 
     def logprobs(
-        self, server: Address, rows: Sequence[Sequence[int]], prompts: Sequence[int], version: Version
+        self,
+        server: Address,
+        rows: Sequence[Sequence[int]],
+        prompts: Sequence[int],
+        version: Version,
+        temperature: float = 1.0,
     ) -> list[list[float]]:
         found = []
         for row, prompt in zip(rows, prompts, strict=True):

@@ -29,6 +29,7 @@ ADAPTER = "prefloop-"  # before the version in an adapter's name
 
 class Vllm:
     takes_adapters = True
+    renormalises, any_temperature, keyed = True, False, False
     environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", **QUIET}
 
     def __init__(self, ours: Ours):
@@ -136,7 +137,12 @@ class Vllm:
             )
 
     def logprobs(
-        self, server: Address, rows: Sequence[Sequence[int]], prompts: Sequence[int], version: Version
+        self,
+        server: Address,
+        rows: Sequence[Sequence[int]],
+        prompts: Sequence[int],
+        version: Version,
+        temperature: float = 1.0,
     ) -> list[list[float]]:
         found = []
         for row, prompt in zip(rows, prompts, strict=True):
