@@ -122,6 +122,8 @@ class Front(BaseHTTPRequestHandler):
             self.end_headers()
         elif trouble in ("drops", "a terabyte", "no end"):
             self.pour(str(trouble))
+        elif trouble in ("a head in drops", "heads without end"):
+            self.drip(str(trouble))
         else:
             if trouble in TAKEN:
                 asked = json.loads(body)
@@ -145,6 +147,15 @@ class Front(BaseHTTPRequestHandler):
         with suppress(OSError):
             while not self.troubles.release.wait(0.02 if how == "drops" else 0):
                 self.wfile.write(b" " if how == "drops" else b" " * 65536)
+
+    def drip(self, how: str) -> None:
+        """Never come to an answer's body."""
+        self.close_connection = True
+        one = b"H" if how == "a head in drops" else b"HTTP/1.1 100 Continue\r\n\r\n"
+        with suppress(OSError):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-More: " if one == b"H" else b"")
+            while not self.troubles.release.wait(0.02):
+                self.wfile.write(one)
 
     def ask(self, method: str, body: bytes) -> tuple[int, bytes]:
         connection = HTTPConnection(urlsplit(self.upstream).netloc, timeout=30)

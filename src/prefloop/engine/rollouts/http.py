@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -122,13 +124,18 @@ class Address:
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=min(CONNECT_S, timeout))
         until = time.monotonic() + timeout
+
+        def in_time(sock: Any, **how: Any) -> HTTPResponse:
+            reader: Any = _InTime(sock, until)
+            return HTTPResponse(reader, **how)
+
+        connection.response_class = in_time  # type: ignore[assignment]
         try:
             connection.connect()
-            sock = connection.sock
-            sock.settimeout(timeout)
+            connection.sock.settimeout(timeout)
             connection.request(method, parts.path + path, data, headers)
             response = connection.getresponse()
-            data = _read(response, sock, until, longest)
+            data = _read(response, longest)
             return response.status, _seconds(response.getheader("Retry-After")), data
         finally:
             connection.close()
@@ -162,14 +169,39 @@ def key_of(variable: str) -> str:
     return key
 
 
-def _read(response: HTTPResponse, sock: Any, until: float, longest: int) -> bytes:
-    """Return the body of an answer. Raises Fault where it is too long, TimeoutError where it comes too slowly."""
+class _InTime:
+    """Stands for a socket whose answer, from its first byte to its last, must be read by a moment."""
+
+    def __init__(self, sock: socket.socket, until: float):
+        self.sock, self.until = sock, until
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        return io.BufferedReader(_Bytes(self.sock.makefile("rb", buffering=0), self.sock, self.until))
+
+
+class _Bytes(io.RawIOBase):
+    def __init__(self, bytes_of: Any, sock: socket.socket, until: float):
+        self.bytes_of, self.sock, self.until = bytes_of, sock, until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> Any:
+        if (left := self.until - time.monotonic()) <= 0:
+            raise TimeoutError
+        self.sock.settimeout(left)  # It holds for each piece alone.
+        return self.bytes_of.readinto(buffer)
+
+    def close(self) -> None:
+        self.bytes_of.close()
+        super().close()
+
+
+def _read(response: HTTPResponse, longest: int) -> bytes:
+    """Return the body of an answer. Raises Fault where it is too long."""
     pieces, size = list[bytes](), 0
     wanted = response.length
     while size <= longest and (wanted is None or wanted <= longest):
-        if (left := until - time.monotonic()) <= 0:
-            raise TimeoutError
-        sock.settimeout(left)  # It holds for each piece alone.
         piece = response.read1(_PIECE)
         if not piece:
             if wanted is not None and size < wanted:
