@@ -43,6 +43,7 @@ class Troubles:
         self.path = "/v1/generate"
         self.about: dict[str, Any] = {}  # what /v1/about says in place of the truth
         self.asked: list[tuple[str, Any]] = []
+        self.hanging = 0  # requests that got no answer
         self.release = threading.Event()
 
 
@@ -109,7 +110,8 @@ class Front(BaseHTTPRequestHandler):
         trouble = troubles.script.pop(0) if self.path == troubles.path and troubles.script else None
         if trouble in ("hang", "die"):
             if trouble == "hang":
-                troubles.release.wait(20)
+                troubles.hanging += 1
+                troubles.release.wait(300)
             self.close_connection = True
         elif trouble == "500":
             self.say(500, b'{"error": "out of memory"}')

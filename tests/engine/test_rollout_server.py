@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -343,6 +346,24 @@ def test_rollout_server_that_never_answers_ends_the_run_with_its_name_and_the_ca
     with pytest.raises(TrainingError, match=f"3 attempts. {url}: HTTP 500: out of memory. The last checkpoint is kept"):
         ids(engine)
     assert ids(engine) == ids(local()), "the next call may go on"
+
+
+def test_rollout_server_that_hangs_with_another_keeps_nobody_from_an_interrupt(served: Make, folder: Path) -> None:
+    with serving(folder) as behind, troubled(behind) as (url, troubles), troubled(behind) as (another, others):
+        engine = served(url, another, timeout=600.0)
+        assert ids(engine)
+        troubles.script, others.script = ["hang"], ["hang"]
+
+        def interrupt() -> None:
+            while not (troubles.hanging and others.hanging):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            ids(engine)
+        engine.close()
+        assert not troubles.release.is_set(), "they hang still"
 
 
 def test_rollout_server_that_was_started_again_gets_the_weights_again(

@@ -149,6 +149,40 @@ def test_rollout_server_that_is_honest_is_believed_however_far_the_policy_moves_
     assert len([path for path, _ in troubles.asked if path == "/v1/logprobs"]) > 4 and found["retries"] == 0
 
 
+def test_rollout_server_that_hangs_with_another_keeps_no_command_from_its_interrupt(
+    started: tuple[str, Path], tmp_path: Path
+) -> None:
+    """Samples are drawn ahead, by a thread that waits for two threads that wait for servers."""
+    root = project_in(tmp_path / "root", "http://127.0.0.1:1")
+    prepare(root)
+    settings = ["align.rollout.staleness=1", "align.checkpoint_every=2", "align.evaluation.eval_every=4",
+                "rollout.timeout=600"]  # fmt: skip
+    with troubled(started[0]) as (one, of_one), troubled(started[0]) as (two, of_two):
+        settings.append(f'rollout.servers=["{one}", "{two}"]')
+        command = [sys.executable, "-m", "prefloop", "align", *(x for one in settings for x in ("--set", one))]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        trainer = subprocess.Popen(
+            command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        drawn = [None] * 4  # for an evaluation and steps 0 to 2; the next is drawn ahead for step 3
+        of_one.script, of_two.script = [*drawn, "hang"], [*drawn, "hang"]
+        try:
+            while not (of_one.hanging and of_two.hanging):
+                assert trainer.poll() is None, trainer.communicate()
+                time.sleep(0.02)
+            trainer.send_signal(signal.SIGINT)
+            _, said = trainer.communicate(timeout=120)  # A server may take 600 s for an answer.
+        finally:
+            trainer.kill()
+        assert trainer.returncode == 130 and "interrupted; the same command goes on where it stopped" in said, said
+        assert "Traceback" not in said
+        assert next((root / "runs").glob("align-*/checkpoints/*")), "it had begun"
+        gone_on = run(root, *settings)
+    quiet = project_in(tmp_path / "quiet", "http://127.0.0.1:1")
+    settings[-1] = f'rollout.servers=["{started[0]}"]'
+    assert gone_on["model"] == run(quiet, *settings)["model"]
+
+
 def test_rollout_server_and_trainer_killed_at_random_moments_come_to_the_weights_of_the_quiet_run(
     tmp_path: Path,
 ) -> None:

@@ -98,6 +98,10 @@ class Engine(Protocol):
         """
         ...
 
+    def stop_sampling(self) -> None:
+        """Let `generate` in another thread end at once, by an error, if it waits for others. Next comes `close`."""
+        ...
+
     def forward(self, role: Role, batch: Rows, as_learner: bool = False, temperature: float | None = None) -> Tensor:
         """Return what a model computes, without gradient, for batches of any size.
 

@@ -79,6 +79,9 @@ class LocalEngine:
         with span("sampling"), self._there("policy"), named_when_full("sampling", (len(prompts), longest), advice):
             return sampler.generate(self._sampler, self.tokenization.stop_ids, prompts, keys, sampling, self.seed)
 
+    def stop_sampling(self) -> None:
+        """Do nothing: samples are made here, and whoever wants them waits for nobody."""
+
     @property
     def _sampler(self) -> Any:
         policy: Any = self.models["policy"]

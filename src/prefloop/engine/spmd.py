@@ -112,6 +112,9 @@ class GroupEngine:
         found: list[Sampled] = self.all("generate", prompts, keys, sampling, channel=self.engine.channel)
         return found
 
+    def stop_sampling(self) -> None:
+        """Do nothing: ranks that sample do not wait for others."""
+
     def forward(self, role: Role, batch: Rows, as_learner: bool = False, temperature: float | None = None) -> Tensor:
         found: Tensor = self.all("forward", role, batch, as_learner, temperature)
         return found

@@ -7,16 +7,14 @@ no `policy_version`, token ids or log-probabilities, like imported ones, so that
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from prefloop.engine.base import Sampling
 from prefloop.engine.rollouts.http import Refused
 from prefloop.engine.rollouts.openai import Answer, Endpoints, NoAnswer, RowRefused
+from prefloop.engine.rollouts.side_by_side import side_by_side
 from prefloop.errors import ConfigError, DataError, TrainingError
 from prefloop.project.left_out import LeftOut
 from prefloop.project.project import Project, derive
@@ -24,9 +22,6 @@ from prefloop.training.sampled_lists import ATTEMPTS, item_id, repeats
 from prefloop.types import Completion, Item, Prompt
 
 GIVES_UP = 3  # So many prompts without an answer, one after the other, end a run.
-
-_Row = TypeVar("_Row")
-_Result = TypeVar("_Result")
 
 
 @dataclass
@@ -143,36 +138,3 @@ def _item(project: Project, prompt: Prompt, answers: Iterable[Answer], id: str, 
         for n, a in enumerate(answers)
     ]
     return Item(id, prompt, tuple(completions), round=round, source="sample")
-
-
-def side_by_side(
-    work: Callable[[_Row], _Result], rows: Sequence[_Row], width: int
-) -> Generator[tuple[_Row, _Result | Exception], None, None]:
-    """Yield (row, what work makes of it, or the exception) as each is done. So many are worked on at once.
-
-    Whoever stops reading, or is interrupted, waits for no work that is under way, which may take minutes.
-    """
-    waiting: queue.SimpleQueue[_Row] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[_Row, _Result | Exception]] = queue.SimpleQueue()
-    stopped = threading.Event()
-    for row in rows:
-        waiting.put(row)
-
-    def worker() -> None:
-        while not stopped.is_set():
-            try:
-                row = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                done.put((row, work(row)))
-            except Exception as error:  # noqa: BLE001 -- whoever reads it decides
-                done.put((row, error))
-
-    for n in range(min(width, len(rows))):
-        threading.Thread(target=worker, name=f"endpoint-{n}", daemon=True).start()
-    try:
-        for _ in rows:
-            yield done.get()
-    finally:
-        stopped.set()

@@ -62,6 +62,7 @@ class PolicyTraining:
         )
 
     def close(self) -> None:
+        self.engine.stop_sampling()  # What is drawn ahead is for no step any more.
         self.prefetch.close()
 
     # -- the step ----------------------------------------------------------------------------------------------------

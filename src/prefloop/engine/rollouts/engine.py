@@ -162,10 +162,15 @@ class ServedEngine:
         where = self._placement.rollout.servers or f"{self._placement.rollout.launch} launched here"
         return {**self._inner.computed_by(), "sampling": backend, "servers": where}
 
+    def stop_sampling(self) -> None:
+        self._fleet.stop()
+        self._inner.stop_sampling()
+
     def close(self) -> None:
         if self._owns_fleet:
             self._fleet.close()
-        self._inner.close()
+        with self._alone:  # A thread that nobody waits for may still compare samples.
+            self._inner.close()
 
     # -- the servers -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from prefloop.engine.rollouts.comparing import check_copies
 from prefloop.engine.rollouts.dialect import Dialect, Job, Ours
 from prefloop.engine.rollouts.http import Address, Damaged, Fault, Refused, Silent, Stale
 from prefloop.engine.rollouts.launching import Launched
+from prefloop.engine.rollouts.side_by_side import Ended, all_of
 from prefloop.engine.weights import Version
 from prefloop.errors import ConfigError, TrainingError
 
@@ -78,18 +78,21 @@ class Fleet:
         """
         parts, self._asked = _parts(job, len(self.members)), True
         try:
-            if len(parts) == 1:
-                return self._sample(parts[0], 0, repair, compare)
-            with ThreadPoolExecutor(len(parts), thread_name_prefix="rollouts") as pool:
-                made = list(pool.map(lambda n: self._sample(parts[n], n, repair, compare), range(len(parts))))
+            made = all_of(
+                lambda n: self._sample(parts[n], n, repair, compare), range(len(parts)), len(parts), self._closed
+            )
         except Refused as error:
             raise ConfigError(str(error)) from None
+        except Ended:
+            raise TrainingError("the samples are no longer wanted: the command ends") from None
         return [s for part in made for s in part]
 
     def _sample(self, job: Job, first: int, repair: Callable[[], None], compare: Compare) -> list[Sampled]:
         """Sample a part, from the server `first` on."""
         causes: dict[str, str] = {}
         for attempt in range(self.settings.retries + 1):
+            if self._closed.is_set():
+                raise Ended
             if attempt:
                 self._count("rollout_retries")
                 self._closed.wait(min(LONGEST_WAIT_S, self.settings.backoff * 2 ** (attempt - 1)))
@@ -118,6 +121,8 @@ class Fleet:
             self._bring(member, job)
             made = self._checked(member, self.dialect.generate(member.address, job), job)
             check_copies(job, made)
+            if self._closed.is_set():
+                raise Ended
             apart = compare(member, job, made, self._bound(member, job))
             with self._counting:
                 self.apart = max(self.apart, apart)
@@ -214,15 +219,21 @@ class Fleet:
         self.canary = self.apart = 0.0
         return found
 
+    def stop(self) -> None:
+        """Let nobody wait for samples any more. Requests that are under way are left alone."""
+        self._closed.set()
+
     def close(self) -> None:
         """Let go of servers that were there, and stop our own."""
-        self._closed.set()
-        for member in self.members:
-            if member.launched is not None:
-                member.launched.stop()
-            elif member.used:
-                with suppress(Fault, Refused):  # It may not be there any more.
-                    self.dialect.release(member.address)
+        self.stop()
+        all_of(self._let_go, self.members, len(self.members))
+
+    def _let_go(self, member: Member) -> None:
+        if member.launched is not None:
+            member.launched.stop()
+        elif member.used and not member.lock.locked():  # It would not answer: it has not yet, to what was asked last.
+            with suppress(Fault, Refused):  # It may not be there any more.
+                self.dialect.release(member.address)
 
 
 def _parts(job: Job, servers: int) -> list[Job]:

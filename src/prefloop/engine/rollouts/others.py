@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prefloop.engine.base import Sampled
 from prefloop.engine.rollouts.canary import TEXTS
 from prefloop.engine.rollouts.dialect import Job, Ours
 from prefloop.engine.rollouts.http import Address, Damaged, Refused
+from prefloop.engine.rollouts.side_by_side import all_of
 from prefloop.engine.weights import Version, check_version
 from prefloop.errors import ModelError
 from prefloop.types import Prompt
@@ -21,8 +21,8 @@ PROBE = "Say yes."
 
 def each(job: Job, ask: Callable[[Sequence[int], int], Sampled]) -> list[Sampled]:
     """Return one sample for each prompt of a job. `ask` gets a prompt and its seed; requests are made side by side."""
-    with ThreadPoolExecutor(min(AT_ONCE, len(job.prompts)), thread_name_prefix="rollouts") as pool:
-        return list(pool.map(lambda row: ask(row[0], seed_of(job, row[1])), zip(job.prompts, job.keys, strict=True)))
+    rows = list(zip(job.prompts, job.keys, strict=True))
+    return all_of(lambda row: ask(row[0], seed_of(job, row[1])), rows, AT_ONCE)
 
 
 def seed_of(job: Job, key: int) -> int:
