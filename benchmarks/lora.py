@@ -2,7 +2,8 @@ r"""Adapters beside whole models: held-out reward against rank and learning rate
 
     python benchmarks/lora.py FOLDER [--world demo] [--seed 0] [--ranks 1 4 16 64] [--times 1 3 10 30] [--json FILE]
     python benchmarks/lora.py FOLDER --world e2e --seed 7 --data ../shared/data
-    python benchmarks/lora.py FOLDER --memory [--width 576 --layers 30]
+    python benchmarks/lora.py FOLDER --ranks 16 --times --in-4bit
+    python benchmarks/lora.py FOLDER --memory [--width 576 --layers 30] [--in-4bit]
     python benchmarks/lora.py FOLDER --memory --device cuda --width 4096 --layers 32 --vocabulary 128256 \
         --dtypes bfloat16 --rows 64 --length 512                # 7 B on a GPU; whole models need 260 GB
 
@@ -54,17 +55,20 @@ from prefloop.stages.align import align
 from prefloop.training.rollout import add_logprobs
 
 RANK, TIMES = 16, 10.0
-SHOWN = ("rank", "times", "reward", "kl", "judge", "cpu_s", "peak_mib")
+SHOWN = ("rank", "times", "trunk_bits", "reward", "kl", "judge", "cpu_s", "peak_mib")
 
 
 # -- reward against rank and rate --------------------------------------------------------------------------------------
 
 
-def run_of(root: Path, here: World, common: Sequence[str], rank: int, times: float) -> dict[str, Any]:
+def run_of(
+    root: Path, here: World, common: Sequence[str], rank: int, times: float, in_4bit: bool = False
+) -> dict[str, Any]:
     """Align with adapters of a rank, or the whole model where it is 0, at a multiple of the whole model's rate."""
     asked = [*common, f"align.steps={here.steps}", f"align.rollout.prompts={here.completions // 4}",
              "align.rollout.k=4", "align.algorithm=grpo", f"align.lr={here.lr * times}"]  # fmt: skip
     asked += ["model.adapter=lora", f"model.lora.rank={rank}", "reward.freeze=0"] if rank else []
+    asked += ["model.load_in_4bit=true"] if in_4bit else []
 
     def work() -> str:
         with Project.open(root, asked, quiet=True, new=True) as project:
@@ -74,7 +78,8 @@ def run_of(root: Path, here: World, common: Sequence[str], rank: int, times: flo
     run = Run(root / "runs" / name)
     kept = next(line for line in run.metrics() if line["step"] == run.result["best_step"])
     found = {n: kept.get(f"eval_{n}") for n in ("reward", "kl", "judge", "length")}
-    return {"rank": rank, "times": times, "kept": kept["step"], **found, **measured}
+    bits = 4 if in_4bit else 32
+    return {"rank": rank, "times": times, "trunk_bits": bits, "kept": kept["step"], **found, **measured}
 
 
 def compared(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
@@ -84,10 +89,10 @@ def compared(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
     make_world(asked.world, root, here, common, asked.seed, asked.data)
     wanted = [(0, 1.0), *((rank, TIMES) for rank in asked.ranks), *((RANK, t) for t in asked.times if t != TIMES)]
     rows = []
-    for rank, times in wanted:
-        note = root / f"lora-{rank}-{times:g}.json"
+    for rank, times, in_4bit in [*((*pair, False) for pair in wanted), *[(RANK, TIMES, True)] * asked.in_4bit]:
+        note = root / f"lora-{rank}-{times:g}{'-4bit' * in_4bit}.json"
         if not note.is_file():
-            record.write_atomic(note, json.dumps(run_of(root, here, common, rank, times)).encode())
+            record.write_atomic(note, json.dumps(run_of(root, here, common, rank, times, in_4bit)).encode())
         rows.append(json.loads(note.read_text()))
         show(rows[-1])
     return rows
@@ -185,8 +190,11 @@ def memory(asked: argparse.Namespace) -> list[dict[str, Any]]:
     first = Model.model_validate({"path": "x", "dtype": asked.dtypes[0]})
     wanted = [(first, False), *([(first, True)] if asked.device == "cuda" else [])]
     rows = []
-    for settings, offload in [*wanted, *((adapters(dtype), False) for dtype in asked.dtypes)]:
+    for bits in (False, *([True] if asked.in_4bit else [])):
+        wanted += [(adapters(dtype).model_copy(update={"load_in_4bit": bits}), False) for dtype in asked.dtypes]
+    for settings, offload in wanted:
         row: dict[str, Any] = {"adapter": settings.adapter, "dtype": settings.dtype, "offload": offload}
+        row["load_in_4bit"] = settings.load_in_4bit
         try:
             row |= apart(lambda: two_steps(Path(base), settings, offload, asked))[0]  # noqa: B023 -- done at once
         except RuntimeError as error:
@@ -204,6 +212,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 4, 16, 64])
     parser.add_argument("--times", type=float, nargs="*", default=[1, 3, 30])
+    parser.add_argument("--in-4bit", action="store_true", help="adapters beside a trunk in 4 bits, too")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--layers", type=int, default=30)

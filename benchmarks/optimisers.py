@@ -36,10 +36,11 @@ def resident() -> float:
 def measure(name: str, millions: int) -> None:
     import torch
 
-    from prefloop.engine.adamw_8bit import AdamW8bit, needs_bitsandbytes
+    from prefloop.engine.adamw_8bit import AdamW8bit
+    from prefloop.models.without_hub import needs_bitsandbytes
 
     torch.set_num_threads(1)
-    library = needs_bitsandbytes().optim.AdamW8bit  # All load it, so that only the state differs.
+    library = needs_bitsandbytes("this benchmark").optim.AdamW8bit  # All load it, so that only the state differs.
     makes: dict[str, Any] = {"adamw": torch.optim.AdamW, "adamw_8bit": AdamW8bit, "the library's": library}
     own = weights(millions)
     optimiser = makes[name](own, lr=1e-4, eps=1e-5, weight_decay=0.0, **({"fused": True} if name == "adamw" else {}))

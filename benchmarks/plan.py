@@ -36,6 +36,7 @@ SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
 UNTIED = ("grouped 31M",)
 K4 = ("--set", "align.rollout.k=4")
 LORA, LOW = ("--set", "model.adapter=lora"), ("--set", "model.dtype=bfloat16")
+IN_4BIT = (*LORA, "--set", "model.load_in_4bit=true")
 DPO = ("--set", "align.algorithm=dpo", "--set", "align.lists=8", "--set", "align.passes=0.5")
 LONG = ("--set", "align.rollout.k=8", "--set", "align.max_tokens=256")
 STAGES: dict[str, list[str]] = {
@@ -43,6 +44,7 @@ STAGES: dict[str, list[str]] = {
     "sft, checkpointing": ["sft", "--set", "sft.gradient_checkpointing=true", "--set", "project.seed=1"],
     "sft, adamw_8bit": ["sft", "--set", "sft.optim=adamw_8bit", "--set", "project.seed=2"],
     "sft, lora": ["sft", "--set", "project.seed=3", *LORA],
+    "sft, lora in 4 bits": ["sft", "--set", "project.seed=4", *IN_4BIT],
     "reward": ["reward"],
     "align ppo": ["align", "--set", "align.algorithm=ppo"],
     "align ppo, bfloat16": ["align", "--set", "align.algorithm=ppo", *LOW],
@@ -53,6 +55,7 @@ STAGES: dict[str, list[str]] = {
     "align ppo, lora": ["align", "--set", "align.algorithm=ppo", *LORA],
     "align grpo, lora": ["align", "--set", "align.algorithm=grpo", *LORA, *K4],
     "align grpo, bfloat16 lora": ["align", "--set", "align.algorithm=grpo", *LORA, *K4, *LOW],
+    "align grpo, lora in 4 bits": ["align", "--set", "align.algorithm=grpo", *IN_4BIT, *K4],
     "align dpo, lora": ["align", *DPO, *LORA],
 }
 TOML = """

@@ -76,6 +76,11 @@ class Model(Section):
         "none", description='what is trained: "none" = all weights, "lora" = adapters beside one frozen model for all'
     )
     lora: Lora = Lora()
+    load_in_4bit: bool = Field(
+        False,
+        description="hold the frozen layers that adapters stand on in 4 bits (NF4; QLoRA), computed in dtype; the "
+        'extra "bitsandbytes"',
+    )
     # These apply to a model from scratch only.
     text: tuple[str, ...] = Field((), description="scratch: text files for the tokenizer, beside the training data")
     vocab_size: int = Field(2048, ge=64, description="scratch: size of the vocabulary")
@@ -312,6 +317,12 @@ def make_config(table: Mapping[str, Any], where: str = "configuration", but: Ite
     except ValidationError as error:
         raise ConfigError(f"{where}:\n" + "\n".join(explain(e, Config) for e in error.errors())) from None
     refuse_unused(config, where, but)
+    if config.model.load_in_4bit and config.rollout.backend == "vllm":
+        raise ConfigError(
+            f"{where}: vLLM gets adapters alone, beside a base in full precision, and would sample from another model "
+            "than one that learns with [model] load_in_4bit. Take that out, or let servers of prefloop or SGLang "
+            "sample ([rollout] backend): they get whole weights, with the adapter added."
+        )
     return config
 
 

@@ -60,7 +60,7 @@ SCRATCH = (
     "heads",
     "context",
 )
-_OF_LORA = ("rank", "alpha", "targets", "dora")
+_OF_LORA = ("lora.rank", "lora.alpha", "lora.targets", "lora.dora", "load_in_4bit")
 _EACH_ROUND = {"sample", "annotate", "crowd", "reward", "align", "evaluate"}
 
 
@@ -81,7 +81,7 @@ def idle(config: Config) -> dict[str, str]:
 
 def _model(config: Config) -> Iterator[tuple[str, str]]:
     if config.model.adapter == "none":
-        yield from ((f"model.lora.{key}", 'adapter = "none" trains all weights') for key in _OF_LORA)
+        yield from ((f"model.{key}", 'adapter = "none" trains all weights') for key in _OF_LORA)
     else:
         yield from _BESIDE_ADAPTERS.items()
     if config.model.init == "pretrained":

@@ -14,13 +14,13 @@ from test_learner import Broken, flat_state, same, weights
 
 from prefloop.config_section import Optimiser
 from prefloop.engine import adamw_8bit
-from prefloop.engine.adamw_8bit import AdamW8bit, needs_bitsandbytes
+from prefloop.engine.adamw_8bit import AdamW8bit
 from prefloop.engine.base import Term
 from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
 from prefloop.engine.learner import Learner
 from prefloop.errors import ConfigError, TrainingError
 from prefloop.models.policy import Policy
-from prefloop.models.without_hub import without_hub_kernels
+from prefloop.models.without_hub import needs_bitsandbytes, without_hub_kernels
 from tiny_models import causal, random_rows
 
 STEPS, LR = 40, 3e-3
@@ -91,7 +91,7 @@ def test_the_steps_are_the_bits_of_the_librarys_own_optimiser_however_tensors_ar
             optimiser.step()
         return [tensor.detach() for tensor in tensors]
 
-    expected = moved(needs_bitsandbytes().optim.AdamW8bit)
+    expected = moved(needs_bitsandbytes("this test").optim.AdamW8bit)
     for piece in (1 << 20, 512):
         monkeypatch.setattr(adamw_8bit, "PIECE", piece)
         assert all(torch.equal(a, b) for a, b in zip(moved(AdamW8bit), expected, strict=True))

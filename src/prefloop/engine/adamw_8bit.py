@@ -12,24 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefloop.errors import ConfigError
-from prefloop.models.without_hub import without_hub_kernels
+from prefloop.models.without_hub import needs_bitsandbytes
 
 BLOCK = 256  # numbers that share a scale, in all of the library's kernels
 SMALLEST = 4096  # Moments of tensors with fewer numbers stay in float32, as in the library's own optimiser.
 PIECE = 1 << 20  # numbers that move at a time: on a CPU the library makes float32 copies of them
-
-
-def needs_bitsandbytes() -> Any:
-    """Return the library. Raises ConfigError that names the extra where it is not installed."""
-    try:
-        with without_hub_kernels():
-            import bitsandbytes
-    except ImportError as error:
-        raise ConfigError(
-            'optim = "adamw_8bit" needs the package bitsandbytes: pip install "prefloop[bitsandbytes]"'
-        ) from error
-    return bitsandbytes
 
 
 class AdamW8bit(torch.optim.Optimizer):
@@ -40,7 +27,7 @@ class AdamW8bit(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, eps: float, weight_decay: float):
-        self.by = needs_bitsandbytes().functional
+        self.by = needs_bitsandbytes('optim = "adamw_8bit"').functional
         signed = {"exp_avg": True, "exp_avg_sq": False}
         self.qmaps: dict[str, Tensor] = {name: self.by.create_dynamic_map(signed=yes) for name, yes in signed.items()}
         super().__init__(params, {"lr": lr, "betas": (0.9, 0.999), "eps": eps, "weight_decay": weight_decay})

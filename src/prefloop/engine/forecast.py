@@ -14,6 +14,7 @@ import torch
 from prefloop.engine.adamw_8bit import BLOCK
 from prefloop.kernels.linear import LARGEST
 from prefloop.kernels.logprobs import KEPT, LOGITS, LOGITS_GPU
+from prefloop.models.four_bit import BYTES
 from prefloop.models.shapes import Shapes
 from prefloop.results import MemoryPart, PhaseMemory
 
@@ -24,11 +25,12 @@ LOW = (torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Adapter:
-    """Is a LoRA adapter as [model.lora] describes it."""
+    """Is a LoRA adapter as [model.lora] describes it. in_4bit: whether the trunk that it stands on is in 4 bits"""
 
     rank: int
     targets: tuple[str, ...] = ()
     dora: bool = False
+    in_4bit: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ def phases(shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, devi
     held = [*_process(device), *_weights(shapes, adapter, cast, device)]
     state = list(_state(shapes, adapter, cast, device))
     found = []
+    if adapter is not None and adapter.in_4bit and device.kind == "cpu":  # A GPU gets the trunk when it is small.
+        whole = MemoryPart("trunk", "weights before", shapes.parameters * shapes.dtype.itemsize)
+        after = MemoryPart("trunk", "weights", trunk(shapes, adapter))
+        found.append(PhaseMemory("loading", (*_process(device), whole, after)))
     # Of offloaded models one is there at a time. Evaluations also sample from the reference.
     asked = offloaded(shapes, adapter, cast, device)
     if cast.samples:
@@ -117,7 +123,7 @@ def _process(device: Device) -> Iterator[MemoryPart]:
 def _weights(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) -> Iterator[MemoryPart]:
     each = shapes.dtype.itemsize
     if adapter is not None:
-        yield MemoryPart("trunk", "weights", shapes.parameters * each)
+        yield MemoryPart("trunk", "weights", trunk(shapes, adapter))
         for role in (*cast.learns, *cast.frozen, *cast.scorers):
             if role not in ("reference",) and not (role == "critic" and cast.value_head):
                 yield MemoryPart(role, "weights", 4.0 * learned(shapes, adapter, role, cast))
@@ -148,6 +154,19 @@ def _asked(shapes: Shapes, cast: Cast) -> list[MemoryPart]:
 def offloaded(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) -> list[MemoryPart]:
     """Return the weights that are in the CPU's memory while they are not asked; on ranks those of the first one."""
     return _asked(shapes, cast) if cast.offload and device.kind != "cpu" and adapter is None else []
+
+
+def trunk(shapes: Shapes, adapter: Adapter) -> float:
+    """Return the bytes of the frozen model that adapters stand on."""
+    each, in_4bit = shapes.dtype.itemsize, shapes.layers * shapes.linear if adapter.in_4bit else 0
+    return (shapes.parameters - in_4bit) * each + in_4bit * BYTES
+
+
+def _made_anew(shapes: Shapes, adapter: Adapter | None) -> Iterator[MemoryPart]:
+    """Yield what a matrix takes while it is computed with, where it is in 4 bits otherwise."""
+    if adapter is not None and adapter.in_4bit:
+        largest = max((one.inputs * one.outputs for one in shapes.linears), default=0)
+        yield MemoryPart("trunk", "one matrix, made anew", largest * shapes.dtype.itemsize)
 
 
 def learned(shapes: Shapes, adapter: Adapter | None, role: str, cast: Cast) -> float:
@@ -223,6 +242,7 @@ def _scoring(shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, de
     else:
         yield MemoryPart("scoring", "activations", activations)
         yield MemoryPart("scoring", "copies for compiled code", copies)
+    yield from _made_anew(shapes, adapter)
     if "policy" in cast.learns and device.kind == "cpu":
         yield MemoryPart("scoring", "words", 8.0 * _some_words(shapes) + _copies_of_head(shapes, device))
 
@@ -238,10 +258,11 @@ def _activations(
         yield MemoryPart(role, "activations", load.learned * shapes.layers * kept * each)
         if device.kind == "cpu":
             yield MemoryPart(role, "freed pieces", load.learned * shapes.layers * _freed(shapes) * each)
-        if not load.checkpointing:
+        if not load.checkpointing and not (adapter is not None and adapter.in_4bit):
             yield MemoryPart(role, "copies of matrices", shapes.copied * each)
             if device.kind == "cpu" and adapter is None:  # The gradient of a copy is freed, too, and stays a hole.
                 yield MemoryPart(role, "gradients of copies", shapes.copied * each)
+    yield from _made_anew(shapes, adapter)
     # The backward pass is in one layer at a time, whose gradients are about as large as what it kept.
     yield MemoryPart("learning", "one layer, backward", load.learned * of_a_layer * each)
     if "policy" in cast.learns:

@@ -129,7 +129,7 @@ class CompiledBody:
 
 def fold_norm(matrix: Matrix, norm: Norm) -> Matrix:
     """Multiply the norm's weight and bias into the matrix. What is left of the norm has no parameters."""
-    weight, bias, _ = matrix
+    weight, bias = matrix.weight, matrix.bias
     if norm.bias is not None:
         bias = norm.bias @ weight.t() if bias is None else bias + norm.bias @ weight.t()
     return Matrix(weight * norm.weight, bias)

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from prefloop.config import Model
 from prefloop.errors import ModelError
-from prefloop.models.adapter_folder import adapter_at
+from prefloop.models.adapter_folder import adapter_at, adapter_in
 from prefloop.models.folder import check_folder
+from prefloop.models.four_bit import quantise
 from prefloop.models.lora import load_adapter, merged
 from prefloop.models.tokenization import Tokenization, make_tokenization
 
@@ -24,12 +25,18 @@ DROPOUT_RATES = ("dropout", "_pdrop", "layerdrop")  # Attributes that hold a rat
 def load_causal(source: str | Path, settings: Model = Model()) -> tuple[PreTrainedModel, Tokenization]:  # noqa: B008 -- frozen
     """Return a causal language model, with dropout off, and its tokenization. Raises ModelError.
 
-    Of a folder with an adapter it is the adapter's base, with the adapter added to a copy of its weights.
+    Of a folder with an adapter it is the adapter's base, with the adapter added to a copy of its weights. With `[model]
+    load_in_4bit` a model that an adapter may stand on has the weights that it has in 4 bits, as ordinary ones. What was
+    trained as an adapter has them already.
     """
     adapter = adapter_at(source)
     model = from_pretrained(AutoModelForCausalLM, source if adapter is None else adapter.base, settings)
+    in_4bit = settings.load_in_4bit and (adapter is not None or adapter_in(source) is None)
+    if in_4bit:
+        quantise(model)
     if adapter is not None:
         load_adapter(model, adapter)
+    if adapter is not None or in_4bit:
         model = merged(model).requires_grad_(True)
     tokenizer = load_tokenizer(source, settings)
     disable_dropout(model)

@@ -22,13 +22,13 @@ from transformers.pytorch_utils import Conv1D
 from prefloop.config import Lora
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapter_folder import WEIGHTS, AdapterFolder, write_note
+from prefloop.models.four_bit import KINDS, Quantised, put_weight, sampled
 from prefloop.models.matrix import is_adapted, matrix_of, row_lengths
 from prefloop.models.without_hub import without_hub_kernels
 
 NAME = "default"  # what peft calls an adapter that has no other name
 OWN = "of_its_own"  # an attribute of a model: the names of parameters beside its adapter that its base has otherwise
 _PREFIX = "base_model.model."  # before every name in peft's files
-_SAMPLED = 256  # numbers of each matrix that tell one base from another
 
 
 def needs_peft() -> Any:
@@ -99,7 +99,7 @@ def add_adapter(model: PreTrainedModel, settings: Lora, base: str, seed: int) ->
         target_modules=sorted(_targets(model, settings)),
         use_dora=settings.dora,
         base_model_name_or_path=base,
-        fan_in_fan_out=any(type(module) is Conv1D for module in model.modules()),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -111,7 +111,7 @@ def linear_names(model: PreTrainedModel) -> set[str]:
     return {
         name.rpartition(".")[2]
         for name, module in model.base_model.named_modules()
-        if type(module) in (nn.Linear, Conv1D) or is_adapted(module)
+        if type(module) in KINDS or isinstance(module, Quantised) or is_adapted(module)
     }
 
 
@@ -151,14 +151,19 @@ def _inject(model: PreTrainedModel, config: Any) -> None:
 
 @torch.no_grad()
 def merged(model: PreTrainedModel) -> Any:
-    """Return a model without adapters that computes the same, up to rounding. What has no adapter is shared."""
+    """Return a model without adapters that computes the same, up to rounding, and is held in 4 bits nowhere.
+
+    What has no adapter, and is not in 4 bits, is shared.
+    """
     plain = share(model)
     for name, module in list(adapted(plain)):
-        matrix = matrix_of(module, module.base_layer.weight.dtype).merged().weight
-        matrix = matrix.t().contiguous() if type(module.base_layer) is Conv1D else matrix
         linear = module.base_layer  # The module is the copy's own, and only its weight is shared.
-        linear.weight = nn.Parameter(matrix, requires_grad=False)
+        matrix = matrix_of(module, linear.weight.dtype).merged().weight
+        put_weight(linear, matrix.t().contiguous() if isinstance(linear, Conv1D) else matrix)
         plain.set_submodule(name, linear)
+    for module in plain.modules():
+        if isinstance(module, Quantised):
+            put_weight(module, module.weight)
     if hasattr(plain, "peft_config"):
         del plain.peft_config
     return plain
@@ -168,12 +173,16 @@ def merged(model: PreTrainedModel) -> Any:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """Return what identifies the weights that an adapter stands on, in any number type: a hash of some of each."""
+    """Return what identifies the weights that an adapter stands on, in any number type: a hash of some of each.
+
+    Of weights in 4 bits these are numbers from before, so that an adapter fits both.
+    """
     digest = hashlib.sha256()
     for name, module in sorted(adapted(model), key=lambda pair: pair[0]):
-        weight = module.base_layer.weight.detach().flatten()
-        some = weight[:: max(1, len(weight) // _SAMPLED)][:_SAMPLED].to(torch.bfloat16).view(torch.int16)
-        digest.update(f"{name} {tuple(module.base_layer.weight.shape)}".encode() + some.cpu().numpy().tobytes())
+        base = module.base_layer
+        quantised = isinstance(base, Quantised)
+        shape, some = (base.shape, base.sample) if quantised else (base.weight.shape, sampled(base.weight))
+        digest.update(f"{name} {tuple(shape)}".encode() + some.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

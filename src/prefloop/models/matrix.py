@@ -7,6 +7,7 @@ row.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from prefloop.kernels.linear import linear
+from prefloop.kernels.linear import linear, linear_made
+from prefloop.models.four_bit import Quantised
 
 
 class Adapter(NamedTuple):
@@ -29,11 +31,15 @@ class Adapter(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Holds a weight [out,in], a bias [out], and an adapter of the weight."""
+    """Holds a weight [out,in], a bias [out], and an adapter of the weight.
+
+    make: makes the weight, where it is frozen and held in 4 bits; `weight` then has no numbers, but its shape
+    """
 
     weight: Tensor
     bias: Tensor | None = None
     adapter: Adapter | None = None
+    make: Callable[[], Tensor] | None = None
 
     def rows(self, take: Callable[[Tensor], Tensor]) -> Matrix:
         """Return the matrix of other rows: what `take` returns of a tensor [out,*]."""
@@ -41,14 +47,16 @@ class Matrix(NamedTuple):
         if adapter is not None:
             gain = None if adapter.gain is None else take(adapter.gain)
             adapter = Adapter(adapter.a, take(adapter.b), gain)
-        return Matrix(take(self.weight), None if self.bias is None else take(self.bias), adapter)
+        bias = None if self.bias is None else take(self.bias)
+        return Matrix(take(self.weight), bias, adapter, _after(take, self.make))
 
     def merged(self) -> Matrix:
         """Return the matrix with its adapter added in float32, and none left, in the dtype of the weight."""
+        made = self.weight if self.make is None else self.make()
         if self.adapter is None:
-            return self
+            return Matrix(made, self.bias)
         a, b, gain = self.adapter
-        weight = self.weight.float() + b.float() @ a.float()
+        weight = made.float() + b.float() @ a.float()
         weight = weight if gain is None else weight * gain.float()[:, None]
         return Matrix(weight.to(self.weight.dtype), self.bias)
 
@@ -58,15 +66,26 @@ def multiply(x: Tensor, matrix: Matrix, onto: Tensor | None = None) -> Tensor:
 
     An adapter that adds 0 gives the bits of the matrix without it.
     """
-    weight, bias, adapter = matrix
+    bias, adapter = matrix.bias, matrix.adapter
     if adapter is None:
-        return linear(x, weight, bias, onto)
+        return _without_adapter(x, matrix, bias, onto)
     low, b = F.linear(x, adapter.a.to(x.dtype)), adapter.b.to(x.dtype)
     if adapter.gain is None:
-        return linear(x, weight, bias, onto).addmm_(low, b.t())
-    found = linear(x, weight).addmm_(low, b.t()) * adapter.gain.to(x.dtype)
+        return _without_adapter(x, matrix, bias, onto).addmm_(low, b.t())
+    found = _without_adapter(x, matrix).addmm_(low, b.t()) * adapter.gain.to(x.dtype)
     found = found if bias is None else found + bias
     return found if onto is None else onto + found
+
+
+def _without_adapter(x: Tensor, matrix: Matrix, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
+    if matrix.make is None:
+        return linear(x, matrix.weight, bias, onto)
+    found = linear_made(x, matrix.make, len(matrix.weight), bias)
+    return found if onto is None else found.add_(onto)
+
+
+def _after(take: Callable[[Tensor], Tensor], make: Callable[[], Tensor] | None) -> Callable[[], Tensor] | None:
+    return None if make is None else lambda: take(make())
 
 
 def concatenate(matrices: Sequence[Matrix]) -> Matrix:
@@ -81,7 +100,7 @@ def _side_by_side(matrices: Sequence[Matrix]) -> Adapter | None:
     if all(matrix.adapter is None for matrix in matrices):
         return None
     a, b, gains = list[Tensor](), list[Tensor](), list[Tensor]()
-    for weight, _, adapter in matrices:
+    for weight, _, adapter, _ in matrices:
         own = adapter or Adapter(weight.new_empty(0, weight.shape[1]), weight.new_empty(len(weight), 0))
         a.append(own.a.to(weight.dtype))
         b.append(own.b.to(weight.dtype))
@@ -93,17 +112,20 @@ def _side_by_side(matrices: Sequence[Matrix]) -> Adapter | None:
 def matrix_of(module: Any, dtype: torch.dtype) -> Matrix:
     """Return the matrix of a linear module, or of one that peft has given an adapter.
 
-    Raises TypeError for a module that computes something else, such as a quantised one.
+    Raises TypeError for a module that computes something else, such as one that another library has quantised.
     """
     if is_adapted(module):
         return matrix_of(module.base_layer, dtype)._replace(adapter=_adapter_of(module))
-    if type(module) is Conv1D:  # GPT-2 stores its matrices transposed.
+    make = None
+    if isinstance(module, Quantised):
+        weight, make = module.outline(dtype), partial(module.matrix, dtype)
+    elif type(module) is Conv1D:  # GPT-2 stores its matrices transposed.
         weight = module.weight.t()
     elif type(module) is nn.Linear:
         weight = module.weight
     else:
         raise TypeError(f"a {type(module).__name__} is not a plain matrix")
-    return Matrix(weight.to(dtype), None if module.bias is None else module.bias.to(dtype))
+    return Matrix(weight.to(dtype), None if module.bias is None else module.bias.to(dtype), make=make)
 
 
 def is_adapted(module: Any) -> bool:
@@ -137,6 +159,6 @@ def dora_gain(module: Any, name: str) -> Tensor:
 def row_lengths(module: Any, name: str) -> Tensor:
     """Return the length of each row of a matrix with its adapter, in float32. DoRA takes it for a constant."""
     weight = module.base_layer.weight
-    weight = (weight.t() if type(module.base_layer) is Conv1D else weight).float()
+    weight = (weight.t() if isinstance(module.base_layer, Conv1D) else weight).float()
     delta = module.lora_B[name].weight.float() @ module.lora_A[name].weight.float()
     return torch.linalg.norm(weight + module.scaling[name] * delta, dim=1)

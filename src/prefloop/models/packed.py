@@ -90,8 +90,9 @@ class PackedLayer:
 
 
 def fuse(matrices: Sequence[Matrix]) -> list[Matrix]:
-    """Return the matrices as one, where they are small enough for a copy; otherwise as they are."""
-    few = sum(matrix.weight.numel() for matrix in matrices) <= FUSE_UP_TO
+    """Return the matrices as one, where they are small enough for a copy; otherwise, or in 4 bits, as they are."""
+    there = all(matrix.make is None for matrix in matrices)
+    few = there and sum(matrix.weight.numel() for matrix in matrices) <= FUSE_UP_TO
     return [concatenate(matrices)] if few and len(matrices) > 1 else list(matrices)
 
 
@@ -99,7 +100,8 @@ def project(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     """Return x [M,in] multiplied by each of the matrices; the results stand side by side [M,out]."""
     if len(matrices) == 1:
         return multiply(x, matrices[0])
-    if x.is_cuda and not torch.is_grad_enabled() and all(one.bias is None and one.adapter is None for one in matrices):
+    plain = all(one.bias is None and one.adapter is None and one.make is None for one in matrices)
+    if plain and x.is_cuda and not torch.is_grad_enabled():
         sizes = [len(one.weight) for one in matrices]
         out = x.new_empty(len(x), sum(sizes))
         for one, part in zip(matrices, out.split(sizes, dim=1), strict=True):

@@ -66,6 +66,11 @@ class Shapes:
     cached: int
     is_packed: bool
 
+    @property
+    def linear(self) -> int:
+        """Return the numbers of the matrices of a layer's linear modules."""
+        return sum(one.inputs * one.outputs for one in self.linears)
+
     def adapter(self, rank: int, targets: tuple[str, ...] = (), dora: bool = False) -> int:
         """Return the numbers of a LoRA adapter of the body (Hu 2021)."""
         chosen = [one for one in self.linears if not targets or one.name in targets]

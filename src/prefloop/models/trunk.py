@@ -19,11 +19,12 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelFor
 from prefloop.config import Model
 from prefloop.errors import ModelError
 from prefloop.models.adapter_folder import AdapterFolder, adapter_in
+from prefloop.models.four_bit import quantise
 from prefloop.models.load import disable_dropout, from_pretrained, load_tokenizer
 from prefloop.models.lora import add_adapter, load_adapter, share
 from prefloop.models.tokenization import Tokenization, make_tokenization
 
-Key = tuple[str, str, str | None, bool]
+Key = tuple[str, str, str | None, bool, bool]
 
 
 class Trunks:
@@ -34,11 +35,14 @@ class Trunks:
 
     def trunk(self, base: str, settings: Model) -> Any:
         """Return the frozen model of a folder or hub id."""
-        key = str(base), settings.dtype, settings.revision, settings.trust_remote_code
+        code, bits = settings.trust_remote_code, settings.load_in_4bit
+        key = str(base), settings.dtype, settings.revision, code, bits
         found = self.held.get(key)
         if found is None:
             found = from_pretrained(AutoModelForCausalLM, base, settings)
             disable_dropout(found)
+            if settings.load_in_4bit:
+                quantise(found)
             self.held[key] = found.requires_grad_(False).eval()
         return found
 

@@ -1,4 +1,4 @@
-"""Lets a library be imported without what its import would ask the Hub for."""
+"""Imports libraries without what their import would ask the Hub for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prefloop.errors import ConfigError
+
 
 @contextmanager
 def without_hub_kernels() -> Iterator[None]:
     """Let bitsandbytes be imported inside this block, or peft, which imports it where it is installed.
 
     On processors that compute in bfloat16 it would download a kernel for matrices of 4 bits by the package `kernels`,
-    or warn that this package is missing. Nothing here has such matrices.
+    or warn that this package is missing. Nothing here multiplies by such matrices: `four_bit` makes plain ones of them.
     """
     modules: dict[str, Any] = sys.modules  # type: ignore[assignment]
     log, held = logging.getLogger("bitsandbytes.backends.cpu.ops"), modules.get("kernels")
@@ -25,6 +27,16 @@ def without_hub_kernels() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
-        del modules["kernels"]
+        modules.pop("kernels", None)
         if held is not None:
             modules["kernels"] = held
+
+
+def needs_bitsandbytes(asked: str) -> Any:
+    """Return the library. Raises ConfigError that names the setting and the extra where it is not installed."""
+    try:
+        with without_hub_kernels():
+            import bitsandbytes
+    except ImportError as error:
+        raise ConfigError(f'{asked} needs the package bitsandbytes: pip install "prefloop[bitsandbytes]"') from error
+    return bitsandbytes

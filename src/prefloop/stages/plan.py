@@ -20,6 +20,7 @@ from prefloop.known_algorithms import is_offline
 from prefloop.models.load import load_tokenizer
 from prefloop.models.lora import needs_peft
 from prefloop.models.shapes import Shapes, config_of, shapes_of
+from prefloop.models.without_hub import needs_bitsandbytes
 from prefloop.project.project import Project
 from prefloop.results import PhaseMemory, Placed, Planned, Speed, StagePlan
 from prefloop.training.workload import CHARACTERS, Work, work_of
@@ -59,6 +60,8 @@ class _Planner:
         kind = "cpu" if self.here == "cpu" else "cuda"
         if settings.adapter == "lora":
             needs_peft()  # A run loads it, too: 60 MB.
+        if settings.load_in_4bit:
+            needs_bitsandbytes("[model] load_in_4bit")
         base = _resident() + LATER if kind == "cpu" else CONTEXT
         self.device = Device(kind, memory or total_memory(here), devices, base)
         self.count = _counter(project)
@@ -131,7 +134,12 @@ class _Planner:
             * trained
             * (4 + moments(adapter, work.cast, self.device) + 4 * work.cast.average),
             hours=self._hours(work, speed, adapter, self.device.ranks),
-            notes=(*work.notes, *self._refused_of_ranks(work, adapter), *self._offloaded(work, adapter)),
+            notes=(
+                *work.notes,
+                *self._refused_of_ranks(work, adapter),
+                *self._offloaded(work, adapter),
+                *_not_timed(adapter),
+            ),
             advice=() if self._fits(most) else tuple(self._advice(work.name, most)),
         )
 
@@ -200,8 +208,7 @@ class _Planner:
             yield f"[{stage}] token_budget = {FEW}", few
             if not settings.gradient_checkpointing:
                 yield f"[{stage}] token_budget = {FEW} with gradient_checkpointing = true", few | less
-        if config.model.dtype == "float32":
-            yield '[model] dtype = "bfloat16"', {"model.dtype": "bfloat16"}
+        yield from _fewer_bits(config)
         whole_models_on_gpu = config.model.adapter == "none" and self.device.kind != "cpu"
         if stage == "align" and whole_models_on_gpu and not settings.frozen_offload:
             yield "[align] frozen_offload = true", {"align.frozen_offload": True}
@@ -248,12 +255,24 @@ class _Planner:
         return f"{devices} ranks; or {devices - servers} ranks and {servers} that sample ([rollout])"
 
 
+def _fewer_bits(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    if config.model.adapter == "lora" and not config.model.load_in_4bit:
+        yield "[model] load_in_4bit = true", {"model.load_in_4bit": True}
+    if config.model.dtype == "float32":
+        yield '[model] dtype = "bfloat16"', {"model.dtype": "bfloat16"}
+
+
+def _not_timed(adapter: Adapter | None) -> Iterator[str]:
+    if adapter is not None and adapter.in_4bit:
+        yield "hours are measured without [model] load_in_4bit, which makes each matrix anew for each pass"
+
+
 def adapter_of(config: Config) -> Adapter | None:
     """Return the adapter that the settings ask for."""
     if config.model.adapter == "none":
         return None
     lora = config.model.lora
-    return Adapter(lora.rank, tuple(lora.targets), lora.dora)
+    return Adapter(lora.rank, tuple(lora.targets), lora.dora, config.model.load_in_4bit)
 
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:

@@ -25,6 +25,7 @@ from prefloop.engine import Training
 from prefloop.engine import make as make_engine
 from prefloop.engine.base import Sampled, Sampling, Term
 from prefloop.kernels import gpu, native
+from prefloop.models.four_bit import Quantised
 from prefloop.models.load import from_pretrained, load_tokenizer
 from prefloop.models.lora import copy_of, rank_of
 from prefloop.models.packed import supports_packed
@@ -270,7 +271,8 @@ def _adapter(s: _Subject, name: str) -> Check:
         return Check(name, "ok", "none: all weights are trained")
     said, learns = s.engine.computed_by(), computed_by(s.model, learns=True)
     count = sum(p.numel() for p in s.model.parameters() if p.requires_grad)
-    detail = f"rank {rank}, {count:,} parameters; trained by {learns} code, sampled by {said['sampling']}"
+    trunk = " on a trunk in 4 bits" if any(isinstance(part, Quantised) for part in s.model.modules()) else ""
+    detail = f"rank {rank}, {count:,} parameters{trunk}; trained by {learns} code, sampled by {said['sampling']}"
     if learns == "packed":
         return Check(name, "ok", detail)
     why = f"prefloop has no code of its own for a {type(s.model).__name__} with these settings"
