@@ -140,9 +140,8 @@ def join(device: str = "cpu", time_limit: float = TIME_LIMIT) -> Ranks:
     _check_equal(ranks)
     _joined.append(ranks)
     left = Event()
-    _pulses.append(
-        (Thread(target=_heed if rank else _beat, args=(pulse, ranks, left), name="pulse", daemon=True), left)
-    )
+    work, args = (_heed, (pulse, ranks, left)) if rank else (_beat, (pulse, left))
+    _pulses.append((Thread(target=work, args=args, name="pulse", daemon=True), left))
     _pulses[-1][0].start()
     return ranks
 
@@ -158,7 +157,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def _beat(pulse: Any, ranks: Ranks, left: Event) -> None:
+def _beat(pulse: Any, left: Event) -> None:
     """Tell the other ranks every second that this process runs, until it leaves them."""
     with suppress(RankError):  # The next order says it.
         going_on = True
