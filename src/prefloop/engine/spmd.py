@@ -28,11 +28,10 @@ from prefloop.engine.checkpoint import Pieces
 from prefloop.engine.outline import outline_of
 from prefloop.engine.processes import Channel, Ranks, end_process
 from prefloop.engine.rank_engine import RankEngine, Recipe
-from prefloop.errors import ConfigError, PrefloopError, RankError
+from prefloop.errors import PrefloopError, RankError
 from prefloop.models.lora import has_adapter
 from prefloop.models.packed import supports_packed
 from prefloop.models.tokenization import Tokenization
-from prefloop.models.value_head import ValueHead
 
 _numbers = count()
 
@@ -77,11 +76,6 @@ class GroupEngine:
         cut = learnt if not any(has_adapter(model) for model in learnt.values()) else {}
         if cut and training:
             training.settings.refuse_pieces()
-        if isinstance(cut.get("critic"), ValueHead) and not given["policy"].linear_head:
-            raise ConfigError(
-                f"the states of a {type(given['policy'].model).__name__}, which changes its logits, are not at hand on "
-                'ranks. Set [align] critic = "separate", or [project] ranks = 1.'
-            )
         held = {role: model for role, model in given.items() if role not in cut or role == "policy"}
         for model in (*held.values(), *(cut[role] for role in cut if role == "reward")):
             model.to(ranks.device)  # The stage and the sampler compute by these as a whole.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,19 +46,18 @@ class Policy(nn.Module):
             bias = getattr(head, "bias", None)
             logp = token_logprobs(hidden, head.weight, bias, targets, temperature)
         else:
-            out = self._outputs(rows, output_hidden_states=value_head is not None)
+            with _heard(self.model.base_model) as said:
+                out = self._outputs(rows)
             before = predicting(rows.action)
             logp = from_logits(out.logits[before], targets, temperature)
             if value_head is not None:
-                hidden = out.hidden_states[-1][before]
+                hidden = said[0].last_hidden_state[before]
         value = None if value_head is None else scatter(value_head(hidden), rows.action)
         return PolicyOutput(scatter(logp, rows.action), value)
 
-    def _outputs(self, rows: Rows, **how: bool) -> Any:
+    def _outputs(self, rows: Rows) -> Any:
         ids = torch.where(rows.mask, rows.ids, torch.zeros_like(rows.ids))
-        return self.model(
-            input_ids=ids, attention_mask=rows.mask.long(), position_ids=rows.positions, use_cache=False, **how
-        )
+        return self.model(input_ids=ids, attention_mask=rows.mask.long(), position_ids=rows.positions, use_cache=False)
 
     def logits(self, rows: Rows) -> Iterator[Tensor]:
         """Yield the logits [m,V] that the action tokens are predicted from, some of them at a time, in order."""
@@ -72,6 +72,17 @@ class Policy(nn.Module):
     def states(self, rows: Rows) -> Tensor:
         """Return the hidden states [M,H] that the action tokens are predicted from."""
         return predicting_hidden(self.model, rows)
+
+
+@contextmanager
+def _heard(body: nn.Module) -> Iterator[list[Any]]:
+    """Yield what a body returns inside this block. In pieces a model does not keep the states that it is asked for."""
+    said: list[Any] = []
+    handle = body.register_forward_hook(lambda _, inputs, out: said.append(out))
+    try:
+        yield said
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()
