@@ -61,7 +61,7 @@ class HeadedArms(Arms):
     """The same policy, with a state (which is 1) that a value head can read in the same pass."""
 
     model: Any = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(hidden_size=1)))
-    linear_head = False
+    head = None
 
     def forward(self, rows: Rows, value_head: Callable[[Tensor], Tensor] | None = None) -> PolicyOutput:
         out = super().forward(rows)

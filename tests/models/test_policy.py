@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from prefloop.batch import Rows
 from prefloop.models.load import load_causal, weights_hash
-from prefloop.models.policy import Policy
+from prefloop.models.policy import Head, Policy
 from tiny_models import causal, folder, left_padded, random_rows
 
 KINDS = ["Llama", "GPT2", "Gemma2", "Cohere"]
@@ -43,10 +44,33 @@ def test_log_probabilities_are_those_of_the_whole_logits(kind: str, temperature:
 @pytest.mark.parametrize("sharp", [0.1, 1.0, 10.0])
 def test_a_head_that_scales_or_caps_its_logits_is_found_whatever_their_size(kind: str, sharp: float) -> None:
     """A cap hides where logits are small: a tiny Gemma 2 was once taken for linear, and wrong once trained."""
-    assert Policy(causal(kind, sharp=sharp)).linear_head == (kind in ("Llama", "GPT2"))
+    found = Policy(causal(kind, sharp=sharp)).head
+    assert found == {"Gemma2": Head(cap=5.0), "Cohere": Head(scale=0.25)}.get(kind, Head())
     if kind == "Gemma2":
-        assert not Policy(causal(kind, sharp=sharp, final_logit_softcapping=50.0)).linear_head
-        assert Policy(causal(kind, sharp=sharp, final_logit_softcapping=None)).linear_head
+        assert Policy(causal(kind, sharp=sharp, final_logit_softcapping=50.0)).head == Head(cap=50.0)
+        assert Policy(causal(kind, sharp=sharp, final_logit_softcapping=None)).head == Head()
+
+
+class OddLlama(LlamaForCausalLM):
+    """Makes of its head's output what no config tells."""
+
+    def forward(self, *args: Any, **how: Any) -> Any:
+        out = super().forward(*args, **how)
+        out.logits = torch.asinh(out.logits)
+        return out
+
+
+def test_a_head_that_is_not_known_is_left_to_the_model_and_its_states_are_at_hand() -> None:
+    torch.manual_seed(0)
+    model, rows = OddLlama(causal("Llama").config).eval(), random_rows()
+    policy = Policy(model, 0.6)
+    assert policy.head is None
+    out = policy(rows, value_head=lambda states: states[:, 0])
+    assert torch.allclose(out.logp[rows.action].double(), full_logits(model, rows, 0.6), atol=2e-5)
+    assert out.value is not None
+    assert torch.allclose(out.value[rows.action], policy.states(rows)[:, 0], atol=1e-5)
+    whole = torch.cat([torch.log_softmax(some / 0.6, -1) for some in policy.logits(rows)])
+    assert torch.allclose(whole.gather(1, rows.ids[rows.action][:, None]).squeeze(1), out.logp[rows.action], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,13 +21,15 @@ def case(m: int = 23, h: int = 5, v: int = 11) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 23, 4096, None])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_chunks_give_the_log_softmax_and_its_gradient(chunk: int | None, temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "cap"), [(1.0, None), (0.7, None), (0.7, 2.0)])
+def test_chunks_give_the_log_softmax_and_its_gradient(chunk: int | None, temperature: float, cap: float | None) -> None:
     hidden, weight, bias, targets = case()
     inputs = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
-    logp = token_logprobs(*inputs, targets, temperature, chunk)
+    logp = token_logprobs(*inputs, targets, temperature, chunk, cap)
     twin_inputs = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
-    whole = torch.log_softmax((twin_inputs[0] @ twin_inputs[1].T + twin_inputs[2]) / temperature, dim=-1)
+    logits = twin_inputs[0] @ twin_inputs[1].T + twin_inputs[2]
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    whole = torch.log_softmax(logits / temperature, dim=-1)
     twin = whole[torch.arange(len(targets)), targets]
     assert torch.allclose(logp, twin, atol=1e-12)
     weights = torch.linspace(-1, 1, len(targets), dtype=torch.float64)

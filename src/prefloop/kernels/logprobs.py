@@ -33,6 +33,7 @@ def token_logprobs(
     targets: Tensor,
     temperature: float = 1.0,
     chunk: int | None = None,
+    cap: float | None = None,
 ) -> Tensor:
     """Return the log-probability of each target, in nats.
 
@@ -42,10 +43,11 @@ def token_logprobs(
     temperature: logits are divided by it, as they were in sampling (detail 3 of PPO)
     chunk:       how many positions have logits at one time, forward and backward; by default the vocabulary decides. It
     changes no result
+    cap:         logits x become cap * tanh(x / cap), before they are divided by the temperature (Gemma 2, section 2)
     returns:     [M]; computed in float32 whatever the model's dtype
     """
     chunk = chunk or logits_at_once(weight)
-    found: Tensor = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)  # type: ignore[no-untyped-call]
+    found: Tensor = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk, cap)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -66,10 +68,12 @@ class _TokenLogprobs(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
         chunk: int,
+        cap: float | None,
     ) -> Tensor:
         head = product(weight, bias, len(hidden))
-        fused = gpu.fits(hidden)
-        keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT and not fused
+        fused = gpu.fits(hidden) and cap is None
+        # The slope of a cap is not in the softmax, so that logits are computed again for it.
+        keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT and not fused and cap is None
         # The results are in one piece: small results of each chunk, between large ones, would keep their memory from
         # being used again.
         found = hidden.new_empty(len(hidden), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
@@ -81,12 +85,12 @@ class _TokenLogprobs(torch.autograd.Function):
                 into.copy_(logp)
                 held.append(log_sum)
                 continue
-            log_p = _log_softmax(head(some), temperature)
+            log_p = _log_softmax(capped(head(some), cap), temperature)
             into.copy_(log_p.gather(-1, asked[:, None]).squeeze(-1))
             if keep:
                 held.append(log_p.exp_())
         ctx.save_for_backward(hidden, weight, bias, targets, *held)
-        ctx.temperature, ctx.chunk, ctx.fused = temperature, chunk, fused
+        ctx.temperature, ctx.chunk, ctx.fused, ctx.cap = temperature, chunk, fused, cap
         return found
 
     @staticmethod
@@ -107,11 +111,15 @@ class _TokenLogprobs(torch.autograd.Function):
                 slope = gpu.logprob_back(head(hidden[at]), *given)
             else:
                 scaled = (gradient[at] / ctx.temperature)[:, None]
+                bent = None
                 if head is None:
                     slope = held[number] * -scaled  # Autograd may ask again for what is held.
                 else:
-                    slope = _log_softmax(head(hidden[at]), ctx.temperature).exp_().mul_(-scaled)
+                    bent = capped(head(hidden[at]), ctx.cap)
+                    slope = _log_softmax(bent, ctx.temperature).exp_().mul_(-scaled)
                 slope.scatter_add_(1, targets[at, None], scaled)
+                if bent is not None and ctx.cap is not None:
+                    slope *= 1 - (bent / ctx.cap).square()  # The slope of tanh, from its value.
             if to_bias is not None:
                 to_bias += slope.sum(0)
             if to_weight is not None and slope.dtype == to_weight.dtype:
@@ -127,7 +135,16 @@ class _TokenLogprobs(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
+
+
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Return logits x as cap * tanh(x / cap), in single precision or better; as they are where there is no cap."""
+    if cap is None:
+        return logits
+    logits = logits.float() if logits.dtype != torch.float64 else logits
+    return torch.tanh(logits / cap) * cap
 
 
 def from_logits(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:

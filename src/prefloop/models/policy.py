@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,18 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from prefloop.batch import PolicyOutput, Rows
-from prefloop.kernels.logprobs import from_logits, logits_at_once, predicting, scatter, token_logprobs
+from prefloop.kernels.logprobs import capped, from_logits, logits_at_once, predicting, scatter, token_logprobs
 from prefloop.models.packed_forward import predicting_hidden
+
+
+class Head(NamedTuple):
+    """Says what a model makes of its output embedding's products x: scale * x, or cap * tanh(x / cap)."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def logits(self, x: Tensor) -> Tensor:
+        return capped(x if self.scale == 1 else x * self.scale, self.cap)
 
 
 class Policy(nn.Module):
@@ -23,7 +33,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.temperature = temperature
-        self.linear_head = _head_is_linear(model)
+        self.head = _head_of(model)
 
     def forward(
         self,
@@ -40,11 +50,12 @@ class Policy(nn.Module):
         """
         temperature = self.temperature if temperature is None else temperature
         targets = rows.ids[rows.action]
-        if self.linear_head:
+        if self.head is not None:
             head = self.model.get_output_embeddings()
             hidden = predicting_hidden(self.model, rows, as_learner)
             bias = getattr(head, "bias", None)
-            logp = token_logprobs(hidden, head.weight, bias, targets, temperature)
+            temperature = temperature / self.head.scale
+            logp = token_logprobs(hidden, head.weight, bias, targets, temperature, cap=self.head.cap)
         else:
             with _heard(self.model.base_model) as said:
                 out = self._outputs(rows)
@@ -61,10 +72,10 @@ class Policy(nn.Module):
 
     def logits(self, rows: Rows) -> Iterator[Tensor]:
         """Yield the logits [m,V] that the action tokens are predicted from, some of them at a time, in order."""
-        if self.linear_head:
+        if self.head is not None:
             head = self.model.get_output_embeddings()
             for hidden in predicting_hidden(self.model, rows).split(logits_at_once(head.weight)):
-                yield F.linear(hidden, head.weight, getattr(head, "bias", None))
+                yield self.head.logits(F.linear(hidden, head.weight, getattr(head, "bias", None)))
         else:
             found = self._outputs(rows).logits[predicting(rows.action)]
             yield from found.split(logits_at_once(found.T))
@@ -86,15 +97,15 @@ def _heard(body: nn.Module) -> Iterator[list[Any]]:
 
 
 @torch.no_grad()
-def _head_is_linear(model: PreTrainedModel) -> bool:
-    """Return whether logits are exactly head(body(x)), which is not so if a model scales or caps them. It is tried out.
+def _head_of(model: PreTrainedModel) -> Head | None:
+    """Return what turns body(x) into logits; None where that is something else than a head knows. It is tried out.
 
     The head's output is replaced by large numbers during the trial, because a cap does not change the small logits of
     an untrained model.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or model.base_model is model:
-        return False
+        return None
     ids = torch.arange(4, device=model.device)[None] % head.weight.shape[0]
     # These are what went into the head, and what came out as far as the model can tell.
     seen: list[tuple[Tensor, Tensor]] = []
@@ -109,9 +120,29 @@ def _head_is_linear(model: PreTrainedModel) -> bool:
         logits = model(input_ids=ids, use_cache=False).logits
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     except (TypeError, AttributeError, RuntimeError):
-        return False
+        return None
     finally:
         handle.remove()
     if len(seen) != 1 or seen[0][0].shape != hidden.shape or seen[0][1].shape != logits.shape:
-        return False
-    return torch.allclose(seen[0][0], hidden, rtol=1e-4, atol=1e-5) and torch.equal(seen[0][1].float(), logits.float())
+        return None
+    if not torch.allclose(seen[0][0], hidden, rtol=1e-4, atol=1e-5):
+        return None
+    close = 1e-5 if logits.dtype in (torch.float32, torch.float64) else 2**-6  # Models scale and cap as they round.
+    known = (
+        one
+        for one in _known_heads(model.config)
+        if torch.allclose(one.logits(seen[0][1].float()), logits.float(), close, 100 * close)
+    )
+    return next(known, None)
+
+
+def _known_heads(config: Any) -> Iterator[Head]:
+    """Yield what a model's config says of its logits, under the names that transformers has for it."""
+    text = config.get_text_config()
+    yield Head()
+    if scale := getattr(text, "logit_scale", None):  # Cohere
+        yield Head(scale=float(scale))
+    if divisor := getattr(text, "logits_scaling", None):  # Granite
+        yield Head(scale=1 / float(divisor))
+    if cap := getattr(text, "final_logit_softcapping", None):  # Gemma
+        yield Head(cap=float(cap))

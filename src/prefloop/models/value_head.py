@@ -39,7 +39,7 @@ class ValueHead(nn.Module):
     def forward(self, rows: Rows) -> Tensor:
         """Return values [N,T]: at each action token the estimate from the state *before* it, and 0 elsewhere."""
         policy = self.held[0]
-        if policy.linear_head:  # Values alone need no logits.
+        if policy.head is not None:  # Values alone need no logits.
             return scatter(self.read(policy.states(rows)), rows.action)
         value = policy(rows, value_head=self.read).value
         assert isinstance(value, Tensor)
