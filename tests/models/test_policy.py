@@ -36,6 +36,9 @@ def test_log_probabilities_are_those_of_the_whole_logits(kind: str, temperature:
     with torch.no_grad():
         out = policy(rows)
         assert torch.allclose(out.logp[rows.action].double(), full_logits(model, rows, temperature), atol=2e-5)
+        logits = torch.cat(list(policy.logits(rows)))
+        alone = torch.log_softmax(logits / temperature, -1).gather(1, rows.ids[rows.action][:, None]).squeeze(1)
+        assert torch.allclose(alone, out.logp[rows.action], atol=2e-5)
     assert torch.equal(out.logp[~rows.action], torch.zeros_like(out.logp[~rows.action]))
     assert out.logp.shape == rows.ids.shape
 

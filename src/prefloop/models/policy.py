@@ -12,8 +12,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from prefloop.batch import PolicyOutput, Rows
-from prefloop.kernels.logprobs import capped, from_logits, logits_at_once, predicting, scatter, token_logprobs
+from prefloop.kernels.logprobs import capped, from_logits, predicting, scatter, token_logprobs
 from prefloop.models.packed_forward import predicting_hidden
+
+
+AT_ONCE = 64  # Whoever looks at whole distributions sorts them, for example: a few times the memory of the logits.
 
 
 class Head(NamedTuple):
@@ -71,14 +74,13 @@ class Policy(nn.Module):
         return self.model(input_ids=ids, attention_mask=rows.mask.long(), position_ids=rows.positions, use_cache=False)
 
     def logits(self, rows: Rows) -> Iterator[Tensor]:
-        """Yield the logits [m,V] that the action tokens are predicted from, some of them at a time, in order."""
+        """Yield the logits [m,V] that the action tokens are predicted from, a few of them at a time, in order."""
         if self.head is not None:
             head = self.model.get_output_embeddings()
-            for hidden in predicting_hidden(self.model, rows).split(logits_at_once(head.weight)):
+            for hidden in predicting_hidden(self.model, rows).split(AT_ONCE):
                 yield self.head.logits(F.linear(hidden, head.weight, getattr(head, "bias", None)))
         else:
-            found = self._outputs(rows).logits[predicting(rows.action)]
-            yield from found.split(logits_at_once(found.T))
+            yield from self._outputs(rows).logits[predicting(rows.action)].split(AT_ONCE)
 
     def states(self, rows: Rows) -> Tensor:
         """Return the hidden states [M,H] that the action tokens are predicted from."""
