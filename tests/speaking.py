@@ -6,8 +6,9 @@ import copy
 import json
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Speaker(ABC):
         self.script: dict[str, list[str]] = {}
         self.asked: list[tuple[str, Any]] = []
         self.lock = threading.Lock()
+        self.lie: Callable[[Sampled], Sampled] = lambda drawn: drawn  # what it says of what it drew
+        self.whole = False  # whether log-probabilities are of the whole distribution, with top-p too
         self.restart()
 
     def restart(self) -> None:
@@ -45,7 +48,13 @@ class Speaker(ABC):
     def sample(self, ids: list[int], how: dict[str, Any], most: int, seed: int) -> Sampled:
         with self.lock:
             wanted = Sampling(most, how["temperature"], how.get("top_p", 1.0))
-            return sampler.generate(self.model, how.get("stop_token_ids", [-1]), [ids], [seed], wanted, 0)[0]
+            made = sampler.generate(self.model, how.get("stop_token_ids", [-1]), [ids], [seed], wanted, 0)[0]
+            if self.whole and wanted.temperature:
+                rows = collate([[*ids, *made.ids]], [len(ids)])
+                with torch.no_grad():
+                    said = Policy(self.model)(rows, temperature=wanted.temperature).logp[rows.action]
+                made = replace(made, logprobs=tuple(said.tolist()))
+            return self.lie(made)
 
     @torch.no_grad()
     def of_given(self, ids: list[int]) -> list[float]:

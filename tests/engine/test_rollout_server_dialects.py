@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from prefloop.config import Lora
 from prefloop.config_rollout import Rollouts
 from prefloop.config_section import Optimiser
 from prefloop.engine import Engine, Training, make
-from prefloop.engine.base import Sampling, Term
+from prefloop.engine.base import Sampled, Sampling, Term
 from prefloop.engine.placement import Placement
+from prefloop.engine.rollouts.comparing import at_temperature
 from prefloop.engine.rollouts.environments import python_of
 from prefloop.engine.rollouts.http import Address
 from prefloop.engine.rollouts.launching import Launched
@@ -126,6 +128,61 @@ def test_rollout_server_of_others_that_keeps_its_old_weights_is_caught_by_the_ca
     drawn = [b for path, b in speaker.asked[before:] if path == SAMPLES[backend] and str(b).find("'seed'") >= 0]
     assert not drawn, "nothing is sampled from them"
     assert agree(engine, Sampling(6))
+
+
+def shifted(drawn: Sampled) -> Sampled:
+    return replace(drawn, logprobs=tuple(x - 0.2 for x in drawn.logprobs))
+
+
+def far(drawn: Sampled) -> Sampled:
+    return replace(drawn, logprobs=tuple(x - 3 for x in drawn.logprobs))
+
+
+def another_token(drawn: Sampled) -> Sampled:
+    return replace(drawn, ids=(drawn.ids[0] % 100 + 5, *drawn.ids[1:]))
+
+
+@both
+@pytest.mark.parametrize(
+    ("how", "ahead", "lie"),
+    [
+        (Sampling(6), False, shifted),
+        (Sampling(6, temperature=0), False, another_token),
+        (Sampling(6, top_p=0.7), False, shifted),
+        (Sampling(6, top_p=0.7), False, another_token),
+        (Sampling(6), True, shifted),
+        (Sampling(6, temperature=0), True, another_token),
+        (Sampling(6, temperature=0.7), True, far),
+        (Sampling(6, temperature=1.3), True, far),
+    ],
+)
+def test_rollout_server_of_others_that_lies_of_its_samples_is_caught(
+    build: Build, backend: str, how: Sampling, ahead: bool, lie: Callable[[Sampled], Sampled]
+) -> None:
+    engine, speaker, _ = build(backend, retries=0)
+    speaker.whole = backend == "sglang"
+    engine.sync()
+    engine.generate(PROMPTS, KEYS, how)
+    if ahead:
+        engine.step(Term(random_rows(seed=0), Sft()))
+    right = engine.generate(PROMPTS, KEYS, how)
+    speaker.lie = lie
+    with pytest.raises(TrainingError, match="differ from the trainer's by|do not allow|ends answers|ended by itself"):
+        engine.generate(PROMPTS, KEYS, how)
+    speaker.lie = lambda drawn: drawn
+    assert engine.generate(PROMPTS, KEYS, how) == right
+
+
+@pytest.mark.parametrize("temperature", [0.2, 0.7, 1.0, 1.3, 4.0])
+@pytest.mark.parametrize("sharp", [0.0, 1.0, 10.0])
+def test_rollout_server_of_others_is_bounded_at_a_temperature_at_which_it_scores_nothing(
+    temperature: float, sharp: float
+) -> None:
+    logits = torch.randn(50, 37, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * sharp
+    low, high = at_temperature(logits.log_softmax(-1), temperature, 37)
+    true = (logits / temperature).log_softmax(-1)
+    assert (low - 1e-9 <= true).all() and (true <= high + 1e-9).all()
+    assert temperature != 1 or torch.allclose(low, high)
 
 
 @both

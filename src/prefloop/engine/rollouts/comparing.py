@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefloop.engine.base import Engine, Sampled
 from prefloop.engine.rollouts.canary import Canary
-from prefloop.engine.rollouts.dialect import Dialect, Job
+from prefloop.engine.rollouts.dialect import Dialect, Job, Ours
 from prefloop.engine.rollouts.http import Address, Fault, Stale
 
 COMPARED, COMPARED_TOKENS = 8, 2048  # So many samples of each server's part, with their prompts, at each call.
@@ -84,37 +84,39 @@ def by_trainer(engine: Engine, dialect: Dialect, exact: bool, job: Job, made: Se
     return picked.outside(low, high)
 
 
-def by_server(dialect: Dialect, server: Address, bound: float, job: Job, made: Sequence[Sampled]) -> float:
+def by_server(dialect: Dialect, server: Address, ours: Ours, bound: float, job: Job, made: Sequence[Sampled]) -> float:
     """Return how far the log-probabilities of some samples are from what the server says of them as given texts.
 
     The canary is among these texts: it shows that the server says so by the job's version, which the trainer has no
     longer.  bound: how far the canary may be off
     """
-    picked, how, canary = Picked.of(job, made), job.sampling, job.canary
-    given, temperature = picked.given(), how.temperature or 1.0
-    comparable = temperature == 1 or dialect.any_temperature
-    together = comparable and temperature == 1
-    texts, prompts = list(canary.rows), list(canary.prompts)
-    if together:
+    picked, canary, wanted = Picked.of(job, made), job.canary, job.sampling.temperature or 1.0
+    given, at = picked.given(), wanted if dialect.any_temperature else 1.0
+    texts, prompts, fixed = list(canary.rows), list(canary.prompts), len(canary.rows)
+    if at == 1:
         texts, prompts = [*texts, *given.rows], [*prompts, *given.prompts]
     found = dialect.logprobs(server, texts, prompts, job.version)
-    apart = canary.apart(found[: len(canary.rows)])
-    if apart > bound:
+    if (apart := canary.apart(found[:fixed])) > bound:
         raise Stale(
             f"it no longer holds version {job.version.name}: its log-probabilities of the canary's texts now differ "
             f"from the trainer's by {apart:.2g} nats a token on average"
         )
-    if not comparable:
-        return 0.0
-    scored = found[len(canary.rows) :]
-    if not together:
-        scored = dialect.logprobs(server, given.rows, given.prompts, job.version, temperature)
-    if [len(row) for row in scored] != [
-        len(row) - prompt for row, prompt in zip(given.rows, given.prompts, strict=True)
-    ]:
+    scored = found[fixed:] if at == 1 else dialect.logprobs(server, given.rows, given.prompts, job.version, at)
+    if [len(row) for row in scored] != [len(r) - p for r, p in zip(given.rows, given.prompts, strict=True)]:
         raise Fault("it says the log-probabilities of other tokens than it was given")
-    low = torch.tensor([x for row in scored for x in row], dtype=torch.float64)
-    return picked.outside(low, low - math.log(how.top_p) if how.temperature else low)
+    logp = torch.tensor([x for row in scored for x in row], dtype=torch.float64)
+    low, high = at_temperature(logp, wanted / at, ours.vocabulary)
+    return picked.outside(low, high - math.log(job.sampling.top_p) if job.sampling.temperature else high)
+
+
+def at_temperature(logp: Tensor, temperature: float, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Return between which numbers log-probabilities at temperature 1 are at another, whatever the other tokens' are.
+
+    Of log sum p^(1/T) no more is known than that it lies between 0, which one certain token gives, and (1 - 1/T) log V,
+    which equal ones give.
+    """
+    scaled, most = logp / temperature, (1 - 1 / temperature) * math.log(vocabulary)
+    return scaled - max(0.0, most), (scaled - min(0.0, most)).clamp(max=0)
 
 
 def check(found: float, bound: float) -> float:

@@ -127,7 +127,8 @@ class ServedEngine:
 
     def _by_server(self, member: Member, job: Job, made: Sequence[Sampled], bound: float) -> float:
         """Return how far samples are from what the server says of them, since the trainer's weights move on."""
-        return check(by_server(self._dialect, member.address, self._placement.rollout.canary, job, made), bound)
+        gate = self._placement.rollout.canary
+        return check(by_server(self._dialect, member.address, self._ours, gate, job, made), bound)
 
     def cast(self, role: Role, dtype: str) -> None:
         self._inner.cast(role, dtype)
