@@ -76,6 +76,9 @@ LIES: dict[str, Change] = {
     "no samples at all": lambda said: said.pop("samples"),
     "another model's logprobs": lambda said: said.update(logprobs=[[x - 0.1 for x in r] for r in said["logprobs"]]),
     "NaN of the canary": lambda said: said["logprobs"][0].__setitem__(0, float("nan")),
+    "NaN of the last": lambda said: said["logprobs"][-1].__setitem__(0, float("nan")),
+    "infinity of the last": lambda said: said["logprobs"][-1].__setitem__(0, float("inf")),
+    "fewer of the last": lambda said: said["logprobs"][-1].pop(),
     "fewer of the canary": lambda said: said["logprobs"].pop(),
 }
 # What a server makes of the request, before it answers that.

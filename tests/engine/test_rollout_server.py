@@ -264,9 +264,18 @@ def test_rollout_server_that_changes_its_weights_after_the_canary_is_caught_whil
     engine.sync()
     assert ids(engine)
     engine.step(Term(random_rows(seed=0), Sft()))
-    troubles.path, troubles.script = "/v1/logprobs", ["another model's logprobs"]
-    with pytest.raises(TrainingError, match="it no longer holds version .* now differ from the trainer's by 0.1 nats"):
-        ids(engine)
+    troubles.path = "/v1/logprobs"
+    for lie, said in {
+        "another model's logprobs": "it no longer holds version .* now differ from the trainer's by 0.1 nats",
+        "NaN of the last": "log-probabilities of texts that it was given are not finite",
+        "infinity of the last": "log-probabilities of texts that it was given are not finite",
+        "fewer of the last": "it says the log-probabilities of other tokens than it was given",
+    }.items():
+        troubles.script = [lie]
+        with pytest.raises(TrainingError, match=said):
+            ids(engine)
+        troubles.script = []
+        assert ids(engine), "its weights are published still, and it takes them over again"
     assert ids(engine) == ids(local())
 
 

@@ -105,6 +105,8 @@ def by_server(dialect: Dialect, server: Address, ours: Ours, bound: float, job: 
     if [len(row) for row in scored] != [len(r) - p for r, p in zip(given.rows, given.prompts, strict=True)]:
         raise Fault("it says the log-probabilities of other tokens than it was given")
     logp = torch.tensor([x for row in scored for x in row], dtype=torch.float64)
+    if not logp.isfinite().all():
+        raise Fault("some log-probabilities of texts that it was given are not finite")
     low, high = at_temperature(logp, wanted / at, ours.vocabulary)
     return picked.outside(low, high - math.log(job.sampling.top_p) if job.sampling.temperature else high)
 
