@@ -109,13 +109,14 @@ class LocalEngine:
 
     @torch.no_grad()
     def drawable(self, batch: Rows, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        rows = batch.rows().to(self.device)
+        rows, policy = batch.rows().to(self.device), self._whole_policy
         with named_when_full("checking samples", rows.ids.shape, "Lower max_tokens."):
             tokens, found = rows.ids[rows.action], list[tuple[Tensor, Tensor]]()
-            for logits in self._whole_policy.logits(rows):
+            for logits in policy.logits(rows):
                 there = sum(len(low) for low, _ in found)
-                found.append(drawable(logits, tokens[there : there + len(logits)], sampling))
-        low, high = (scatter(torch.cat(some), rows.action).cpu() for some in zip(*found, strict=True))
+                some = tokens[there : there + len(logits)]
+                found.append(drawable(logits, some, sampling, policy.model.dtype != torch.float32))
+        low, high = (scatter(torch.cat(parts), rows.action).cpu() for parts in zip(*found, strict=True))
         return low, high
 
     @property

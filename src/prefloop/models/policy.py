@@ -15,7 +15,6 @@ from prefloop.batch import PolicyOutput, Rows
 from prefloop.kernels.logprobs import capped, from_logits, predicting, scatter, token_logprobs
 from prefloop.models.packed_forward import predicting_hidden
 
-
 AT_ONCE = 64  # Whoever looks at whole distributions sorts them, for example: a few times the memory of the logits.
 
 

@@ -1,6 +1,8 @@
 """Says which tokens a sampler may draw, and what it may say of them: a sampler elsewhere is checked by it.
 
-low, high = drawable(logits, tokens, Sampling(6, top_p=0.9))    # of a token that may not be drawn, low is infinite
+    low, high = drawable(logits, tokens, Sampling(6, top_p=0.9), coarse=False)
+
+Of a token that may not be drawn, the least is infinite.
 """
 
 from __future__ import annotations
@@ -15,24 +17,25 @@ CLOSE, CLOSE_COARSE = 1e-3, 2**-5  # nats; of the largest logit
 MASS, MASS_COARSE = 1e-3, 0.05
 
 
-def drawable(logits: Tensor, tokens: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def drawable(logits: Tensor, tokens: Tensor, sampling: Sampling, coarse: bool) -> tuple[Tensor, Tensor]:
     """Return the least and the most [M] that a sampler says of tokens: their log-probability under what it draws from.
 
-    logits: [M,V], in the number type that they were computed in
+    logits: [M,V]
     tokens: [M]
+    coarse: whether they were computed in less than float32
 
     At temperature 0 only the most likely token may be drawn, or one as likely within rounding; what is said of it is
     at temperature 1. With top-p, the last token of the nucleus may be in it or not by rounding.
     """
-    single, logits = logits.dtype == torch.float32, logits.float()
+    logits = logits.float()
     own = logits.gather(1, tokens[:, None])
-    close = CLOSE if single else CLOSE_COARSE * logits.abs().amax(1, keepdim=True)
+    close = CLOSE_COARSE * logits.abs().amax(1, keepdim=True) if coarse else CLOSE
     logp = torch.log_softmax(logits / (sampling.temperature or 1.0), dim=-1)
     said = logp.gather(1, tokens[:, None]).squeeze(1)
     if sampling.temperature == 0:
         low, wrong = said, (own < logits.amax(1, keepdim=True) - close).squeeze(1)
         return low.masked_fill(wrong, torch.inf), said
-    p, mass = logp.exp(), MASS if single else MASS_COARSE
+    p, mass = logp.exp(), MASS_COARSE if coarse else MASS
     likelier = p.masked_fill(logits <= own + close, 0.0).sum(1)
     ordered = p.sort(dim=-1, descending=True).values
     before = ordered.cumsum(-1) - ordered
