@@ -20,6 +20,7 @@ from prefloop.results import MemoryPart, PhaseMemory
 
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2 + 8 / BLOCK}  # bytes of the two moments of a weight, by the setting `optim`
 MERGED = 4  # so many copies of a layer's matrices are made while adapters are added to them for compiled code
+OF_PEFT = 2.7  # So many copies of what a matrix gave does peft free, between small tensors that stay (docs/scaling.md).
 LOW = (torch.bfloat16, torch.float16)
 
 
@@ -257,7 +258,7 @@ def _activations(
         kept = 2 * shapes.hidden if load.checkpointing else of_a_layer
         yield MemoryPart(role, "activations", load.learned * shapes.layers * kept * each)
         if device.kind == "cpu":
-            yield MemoryPart(role, "freed pieces", load.learned * shapes.layers * _freed(shapes) * each)
+            yield MemoryPart(role, "freed pieces", load.learned * shapes.layers * _freed(shapes, adapter) * each)
         if not load.checkpointing and not (adapter is not None and adapter.in_4bit):
             yield MemoryPart(role, "copies of matrices", shapes.copied * each)
             if device.kind == "cpu" and adapter is None:  # The gradient of a copy is freed, too, and stays a hole.
@@ -277,8 +278,10 @@ def _kept(shapes: Shapes, adapter: Adapter | None, device: Device) -> int:
     return shapes.kept + shapes.torch_keeps + (2 if adapter else 4) * shapes.normed
 
 
-def _freed(shapes: Shapes) -> int:
+def _freed(shapes: Shapes, adapter: Adapter | None) -> float:
     """Return what a layer frees of a token on a CPU. Plain torch copies what attention rotates once more."""
+    if not shapes.is_packed:
+        return shapes.freed if adapter is None else OF_PEFT * shapes.outputs(adapter.targets)
     return 2 * shapes.freed + shapes.normed if shapes.dtype in LOW else shapes.freed
 
 

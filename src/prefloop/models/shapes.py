@@ -16,10 +16,12 @@ from prefloop.config import Model
 from prefloop.errors import ModelError
 from prefloop.models.families import FAMILIES
 from prefloop.models.load import DTYPES
+from prefloop.models.meta_pass import meta_pass
 from prefloop.models.packed import FUSE_UP_TO
 from prefloop.models.scratch import new_model
 
-FROM_TRANSFORMERS = 1.3  # Models that transformers computes keep so much more of each token (docs/scaling.md).
+FROM_TRANSFORMERS = 1.3  # Models that transformers computes keep about so much more, where it cannot be counted.
+HOLES = 0.33  # So much of what they free of a token on a CPU is not used again (docs/scaling.md).
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Shapes:
     layer: the weights of one layer, of which a token goes through those `active`;  linears: its linear modules
     kept: what a layer keeps of a token for the backward pass
     torch_keeps: what it keeps besides where plain torch computes it; the numbers that its norms read are `normed`
-    freed: what a layer computes of a token and lets go at once: queries, keys and values before rotary positions
+    freed: what a layer computes of a token and lets go, and a CPU's heap does not use again: queries, keys and values
+        before rotary positions
     copied: copies of matrices that a training step makes in all layers, and keeps until its backward pass
     cached: keys and values of a token in all layers
     is_packed: whether prefloop's own code computes it, as far as the config tells
@@ -73,8 +76,15 @@ class Shapes:
 
     def adapter(self, rank: int, targets: tuple[str, ...] = (), dora: bool = False) -> int:
         """Return the numbers of a LoRA adapter of the body (Hu 2021)."""
-        chosen = [one for one in self.linears if not targets or one.name in targets]
+        chosen = self._chosen(targets)
         return self.layers * sum(rank * (one.inputs + one.outputs) + dora * one.outputs for one in chosen)
+
+    def outputs(self, targets: tuple[str, ...] = ()) -> int:
+        """Return the numbers that a layer's linear modules give of a token, where adapters change them."""
+        return sum(one.outputs for one in self._chosen(targets))
+
+    def _chosen(self, targets: tuple[str, ...]) -> list[Linear]:
+        return [one for one in self.linears if not targets or one.name in targets]
 
     def operations(self, tokens: float, length: float, head: bool = True) -> float:
         """Return the multiplications and additions of a forward pass on so many tokens, in texts of a length."""
@@ -141,6 +151,14 @@ def shapes_of(config: Any, settings: Model, name: str = "") -> Shapes:
         kept += inner * experts  # Only silu is computed together with its product.
     elif gated:
         torch_keeps += inner * experts
+    freed = query + 2 * kv
+    if not is_packed:
+        counted, each = meta_pass(model.to(DTYPES[settings.dtype])), DTYPES[settings.dtype].itemsize
+        kept = int(FROM_TRANSFORMERS * kept)
+        if counted is not None:
+            a_layer = each * text.num_hidden_layers
+            # An answer's keys and values are joined with copies of its prompt's, which are kept.
+            kept, freed = int(counted.kept / a_layer) + 2 * kv, int(HOLES * counted.freed / a_layer)
     fused = [n for n in ((query + 2 * kv) * text.hidden_size, up * text.hidden_size) if n <= FUSE_UP_TO]
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
@@ -164,10 +182,10 @@ def shapes_of(config: Any, settings: Model, name: str = "") -> Shapes:
             + (experts > 1) * (up + inner * experts) * text.hidden_size,
         ),
         linears=linears,
-        kept=kept if is_packed else int(FROM_TRANSFORMERS * kept),
+        kept=kept,
         torch_keeps=torch_keeps,
         normed=normed,
-        freed=query + 2 * kv,
+        freed=freed,
         copied=text.num_hidden_layers * sum(fused) if is_packed and gated else 0,
         cached=2 * kv * text.num_hidden_layers,
         is_packed=is_packed,
