@@ -303,7 +303,8 @@ def _some_words(shapes: Shapes) -> float:
 
 
 def _copies_of_head(shapes: Shapes, device: Device) -> float:
-    return shapes.head * 4.0 if _is_compiled(shapes, device) and shapes.head <= LARGEST else 0.0
+    is_copied = device.kind == "cpu" and shapes.dtype == torch.float32 and shapes.head <= LARGEST
+    return shapes.head * 4.0 if is_copied else 0.0
 
 
 def peak(found: Sequence[PhaseMemory]) -> float:
