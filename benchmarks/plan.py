@@ -3,10 +3,11 @@
     python benchmarks/plan.py                        # 10 M and 30 M parameters, about five minutes on two cores
     python benchmarks/plan.py --sizes 100M,300M      # up to 12 GB of memory, half an hour
     python benchmarks/plan.py --sizes "wide 7M" --stages "reward, lora;align grpo, lora"
+    python benchmarks/plan.py --ranks 2 --sizes 30M  # two processes that share what learns
 
 Each stage is a process of its own: `measured` is the peak of its resident memory, `forecast` what `prefloop plan` said
 before, `off` how far that was from it. Two steps of each stage are done, since the optimiser's state comes with the
-first one.
+first one. On ranks the peak is that of the rank that holds most; the others' stand behind it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,9 +153,9 @@ def command(root: Path, *arguments: str) -> list[str]:
     ]
 
 
-def measured(root: Path, arguments: list[str]) -> tuple[float, str]:
-    """Return the peak of a stage's resident memory in bytes, and what it said if it failed."""
-    log = root / "log"
+def measured(root: Path, arguments: list[str]) -> tuple[list[float], str]:
+    """Return the peak of a stage's resident memory in bytes, of each rank, and what it said if it failed."""
+    log, peaks = root / "log", dict[int, float]()
     child = os.fork()
     if not child:
         with log.open("w") as file:
@@ -161,16 +163,34 @@ def measured(root: Path, arguments: list[str]) -> tuple[float, str]:
             os.dup2(file.fileno(), 2)
         os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
         os.execv(sys.executable, command(root, *arguments))
-    _, status, usage = os.wait4(child, 0)
-    return usage.ru_maxrss * 1024.0, log.read_text()[-500:] if status else ""
+    while not (ended := os.wait4(child, os.WNOHANG))[0]:
+        peaks |= dict(peaks_of_ranks(child))
+        time.sleep(0.05)
+    _, status, usage = ended
+    found = [peak for _, peak in sorted(peaks.items())] or [usage.ru_maxrss * 1024.0]
+    return found, log.read_text()[-500:] if status else ""
 
 
-def forecast(root: Path, arguments: list[str]) -> dict[str, Any]:
+def peaks_of_ranks(parent: int) -> Iterator[tuple[int, float]]:
+    """Yield the rank and the peak in bytes of each process that torchrun has started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            lines = (line.split() for line in (folder / "status").read_text().splitlines())
+            said = {name: value for name, value, *_ in (line for line in lines if len(line) > 1)}
+            if int(said["PPid:"]) == parent:
+                set = (folder / "environ").read_bytes().split(b"\0")
+                rank = next(one for one in set if one.startswith(b"RANK="))
+                yield int(rank[len("RANK=") :]), int(said["VmHWM:"]) * 1024.0
+        except (OSError, KeyError, StopIteration):  # It has just begun or ended, or is no rank.
+            continue
+
+
+def forecast(root: Path, arguments: list[str], ranks: int) -> dict[str, Any]:
     """Return what `prefloop plan` says of a stage, in a process of its own as the stage itself is."""
     import subprocess
 
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
-    asked = command(root, "plan", arguments[0], "--no-measure", *arguments[1:])
+    asked = command(root, "plan", arguments[0], "--no-measure", f"--devices={ranks}", *arguments[1:])
     said = subprocess.run(asked, capture_output=True, text=True, env=environment)
     found: dict[str, Any] = json.loads(said.stdout.strip().splitlines()[-1])
     if "error" in found:
@@ -178,7 +198,7 @@ def forecast(root: Path, arguments: list[str]) -> dict[str, Any]:
     return found
 
 
-def rows(size: str, stages: list[str], changes: list[str]) -> Iterator[dict[str, Any]]:
+def rows(size: str, stages: list[str], changes: list[str], ranks: int) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make = os.fork()  # What makes the model does not stay in this process.
@@ -189,8 +209,9 @@ def rows(size: str, stages: list[str], changes: list[str]) -> Iterator[dict[str,
             raise SystemExit("the project could not be made")
         for stage in stages:
             asked = [*STAGES[stage], *(part for change in changes for part in ("--set", change))]
-            planned = forecast(root, asked)
-            peak, failed = measured(root, asked)
+            planned = forecast(root, asked, ranks)
+            peaks, failed = measured(root, [*asked, "--set", f"project.ranks={ranks}"])
+            peak = max(peaks)
             if failed:
                 raise SystemExit(f"{size} {stage}: {failed}")
             (one,) = planned["stages"]
@@ -201,6 +222,7 @@ def rows(size: str, stages: list[str], changes: list[str]) -> Iterator[dict[str,
                 "parameters": planned["parameters"],
                 "forecast": one["peak"],
                 "measured": peak,
+                "ranks": peaks,
                 "off": one["peak"] / peak - 1,
                 "phase": phase["phase"],
             }
@@ -210,16 +232,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10M,30M")
     parser.add_argument("--stages", default=";".join(STAGES))
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share the models that learn")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of all stages")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     print(f"{'size':>11} {'stage':<25} {'forecast':>10} {'measured':>10} {'off':>7}  phase that holds most")
     worst = 0.0
     for size in asked.sizes.split(","):
-        for row in rows(size, asked.stages.split(";"), asked.set):
+        for row in rows(size, asked.stages.split(";"), asked.set, asked.ranks):
             worst = max(worst, abs(row["off"]))
             sizes = f"{row['forecast'] / 1e9:>7.2f} GB {row['measured'] / 1e9:>7.2f} GB {row['off']:>+7.1%}"
-            print(f"{row['size']:>11} {row['stage']:<25} {sizes}  {row['phase']}", flush=True)
+            each = "".join(f", {peak / 1e9:.2f} GB" for peak in row["ranks"]) if asked.ranks > 1 else ""
+            print(f"{row['size']:>11} {row['stage']:<25} {sizes}  {row['phase']}{each}", flush=True)
             if asked.json:
                 print(json.dumps(row), flush=True)
     print(f"furthest off: {worst:.1%}")

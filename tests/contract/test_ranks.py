@@ -5,6 +5,7 @@ This process is rank 0, and a second one serves it. They compute on CPUs over gl
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
 import os
@@ -13,8 +14,10 @@ import signal
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ import pytest
 import test_engines as contract
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor
 from toy_batches import raw_batch, ready
 
@@ -34,7 +38,7 @@ from prefloop.batch import Rows
 from prefloop.config import Lora
 from prefloop.config_rollout import Rollouts
 from prefloop.config_section import Optimiser
-from prefloop.engine import Engine, Training, make
+from prefloop.engine import Engine, Training, make, sharded_checkpoint
 from prefloop.engine.base import Sampling, State, Term, terms_of
 from prefloop.engine.checkpoint import load_checkpoint, save_checkpoint
 from prefloop.engine.outline import outline_of
@@ -292,6 +296,46 @@ def test_a_model_in_bfloat16_learns_in_float32_pieces_and_is_saved_in_bfloat16(r
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
     assert loaded.dtype == torch.bfloat16
     assert all(torch.equal(p, held[f"model.{n}"].bfloat16()) for n, p in loaded.named_parameters())
+
+
+def test_rank_0_lets_a_whole_critic_go_and_saves_one_that_is_made_of_the_pieces(ranks: Ranks, tmp_path: Path) -> None:
+    algorithm, lr = make_algorithm("ppo", {}), {"policy": 1e-2, "critic": 1e-2}
+    batch, saved = single(ready(algorithm, raw_batch("ppo"))), []
+    for engine_on in (on_one, partial(on_two, ranks)):
+        models = models_of(*lr)
+        engine, critic = engine_on(models, training(**lr)), weakref.ref(models.pop("critic"))
+        gc.collect()
+        engine.step(Term(batch, algorithm))
+        engine.save("critic", tmp_path / "critic")
+        saved.append((load_file(tmp_path / "critic" / "model.safetensors"), critic() is None))
+    (expected, _), (found, is_gone) = saved
+    assert is_gone and found.keys() == expected.keys()
+    assert all(torch.allclose(x, expected[n], atol=1e-5) for n, x in found.items())
+
+
+def test_ranks_that_only_train_hold_no_whole_policy_and_make_one_when_they_are_to_sample(ranks: Ranks) -> None:
+    one, two = on_one(models_of("policy"), training()), on_two(ranks, models_of("policy"), training())
+    stepped(one, range(2)), stepped(two, range(2))
+    two.sync()
+    assert not two.engine.has_sampler
+    prompts, keys = [[5, 6], [7, 8, 9], [10]], [3, 4, 5]
+    for step in range(2, 4):  # The first time it is made, and then it follows.
+        drawn = [[s.ids for s in engine.generate(prompts, keys, Sampling(6))] for engine in (one, two)]
+        assert drawn[0] == drawn[1] and two.engine.has_sampler
+        stepped(one, range(step, step + 1)), stepped(two, range(step, step + 1))
+
+
+def test_pieces_are_written_in_files_of_bounded_size_and_read_as_they_were(
+    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, most = stepped(on_two(ranks, models_of("policy"), training()), range(2)), 20_000
+    monkeypatch.setattr(sharded_checkpoint, "LARGEST_FILE", most)
+    save_checkpoint(tmp_path, 2, two.state().tensors, {})
+    sizes = [file.stat().st_size for file in tmp_path.rglob("shard-*")]
+    assert len(sizes) > 4 and max(sizes) < 1.5 * most, "a file of each kind and rank would be larger"
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert equal({f"{file}/{n}": x for file, some in found.files.items() for n, x in some.items()}, state_of(two))
 
 
 @BOTH

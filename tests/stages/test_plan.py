@@ -18,7 +18,7 @@ from prefloop.errors import ModelError
 from prefloop.models.policy import Policy
 from prefloop.models.shapes import Shapes, shapes_of
 from prefloop.project.project import Project
-from prefloop.results import Planned, StagePlan
+from prefloop.results import PhaseMemory, Planned, StagePlan
 from prefloop.stages.align import align
 from prefloop.stages.plan import changed, plan
 from prefloop.stages.sft import sft
@@ -105,7 +105,30 @@ def test_on_ranks_what_learns_is_divided_and_what_does_not_is_whole(eight_b: Pat
         planned(eight_b, "align.algorithm=grpo", "model.adapter=lora", memory=80 * GB, devices=n).stages[0].phases
         for n in (1, 8)
     ]
-    assert with_adapters[0] == with_adapters[1], "ranks hold adapters as one does"
+    assert with_adapters[0][-1] == with_adapters[1][-1], "ranks hold adapters as one does"
+
+
+def test_on_ranks_texts_are_dealt_and_the_first_has_a_whole_model_of_what_learns(eight_b: Path) -> None:
+    asked = "align.algorithm=grpo", "align.rollout.prompts=8", "align.rollout.k=4", "align.token_budget=65536"
+    one, four = (planned(eight_b, *asked, memory=80 * GB, devices=n).stages[0].phases for n in (1, 4))
+
+    def part(found: tuple[PhaseMemory, ...], phase: str, what: str) -> float:
+        return sum(p.bytes for one in found if one.phase == phase for p in one.parts if p.what == what)
+
+    assert part(four, "learning", "activations") == part(one, "learning", "activations") / 4
+    assert part(four, "sampling", "caches") == part(one, "sampling", "caches") / 4
+    assert part(one, "learning", "a whole one") == 0 and part(four, "learning", "a whole one") == 2 * 8_030_261_248
+    # Two embeddings are gathered with their gradients in bfloat16, and what is summed is in float32.
+    words = 2 * 128256 * 4096
+    assert part(four, "learning", "gathered embeddings") == pytest.approx(3 * words, rel=1e-4)
+    assert part(four, "updating", "gathered embeddings") == pytest.approx(4 * words, rel=1e-4)
+    assert part(four, "updating", "gradients to be sent") == pytest.approx(4 * words, rel=1e-4)
+
+
+def test_a_plan_is_for_the_ranks_of_the_settings_and_on_a_cpu_they_share_its_memory(small: Path) -> None:
+    one, two, three = (planned(small, f"project.ranks={n}") for n in ("1", "2", '"auto"'))
+    assert (one.devices, two.devices, three.devices) == (1, 2, 1) and two.memory == one.memory / 2
+    assert [placed.devices for placed in two.placements] == [2] and planned(small, devices=4).devices == 4
 
 
 def test_moments_in_8_bits_take_a_quarter_and_on_ranks_the_plan_says_that_they_are_refused(eight_b: Path) -> None:

@@ -105,11 +105,12 @@ class Project:
         return replace(found, next=self.next_command(found))
 
     def plan(
-        self, *stages: str, devices: int = 1, memory: float | None = None, measure: bool = True
+        self, *stages: str, devices: int | None = None, memory: float | None = None, measure: bool = True
     ) -> results.Planned:
         """Return what stages will need: memory, steps, tokens, hours. stages: "sft", "reward", "align"; none = all.
 
-        memory: GB of each device, for GPUs that are not here; measure: the speed of this machine, for the hours
+        devices: None = what `[project] ranks` says;  memory: GB of each, for GPUs that are not here
+        measure: the speed of this machine, for the hours
         """
         from prefloop.stages.plan import STAGES, plan
 

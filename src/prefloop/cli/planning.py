@@ -15,7 +15,9 @@ _STAGES = ("sft", "reward", "align")
 
 @click.command("plan", cls=Verb, sections=("model",))
 @click.argument("stages", nargs=-1, type=click.Choice(_STAGES), metavar="[STAGE]...")
-@click.option("--devices", type=click.IntRange(min=1), default=1, metavar="N", help="So many devices (default: 1).")
+@click.option(
+    "--devices", type=click.IntRange(min=1), metavar="N", help="So many devices (default: what [project] ranks says)."
+)
 @click.option(
     "--memory",
     type=click.FloatRange(min=0, min_open=True),
@@ -24,7 +26,7 @@ _STAGES = ("sft", "reward", "align")
 )
 @click.option("--no-measure", is_flag=True, help="Memory only: do not measure the speed of this machine.")
 @common
-def plan(asked: Common, stages: tuple[str, ...], devices: int, memory: float | None, no_measure: bool) -> int:
+def plan(asked: Common, stages: tuple[str, ...], devices: int | None, memory: float | None, no_measure: bool) -> int:
     """Say what stages will need, before anything starts: memory, steps, tokens, hours.
 
     Reads the settings, the store and the model's config.json, and loads no weights: the folder may hold a config.json

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from prefloop.engine.adamw_8bit import BLOCK
+from prefloop.engine.process import KEPT_FREE_ON_RANKS
 from prefloop.kernels.linear import LARGEST
 from prefloop.kernels.logprobs import KEPT, LOGITS, LOGITS_GPU
 from prefloop.models.four_bit import BYTES
@@ -108,11 +109,12 @@ def phases(shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, devi
     if load.scored or load.checked:
         lent = sorted(asked, key=lambda part: part.bytes)[-1:]
         found.append(PhaseMemory("scoring", (*held, *state, *lent, *_scoring(shapes, adapter, cast, load, device))))
-    passing = _activations(shapes, adapter, cast, load, device)
+    passing = [*_activations(shapes, adapter, cast, load, device), *_gathered(shapes, adapter, cast, device)]
     # The first pass's gradients are there when the second one is computed.
     before = _gradients(shapes, adapter, cast, device, shapes.dtype.itemsize) if load.passes > 1 else []
     found.append(PhaseMemory("learning", (*held, *state, *before, *passing)))
-    found.append(PhaseMemory("updating", (*held, *state, *_gradients(shapes, adapter, cast, device))))
+    last = _last_gradients(shapes, adapter, cast, device)
+    found.append(PhaseMemory("updating", (*held, *state, *_gradients(shapes, adapter, cast, device), *last)))
     return found
 
 
@@ -133,15 +135,14 @@ def _weights(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device
         return
     for role in cast.learns:
         mine = learned(shapes, None, role, cast)
-        if device.ranks > 1:
-            yield MemoryPart(role, "weights", 4.0 * mine / device.ranks + 2 * shapes.layer * each)
-        else:
-            yield MemoryPart(role, "weights", mine * each)
+        yield MemoryPart(role, "weights", 4.0 * mine / device.ranks if device.ranks > 1 else mine * each)
+        if device.ranks > 1 and role != "critic":  # The first rank has it, to sample, to measure and to save.
+            yield MemoryPart(role, "a whole one", mine * each)
     if "refreshed" in cast.frozen:
         yield MemoryPart("refreshed", "weights", shapes.parameters * each)
     if not offloaded(shapes, adapter, cast, device):
         yield from _asked(shapes, cast)
-    if cast.samples and (cast.own_sampler or device.ranks > 1):
+    if cast.samples and cast.own_sampler:
         yield MemoryPart("sampler", "weights", shapes.parameters * each)
 
 
@@ -268,6 +269,34 @@ def _activations(
     yield MemoryPart("learning", "one layer, backward", load.learned * of_a_layer * each)
     if "policy" in cast.learns:
         yield MemoryPart("policy", "words", _words(shapes, load, device, adapter is None))
+
+
+def _gathered(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) -> Iterator[MemoryPart]:
+    """Yield what is whole of models in pieces while they learn: embeddings all the time, and layers by turns."""
+    each, outside = shapes.dtype.itemsize, list(_outside_layers(shapes, adapter, cast, device))
+    for role, rest in outside:
+        slope = shapes.head if role == "policy" else 0  # That of the other embedding comes last.
+        yield MemoryPart(role, "gathered embeddings", each * (rest + slope))
+        if device.kind == "cpu" and shapes.layer * each <= KEPT_FREE_ON_RANKS:
+            yield MemoryPart(role, "freed layers", shapes.layers * shapes.layer * each)
+    if outside:  # There are a layer, its gradients, which are sent in float32, and the next layer.
+        yield MemoryPart("learning", "gathered layers", (3.0 * each + 4) * shapes.layer)
+
+
+def _last_gradients(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) -> Iterator[MemoryPart]:
+    """Yield what is whole of models in pieces at the end of a backward pass, when gradients of embeddings are sent."""
+    outside = list(_outside_layers(shapes, adapter, cast, device))
+    for role, rest in outside:
+        yield MemoryPart(role, "gathered embeddings", 2.0 * shapes.dtype.itemsize * rest)
+    if outside:
+        yield MemoryPart("learning", "gradients to be sent", 4.0 * max(rest for _, rest in outside))
+
+
+def _outside_layers(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Device) -> Iterator[tuple[str, float]]:
+    """Yield the roles that are in pieces, with how many of their numbers are in no layer."""
+    for role in cast.learns:
+        if _pieces(adapter, device) > 1 and not (role == "critic" and cast.value_head):
+            yield role, learned(shapes, None, role, cast) - shapes.layers * shapes.layer
 
 
 def _kept(shapes: Shapes, adapter: Adapter | None, device: Device) -> int:

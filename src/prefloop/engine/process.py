@@ -14,6 +14,9 @@ from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt knows them by the numbers in glibc's malloc.h.
 PR_SET_PDEATHSIG = 1  # prctl.h
+KEPT_FREE = 1 << 30
+# On ranks whole layers come and go between what stays, and what they leave free fits nothing else (docs/scaling.md).
+KEPT_FREE_ON_RANKS = 8 << 20
 
 
 def set_environment() -> None:
@@ -39,18 +42,22 @@ def set_up(threads: int, device: str) -> None:
     """
     import torch
 
-    torch.set_num_threads(threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    _keep_memory()
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, cores() // ranks))
+    _keep_memory(KEPT_FREE if ranks == 1 else KEPT_FREE_ON_RANKS)
     if device == "cuda":  # cuDNN's attention is planned anew for every shape, and ours all differ.
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def _keep_memory() -> None:
-    """Make glibc keep what large tensors free for the next ones, in place of fresh pages that the kernel zeroes."""
+def _keep_memory(largest: int) -> None:
+    """Make glibc keep what large tensors free for the next ones, in place of fresh pages that the kernel zeroes.
+
+    largest: bytes of a tensor whose memory is kept
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(parameter, 1 << 30)
+        mallopt(M_MMAP_THRESHOLD, largest)
+        mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
 
 
 def pick_device(wanted: str) -> str:

@@ -1,12 +1,12 @@
 """Does one rank's part of each verb of an engine. All ranks are asked for the same verbs; rank 0 has the results.
 
-A model that learns is in pieces (`shard`). The sampler, and models that do not learn, are whole on every rank: sampling
-and scoring then need no other rank, and prompts and rows are dealt. Models that learn adapters are whole, too.
+A model that learns is in pieces (`shard`). The sampler, from the first sample on, and models that do not learn are
+whole on every rank: sampling and scoring then need no other rank, and prompts and rows are dealt. Models that learn
+adapters are whole, too.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -33,6 +33,8 @@ from prefloop.models.load import weights_hash
 from prefloop.models.save import save_pretrained
 from prefloop.models.tokenization import Tokenization
 
+FOLLOWED: tuple[Role, ...] = ("policy", "reward")  # Of these, where they are in pieces, rank 0 has a whole one, too.
+
 
 class Recipe(NamedTuple):
     """Says all that a rank needs to make its part of an engine, but for the weights.
@@ -40,7 +42,7 @@ class Recipe(NamedTuple):
     Both outlines are of models by role, which may share tensors.
 
     pieces: of the models that learn, where they are cut; None where none learns, or adapters do
-    whole:  of those that every rank holds as a whole: the policy, what does not learn, and all beside adapters
+    whole:  of those that every rank holds as a whole: what does not learn, and all beside adapters
     packed: see `shard.shard`
     """
 
@@ -66,7 +68,7 @@ class RankEngine(LocalEngine):
 
         given, tensors: the models, and the tensors of both outlines by their numbers, on rank 0
         """
-        self.ranks, training = ranks, recipe.training
+        self.ranks, self.pieces, training = ranks, recipe.pieces, recipe.training
         self.channel = ranks.sampling if recipe.own_sampler else ranks.main
         models: dict[Role, Any] = {}
         if recipe.pieces is not None:
@@ -79,7 +81,8 @@ class RankEngine(LocalEngine):
             )
             _fill(ranks, recipe.whole, None, mine)
         else:
-            self.given = dict(given)  # whole models, which the stage may also hold
+            # These are whole models, which the stage may also hold.
+            self.given = {role: one for role, one in given.items() if role in FOLLOWED or role not in models}
             _fill(ranks, recipe.whole, tensors[1], [])
         models = {**self.given, **models}
         learner, budget = None, TOKEN_BUDGET
@@ -92,14 +95,14 @@ class RankEngine(LocalEngine):
         super().__init__(
             models, recipe.tokenization, recipe.seed, budget, learner, ranks.device, own_sampler, recipe.offload
         )
-        self.own_sampler, self.moved = recipe.own_sampler, False
+        self.own_sampler, self.moved, self.has_sampler = recipe.own_sampler, False, not self.in_pieces
         # These whole models follow the pieces in `sync`.
-        followed: tuple[Role, ...] = ("policy", "reward")
-        self.followers: dict[Role, Any] = {role: self.given.get(role) for role in followed if role in self.in_pieces}
+        self.followers: dict[Role, Any] = {role: self.given.get(role) for role in FOLLOWED if role in self.in_pieces}
         if "policy" in self.followers:
-            if self.own_sampler and given is not None:
-                self.followers["policy"] = copy.deepcopy(given["policy"])
-            self.sampled = self.followers["policy"].model
+            if self.own_sampler:
+                self._add_sampler()
+            elif given is not None:
+                self.sampled = given["policy"].model
 
     def with_policy(self, role: Role) -> Self:
         other = super().with_policy(role)
@@ -113,7 +116,9 @@ class RankEngine(LocalEngine):
     # -- what rows and prompts are dealt for ---------------------------------------------------------------------------
 
     def generate(self, prompts: Sequence[Sequence[int]], keys: Sequence[int], sampling: Sampling) -> list[Sampled]:
-        if self.moved and self.learner is not None and not self.own_sampler:
+        if self.learner is not None and not self.has_sampler:
+            self._add_sampler()
+        elif self.moved and self.learner is not None and not self.own_sampler:
             self.sync()
         lists = [list(places) for _, places in groupby(range(len(prompts)), key=lambda n: tuple(prompts[n]))]
         share = dealt([len(prompts[places[0]]) * len(places) for places in lists], self.ranks.world)[self.ranks.rank]
@@ -159,6 +164,23 @@ class RankEngine(LocalEngine):
         return every
 
     # -- weights -------------------------------------------------------------------------------------------------------
+
+    def _add_sampler(self) -> None:
+        """Give every rank a whole policy, of which rank 0 has one to save. Training alone needs no more than that."""
+        if self.ranks.rank or self.own_sampler:
+            self.followers["policy"] = self._built("policy")
+        self._follow("policy", self.followers["policy"])
+        self.has_sampler, self.moved, self.sampled = True, False, self.followers["policy"].model
+
+    @torch.no_grad()
+    def _built(self, role: Role) -> Any:
+        """Return a whole model like that in pieces, whose weights are yet to come."""
+        assert self.pieces is not None
+        models, _ = self.pieces.build(lambda spec: torch.empty(spec.shape, dtype=spec.dtype))
+        model = models[role].to(self.device).eval()
+        for mine, theirs in zip(model.buffers(), self.models[role].buffers(), strict=True):
+            mine.copy_(theirs)
+        return model
 
     @torch.no_grad()
     def _follow(self, role: Role, model: Any) -> None:
@@ -211,8 +233,9 @@ class RankEngine(LocalEngine):
     def _newest(self, role: Role) -> Any:
         """Return the whole model with the weights of now, on rank 0."""
         if self.learner is not None and role in self.in_pieces:
-            model = self.given.get(role)
-            self._follow(role, model if not self.own_sampler or self.ranks.rank == 0 else None)
+            model = None if self.ranks.rank else self.given.get(role) or self._built(role)
+            self._follow(role, model)
+            return model
         return self.given.get(role)
 
     def weights_hash(self, role: Role) -> str:

@@ -27,6 +27,7 @@ from prefloop.engine.shard import piece_like
 from prefloop.errors import TrainingError
 
 Files = Mapping[Any, Mapping[str, Tensor]]  # tensors by file and name
+LARGEST_FILE = 64 << 20  # bytes of a file, but for a tensor that is larger
 
 
 def save_sharded(ranks: Ranks, root: Path, step: int, files: Files, state: Mapping[str, Any]) -> None:
@@ -63,7 +64,7 @@ def _write(ranks: Ranks, tmp: Path, files: Files) -> tuple[dict[str, str], str]:
     try:
         with named_when_lost():
             for name in sorted(files):
-                writer = HuggingFaceStorageWriter(str(tmp / name), save_distributed=True)
+                writer = HuggingFaceStorageWriter(str(tmp / name), _places(files[name]), save_distributed=True)
                 state_dict_saver.save(dict(files[name]), storage_writer=writer, process_group=ranks.main.results)
         mine = (path for name in files for path in (tmp / name).glob(f"shard-{ranks.rank + 1:05d}-*"))
         hashes = {path.relative_to(tmp).as_posix(): sha256(path) for path in mine}
@@ -71,6 +72,18 @@ def _write(ranks: Ranks, tmp: Path, files: Files) -> tuple[dict[str, str], str]:
         problem = f"rank {ranks.rank}: {str(error).strip().splitlines()[-1]}"
     every = ranks.main.gathered((hashes, problem))
     return {n: h for some, _ in every for n, h in some.items()}, next((said for _, said in every if said), "")
+
+
+def _places(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return in which file of a rank each tensor stands, from 1 on. DCP holds a file in memory while it writes it."""
+    places, size, place = {}, 0, 1
+    for name, x in tensors.items():
+        mine = x.to_local().nbytes if isinstance(x, DTensor) else x.nbytes
+        if size and size + mine > LARGEST_FILE:
+            size, place = 0, place + 1
+        size += mine
+        places[name] = place
+    return places
 
 
 def read_whole(folder: Path) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from prefloop.engine.base import Sampled, Sampling, State, Term, Training
 from prefloop.engine.checkpoint import Pieces
 from prefloop.engine.outline import outline_of
 from prefloop.engine.processes import Channel, Ranks, end_process
-from prefloop.engine.rank_engine import RankEngine, Recipe
+from prefloop.engine.rank_engine import FOLLOWED, RankEngine, Recipe
 from prefloop.errors import PrefloopError, RankError
 from prefloop.models.lora import has_adapter
 from prefloop.models.packed import supports_packed
@@ -76,8 +76,8 @@ class GroupEngine:
         cut = learnt if not any(has_adapter(model) for model in learnt.values()) else {}
         if cut and training:
             training.settings.refuse_pieces()
-        held = {role: model for role, model in given.items() if role not in cut or role == "policy"}
-        for model in (*held.values(), *(cut[role] for role in cut if role == "reward")):
+        held = {role: model for role, model in given.items() if role not in cut}
+        for model in (*held.values(), *(cut[role] for role in cut if role in FOLLOWED)):
             model.to(ranks.device)  # The stage and the sampler compute by these as a whole.
         pieces, whole = outline_of(cut), outline_of(held)
         recipe = Recipe(

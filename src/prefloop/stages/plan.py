@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prefloop.config import Config, Lora
 from prefloop.config_rollout import refuse_endpoint
 from prefloop.engine.budget import LEAST, MOST_CPU, MOST_GPU
@@ -37,16 +39,17 @@ FEW = 1024  # tokens of a pass that are proposed where memory is short
 def plan(
     project: Project,
     stages: Sequence[str] = STAGES,
-    devices: int = 1,
+    devices: int | None = None,
     memory: float | None = None,
     measured: bool = True,
 ) -> Planned:
     """Forecast memory and time of stages, from settings, store and the model's config.
 
-    memory: bytes of each device, for GPUs that are not here; None = what this machine has
+    devices: None = what `[project] ranks` says
+    memory: bytes of each device, for GPUs that are not here; None = what this machine has, which ranks on a CPU share
     """
     refuse_endpoint(project.config.rollout, "prefloop plan")
-    return _Planner(project, devices, memory, measured).planned(stages)
+    return _Planner(project, devices or _ranks(project), memory, measured).planned(stages)
 
 
 class _Planner:
@@ -63,7 +66,8 @@ class _Planner:
         if settings.load_in_4bit:
             needs_bitsandbytes("[model] load_in_4bit")
         base = _resident() + LATER if kind == "cpu" else CONTEXT
-        self.device = Device(kind, memory or total_memory(here), devices, base)
+        shared = devices if kind == "cpu" else 1
+        self.device = Device(kind, memory or total_memory(here) / shared, devices, base)
         self.count = _counter(project)
 
     def planned(self, stages: Sequence[str]) -> Planned:
@@ -85,24 +89,30 @@ class _Planner:
             memory=self.device.memory,
             computed_by="prefloop's own code" if shapes.is_packed else "transformers",
             stages=tuple(plans),
-            placements=tuple(self._placed(most, n, speed) for n in PLACED if n == 1 or self.device.kind != "cpu"),
+            placements=tuple(self._placed(most, n, speed) for n in self._places),
             speed=speed,
         )
 
+    @property
+    def _places(self) -> tuple[int, ...]:
+        return PLACED if self.device.kind != "cpu" else (self.device.ranks,)
+
     # -- one stage -----------------------------------------------------------------------------------------------------
 
-    def _work(self, project: Project, stage: str, shapes: Shapes | None = None) -> tuple[Work, int]:
+    def _work(
+        self, project: Project, stage: str, shapes: Shapes | None = None, device: Device | None = None
+    ) -> tuple[Work, int]:
         """Return what a stage does, and the tokens of a pass: with "auto" the most that fit."""
-        asked = getattr(project.config, stage).token_budget
+        asked, device = getattr(project.config, stage).token_budget, device or self.device
         if asked != "auto":
-            return work_of(project, stage, asked, self.count), asked
-        budget = MOST_CPU if self.device.kind == "cpu" else MOST_GPU
+            return work_of(project, stage, asked, self.count, device.ranks), asked
+        budget = MOST_CPU if device.kind == "cpu" else MOST_GPU
         while budget > LEAST:
-            work = work_of(project, stage, budget, self.count)
-            if self._fits(peak(self._phases(work, project.config, shapes))):
+            work = work_of(project, stage, budget, self.count, device.ranks)
+            if self._fits(peak(self._phases(work, project.config, shapes, device))):
                 break
             budget //= 2
-        return work_of(project, stage, budget, self.count), budget
+        return work_of(project, stage, budget, self.count, device.ranks), budget
 
     def _phases(
         self, work: Work, config: Config, shapes: Shapes | None = None, device: Device | None = None
@@ -184,8 +194,8 @@ class _Planner:
         for total, said in less[:5]:
             yield f"{said}: {total / 1e9:.1f} GB{'' if self._fits(total) else ', which does not fit either'}"
         for ranks in PLACED[1:]:
-            work, _ = self._work(self.project, stage)
             device = replace(self.device, ranks=ranks)
+            work, _ = self._work(self.project, stage, device=device)
             total = peak(self._phases(work, self.project.config, device=device))
             if self.device.kind != "cpu" and ranks > self.device.ranks and self._fits(total):
                 yield f"{ranks} devices: {total / 1e9:.1f} GB on each"
@@ -230,10 +240,10 @@ class _Planner:
     def _placed(self, work: Work, devices: int, speed: Speed | None) -> Placed:
         config = self.project.config
         device = replace(self.device, ranks=devices)
-        alone = replace(self.device, ranks=1)
+        work, _ = self._work(self.project, work.name, device=device)
         full = peak(phases(self.shapes, None, work.cast, work.load, device))
         adapter = adapter_of(config)
-        lora = peak(phases(self.shapes, adapter or Adapter(Lora().rank), work.cast, work.load, alone))
+        lora = peak(phases(self.shapes, adapter or Adapter(Lora().rank), work.cast, work.load, device))
         return Placed(
             devices=devices,
             how=self._how(work, devices, speed, adapter),
@@ -265,6 +275,13 @@ def _fewer_bits(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
 def _not_timed(adapter: Adapter | None) -> Iterator[str]:
     if adapter is not None and adapter.in_4bit:
         yield "hours are measured without [model] load_in_4bit, which makes each matrix anew for each pass"
+
+
+def _ranks(project: Project) -> int:
+    asked = project.config.project.ranks
+    if isinstance(asked, int):
+        return asked
+    return max(1, torch.cuda.device_count()) if project.device != "cpu" else 1
 
 
 def adapter_of(config: Config) -> Adapter | None:

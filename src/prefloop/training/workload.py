@@ -63,18 +63,21 @@ class Texts:
         return self.mean + (self.k - 1) * self.answers
 
 
-def work_of(project: Project, stage: str, budget: int, count: Count) -> Work:
-    """Return what "sft", "reward" or "align" will do. budget: padded tokens of one pass"""
+def work_of(project: Project, stage: str, budget: int, count: Count, ranks: int = 1) -> Work:
+    """Return what "sft", "reward" or "align" will do, and the load of the rank that has most.
+
+    budget: padded tokens of one pass;  ranks: processes that texts are dealt to
+    """
     if stage == "sft":
-        return _sft(project, budget, count)
+        return _sft(project, budget, count, ranks)
     if stage == "reward":
-        return _reward(project, budget, count)
+        return _reward(project, budget, count, ranks)
     if is_offline(project.config.align.algorithm):
-        return _offline(project, budget, count)
-    return _online(project, budget, count)
+        return _offline(project, budget, count, ranks)
+    return _online(project, budget, count, ranks)
 
 
-def _sft(project: Project, budget: int, count: Count) -> Work:
+def _sft(project: Project, budget: int, count: Count, ranks: int) -> Work:
     settings = project.config.sft
     shown = project.store.demonstrations(split="train", heldout=project.config.data.heldout)[: settings.limit]
     whole = [min(count(d.prompt.text) + count(d.text), settings.max_tokens) for d in shown[:LOOKED_AT]]
@@ -83,9 +86,10 @@ def _sft(project: Project, budget: int, count: Count) -> Work:
     answers = statistics.fmean(count(d.text) for d in shown[:LOOKED_AT]) if shown else texts.mean
     order = Order(texts.count, settings.batch, settings.epochs, 0)
     most = texts.longest / texts.mean
-    passes, learned = _passes(min(settings.batch, texts.count), texts.mean, most, texts.longest, budget)
+    mine = -(-min(settings.batch, texts.count) // ranks)
+    passes, learned = _passes(mine, texts.mean, most, texts.longest, budget)
     held = len(project.store.demonstrations(split="heldout", heldout=project.config.data.heldout)[:LOOKED_AT])
-    _, checked = _passes(held, texts.mean, most, texts.longest, SCORED * budget)
+    _, checked = _passes(-(-held // ranks), texts.mean, most, texts.longest, SCORED * budget)
     predicted = learned * answers / texts.mean
     load = Load(learned, passes, 0.0, checked, predicted, checkpointing=settings.gradient_checkpointing)
     tokens = texts.mean * texts.count * settings.epochs
@@ -104,18 +108,18 @@ def _sft(project: Project, budget: int, count: Count) -> Work:
     )
 
 
-def _reward(project: Project, budget: int, count: Count) -> Work:
+def _reward(project: Project, budget: int, count: Count, ranks: int) -> Work:
     settings, align = project.config.reward, project.config.align
     texts, notes = _lists(project, count, settings.max_tokens)
     order = Order(texts.count, settings.batch, settings.epochs, 0)
-    load = _load_of_lists(texts, settings.batch, budget, settings.gradient_checkpointing, False)
-    looked = min(LOOKED_AT, texts.count)  # lists that are scored, to compare them with the held-out ones
+    load = _load_of_lists(texts, settings.batch, budget, settings.gradient_checkpointing, False, ranks)
+    looked = min(LOOKED_AT, texts.count)  # lists that rank 0 scores, to compare them with the held-out ones
     more = _load_of_lists(texts, looked, SCORED * budget, False, False).learned
     load = replace(load, checked=more)
     models = max(1, len(settings.criteria or project.store.criteria()))
     tokens = models * settings.epochs * texts.count * texts.of_a_list
     drawn = 2 * settings.normalise_prompts
-    other = Load(0.0, rows=min(AT_ONCE, drawn), length=int(align.max_tokens + texts.mean))
+    other = Load(0.0, rows=min(AT_ONCE, -(-drawn // ranks)), length=int(align.max_tokens + texts.mean))
     cast = Cast(("reward",), average=settings.average > 0, optim=settings.optim)
     normalising = replace(cast, frozen=("reference",), samples=True), other
     sampled = float(models * drawn * align.max_tokens)
@@ -135,13 +139,13 @@ def _reward(project: Project, budget: int, count: Count) -> Work:
     )
 
 
-def _offline(project: Project, budget: int, count: Count) -> Work:
+def _offline(project: Project, budget: int, count: Count, ranks: int) -> Work:
     settings = project.config.align
     texts, notes = _lists(project, count, None)
     order = Order(texts.count, settings.lists, settings.passes, 0)
-    looks = settings.evaluation.eval_prompts
-    load = _load_of_lists(texts, settings.lists, budget, settings.gradient_checkpointing, True)
-    more = _load_of_lists(texts, settings.lists, SCORED * budget, False, True).learned
+    looks = -(-settings.evaluation.eval_prompts // ranks)
+    load = _load_of_lists(texts, settings.lists, budget, settings.gradient_checkpointing, True, ranks)
+    more = _load_of_lists(texts, settings.lists, SCORED * budget, False, True, ranks).learned
     grown = int(settings.max_tokens + texts.mean - texts.answers)
     more = max(more, min(looks * texts.mean, float(SCORED * budget)))
     load = replace(load, checked=more, rows=min(AT_ONCE, looks), length=grown)
@@ -157,7 +161,7 @@ def _offline(project: Project, budget: int, count: Count) -> Work:
     once = texts.count * texts.of_a_list
     asked = once if has_reference(settings.algorithm) else 0.0
     evaluations = order.steps // settings.evaluation.eval_every + 1
-    sampled = float(evaluations * looks * settings.max_tokens)
+    sampled = float(evaluations * settings.evaluation.eval_prompts * settings.max_tokens)
     return Work(
         "align",
         settings.algorithm,
@@ -173,23 +177,32 @@ def _offline(project: Project, budget: int, count: Count) -> Work:
     )
 
 
-def _online(project: Project, budget: int, count: Count) -> Work:
+def _online(project: Project, budget: int, count: Count, ranks: int) -> Work:
     settings, rollout = project.config.align, project.config.align.rollout
     asked = project.store.prompts(split="train", heldout=project.config.data.heldout, limit=LOOKED_AT)
     mean, longest = _mean_and_longest([count(prompt.text) for prompt in asked], 64)
     notes = [] if asked else [_assumed("prompts", "64 tokens each")]
     rows, answer = rollout.prompts * rollout.k, float(settings.max_tokens)
-    minibatch, whole = -(-rollout.prompts // rollout.minibatches), mean + rollout.k * answer
+    minibatch, whole = -(-rollout.prompts // rollout.minibatches // ranks), mean + rollout.k * answer
     most, row = (longest + answer) / (mean + answer), longest + answer
     # Where not even the answers to one prompt fit into a pass, they are parted.
     together = rollout.k if row * rollout.k <= budget else 1
     lists, each = (minibatch, whole) if together > 1 else (minibatch * rollout.k, mean + answer)
     passes, learned = _passes(lists, each, most, row * together, budget)
-    _, scored = _passes(rollout.prompts, whole, most, row * rollout.k, SCORED * budget)
-    looks = settings.evaluation.eval_prompts
-    growing = min(AT_ONCE, max(rows, looks))
+    dealt, looks = -(-rollout.prompts // ranks), settings.evaluation.eval_prompts
+    growing = min(AT_ONCE, max(dealt * rollout.k, -(-looks // ranks)))
     critic = has_critic(settings.algorithm)
-    checked = max(min(looks * (mean + answer), float(SCORED * budget)), scored if critic else 0.0)
+    _, checked = _passes(dealt, whole, most, row * rollout.k, SCORED * budget)
+    checked = max(min(looks / ranks * (mean + answer), float(SCORED * budget)), checked if critic else 0.0)
+    judges = (
+        ()
+        if settings.reward is not None
+        else tuple(
+            f"reward {name}" for name in (project.config.reward.criteria or project.store.criteria() or ("quality",))
+        )
+    )
+    asked_alone = rollout.prompts if judges else dealt  # Reward models are on one rank, and score all texts.
+    _, scored = _passes(asked_alone, whole, most, row * rollout.k, SCORED * budget)
     load = Load(
         learned,
         passes,
@@ -199,13 +212,6 @@ def _online(project: Project, budget: int, count: Count) -> Work:
         growing,
         int(answer + mean),
         settings.gradient_checkpointing,
-    )
-    judges = (
-        ()
-        if settings.reward is not None
-        else tuple(
-            f"reward {name}" for name in (project.config.reward.criteria or project.store.criteria() or ("quality",))
-        )
     )
     cast = Cast(
         ("policy", "critic") if critic else ("policy",),
@@ -270,10 +276,11 @@ def _lists(project: Project, count: Count, most: int | None) -> tuple[Texts, tup
     return Texts(total, min(whole, context), min(longest, context), statistics.fmean(answers), k), ()
 
 
-def _load_of_lists(texts: Texts, lists: int, budget: int, checkpointing: bool, predicts: bool) -> Load:
+def _load_of_lists(texts: Texts, lists: int, budget: int, checkpointing: bool, predicts: bool, ranks: int = 1) -> Load:
     """Return the load of a step on lists whose prompts are read once. predicts: whether words need probabilities"""
     mean, row = texts.of_a_list, texts.longest * texts.k
-    passes, learned = _passes(min(lists, texts.count), mean, texts.longest / texts.mean, row, budget)
+    mine = -(-min(lists, texts.count) // ranks)
+    passes, learned = _passes(mine, mean, texts.longest / texts.mean, row, budget)
     predicted = learned * texts.k * texts.answers / mean if predicts else 0.0
     return Load(learned, passes, predicted=predicted, checkpointing=checkpointing)
 
