@@ -59,26 +59,21 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def linear_made(x: Tensor, make: Callable[[], Tensor], outputs: int, bias: Tensor | None = None) -> Tensor:
-    """Return x [N,in] times a frozen weight [outputs,in] that nothing keeps: the backward pass makes it once more."""
-    found: Tensor = _LinearMade.apply(x, make, outputs, bias)  # type: ignore[no-untyped-call]
+def linear_made(x: Tensor, make: Callable[[], Tensor], bias: Tensor | None = None) -> Tensor:
+    """Return x [N,in] times a frozen weight [out,in] that nothing keeps: the backward pass makes it once more."""
+    found: Tensor = _LinearMade.apply(x, make, bias)  # type: ignore[no-untyped-call]
     return found
 
 
 class _LinearMade(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, make: Callable[[], Tensor], outputs: int, bias: Tensor | None) -> Tensor:
-        ctx.make, ctx.inputs = make, x.shape[1]
-        return _kept_first(x, outputs, lambda: linear(x, make(), bias))
+    def forward(ctx: Any, x: Tensor, make: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
+        ctx.make = make
+        return linear(x, make(), bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return _kept_first(gradient, ctx.inputs, lambda: linear(gradient, ctx.make().t())), None, None, None
-
-
-def _kept_first(x: Tensor, width: int, compute: Callable[[], Tensor]) -> Tensor:
-    """Return what is computed of x, in memory that was taken before: what is freed then leaves no holes on a CPU."""
-    return compute() if x.is_cuda else x.new_empty(len(x), width).copy_(compute())
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return linear(gradient, ctx.make().t()), None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

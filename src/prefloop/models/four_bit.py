@@ -68,9 +68,8 @@ class Quantised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute what the module from before did, for models that transformers computes."""
-        outputs = len(self.outline(x.dtype))
-        found = linear_made(x.reshape(-1, x.shape[-1]), partial(self.matrix, x.dtype), outputs, self.bias)
-        return found.view(*x.shape[:-1], outputs)
+        found = linear_made(x.reshape(-1, x.shape[-1]), partial(self.matrix, x.dtype), self.bias)
+        return found.view(*x.shape[:-1], -1)
 
 
 class Linear4bit(Quantised, nn.Linear):  # type: ignore[misc, override]

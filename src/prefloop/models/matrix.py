@@ -80,7 +80,7 @@ def multiply(x: Tensor, matrix: Matrix, onto: Tensor | None = None) -> Tensor:
 def _without_adapter(x: Tensor, matrix: Matrix, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
     if matrix.make is None:
         return linear(x, matrix.weight, bias, onto)
-    found = linear_made(x, matrix.make, len(matrix.weight), bias)
+    found = linear_made(x, matrix.make, bias)
     return found if onto is None else found.add_(onto)
 
 
