@@ -260,7 +260,10 @@ def _activations(
         yield MemoryPart(role, "activations", load.learned * shapes.layers * kept * each)
         if device.kind == "cpu":
             yield MemoryPart(role, "freed pieces", load.learned * shapes.layers * _freed(shapes, adapter) * each)
-        if not load.checkpointing and not (adapter is not None and adapter.in_4bit):
+        if adapter is not None and adapter.in_4bit:
+            if device.kind == "cpu":  # What was made and freed leaves holes that only smaller pieces fill.
+                yield MemoryPart(role, "freed matrices", shapes.layers * shapes.linear * each)
+        elif not load.checkpointing:
             yield MemoryPart(role, "copies of matrices", shapes.copied * each)
             if device.kind == "cpu" and adapter is None:  # The gradient of a copy is freed, too, and stays a hole.
                 yield MemoryPart(role, "gradients of copies", shapes.copied * each)
