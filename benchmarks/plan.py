@@ -29,6 +29,7 @@ SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
     "wide 7M": (128, 4, 4, 4, 344, 50000),
     "deep 6M": (128, 24, 4, 4, 344, 8192),
     "grouped 31M": (384, 12, 6, 1, 1024, 16384),
+    "eager 9M": (256, 8, 16, 16, 688, 8192),
     "10M": (256, 8, 4, 4, 688, 8192),
     "30M": (384, 12, 6, 6, 1024, 16384),
     "100M": (768, 10, 12, 4, 2048, 32000),
@@ -36,6 +37,7 @@ SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
     "300M": (1024, 18, 16, 8, 3584, 49152),
 }
 UNTIED = ("grouped 31M",)
+EAGER = ("eager 9M",)  # transformers computes these, with attention in plain torch
 K4 = ("--set", "align.rollout.k=4")
 LORA, LOW = ("--set", "model.adapter=lora"), ("--set", "model.dtype=bfloat16")
 IN_4BIT = (*LORA, "--set", "model.load_in_4bit=true")
@@ -101,7 +103,7 @@ def make_project(root: Path, size: str) -> None:
     import random
 
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig, StableLmConfig
 
     from prefloop.models.scratch import train_tokenizer
     from prefloop.project.project import Project
@@ -115,14 +117,17 @@ def make_project(root: Path, size: str) -> None:
         return " ".join(draw.choice(vocabulary) for _ in range(n))
 
     tokenizer = train_tokenizer([text(50) for _ in range(50)], 400)
-    config = LlamaConfig(
+    config = (StableLmConfig if size in EAGER else LlamaConfig)(
         vocab_size=words, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=512,
         pad_token_id=0, eos_token_id=1, bos_token_id=None, tie_word_embeddings=size not in UNTIED,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(root / "base")
+    if size in EAGER:
+        written = root / "base" / "config.json"
+        written.write_text(json.dumps(json.loads(written.read_text()) | {"attn_implementation": "eager"}))
     tokenizer.save_pretrained(root / "base")
     (root / "prefloop.toml").write_text(TOML)
     records: list[Any] = []

@@ -212,6 +212,26 @@ def test_what_a_layer_is_said_to_keep_is_about_what_it_keeps(kind: str) -> None:
     assert shapes.kept * shapes.layers * 4 == pytest.approx(each, rel=0.15), kind
 
 
+def test_scores_of_attention_in_plain_torch_are_counted_for_each_pair_of_tokens(tmp_path: Path) -> None:
+    model, found = causal("Cohere", hidden_size=64, num_hidden_layers=6, intermediate_size=172), {}
+    (tmp_path / "prefloop.toml").write_text('[project]\ndevice = "cpu"\n')
+    for how in ("sdpa", "eager"):
+        model.config.save_pretrained(tmp_path / how)
+        written = tmp_path / how / "config.json"
+        written.write_text(json.dumps(json.loads(written.read_text()) | {"attn_implementation": how}))
+        parts = planned(tmp_path, f"model.path={how}", stages=("sft",)).stages[0].phases
+        (learning,) = (one for one in parts if one.phase == "learning")
+        found[how] = {p.what: p.bytes for p in learning.parts}
+        model.set_attn_implementation(how)
+        models: Any = {"policy": Policy(model.train())}
+        found[how]["measured"] = (_kept(models, 1024, "cpu") - _kept(models, 512, "cpu")) / 512
+    more = found["eager"]["measured"] - found["sdpa"]["measured"]  # of a token that looks at 64 others
+    assert "scores of attention" not in found["sdpa"]
+    shapes = shapes_of(model.config, Model())
+    assert shapes.scores * shapes.layers * shapes.context == pytest.approx(more, rel=0.15)
+    assert found["eager"]["scores of attention"] > shapes.scores * shapes.layers
+
+
 def test_steps_and_trained_weights_are_those_of_the_run(small: Path) -> None:
     said = {stage.name: stage for stage in planned(small, stages=("sft", "reward", "align")).stages}
     with Project.open(small, quiet=True) as project:

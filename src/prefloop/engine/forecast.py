@@ -22,6 +22,7 @@ from prefloop.results import MemoryPart, PhaseMemory
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2 + 8 / BLOCK}  # bytes of the two moments of a weight, by the setting `optim`
 MERGED = 4  # so many copies of a layer's matrices are made while adapters are added to them for compiled code
 OF_PEFT = 2.7  # So many copies of what a matrix gave does peft free, between small tensors that stay (docs/scaling.md).
+AT_ONCE = 3  # So many copies of its scores a layer makes: products, those with a mask, and their softmax.
 LOW = (torch.bfloat16, torch.float16)
 
 
@@ -80,6 +81,7 @@ class Load:
     scored: those of one without, by models that do not learn;  checked: the same, by the code that learns
     predicted: which of the learned ones need a word's probability
     rows, length: how many texts grow at a time, and how long they become
+    width: tokens of the longest text that is read, each of which looks at all others
     """
 
     learned: float
@@ -89,6 +91,7 @@ class Load:
     predicted: float = 0.0
     rows: int = 0
     length: int = 0
+    width: float = 0.0
     checkpointing: bool = False
 
 
@@ -239,6 +242,8 @@ def _scoring(shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, de
     by_learner = tokens * wide * each
     activations = 8.0 * load.scored * (shapes.hidden + shapes.freed) if compiled else 0.0
     copies = 4.0 * shapes.layers * shapes.layer if activations else 0.0
+    if shapes.scores:
+        yield MemoryPart("scoring", "scores of one layer", AT_ONCE * shapes.scores * tokens * load.width)
     if by_learner > activations + copies:
         yield MemoryPart("scoring", "activations", by_learner)
     else:
@@ -253,9 +258,13 @@ def _activations(
     shapes: Shapes, adapter: Adapter | None, cast: Cast, load: Load, device: Device
 ) -> Iterator[MemoryPart]:
     each, of_a_layer = shapes.dtype.itemsize, _kept(shapes, adapter, device)
+    scores = shapes.scores * load.learned * load.width
     for role in cast.learns:
         if role == "critic" and cast.value_head:
             continue
+        if scores:
+            layers = 1 if load.checkpointing else shapes.layers
+            yield MemoryPart(role, "scores of attention", layers * scores)
         kept = 2 * shapes.hidden if load.checkpointing else of_a_layer
         yield MemoryPart(role, "activations", load.learned * shapes.layers * kept * each)
         if device.kind == "cpu":
@@ -270,6 +279,9 @@ def _activations(
     yield from _made_anew(shapes, adapter)
     # The backward pass is in one layer at a time, whose gradients are about as large as what it kept.
     yield MemoryPart("learning", "one layer, backward", load.learned * of_a_layer * each)
+    if scores:  # On a CPU those of each layer stay free beside the next one's, which are as large.
+        layers = shapes.layers if device.kind == "cpu" else 1
+        yield MemoryPart("learning", "freed scores", AT_ONCE * layers * scores)
     if "policy" in cast.learns:
         yield MemoryPart("policy", "words", _words(shapes, load, device, adapter is None))
 
@@ -281,7 +293,7 @@ def _gathered(shapes: Shapes, adapter: Adapter | None, cast: Cast, device: Devic
         slope = shapes.head if role == "policy" else 0  # That of the other embedding comes last.
         yield MemoryPart(role, "gathered embeddings", each * (rest + slope))
         if device.kind == "cpu" and shapes.layer * each <= KEPT_FREE_ON_RANKS:
-            yield MemoryPart(role, "freed layers", shapes.layers * shapes.layer * each)
+            yield MemoryPart(role, "freed layers", 2.0 * shapes.layers * shapes.layer * each)  # sent, and put apart
     if outside:  # There are a layer, its gradients, which are sent in float32, and the next layer.
         yield MemoryPart("learning", "gathered layers", (3.0 * each + 4) * shapes.layer)
 

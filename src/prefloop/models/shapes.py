@@ -46,6 +46,7 @@ class Shapes:
     copied: copies of matrices that a training step makes in all layers, and keeps until its backward pass
     cached: keys and values of a token in all layers
     is_packed: whether prefloop's own code computes it, as far as the config tells
+    scores: bytes that a layer keeps of each pair of tokens, where plain torch computes attention ("eager"); else 0
     """
 
     name: str
@@ -68,6 +69,7 @@ class Shapes:
     copied: int
     cached: int
     is_packed: bool
+    scores: float
 
     @property
     def linear(self) -> int:
@@ -151,13 +153,14 @@ def shapes_of(config: Any, settings: Model, name: str = "") -> Shapes:
         kept += inner * experts  # Only silu is computed together with its product.
     elif gated:
         torch_keeps += inner * experts
-    freed = query + 2 * kv
+    freed, scores = query + 2 * kv, 0.0
     if not is_packed:
         counted, each = meta_pass(model.to(DTYPES[settings.dtype])), DTYPES[settings.dtype].itemsize
         kept = int(FROM_TRANSFORMERS * kept)
         if counted is not None:
             a_layer = each * text.num_hidden_layers
             # An answer's keys and values are joined with copies of its prompt's, which are kept.
+            scores = counted.pairs / text.num_hidden_layers
             kept, freed = int(counted.kept / a_layer) + 2 * kv, int(HOLES * counted.freed / a_layer)
     fused = [n for n in ((query + 2 * kv) * text.hidden_size, up * text.hidden_size) if n <= FUSE_UP_TO]
     head: Any = model.get_output_embeddings()
@@ -189,6 +192,7 @@ def shapes_of(config: Any, settings: Model, name: str = "") -> Shapes:
         copied=text.num_hidden_layers * sum(fused) if is_packed and gated else 0,
         cached=2 * kv * text.num_hidden_layers,
         is_packed=is_packed,
+        scores=scores,
     )
 
 

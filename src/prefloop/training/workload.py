@@ -91,7 +91,7 @@ def _sft(project: Project, budget: int, count: Count, ranks: int) -> Work:
     held = len(project.store.demonstrations(split="heldout", heldout=project.config.data.heldout)[:LOOKED_AT])
     _, checked = _passes(-(-held // ranks), texts.mean, most, texts.longest, SCORED * budget)
     predicted = learned * answers / texts.mean
-    load = Load(learned, passes, 0.0, checked, predicted, checkpointing=settings.gradient_checkpointing)
+    load = Load(learned, passes, 0.0, checked, predicted, 0, 0, texts.longest, settings.gradient_checkpointing)
     tokens = texts.mean * texts.count * settings.epochs
     return Work(
         "sft",
@@ -211,6 +211,7 @@ def _online(project: Project, budget: int, count: Count, ranks: int) -> Work:
         learned * together * answer / each,
         growing,
         int(answer + mean),
+        row,
         settings.gradient_checkpointing,
     )
     cast = Cast(
@@ -282,7 +283,7 @@ def _load_of_lists(texts: Texts, lists: int, budget: int, checkpointing: bool, p
     mine = -(-min(lists, texts.count) // ranks)
     passes, learned = _passes(mine, mean, texts.longest / texts.mean, row, budget)
     predicted = learned * texts.k * texts.answers / mean if predicts else 0.0
-    return Load(learned, passes, predicted=predicted, checkpointing=checkpointing)
+    return Load(learned, passes, predicted=predicted, width=texts.longest, checkpointing=checkpointing)
 
 
 def _passes(lists: int, mean: float, most: float, padded: float, budget: int) -> tuple[int, float]:
