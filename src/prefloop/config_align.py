@@ -237,6 +237,7 @@ class Align(Optimiser):
             "stop_on",
             "reference_refresh",
             "reference_ema",
+            "frozen_offload",
         ):  # Runs of versions without these settings are still the same runs.
             if found[new] == type(self).model_fields[new].default:
                 del found[new]
