@@ -3,6 +3,7 @@
     python benchmarks/plan.py                        # 10 M and 30 M parameters, about five minutes on two cores
     python benchmarks/plan.py --sizes 100M,300M      # up to 12 GB of memory, half an hour
     python benchmarks/plan.py --sizes "wide 7M" --stages "reward, lora;align grpo, lora"
+    python benchmarks/plan.py --sizes phi,gemma2     # other families
     python benchmarks/plan.py --ranks 2 --sizes 30M  # two processes that share what learns
 
 Each stage is a process of its own: `measured` is the peak of its resident memory, `forecast` what `prefloop plan` said
@@ -29,7 +30,6 @@ SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
     "wide 7M": (128, 4, 4, 4, 344, 50000),
     "deep 6M": (128, 24, 4, 4, 344, 8192),
     "grouped 31M": (384, 12, 6, 1, 1024, 16384),
-    "eager 9M": (256, 8, 16, 16, 688, 8192),
     "10M": (256, 8, 4, 4, 688, 8192),
     "30M": (384, 12, 6, 6, 1024, 16384),
     "100M": (768, 10, 12, 4, 2048, 32000),
@@ -37,7 +37,29 @@ SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
     "300M": (1024, 18, 16, 8, 3584, 49152),
 }
 UNTIED = ("grouped 31M",)
-EAGER = ("eager 9M",)  # transformers computes these, with attention in plain torch
+# Other families, as wide and deep as the Llama of 30 M, by their model_type; Gemma's vocabularies are large.
+LIKE = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "vocab_size": 16384}
+GROUPED = {**LIKE, "num_key_value_heads": 3, "intermediate_size": 1024, "max_position_embeddings": 512}
+GEMMA = {**GROUPED, "num_hidden_layers": 6, "head_dim": 64, "vocab_size": 60000}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen3": {**GROUPED, "head_dim": 64, "tie_word_embeddings": True},
+    "gpt2": {"n_embd": 384, "n_layer": 12, "n_head": 6, "vocab_size": 16384, "n_positions": 512},
+    "gpt_neox": {**LIKE, "intermediate_size": 1536, "max_position_embeddings": 512},
+    "gemma3_text": GEMMA,
+    "gemma2": GEMMA,
+    "granite": {**GROUPED, "logits_scaling": 8.0},
+    "cohere": GROUPED,
+    "olmo2": GROUPED,
+    "phi": {**LIKE, "intermediate_size": 1536, "max_position_embeddings": 512},
+    "phi3": GROUPED,
+    "opt": {**LIKE, "ffn_dim": 1536, "word_embed_proj_dim": 384, "max_position_embeddings": 512},
+    "bloom": {"hidden_size": 384, "n_layer": 12, "n_head": 6, "vocab_size": 16384},
+    "stablelm": {
+        "hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 16,
+        "intermediate_size": 688, "vocab_size": 8192, "max_position_embeddings": 512, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+EAGER = ("stablelm",)  # with attention in plain torch
 K4 = ("--set", "align.rollout.k=4")
 LORA, LOW = ("--set", "model.adapter=lora"), ("--set", "model.dtype=bfloat16")
 IN_4BIT = (*LORA, "--set", "model.load_in_4bit=true")
@@ -103,13 +125,12 @@ def make_project(root: Path, size: str) -> None:
     import random
 
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, StableLmConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
     from prefloop.models.scratch import train_tokenizer
     from prefloop.project.project import Project
     from prefloop.types import Completion, Demonstration, Item, Prompt, Ranking
 
-    width, layers, heads, groups, inner, words = SIZES[size]
     draw = random.Random(0)
     vocabulary = ["cat", "dog", "sat", "mat", "ran", "park", "the", "on", "and", "looked", "small", "green"]
 
@@ -117,11 +138,16 @@ def make_project(root: Path, size: str) -> None:
         return " ".join(draw.choice(vocabulary) for _ in range(n))
 
     tokenizer = train_tokenizer([text(50) for _ in range(50)], 400)
-    config = (StableLmConfig if size in EAGER else LlamaConfig)(
-        vocab_size=words, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=512,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None, tie_word_embeddings=size not in UNTIED,
-    )  # fmt: skip
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    if size in FAMILIES:
+        config = AutoConfig.for_model(size, **FAMILIES[size], **ends)
+    else:
+        width, layers, heads, groups, inner, words = SIZES[size]
+        config = LlamaConfig(
+            vocab_size=words, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=512,
+            tie_word_embeddings=size not in UNTIED, **ends,
+        )  # fmt: skip
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(root / "base")

@@ -21,7 +21,7 @@ from prefloop.models.packed import FUSE_UP_TO
 from prefloop.models.scratch import new_model
 
 FROM_TRANSFORMERS = 1.3  # Models that transformers computes keep about so much more, where it cannot be counted.
-HOLES = 0.33  # So much of what they free of a token on a CPU is not used again (docs/scaling.md).
+HOLES = 0.4  # So much of what they free of a token on a CPU is not used again (docs/scaling.md).
 
 
 @dataclass(frozen=True)
