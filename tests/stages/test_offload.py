@@ -109,19 +109,35 @@ def test_what_is_offloaded_computes_the_same_bits(device: str) -> None:
         assert torch.equal(kept, lent_out) if isinstance(kept, Tensor) else kept == lent_out
 
 
-def scores(device: str, offload: bool) -> list[Any]:
+ASKED = [Prompt("the cat")] * 2, [Completion("a", "sat on the mat"), Completion("b", "ran")]
+
+
+def judged(device: str, offload: bool) -> tuple[ModelScorer, RewardModel]:
     words = tokenizer()
     torch.manual_seed(0)
     model = causal("Llama", vocab=len(words))
     judge = RewardModel(_classifier(model))
-    scorer = ModelScorer(
-        [WeightedRewardModel("quality", judge, make_tokenization(words, model))], device=device, offload=offload
-    )
-    asked = [Prompt("the cat")] * 2, [Completion("a", "sat on the mat"), Completion("b", "ran")]
-    found = [scorer.score(*asked)]
+    of_one = [WeightedRewardModel("quality", judge, make_tokenization(words, model))]
+    return ModelScorer(of_one, device=device, offload=offload), judge
+
+
+def scores(device: str, offload: bool) -> list[Any]:
+    scorer, judge = judged(device, offload)
+    found = [scorer.score(*ASKED)]
     scorer.cast("bfloat16")
     assert places(judge) == {"cpu" if offload else device}
-    return [*found, scorer.score(*asked)]
+    return [*found, scorer.score(*ASKED)]
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_a_reward_model_is_lent_while_it_scores_and_stays_otherwise_where_it_is(offload: bool) -> None:
+    assert places(judged("meta", offload)[1]) == {"cpu" if offload else "meta"}
+    scorer, judge = judged("cpu", offload)
+    own, computed_with = next(judge.parameters()), list[nn.Parameter]()
+    judge.register_forward_pre_hook(lambda model, _: computed_with.append(next(model.parameters())))
+    scorer.score(*ASKED)
+    assert computed_with and all((there is own) != offload for there in computed_with), "a copy stands for it"
+    assert next(judge.parameters()) is own
 
 
 def _classifier(model: Any) -> Any:
