@@ -5,7 +5,7 @@ r"""Adapters beside whole models: held-out reward against rank and learning rate
     python benchmarks/lora.py FOLDER --ranks 16 --times --in-4bit
     python benchmarks/lora.py FOLDER --memory [--width 576 --layers 30] [--in-4bit]
     python benchmarks/lora.py FOLDER --memory --device cuda --width 4096 --layers 32 --vocabulary 128256 \
-        --dtypes bfloat16 --rows 64 --length 512                # 7 B on a GPU; whole models need 260 GB
+        --dtypes bfloat16 --rows 64 --length 512                # 7 B on a GPU
 
 The worlds are those of benchmarks/methods.py: one project with a policy and a reward model that are trained whole. Each
 row is a run of `prefloop align --algorithm grpo` of equally many steps. Ranks are tried at ten times the learning rate

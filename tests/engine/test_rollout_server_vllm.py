@@ -69,7 +69,7 @@ def test_rollout_server_of_vllm_follows_an_adapter_and_a_wrong_one_is_caught(pyt
         folder = version.folder.with_name(made[0].weights) / "model" / "adapter"
         server.post("/v1/load_lora_adapter", {"lora_name": right, "lora_path": str(folder)}, text=True)
         assert wrong != right
-        assert canary.apart(fleet.dialect.logprobs(server, canary.rows, canary.prompts, version)) > rollout.canary
+        assert canary.apart(fleet.dialect.logprobs(server, canary, version)) > rollout.canary
         assert len(engine.generate(prompts, [1, 2, 3, 4], how)) == 4, "it is given the right one"
     finally:
         engine.close()

@@ -91,7 +91,14 @@ def _sft(project: Project, budget: int, count: Count, ranks: int) -> Work:
     held = len(project.store.demonstrations(split="heldout", heldout=project.config.data.heldout)[:LOOKED_AT])
     _, checked = _passes(-(-held // ranks), texts.mean, most, texts.longest, SCORED * budget)
     predicted = learned * answers / texts.mean
-    load = Load(learned, passes, 0.0, checked, predicted, 0, 0, texts.longest, settings.gradient_checkpointing)
+    load = Load(
+        learned,
+        passes,
+        checked=checked,
+        predicted=predicted,
+        width=texts.longest,
+        checkpointing=settings.gradient_checkpointing,
+    )
     tokens = texts.mean * texts.count * settings.epochs
     return Work(
         "sft",

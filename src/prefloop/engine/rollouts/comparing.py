@@ -92,16 +92,16 @@ def by_server(dialect: Dialect, server: Address, ours: Ours, bound: float, job: 
     """
     picked, canary, wanted = Picked.of(job, made), job.canary, job.sampling.temperature or 1.0
     given, at = picked.given(), wanted if dialect.any_temperature else 1.0
-    texts, prompts, fixed = list(canary.rows), list(canary.prompts), len(canary.rows)
+    texts, fixed = canary, len(canary.rows)
     if at == 1:
-        texts, prompts = [*texts, *given.rows], [*prompts, *given.prompts]
-    found = dialect.logprobs(server, texts, prompts, job.version)
+        texts = Canary([*canary.rows, *given.rows], [*canary.prompts, *given.prompts])
+    found = dialect.logprobs(server, texts, job.version)
     if (apart := canary.apart(found[:fixed])) > bound:
         raise Stale(
             f"it no longer holds version {job.version.name}: its log-probabilities of the canary's texts now differ "
             f"from the trainer's by {apart:.2g} nats a token on average"
         )
-    scored = found[fixed:] if at == 1 else dialect.logprobs(server, given.rows, given.prompts, job.version, at)
+    scored = found[fixed:] if at == 1 else dialect.logprobs(server, given, job.version, at)
     if [len(row) for row in scored] != [len(r) - p for r, p in zip(given.rows, given.prompts, strict=True)]:
         raise Fault("it says the log-probabilities of other tokens than it was given")
     logp = torch.tensor([x for row in scored for x in row], dtype=torch.float64)

@@ -90,15 +90,8 @@ class Dialect(Protocol):
 
     def generate(self, server: Address, job: Job) -> list[Sampled]: ...
 
-    def logprobs(
-        self,
-        server: Address,
-        rows: Sequence[Sequence[int]],
-        prompts: Sequence[int],
-        version: Version,
-        temperature: float = 1.0,
-    ) -> list[list[float]]:
-        """Return the log-probabilities of what follows the first `prompts` tokens of each row."""
+    def logprobs(self, server: Address, texts: Canary, version: Version, temperature: float = 1.0) -> list[list[float]]:
+        """Return the log-probabilities of what follows the prompt of each text."""
         ...
 
     def release(self, server: Address) -> None:
@@ -173,18 +166,11 @@ class Own:
             raise Fault(f"it sampled with version {said.get('version')} in place of {job.version.name}")
         return [Sampled(tuple(s["ids"]), tuple(s["logprobs"] or ()), s["ended"]) for s in said["samples"]]
 
-    def logprobs(
-        self,
-        server: Address,
-        rows: Sequence[Sequence[int]],
-        prompts: Sequence[int],
-        version: Version,
-        temperature: float = 1.0,
-    ) -> list[list[float]]:
+    def logprobs(self, server: Address, texts: Canary, version: Version, temperature: float = 1.0) -> list[list[float]]:
         body = {
             "version": version.name,
-            "rows": [list(r) for r in rows],
-            "prompt_lengths": list(prompts),
+            "rows": [list(r) for r in texts.rows],
+            "prompt_lengths": list(texts.prompts),
             "temperature": float(temperature),
         }
         return list(server.post("/v1/logprobs", body)["logprobs"])

@@ -148,7 +148,7 @@ class Fleet:
         if member.holds == job.version.name:
             return
         self.dialect.take(member.address, job.version)
-        said = self.dialect.logprobs(member.address, job.canary.rows, job.canary.prompts, job.version)
+        said = self.dialect.logprobs(member.address, job.canary, job.version)
         apart = job.canary.apart(said)
         if apart > self.settings.canary:
             raise Fault(

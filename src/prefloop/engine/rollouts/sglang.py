@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.engine.base import Sampled
+from prefloop.engine.rollouts.canary import Canary
 from prefloop.engine.rollouts.dialect import Job, Ours
 from prefloop.engine.rollouts.environments import MODULES
 from prefloop.engine.rollouts.http import Address, Fault, Refused, Stale
@@ -72,16 +73,9 @@ class Sglang:
 
         return each(job, ask)
 
-    def logprobs(
-        self,
-        server: Address,
-        rows: Sequence[Sequence[int]],
-        prompts: Sequence[int],
-        version: Version,
-        temperature: float = 1.0,
-    ) -> list[list[float]]:
+    def logprobs(self, server: Address, texts: Canary, version: Version, temperature: float = 1.0) -> list[list[float]]:
         found = []
-        for row, prompt in zip(rows, prompts, strict=True):
+        for row, prompt in zip(texts.rows, texts.prompts, strict=True):
             params = {"max_new_tokens": 1, "temperature": 0}
             body = {"input_ids": list(row), "sampling_params": params, "return_logprob": True, "logprob_start_len": 0}
             said = self._ask(server, body)["input_token_logprobs"]

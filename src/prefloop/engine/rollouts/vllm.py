@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.engine.base import Sampled
+from prefloop.engine.rollouts.canary import Canary
 from prefloop.engine.rollouts.dialect import Job, Ours
 from prefloop.engine.rollouts.environments import MODULES, QUIET
 from prefloop.engine.rollouts.http import Address, Fault, Refused, Stale
@@ -136,16 +137,9 @@ class Vllm:
                 f"it holds version {held}, not {version.name}: it was started again, or another trainer uses it"
             )
 
-    def logprobs(
-        self,
-        server: Address,
-        rows: Sequence[Sequence[int]],
-        prompts: Sequence[int],
-        version: Version,
-        temperature: float = 1.0,
-    ) -> list[list[float]]:
+    def logprobs(self, server: Address, texts: Canary, version: Version, temperature: float = 1.0) -> list[list[float]]:
         found = []
-        for row, prompt in zip(rows, prompts, strict=True):
+        for row, prompt in zip(texts.rows, texts.prompts, strict=True):
             body: dict[str, Any] = {
                 **PLAIN,
                 **self._model(version),
